@@ -1,0 +1,169 @@
+"""Artifacts on disk: content-addressed, written atomically, verified when they are read."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prefill_router.errors import InputError
+
+MANIFEST = "manifest.json"
+
+
+def fingerprint(*parts: Any) -> str:
+    """Return 16 hexadecimal characters that identify `parts` by value.
+
+    Parameters
+    ----------
+    *parts : JSON-able values or ndarrays
+        Dictionaries are compared without regard to the order of their keys; arrays by type, shape
+        and bytes (object arrays as lists).
+
+    Returns
+    -------
+    str
+        The head of a SHA-256 digest.
+    """
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, np.ndarray) and part.dtype != object:
+            digest.update(f"{part.dtype.str}{part.shape}".encode())
+            digest.update(np.ascontiguousarray(part).tobytes())
+        else:
+            value = part.tolist() if isinstance(part, np.ndarray) else part
+            digest.update(json.dumps(value, sort_keys=True, ensure_ascii=False).encode())
+        digest.update(b"\0")
+    return digest.hexdigest()[:16]
+
+
+def file_hash(path: str | os.PathLike) -> str:
+    """Return the SHA-256 digest of a file's bytes, in hexadecimal."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield a temporary path beside `path` that replaces it only if the block succeeds.
+
+    A reader sees the old file or the new one, never a part of one, even if the machine stops.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with open(temporary, "rb") as stream:
+            os.fsync(stream.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """Write `value` as indented JSON with sorted keys, atomically."""
+    with atomic_write(path) as temporary:
+        text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """Read a JSON file.
+
+    Raises
+    ------
+    InputError
+        If the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not valid JSON ({error}); restore or delete it.") from None
+
+
+class Store:
+    """A directory of artifacts, each named by what it was made from.
+
+    Parameters
+    ----------
+    root : path-like
+        The directory; it is created when the first artifact is.
+    """
+
+    def __init__(self, root: str | os.PathLike):
+        self.root = Path(root)
+
+    def get(self, kind: str, key: dict[str, Any], build: Callable[[Path], None]) -> Path:
+        """Return the artifact's directory: the verified one on disk, else a newly built one.
+
+        Parameters
+        ----------
+        kind : str
+            What it is; the first part of the directory's name.
+        key : dict
+            Everything the content depends on, JSON-able.
+        build : callable
+            Writes the artifact's files into the (temporary) directory it is given.
+
+        Returns
+        -------
+        pathlib.Path
+            A directory with the files and a ``manifest.json`` that holds their hashes.
+
+        Raises
+        ------
+        InputError
+            If the artifact on disk is not what its manifest says.
+        """
+        directory = self.root / f"{kind}-{fingerprint(key)}"
+        if directory.exists():
+            verify(directory)
+            return directory
+        self.root.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=self.root, prefix=f".{kind}-"))
+        try:
+            build(temporary)
+            files = sorted(path for path in temporary.rglob("*") if path.is_file())
+            hashes = {path.relative_to(temporary).as_posix(): file_hash(path) for path in files}
+            write_json(temporary / MANIFEST, {"kind": kind, "key": key, "files": hashes})
+            with contextlib.suppress(OSError):  # another process finished the same artifact first
+                os.replace(temporary, directory)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        verify(directory)
+        return directory
+
+
+def verify(directory: Path) -> dict[str, Any]:
+    """Compare an artifact's files with the hashes in its manifest, and return the manifest.
+
+    Raises
+    ------
+    InputError
+        If the manifest or a file is missing, or a file was altered or cut short.
+    """
+    manifest = read_json(directory / MANIFEST)
+    for name, expected in manifest["files"].items():
+        path = directory / name
+        if not path.is_file() or file_hash(path) != expected:
+            raise InputError(
+                f"{path} is missing or is not the file that was written "
+                f"(its hash differs from {MANIFEST}); delete {directory} to have it made again."
+            )
+    return manifest
