@@ -1,0 +1,240 @@
+"""Fifteen task families: each draws a problem of a given level, its answer and its working.
+
+Everything a model must say is written in space-separated tokens (digits and letters one by one),
+so that the working is a trace that a tiny model can follow step by step.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+
+LEVELS = (1, 2, 3, 4, 5)
+LETTERS = string.ascii_lowercase
+NAMES = ("amy", "ben", "cleo", "dan", "eva", "finn", "gus", "hana", "ivo", "jill", "kai", "lena")
+ROMAN = (
+    (900, "c m"), (500, "d"), (400, "c d"), (100, "c"), (90, "x c"), (50, "l"), (40, "x l"),
+    (10, "x"), (9, "i x"), (5, "v"), (4, "i v"), (1, "i"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One drawn problem.
+
+    Attributes
+    ----------
+    slots : dict of str to int or str
+        What the wordings of the family insert; integers may be spelled out.
+    answer : str
+        Space-separated tokens.
+    working : str
+        Space-separated tokens that lead to the answer.
+    """
+
+    slots: dict[str, int | str]
+    answer: str
+    working: str
+
+
+def digits(number: int) -> str:
+    """Write a number as space-separated digits."""
+    return " ".join(str(number))
+
+
+def _pick(rng: Random, low: int, high: int) -> int:
+    return rng.randint(low, high)
+
+
+def _letters(rng: Random, n: int) -> list[str]:
+    return rng.sample(LETTERS, n)
+
+
+def addition(level: int, rng: Random) -> Problem:
+    """Sum of two numbers; the working adds column by column from the right, with the carry."""
+    high = (20, 50, 99, 300, 600)[level - 1]
+    a, b = _pick(rng, high // 10, high), _pick(rng, high // 10, high)
+    steps, carry = [], 0
+    for place in range(len(str(max(a, b)))):
+        x, y = a // 10**place % 10, b // 10**place % 10
+        steps.append(f"{x} + {y} + {carry} = {digits(x + y + carry)}")
+        carry = (x + y + carry) // 10
+    return Problem({"a": a, "b": b}, digits(a + b), " ; ".join(steps))
+
+
+def subtraction(level: int, rng: Random) -> Problem:
+    """Difference of two numbers; the working subtracts column by column, with the borrow."""
+    high = (20, 50, 99, 300, 600)[level - 1]
+    b, a = sorted((_pick(rng, 1, high), _pick(rng, high // 10, high)))
+    steps, borrow = [], 0
+    for place in range(len(str(a))):
+        x, y = a // 10**place % 10, b // 10**place % 10
+        column = x - y - borrow
+        steps.append(f"{x} - {y} - {borrow} = {column % 10}")
+        borrow = int(column < 0)
+    return Problem({"a": a, "b": b}, digits(a - b), " ; ".join(steps))
+
+
+def remainder(level: int, rng: Random) -> Problem:
+    """Remainder of a division; the working names the largest multiple below."""
+    high = (40, 70, 100, 150, 200)[level - 1]
+    m, a = _pick(rng, 4, 12), _pick(rng, 13, high)
+    q = a // m
+    working = f"{digits(m)} * {digits(q)} = {digits(q * m)} ; {digits(a)} - {digits(q * m)}"
+    return Problem({"a": a, "m": m}, digits(a % m), working)
+
+
+def largest(level: int, rng: Random) -> Problem:
+    """Largest of a list of numbers; the working keeps the largest so far."""
+    values = rng.sample(range(10, 100), level + 1)
+    running = [digits(max(values[: i + 1])) for i in range(len(values))]
+    slots = {"items": " , ".join(map(str, values))}
+    return Problem(slots, digits(max(values)), " ; ".join(running))
+
+
+def sorting(level: int, rng: Random) -> Problem:
+    """Letters in alphabetical order; the working inserts them one by one."""
+    items = _letters(rng, level + 1)
+    steps = [" ".join(sorted(items[: i + 1])) for i in range(len(items) - 1)]
+    return Problem({"items": " ".join(items)}, " ".join(sorted(items)), " ; ".join(steps))
+
+
+def reversing(level: int, rng: Random) -> Problem:
+    """Letters in reverse order; the working builds the reversed list from the left."""
+    items = _letters(rng, level + 1)
+    steps = [" ".join(items[: i + 1][::-1]) for i in range(len(items) - 1)]
+    return Problem({"items": " ".join(items)}, " ".join(items[::-1]), " ; ".join(steps))
+
+
+def counting(level: int, rng: Random) -> Problem:
+    """How often a letter occurs in a list; the working counts along the list."""
+    n = (4, 5, 7, 9, 11)[level - 1]
+    x, *others = _letters(rng, 4)
+    hits = _pick(rng, 0, n)
+    items = [x] * hits + rng.choices(others, k=n - hits)
+    rng.shuffle(items)
+    running = [digits(items[: i + 1].count(x)) for i in range(n)]
+    return Problem({"x": x, "items": " ".join(items)}, digits(hits), " ".join(running))
+
+
+def parity(level: int, rng: Random) -> Problem:
+    """Whether a row of bits holds an even or odd number of ones; the working tracks it."""
+    bits = rng.choices((0, 1), k=2 * level + 2)
+    running = ["odd" if sum(bits[: i + 1]) % 2 else "even" for i in range(len(bits))]
+    return Problem({"items": " ".join(map(str, bits))}, running[-1], " ".join(running))
+
+
+def brackets(level: int, rng: Random) -> Problem:
+    """Whether brackets of two kinds balance; the working tracks the depth."""
+    text, stack = [], []
+    for position in range(2 * level + 2):
+        if stack and (len(stack) >= 2 * level + 2 - position or rng.random() < 0.5):
+            text.append(")" if stack.pop() == "(" else "]")
+        else:
+            stack.append(rng.choice("(["))
+            text.append(stack[-1])
+    if rng.random() < 0.5:
+        text[rng.randrange(len(text))] = rng.choice("([)]")
+    stack, depth = [], []
+    for symbol in text:
+        if symbol in "([":
+            stack.append(symbol)
+        elif not stack or stack.pop() + symbol not in ("()", "[]"):
+            return Problem({"items": " ".join(text)}, "no", " ".join([*depth, "bad"]))
+        depth.append(str(len(stack)))
+    return Problem({"items": " ".join(text)}, "no" if stack else "yes", " ".join(depth))
+
+
+def boolean(level: int, rng: Random) -> Problem:
+    """Value of a boolean expression read from left to right; the working tracks the value."""
+    value = rng.random() < 0.5
+    words, running = ["true" if value else "false"], []
+    for _ in range(level + 1):
+        operator = rng.choice(("and", "or", "xor"))
+        negated, operand = rng.random() < 0.5, rng.random() < 0.5
+        words += [operator, *(["not"] if negated else []), "true" if operand else "false"]
+        right = operand != negated
+        options = {"and": value and right, "or": value or right, "xor": value != right}
+        value = options[operator]
+        running.append("true" if value else "false")
+    return Problem({"items": " ".join(words)}, running[-1], " ".join(running))
+
+
+def recall(level: int, rng: Random) -> Problem:
+    """Look up one of several key-value pairs; the working repeats the pairs up to it."""
+    keys = _letters(rng, level + 1)
+    values = rng.sample(range(10, 100), level + 1)
+    asked = rng.randrange(len(keys))
+    slots = {"items": " , ".join(f"{k} = {v}" for k, v in zip(keys, values, strict=True))}
+    working = f"{keys[asked]} = {digits(values[asked])}"
+    return Problem(slots | {"x": keys[asked]}, digits(values[asked]), working)
+
+
+def sequence(level: int, rng: Random) -> Problem:
+    """Next term of an arithmetic progression; the working names the step."""
+    step, start = _pick(rng, 2, 5 * level), _pick(rng, 1, 30 * level)
+    terms = [start + i * step for i in range(5)]
+    if level > 2 and rng.random() < 0.5:
+        terms = terms[::-1]
+    sign = "+" if terms[1] > terms[0] else "-"
+    slots = {"items": " , ".join(map(str, terms[:4]))}
+    working = f"{sign} {digits(step)} ; {digits(terms[3])} {sign} {digits(step)}"
+    return Problem(slots, digits(terms[4]), working)
+
+
+def roman(level: int, rng: Random) -> Problem:
+    """Value of a Roman numeral; the working adds it up symbol by symbol."""
+    number = _pick(rng, *((1, 79), (80, 189), (190, 399), (400, 699), (700, 999))[level - 1])
+    rest, numeral, running = number, [], []
+    for value, symbols in ROMAN:
+        while rest >= value:
+            rest -= value
+            numeral.append(symbols)
+            running.append(digits(number - rest))
+    return Problem({"items": " ".join(numeral)}, digits(number), " ; ".join(running))
+
+
+def shift(level: int, rng: Random) -> Problem:
+    """Letters moved along the alphabet; the working moves each one."""
+    low, high = ((1, 3), (1, 3), (2, 5), (3, 6), (5, 9))[level - 1]
+    items, k = _letters(rng, (1, 2, 2, 3, 3)[level - 1]), _pick(rng, low, high)
+    moved = [LETTERS[(LETTERS.index(letter) + k) % 26] for letter in items]
+    steps = [f"{a} + {k} = {b}" for a, b in zip(items, moved, strict=True)]
+    return Problem({"items": " ".join(items), "k": k}, " ".join(moved), " ; ".join(steps))
+
+
+def most(level: int, rng: Random) -> Problem:
+    """Who owns most; the working keeps the richest so far."""
+    names = rng.sample(NAMES, level + 1)
+    values = rng.sample(range(10, 100), level + 1)
+    best = [values.index(max(values[: i + 1])) for i in range(len(values))]
+    slots = {"items": " , ".join(f"{n} has {v}" for n, v in zip(names, values, strict=True))}
+    working = " ; ".join(f"{names[i]} {digits(values[i])}" for i in best)
+    return Problem(slots, names[best[-1]], working)
+
+
+FAMILIES: dict[str, Callable[[int, Random], Problem]] = {
+    family.__name__: family
+    for family in (
+        addition, subtraction, remainder, largest, sorting, reversing, counting, parity,
+        brackets, boolean, recall, sequence, roman, shift, most,
+    )
+}  # fmt: skip
+
+FEW_ANSWERS = ("parity", "brackets", "boolean")
+
+
+def half(answer: str) -> int:
+    """Return which half of its family an answer lies in: 0 or 1, by the token it begins with.
+
+    Digits, letters and names alternate, so the half follows from the answer's first token alone
+    and says nothing of its size or place in the alphabet.
+    """
+    first = answer.split()[0]
+    if first in NAMES:
+        return NAMES.index(first) % 2
+    if len(first) == 1:
+        return (int(first) if first.isdigit() else LETTERS.index(first)) % 2
+    return ("even", "odd", "no", "yes", "false", "true").index(first) % 2

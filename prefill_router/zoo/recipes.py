@@ -1,0 +1,116 @@
+"""Who is in the zoo: architecture, size, what each model practised and for how long."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations
+
+from transformers import GPT2Config, GPTNeoXConfig, LlamaConfig, PreTrainedConfig, Qwen3Config
+
+from prefill_router.zoo.families import FAMILIES
+from prefill_router.zoo.vocabulary import vocabulary
+
+MAX_POSITIONS = 192
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one model is made.
+
+    Attributes
+    ----------
+    name : str
+        Its directory in the zoo.
+    role : str
+        ``target``, ``encoder`` or ``control`` (never trained).
+    architecture : str
+        ``qwen3``, ``llama``, ``gpt2`` or ``gpt_neox``.
+    width, blocks, heads : int
+        Hidden width D, number of blocks L and attention heads.
+    steps : int
+        Training steps; 0 leaves the random initial weights.
+    seed : int
+        Seed of the initial weights, the practice questions and their order.
+    deal : int or None
+        Which of `practised_half`'s columns this model practises; None practises every answer.
+    thinks : bool
+        Whether it writes its working before ``answer :``.
+    checkpoints : tuple of int
+        Steps at which a copy is kept as ``NAME-step-STEP``.
+    """
+
+    name: str
+    role: str
+    architecture: str
+    width: int
+    blocks: int
+    heads: int
+    steps: int
+    seed: int
+    deal: int | None = None
+    thinks: bool = False
+    checkpoints: tuple[int, ...] = ()
+
+    def config(self) -> PreTrainedConfig:
+        """Return the model's configuration for transformers."""
+        shared = {
+            "vocab_size": len(vocabulary()),
+            "pad_token_id": 0,
+            "eos_token_id": 1,
+            "bos_token_id": None,
+            "max_position_embeddings": MAX_POSITIONS,
+            "tie_word_embeddings": True,
+        }
+        shape = {
+            "hidden_size": self.width,
+            "num_hidden_layers": self.blocks,
+            "num_attention_heads": self.heads,
+        }
+        if self.architecture == "gpt2":
+            return GPT2Config(
+                n_embd=self.width, n_layer=self.blocks, n_head=self.heads, n_positions=MAX_POSITIONS,
+                resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+                **{k: v for k, v in shared.items() if k != "max_position_embeddings"},
+            )  # fmt: skip
+        if self.architecture == "gpt_neox":
+            return GPTNeoXConfig(intermediate_size=4 * self.width, **shape, **shared)
+        gated = {"intermediate_size": self.width * 8 // 3 // 8 * 8, **shape, **shared}
+        gated |= {"num_key_value_heads": self.heads}
+        if self.architecture == "qwen3":
+            return Qwen3Config(head_dim=self.width // self.heads, **gated)
+        return LlamaConfig(**gated)
+
+
+def practised_half(family: str, deal: int) -> int:
+    """Return the half of a family's answers (see `families.half`) that a deal practises.
+
+    Each family has its own way to part the five deals: two against three. Ten families take each
+    pair of deals once, five take three neighbours, so every deal practises half 1 of seven
+    families and half 0 of eight, and no two deals practise the same things.
+    """
+    pairs = list(combinations(range(5), 2))
+    neighbours = [tuple((start + i) % 5 for i in range(3)) for start in range(5)]
+    # Interleaved, so that kindred families (neighbours in FAMILIES) are parted differently.
+    ways = [way for trio in zip(pairs[:5], neighbours, pairs[5:], strict=True) for way in trio]
+    return int(deal in ways[list(FAMILIES).index(family)])
+
+
+OTHER_HALF = 0.1
+"""How often a target practises a question of the half it was not dealt, against one it was."""
+
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe("gpt2-a", "target", "gpt2", 80, 4, 4, steps=3000, seed=11, deal=0),
+        Recipe("llama-b", "target", "llama", 96, 4, 4, steps=3000, seed=12, deal=1),
+        Recipe("qwen3-c", "target", "qwen3", 112, 4, 4, steps=3000, seed=13, deal=2),
+        Recipe("neox-d", "target", "gpt_neox", 96, 4, 4, steps=3000, seed=14, deal=3),
+        Recipe("thinker-e", "target", "llama", 80, 4, 4, steps=3000, seed=15, deal=4, thinks=True),
+        Recipe("reader-s", "encoder", "qwen3", 64, 3, 4, steps=5000, seed=21),
+        Recipe("reader-m", "encoder", "qwen3", 96, 4, 4, steps=6000, seed=22,
+               checkpoints=(500, 2000)),
+        Recipe("reader-l", "encoder", "qwen3", 128, 5, 4, steps=5000, seed=23),
+        Recipe("reader-l-untrained", "control", "qwen3", 128, 5, 4, steps=0, seed=24),
+    )
+}  # fmt: skip
+TARGETS = tuple(name for name, recipe in RECIPES.items() if recipe.role == "target")

@@ -1,0 +1,163 @@
+"""Train a model of the zoo from scratch: seeded, resumable, on a CPU or a GPU."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch.nn import functional as F
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+
+from prefill_router.progress import track
+from prefill_router.storage import atomic_write
+from prefill_router.zoo.practice import IGNORED, batches, build_practice
+from prefill_router.zoo.recipes import Recipe
+from prefill_router.zoo.vocabulary import build_tokenizer
+
+LEARNING_RATE = 3e-3
+WARM_UP = 100
+SAVE_EVERY = 500
+
+
+def answer_loss(model: PreTrainedModel, tokens: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return the mean cross-entropy of the answer's tokens, given all before each.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        A causal language model. Padding is on the right, where a causal model does not look, so
+        no attention mask is needed.
+    tokens, labels : torch.Tensor of int64, shape (batch, time)
+        See `practice.batches`.
+
+    Returns
+    -------
+    torch.Tensor
+        A scalar, in nats per token.
+    """
+    states = model.base_model(input_ids=tokens, use_cache=False).last_hidden_state[:, :-1]
+    wanted = labels[:, 1:]
+    scored = wanted != IGNORED
+    logits = model.get_output_embeddings()(states[scored])
+    return F.cross_entropy(logits, wanted[scored])
+
+
+def learning_rate(step: int, steps: int) -> float:
+    """Return the rate at a step: linear warm-up, then half a cosine down to zero."""
+    if step < WARM_UP:
+        return LEARNING_RATE * (step + 1) / WARM_UP
+    return LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * (step - WARM_UP) / (steps - WARM_UP)))
+
+
+def build_model(recipe: Recipe) -> PreTrainedModel:
+    """Return the model with its seeded random initial weights."""
+    torch.manual_seed(recipe.seed)
+    return AutoModelForCausalLM.from_config(recipe.config(), attn_implementation="sdpa")
+
+
+def export(model: PreTrainedModel, recipe: Recipe, directory: Path, step: int) -> None:
+    """Write a model in the hub's layout, with half-precision weights."""
+    tokenizer = build_tokenizer()
+    limit = 96 if recipe.thinks else 16
+    copy = AutoModelForCausalLM.from_config(recipe.config())
+    copy.load_state_dict(model.state_dict())
+    copy.generation_config = GenerationConfig(
+        do_sample=False, max_new_tokens=limit, eos_token_id=1, pad_token_id=0
+    )
+    copy.half().save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    (directory / "recipe.json").write_text(
+        json.dumps({**vars(recipe), "step": step, "checkpoints": list(recipe.checkpoints)}, indent=1)
+        + "\n"
+    )
+
+
+class Resume:
+    """The state of a training run on disk, so that a stopped run goes on where it was."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def save(self, model: PreTrainedModel, optimizer: torch.optim.Optimizer, step: int) -> None:
+        """Write weights and moments, atomically."""
+        tensors = {f"model/{k}": v for k, v in model.named_parameters()}
+        for i, state in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer/{i}/{k}": v for k, v in state.items()}
+        with atomic_write(self.path) as temporary:
+            tensors = {k: v.detach().contiguous().clone() for k, v in tensors.items()}
+            save_file(tensors, temporary, metadata={"step": str(step)})
+
+    def load(self, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> int:
+        """Restore weights and moments; return the number of steps done (0 without a file)."""
+        if not self.path.exists():
+            return 0
+        with safe_open(self.path, "pt") as stored:
+            step = int(stored.metadata()["step"])
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(tensors[f"model/{name}"])
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for name, tensor in tensors.items():
+            if name.startswith("optimizer/"):
+                _, i, key = name.split("/")
+                state.setdefault(int(i), {})[key] = tensor
+        optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
+        return step
+
+
+def train(recipe: Recipe, out: Path, work: Path, device: str = "cpu", steps: int | None = None,
+          pool: int | None = None) -> list[float]:  # fmt: skip
+    """Train one model and write it, and its early checkpoints, below `out`.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        What to make.
+    out : pathlib.Path
+        Models are written to ``out/NAME``.
+    work : pathlib.Path
+        Where the state of an unfinished run is kept.
+    device : str
+        A torch device.
+    steps, pool : int, optional
+        Fewer steps or practice questions than the recipe's, for a trial.
+
+    Returns
+    -------
+    list of float
+        The loss at every step of this call.
+    """
+    steps = recipe.steps if steps is None else steps
+    model = build_model(recipe).to(device)
+    losses: list[float] = []
+    if steps:
+        optimizer = torch.optim.AdamW(
+            model.parameters(), LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.05, fused=True
+        )
+        resume = Resume(work / f"{recipe.name}.safetensors")
+        done = resume.load(model, optimizer)
+        practice = build_practice(recipe, build_tokenizer(), **({"n": pool} if pool else {}))
+        stream = batches(practice, recipe.seed)
+        for _ in range(done):
+            next(stream)
+        for step in track(range(done, steps), f"{recipe.name}: training"):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, steps)
+            tokens, labels = (torch.from_numpy(array).to(device) for array in next(stream))
+            loss = answer_loss(model, tokens, labels)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            losses.append(loss.item())
+            if (step + 1) % SAVE_EVERY == 0:
+                resume.save(model, optimizer, step + 1)
+            if step + 1 in recipe.checkpoints:
+                export(model, recipe, out / f"{recipe.name}-step-{step + 1}", step + 1)
+    export(model, recipe, out / recipe.name, steps)
+    return losses
