@@ -1,0 +1,202 @@
+"""Paired bootstrap over groups of queries: intervals for means, functions of means, and AUC.
+
+Queries that share a group (one text, several wordings) are drawn together. A resample is the number
+of times each group is drawn, so means over all resamples are one matrix product. The same groups
+and seed always give the same resamples: what is estimated on them is paired.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from prefill_router.errors import InputError
+
+LEVEL = 0.95
+CHUNK = 250  # resamples held in memory at once
+
+Statistic = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate and its 95 % percentile interval."""
+
+    estimate: float
+    lower: float
+    upper: float
+
+
+def intervals(
+    values: np.ndarray,
+    groups: np.ndarray | None = None,
+    statistic: Statistic | None = None,
+    n_resamples: int = 2000,
+    seed: int = 0,
+) -> list[Interval]:
+    """Return intervals for column means, or for a function of them.
+
+    Parameters
+    ----------
+    values : (N, M) array
+        One column a quantity; NaN where a row has none, which leaves the row out of that mean.
+    groups : (N,) int array, optional
+        Rows that share a value are drawn together. Default: each row by itself.
+    statistic : callable, optional
+        Maps means (B, M) to (B, S). Default: the means themselves.
+    n_resamples : int, default 2000
+        Number of resamples B.
+    seed : int, default 0
+
+    Returns
+    -------
+    list of Interval
+        One a column of the statistic. Resamples in which it is undefined (NaN) are left out.
+
+    Raises
+    ------
+    InputError
+        If there are no rows, or `groups` has another length.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    seen = ~np.isnan(values)
+    group, n_groups = _codes(groups, len(values))
+    total = _group_sums(np.where(seen, values, 0), group, n_groups)
+    count = _group_sums(seen, group, n_groups)
+
+    def means(draws: np.ndarray) -> np.ndarray:
+        result = _divide(draws @ total, draws @ count)
+        return result if statistic is None else statistic(result)
+
+    drawn = [means(draws) for draws in _draws(n_groups, n_resamples, seed)]
+    return _percentiles(means(np.ones((1, n_groups))), np.concatenate(drawn))
+
+
+def auc_intervals(
+    scores: np.ndarray,
+    correct: np.ndarray,
+    groups: np.ndarray | None = None,
+    statistic: Statistic | None = None,
+    n_resamples: int = 500,
+    seed: int = 0,
+) -> list[Interval]:
+    """Return intervals for the AUC of each column, or for a function of them.
+
+    Parameters
+    ----------
+    scores, correct : (N, M) arrays
+        Predictions, and 1 right, 0 wrong or NaN never asked.
+    groups, statistic, n_resamples, seed
+        As in `intervals`; `statistic` maps AUCs (B, M) to (B, S), for instance to their mean.
+
+    Returns
+    -------
+    list of Interval
+    """
+    scores, correct = np.asarray(scores, dtype=float), np.asarray(correct, dtype=float)
+    group, n_groups = _codes(groups, len(scores))
+    columns = [_AucColumn(s, y, group) for s, y in zip(scores.T, correct.T, strict=True)]
+
+    def areas(draws: np.ndarray) -> np.ndarray:
+        result = np.column_stack([column(draws) for column in columns])
+        return result if statistic is None else statistic(result)
+
+    drawn = [areas(draws) for draws in _draws(n_groups, n_resamples, seed)]
+    return _percentiles(areas(np.ones((1, n_groups))), np.concatenate(drawn))
+
+
+def row_intervals(
+    statistic: Callable[[np.ndarray], np.ndarray],
+    n_rows: int,
+    groups: np.ndarray | None = None,
+    n_resamples: int = 500,
+    seed: int = 0,
+) -> list[Interval]:
+    """Return intervals for any function of rows, evaluated once for each resample.
+
+    Parameters
+    ----------
+    statistic : callable
+        Maps row numbers, some repeated, (n,) to values (S,).
+    n_rows : int
+        Number of rows N.
+    groups, n_resamples, seed
+        As in `intervals`.
+
+    Returns
+    -------
+    list of Interval
+        One a value.
+    """
+    group, n_groups = _codes(groups, n_rows)
+    rows = np.arange(n_rows)
+    drawn = [
+        statistic(np.repeat(rows, draw[group].astype(np.int64)))
+        for draws in _draws(n_groups, n_resamples, seed)
+        for draw in draws
+    ]
+    return _percentiles(np.array([statistic(rows)]), np.array(drawn))
+
+
+class _AucColumn:
+    """The AUC of one column under the weights (B, G) of its groups, O(B N) after one sort."""
+
+    def __init__(self, scores: np.ndarray, correct: np.ndarray, group: np.ndarray):
+        rows = np.flatnonzero(~np.isnan(correct))
+        rows = rows[np.argsort(scores[rows], kind="stable")]
+        self.group, self.right = group[rows], correct[rows] == 1
+        self.starts = np.flatnonzero(np.diff(scores[rows], prepend=-np.inf))  # of runs of ties
+
+    def __call__(self, draws: np.ndarray) -> np.ndarray:
+        if len(self.group) == 0:
+            return np.full(len(draws), np.nan)
+        weight = draws[:, self.group]
+        right = np.add.reduceat(weight * self.right, self.starts, axis=1)
+        wrong = np.add.reduceat(weight * ~self.right, self.starts, axis=1)
+        below = np.cumsum(wrong, axis=1) - wrong / 2
+        return _divide((right * below).sum(axis=1), right.sum(axis=1) * wrong.sum(axis=1))
+
+
+def _draws(n_groups: int, n_resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield how often each group is drawn, (at most CHUNK, G) float64, `n_resamples` in all."""
+    rng = np.random.default_rng(seed)
+    for start in range(0, n_resamples, CHUNK):
+        size = min(CHUNK, n_resamples - start)
+        cells = rng.integers(n_groups, size=(size, n_groups))
+        cells += n_groups * np.arange(size)[:, None]
+        counts = np.bincount(cells.ravel(), minlength=size * n_groups)
+        yield counts.reshape(size, n_groups).astype(np.float64)
+
+
+def _codes(groups: np.ndarray | None, n_rows: int) -> tuple[np.ndarray, int]:
+    if n_rows == 0:
+        raise InputError("There are no rows to resample.")
+    if groups is None:
+        return np.arange(n_rows), n_rows
+    if len(groups) != n_rows:
+        raise InputError(f"There are {len(groups)} groups for {n_rows} rows; give one for each.")
+    unique, codes = np.unique(groups, return_inverse=True)
+    return codes, len(unique)
+
+
+def _group_sums(values: np.ndarray, group: np.ndarray, n_groups: int) -> np.ndarray:
+    sums = np.zeros((n_groups, values.shape[1]))
+    np.add.at(sums, group, values)
+    return sums
+
+
+def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    undefined = np.full(np.shape(numerator), np.nan)
+    return np.divide(numerator, denominator, out=undefined, where=denominator > 0)
+
+
+def _percentiles(estimate: np.ndarray, drawn: np.ndarray) -> list[Interval]:
+    bounds = 50 * (1 - LEVEL), 50 * (1 + LEVEL)
+    result = []
+    for value, column in zip(estimate[0], drawn.T, strict=True):
+        column = column[~np.isnan(column)]
+        lower, upper = np.percentile(column, bounds) if len(column) else (np.nan, np.nan)
+        result.append(Interval(float(value), float(lower), float(upper)))
+    return result
