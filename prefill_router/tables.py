@@ -1,0 +1,220 @@
+"""Tables from files, directories or the hub, every cell as text, each checked against its name."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import warnings
+import zlib
+from pathlib import Path
+
+import pandas as pd
+
+from prefill_router.errors import InputError
+from prefill_router.storage import atomic_write
+
+CONTENTS = {  # what a file of that name must hold
+    ".csv": "text",
+    ".csv.gz": "gzip data",
+    ".parquet": "Parquet data",
+    ".json": "JSON",
+    ".jsonl": "JSON",
+}
+MAGIC = {
+    b"\x1f\x8b": "gzip data",
+    b"PAR1": "Parquet data",
+    b"PK\x03\x04": "a zip archive or a spreadsheet",
+    b"[": "JSON",
+    b"{": "JSON",
+    b"<": "HTML or XML",
+    b"version https://git-lfs": "a Git LFS pointer (fetch the file itself with `git lfs pull`)",
+}
+BOM = b"\xef\xbb\xbf"
+
+
+def read_table(source: str | os.PathLike) -> pd.DataFrame:
+    """Read a table and return every cell as text, a missing one as the empty string.
+
+    Parameters
+    ----------
+    source : str or path-like
+        A file (``.csv``, ``.csv.gz``, ``.parquet``, ``.json``: a list of objects, ``.jsonl``), a
+        directory written by `datasets`' ``save_to_disk``, or ``hub:OWNER/NAME[:SPLIT]``. Where a
+        data set has several splits they are joined, and named in a column `split`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns of str. Columns without a name, which are saved row indices, are left out.
+
+    Raises
+    ------
+    InputError
+        If there is nothing to read, the content is not what the name says, or it is damaged.
+    """
+    name = os.fspath(source)
+    path = Path(name)
+    if name.startswith("hub:"):
+        table = _from_hub(name)
+    elif path.is_dir():
+        table = _from_directory(path)
+    elif path.is_file():
+        table = _from_file(path)
+    else:
+        raise InputError(f"{name}: no such file or directory. (A hub data set is hub:OWNER/NAME.)")
+    columns = [str(column).strip() for column in table.columns]
+    unnamed = [not column or column.startswith("__index_level_") for column in columns]
+    table.columns = columns
+    table = table.loc[:, [not drop for drop in unnamed]].reset_index(drop=True)
+    twice = table.columns[table.columns.duplicated()]
+    if len(twice):
+        raise InputError(f"{name} has two columns named {twice[0]!r}; rename or remove one.")
+    if table.empty:
+        raise InputError(f"{name} holds no rows.")
+    return table.apply(_as_text)
+
+
+def write_table(table: pd.DataFrame, path: str | os.PathLike) -> None:
+    """Write `table` atomically; the same table gives the same bytes.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        Its index is not written.
+    path : path-like
+        Ends in ``.csv``, ``.csv.gz`` or ``.parquet``.
+
+    Raises
+    ------
+    InputError
+        If the name ends in anything else.
+    """
+    kind = _kind(Path(path))
+    if kind not in (".csv", ".csv.gz", ".parquet"):
+        raise InputError(f"{path}: tables are written as .csv, .csv.gz or .parquet.")
+    with atomic_write(path) as temporary:
+        if kind == ".parquet":
+            table.to_parquet(temporary, index=False)
+            return
+        content = table.to_csv(index=False, lineterminator="\n").encode()
+        # Neither a time nor the temporary name in the gzip header.
+        temporary.write_bytes(gzip.compress(content, mtime=0) if kind == ".csv.gz" else content)
+
+
+def _as_text(column: pd.Series) -> pd.Series:
+    column = column.astype(object)
+    if pd.api.types.infer_dtype(column, skipna=False) == "string":
+        return column
+    return column.where(column.notna(), "").map(str)
+
+
+def _kind(path: Path) -> str:
+    for kind in CONTENTS:
+        if path.name.lower().endswith(kind):
+            return kind
+    raise InputError(f"{path}: its name must end in {', '.join(CONTENTS)}.")
+
+
+def _contents(head: bytes) -> str:
+    head = head.removeprefix(BOM).lstrip(b" \t\r\n")
+    for magic, contents in MAGIC.items():
+        if head.startswith(magic):
+            return contents
+    if not head:
+        return "nothing"
+    return "binary data" if b"\0" in head else "text"
+
+
+def _check_contents(path: Path, head: bytes, expected: str) -> None:
+    found = _contents(head)
+    if found == "nothing":
+        raise InputError(f"{path} is empty.")
+    if found != expected:
+        raise InputError(f"{path}: by its name it holds {expected}, but it holds {found}.")
+
+
+def _from_file(path: Path) -> pd.DataFrame:
+    kind = _kind(path)
+    try:
+        with path.open("rb") as stream:
+            _check_contents(path, stream.read(1024), CONTENTS[kind])
+        if kind == ".parquet":
+            return pd.read_parquet(path)
+        raw = path.read_bytes()
+        if kind == ".csv.gz":
+            raw = gzip.decompress(raw)
+            _check_contents(path, raw[:1024], "text")
+        raw = raw.removeprefix(BOM)
+        return _from_csv(raw) if kind.startswith(".csv") else _from_json(raw.decode(), kind)
+    except InputError:
+        raise
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text ({error}).") from None
+    except (EOFError, zlib.error, ValueError, OSError) as error:
+        raise InputError(f"{path} cannot be read (damaged or cut short?): {error}") from error
+
+
+def _from_csv(raw: bytes) -> pd.DataFrame:
+    # The header is read as a row: pandas would rename a repeated column, and take the first column
+    # for an index where rows have one field more than the header.
+    table = pd.read_csv(io.BytesIO(raw), header=None, dtype=object, na_filter=False)
+    return table.iloc[1:].set_axis(table.iloc[0].tolist(), axis=1)
+
+
+def _from_json(text: str, kind: str) -> pd.DataFrame:
+    if kind == ".json":
+        records = json.loads(text)
+    else:
+        lines = enumerate(text.split("\n"), start=1)
+        records = [_json_line(line, number) for number, line in lines if line.strip()]
+    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+        raise ValueError("expected objects, a list of them in .json, one a line in .jsonl.")
+    return pd.DataFrame(records, dtype=object)
+
+
+def _json_line(line: str, number: int) -> object:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"line {number} is not a JSON value ({error.msg}).") from None
+
+
+def _from_directory(path: Path) -> pd.DataFrame:
+    import datasets  # slow to import, and seldom needed
+
+    try:
+        return _joined(datasets.load_from_disk(str(path)))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path} is not a data set that `datasets` saved with save_to_disk: {error}"
+        ) from error
+
+
+def _from_hub(name: str) -> pd.DataFrame:
+    import datasets
+
+    repository, _, split = name.removeprefix("hub:").partition(":")
+    try:
+        return _joined(datasets.load_dataset(repository, split=split or None))
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"{name} cannot be read from the hub ({error}). Without a connection, save it "
+            "elsewhere with load_dataset(...).save_to_disk(DIRECTORY), copy the directory here and "
+            "give its path."
+        ) from error
+
+
+def _joined(data) -> pd.DataFrame:
+    if not isinstance(data, dict):
+        return data.to_pandas()
+    parts = {name: part.to_pandas() for name, part in data.items()}
+    if len(parts) > 1:
+        parts = {
+            name: part if "split" in part else part.assign(split=name)
+            for name, part in parts.items()
+        }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # pandas on joining all-missing columns
+        return pd.concat(parts.values(), ignore_index=True)
