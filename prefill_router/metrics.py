@@ -70,9 +70,7 @@ class ReliabilityCurve:
     count: np.ndarray
 
 
-def reliability_curve(
-    p: np.ndarray, correct: np.ndarray, n_bins: int = N_BINS
-) -> ReliabilityCurve:
+def reliability_curve(p: np.ndarray, correct: np.ndarray, n_bins: int = N_BINS) -> ReliabilityCurve:
     """Compare predictions with outcomes, in bins that hold equally many of them.
 
     Parameters

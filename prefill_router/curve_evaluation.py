@@ -1,0 +1,127 @@
+"""Routing curves with intervals: their summaries for several routers, a band for one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from prefill_router import curves, policy
+from prefill_router.bootstrap import intervals, row_intervals
+from prefill_router.estimates import Estimate, complete_rows, costs_of_rows, rows_of
+
+
+def evaluate_curves(
+    p: Mapping[str, np.ndarray],
+    correct: np.ndarray,
+    cost: np.ndarray,
+    expected_cost: np.ndarray | None = None,
+    groups: np.ndarray | None = None,
+    *,
+    pair: tuple[int, int] | None = None,
+    split: str = "test",
+    n_resamples: int = 200,
+    seed: int = 0,
+) -> list[Estimate]:
+    """Evaluate routing curves: P-, MDP- and PDP-AUCCC, AIQ, and APGR and CPT for a pair.
+
+    Parameters
+    ----------
+    p : mapping of router -> (N, K) array
+        Predicted P(correct).
+    correct : (N, K) array
+        1 right, 0 wrong, NaN never asked; incomplete rows are left out.
+    cost, expected_cost : (K,) or (N, K) arrays
+        What asking cost and, by default the same, what the policy looks at; USD a query.
+    groups, split, seed
+        As in `evaluate_choices`.
+    pair : (weak, strong), optional
+        The targets for RouteLLM's APGR and CPT(50 %), CPT(80 %).
+    n_resamples : int, default 200
+        Each draws all curves anew.
+
+    Returns
+    -------
+    list of Estimate
+        AIQ is taken over the range of costs that the routers and the Zero router share.
+    """
+    rows, correct = complete_rows(correct)
+    paid = costs_of_rows(cost, rows, correct.shape)
+    seen = paid if expected_cost is None else costs_of_rows(expected_cost, rows, correct.shape)
+    p = {name: np.asarray(values, dtype=np.float64)[rows] for name, values in p.items()}
+    groups = None if groups is None else np.asarray(groups)[rows]
+    names = ["P-AUCCC", "MDP-AUCCC", "PDP-AUCCC", "AIQ", "AIQ (divided by the largest cost)"]
+    names += [] if pair is None else ["APGR", "CPT(50 %)", "CPT(80 %)"]
+
+    def summaries(drawn: np.ndarray) -> np.ndarray:
+        single = (paid[drawn].mean(axis=0), correct[drawn].mean(axis=0))
+        points = {
+            name: curves.routing_curve(v[drawn], correct[drawn], paid[drawn], seen[drawn]).points
+            for name, v in p.items()
+        }
+        shared = curves.shared_cost_range(single, *points.values())
+        values = []
+        areas = (curves.p_auccc, curves.mdp_auccc, curves.pdp_auccc)
+        for name, curve in points.items():
+            values += [area(curve, single) for area in areas]
+            values += [curves.aiq(*curve, shared, by_largest) for by_largest in (False, True)]
+            if pair is not None:
+                recovered = curves.pgr_curve(p[name][drawn], correct[drawn], *pair)
+                values += [curves.apgr(*recovered)]
+                values += [curves.cpt(*recovered, level) for level in (0.5, 0.8)]
+        return np.array(values)
+
+    found = iter(row_intervals(summaries, len(correct), groups, n_resamples, seed))
+    return [
+        estimate
+        for router in p
+        for name in names
+        for estimate in rows_of(name, [(router, "")], [next(found)], split, len(correct))
+    ]
+
+
+def curve_band(
+    p: np.ndarray,
+    correct: np.ndarray,
+    cost: np.ndarray,
+    expected_cost: np.ndarray | None = None,
+    groups: np.ndarray | None = None,
+    *,
+    n_points: int = 40,
+    n_resamples: int = 500,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Return a routing curve at a few tolerances, with the interval of its accuracy at each.
+
+    Parameters
+    ----------
+    p, correct, cost, expected_cost, groups, n_resamples, seed
+        As in `evaluate_curves`, for one router.
+    n_points : int, default 40
+        At most so many points, spread evenly over the taus at which choices change.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns tau, cost (USD a query), accuracy, lower, upper; `tau` rises.
+    """
+    rows, correct = complete_rows(correct)
+    paid = costs_of_rows(cost, rows, correct.shape)
+    seen = paid if expected_cost is None else costs_of_rows(expected_cost, rows, correct.shape)
+    p = np.asarray(p, dtype=np.float64)[rows]
+    curve = curves.routing_curve(p, correct, paid, seen)
+    places = np.unique(np.linspace(0, len(curve.tau) - 1, n_points).round().astype(int))
+    chosen = np.column_stack([policy.tolerance(p, seen, tau) for tau in curve.tau[places]])
+    groups = None if groups is None else np.asarray(groups)[rows]
+    right = np.take_along_axis(correct, chosen, axis=1)
+    found = intervals(right, groups, n_resamples=n_resamples, seed=seed)
+    return pd.DataFrame(
+        {
+            "tau": curve.tau[places],
+            "cost": curve.cost[places],
+            "accuracy": [interval.estimate for interval in found],
+            "lower": [interval.lower for interval in found],
+            "upper": [interval.upper for interval in found],
+        }
+    )

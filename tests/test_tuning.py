@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+
+from prefill_router import policy
+from prefill_router.errors import InputError
+from prefill_router.tuning import choose_cheapest_policy, choose_policy
+
+COST = np.array([1.0, 2.0, 6.0])
+
+
+@pytest.fixture(scope="module")
+def world():
+    rng = np.random.default_rng(0)
+    true = rng.beta(1.2, 0.9, size=(200, 3))
+    correct = (rng.random((200, 3)) < true).astype(float)
+    correct[::20, 1] = np.nan
+    return np.clip(true + rng.normal(0, 0.3, true.shape), 0, 1), correct
+
+
+def every(p, correct, function, parameters):
+    complete = ~np.isnan(correct).any(axis=1)
+    p, y = p[complete], correct[complete]
+    choices = [function(p, COST, parameter) for parameter in parameters]
+    accuracy = np.array([y[np.arange(len(y)), choice].mean() for choice in choices])
+    return accuracy, np.array([COST[choice].mean() for choice in choices])
+
+
+def test_the_most_accurate_tau_is_chosen_and_of_equals_the_cheapest(world):
+    p, correct = world
+    chosen = choose_policy(p, correct, COST)
+    taus = np.unique(p.max(axis=1, keepdims=True) - p)
+    accuracy, cost = every(p, correct, policy.tolerance, taus)
+    assert chosen.accuracy == pytest.approx(accuracy.max())
+    assert chosen.cost == pytest.approx(cost[np.isclose(accuracy, accuracy.max())].min())
+    again, paid = every(p, correct, policy.tolerance, [chosen.parameter])
+    assert (again[0], paid[0]) == pytest.approx((chosen.accuracy, chosen.cost))
+
+
+def test_the_cheapest_tau_as_accurate_as_the_best_single_target(world):
+    p, correct = world
+    chosen = choose_cheapest_policy(p, correct, COST, best_single=0)
+    taus = np.unique(p.max(axis=1, keepdims=True) - p)
+    accuracy, cost = every(p, correct, policy.tolerance, taus)
+    complete = ~np.isnan(correct).any(axis=1)
+    enough = accuracy >= correct[complete, 0].mean() - 1e-12
+    assert chosen.cost == pytest.approx(cost[enough].min())
+    assert chosen.accuracy >= correct[complete, 0].mean() - 1e-12
+
+
+def test_if_none_is_as_accurate_the_most_accurate_is_chosen():
+    p = np.array([[0.9, 0.1], [0.9, 0.1]])
+    correct = np.array([[0.0, 1.0], [0.0, 1.0]])
+    chosen = choose_cheapest_policy(p, correct, np.array([1.0, 2.0]), best_single=1)
+    assert chosen == choose_policy(p, correct, np.array([1.0, 2.0]))
+    assert chosen.accuracy == 0
+
+
+def test_utility_does_at_least_as_well_as_argmax_and_is_what_it_says(world):
+    p, correct = world
+    chosen = choose_policy(p, correct, COST, "utility")
+    accuracy, cost = every(p, correct, policy.utility, [0.0, chosen.parameter])
+    assert chosen.accuracy == pytest.approx(accuracy[1]) and accuracy[1] >= accuracy[0]
+    assert chosen.cost == pytest.approx(cost[1])
+
+
+def test_a_policy_chooses_as_its_function_does(world):
+    p, correct = world
+    for name, function in (("tolerance", policy.tolerance), ("utility", policy.utility)):
+        chosen = choose_policy(p, correct, COST, name)
+        assert np.array_equal(chosen.choose(p, COST), function(p, COST, chosen.parameter))
+
+
+def test_an_unknown_policy_is_refused(world):
+    with pytest.raises(InputError, match="Did you mean 'tolerance'"):
+        choose_policy(*world, COST, "tolerence")
