@@ -145,13 +145,13 @@ def training_curves(
     kept: Sequence[int] | None = None,
 ) -> Axes:
     """Draw loss by epoch, one line a seed; seeds that are not `kept` are pale."""
-    kept = range(len(train)) if kept is None else kept
+    kept = list(range(len(train)) if kept is None else kept)
     for i, (label, losses) in enumerate((("training", train), ("validation", validation))):
         for seed, loss in enumerate(losses):
             strength = 0.9 if seed in kept else 0.25
             epochs = np.arange(1, len(loss) + 1)
             look = {"color": _colour(i), "linestyle": LINES[i], "linewidth": 1.2}
-            ax.plot(epochs, loss, label=label if seed == 0 else None, alpha=strength, **look)
+            ax.plot(epochs, loss, label=label if seed == kept[0] else None, alpha=strength, **look)
     ax.set(xlabel="epoch", ylabel="binary cross-entropy (nats)")
     ax.legend()
     return ax
@@ -215,6 +215,7 @@ def routing_curves(
     if oracle is not None:
         point = (QUERIES * oracle[0], 100 * oracle[1])
         ax.scatter(*point, marker="*", s=150, color="black", zorder=4, label="oracle")
+    ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(6))
     ax.set(xlabel=f"mean cost (USD per {QUERIES:,} queries)", ylabel="accuracy (%)")
     _legend_outside(ax)
     return ax

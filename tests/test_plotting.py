@@ -101,6 +101,7 @@ def test_training_curves_show_kept_seeds_strong_and_others_pale(ax):
     assert alphas[0] < alphas[1] and alphas[2] < alphas[3]
     assert ax.get_lines()[3].get_xydata().tolist() == [[1, 3], [2, 2.6], [3, 2.7]]
     assert legend(ax) == ["training", "validation"]
+    assert ax.get_legend().legend_handles[0].get_alpha() == alphas[1]
 
 
 def test_reliability_draws_the_curve_beside_the_diagonal(ax):
