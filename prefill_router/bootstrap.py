@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from prefill_router.errors import InputError
+from prefill_router.progress import track
 
 LEVEL = 0.95
 CHUNK = 250  # resamples held in memory at once
@@ -104,7 +105,8 @@ def auc_intervals(
         result = np.column_stack([column(weights) for column in columns])
         return result if statistic is None else statistic(result)
 
-    drawn = [areas(draws) for draws in _draws(n_groups, n_resamples, seed)]
+    chunks = track(_draws(n_groups, n_resamples, seed), "bootstrap", -(-n_resamples // CHUNK))
+    drawn = [areas(draws) for draws in chunks]
     return _percentiles(areas(np.ones((1, n_groups))), np.concatenate(drawn))
 
 
@@ -133,10 +135,10 @@ def row_intervals(
     """
     group, n_groups = _codes(groups, n_rows)
     rows = np.arange(n_rows)
+    draws = (draw for draws in _draws(n_groups, n_resamples, seed) for draw in draws)
     drawn = [
         statistic(np.repeat(rows, draw[group].astype(np.int64)))
-        for draws in _draws(n_groups, n_resamples, seed)
-        for draw in draws
+        for draw in track(draws, "bootstrap", total=n_resamples)
     ]
     return _percentiles(np.array([statistic(rows)]), np.array(drawn))
 

@@ -128,15 +128,16 @@ def hull(cost: np.ndarray, accuracy: np.ndarray) -> Points:
     Hu et al., "RouterBench: A Benchmark for Multi-LLM Routing System", 2024.
     """
     cost, accuracy = np.asarray(cost, dtype=float), np.asarray(accuracy, dtype=float)
-    kept: list[int] = []
-    for new in pareto_frontier(cost, accuracy):
+    front = pareto_frontier(cost, accuracy)
+    kept: list[tuple[float, float]] = []
+    for x2, y2 in zip(cost[front].tolist(), accuracy[front].tolist(), strict=True):
         while len(kept) > 1:
-            (x0, x1, x2), (y0, y1, y2) = (v[[kept[-2], kept[-1], new]] for v in (cost, accuracy))
+            (x0, y0), (x1, y1) = kept[-2:]
             if (y1 - y0) * (x2 - x0) > (y2 - y0) * (x1 - x0):
                 break
             kept.pop()
-        kept.append(new)
-    return cost[kept], accuracy[kept]
+        kept.append((x2, y2))
+    return np.array([x for x, _ in kept]), np.array([y for _, y in kept])
 
 
 def shared_cost_range(*curves: Points) -> tuple[float, float]:

@@ -14,6 +14,7 @@ from prefill_router import metrics, policy
 from prefill_router.bootstrap import auc_intervals, intervals
 from prefill_router.errors import InputError, did_you_mean
 from prefill_router.estimates import Estimate, complete_rows, costs_of_rows, rows_of
+from prefill_router.progress import track
 
 ORACLE, BEST, SINGLE = "oracle", "best single target", "single target"
 
@@ -172,7 +173,7 @@ def evaluate_probabilities(
     found = auc_intervals(scores, repeated, groups, areas, n_resamples, seed)
     result = rows_of("AUC", labels, found[: len(labels)], split, counts * len(p))
     result += rows_of("AUC difference", pairs, found[len(labels) :], split, counts[-1])
-    for name, values in p.items():
+    for name, values in track(p.items(), "calibration"):
         labels = [(name, target) for target in [*targets, ""]]
         squares, bins = (values - correct) ** 2, _bin_columns(values, correct)
         for metric, columns, statistic in (
