@@ -1,0 +1,159 @@
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from sklearn.base import clone
+
+from prefill_router.errors import InputError
+from prefill_router.features import masked_auc
+from prefill_router.trunk import SharedTrunkEnsemble, SharedTrunkNet
+
+SMALL = {"n_seeds": 4, "keep": 2, "hidden": (16, 8), "batch_size": 64, "max_epochs": 15}
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def data(rng, n=200, missing=0.2):
+    X = rng.normal(size=(n, 6))
+    Y = (X @ rng.normal(size=(6, 3)) > 0).astype(float)
+    return X, np.where(rng.random((n, 3)) < missing, np.nan, Y)
+
+
+def test_the_network_is_the_published_one(rng):
+    x = torch.from_numpy(rng.normal(size=(5, 40)).astype(np.float32))
+    network = SharedTrunkNet(40, 4, rng=rng)
+    layers = []
+    for linear, rate in zip(network.linears, (0.3, 0.2, None), strict=True):
+        layers += [linear] if rate is None else [linear, torch.nn.ReLU(), torch.nn.Dropout(rate)]
+    published = torch.nn.Sequential(*layers)
+    shapes = [tuple(linear.weight.shape) for linear in network.linears]
+    assert shapes == [(256, 40), (128, 256), (4, 128)]
+    torch.testing.assert_close(network.eval()(x), published.eval()(x))
+    for module in (network, published):
+        torch.manual_seed(0)
+        module.output = module.train()(x)
+    torch.testing.assert_close(network.output, published.output)
+    assert all(
+        linear.weight.abs().max() <= 1 / np.sqrt(linear.in_features) for linear in network.linears
+    )
+
+
+def test_it_learns_what_no_linear_model_can(rng):
+    X = rng.normal(size=(1200, 4))
+    Y = np.column_stack([X[:, 0] * X[:, 1] > 0, X[:, 2] > 0]).astype(float)
+    model = SharedTrunkEnsemble(3, 2, (32, 16), (0.1, 0.1), learning_rate=1e-2, batch_size=128)
+    p = model.fit(X[:800], Y[:800]).predict_proba(X[800:])
+    assert (masked_auc(Y[800:], p) > 0.9).all()
+
+
+def test_the_best_are_kept_and_their_sigmoids_averaged(rng):
+    X, Y = data(rng)
+    model = SharedTrunkEnsemble(**SMALL).fit(X, Y)
+    assert model.kept_ == np.argsort(model.validation_losses_)[:2].tolist()
+    assert len(model.histories_) == 4
+    for history, best in zip(model.histories_, model.validation_losses_, strict=True):
+        assert len(history["train"]) == len(history["validation"])
+        assert min(history["validation"]) <= best <= min(history["validation"]) + model.min_delta
+    x = torch.from_numpy(X.astype(np.float32))
+    probabilities = [torch.sigmoid(network(x)).detach().numpy() for network in model.networks_]
+    np.testing.assert_allclose(model.predict_proba(X), np.mean(probabilities, axis=0), rtol=1e-6)
+
+
+def test_the_states_of_unlabelled_answers_change_nothing(rng):
+    X, Y = data(rng)
+    unasked = rng.random(200) < 0.3
+    Y[unasked] = np.nan
+    other = np.where(unasked[:, None], 50.0, X)
+    models = [SharedTrunkEnsemble(**SMALL).fit(features, Y) for features in (X, other)]
+    np.testing.assert_array_equal(models[0].predict_proba(X), models[1].predict_proba(X))
+
+
+def test_one_sided_and_unlabelled_targets(rng):
+    X, Y = data(rng, n=400)
+    Y[:, 0], Y[:, 1] = 1, np.nan
+    p = SharedTrunkEnsemble(**{**SMALL, "max_epochs": 80}).fit(X, Y).predict_proba(X)
+    assert p[:, 0].min() > 0.8
+    np.testing.assert_array_equal(p[:, 1], 0.5)
+
+
+@pytest.mark.parametrize("split", ["inner", "published"])
+def test_the_same_seed_gives_the_same_bytes_and_loads_again(rng, tmp_path, split):
+    X, Y = data(rng)
+    model = SharedTrunkEnsemble(**SMALL, split=split)
+    groups = np.arange(200) // 4
+    paths = [tmp_path / f"{i}.safetensors" for i in range(2)]
+    for path in paths:
+        clone(model).fit(X, Y, groups).save(path)
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    model.fit(X, Y, groups)
+    loaded = SharedTrunkEnsemble.load(paths[0])
+    np.testing.assert_array_equal(loaded.predict_proba(X), model.predict_proba(X))
+    assert loaded.get_params() == model.get_params()
+    assert loaded.histories_ == model.histories_
+    assert loaded.kept_ == model.kept_
+    other = clone(model).set_params(random_state=1).fit(X, Y, groups)
+    assert not np.allclose(other.predict_proba(X), model.predict_proba(X))
+
+
+def test_published_splits_differ_and_the_inner_one_does_not(rng, monkeypatch):
+    seen = {}
+
+    def remember(networks, X, Y, splits, *rest):
+        seen["held"] = [tuple(validation) for _, validation in splits]
+        return train(networks, X, Y, splits, *rest)
+
+    from prefill_router import trunk
+
+    train = trunk.train_together
+    monkeypatch.setattr(trunk, "train_together", remember)
+    X, Y = data(rng)
+    for split, n_different in (("inner", 1), ("published", 4)):
+        SharedTrunkEnsemble(**SMALL, split=split).fit(X, Y)
+        assert len(set(seen["held"])) == n_different
+
+
+def test_what_is_not_an_ensemble_is_refused(tmp_path):
+    path = tmp_path / "x.safetensors"
+    with pytest.raises(InputError, match="not a saved ensemble"):
+        SharedTrunkEnsemble.load(path)
+    path.write_bytes(b"\x80\x04pickle")
+    with pytest.raises(InputError, match="not a saved ensemble"):
+        SharedTrunkEnsemble.load(path)
+    save_file({"a": torch.zeros(1)}, path)
+    with pytest.raises(InputError, match="not a saved ensemble"):
+        SharedTrunkEnsemble.load(path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"keep": 5}, "keep is 5"),
+        ({"dropout": (0.3,)}, "as many dropout rates"),
+        ({"dropout": (0.3, 1.0)}, "dropout is"),
+        ({"max_epochs": 0}, "at least 1"),
+        ({"inner_share": 1.0}, "inner_share is 1.0"),
+        ({"split": "outer"}, "split is 'outer'"),
+    ],
+)
+def test_bad_settings_are_named(rng, settings, message):
+    with pytest.raises(InputError, match=message):
+        SharedTrunkEnsemble(**{**SMALL, **settings}).fit(*data(rng))
+
+
+def test_bad_data_is_named(rng):
+    X, Y = data(rng)
+    model = SharedTrunkEnsemble(**SMALL)
+    for features, labels, groups, message in (
+        (X[1:], Y, None, "as many rows"),
+        (np.where(X > 2, np.nan, X), Y, None, "not finite"),
+        (X, Y * 2, None, "only 0, 1 and NaN"),
+        (X, np.full_like(Y, np.nan), None, "without labels"),
+        (X, Y, np.zeros(200), "too few"),
+    ):
+        with pytest.raises(InputError, match=message):
+            model.fit(features, labels, groups)
+    with pytest.raises(InputError, match=r"expected \(n, 6\)"):
+        model.fit(X, Y).predict_proba(X[:, 1:])
