@@ -1,0 +1,268 @@
+"""Finding and loading language models: the zoo, a directory, or the Hugging Face hub."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+from safetensors import SafetensorError
+from transformers import CONFIG_MAPPING, AutoModel, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
+
+from prefill_router.errors import InputError, did_you_mean
+from prefill_router.storage import file_hash, read_json
+
+ZOO = Path(__file__).parent / "zoo" / "models"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+LOADED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")  # what a model consists of
+VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
+GIVE_A_DIRECTORY = (
+    "A model on this disk is given by its directory (config.json, *.safetensors and the "
+    "tokenizer's files), for example: -p encoder path/to/directory"
+)
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a model lies; made by `resolve`.
+
+    Attributes
+    ----------
+    name : str
+        The name that was asked for.
+    location : pathlib.Path
+        The local directory that holds it (for the hub: its snapshot in the cache).
+    revision : str or None
+        The commit on the hub, None elsewhere.
+    is_hub : bool
+        Whether it came from the hub.
+    """
+
+    name: str
+    location: Path
+    revision: str | None = None
+    is_hub: bool = False
+
+
+def zoo_names() -> list[str]:
+    """Return the names of the models that come with the package, ``zoo/NAME``, sorted."""
+    return sorted(f"zoo/{path.name}" for path in ZOO.glob("*/") if (path / "config.json").is_file())
+
+
+def resolve(name: str) -> ModelSource:
+    """Find a model: in the zoo (``zoo/NAME``), as a directory, else on the Hugging Face hub.
+
+    Parameters
+    ----------
+    name : str
+        ``zoo/NAME``, a path, or ``owner/name`` on the hub, where ``owner/name@revision`` pins a
+        commit, branch or tag. Of a model on the hub only configuration, tokenizer and safetensors
+        are fetched, into the hub's own cache.
+
+    Returns
+    -------
+    ModelSource
+
+    Raises
+    ------
+    InputError
+        If there is no such model, the hub cannot be reached, or its weights are pickled only.
+    """
+    name = str(name)
+    if name.startswith("zoo/"):
+        if name not in (known := zoo_names()):
+            raise InputError(f"There is no model {name!r} in the zoo." + did_you_mean(name, known))
+        source = ModelSource(name, ZOO / name.removeprefix("zoo/"))
+    elif (directory := Path(name).expanduser()).exists():
+        source = ModelSource(name, directory.resolve())
+    elif name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise InputError(f"{name}: no such directory. {GIVE_A_DIRECTORY}")
+    else:
+        source = _fetch(name)
+    _check_files(source)
+    return source
+
+
+def _fetch(name: str) -> ModelSource:
+    repository, _, revision = name.partition("@")
+    try:
+        # "*/*": copies for other runtimes in sub-folders
+        location = snapshot_download(
+            repository, revision=revision or None, allow_patterns=LOADED, ignore_patterns="*/*"
+        )
+    except (RepositoryNotFoundError, RevisionNotFoundError):
+        raise InputError(
+            f"The Hugging Face hub has no model {name!r} that it would show (is it spelled right; "
+            f"does it ask for a login?). {GIVE_A_DIRECTORY}"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{name!r} is neither a directory nor in the zoo ({', '.join(zoo_names())}), "
+            f"and the Hugging Face hub cannot be reached for it ({type(error).__name__}): this "
+            f"machine is offline, or the name is no hub id. {GIVE_A_DIRECTORY}"
+        ) from error
+    return ModelSource(name, Path(location), revision=Path(location).name, is_hub=True)
+
+
+def _check_files(source: ModelSource) -> None:
+    location = source.location
+    if not (location / "config.json").is_file():
+        raise InputError(f"{source.name}: no config.json in {location}. {GIVE_A_DIRECTORY}")
+    if not any(location.glob("*.safetensors")):
+        raise InputError(
+            f"{source.name}: no *.safetensors in {location}. Pickled weights (.bin, .pt) can run "
+            "code when they are opened, so they are refused: load them once where you trust them "
+            "and convert them with model.save_pretrained(directory), which writes safetensors."
+        )
+    if not any(path for pattern in VOCABULARIES for path in location.glob(pattern)):
+        raise InputError(
+            f"{source.name}: no tokenizer in {location}; save it there with "
+            "tokenizer.save_pretrained(directory)."
+        )
+
+
+def weights_hash(source: ModelSource) -> str:
+    """Return a SHA-256 over every file that decides what a model computes, in hexadecimal.
+
+    Weights, configuration, tokenizer and chat template count; a model card does not.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(source.location.iterdir()):
+        if path.is_file() and any(fnmatch(path.name, pattern) for pattern in LOADED):
+            digest.update(f"{path.name}\0{file_hash(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def pick_device(name: str = "cpu") -> torch.device:
+    """Return the device called `name`; ``"auto"`` takes the best there is.
+
+    Raises
+    ------
+    InputError
+        If there is no such device here.
+    """
+    if name == "auto":
+        best = "mps" if torch.backends.mps.is_available() else "cpu"
+        return torch.device("cuda" if torch.cuda.is_available() else best)
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device {name!r} cannot be used ({reason}); try cpu or auto.") from None
+    return device
+
+
+def load_encoder(
+    source: ModelSource,
+    device: str = "cpu",
+    dtype: str = "float32",
+    trust_remote_code: bool = False,
+) -> tuple[Any, Any]:
+    """Load a model without its language-model head, to read its prefill states.
+
+    Parameters
+    ----------
+    source : ModelSource
+        From `resolve`. Of an encoder-decoder model the encoder is taken.
+    device : str, default "cpu"
+        As for `pick_device`.
+    dtype : {"float32", "bfloat16", "float16"}, default "float32"
+        Type that it computes in.
+    trust_remote_code : bool, default False
+        Whether a model that brings its own Python code may run it.
+
+    Returns
+    -------
+    model : transformers.PreTrainedModel
+        In evaluation mode, on `device`.
+    tokenizer : transformers.PreTrainedTokenizerBase
+
+    Raises
+    ------
+    InputError
+        If the directory holds no loadable model, lacks some of its weights, or needs code of its
+        own that is not trusted.
+    """
+    model, tokenizer = _load(AutoModel, source, device, dtype, trust_remote_code)
+    return (model.get_encoder() if model.config.is_encoder_decoder else model), tokenizer
+
+
+def load_target(
+    source: ModelSource,
+    device: str = "cpu",
+    dtype: str = "float32",
+    trust_remote_code: bool = False,
+) -> tuple[Any, Any]:
+    """Load a causal language model with its head, to let it answer; otherwise as `load_encoder`."""
+    return _load(AutoModelForCausalLM, source, device, dtype, trust_remote_code)
+
+
+def _load(auto, source: ModelSource, device: str, dtype: str, trust_remote_code: bool):
+    if dtype not in DTYPES:
+        raise InputError(f"dtype {dtype!r} is unknown." + did_you_mean(dtype, DTYPES))
+    _check_code(source, trust_remote_code)
+    options = {"trust_remote_code": trust_remote_code, "local_files_only": True}
+    try:
+        with _quiet():
+            tokenizer = AutoTokenizer.from_pretrained(source.location, **options)
+            model, report = auto.from_pretrained(
+                source.location,
+                dtype=DTYPES[dtype],
+                use_safetensors=True,
+                output_loading_info=True,
+                **options,
+            )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        raise InputError(f"{source.name} cannot be loaded: {error}") from error
+    # A pooler is not on the way to any hidden state; anything else would be random numbers.
+    missing = sorted(key for key in report["missing_keys"] if "pooler" not in key)
+    if missing:
+        raise InputError(
+            f"{source.name}: {len(missing)} weights are not in {source.location} "
+            f"(first: {missing[0]}); the checkpoint is of another kind of model, or incomplete."
+        )
+    return model.to(pick_device(device)).eval(), tokenizer
+
+
+def _check_code(source: ModelSource, trust_remote_code: bool) -> None:
+    """Refuse a model that only its own Python code can load, unless that code is trusted."""
+    config = read_json(source.location / "config.json")
+    native = config.get("model_type") in CONFIG_MAPPING
+    if config.get("auto_map") and not native and not trust_remote_code:
+        raise InputError(
+            f"{source.name} brings Python code of its own (auto_map in its config.json), which is "
+            "not run. Use a model that transformers knows, or, after reading that code, load it "
+            "with trust_remote_code=True."
+        )
+
+
+def pad_id(tokenizer) -> int:
+    """Return an id to pad with: any will do where an attention mask is given.
+
+    Tokenizers without a padding token lend their end-of-text or unknown token.
+    """
+    candidates = (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id, 0)
+    return next(token for token in candidates if token is not None)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence transformers' bars and reports: what they warn of is checked by `_load`."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

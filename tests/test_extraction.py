@@ -1,0 +1,222 @@
+import numpy as np
+import pytest
+import tiny_models
+import torch
+from transformers import AutoModel
+
+from prefill_router import extraction
+from prefill_router.errors import InputError
+from prefill_router.extraction import POOLINGS, encode, extract, extract_to_store
+from prefill_router.models import load_encoder, resolve
+from prefill_router.storage import Store
+
+QUESTIONS = tiny_models.questions()
+
+
+def alone(model, ids):
+    """Return (L + 1, T, D) hidden states of one prompt: no batch, no padding, no mask."""
+    with torch.no_grad():
+        output = model(input_ids=torch.tensor([ids]), output_hidden_states=True)
+    return torch.cat(output.hidden_states).numpy()
+
+
+def expected(model, prompts):
+    states = [alone(model, ids) for ids in prompts]
+    pooled = [[state[:, -1], state.mean(axis=1)] for state in states]
+    return np.array(pooled).transpose(2, 1, 0, 3)  # (N, poolings, layers, D) -> (layers, ..)
+
+
+def words(tokenizer, text):
+    return [tokenizer.convert_tokens_to_ids(word) for word in text.split()]
+
+
+@pytest.mark.parametrize("template", [None, tiny_models.TEMPLATE], ids=["bare", "chat"])
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("name", ["qwen3", "llama", "gpt2", "gpt_neox", "bert", "roberta"])
+def test_states_are_those_of_an_unpadded_pass(name, side, template):
+    model, tokenizer = tiny_models.model(name), tiny_models.tokenizer(side, template)
+    framed = "<user> {} <assistant>" if template else "{}"
+    prompts = [words(tokenizer, framed.format(question)) for question in QUESTIONS]
+    want = expected(model, prompts)
+    for token_budget in (1, 20, 8192):  # alone, a few together, all in one batch
+        got = encode(model, tokenizer, QUESTIONS, token_budget=token_budget)
+        assert got.layers == [0, 1, 2, 3]
+        assert got.n_tokens.tolist() == [len(ids) for ids in prompts]
+        np.testing.assert_allclose(got.states, want, rtol=1e-4, atol=1e-5)
+
+
+def test_the_tests_tolerance_tells_layers_tokens_and_poolings_apart():
+    model, tokenizer = tiny_models.model("llama"), tiny_models.tokenizer()
+    state = alone(model, words(tokenizer, "w1 w2 w3"))
+    assert np.abs(np.diff(state, axis=0)).max(axis=(1, 2)).min() > 0.05
+    assert np.abs(np.diff(state, axis=1)).max(axis=(0, 2)).min() > 0.05
+    assert np.abs(state.mean(axis=1) - state[:, -1]).max(axis=1).min() > 0.05
+
+
+def test_the_last_block_is_read_and_so_is_the_last_token():
+    """Changing the last block changes layer L alone; changing the last word changes `last`."""
+    model, tokenizer = tiny_models.model("qwen3"), tiny_models.tokenizer()
+    before = encode(model, tokenizer, ["w1 w2 w3"]).states
+    reworded = encode(model, tokenizer, ["w1 w2 w4"]).states
+    with torch.no_grad():
+        model.layers[-1].mlp.down_proj.weight.mul_(2)
+    after = encode(model, tokenizer, ["w1 w2 w3"]).states
+    np.testing.assert_array_equal(before[:3], after[:3])
+    assert np.abs(before[3] - after[3]).max() > 0.01
+    assert (np.abs(before - reworded).max(axis=(2, 3)) > 0.01).all()
+
+
+def test_under_a_chat_template_layer_0_of_the_last_token_is_constant():
+    tokenizer = tiny_models.tokenizer(template=tiny_models.TEMPLATE)
+    states = encode(tiny_models.model("qwen3"), tokenizer, QUESTIONS).states
+    assert np.ptp(states[0, 0], axis=0).max() == 0
+    assert np.ptp(states[1, 0], axis=0).max() > 0
+
+
+def test_a_model_left_in_training_mode_reads_without_dropout():
+    model, tokenizer = tiny_models.model("gpt2"), tiny_models.tokenizer()
+    want = encode(model, tokenizer, QUESTIONS).states
+    np.testing.assert_array_equal(encode(model.train(), tokenizer, QUESTIONS).states, want)
+
+
+def test_a_tokenizer_without_padding_token():
+    model = tiny_models.model("llama")
+    want = encode(model, tiny_models.tokenizer(), QUESTIONS).states
+    got = encode(model, tiny_models.tokenizer(pad=False), QUESTIONS).states
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+def test_the_encoder_of_an_encoder_decoder(tmp_path):
+    tiny_models.save(tmp_path, "t5", AutoModel)
+    model, tokenizer = load_encoder(resolve(str(tmp_path)))
+    want = expected(model, [words(tokenizer, question) for question in QUESTIONS])
+    np.testing.assert_allclose(encode(model, tokenizer, QUESTIONS).states, want, atol=1e-4)
+
+
+def test_half_precision_is_pooled_in_single():
+    """A mean taken in bfloat16 would be a bfloat16 number; this one is not."""
+    model, tokenizer = tiny_models.model("llama").to(torch.bfloat16), tiny_models.tokenizer()
+    states = encode(model, tokenizer, ["w1 w2 w3"]).states
+    rounded = torch.tensor(states).to(torch.bfloat16).float().numpy()
+    np.testing.assert_array_equal(states[:, 0], rounded[:, 0])
+    assert (states[:, 1] != rounded[:, 1]).any()
+
+
+@pytest.mark.parametrize(
+    ("layers", "chosen"),
+    [("all", [0, 1, 2, 3]), ("upper", [2, 3]), ([3, 0, 3], [0, 3]), ([1], [1])],
+)
+def test_layers_and_poolings_are_selections_of_all(layers, chosen):
+    model, tokenizer = tiny_models.model("qwen3"), tiny_models.tokenizer()
+    full = encode(model, tokenizer, QUESTIONS).states
+    part = encode(model, tokenizer, QUESTIONS, layers=layers, poolings=["mean"])
+    assert (part.layers, part.poolings) == (chosen, ["mean"])
+    np.testing.assert_array_equal(part.states, full[chosen][:, [1]])
+
+
+def test_a_new_pooling_needs_one_function(monkeypatch):
+    monkeypatch.setitem(POOLINGS, "first", lambda states, lengths: states[:, 0].float())
+    model, tokenizer = tiny_models.model("llama"), tiny_models.tokenizer()
+    states = encode(model, tokenizer, ["w1 w2", "w1"], poolings=["first"]).states
+    np.testing.assert_allclose(states[:, 0, 0], states[:, 0, 1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"layers": [4]}, r"0\.\.3"),
+        ({"layers": [-1]}, r"0\.\.3"),
+        ({"layers": []}, r"0\.\.3"),
+        ({"layers": "uper"}, "Did you mean 'upper'"),
+        ({"poolings": ["avg"]}, "pooling 'avg' is unknown"),
+        ({"poolings": []}, "poolings is empty"),
+        ({"max_tokens": 0}, "at least 1"),
+        ({"max_tokens": 31}, "at most 30"),
+        ({"truncation": "middle"}, "truncation 'middle'"),
+    ],
+)
+def test_settings_that_cannot_be_used(settings, message):
+    with pytest.raises(InputError, match=message):
+        encode(tiny_models.model("llama"), tiny_models.tokenizer(), ["w1"], **settings)
+
+
+def test_a_state_that_is_not_finite_is_named():
+    model, tokenizer = tiny_models.model("llama"), tiny_models.tokenizer()
+    with torch.no_grad():  # the embedding of w7 runs over in layer 0
+        model.embed_tokens.weight[len(tiny_models.SPECIAL) + 7] = float("inf")
+    with pytest.raises(InputError, match=r"Question 1 \('w7 w2'\) .* layer 0"):
+        encode(model, tokenizer, ["w1 w2 w3", "w7 w2", "w3"])
+
+
+def test_padding_that_is_not_finite_harms_nobody():
+    model, tokenizer = tiny_models.model("llama"), tiny_models.tokenizer()
+    want = encode(model, tokenizer, ["w1 w2 w3", "w4"], layers=[0]).states
+    with torch.no_grad():
+        model.embed_tokens.weight[tokenizer.pad_token_id] = float("nan")
+    got = encode(model, tokenizer, ["w1 w2 w3", "w4"], layers=[0]).states
+    np.testing.assert_array_equal(got, want)
+
+
+def test_extract_writes_what_encode_returns(tmp_path):
+    model, tokenizer = tiny_models.model("gpt2"), tiny_models.tokenizer("left")
+    settings = {"layers": "upper", "max_tokens": 6, "truncation": "left"}
+    encoding = encode(model, tokenizer, QUESTIONS, **settings)
+    activations = extract(model, tokenizer, QUESTIONS, tmp_path, **settings)
+    assert activations.n_truncated == encoding.n_truncated > 0
+    np.testing.assert_array_equal(activations.n_tokens, encoding.n_tokens)
+    for i, layer in enumerate(encoding.layers):
+        for j, pooling in enumerate(encoding.poolings):
+            np.testing.assert_array_equal(activations.states(layer, pooling), encoding.states[i, j])
+    with pytest.raises(InputError, match="storage_dtype"):
+        extract(model, tokenizer, QUESTIONS, tmp_path, storage_dtype="int8")
+
+
+@pytest.fixture
+def loads(monkeypatch):
+    """Count how often a model is loaded."""
+    seen = []
+
+    def load(*arguments):
+        seen.append(arguments)
+        return load_encoder(*arguments)
+
+    monkeypatch.setattr(extraction, "load_encoder", load)
+    return seen
+
+
+def test_the_store_reads_what_it_has_and_nothing_stale(tmp_path, loads):
+    source = resolve(str(tiny_models.save(tmp_path / "model")))
+    store = Store(tmp_path / "store")
+    first = extract_to_store(store, source, QUESTIONS)
+    again = extract_to_store(store, source, list(QUESTIONS), token_budget=50)
+    assert again.path == first.path
+    assert len(loads) == 1
+    changes = [
+        {"layers": "upper"},
+        {"poolings": ["mean"]},
+        {"max_tokens": 29},
+        {"truncation": "left"},
+        {"storage_dtype": "float16"},
+        {"dtype": "bfloat16"},
+        {"template_kwargs": {"thinking": True}},
+    ]
+    paths = {extract_to_store(store, source, QUESTIONS, **change).path for change in changes}
+    paths.add(extract_to_store(store, source, QUESTIONS[::-1]).path)
+    tiny_models.save(tmp_path / "model", seed=1)  # the same name, other weights
+    other = extract_to_store(store, source, QUESTIONS)
+    assert len(paths | {first.path, other.path}) == len(loads) == len(changes) + 3
+    assert np.abs(other.states(3, "mean") - first.states(3, "mean")).max() > 0.01
+    # the same weights under another name are the same encoder
+    copied = resolve(str(tiny_models.save(tmp_path / "copy", seed=1)))
+    assert extract_to_store(store, copied, QUESTIONS).path == other.path
+
+
+def test_an_altered_artifact_is_not_read(tmp_path):
+    source = resolve(str(tiny_models.save(tmp_path / "model")))
+    store = Store(tmp_path / "store")
+    path = extract_to_store(store, source, QUESTIONS).path
+    damaged = bytearray(path.read_bytes())
+    damaged[-1] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(InputError, match="delete"):
+        extract_to_store(store, source, QUESTIONS)
