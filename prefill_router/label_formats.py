@@ -15,6 +15,7 @@ from prefill_router.storage import fingerprint
 QUERY = ["query_id", "question", "benchmark"]
 OPTIONAL = ["group", "split"]
 AMOUNTS = ["output_tokens", "cost_usd"]
+ROW = "row in table"  # no name a target would have
 PARTS = ("train", "validation", "test")
 MISSING = {"", "nan", "na", "n/a", "null", "none", "<na>"}
 
@@ -45,16 +46,16 @@ def to_long(table: pd.DataFrame, name: str, targets: Sequence[str] = ()) -> pd.D
     Returns
     -------
     pandas.DataFrame
-        `row` (1 is the first after the header), `query_id`, `question`, `benchmark`, `model`,
-        `is_correct`, `output_tokens`, `cost_usd` (float64, NaN where missing) and, if given,
-        `group` and `split`.
+        `row in table` (1 is the first after the header), `query_id`, `question`, `benchmark`,
+        `model`, `is_correct`, `output_tokens`, `cost_usd` (float64, NaN where missing) and, if
+        given, `group` and `split`.
 
     Raises
     ------
     InputError
         If a column is missing, a cell is empty that must not be, or holds what it cannot.
     """
-    table = table.assign(row=range(1, len(table) + 1))
+    table = table.assign(**{ROW: range(1, len(table) + 1)})
     if "isCorrect" in table:
         table = _from_toolkit(table, name)
     elif "model" in table or difflib.get_close_matches("is_correct", table, cutoff=0.8):
@@ -65,7 +66,7 @@ def to_long(table: pd.DataFrame, name: str, targets: Sequence[str] = ()) -> pd.D
     for column in [*QUERY, "model"]:
         empty = table[column].str.strip() == ""
         if empty.any():
-            row = table.loc[empty, "row"].iloc[0]
+            row = table.loc[empty, ROW].iloc[0]
             raise InputError(f"{name}, row {row}: {column!r} is empty; fill it in or drop the row.")
     _parse(table, "is_correct", _answer, "0 or 1 (or nothing, where it was never asked)", name)
     for column in AMOUNTS:
@@ -75,7 +76,7 @@ def to_long(table: pd.DataFrame, name: str, targets: Sequence[str] = ()) -> pd.D
             table[column] = math.nan
     if "split" in table:
         _parse(table, "split", _part, f"one of {', '.join(PARTS)}", name)
-    return table[["row", *QUERY, "model", "is_correct", *AMOUNTS, *optional]]
+    return table[[ROW, *QUERY, "model", "is_correct", *AMOUNTS, *optional]]
 
 
 def one_per_query(table: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -94,7 +95,7 @@ def one_per_query(table: pd.DataFrame, name: str) -> pd.DataFrame:
         again = variants.duplicated("query_id")
         if again.any():
             query_id = variants.loc[again, "query_id"].iloc[0]
-            rows = variants.loc[variants["query_id"] == query_id, "row"]
+            rows = variants.loc[variants["query_id"] == query_id, ROW]
             what = "question" if column == "text" else column
             raise InputError(
                 f"{name}: query {query_id!r} has a different {what} in row {rows.iloc[1]} than in "
@@ -132,7 +133,7 @@ def _parse(
         if value is None:
             bad = table.iloc[int((codes == code).argmax())]
             raise InputError(
-                f"{name}, row {bad['row']} (query {bad['query_id']!r}, target {bad['model']!r}): "
+                f"{name}, row {bad[ROW]} (query {bad['query_id']!r}, target {bad['model']!r}): "
                 f"{column} is {texts[code]!r}; it must be {expected}."
             )
     table[column] = pd.Series(values, dtype=object if read is _part else float).to_numpy()[codes]
@@ -141,7 +142,7 @@ def _parse(
 def _require(table: pd.DataFrame, columns: Sequence[str], name: str, layout: str) -> None:
     for column in columns:
         if column not in table:
-            found = [given for given in table if given != "row"]
+            found = [given for given in table if given != ROW]
             close = difflib.get_close_matches(column, found, n=1)
             hint = f" Is it {close[0]!r}? Rename it." if close else ""
             raise InputError(
@@ -161,7 +162,7 @@ def _from_toolkit(table: pd.DataFrame, name: str) -> pd.DataFrame:
 
 def _from_wide(table: pd.DataFrame, name: str, targets: Sequence[str]) -> pd.DataFrame:
     _require(table, QUERY, name, "wide")
-    kept = ["row", *QUERY, *(column for column in OPTIONAL if column in table)]
+    kept = [ROW, *QUERY, *(column for column in OPTIONAL if column in table)]
     others = [column for column in table if column not in kept]
     for target in targets:
         if target not in others:

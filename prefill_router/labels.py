@@ -11,7 +11,7 @@ import pandas as pd
 
 from prefill_router.errors import InputError, did_you_mean
 from prefill_router.grouping import connected_groups, stratified_places
-from prefill_router.label_formats import AMOUNTS, one_per_query, to_long
+from prefill_router.label_formats import AMOUNTS, ROW, one_per_query, to_long
 from prefill_router.storage import fingerprint
 from prefill_router.tables import read_table, write_table
 
@@ -216,7 +216,7 @@ def _assemble(table: pd.DataFrame, name: str) -> Labels:
         rows = table[cell == differ.idxmax()]
         raise InputError(
             f"{name}: query {rows['query_id'].iloc[0]!r} has different answers of target "
-            f"{rows['model'].iloc[0]!r} in rows {', '.join(map(str, rows['row']))}; keep one."
+            f"{rows['model'].iloc[0]!r} in rows {', '.join(map(str, rows[ROW]))}; keep one."
         )
     shape = len(query_id), len(targets)
     known = cells[["is_correct", *AMOUNTS]].first().reindex(range(shape[0] * shape[1]))

@@ -171,6 +171,8 @@ def _from_json(text: str, kind: str) -> pd.DataFrame:
         records = [_json_line(line, number) for number, line in lines if line.strip()]
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
         raise ValueError("expected objects, a list of them in .json, one a line in .jsonl.")
+    if "\\ud" in text.lower():  # half a surrogate pair is valid JSON, but no text
+        json.dumps(records, ensure_ascii=False).encode()
     return pd.DataFrame(records, dtype=object)
 
 

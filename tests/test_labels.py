@@ -90,6 +90,12 @@ def test_wide_table_reads_only_the_targets_named(tmp_path):
         load_labels(path, targets=["smal", "large"])
 
 
+def test_a_target_may_have_any_other_name(tmp_path):
+    rows = [("q1", "One?", "a", "1", "0", "1")]
+    path = save(tmp_path, rows, ["query_id", "question", "benchmark", "row", "text", "index"])
+    assert load_labels(path).targets == ("row", "text", "index")
+
+
 def test_toolkit_table(tmp_path):
     rows = [row[1:2] + row[3:] for row in LONG]
     rows.append((" One?\n", "large", "False", "3"))  # the same question, spaced differently

@@ -112,6 +112,7 @@ CSV = as_csv(RECORDS).encode()
         ("t.json", b'{"a": 1}\n{"a": 2}\n', "cannot be read"),
         ("t.json", b'{"a": 1}', "expected objects"),
         ("t.jsonl", b'{"a": 1}\n{"a": 2\n', "line 2"),
+        ("t.json", rb'[{"a": "\ud800"}]', "surrogates not allowed"),
     ],
 )
 def test_a_file_that_is_not_what_its_name_says(tmp_path, name, content, message):
