@@ -19,7 +19,7 @@ from prefill_router import __version__
 from prefill_router.errors import InputError
 from prefill_router.models import ModelSource, load_target, pad_id, resolve, weights_hash
 from prefill_router.progress import track
-from prefill_router.prompts import token_limit, tokenize
+from prefill_router.prompts import check_questions, token_limit, tokenize
 from prefill_router.storage import Store, atomic_write, fingerprint, read_json, write_json
 
 Grader = Callable[[str, str], bool]
@@ -222,9 +222,7 @@ def collect(
     """
     if len(questions) != len(references):
         raise InputError(f"{len(questions)} questions, but {len(references)} references.")
-    if len(questions) == 0:
-        raise InputError(f"There is no question to ask {source.name}.")
-    questions = list(questions)
+    questions = check_questions(questions)
     settings = {"weights": weights_hash(source), "prefill_router": __version__, **asdict(decoding)}
     settings["batch_size"] = batch_size if decoding.temperature else None  # decides who draws what
     loaded: list[tuple[Any, Any]] = []  # once, and only if some chunk is not on disk

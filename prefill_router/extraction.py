@@ -17,7 +17,7 @@ from prefill_router.activations import Activations, check_storage, write_activat
 from prefill_router.errors import InputError, did_you_mean
 from prefill_router.models import ModelSource, load_encoder, pad_id, weights_hash
 from prefill_router.progress import track
-from prefill_router.prompts import Truncation, batches, token_limit, tokenize
+from prefill_router.prompts import Truncation, batches, check_questions, token_limit, tokenize
 from prefill_router.storage import Store, fingerprint
 
 Layers = Literal["all", "upper"] | Sequence[int]
@@ -275,7 +275,7 @@ def extract_to_store(
         As for `encode` and `load_encoder`, or if the artifact was altered on disk.
     """
     settings = {
-        "layers": layers if isinstance(layers, str) else [int(layer) for layer in layers],
+        "layers": layers if isinstance(layers, str) else sorted({int(layer) for layer in layers}),
         "poolings": list(_check_poolings(poolings)),
         "max_tokens": max_tokens,
         "truncation": truncation,
@@ -284,7 +284,7 @@ def extract_to_store(
     }
     key = {
         "weights": weights_hash(source),
-        "questions": fingerprint(list(questions)),
+        "questions": fingerprint(check_questions(questions)),
         "dtype": dtype,
         "prefill_router": __version__,
         "transformers": version("transformers"),

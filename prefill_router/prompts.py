@@ -14,6 +14,19 @@ TRUNCATIONS = get_args(Truncation)
 NO_LIMIT = 1_000_000  # tokenizers that state no limit give a number beyond any prompt
 
 
+def check_questions(questions: Sequence[str]) -> list[str]:
+    """Return the questions as a list, or raise InputError if there is none or one is not text."""
+    if len(questions) == 0:
+        raise InputError("There is no question to read: the list is empty.")
+    for index, question in enumerate(questions):
+        if not isinstance(question, str):
+            raise InputError(
+                f"Question {index} is {question!r} ({type(question).__name__}), not text; "
+                "drop it or convert it to str."
+            )
+    return [str(question) for question in questions]
+
+
 def format_prompts(
     tokenizer, questions: Sequence[str], template_kwargs: dict[str, Any] | None = None
 ) -> list[str]:
@@ -33,16 +46,9 @@ def format_prompts(
     InputError
         If there is no question, or one is not text.
     """
-    if len(questions) == 0:
-        raise InputError("There is no question to read: the list is empty.")
-    for index, question in enumerate(questions):
-        if not isinstance(question, str):
-            raise InputError(
-                f"Question {index} is {question!r} ({type(question).__name__}), not text; "
-                "drop it or convert it to str."
-            )
+    questions = check_questions(questions)
     if not tokenizer.chat_template:
-        return [str(question) for question in questions]
+        return questions
     turns = [[{"role": "user", "content": question}] for question in questions]
     return tokenizer.apply_chat_template(
         turns, tokenize=False, add_generation_prompt=True, **(template_kwargs or {})

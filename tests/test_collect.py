@@ -33,7 +33,7 @@ def greedy(model, ids, ends, max_new_tokens):
 
 @pytest.mark.parametrize("template", [None, tiny_models.TEMPLATE], ids=["bare", "chat"])
 @pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("name", ["qwen3", "llama", "gpt2"])
+@pytest.mark.parametrize("name", ["qwen3", "llama", "gpt2", "gpt_neox"])
 def test_batched_answers_are_those_of_a_loop_over_one_prompt(name, side, template):
     model, tokenizer = causal(name), tiny_models.tokenizer(side, template)
     # stop at several tokens, so that answers end at different lengths
@@ -49,6 +49,15 @@ def test_batched_answers_are_those_of_a_loop_over_one_prompt(name, side, templat
         answers, n_tokens = generate(model, tokenizer, QUESTIONS, SHORT, batch_size)
         assert n_tokens.tolist() == [len(tokens) for tokens in want]
         assert answers == [tokenizer.decode(ids, skip_special_tokens=True) for ids in want]
+
+
+def test_padding_with_the_end_token_is_hidden_from_the_model():
+    """Without a mask transformers guesses one, and guesses that such padding is text."""
+    model = causal("gpt2")
+    want = generate(model, tiny_models.tokenizer(), QUESTIONS, SHORT)
+    got = generate(model, tiny_models.tokenizer(pad=False), QUESTIONS, SHORT)
+    assert got[0] == want[0]
+    assert got[1].tolist() == want[1].tolist()
 
 
 def test_the_models_own_generation_settings_do_not_bend_greedy_decoding():
@@ -166,7 +175,7 @@ def test_collect_grades_each_answer_against_its_own_reference(saved):
     assert lenient["is_correct"].all()
     with pytest.raises(InputError, match="20 questions, but 1 references"):
         collect(source, QUESTIONS, ["w1"])
-    with pytest.raises(InputError, match="no question"):
+    with pytest.raises(InputError, match="There is no question"):
         collect(source, [], [])
 
 

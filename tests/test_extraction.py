@@ -202,6 +202,8 @@ def test_the_store_reads_what_it_has_and_nothing_stale(tmp_path, loads):
     ]
     paths = {extract_to_store(store, source, QUESTIONS, **change).path for change in changes}
     paths.add(extract_to_store(store, source, QUESTIONS[::-1]).path)
+    with pytest.raises(InputError, match="not text"):
+        extract_to_store(store, source, [b"w1"])
     tiny_models.save(tmp_path / "model", seed=1)  # the same name, other weights
     other = extract_to_store(store, source, QUESTIONS)
     assert len(paths | {first.path, other.path}) == len(loads) == len(changes) + 3
