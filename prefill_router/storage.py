@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -17,6 +18,7 @@ import numpy as np
 from prefill_router.errors import InputError
 
 MANIFEST = "manifest.json"
+PRESENTATION = ("book", "cli", "expectations", "experiment", "notebooks", "plotting", "report")
 
 
 def fingerprint(*parts: Any) -> str:
@@ -49,6 +51,18 @@ def file_hash(path: str | os.PathLike) -> str:
     """Return the SHA-256 digest of a file's bytes, in hexadecimal."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@functools.cache
+def code_fingerprint() -> str:
+    """Return what identifies the code that computes: every module but those that only present."""
+    package = Path(__file__).parent
+    modules = {
+        path.relative_to(package).as_posix(): file_hash(path)
+        for path in sorted(package.rglob("*.py"))
+        if path.stem not in PRESENTATION
+    }
+    return fingerprint(modules)
 
 
 @contextlib.contextmanager
@@ -112,6 +126,9 @@ class Store:
     def get(self, kind: str, key: dict[str, Any], build: Callable[[Path], None]) -> Path:
         """Return the artifact's directory: the verified one on disk, else a newly built one.
 
+        An artifact is found again only by the code that made it: `code_fingerprint` is part of
+        every key, so nothing stale is served after a change.
+
         Parameters
         ----------
         kind : str
@@ -131,6 +148,7 @@ class Store:
         InputError
             If the artifact on disk is not what its manifest says.
         """
+        key = {"code": code_fingerprint(), **key}
         directory = self.root / f"{kind}-{fingerprint(key)}"
         if directory.exists():
             verify(directory)

@@ -1,1 +1,7 @@
-"""The embedded default: a skills benchmark and a zoo of tiny language models trained to answer it."""
+"""The embedded default: a skills benchmark, and tiny language models trained to answer it."""
+
+from pathlib import Path
+
+HERE = Path(__file__).parent
+LABELS = HERE / "labels.parquet"
+PRICES = HERE / "prices.csv"

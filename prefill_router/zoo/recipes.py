@@ -68,8 +68,8 @@ class Recipe:
         }
         if self.architecture == "gpt2":
             return GPT2Config(
-                n_embd=self.width, n_layer=self.blocks, n_head=self.heads, n_positions=MAX_POSITIONS,
-                resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+                n_embd=self.width, n_layer=self.blocks, n_head=self.heads,
+                n_positions=MAX_POSITIONS, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
                 **{k: v for k, v in shared.items() if k != "max_position_embeddings"},
             )  # fmt: skip
         if self.architecture == "gpt_neox":

@@ -1,4 +1,4 @@
-"""The skills benchmark: questions with exact answers, split so that no problem straddles a split."""
+"""The skills benchmark: questions with exact answers; no problem straddles a split."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def position(group: str) -> float:
 
 
 def split_of(group: str) -> str:
-    """Return ``practice``, ``train``, ``validation`` or ``test``: by the problem, never its words."""
+    """Return ``practice``, ``train``, ``validation`` or ``test``, by the problem alone."""
     place = position(group)
     if place >= BENCHMARK_SHARE:
         return "practice"

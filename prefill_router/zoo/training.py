@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from prefill_router.progress import track
-from prefill_router.storage import atomic_write
+from prefill_router.storage import atomic_write, write_json
 from prefill_router.zoo.practice import IGNORED, batches, build_practice
 from prefill_router.zoo.recipes import Recipe
 from prefill_router.zoo.vocabulary import build_tokenizer
@@ -70,10 +69,7 @@ def export(model: PreTrainedModel, recipe: Recipe, directory: Path, step: int) -
     )
     copy.half().save_pretrained(directory)
     tokenizer.save_pretrained(directory)
-    (directory / "recipe.json").write_text(
-        json.dumps({**vars(recipe), "step": step, "checkpoints": list(recipe.checkpoints)}, indent=1)
-        + "\n"
-    )
+    write_json(directory / "recipe.json", {**vars(recipe), "step": step})
 
 
 class Resume:

@@ -25,7 +25,8 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         "tell the biggest number in {items} .", "of {items} , which one is highest ?",
     ),
     "sorting": (
-        "sort : {items} .", "put {items} in order .", "arrange the letters {items} from first to last .",
+        "sort : {items} .", "put {items} in order .", 
+        "arrange the letters {items} from first to last .",
         "what is {items} in alphabetical order ?",
     ),
     "reversing": (
@@ -49,8 +50,8 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         "tell if this is true : {items} .",
     ),
     "recall": (
-        "given {items} , what is {x} ?", "{items} . tell {x} .", "find the value of {x} if {items} .",
-        "look up {x} in {items} .", "what is {x} when {items} ?",
+        "given {items} , what is {x} ?", "{items} . tell {x} .", 
+        "find the value of {x} if {items} .", "look up {x} in {items} .", "what is {x} when {items} ?",
     ),
     "sequence": (
         "what comes next : {items} ?", "continue {items} .", "find the number after {items} .",
@@ -65,13 +66,15 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         "which letters are {k} after {items} ?", "go {k} steps on from {items} .",
     ),
     "most": (
-        "{items} . who has most ?", "who is richest if {items} ?", "{items} : tell who has the largest number .",
+        "{items} . who has most ?", "who is richest if {items} ?",
+        "{items} : tell who has the largest number .",
         "find the one with most when {items} .",
     ),
 }  # fmt: skip
 
 ASIDES = (
-    "please be careful .", "this is a test .", "the sky is blue today .", "think of number {n} too .",
+    "please be careful .", "this is a test .", "the sky is blue today .",
+    "think of number {n} too .",
     "ignore the letter {c} .", "there are {n} birds in the garden .", "take your time .",
     "you have {n} minutes .", "do not mind the {n} cats .", "page {n} of the book says so .",
     "my friend {c} asked this .", "it rained for {n} days .",

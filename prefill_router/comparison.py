@@ -1,0 +1,298 @@
+"""Routers side by side over a study's folds: policy chosen on validation, results on test."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from prefill_router import policy
+from prefill_router.bootstrap import Interval, intervals
+from prefill_router.costs import Prices, expected_costs, query_costs
+from prefill_router.estimates import Estimate, rows_of
+from prefill_router.evaluation import evaluate_choices, evaluate_probabilities
+from prefill_router.routers import LOGISTIC, PRIMARY, Fitting, ensembles, predictions
+from prefill_router.study import Study
+from prefill_router.tuning import choose_cheapest_policy, choose_policy
+
+RANDOM = "random"
+
+
+@dataclass(frozen=True)
+class Routed:
+    """What a router does with the study's test queries (n of them, in the order of `test_rows`).
+
+    Attributes
+    ----------
+    p : ndarray of shape (n, K)
+        Predicted P(correct).
+    choice : ndarray of int, shape (n,)
+        The target asked by the policy most accurate on validation.
+    frugal : ndarray of int, shape (n,)
+        The target asked by the cheapest policy that is on validation as accurate as the best
+        single target.
+    tau : list of float
+        The tolerance of `choice` in each fold; 0 where there are no costs (argmax).
+    """
+
+    p: np.ndarray
+    choice: np.ndarray
+    frugal: np.ndarray
+    tau: list[float]
+
+
+def route(study: Study, router: str) -> Routed:
+    """Apply a router to the study's test queries."""
+    choices, frugal, taus = [], [], []
+    by_fold = predictions(study, router)
+    for fold, p in enumerate(by_fold):
+        split, known = study.splits[fold], ~np.isnan(p).any(axis=1)
+        rows = np.zeros((2, len(p)), dtype=int)
+        if study.has_costs:
+            cost, Y, v = study.expected_costs(fold), study.labels.correct, split.validation
+            best = choose_policy(p[v], Y[v], cost[v])
+            cheap = choose_cheapest_policy(p[v], Y[v], cost[v], study.best_single[fold])
+            rows[0, known] = best.choose(p[known], cost[known])
+            rows[1, known] = cheap.choose(p[known], cost[known])
+            taus.append(best.parameter)
+        else:
+            rows[:, known] = policy.argmax(p[known])
+            taus.append(0.0)
+        choices.append(rows[0])
+        frugal.append(rows[1])
+    join = study.over_folds
+    return Routed(join(by_fold), join(choices), join(frugal), taus)
+
+
+def test_labels(study: Study) -> np.ndarray:
+    """Return the labels of the test queries, (n, K)."""
+    return study.labels.correct[study.test_rows]
+
+
+def best_single(study: Study) -> np.ndarray:
+    """Return each test query's best single target, (n,): its fold's, by training accuracy."""
+    rows = [np.full(study.labels.n_queries, k) for k in study.best_single]
+    return study.over_folds(rows)
+
+
+def compare_choices(
+    study: Study, choices: Mapping[str, np.ndarray], primary: str | None = None
+) -> list[Estimate]:
+    """Evaluate choices on the test queries, beside the oracle and the single targets.
+
+    Costs are what the answers really cost; see `evaluation.evaluate_choices`.
+    """
+    return evaluate_choices(
+        choices,
+        test_labels(study),
+        study.costs[study.test_rows] if study.has_costs else None,
+        best_single(study),
+        study.labels.group[study.test_rows],
+        targets=study.labels.targets,
+        primary=primary,
+        n_resamples=study.parameters.n_resamples,
+        seed=study.parameters.seed,
+    )
+
+
+def compare_probabilities(
+    study: Study, p: Mapping[str, np.ndarray], primary: str | None = PRIMARY
+) -> list[Estimate]:
+    """Evaluate predicted probabilities on the test queries: AUC, Brier score and ECE."""
+    return evaluate_probabilities(
+        p,
+        test_labels(study),
+        study.labels.group[study.test_rows],
+        targets=study.labels.targets,
+        primary=primary,
+        n_resamples=min(500, study.parameters.n_resamples),
+        seed=study.parameters.seed,
+    )
+
+
+def random_choice(study: Study) -> np.ndarray:
+    """Return a target drawn evenly for each test query, (n,)."""
+    rng = np.random.default_rng(study.parameters.seed)
+    return rng.integers(study.labels.n_targets, size=len(study.test_rows))
+
+
+def encoder_matrix(study: Study) -> tuple[pd.DataFrame, list[Estimate]]:
+    """Say how well each encoder's states predict each target on the test queries.
+
+    By a logistic regression for each target on the encoder's best layer: the simplest head there
+    is, so that what differs between encoders is their states.
+
+    Returns
+    -------
+    matrix : pandas.DataFrame
+        AUC by encoder (rows) and target (columns).
+    estimates : list of Estimate
+        The same with intervals; `router` names the encoder.
+    """
+    p = {e: study.over_folds(predictions(study, LOGISTIC, [e])) for e in study.encoders}
+    found = compare_probabilities(study, p, primary=None)
+    aucs = [row for row in found if row.metric == "AUC" and row.target]
+    frame = pd.DataFrame([(row.router, row.target, row.estimate) for row in aucs])
+    matrix = frame.pivot(index=0, columns=1, values=2)
+    return matrix.loc[study.encoders, list(study.labels.targets)], aucs
+
+
+def own_against_others(study: Study) -> list[Estimate]:
+    """Compare a target's own states with those of the best other encoder, for every such target.
+
+    The other encoder is chosen by cross-validated AUC on training rows; the untrained control is
+    not among them. Empty where no target is among the encoders.
+
+    Returns
+    -------
+    list of Estimate
+        AUC of the other's minus AUC of its own on test queries, paired; `router` names the other.
+    """
+    result = []
+    for k, target in enumerate(study.labels.targets):
+        others = [e for e in study.encoders if e not in (target, study.parameters.untrained)]
+        if target not in study.encoders or not others:
+            continue
+        inner = {e: study.layer_auc(e).query("target == @k")["auc"].max() for e in others}
+        other = max(inner, key=inner.get)
+        pair = [
+            study.over_folds(predictions(study, LOGISTIC, [e]))[:, [k]] for e in (other, target)
+        ]
+        difference = evaluate_probabilities(
+            {"other": pair[0], "own": pair[1]},
+            test_labels(study)[:, [k]],
+            study.labels.group[study.test_rows],
+            targets=[target],
+            primary="other",
+            n_resamples=min(500, study.parameters.n_resamples),
+            seed=study.parameters.seed,
+        )
+        row = next(row for row in difference if row.metric == "AUC difference")
+        result.append(
+            Estimate("AUC difference, other - own", other, target, row.split, row.estimate,
+                     row.lower, row.upper, row.n)
+        )  # fmt: skip
+    return result
+
+
+def rank_correlations(study: Study, encoder: str) -> list[Estimate]:
+    """Say whether a probe ranks an encoder's layers as cross-validated AUC does.
+
+    Spearman's rank correlation over layers (constant states left out), for each target, pooling
+    and fold, and its mean; the interval resamples targets.
+
+    Returns
+    -------
+    list of Estimate
+        Metrics "Spearman of J", "Spearman of J_pca", "Spearman of d_eff" and
+        "Spearman of anisotropy" with AUC; `router` names encoder and pooling.
+    """
+    place = ["fold", "pooling", "layer", "target"]
+    auc = study.layer_auc(encoder).groupby(place, as_index=False)["auc"].max()
+    both = study.probes(encoder).merge(auc, on=place).query("not constant")
+    result = []
+    for pooling, rows in both.groupby("pooling"):
+        for probe in ("J", "J_pca", "d_eff", "anisotropy"):
+            by_target = np.array(
+                [
+                    np.mean([f[probe].corr(f["auc"], method="spearman") for _, f in t.groupby("fold")])
+                    for _, t in rows.groupby("target")
+                ]
+            )[:, None]
+            found = intervals(by_target, None, None, 2000, study.parameters.seed)
+            name = [(f"{encoder}, {pooling}", "")]
+            result += rows_of(f"Spearman of {probe}", name, found, "train", rows.layer.nunique())
+    return result
+
+
+def auc_lost(study: Study, encoder: str) -> list[Estimate]:
+    """Say how much cross-validated AUC is lost by letting J choose layer and pooling.
+
+    Returns
+    -------
+    list of Estimate
+        One a target, over folds; without an interval.
+    """
+    place = ["fold", "target", "pooling", "layer"]
+    auc = study.layer_auc(encoder).groupby(place, as_index=False)["auc"].max()
+    both = study.probes(encoder).merge(auc, on=place).query("not constant")
+    result = []
+    for k, rows in both.groupby("target"):
+        lost = [f["auc"].max() - f.loc[f["J"].idxmax(), "auc"] for _, f in rows.groupby("fold")]
+        mean = float(np.mean(lost))
+        row = Interval(mean, np.nan, np.nan)
+        name = [(encoder, study.labels.targets[k])]
+        result += rows_of("AUC lost by choosing with J", name, [row], "train", len(rows))
+    return result
+
+
+def price_spread(
+    study: Study, choose_with: str, exponents: Sequence[float]
+) -> dict[float, Estimate]:
+    """Say how a router's cost saving moves with how much prices differ between targets.
+
+    Every price is raised to an exponent: 0 makes all targets cost alike per token, 1 leaves prices
+    as they are, above 1 spreads them further. The policy is chosen anew for each.
+
+    Returns
+    -------
+    dict of float to Estimate
+        The cost saving at each exponent.
+    """
+    split_costs, labels = {}, study.labels
+    n_tokens = study.activations().n_tokens
+    by_fold = predictions(study, choose_with)
+    for exponent in exponents:
+        prices = Prices(
+            {k: v**exponent for k, v in study.prices.input.items()},
+            {k: v**exponent for k, v in study.prices.output.items()},
+        )
+        cost = query_costs(labels, prices, n_tokens)
+        chosen = []
+        for fold, p in enumerate(by_fold):
+            split = study.splits[fold]
+            seen = expected_costs(labels, prices, n_tokens, split.train)
+            v, t = split.validation, split.test
+            rows = np.zeros(len(p), dtype=int)
+            rows[t] = choose_policy(p[v], labels.correct[v], seen[v]).choose(p[t], seen[t])
+            chosen.append(rows)
+        found = evaluate_choices(
+            {choose_with: study.over_folds(chosen)},
+            test_labels(study),
+            cost[study.test_rows],
+            best_single(study),
+            labels.group[study.test_rows],
+            targets=labels.targets,
+            n_resamples=study.parameters.n_resamples,
+            seed=study.parameters.seed,
+        )
+        split_costs[exponent] = pick(found, "cost saving", choose_with)
+    return split_costs
+
+
+def pick(estimates: Sequence[Estimate], metric: str, router: str, target: str = "") -> Estimate:
+    """Return the one estimate of a metric, router and target."""
+    wanted = (metric, router, target)
+    return next(row for row in estimates if (row.metric, row.router, row.target) == wanted)
+
+
+def ensemble_sizes(study: Study) -> list[Estimate]:
+    """Return the AUC of averages of the 1, 2, ... best SharedTrunkNets kept, on test queries."""
+    fitted = ensembles(study)
+    features = [
+        Fitting(study, fold, [study.parameters.encoder], study.run_dir).features()
+        for fold in range(len(study.splits))
+    ]
+    p = {}
+    for size in range(1, study.parameters.keep + 1):
+        by_fold = []
+        for ensemble, x in zip(fitted, features, strict=True):
+            smaller = copy.copy(ensemble)
+            smaller.networks_ = ensemble.networks_[:size]
+            by_fold.append(smaller.predict_proba(x))
+        p[str(size)] = study.over_folds(by_fold)
+    found = compare_probabilities(study, p, primary=None)
+    return [row for row in found if row.metric == "AUC" and not row.target]

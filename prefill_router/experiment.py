@@ -1,0 +1,161 @@
+"""The chain: every notebook in order, by papermill, into one run directory."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+
+from prefill_router.errors import InputError
+from prefill_router.expectations import accept
+from prefill_router.parameters import validate
+from prefill_router.progress import track
+from prefill_router.project import project_root
+from prefill_router.storage import (
+    atomic_write,
+    code_fingerprint,
+    file_hash,
+    fingerprint,
+    read_json,
+    write_json,
+)
+from prefill_router.study import Study
+
+LIBRARIES = ("torch", "transformers", "datasets", "scikit-learn", "scipy", "numpy", "pandas")
+
+
+def notebooks() -> list[Path]:
+    """Return the project's notebooks in the order of the method."""
+    return sorted((project_root() / "notebooks").glob("[0-9]*.ipynb"))
+
+
+def run_experiment(values: Mapping[str, Any], name: str, source: str = "parameters") -> Path:
+    """Run every notebook, in order; those that ran already with the same inputs are kept.
+
+    Parameters
+    ----------
+    values : mapping
+        Parameters that differ from their defaults.
+    name : str
+        The run's directory, below ``runs/``, unless `values` names a `run_dir`.
+    source : str
+        Where `values` come from, for error messages.
+
+    Returns
+    -------
+    pathlib.Path
+        The run directory: ``notebooks/`` (executed), ``metrics.json``, ``parameters.json``,
+        ``manifest.json`` and ``artifacts/``.
+
+    Raises
+    ------
+    InputError
+        If a parameter is wrong, the directory holds another run, or a notebook fails; what was
+        computed until then stays, and a rerun goes on from there.
+    """
+    parameters = validate({"run_dir": f"runs/{name}", **values}, source)
+    study = Study(parameters)
+    given = parameters.model_dump(mode="json")
+    state = {"parameters": given, "code": code_fingerprint()}
+    times = _times(study.run_dir)
+    for notebook in track(notebooks(), f"running {name}"):
+        state["notebooks"] = [*state.get("notebooks", []), file_hash(notebook)]
+        _execute(notebook, study.run_dir, given, fingerprint(state), times)
+    rows = [row for path in sorted(study.run_dir.glob("metrics/*.json")) for row in read_json(path)]
+    write_json(study.run_dir / "metrics.json", rows)
+    write_json(study.run_dir / "manifest.json", _manifest(study, times))
+    return study.run_dir
+
+
+def _times(run_dir: Path) -> dict[str, float]:
+    path = run_dir / "manifest.json"
+    return dict(read_json(path)["seconds"]) if path.exists() else {}
+
+
+def _execute(
+    notebook: Path, run_dir: Path, given: dict, state: str, times: dict[str, float]
+) -> None:
+    """Execute one notebook unless its result of the same state is there."""
+    out = run_dir / "notebooks" / notebook.name
+    done = out.with_suffix(".done")
+    if out.exists() and done.exists() and done.read_text() == state:
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    done.unlink(missing_ok=True)
+    start = time.monotonic()
+    # A kernel that finds the package where this process found it, wherever it was started.
+    search_path = os.pathsep.join(filter(None, [str(project_root()), os.environ.get("PYTHONPATH")]))
+    os.environ["PYTHONPATH"] = search_path
+    try:
+        papermill.execute_notebook(
+            notebook, out, parameters=given, kernel_name="python3", cwd=notebook.parent,
+            progress_bar=False, log_output=False,
+        )  # fmt: skip
+    except papermill.PapermillExecutionError as error:
+        raise InputError(
+            f"{notebook.name} failed: {error.ename}: {error.evalue} (cell {error.exec_count}; see "
+            f"{out}). Mend the cause and run again: what was computed is kept."
+        ) from None
+    times[notebook.stem] = round(time.monotonic() - start, 1)
+    clean(out)
+    done.write_text(state)
+
+
+def clean(path: Path) -> None:
+    """Take out of an executed notebook what differs from run to run or from machine to machine."""
+    book = nbformat.read(path, as_version=4)
+    book.metadata = {key: book.metadata[key] for key in ("kernelspec",) if key in book.metadata}
+    for cell in book.cells:
+        cell.metadata.pop("papermill", None)
+        cell.metadata.pop("execution", None)
+    nbformat.write(book, path)
+
+
+def _manifest(study: Study, times: dict[str, float]) -> dict[str, Any]:
+    artifacts = sorted(path.name for path in study.store.root.glob("*-*") if path.is_dir())
+    outputs = sorted((study.run_dir / "notebooks").glob("*.ipynb"))
+    return {
+        "parameters": study.parameters.model_dump(mode="json"),
+        "code": code_fingerprint(),
+        "versions": {"python": platform.python_version(), **{n: version(n) for n in LIBRARIES}},
+        "machine": {"system": platform.platform(), "cores": os.cpu_count()},
+        "labels": study.labels.fingerprint,
+        "artifacts": artifacts,
+        "notebooks": {path.name: file_hash(path) for path in outputs},
+        "metrics": file_hash(study.run_dir / "metrics.json"),
+        "seconds": times,
+    }
+
+
+def refresh_notebooks() -> list[Path]:
+    """Run the chain on the defaults, and commit-ready copies of its notebooks and numbers.
+
+    Returns
+    -------
+    list of pathlib.Path
+        The files written: the notebooks and the expectations.
+    """
+    first = run_experiment({}, "refresh")
+    expected = accept(Study(validate({"run_dir": str(first)})))
+    written = []
+    for notebook in notebooks():
+        # Again, now that the expectation is there; artifacts are found, so this takes seconds.
+        given = {"run_dir": str(first.relative_to(project_root()))}
+        book = papermill.execute_notebook(
+            notebook, None, parameters=given, kernel_name="python3", cwd=notebook.parent,
+            progress_bar=False,
+        )  # fmt: skip
+        injected = [c for c in book.cells if "injected-parameters" in c.metadata.get("tags", [])]
+        book.cells = [cell for cell in book.cells if cell not in injected]
+        with atomic_write(notebook) as temporary:
+            nbformat.write(book, temporary)
+        clean(notebook)
+        written.append(notebook)
+    return [*written, expected]

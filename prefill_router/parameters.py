@@ -1,0 +1,174 @@
+"""The parameters of a study: stated once, validated wherever they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from prefill_router.errors import InputError, did_you_mean
+from prefill_router.storage import fingerprint
+
+READERS = ["zoo/reader-s", "zoo/reader-m", "zoo/reader-l"]
+ZOO_TARGETS = ["gpt2-a", "llama-b", "qwen3-c", "neox-d", "thinker-e"]
+
+
+class Parameters(BaseModel):
+    """What a study is made from; every notebook's `parameters` cell holds these names and defaults.
+
+    A list may also be given as text (``'[2, 3]'`` or ``'a, b'``), which is how papermill's command
+    line passes it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    labels: str = Field("zoo", description="label table: zoo, a file, directory or hub:OWNER/NAME")
+    prices: str = Field("zoo", description="price table: zoo, a CSV file, or empty for no costs")
+    targets: list[str] = Field([], description="targets to route between; empty for all")
+    encoder: str = Field("zoo/reader-l", description="encoder that the router reads")
+    encoders: list[str] = Field(
+        [*READERS, "zoo/reader-l-untrained", *(f"zoo/{name}" for name in ZOO_TARGETS)],
+        description="encoders compared; one named like a target is that target's own",
+    )
+    untrained: str = Field(
+        "zoo/reader-l-untrained", description="encoder with random weights, a control; or empty"
+    )
+    embedding: str = Field(
+        "lsa", description="semantic baseline: lsa (of TF-IDF) or an encoder (its last layer)"
+    )
+    layers: Literal["all", "upper"] | list[int] = Field(
+        "all", description="layers read: all, upper (half), or a list for encoder; 0: embedding"
+    )
+    poolings: list[str] = Field(["last", "mean"], description="how states are pooled over tokens")
+    dimensions: list[int] = Field([16, 32, 64, 128], description="PCA dimensions tried")
+    criterion: Literal["auc", "J"] = Field("auc", description="what chooses a target's layer")
+    max_tokens: int = Field(0, ge=0, description="longest prompt; 0 for the encoder's own limit")
+    truncation: Literal["error", "left", "right"] = Field(
+        "error", description="what to do with a longer prompt: error, or the side to cut"
+    )
+    n_queries: int = Field(0, ge=0, description="queries used, a seeded sample; 0 for all")
+    outer_folds: int = Field(
+        1, ge=1, description="1: one split; more: cross-validation, each query tested once"
+    )
+    inner_folds: int = Field(3, ge=2, description="folds, within training rows, that choose layers")
+    n_seeds: int = Field(10, ge=1, description="SharedTrunkNets trained")
+    keep: int = Field(5, ge=1, description="SharedTrunkNets kept, by inner validation loss")
+    n_resamples: int = Field(2000, ge=100, description="bootstrap resamples of query groups")
+    fresh_labels: bool = Field(False, description="ask the zoo's targets everything again")
+    device: str = Field("cpu", description="torch device of the encoders, or auto")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="precision in which encoders compute"
+    )
+    seed: int = Field(0, ge=0, description="seed of splits, training and resampling")
+    run_dir: str = Field("", description="where results go; empty: runs/ and a hash of the above")
+
+    @field_validator("targets", "encoders", "poolings", "dimensions", "layers", mode="before")
+    @classmethod
+    def _accept_text(cls, value: Any) -> Any:
+        if not isinstance(value, str) or value in ("all", "upper"):
+            return value
+        parsed = yaml.safe_load(value) if value.strip().startswith("[") else value.split(",")
+        return [item.strip() if isinstance(item, str) else item for item in parsed]
+
+    @field_validator("targets", "encoders", "poolings", "dimensions")
+    @classmethod
+    def _no_repeats(cls, value: list) -> list:
+        if len(set(value)) < len(value):
+            raise ValueError(f"{value} names something twice")
+        return value
+
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen characters that identify everything but `run_dir` and `device`."""
+        return fingerprint(self.model_dump(exclude={"run_dir", "device"}))
+
+    @classmethod
+    def cell(cls) -> str:
+        """Return the source of a notebook's `parameters` cell: typed, commented defaults."""
+        return "\n".join(
+            f"{name}: {type(field.default).__name__} = {field.default!r}  # {field.description}"
+            for name, field in cls.model_fields.items()
+        )
+
+
+def validate(values: Mapping[str, Any], source: str = "parameters") -> Parameters:
+    """Return validated parameters.
+
+    Parameters
+    ----------
+    values : mapping
+        Names and values; what is absent takes its default.
+    source : str
+        Where they come from, for the error message.
+
+    Raises
+    ------
+    InputError
+        If a name is unknown or a value cannot be used; names each one.
+    """
+    try:
+        return Parameters(**values)
+    except ValidationError as error:
+        complaints = []
+        for item in error.errors():
+            name = str(item["loc"][0]) if item["loc"] else ""
+            if item["type"] == "extra_forbidden":
+                hint = did_you_mean(name, Parameters.model_fields)
+                complaints.append(f"{name}: no such parameter.{hint}")
+            else:
+                complaints.append(f"{name}: {item['msg']} (given: {item['input']!r:.80})")
+        raise InputError(f"{source}: " + "; ".join(dict.fromkeys(complaints))) from None
+
+
+def from_namespace(namespace: Mapping[str, Any]) -> Parameters:
+    """Return the parameters that a notebook's cells have set.
+
+    Everything in the namespace that is not IPython's or a module counts as a parameter, so that a
+    misspelled one, of which papermill only warns, is an error here.
+
+    Parameters
+    ----------
+    namespace : mapping
+        ``globals()``, in the first cell after `parameters`.
+
+    Returns
+    -------
+    Parameters
+    """
+    ipython = {"In", "Out", "exit", "quit", "open", "get_ipython"}
+    values = {
+        name: value
+        for name, value in namespace.items()
+        if not name.startswith("_")
+        and name not in ipython
+        and not isinstance(value, ModuleType)
+        and not callable(value)
+    }
+    return validate(values, "the parameters of this notebook")
+
+
+def read_experiment(path: str | Path) -> dict[str, Any]:
+    """Read an experiment's YAML file of parameters.
+
+    Raises
+    ------
+    InputError
+        If there is no such file or it is not a plain mapping: tags that would build objects are
+        refused.
+    """
+    path = Path(path)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not plain YAML: {error}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise InputError(f"{path} must be a mapping of parameter names to values.")
+    return values

@@ -1,0 +1,117 @@
+"""The zoo's labels: every target answers every question of the skills benchmark, and is graded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from prefill_router import zoo
+from prefill_router.collect import Decoding, collect, collect_labels, exact_match
+from prefill_router.labels import Labels
+from prefill_router.models import resolve, weights_hash
+from prefill_router.storage import Store, file_hash, fingerprint, write_json
+from prefill_router.tables import write_table
+from prefill_router.zoo.recipes import TARGETS
+from prefill_router.zoo.skills import benchmark
+
+DECODING = Decoding(max_new_tokens=96)
+USD_PER_MILLION_TOKENS_AND_PARAMETERS = 0.1
+"""The one price of the zoo: USD per million tokens, in or out, and million parameters."""
+
+
+def target_names() -> list[str]:
+    """Return the names of the zoo's targets, ``zoo/NAME``."""
+    return [f"zoo/{name}" for name in TARGETS]
+
+
+def fresh_labels(store: Store, device: str = "cpu") -> Path:
+    """Ask every target of the zoo every question again and return the label table's path.
+
+    Answers already given by the same weights to the same questions are kept in `store`.
+    """
+    queries = benchmark()
+    key = {
+        "weights": {name: weights_hash(resolve(name)) for name in target_names()},
+        "questions": fingerprint(queries["question"].tolist(), queries["reference"].tolist()),
+    }
+
+    def build(directory: Path) -> None:
+        parts = store.root / "answers.parquet"
+        table = collect_labels(target_names(), queries, parts, decoding=DECODING, device=device)
+        write_table(table, directory / zoo.LABELS.name)
+
+    return store.get("labels", key, build) / zoo.LABELS.name
+
+
+def agreement_with_fresh_answers(labels: Labels, n: int, seed: int, device: str) -> pd.DataFrame:
+    """Let every target answer a sample of the questions again and compare with its labels.
+
+    Parameters
+    ----------
+    labels : Labels
+        Labels of the zoo.
+    n : int
+        Number of questions, drawn with `seed`.
+    seed : int
+        Seed of the sample.
+    device : str
+        Torch device that answers.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Indexed by target: ``n`` and ``agreement``, the share of fresh grades that equal the label.
+    """
+    rng = np.random.default_rng(seed)
+    rows = np.sort(rng.choice(labels.n_queries, min(n, labels.n_queries), replace=False))
+    sample = labels.take(rows)
+    references = benchmark().set_index("query_id").loc[sample.query_id, "reference"].tolist()
+    shares = {}
+    for k, target in enumerate(labels.targets):
+        questions = sample.question.tolist()
+        answers = collect(
+            resolve(target), questions, references, exact_match, DECODING, device=device
+        )
+        shares[target] = float((answers["is_correct"].to_numpy() == sample.correct[:, k]).mean())
+    table = pd.DataFrame({"n": len(rows), "agreement": pd.Series(shares)})
+    return table.rename_axis("target")
+
+
+def n_parameters(name: str) -> int:
+    """Return how many weights a model of the zoo has."""
+    from safetensors import safe_open
+
+    with safe_open(resolve(name).location / "model.safetensors", "numpy") as weights:
+        return sum(int(np.prod(weights.get_slice(key).get_shape())) for key in weights.keys())
+
+
+def write_prices() -> None:
+    """Write the price table: one constant times the number of parameters, for input and output."""
+    rows = []
+    for name in target_names():
+        price = USD_PER_MILLION_TOKENS_AND_PARAMETERS * n_parameters(name) / 1e6
+        rows.append(
+            {
+                "model": name,
+                "usd_per_m_input": round(price, 6),
+                "usd_per_m_output": round(price, 6),
+                "as_of": "2026-11",
+                "status": "constant times parameters",
+            }
+        )
+    write_table(pd.DataFrame(rows), zoo.PRICES)
+
+
+def write_default_labels(store: Store, device: str = "cpu") -> None:
+    """Make the committed label table, its manifest and the price table anew."""
+    path = fresh_labels(store, device)
+    write_table(pd.read_parquet(path), zoo.LABELS)
+    write_prices()
+    manifest = {
+        "labels": file_hash(zoo.LABELS),
+        "weights": {name: weights_hash(resolve(name)) for name in target_names()},
+        "decoding": {"max_new_tokens": DECODING.max_new_tokens, "temperature": 0.0},
+    }
+    write_json(zoo.LABELS.with_suffix(".manifest.json"), manifest)
