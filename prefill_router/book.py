@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import html
 import json
 import os
 import re
@@ -18,6 +19,7 @@ import yaml
 
 from prefill_router.errors import InputError
 from prefill_router.progress import track
+from prefill_router.project import project_root
 from prefill_router.storage import file_hash, fingerprint
 
 HEADLINE_NOTEBOOK = "notebooks/06_cost_aware_routing.ipynb"
@@ -61,11 +63,8 @@ def build_book(run_dir: str | os.PathLike, output: str | os.PathLike | None = No
     output = Path(output).resolve() if output else run_dir / "book"
     root = project_root()
     sources = book_sources(root, run_dir)
-    code = sorted((root / "prefill_router").rglob("*.py"))
-    key = fingerprint(
-        {name: file_hash(path) for name, path in sources.items()},
-        {path.relative_to(root).as_posix(): file_hash(path) for path in code},
-    )
+    code = {path.relative_to(root).as_posix(): path for path in root.glob("prefill_router/**/*.py")}
+    key = fingerprint({name: file_hash(path) for name, path in (sources | code).items()})
     stamp = output / STAMP
     if stamp.is_file() and stamp.read_text() == key:
         return output / "index.html"
@@ -85,21 +84,10 @@ def build_book(run_dir: str | os.PathLike, output: str | os.PathLike | None = No
     return output / "index.html"
 
 
-def project_root() -> Path:
-    """Return the source tree the package runs from.
-
-    Raises
-    ------
-    InputError
-        If there is none: a wheel holds the library without the book's pages.
-    """
-    root = Path(__file__).resolve().parents[1]
-    if not (root / "_toc.yml").is_file():
-        raise InputError(
-            "The book's pages are not part of an installed wheel: clone the repository and "
-            "install it with `pip install -e '.[book]'` to render a book."
-        )
-    return root
+def headline_text(run_dir: str | os.PathLike) -> str:
+    """Return the sentence that sums a run up, as plain text."""
+    sentence = headline(Path(run_dir) / HEADLINE_NOTEBOOK)["headline_sentence"]
+    return html.unescape(re.sub(r"<[^>]*>", "", sentence)).strip()
 
 
 def book_sources(root: Path, run_dir: Path) -> dict[str, Path]:

@@ -11,11 +11,12 @@ import nbformat
 import pytest
 import yaml
 
-from prefill_router import book
+from prefill_router import book, project
 from prefill_router.errors import InputError
 
 HOSTILE = "<script>alert('owned')</script> $$x^2$$ **bold** {math}`y` ```{note} z```"
 ESCAPED = HOSTILE.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+SENTENCE = "<p>Routing closes a gap<span>&#46;</span></p>"
 PIXEL = (
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADU"
     "lEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
@@ -43,8 +44,11 @@ def write_run(run_dir: Path, sentence_kind: str = "text/html") -> Path:
     (run_dir / "notebooks").mkdir(parents=True)
     for name in NOTEBOOKS:
         notebook = nbformat.v4.new_notebook()
-        notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
-        notebook.metadata["language_info"] = {"name": "python", "pygments_lexer": "ipython3"}
+        notebook.metadata["kernelspec"] = {
+            "name": "python3",
+            "display_name": "Python 3",
+            "language": "python",
+        }
         notebook.cells = [nbformat.v4.new_markdown_cell(f"# {name}\n\nA formula: $a^2$.")]
         notebook.cells.append(
             executed_cell(
@@ -63,7 +67,7 @@ def write_run(run_dir: Path, sentence_kind: str = "text/html") -> Path:
                 "figure": {"caption": "The headline.", "name": "fig-routers"},
             }
             notebook.cells += [
-                executed_cell(glued("headline_sentence", sentence_kind, "Routing closes a gap.")),
+                executed_cell(glued("headline_sentence", sentence_kind, SENTENCE)),
                 executed_cell(glued("headline_table", "text/html", table)),
                 figure,
             ]
@@ -135,7 +139,7 @@ def pages(run_dir):
 
 
 def test_book_has_every_page_of_the_table_of_contents(run_dir, pages):
-    contents = yaml.safe_load((book.project_root() / "_toc.yml").read_text())
+    contents = yaml.safe_load((project.project_root() / "_toc.yml").read_text())
     chapters = [chapter["file"] for part in contents["parts"] for chapter in part["chapters"]]
     assert {f"{name}.html" for name in [contents["root"], *chapters]} <= set(pages)
     assert (run_dir / "book" / "index.html").is_file()
@@ -146,6 +150,10 @@ def test_book_shows_the_notebooks_of_the_run(pages):
     for name in NOTEBOOKS:
         assert "made by this run" in "".join(pages[f"notebooks/{name}.html"].text)
     assert "Routing closes a gap." in "".join(pages["book/intro.html"].text)
+
+
+def test_headline_is_plain_text(run_dir):
+    assert book.headline_text(run_dir) == "Routing closes a gap."
 
 
 def test_introduction_shows_the_figure_of_the_run(run_dir, pages):
@@ -208,11 +216,13 @@ def test_every_image_says_what_it_shows(pages):
 
 
 def test_every_module_is_in_the_reference():
-    root = book.project_root()
-    listed = re.findall(r"automodule:: prefill_router\.(\w+)", (root / "book/api.md").read_text())
-    modules = {path.stem for path in (root / "prefill_router").glob("*.py")} - {"__init__", "cli"}
-    modules |= {path.parent.name for path in (root / "prefill_router").glob("*/__init__.py")}
-    assert sorted(listed) == sorted(modules)
+    root = project.project_root()
+    listed = re.findall(r"automodule:: prefill_router\.(\S+)", (root / "book/api.md").read_text())
+    paths = [
+        path.relative_to(root / "prefill_router") for path in root.glob("prefill_router/**/*.py")
+    ]
+    modules = {".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in paths}
+    assert sorted(listed) == sorted(modules - {"__init__", "cli"})
 
 
 # What follows fakes the slow step, to look at what happens around it.
@@ -306,6 +316,8 @@ def test_a_file_that_is_no_notebook_is_refused(tmp_path):
 
 
 def test_without_a_source_tree_the_way_out_is_shown(tmp_path, monkeypatch):
-    monkeypatch.setattr(book, "__file__", str(tmp_path / "site-packages/prefill_router/book.py"))
+    monkeypatch.setattr(
+        project, "__file__", str(tmp_path / "site-packages/prefill_router/project.py")
+    )
     with pytest.raises(InputError, match="clone the repository"):
         book.build_book(write_run(tmp_path / "run"))

@@ -46,6 +46,7 @@ def test_the_book_has_exactly_the_notebooks_that_exist():
 
 def test_notebook_is_valid(notebook):
     nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.language == "python"  # how the book colours its code
 
 
 def test_notebook_was_executed_in_order(notebook):
