@@ -54,10 +54,11 @@ def test_batched_answers_are_those_of_a_loop_over_one_prompt(name, side, templat
 def test_padding_with_the_end_token_is_hidden_from_the_model():
     """Without a mask transformers guesses one, and guesses that such padding is text."""
     model = causal("gpt2")
-    want = generate(model, tiny_models.tokenizer(), QUESTIONS, SHORT)
-    got = generate(model, tiny_models.tokenizer(pad=False), QUESTIONS, SHORT)
-    assert got[0] == want[0]
-    assert got[1].tolist() == want[1].tolist()
+    tokenizer = tiny_models.tokenizer(pad=False)
+    alone = [generate(model, tokenizer, [question], SHORT) for question in QUESTIONS]
+    answers, n_tokens = generate(model, tokenizer, QUESTIONS, SHORT)
+    assert answers == [answer for [answer], _ in alone]
+    assert n_tokens.tolist() == [n for _, [n] in alone]
 
 
 def test_the_models_own_generation_settings_do_not_bend_greedy_decoding():
