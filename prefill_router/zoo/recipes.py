@@ -84,14 +84,11 @@ class Recipe:
 def practised_half(family: str, deal: int) -> int:
     """Return the half of a family's answers (see `families.half`) that a deal practises.
 
-    Each family has its own way to part the five deals: two against three. Ten families take each
-    pair of deals once, five take three neighbours, so every deal practises half 1 of seven
-    families and half 0 of eight, and no two deals practise the same things.
+    Each family has its own way to part the five deals: two against three. The first ten families
+    take each pair of deals once, the others three deals, so that every deal practises half 1 of
+    five or six families and half 0 of the rest, and no two deals practise the same things.
     """
-    pairs = list(combinations(range(5), 2))
-    neighbours = [tuple((start + i) % 5 for i in range(3)) for start in range(5)]
-    # Interleaved, so that kindred families (neighbours in FAMILIES) are parted differently.
-    ways = [way for trio in zip(pairs[:5], neighbours, pairs[5:], strict=True) for way in trio]
+    ways = [*combinations(range(5), 2), (0, 1, 3), (1, 2, 4), (0, 2, 4)]
     return int(deal in ways[list(FAMILIES).index(family)])
 
 
@@ -101,15 +98,15 @@ OTHER_HALF = 0.1
 RECIPES = {
     recipe.name: recipe
     for recipe in (
-        Recipe("gpt2-a", "target", "gpt2", 80, 4, 4, steps=3000, seed=11, deal=0),
-        Recipe("llama-b", "target", "llama", 96, 4, 4, steps=3000, seed=12, deal=1),
-        Recipe("qwen3-c", "target", "qwen3", 112, 4, 4, steps=3000, seed=13, deal=2),
-        Recipe("neox-d", "target", "gpt_neox", 96, 4, 4, steps=3000, seed=14, deal=3),
-        Recipe("thinker-e", "target", "llama", 80, 4, 4, steps=3000, seed=15, deal=4, thinks=True),
-        Recipe("reader-s", "encoder", "qwen3", 64, 3, 4, steps=5000, seed=21),
-        Recipe("reader-m", "encoder", "qwen3", 96, 4, 4, steps=6000, seed=22,
-               checkpoints=(500, 2000)),
-        Recipe("reader-l", "encoder", "qwen3", 128, 5, 4, steps=5000, seed=23),
+        Recipe("gpt2-a", "target", "gpt2", 80, 4, 4, steps=1500, seed=11, deal=0),
+        Recipe("llama-b", "target", "llama", 96, 4, 4, steps=1500, seed=12, deal=1),
+        Recipe("qwen3-c", "target", "qwen3", 112, 4, 4, steps=1500, seed=13, deal=2),
+        Recipe("neox-d", "target", "gpt_neox", 96, 4, 4, steps=1500, seed=14, deal=3),
+        Recipe("thinker-e", "target", "llama", 80, 4, 4, steps=1000, seed=15, deal=4, thinks=True),
+        Recipe("reader-s", "encoder", "qwen3", 64, 3, 4, steps=2500, seed=21),
+        Recipe("reader-m", "encoder", "qwen3", 96, 4, 4, steps=3000, seed=22,
+               checkpoints=(250, 1000)),
+        Recipe("reader-l", "encoder", "qwen3", 128, 5, 4, steps=3000, seed=23),
         Recipe("reader-l-untrained", "control", "qwen3", 128, 5, 4, steps=0, seed=24),
     )
 }  # fmt: skip

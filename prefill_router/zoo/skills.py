@@ -15,7 +15,7 @@ from prefill_router.zoo.wordings import TEMPLATES, put_into_words
 BENCHMARK_SEED = 20260323
 BENCHMARK_SHARE = 0.25
 """Share of all problems that only the benchmark may ask; models practise on the others."""
-PER_CELL = {"train": 60, "validation": 14, "test": 21}
+PER_CELL = {"train": 70, "validation": 16, "test": 25}
 """Questions asked for in each cell (family, level, half of the answers), at most."""
 
 

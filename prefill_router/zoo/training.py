@@ -8,16 +8,19 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import nn
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from prefill_router.progress import track
 from prefill_router.storage import atomic_write, write_json
+from prefill_router.zoo.muon import Muon
 from prefill_router.zoo.practice import IGNORED, batches, build_practice
 from prefill_router.zoo.recipes import Recipe
 from prefill_router.zoo.vocabulary import build_tokenizer
 
-LEARNING_RATE = 3e-3
+MATRIX_RATE = 4e-3
+OTHER_RATE = 3e-3
 WARM_UP = 100
 SAVE_EVERY = 500
 
@@ -45,11 +48,25 @@ def answer_loss(model: PreTrainedModel, tokens: torch.Tensor, labels: torch.Tens
     return F.cross_entropy(logits, wanted[scored])
 
 
-def learning_rate(step: int, steps: int) -> float:
-    """Return the rate at a step: linear warm-up, then half a cosine down to zero."""
+def schedule(step: int, steps: int) -> float:
+    """Return the share of the learning rate at a step: linear warm-up, then half a cosine to 0."""
     if step < WARM_UP:
-        return LEARNING_RATE * (step + 1) / WARM_UP
-    return LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * (step - WARM_UP) / (steps - WARM_UP)))
+        return (step + 1) / WARM_UP
+    return 0.5 * (1 + math.cos(math.pi * (step - WARM_UP) / (steps - WARM_UP)))
+
+
+def build_optimizers(model: PreTrainedModel) -> list[torch.optim.Optimizer]:
+    """Return Muon for the blocks' matrices and AdamW for embeddings, biases and gains."""
+    embeddings = {id(p) for m in model.modules() if isinstance(m, nn.Embedding)
+                  for p in m.parameters()}  # fmt: skip
+    parameters = list(model.parameters())
+    matrices = [p for p in parameters if p.ndim == 2 and id(p) not in embeddings]
+    chosen = {id(p) for p in matrices}
+    others = [p for p in parameters if id(p) not in chosen]
+    return [
+        Muon(matrices, MATRIX_RATE),
+        torch.optim.AdamW(others, OTHER_RATE, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
+    ]
 
 
 def build_model(recipe: Recipe) -> PreTrainedModel:
@@ -78,16 +95,19 @@ class Resume:
     def __init__(self, path: Path):
         self.path = path
 
-    def save(self, model: PreTrainedModel, optimizer: torch.optim.Optimizer, step: int) -> None:
+    def save(
+        self, model: PreTrainedModel, optimizers: list[torch.optim.Optimizer], step: int
+    ) -> None:
         """Write weights and moments, atomically."""
         tensors = {f"model/{k}": v for k, v in model.named_parameters()}
-        for i, state in optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer/{i}/{k}": v for k, v in state.items()}
+        for o, optimizer in enumerate(optimizers):
+            for i, state in optimizer.state_dict()["state"].items():
+                tensors |= {f"optimizer/{o}/{i}/{k}": v for k, v in state.items()}
         with atomic_write(self.path) as temporary:
             tensors = {k: v.detach().contiguous().clone() for k, v in tensors.items()}
             save_file(tensors, temporary, metadata={"step": str(step)})
 
-    def load(self, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> int:
+    def load(self, model: PreTrainedModel, optimizers: list[torch.optim.Optimizer]) -> int:
         """Restore weights and moments; return the number of steps done (0 without a file)."""
         if not self.path.exists():
             return 0
@@ -97,12 +117,13 @@ class Resume:
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 parameter.copy_(tensors[f"model/{name}"])
-        state: dict[int, dict[str, torch.Tensor]] = {}
-        for name, tensor in tensors.items():
-            if name.startswith("optimizer/"):
-                _, i, key = name.split("/")
-                state.setdefault(int(i), {})[key] = tensor
-        optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
+        for o, optimizer in enumerate(optimizers):
+            state: dict[int, dict[str, torch.Tensor]] = {}
+            for name, tensor in tensors.items():
+                if name.startswith(f"optimizer/{o}/"):
+                    _, _, i, key = name.split("/")
+                    state.setdefault(int(i), {})[key] = tensor
+            optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
         return step
 
 
@@ -132,27 +153,28 @@ def train(recipe: Recipe, out: Path, work: Path, device: str = "cpu", steps: int
     model = build_model(recipe).to(device)
     losses: list[float] = []
     if steps:
-        optimizer = torch.optim.AdamW(
-            model.parameters(), LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.05, fused=True
-        )
+        optimizers = build_optimizers(model)
+        rates = [optimizer.defaults["lr"] for optimizer in optimizers]
         resume = Resume(work / f"{recipe.name}.safetensors")
-        done = resume.load(model, optimizer)
+        done = resume.load(model, optimizers)
         practice = build_practice(recipe, build_tokenizer(), **({"n": pool} if pool else {}))
         stream = batches(practice, recipe.seed)
         for _ in range(done):
             next(stream)
         for step in track(range(done, steps), f"{recipe.name}: training"):
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, steps)
+            for optimizer, rate in zip(optimizers, rates, strict=True):
+                for group in optimizer.param_groups:
+                    group["lr"] = rate * schedule(step, steps)
             tokens, labels = (torch.from_numpy(array).to(device) for array in next(stream))
             loss = answer_loss(model, tokens, labels)
-            optimizer.zero_grad(set_to_none=True)
+            model.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
+            for optimizer in optimizers:
+                optimizer.step()
             losses.append(loss.item())
             if (step + 1) % SAVE_EVERY == 0:
-                resume.save(model, optimizer, step + 1)
+                resume.save(model, optimizers, step + 1)
             if step + 1 in recipe.checkpoints:
                 export(model, recipe, out / f"{recipe.name}-step-{step + 1}", step + 1)
     export(model, recipe, out / recipe.name, steps)

@@ -12,10 +12,6 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         "what is {a} plus {b} ?", "add {b} to {a} .", "{a} + {b} = ?",
         "find the sum of {a} and {b} .", "if you have {a} and get {b} more , how many is that ?",
     ),
-    "subtraction": (
-        "what is {a} minus {b} ?", "take {b} from {a} .", "{a} - {b} = ?",
-        "find the difference of {a} and {b} .", "if you have {a} and lose {b} , how many is that ?",
-    ),
     "remainder": (
         "what remains when {a} is divided by {m} ?", "{a} modulo {m} = ?",
         "share {a} among {m} and tell what is left .", "find the rest of {a} over {m} .",
@@ -25,7 +21,7 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         "tell the biggest number in {items} .", "of {items} , which one is highest ?",
     ),
     "sorting": (
-        "sort : {items} .", "put {items} in order .", 
+        "sort : {items} .", "put {items} in order .",
         "arrange the letters {items} from first to last .",
         "what is {items} in alphabetical order ?",
     ),
@@ -50,8 +46,9 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         "tell if this is true : {items} .",
     ),
     "recall": (
-        "given {items} , what is {x} ?", "{items} . tell {x} .", 
-        "find the value of {x} if {items} .", "look up {x} in {items} .", "what is {x} when {items} ?",
+        "given {items} , what is {x} ?", "{items} . tell {x} .",
+        "find the value of {x} if {items} .", "look up {x} in {items} .",
+        "what is {x} when {items} ?",
     ),
     "sequence": (
         "what comes next : {items} ?", "continue {items} .", "find the number after {items} .",
@@ -60,10 +57,6 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     "roman": (
         "what number is roman {items} ?", "read the numeral {items} .", "write {items} in digits .",
         "find the value of roman {items} .",
-    ),
-    "shift": (
-        "move {items} forward by {k} .", "shift the letters {items} by {k} places .",
-        "which letters are {k} after {items} ?", "go {k} steps on from {items} .",
     ),
     "most": (
         "{items} . who has most ?", "who is richest if {items} ?",
@@ -117,9 +110,9 @@ def put_into_words(family: str, problem: Problem, wording: int, rng: Random) -> 
     wording : int
         Which template of the family.
     rng : random.Random
-        Decides whether numbers are spelled out (in a quarter of the questions, each number with
-        an even chance) and whether an aside that has no bearing on the answer is put before or
-        after (two in five questions).
+        Decides whether numbers are spelled out (in three of twenty questions, each number
+        with an even chance) and whether an aside that has no bearing on the answer is put before or
+        after (three in ten questions).
 
     Returns
     -------
@@ -127,9 +120,9 @@ def put_into_words(family: str, problem: Problem, wording: int, rng: Random) -> 
         Lower-case text, tokens separated by spaces.
     """
     text = TEMPLATES[family][wording].format(**problem.slots)
-    if family != "parity" and rng.random() < 0.25:
+    if family != "parity" and rng.random() < 0.15:
         text = _spell_some(text, rng)
-    if rng.random() < 0.4:
+    if rng.random() < 0.3:
         aside = rng.choice(ASIDES).format(n=rng.randint(2, 99), c=rng.choice(LETTERS))
         text = f"{aside} {text}" if rng.random() < 0.5 else f"{text} {aside}"
     return text
