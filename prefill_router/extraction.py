@@ -145,6 +145,39 @@ def encode(
     return Encoding(states, chosen, poolings, lengths.astype(np.int64), n_truncated)
 
 
+def reference_states(
+    model,
+    tokenizer,
+    questions: Sequence[str],
+    like: Activations,
+    *,
+    max_tokens: int | None = None,
+    truncation: Truncation = "error",
+) -> np.ndarray:
+    """Read prompts the plain way, one at a time and unpadded: what `encode` must be equal to.
+
+    Parameters
+    ----------
+    model, tokenizer, questions, max_tokens, truncation
+        As for `encode`.
+    like : Activations
+        Whose layers and poolings are wanted.
+
+    Returns
+    -------
+    float32 ndarray of shape (n_layers, n_poolings, n, D)
+    """
+    max_tokens = max_tokens or token_limit(model, tokenizer)
+    ids, _ = tokenize(tokenizer, questions, max_tokens, truncation)
+    pools = {"last": lambda h: h[-1], "mean": lambda h: h.mean(axis=0)}
+    result = []
+    for tokens in ids:
+        hidden = _hidden_states(model, [tokens], pad_id(tokenizer))
+        states = [hidden[layer][0].float().cpu().numpy() for layer in like.layers]
+        result.append([[pools[name](h) for name in like.poolings] for h in states])
+    return np.moveaxis(np.array(result), 0, 2)
+
+
 @torch.inference_mode()
 def _hidden_states(model, ids: list[list[int]], padding: int) -> Sequence[Tensor]:
     """Return the L + 1 hidden states, each (B, T, D), of prompts padded on the right."""
