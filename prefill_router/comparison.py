@@ -156,7 +156,8 @@ def own_against_others(study: Study) -> list[Estimate]:
         others = [e for e in study.encoders if e not in (target, study.parameters.untrained)]
         if target not in study.encoders or not others:
             continue
-        inner = {e: study.layer_auc(e).query("target == @k")["auc"].max() for e in others}
+        tables = {e: study.layer_auc(e) for e in others}
+        inner = {e: t.loc[t["target"] == k, "auc"].max() for e, t in tables.items()}
         other = max(inner, key=inner.get)
         pair = [
             study.over_folds(predictions(study, LOGISTIC, [e]))[:, [k]] for e in (other, target)
@@ -196,12 +197,9 @@ def rank_correlations(study: Study, encoder: str) -> list[Estimate]:
     result = []
     for pooling, rows in both.groupby("pooling"):
         for probe in ("J", "J_pca", "d_eff", "anisotropy"):
-            by_target = np.array(
-                [
-                    np.mean([f[probe].corr(f["auc"], method="spearman") for _, f in t.groupby("fold")])
-                    for _, t in rows.groupby("target")
-                ]
-            )[:, None]
+            by_fold = rows.groupby(["target", "fold"])[[probe, "auc"]].corr("spearman")
+            by_target = by_fold.xs(probe, level=2)["auc"].groupby("target").mean().to_numpy()
+            by_target = by_target[~np.isnan(by_target), None]  # constant targets have no AUC
             found = intervals(by_target, None, None, 2000, study.parameters.seed)
             name = [(f"{encoder}, {pooling}", "")]
             result += rows_of(f"Spearman of {probe}", name, found, "train", rows.layer.nunique())
@@ -220,7 +218,7 @@ def auc_lost(study: Study, encoder: str) -> list[Estimate]:
     auc = study.layer_auc(encoder).groupby(place, as_index=False)["auc"].max()
     both = study.probes(encoder).merge(auc, on=place).query("not constant")
     result = []
-    for k, rows in both.groupby("target"):
+    for k, rows in both.dropna(subset=["J", "auc"]).groupby("target"):
         lost = [f["auc"].max() - f.loc[f["J"].idxmax(), "auc"] for _, f in rows.groupby("fold")]
         mean = float(np.mean(lost))
         row = Interval(mean, np.nan, np.nan)

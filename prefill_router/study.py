@@ -234,12 +234,13 @@ class Study:
         Chosen by cross-validated AUC; or, where the study's criterion is J, the layer and pooling
         by J and then the dimension by AUC.
         """
-        aucs = pd.concat([self.layer_auc(e).query("fold == @fold") for e in encoders])
+        aucs = pd.concat([self.layer_auc(encoder) for encoder in encoders])
+        aucs = aucs[aucs["fold"] == fold]
         if self.parameters.criterion == "auc":
             return choose(aucs)
         place = ["encoder", "layer", "pooling", "target"]
-        probes = pd.concat([self.probes(e).query("fold == @fold") for e in encoders])
-        merged = aucs.merge(probes[[*place, "J"]], on=place)
+        probes = pd.concat([self.probes(encoder) for encoder in encoders])
+        merged = aucs.merge(probes.loc[probes["fold"] == fold, [*place, "J"]], on=place)
         chosen = []
         for target, by_j in enumerate(choose(merged, "J")):
             here = merged["target"].eq(target)
