@@ -1,3 +1,3 @@
-"""Predict which language model will answer a query correctly from another model's prefill states."""
+"""Predict which language model will answer right, from another model's prefill states."""
 
 __version__ = "0.1.0"

@@ -114,6 +114,12 @@ def paragraph(*sentences: str) -> Display:
     return Display(f"<p>{escape(text)}</p>", _printable(text))
 
 
+def bullets(*sentences: str) -> Display:
+    """Return sentences to display as a list, escaped."""
+    items = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
+    return Display(f"<ul>{items}</ul>", "\n".join(f"- {_printable(s)}" for s in sentences))
+
+
 def query_cards(
     questions: Sequence[str],
     correct: np.ndarray,

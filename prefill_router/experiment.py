@@ -61,6 +61,7 @@ def run_experiment(values: Mapping[str, Any], name: str, source: str = "paramete
         computed until then stays, and a rerun goes on from there.
     """
     parameters = validate({"run_dir": f"runs/{name}", **values}, source)
+    prepare_kernels()
     study = Study(parameters)
     given = parameters.model_dump(mode="json")
     state = {"parameters": given, "code": code_fingerprint()}
@@ -79,6 +80,13 @@ def _times(run_dir: Path) -> dict[str, float]:
     return dict(read_json(path)["seconds"]) if path.exists() else {}
 
 
+def prepare_kernels() -> None:
+    """Let kernels find this package wherever it lies, and not ask for notebook widgets."""
+    search_path = [str(project_root()), os.environ.get("PYTHONPATH")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, search_path)))
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")
+
+
 def _execute(
     notebook: Path, run_dir: Path, given: dict, state: str, times: dict[str, float]
 ) -> None:
@@ -90,9 +98,6 @@ def _execute(
     out.parent.mkdir(parents=True, exist_ok=True)
     done.unlink(missing_ok=True)
     start = time.monotonic()
-    # A kernel that finds the package where this process found it, wherever it was started.
-    search_path = os.pathsep.join(filter(None, [str(project_root()), os.environ.get("PYTHONPATH")]))
-    os.environ["PYTHONPATH"] = search_path
     try:
         papermill.execute_notebook(
             notebook, out, parameters=given, kernel_name="python3", cwd=notebook.parent,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -90,9 +91,14 @@ class Parameters(BaseModel):
     def cell(cls) -> str:
         """Return the source of a notebook's `parameters` cell: typed, commented defaults."""
         return "\n".join(
-            f"{name}: {type(field.default).__name__} = {field.default!r}  # {field.description}"
+            f"{name}: {type(field.default).__name__} = {_literal(field.default)}"
+            f"  # {field.description}"
             for name, field in cls.model_fields.items()
         )
+
+
+def _literal(value: Any) -> str:
+    return str(value) if isinstance(value, bool) else json.dumps(value)
 
 
 def validate(values: Mapping[str, Any], source: str = "parameters") -> Parameters:

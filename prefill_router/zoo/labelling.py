@@ -84,7 +84,7 @@ def n_parameters(name: str) -> int:
     from safetensors import safe_open
 
     with safe_open(resolve(name).location / "model.safetensors", "numpy") as weights:
-        return sum(int(np.prod(weights.get_slice(key).get_shape())) for key in weights.keys())
+        return sum(int(np.prod(weights.get_slice(key).get_shape())) for key in weights.offset_keys())
 
 
 def write_prices() -> None:

@@ -113,7 +113,7 @@ class Resume:
             return 0
         with safe_open(self.path, "pt") as stored:
             step = int(stored.metadata()["step"])
-            tensors = {name: stored.get_tensor(name) for name in stored.keys()}
+            tensors = {name: stored.get_tensor(name) for name in stored.offset_keys()}
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 parameter.copy_(tensors[f"model/{name}"])
