@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from safetensors import safe_open
 
 from prefill_router import zoo
 from prefill_router.collect import Decoding, collect, collect_labels, exact_match
@@ -81,10 +82,9 @@ def agreement_with_fresh_answers(labels: Labels, n: int, seed: int, device: str)
 
 def n_parameters(name: str) -> int:
     """Return how many weights a model of the zoo has."""
-    from safetensors import safe_open
-
     with safe_open(resolve(name).location / "model.safetensors", "numpy") as weights:
-        return sum(int(np.prod(weights.get_slice(key).get_shape())) for key in weights.offset_keys())
+        shapes = [weights.get_slice(key).get_shape() for key in weights.offset_keys()]
+    return sum(int(np.prod(shape)) for shape in shapes)
 
 
 def write_prices() -> None:
