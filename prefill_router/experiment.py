@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import platform
 import time
@@ -13,6 +14,7 @@ from typing import Any
 import nbformat
 import papermill
 
+from prefill_router.book import headline
 from prefill_router.errors import InputError
 from prefill_router.expectations import accept
 from prefill_router.parameters import validate
@@ -140,12 +142,12 @@ def _manifest(study: Study, times: dict[str, float]) -> dict[str, Any]:
 
 
 def refresh_notebooks() -> list[Path]:
-    """Run the chain on the defaults, and commit-ready copies of its notebooks and numbers.
+    """Run the chain on the defaults, and make its notebooks, numbers and figure the committed ones.
 
     Returns
     -------
     list of pathlib.Path
-        The files written: the notebooks and the expectations.
+        The files written: notebooks, expectations, and the figure that README and book show.
     """
     first = run_experiment({}, "refresh")
     expected = accept(Study(validate({"run_dir": str(first)})))
@@ -163,4 +165,7 @@ def refresh_notebooks() -> list[Path]:
             nbformat.write(book, temporary)
         clean(notebook)
         written.append(notebook)
-    return [*written, expected]
+    figure = project_root() / "book" / "_static" / "headline.png"
+    with atomic_write(figure) as temporary:
+        temporary.write_bytes(base64.b64decode(headline(notebooks()[-1])["headline_figure"]))
+    return [*written, expected, figure]

@@ -39,9 +39,7 @@ def test_numbers_are_held_to_committed_expectations(path):
 @pytest.fixture
 def copy(tmp_path) -> Path:
     """A copy of the project that a test may spoil."""
-    ignored = shutil.ignore_patterns(
-        ".*", "runs", "_build", "book", "__pycache__", "benchmarks"
-    )
+    ignored = shutil.ignore_patterns(".*", "runs", "_build", "book", "__pycache__", "benchmarks")
     shutil.copytree(project_root(), tmp_path / "project", ignore=ignored)
     return tmp_path / "project"
 
