@@ -122,6 +122,8 @@ def clean(path: Path) -> None:
     for cell in book.cells:
         cell.metadata.pop("papermill", None)
         cell.metadata.pop("execution", None)
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            cell.metadata["tags"] = ["injected-parameters", "hide-input"]
     nbformat.write(book, path)
 
 

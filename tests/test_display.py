@@ -140,3 +140,11 @@ def test_query_cards_tell_each_answer_its_probability_and_the_choice():
         *["<script>", "right (0.90)", "wrong (0.12)", "small: right"],
         *["2 + 2", "not asked (0.30)", "right (0.70)", "large: right"],
     ]
+
+
+def test_bullets_are_a_list_of_escaped_sentences():
+    shown = display.bullets("<b>one</b>", "two $$")
+    assert shown.html.count("<li>") == 2
+    assert "<b>" not in shown.html
+    assert "$$" not in shown.html
+    assert repr(shown) == "- <b>one</b>\n- two $$"
