@@ -114,7 +114,7 @@ def parity(level: int, rng: Random) -> Problem:
 
 
 def brackets(level: int, rng: Random) -> Problem:
-    """Whether brackets of two kinds balance; the working tracks the depth."""
+    """Whether brackets of two kinds balance; the working only repeats the row."""
     text, stack = [], []
     for position in range(2 * level + 2):
         if stack and (len(stack) >= 2 * level + 2 - position or rng.random() < 0.5):
@@ -124,14 +124,15 @@ def brackets(level: int, rng: Random) -> Problem:
             text.append(stack[-1])
     if rng.random() < 0.5:
         text[rng.randrange(len(text))] = rng.choice("([)]")
-    stack, depth = [], []
+    stack, balanced = [], True
     for symbol in text:
         if symbol in "([":
             stack.append(symbol)
         elif not stack or stack.pop() + symbol not in ("()", "[]"):
-            return Problem({"items": " ".join(text)}, "no", " ".join([*depth, "bad"]))
-        depth.append(str(len(stack)))
-    return Problem({"items": " ".join(text)}, "no" if stack else "yes", " ".join(depth))
+            balanced = False
+            break
+    row = " ".join(text)
+    return Problem({"items": row}, "yes" if balanced and not stack else "no", row)
 
 
 def boolean(level: int, rng: Random) -> Problem:
