@@ -6,10 +6,19 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from prefill_router.errors import InputError, did_you_mean
 from prefill_router.storage import fingerprint
@@ -27,10 +36,12 @@ class Parameters(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    labels: str = Field("zoo", description="label table: zoo, a file, directory or hub:OWNER/NAME")
+    labels: str = Field(
+        "zoo", min_length=1, description="label table: zoo, a file, directory or hub:OWNER/NAME"
+    )
     prices: str = Field("zoo", description="price table: zoo, a CSV file, or empty for no costs")
     targets: list[str] = Field([], description="targets to route between; empty for all")
-    encoder: str = Field("zoo/reader-l", description="encoder that the router reads")
+    encoder: str = Field("zoo/reader-l", min_length=1, description="encoder that the router reads")
     encoders: list[str] = Field(
         [*READERS, "zoo/reader-l-untrained", *(f"zoo/{name}" for name in ZOO_TARGETS)],
         description="encoders compared; one named like a target is that target's own",
@@ -39,13 +50,19 @@ class Parameters(BaseModel):
         "zoo/reader-l-untrained", description="encoder with random weights, a control; or empty"
     )
     embedding: str = Field(
-        "lsa", description="semantic baseline: lsa (of TF-IDF) or an encoder (its last layer)"
+        "lsa",
+        min_length=1,
+        description="semantic baseline: lsa (of TF-IDF) or an encoder (its last layer)",
     )
-    layers: Literal["all", "upper"] | list[int] = Field(
+    layers: Literal["all", "upper"] | Annotated[list[NonNegativeInt], Field(min_length=1)] = Field(
         "all", description="layers read: all, upper (half), or a list for encoder; 0: embedding"
     )
-    poolings: list[str] = Field(["last", "mean"], description="how states are pooled over tokens")
-    dimensions: list[int] = Field([16, 32, 64, 128], description="PCA dimensions tried")
+    poolings: list[Literal["last", "mean"]] = Field(
+        ["last", "mean"], min_length=1, description="how states are pooled over tokens"
+    )
+    dimensions: list[PositiveInt] = Field(
+        [16, 32, 64, 128], min_length=1, description="PCA dimensions tried"
+    )
     criterion: Literal["auc", "J"] = Field("auc", description="what chooses a target's layer")
     max_tokens: int = Field(0, ge=0, description="longest prompt; 0 for the encoder's own limit")
     truncation: Literal["error", "left", "right"] = Field(
@@ -57,29 +74,44 @@ class Parameters(BaseModel):
     )
     inner_folds: int = Field(3, ge=2, description="folds, within training rows, that choose layers")
     n_seeds: int = Field(10, ge=1, description="SharedTrunkNets trained")
-    keep: int = Field(5, ge=1, description="SharedTrunkNets kept, by inner validation loss")
+    keep: int = Field(
+        5, ge=1, validate_default=True, description="SharedTrunkNets kept, by inner validation loss"
+    )
     n_resamples: int = Field(2000, ge=100, description="bootstrap resamples of query groups")
     fresh_labels: bool = Field(False, description="ask the zoo's targets everything again")
     device: str = Field("cpu", description="torch device of the encoders, or auto")
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="precision in which encoders compute"
     )
-    seed: int = Field(0, ge=0, description="seed of splits, training and resampling")
+    seed: int = Field(0, ge=0, lt=2**32, description="seed of splits, training and resampling")
     run_dir: str = Field("", description="where results go; empty: runs/ and a hash of the above")
 
     @field_validator("targets", "encoders", "poolings", "dimensions", "layers", mode="before")
     @classmethod
     def _accept_text(cls, value: Any) -> Any:
+        if type(value) is int:
+            return [value]
         if not isinstance(value, str) or value in ("all", "upper"):
             return value
-        parsed = yaml.safe_load(value) if value.strip().startswith("[") else value.split(",")
-        return [item.strip() if isinstance(item, str) else item for item in parsed]
+        if not value.strip().startswith("["):
+            return [item.strip() for item in value.split(",") if item.strip()]
+        try:
+            return yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ValueError("not a list: write '[a, b]' or 'a, b'") from None
 
     @field_validator("targets", "encoders", "poolings", "dimensions")
     @classmethod
     def _no_repeats(cls, value: list) -> list:
         if len(set(value)) < len(value):
             raise ValueError(f"{value} names something twice")
+        return value
+
+    @field_validator("keep")
+    @classmethod
+    def _no_more_than_trained(cls, value: int, others: ValidationInfo) -> int:
+        if value > others.data.get("n_seeds", value):
+            raise ValueError(f"no more than n_seeds ({others.data['n_seeds']}) can be kept")
         return value
 
     @property
@@ -117,7 +149,7 @@ def validate(values: Mapping[str, Any], source: str = "parameters") -> Parameter
         If a name is unknown or a value cannot be used; names each one.
     """
     try:
-        return Parameters(**values)
+        return Parameters.model_validate(dict(values))
     except ValidationError as error:
         complaints = []
         for item in error.errors():
@@ -171,7 +203,7 @@ def read_experiment(path: str | Path) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist, bytes
         raise InputError(f"{path} is not plain YAML: {error}") from None
     if values is None:
         return {}
