@@ -109,6 +109,11 @@ def _main(study: Study) -> list[str]:
     return [study.parameters.encoder]
 
 
+def _embedding(study: Study) -> list[str]:
+    embedding = study.parameters.embedding
+    return [] if embedding == "lsa" else [embedding]
+
+
 ROUTERS = {
     PRIMARY: Router(lambda it: it.trunk(), _main),
     PAIRED: Router(lambda it: it.trunk(), lambda study: study.trained_encoders),
@@ -126,13 +131,15 @@ ROUTERS = {
         )
     ),
     NEIGHBOURS: Router(
-        lambda it: it.tuned(it.embedding(), [NearestNeighbours(k) for k in (5, 10, 20, 50, 100)])
+        lambda it: it.tuned(it.embedding(), [NearestNeighbours(k) for k in (5, 10, 20, 50, 100)]),
+        _embedding,
     ),
     CLUSTERS: Router(
         lambda it: it.tuned(
             it.embedding(),
             [Clusters(n, random_state=it.study.parameters.seed) for n in (8, 16, 32, 64)],
-        )
+        ),
+        _embedding,
     ),
     BENCHMARK: Router(lambda it: it.tuned(it.study.labels.benchmark, [BenchmarkAware()])),
     LENGTH: Router(lambda it: it.tuned(it.lengths(), [LengthOnly()])),
