@@ -62,6 +62,9 @@ class Study:
     @classmethod
     def from_namespace(cls, namespace: Mapping[str, Any]) -> Study:
         """Return the study of a notebook, from its ``globals()`` after the `parameters` cell."""
+        if any(isinstance(value, cls) for value in namespace.values()):
+            # Run again in one kernel: later cells have left names that are no parameters.
+            namespace = {n: v for n, v in namespace.items() if n in Parameters.model_fields}
         return cls(from_namespace(namespace))
 
     def _claim_run_dir(self) -> None:
