@@ -77,7 +77,7 @@ def _name_and_value(text: str) -> tuple[str, object]:
         raise InputError(f"-p {text}: write name=value.")
     try:
         return name.strip(), yaml.safe_load(value) if value else ""
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
         raise InputError(f"-p {text}: {error}") from None
 
 
@@ -107,7 +107,7 @@ def collect(
         list[str], typer.Option("--target", "-t", help="A model: zoo/NAME, a directory, a hub id.")
     ],
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 64,
-    batch_size: Annotated[int, typer.Option(help="Prompts at a time.")] = 256,
+    batch_size: Annotated[int, typer.Option(min=1, help="Prompts at a time.")] = 256,
     device: Device = "cpu",
 ) -> None:
     """Let local models answer questions, grade them, and write the label table.
@@ -154,9 +154,10 @@ def train(
     from prefill_router.zoo.training import train as train_model
 
     with _plain_errors():
-        for name in names or RECIPES:
+        for name in names or ():  # all, before hours go into the first
             if name not in RECIPES:
                 raise InputError(f"There is no recipe {name!r}.{did_you_mean(name, RECIPES)}")
+        for name in names or RECIPES:
             target = out or ZOO
             losses = train_model(RECIPES[name], target, Path(".cache") / "zoo", device)
             final = f", last loss {losses[-1]:.3f}" if losses else ""
