@@ -13,10 +13,11 @@ from typing import Any
 
 import nbformat
 import papermill
+from nbclient.exceptions import DeadKernelError
 
 from prefill_router.book import headline
 from prefill_router.errors import InputError
-from prefill_router.expectations import accept
+from prefill_router.expectations import EXPECTED, accept
 from prefill_router.parameters import validate
 from prefill_router.progress import track
 from prefill_router.project import project_root
@@ -66,20 +67,14 @@ def run_experiment(values: Mapping[str, Any], name: str, source: str = "paramete
     prepare_kernels()
     study = Study(parameters)
     given = parameters.model_dump(mode="json")
-    state = {"parameters": given, "code": code_fingerprint()}
-    times = _times(study.run_dir)
+    state = {"parameters": given, "code": code_fingerprint(), "shown": _shown()}
     for notebook in track(notebooks(), f"running {name}"):
         state["notebooks"] = [*state.get("notebooks", []), file_hash(notebook)]
-        _execute(notebook, study.run_dir, given, fingerprint(state), times)
+        _execute(notebook, study.run_dir, given, fingerprint(state))
     rows = [row for path in sorted(study.run_dir.glob("metrics/*.json")) for row in read_json(path)]
     write_json(study.run_dir / "metrics.json", rows)
-    write_json(study.run_dir / "manifest.json", _manifest(study, times))
+    write_json(study.run_dir / "manifest.json", _manifest(study))
     return study.run_dir
-
-
-def _times(run_dir: Path) -> dict[str, float]:
-    path = run_dir / "manifest.json"
-    return dict(read_json(path)["seconds"]) if path.exists() else {}
 
 
 def prepare_kernels() -> None:
@@ -89,13 +84,18 @@ def prepare_kernels() -> None:
     os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")
 
 
-def _execute(
-    notebook: Path, run_dir: Path, given: dict, state: str, times: dict[str, float]
-) -> None:
+def _shown() -> list[str]:
+    """Return hashes of what computes nothing but decides what a notebook shows."""
+    package = Path(__file__).parent
+    shown = [package / name for name in ("expectations.py", "plotting.py", "report.py")]
+    return [file_hash(path) for path in [*shown, project_root() / EXPECTED] if path.exists()]
+
+
+def _execute(notebook: Path, run_dir: Path, given: dict, state: str) -> None:
     """Execute one notebook unless its result of the same state is there."""
     out = run_dir / "notebooks" / notebook.name
-    done = out.with_suffix(".done")
-    if out.exists() and done.exists() and done.read_text() == state:
+    done = out.with_suffix(".json")
+    if out.exists() and done.exists() and read_json(done)["state"] == state:
         return
     out.parent.mkdir(parents=True, exist_ok=True)
     done.unlink(missing_ok=True)
@@ -110,9 +110,13 @@ def _execute(
             f"{notebook.name} failed: {error.ename}: {error.evalue} (cell {error.exec_count}; see "
             f"{out}). Mend the cause and run again: what was computed is kept."
         ) from None
-    times[notebook.stem] = round(time.monotonic() - start, 1)
+    except DeadKernelError:
+        raise InputError(
+            f"{notebook.name}: its kernel died, most often for want of memory. Run again, with "
+            "fewer queries (n_queries) or layers if it dies again: what was computed is kept."
+        ) from None
     clean(out)
-    done.write_text(state)
+    write_json(done, {"state": state, "seconds": round(time.monotonic() - start, 1)})
 
 
 def clean(path: Path) -> None:
@@ -124,10 +128,11 @@ def clean(path: Path) -> None:
         cell.metadata.pop("execution", None)
         if "injected-parameters" in cell.metadata.get("tags", []):
             cell.metadata["tags"] = ["injected-parameters", "hide-input"]
+            cell.id = "injected-parameters"  # papermill's is drawn at random
     nbformat.write(book, path)
 
 
-def _manifest(study: Study, times: dict[str, float]) -> dict[str, Any]:
+def _manifest(study: Study) -> dict[str, Any]:
     artifacts = sorted(path.name for path in study.store.root.glob("*-*") if path.is_dir())
     outputs = sorted((study.run_dir / "notebooks").glob("*.ipynb"))
     return {
@@ -139,7 +144,7 @@ def _manifest(study: Study, times: dict[str, float]) -> dict[str, Any]:
         "artifacts": artifacts,
         "notebooks": {path.name: file_hash(path) for path in outputs},
         "metrics": file_hash(study.run_dir / "metrics.json"),
-        "seconds": times,
+        "seconds": {path.stem: read_json(path.with_suffix(".json"))["seconds"] for path in outputs},
     }
 
 

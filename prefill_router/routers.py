@@ -84,7 +84,8 @@ class Fitting:
         p, texts = self.study.parameters, self.study.labels.question
         if p.embedding != "lsa":
             activations = self.study.activations(p.embedding)
-            return normalize(activations.states(activations.layers[-1], "mean"))
+            pooling = "mean" if "mean" in activations.poolings else activations.poolings[0]
+            return normalize(activations.states(activations.layers[-1], pooling))
         train = self.study.splits[self.fold].train
         words = TfidfVectorizer(sublinear_tf=True, token_pattern=r"\S+").fit(texts[train])
         counts = words.transform(texts)
