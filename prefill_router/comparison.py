@@ -200,7 +200,9 @@ def rank_correlations(study: Study, encoder: str) -> list[Estimate]:
             by_fold = rows.groupby(["target", "fold"])[[probe, "auc"]].corr("spearman")
             by_target = by_fold.xs(probe, level=2)["auc"].groupby("target").mean().to_numpy()
             by_target = by_target[~np.isnan(by_target), None]  # constant targets have no AUC
-            found = intervals(by_target, None, None, 2000, study.parameters.seed)
+            found = [Interval(np.nan, np.nan, np.nan)]  # one layer has no rank
+            if len(by_target):
+                found = intervals(by_target, None, None, 2000, study.parameters.seed)
             name = [(f"{encoder}, {pooling}", "")]
             result += rows_of(f"Spearman of {probe}", name, found, "train", rows.layer.nunique())
     return result
@@ -212,17 +214,17 @@ def auc_lost(study: Study, encoder: str) -> list[Estimate]:
     Returns
     -------
     list of Estimate
-        One a target, over folds; without an interval.
+        One a target, over folds; without an interval, and NaN for a constant target.
     """
     place = ["fold", "target", "pooling", "layer"]
     auc = study.layer_auc(encoder).groupby(place, as_index=False)["auc"].max()
     both = study.probes(encoder).merge(auc, on=place).query("not constant")
     result = []
-    for k, rows in both.dropna(subset=["J", "auc"]).groupby("target"):
+    for k, target in enumerate(study.labels.targets):
+        rows = both[both["target"] == k].dropna(subset=["J", "auc"])
         lost = [f["auc"].max() - f.loc[f["J"].idxmax(), "auc"] for _, f in rows.groupby("fold")]
-        mean = float(np.mean(lost))
-        row = Interval(mean, np.nan, np.nan)
-        name = [(encoder, study.labels.targets[k])]
+        row = Interval(float(np.mean(lost)) if lost else np.nan, np.nan, np.nan)
+        name = [(encoder, target)]
         result += rows_of("AUC lost by choosing with J", name, [row], "train", len(rows))
     return result
 
