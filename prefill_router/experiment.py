@@ -134,7 +134,7 @@ def clean(path: Path) -> None:
 
 def _manifest(study: Study) -> dict[str, Any]:
     artifacts = sorted(path.name for path in study.store.root.glob("*-*") if path.is_dir())
-    outputs = sorted((study.run_dir / "notebooks").glob("*.ipynb"))
+    outputs = [study.run_dir / "notebooks" / path.name for path in notebooks()]
     return {
         "parameters": study.parameters.model_dump(mode="json"),
         "code": code_fingerprint(),
