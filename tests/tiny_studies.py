@@ -1,0 +1,71 @@
+"""Label tables that a random encoder can half predict, and studies of them, for tests."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import tiny_models
+
+from prefill_router.parameters import validate
+from prefill_router.study import Study
+
+TARGETS = ["early", "late", "noisy", "perfect"]
+PRICES = {"early": (1.0, 4.0), "late": (0.5, 2.0), "noisy": (0.2, 0.4), "perfect": (40.0, 90.0)}
+
+
+def label_table(n=240, targets=TARGETS[:3], seed=0):
+    """Return a long table: `early` and `late` know half of the words each, `noisy` guesses."""
+    rng = np.random.default_rng(seed)
+    words = [rng.integers(0, 20, size=rng.integers(2, 10)) for _ in range(n)]
+    share = np.array([np.mean(word < 10) for word in words])
+    right = {
+        "early": share + rng.normal(0, 0.1, n) > 0.45,
+        "late": share + rng.normal(0, 0.1, n) < 0.5,
+        "noisy": rng.random(n) < 0.45,
+        "perfect": np.ones(n, dtype=bool),
+    }
+    tables = [
+        pd.DataFrame(
+            {
+                "query_id": [f"q{i}" for i in range(n)],
+                "question": [" ".join(f"w{w}" for w in word) for word in words],
+                "benchmark": np.where(rng.random(n) < 0.5, "red", "blue"),
+                "model": target,
+                "is_correct": right[target].astype(int),
+                "output_tokens": rng.integers(1, 60, n),
+                "group": [f"g{i // 2}" for i in range(n)],
+            }
+        )
+        for target in targets
+    ]
+    for table in tables[1:]:
+        table["benchmark"] = tables[0]["benchmark"]
+    return pd.concat(tables, ignore_index=True)
+
+
+def world(directory: Path, table=None) -> dict:
+    """Write labels, prices and encoders, and return the parameters of a quick study of them."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (label_table() if table is None else table).to_csv(directory / "labels.csv", index=False)
+    prices = [(name, *price) for name, price in PRICES.items()]
+    columns = ["model", "usd_per_m_input", "usd_per_m_output"]
+    pd.DataFrame(prices, columns=columns).to_csv(directory / "prices.csv", index=False)
+    for seed, name in enumerate(("main", "other", "control")):
+        if not (directory / name).exists():
+            tiny_models.save(directory / name, seed=seed)
+    return {
+        "labels": str(directory / "labels.csv"),
+        "prices": str(directory / "prices.csv"),
+        "encoder": str(directory / "main"),
+        "encoders": [str(directory / "other")],
+        "untrained": str(directory / "control"),
+        "dimensions": [2, 6],
+        "n_seeds": 2,
+        "keep": 2,
+        "n_resamples": 100,
+        "run_dir": str(directory / "run"),
+    }
+
+
+def study(directory: Path, table=None, **values) -> Study:
+    return Study(validate({**world(directory, table), **values}))
