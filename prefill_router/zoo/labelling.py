@@ -12,10 +12,11 @@ from prefill_router import zoo
 from prefill_router.collect import Decoding, collect, collect_labels, exact_match
 from prefill_router.labels import Labels
 from prefill_router.models import resolve, weights_hash
-from prefill_router.storage import Store, file_hash, fingerprint, write_json
+from prefill_router.storage import Store, file_hash, fingerprint, read_json, write_json
 from prefill_router.tables import write_table
-from prefill_router.zoo.recipes import TARGETS
-from prefill_router.zoo.skills import benchmark
+from prefill_router.zoo.cards import write_card
+from prefill_router.zoo.recipes import RECIPES, TARGETS
+from prefill_router.zoo.skills import PER_CELL, benchmark
 
 DECODING = Decoding(max_new_tokens=96)
 USD_PER_MILLION_TOKENS_AND_PARAMETERS = 0.1
@@ -95,8 +96,8 @@ def write_prices() -> None:
         rows.append(
             {
                 "model": name,
-                "usd_per_m_input": round(price, 6),
-                "usd_per_m_output": round(price, 6),
+                "usd_per_m_input": round(price, 7),
+                "usd_per_m_output": round(price, 7),
                 "as_of": "2026-11",
                 "status": "constant times parameters",
             }
@@ -104,11 +105,26 @@ def write_prices() -> None:
     write_table(pd.DataFrame(rows), zoo.PRICES)
 
 
+def write_scores(table: pd.DataFrame) -> None:
+    """Write the targets' model cards, with what each scores in a long label table."""
+    for name in TARGETS:
+        directory = resolve(f"zoo/{name}").location
+        by_split = table[table["model"] == f"zoo/{name}"].groupby("split")
+        scores = by_split.agg(
+            n=("is_correct", "size"),
+            accuracy=("is_correct", "mean"),
+            output_tokens=("output_tokens", "mean"),
+        )
+        step = read_json(directory / "recipe.json")["step"]
+        write_card(directory, RECIPES[name], step, scores.loc[list(PER_CELL)])
+
+
 def write_default_labels(store: Store, device: str = "cpu") -> None:
-    """Make the committed label table, its manifest and the price table anew."""
-    path = fresh_labels(store, device)
-    write_table(pd.read_parquet(path), zoo.LABELS)
+    """Make the committed label table, its manifest, the price table and the targets' cards anew."""
+    table = pd.read_parquet(fresh_labels(store, device))
+    write_table(table, zoo.LABELS)
     write_prices()
+    write_scores(table)
     manifest = {
         "labels": file_hash(zoo.LABELS),
         "weights": {name: weights_hash(resolve(name)) for name in target_names()},

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from prefill_router.progress import track
 from prefill_router.storage import atomic_write, write_json
+from prefill_router.zoo.cards import write_card
 from prefill_router.zoo.muon import Muon
 from prefill_router.zoo.practice import IGNORED, batches, build_practice
 from prefill_router.zoo.recipes import Recipe
@@ -76,7 +77,7 @@ def build_model(recipe: Recipe) -> PreTrainedModel:
 
 
 def export(model: PreTrainedModel, recipe: Recipe, directory: Path, step: int) -> None:
-    """Write a model in the hub's layout, with half-precision weights."""
+    """Write a model in the hub's layout, with half-precision weights and its card."""
     tokenizer = build_tokenizer()
     limit = 96 if recipe.thinks else 16
     copy = AutoModelForCausalLM.from_config(recipe.config())
@@ -87,6 +88,7 @@ def export(model: PreTrainedModel, recipe: Recipe, directory: Path, step: int) -
     copy.half().save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     write_json(directory / "recipe.json", {**vars(recipe), "step": step})
+    write_card(directory, recipe, step)
 
 
 class Resume:
