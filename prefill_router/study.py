@@ -140,7 +140,7 @@ class Study:
     @cached_property
     def best_single(self) -> list[int]:
         """The most accurate target on the training rows of each split."""
-        accuracies = [np.nanmean(self.labels.correct[s.train], axis=0) for s in self.splits]
+        accuracies = [self.labels.take(s.train).summary()["accuracy"] for s in self.splits]
         return [int(np.nanargmax(accuracy)) for accuracy in accuracies]
 
     # -- states ------------------------------------------------------------------------------
