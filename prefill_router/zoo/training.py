@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -13,10 +14,10 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from prefill_router.progress import track
-from prefill_router.storage import atomic_write, write_json
+from prefill_router.storage import atomic_write, fingerprint, write_json
 from prefill_router.zoo.cards import write_card
 from prefill_router.zoo.muon import Muon
-from prefill_router.zoo.practice import IGNORED, batches, build_practice
+from prefill_router.zoo.practice import IGNORED, Practice, batches, build_practice
 from prefill_router.zoo.recipes import Recipe
 from prefill_router.zoo.vocabulary import build_tokenizer
 
@@ -72,8 +73,9 @@ def build_optimizers(model: PreTrainedModel) -> list[torch.optim.Optimizer]:
 
 def build_model(recipe: Recipe) -> PreTrainedModel:
     """Return the model with its seeded random initial weights."""
-    torch.manual_seed(recipe.seed)
-    return AutoModelForCausalLM.from_config(recipe.config(), attn_implementation="sdpa")
+    with torch.random.fork_rng():
+        torch.manual_seed(recipe.seed)
+        return AutoModelForCausalLM.from_config(recipe.config(), attn_implementation="sdpa")
 
 
 def export(model: PreTrainedModel, recipe: Recipe, directory: Path, step: int) -> None:
@@ -92,10 +94,19 @@ def export(model: PreTrainedModel, recipe: Recipe, directory: Path, step: int) -
 
 
 class Resume:
-    """The state of a training run on disk, so that a stopped run goes on where it was."""
+    """The state of a training run on disk, so that a stopped run goes on where it was.
 
-    def __init__(self, path: Path):
-        self.path = path
+    Parameters
+    ----------
+    directory : pathlib.Path
+        Where the state is kept until the run is finished.
+    recipe, steps, practice
+        What the run is made from: the state of another one is left alone.
+    """
+
+    def __init__(self, directory: Path, recipe: Recipe, steps: int, practice: Practice):
+        made_from = vars(recipe), steps, np.concatenate(practice.tokens), practice.prompt_lengths
+        self.path = directory / f"{recipe.name}-{fingerprint(*made_from)}.safetensors"
 
     def save(
         self, model: PreTrainedModel, optimizers: list[torch.optim.Optimizer], step: int
@@ -128,6 +139,10 @@ class Resume:
             optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
         return step
 
+    def forget(self) -> None:
+        """Delete the state of a run that is finished, so that the next one starts anew."""
+        self.path.unlink(missing_ok=True)
+
 
 def train(recipe: Recipe, out: Path, work: Path, device: str = "cpu", steps: int | None = None,
           pool: int | None = None) -> list[float]:  # fmt: skip
@@ -157,9 +172,9 @@ def train(recipe: Recipe, out: Path, work: Path, device: str = "cpu", steps: int
     if steps:
         optimizers = build_optimizers(model)
         rates = [optimizer.defaults["lr"] for optimizer in optimizers]
-        resume = Resume(work / f"{recipe.name}.safetensors")
-        done = resume.load(model, optimizers)
         practice = build_practice(recipe, build_tokenizer(), **({"n": pool} if pool else {}))
+        resume = Resume(work, recipe, steps, practice)
+        done = resume.load(model, optimizers)
         stream = batches(practice, recipe.seed)
         for _ in range(done):
             next(stream)
@@ -175,9 +190,11 @@ def train(recipe: Recipe, out: Path, work: Path, device: str = "cpu", steps: int
             for optimizer in optimizers:
                 optimizer.step()
             losses.append(loss.item())
-            if (step + 1) % SAVE_EVERY == 0:
-                resume.save(model, optimizers, step + 1)
             if step + 1 in recipe.checkpoints:
                 export(model, recipe, out / f"{recipe.name}-step-{step + 1}", step + 1)
+            if (step + 1) % SAVE_EVERY == 0:
+                resume.save(model, optimizers, step + 1)
     export(model, recipe, out / recipe.name, steps)
+    if steps:
+        resume.forget()
     return losses
