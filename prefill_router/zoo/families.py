@@ -148,7 +148,7 @@ def boolean(level: int, rng: Random) -> Problem:
 
 
 def recall(level: int, rng: Random) -> Problem:
-    """Look up one of several key-value pairs; the working repeats the pairs up to it."""
+    """Look up one of several key-value pairs; the working repeats the pair."""
     keys = _letters(rng, level + 1)
     values = rng.sample(range(10, 100), level + 1)
     asked = rng.randrange(len(keys))
