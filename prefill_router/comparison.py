@@ -143,27 +143,30 @@ def encoder_matrix(study: Study) -> tuple[pd.DataFrame, list[Estimate]]:
 def own_against_others(study: Study) -> list[Estimate]:
     """Compare a target's own states with those of the best other encoder, for every such target.
 
-    The other encoder is chosen by cross-validated AUC on training rows; the untrained control is
-    not among them. Empty where no target is among the encoders.
+    The other encoder is chosen, in each fold, by cross-validated AUC on training rows; the
+    untrained control is not among them. Empty where no target is among the encoders.
 
     Returns
     -------
     list of Estimate
-        AUC of the other's minus AUC of its own on test queries, paired; `router` names the other.
+        AUC of the other's minus AUC of its own on test queries, paired.
     """
     result = []
     for k, target in enumerate(study.labels.targets):
         others = [e for e in study.encoders if e not in (target, study.parameters.untrained)]
         if target not in study.encoders or not others:
             continue
-        tables = {e: study.layer_auc(e) for e in others}
-        inner = {e: t.loc[t["target"] == k, "auc"].max() for e, t in tables.items()}
-        other = max(inner, key=inner.get)
-        pair = [
-            study.over_folds(predictions(study, LOGISTIC, [e]))[:, [k]] for e in (other, target)
-        ]
+        chosen = []
+        for fold in range(len(study.splits)):
+            tables = {e: study.layer_auc(e) for e in others}
+            inner = {
+                e: t.loc[(t["target"] == k) & (t["fold"] == fold), "auc"].max()
+                for e, t in tables.items()
+            }
+            chosen.append(predictions(study, LOGISTIC, [max(inner, key=inner.get)])[fold])
+        own = predictions(study, LOGISTIC, [target])
         difference = evaluate_probabilities(
-            {"other": pair[0], "own": pair[1]},
+            {"other": study.over_folds(chosen)[:, [k]], "own": study.over_folds(own)[:, [k]]},
             test_labels(study)[:, [k]],
             study.labels.group[study.test_rows],
             targets=[target],
@@ -173,8 +176,8 @@ def own_against_others(study: Study) -> list[Estimate]:
         )
         row = next(row for row in difference if row.metric == "AUC difference")
         result.append(
-            Estimate("AUC difference, other - own", other, target, row.split, row.estimate,
-                     row.lower, row.upper, row.n)
+            Estimate("AUC difference", "best other encoder - own", target, row.split,
+                     row.estimate, row.lower, row.upper, row.n)
         )  # fmt: skip
     return result
 
@@ -206,6 +209,13 @@ def rank_correlations(study: Study, encoder: str) -> list[Estimate]:
             name = [(f"{encoder}, {pooling}", "")]
             result += rows_of(f"Spearman of {probe}", name, found, "train", rows.layer.nunique())
     return result
+
+
+def n_peaks(values: Sequence[float]) -> int:
+    """Count the local maxima of a profile, its ends included; a plateau is one."""
+    kept = [v for i, v in enumerate(values) if i == 0 or v != values[i - 1]]
+    padded = [-np.inf, *kept, -np.inf]
+    return sum(a < b > c for a, b, c in zip(padded, padded[1:], padded[2:], strict=False))
 
 
 def auc_lost(study: Study, encoder: str) -> list[Estimate]:

@@ -67,7 +67,13 @@ def run_experiment(values: Mapping[str, Any], name: str, source: str = "paramete
     prepare_kernels()
     study = Study(parameters)
     given = parameters.model_dump(mode="json")
-    state = {"parameters": given, "code": code_fingerprint(), "shown": _shown()}
+    state = {
+        "parameters": given,
+        "inputs": study.inputs(),
+        "code": code_fingerprint(),
+        "shown": _shown(),
+    }
+    study.claim()
     for notebook in track(notebooks(), f"running {name}"):
         state["notebooks"] = [*state.get("notebooks", []), file_hash(notebook)]
         _execute(notebook, study.run_dir, given, fingerprint(state))
@@ -79,7 +85,7 @@ def run_experiment(values: Mapping[str, Any], name: str, source: str = "paramete
 
 def prepare_kernels() -> None:
     """Let kernels find this package wherever it lies, and not ask for notebook widgets."""
-    search_path = [str(project_root()), os.environ.get("PYTHONPATH")]
+    search_path = [str(project_root()), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, search_path)))
     os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")
 
@@ -87,7 +93,9 @@ def prepare_kernels() -> None:
 def _shown() -> list[str]:
     """Return hashes of what computes nothing but decides what a notebook shows."""
     package = Path(__file__).parent
-    shown = [package / name for name in ("expectations.py", "plotting.py", "report.py")]
+    shown = [
+        package / name for name in ("expectations.py", "display.py", "plotting.py", "report.py")
+    ]
     return [file_hash(path) for path in [*shown, project_root() / EXPECTED] if path.exists()]
 
 

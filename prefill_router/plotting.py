@@ -238,6 +238,15 @@ def forest(
     return ax
 
 
+def price_spread(ax: Axes, saving: Mapping[float, Estimate]) -> Axes:
+    """Draw a router's cost saving against the exponent that all prices were raised to."""
+    values = [100 * estimate.estimate for estimate in saving.values()]
+    errors = _errors(list(saving.values()), 100)
+    ax.errorbar(list(saving), values, errors, fmt="o-", color=_colour(0), ecolor=INK, capsize=4)
+    ax.set(xlabel="exponent applied to every price", ylabel="cost saving (%), 95 % interval")
+    return ax
+
+
 def probability_scatter(
     ax: Axes, p: np.ndarray, correct: np.ndarray, targets: tuple[str, str]
 ) -> Axes:

@@ -19,7 +19,7 @@ from prefill_router.estimates import Estimate, write_metrics
 from prefill_router.extraction import extract_to_store
 from prefill_router.features import Choice, choose, cross_validated_auc
 from prefill_router.labels import Labels, load_labels
-from prefill_router.models import ModelSource, resolve
+from prefill_router.models import ModelSource, resolve, weights_hash
 from prefill_router.parameters import Parameters, from_namespace
 from prefill_router.probes import probe_layers
 from prefill_router.project import project_root
@@ -55,7 +55,7 @@ class Study:
         self.parameters = parameters
         self.root = project_root()
         self.run_dir = self.root / (parameters.run_dir or f"runs/{parameters.fingerprint}")
-        self._claim_run_dir()
+        self._check_run_dir()
         self.store = Store(os.environ.get(ARTIFACTS) or self.run_dir / "artifacts")
         self._activations: dict[str, Activations] = {}
 
@@ -67,20 +67,43 @@ class Study:
             namespace = {n: v for n, v in namespace.items() if n in Parameters.model_fields}
         return cls(from_namespace(namespace))
 
-    def _claim_run_dir(self) -> None:
-        path = self.run_dir / "parameters.json"
+    def _identity(self) -> dict[str, Any]:
         # Which device computed, and where results go, do not make it another study.
-        mine = self.parameters.model_dump(mode="json", exclude={"run_dir", "device"})
+        return self.parameters.model_dump(mode="json", exclude={"run_dir", "device"})
+
+    def _check_run_dir(self) -> None:
+        path = self.run_dir / "parameters.json"
         if not path.exists():
-            write_json(path, mine)
             return
-        theirs = read_json(path)
+        mine, theirs = self._identity(), read_json(path)
         differing = sorted(name for name in mine | theirs if mine.get(name) != theirs.get(name))
         if differing:
             raise InputError(
                 f"{self.run_dir} holds a run with other parameters ({', '.join(differing)}); "
                 "give another run_dir, or delete that directory."
             )
+
+    def claim(self) -> None:
+        """Make the run directory this study's own, once there is something to keep in it."""
+        path = self.run_dir / "parameters.json"
+        if not path.exists():
+            write_json(path, self._identity())
+
+    def inputs(self) -> dict[str, Any]:
+        """Read or find all that the parameters name, and return what identifies its content.
+
+        Raises
+        ------
+        InputError
+            If labels, prices or an encoder are missing or cannot be used.
+        """
+        p = self.parameters
+        encoders = [*self.encoders, *([] if p.embedding == "lsa" else [p.embedding])]
+        return {
+            "labels": self.labels.fingerprint,
+            "prices": vars(self.prices) if self.prices else None,
+            "encoders": {encoder: weights_hash(self.source(encoder)) for encoder in encoders},
+        }
 
     # -- labels ------------------------------------------------------------------------------
 
@@ -263,6 +286,11 @@ class Study:
     def prices(self) -> Prices | None:
         """The price table, if there is one."""
         name = self.parameters.prices
+        if name == "zoo" and not self.is_zoo:
+            raise InputError(
+                "prices: zoo is the price table of the zoo's own targets; give your targets' "
+                "(prices=FILE.csv), or none (prices=) to leave costs out."
+            )
         return load_prices(zoo.PRICES if name == "zoo" else self._path(name)) if name else None
 
     @cached_property
@@ -279,4 +307,5 @@ class Study:
 
     def record(self, notebook: str, estimates: Sequence[Estimate]) -> None:
         """Keep a notebook's results in the run directory, for the run's ``metrics.json``."""
+        self.claim()
         write_metrics(self.run_dir / "metrics" / f"{notebook}.json", estimates)

@@ -1,0 +1,311 @@
+import numpy as np
+import pytest
+import tiny_models
+import tiny_studies
+import torch
+from scipy.stats import spearmanr
+from sklearn.metrics import roc_auc_score
+from tiny_studies import TARGETS, label_table
+
+from prefill_router.comparison import (
+    auc_lost,
+    best_single,
+    compare_choices,
+    compare_probabilities,
+    encoder_matrix,
+    ensemble_sizes,
+    own_against_others,
+    pick,
+    price_spread,
+    random_choice,
+    rank_correlations,
+    route,
+)
+from prefill_router.estimates import Estimate
+from prefill_router.routers import LOGISTIC, PRIMARY, TFIDF, ensembles, predictions
+from prefill_router.study import ARTIFACTS
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_artifacts():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv(ARTIFACTS, raising=False)
+        yield
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    return tiny_studies.study(tmp_path_factory.mktemp("study"), outer_folds=2)
+
+
+@pytest.fixture(scope="module")
+def with_constant(tmp_path_factory):
+    """`perfect` is always right: no AUC, no J, nothing to learn."""
+    directory = tmp_path_factory.mktemp("constant")
+    return tiny_studies.study(directory, label_table(targets=TARGETS), outer_folds=2)
+
+
+def by_tolerance(p, cost, tau):
+    """Choose for each row the cheapest target within `tau`, by a loop."""
+    choices = []
+    for row, paid in zip(p, cost, strict=True):
+        allowed = [k for k in range(len(row)) if row.max() - row[k] <= tau + 1e-12]
+        choices.append(min(allowed, key=lambda k: (paid[k], -row[k], k)))
+    return np.array(choices)
+
+
+def brute_force(study, router):
+    """Route every test query with the best and the cheapest good enough tau of its fold."""
+    Y, result = study.labels.correct, {}
+    for fold, p in enumerate(predictions(study, router)):
+        split, cost = study.splits[fold], study.expected_costs(fold)
+        v = split.validation
+        tried = []
+        for tau in np.unique(p[v].max(axis=1, keepdims=True) - p[v]):
+            choice = by_tolerance(p[v], cost[v], tau)
+            accuracy = Y[v, choice].mean()
+            tried.append((-accuracy, cost[v, choice].mean(), tau))
+        # sums in another order differ in the last digits
+        best = min(tried, key=lambda t: (round(t[0], 9), round(t[1], 15), t[2]))
+        enough = [t for t in tried if -t[0] >= Y[v, study.best_single[fold]].mean() - 1e-9]
+        cheap = min(enough, key=lambda t: (round(t[1], 15), round(t[0], 9), t[2]), default=best)
+        for row in split.test:
+            one = p[[row]], cost[[row]]
+            result[row] = by_tolerance(*one, best[2])[0], by_tolerance(*one, cheap[2])[0], best[2]
+    return [result[row] for row in sorted(result)]
+
+
+@pytest.mark.parametrize("router", [PRIMARY, TFIDF])
+def test_routing_with_costs_is_that_of_a_search_by_hand(study, router):
+    routed = route(study, router)
+    want = brute_force(study, router)
+    assert routed.choice.tolist() == [choice for choice, _, _ in want]
+    assert routed.frugal.tolist() == [frugal for _, frugal, _ in want]
+    assert set(np.round(routed.tau, 12)) == {round(tau, 12) for _, _, tau in want}
+    assert np.array_equal(routed.p, study.over_folds(predictions(study, router)))
+    cost = study.costs[study.test_rows]
+    n = np.arange(len(cost))
+    assert cost[n, routed.frugal].mean() < cost[n, routed.choice].mean()
+
+
+def test_routing_without_costs_asks_the_likeliest(tmp_path):
+    study = tiny_studies.study(tmp_path, prices="")
+    routed = route(study, TFIDF)
+    assert routed.choice.tolist() == routed.p.argmax(axis=1).tolist()
+    assert routed.frugal.tolist() == routed.choice.tolist()
+    assert routed.tau == [0.0]
+
+
+def test_routing_learns_nothing_from_test_labels(tmp_path):
+    study = tiny_studies.study(tmp_path / "a")
+    table = label_table()
+    tested = table["query_id"].isin(study.labels.query_id[study.test_rows])
+    table.loc[tested, "is_correct"] = 1 - table.loc[tested, "is_correct"]
+    table.loc[tested, "output_tokens"] = 500
+    flipped = tiny_studies.study(tmp_path / "b", table)
+    mine, theirs = route(study, TFIDF), route(flipped, TFIDF)
+    assert mine.choice.tolist() == theirs.choice.tolist()
+    assert mine.frugal.tolist() == theirs.frugal.tolist()
+    assert best_single(study).tolist() == best_single(flipped).tolist()
+
+
+def test_the_best_single_target_is_its_folds(study):
+    want = np.empty(study.labels.n_queries, dtype=int)
+    for split, best in zip(study.splits, study.best_single, strict=True):
+        want[split.test] = best
+    assert best_single(study).tolist() == want[study.test_rows].tolist()
+
+
+def test_choices_are_judged_by_what_was_answered_and_paid(study):
+    rng = np.random.default_rng(0)
+    choice = rng.integers(0, 3, len(study.test_rows))
+    found = compare_choices(study, {"mine": choice})
+    at = study.test_rows, choice
+    paid = study.costs[study.test_rows]
+    assert pick(found, "accuracy", "mine").estimate == study.labels.correct[at].mean()
+    saving = 1 - study.costs[at].mean() / paid.mean(axis=0).max()
+    assert pick(found, "cost saving", "mine").estimate == pytest.approx(saving, rel=1e-9)
+    oracle = study.labels.correct.max(axis=1).mean()
+    assert pick(found, "accuracy", "oracle").estimate == oracle
+    noisy = study.labels.correct[:, 2].mean()
+    assert pick(found, "accuracy", "single target", "noisy").estimate == noisy
+
+
+def test_probabilities_are_judged_by_auc(study):
+    p = study.over_folds(predictions(study, TFIDF))
+    found = compare_probabilities(study, {"mine": p}, None)
+    for k, target in enumerate(study.labels.targets):
+        want = roc_auc_score(study.labels.correct[:, k], p[:, k])
+        assert pick(found, "AUC", "mine", target).estimate == pytest.approx(want, abs=1e-12)
+
+
+def test_random_choices_are_even_and_seeded(study, tmp_path):
+    choice = random_choice(study)
+    counts = np.bincount(choice, minlength=3)
+    assert counts.sum() == len(study.test_rows)
+    assert counts.min() > len(choice) / 5
+    assert choice.tolist() == random_choice(study).tolist()
+    reseeded = tiny_studies.study(tmp_path, outer_folds=2, seed=1)
+    assert choice.tolist() != random_choice(reseeded).tolist()
+
+
+# -- encoders against targets --------------------------------------------------------------------
+
+
+def test_the_matrix_holds_each_encoders_auc_for_each_target(study):
+    matrix, estimates = encoder_matrix(study)
+    assert list(matrix.index) == study.encoders
+    assert list(matrix.columns) == list(study.labels.targets)
+    for encoder in study.encoders:
+        p = study.over_folds(predictions(study, LOGISTIC, [encoder]))
+        for k, target in enumerate(study.labels.targets):
+            want = roc_auc_score(study.labels.correct[:, k], p[:, k])
+            assert matrix.loc[encoder, target] == pytest.approx(want, abs=1e-12)
+            assert pick(estimates, "AUC", encoder, target).lower <= want
+    assert len(estimates) == matrix.size
+
+
+def test_own_states_are_compared_with_the_best_others(tmp_path):
+    """The target `early` is an encoder as well; the untrained control is no candidate."""
+    names = {name: str(tmp_path / name) for name in ("main", "other", "control")}
+    own = tmp_path / "early"
+    tiny_models.save(own, seed=8)
+    table = label_table()
+    table["model"] = table["model"].replace("early", str(own))
+    prices = {"prices": ""}
+    study = tiny_studies.study(
+        tmp_path, table, encoders=[names["other"], str(own)], outer_folds=2, **prices
+    )
+    [row] = own_against_others(study)
+    others = {}
+    for name in ("main", "other"):
+        aucs = study.layer_auc(names[name])
+        others[names[name]] = aucs[aucs["target"] == 0]["auc"].max()
+    best = max(others, key=others.get)
+    y = study.labels.correct[:, 0]
+    a, b = (
+        roc_auc_score(y, study.over_folds(predictions(study, LOGISTIC, [e]))[:, 0])
+        for e in (best, str(own))
+    )
+    assert (row.router, row.target) == (best, str(own))
+    assert row.estimate == pytest.approx(a - b, abs=1e-12)
+    assert row.lower <= row.estimate <= row.upper
+
+
+def test_where_no_target_has_states_there_is_nothing_to_compare(study):
+    assert own_against_others(study) == []
+
+
+# -- probes against cross-validation -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("probe", ["J", "J_pca", "d_eff", "anisotropy"])
+@pytest.mark.parametrize("pooling", ["last", "mean"])
+def test_rank_correlations_are_scipys(study, with_constant, probe, pooling):
+    for any_study in (study, with_constant):
+        encoder = any_study.parameters.encoder
+        probes, aucs = any_study.probes(encoder), any_study.layer_auc(encoder)
+        by_target = []
+        for k in range(3):  # the learnable ones; a constant target has no AUC
+            by_fold = []
+            for fold in (0, 1):
+                here = f"target == {k} and fold == {fold} and pooling == '{pooling}'"
+                p = probes.query(here).query("not constant").set_index("layer")[probe]
+                auc = aucs.query(here).groupby("layer")["auc"].max()[p.index]
+                by_fold.append(spearmanr(p, auc).statistic)
+            by_target.append(np.mean(by_fold))
+        found = rank_correlations(any_study, encoder)
+        row = pick(found, f"Spearman of {probe}", f"{encoder}, {pooling}")
+        assert row.estimate == pytest.approx(np.mean(by_target), abs=1e-12)
+        assert min(by_target) - 1e-9 <= row.lower <= row.estimate <= row.upper
+        assert row.n == (3 if pooling == "last" else 4)  # layer 0 is constant
+
+
+def test_one_layer_has_no_rank(tmp_path):
+    study = tiny_studies.study(tmp_path, layers=[2])
+    found = rank_correlations(study, study.parameters.encoder)
+    assert len(found) == 8
+    assert np.isnan([row.estimate for row in found]).all()
+
+
+def test_what_choosing_with_J_loses(with_constant):
+    study, encoder = with_constant, with_constant.parameters.encoder
+    probes, aucs = study.probes(encoder), study.layer_auc(encoder)
+    found = auc_lost(study, encoder)
+    assert [row.target for row in found] == list(study.labels.targets)
+    assert np.isnan(found[3].estimate)
+    for k, row in enumerate(found[:3]):
+        lost = []
+        for fold in (0, 1):
+            of = probes.query(f"target == {k} and fold == {fold} and not constant")
+            at = of.loc[of["J"].idxmax()]
+            scores = aucs.query(f"target == {k} and fold == {fold} and not constant")
+            chosen = scores[(scores["layer"] == at["layer"]) & (scores["pooling"] == at["pooling"])]
+            lost.append(scores["auc"].max() - chosen["auc"].max())
+        assert row.estimate == pytest.approx(np.mean(lost), abs=1e-12)
+        assert row.estimate >= 0
+
+
+# -- prices and ensembles ------------------------------------------------------------------------
+
+
+def test_prices_as_they_are_give_the_usual_saving(study):
+    spread = price_spread(study, TFIDF, [1.0])
+    usual = compare_choices(study, {TFIDF: route(study, TFIDF).choice})
+    assert spread[1.0] == pick(usual, "cost saving", TFIDF)
+
+
+def test_prices_drawn_together_count_tokens_alone(study):
+    found = price_spread(study, TFIDF, [0, 2])
+    rows = study.test_rows
+    tokens = study.activations().n_tokens[:, None] + study.labels.output_tokens
+    # without a price between targets, what is cheaper is what is shorter on training rows
+    choices = []
+    for fold, p in enumerate(predictions(study, TFIDF)):
+        split, Y = study.splits[fold], study.labels.correct
+        medians = np.median(study.labels.output_tokens[split.train], axis=0)
+        seen = study.activations().n_tokens[:, None] + medians
+        v = split.validation
+        taus = np.unique(p[v].max(axis=1, keepdims=True) - p[v])
+        tried = []
+        for tau in taus:
+            choice = by_tolerance(p[v], seen[v], tau)
+            tried.append((-Y[v, choice].mean(), round(seen[v, choice].mean(), 9), tau))
+        choice = np.zeros(len(p), dtype=int)
+        choice[split.test] = by_tolerance(p[split.test], seen[split.test], min(tried)[2])
+        choices.append(choice)
+    choice = study.over_folds(choices)
+    saving = 1 - tokens[rows, choice].mean() / tokens[rows].mean(axis=0).max()
+    assert found[0].estimate == pytest.approx(saving, rel=1e-9)
+    assert found[2].estimate > found[0].estimate
+
+
+def test_averages_of_the_first_networks_kept(study):
+    found = ensemble_sizes(study)
+    assert [row.router for row in found] == ["1", "2"]
+    whole = study.over_folds(predictions(study, PRIMARY))
+    Y = study.labels.correct
+    want = np.mean([roc_auc_score(Y[:, k], whole[:, k]) for k in range(3)])
+    assert found[1].estimate == pytest.approx(want, abs=1e-4)
+    assert found[0].estimate != found[1].estimate
+    assert [len(ensemble.networks_) for ensemble in ensembles(study)] == [2, 2]  # left whole
+
+
+def test_everything_stands_a_constant_target(with_constant):
+    study = with_constant
+    routed = route(study, PRIMARY)
+    found = compare_choices(study, {PRIMARY: routed.choice}, PRIMARY)
+    assert pick(found, "accuracy", "oracle").estimate == 1
+    assert np.isnan(pick(found, "gap closed", PRIMARY).estimate)  # there is no gap
+    aucs = compare_probabilities(study, {PRIMARY: routed.p})
+    assert np.isnan(pick(aucs, "AUC", PRIMARY, "perfect").estimate)
+    assert np.isnan(encoder_matrix(study)[0]["perfect"]).all()
+    assert np.isfinite(price_spread(study, PRIMARY, [1])[1].estimate)
+
+
+def test_pick_takes_the_one_row():
+    rows = [Estimate("m", "r", target, "test", 0.5, 0.4, 0.6, 9) for target in ("a", "")]
+    assert pick(rows, "m", "r").target == ""
+    assert pick(rows, "m", "r", "a").target == "a"
