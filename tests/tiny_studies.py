@@ -52,7 +52,8 @@ def world(directory: Path, table=None) -> dict:
     pd.DataFrame(prices, columns=columns).to_csv(directory / "prices.csv", index=False)
     for seed, name in enumerate(("main", "other", "control")):
         if not (directory / name).exists():
-            tiny_models.save(directory / name, seed=seed)
+            # with a template every prompt ends alike, so that layer 0 is constant at its last token
+            tiny_models.save(directory / name, seed=seed, template=tiny_models.TEMPLATE)
     return {
         "labels": str(directory / "labels.csv"),
         "prices": str(directory / "prices.csv"),
