@@ -14,6 +14,7 @@ from prefill_router.comparison import (
     compare_probabilities,
     encoder_matrix,
     ensemble_sizes,
+    n_peaks,
     own_against_others,
     pick,
     price_spread,
@@ -179,18 +180,21 @@ def test_own_states_are_compared_with_the_best_others(tmp_path):
         tmp_path, table, encoders=[names["other"], str(own)], outer_folds=2, **prices
     )
     [row] = own_against_others(study)
-    others = {}
-    for name in ("main", "other"):
-        aucs = study.layer_auc(names[name])
-        others[names[name]] = aucs[aucs["target"] == 0]["auc"].max()
-    best = max(others, key=others.get)
+    other, own_p = np.full((2, study.labels.n_queries), np.nan)
+    for fold, split in enumerate(study.splits):
+        inner = {}
+        for name in ("main", "other"):
+            aucs = study.layer_auc(names[name])
+            here = (aucs["target"] == 0) & (aucs["fold"] == fold)
+            inner[names[name]] = aucs[here]["auc"].max()
+        best = max(inner, key=inner.get)
+        t = split.test
+        other[t] = predictions(study, LOGISTIC, [best])[fold][t, 0]
+        own_p[t] = predictions(study, LOGISTIC, [str(own)])[fold][t, 0]
     y = study.labels.correct[:, 0]
-    a, b = (
-        roc_auc_score(y, study.over_folds(predictions(study, LOGISTIC, [e]))[:, 0])
-        for e in (best, str(own))
-    )
-    assert (row.router, row.target) == (best, str(own))
-    assert row.estimate == pytest.approx(a - b, abs=1e-12)
+    assert row.target == str(own)
+    want = roc_auc_score(y, other) - roc_auc_score(y, own_p)
+    assert row.estimate == pytest.approx(want, abs=1e-12)
     assert row.lower <= row.estimate <= row.upper
 
 
@@ -221,6 +225,15 @@ def test_rank_correlations_are_scipys(study, with_constant, probe, pooling):
         assert row.estimate == pytest.approx(np.mean(by_target), abs=1e-12)
         assert min(by_target) - 1e-9 <= row.lower <= row.estimate <= row.upper
         assert row.n == (3 if pooling == "last" else 4)  # layer 0 is constant
+
+
+@pytest.mark.parametrize(
+    ("values", "peaks"),
+    [([1], 1), ([1, 2, 3], 1), ([3, 1], 1), ([1, 3, 1, 2], 2), ([2, 2, 1, 1], 1),
+     ([1, 2, 2, 1], 1), ([1, 2, 2, 3], 1), ([5, 1, 4, 1, 5], 3), ([], 0)],
+)  # fmt: skip
+def test_peaks_are_counted_with_ends_and_plateaus(values, peaks):
+    assert n_peaks(values) == peaks
 
 
 def test_one_layer_has_no_rank(tmp_path):

@@ -38,6 +38,7 @@ def study(tmp_path_factory):
 
 def test_a_run_directory_of_other_parameters_is_refused(tmp_path):
     first = tiny_studies.study(tmp_path, seed=3)
+    first.record("01_mine", [])
     assert read_json(first.run_dir / "parameters.json")["seed"] == 3
     with pytest.raises(InputError, match=r"run holds a run with other parameters \(keep, seed\)"):
         tiny_studies.study(tmp_path, seed=4, keep=1)
@@ -46,9 +47,35 @@ def test_a_run_directory_of_other_parameters_is_refused(tmp_path):
 
 
 def test_a_run_directory_moved_elsewhere_is_still_the_same_run(tmp_path):
-    tiny_studies.study(tmp_path)
+    tiny_studies.study(tmp_path).claim()
     (tmp_path / "run").rename(tmp_path / "moved")
     tiny_studies.study(tmp_path, run_dir=str(tmp_path / "moved"))
+
+
+def test_a_run_directory_that_holds_nothing_yet_is_anybodys(tmp_path):
+    study = tiny_studies.study(tmp_path, encoder=str(tmp_path / "misspelled"))
+    with pytest.raises(InputError, match="misspelled"):
+        study.inputs()
+    assert not study.run_dir.exists()
+    tiny_studies.study(tmp_path)
+
+
+def test_inputs_are_identified_by_what_they_hold(tmp_path):
+    study = tiny_studies.study(tmp_path)
+    before = study.inputs()
+    assert Study(study.parameters).inputs() == before
+    assert set(before["encoders"]) == {str(tmp_path / n) for n in ("main", "other", "control")}
+    tiny_models.save(tmp_path / "control", seed=9)
+    prices = tmp_path / "prices.csv"
+    prices.write_text(prices.read_text().replace("40.0", "41.0"))
+    label_table(seed=3).to_csv(tmp_path / "labels.csv", index=False)
+    after = Study(study.parameters).inputs()
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed == {"labels", "prices", "encoders"}
+    same = before["encoders"].items() & after["encoders"].items()
+    assert {name for name, _ in same} == {str(tmp_path / n) for n in ("main", "other")}
+    embedded = tiny_studies.study(tmp_path / "b", embedding=str(tmp_path / "main")).inputs()
+    assert str(tmp_path / "main") in embedded["encoders"]
 
 
 def test_an_empty_run_directory_derives_from_the_parameters(tmp_path, monkeypatch):
@@ -308,6 +335,12 @@ def test_without_prices_there_are_no_costs_unless_the_labels_say(tmp_path):
     study = tiny_studies.study(tmp_path / "b", table, prices="", n_queries=40)
     assert study.has_costs
     assert (study.costs == 0.25).all()
+
+
+def test_the_zoos_prices_are_of_the_zoos_targets_alone(tmp_path):
+    study = tiny_studies.study(tmp_path, prices="zoo")
+    with pytest.raises(InputError, match=r"prices=FILE.csv.*or none \(prices=\)"):
+        _ = study.prices
 
 
 def test_an_unknown_price_is_an_error_and_never_0(tmp_path):
