@@ -20,7 +20,8 @@ from prefill_router.errors import InputError
 from prefill_router.models import ModelSource, load_target, pad_id, resolve, weights_hash
 from prefill_router.progress import track
 from prefill_router.prompts import check_questions, token_limit, tokenize
-from prefill_router.storage import Store, atomic_write, fingerprint, read_json, write_json
+from prefill_router.storage import Store, fingerprint, read_json, write_json
+from prefill_router.tables import write_table
 
 Grader = Callable[[str, str], bool]
 NEEDED = ("query_id", "question", "benchmark", "reference")
@@ -312,7 +313,7 @@ def collect_labels(
         table[passed_on] = queries[passed_on].reset_index(drop=True)
         tables.append(table)
     labels = pd.concat(tables, ignore_index=True)
-    _write(labels, out)
+    write_table(labels, out)
     return labels
 
 
@@ -327,13 +328,3 @@ def _check_request(targets: Sequence[str], queries: pd.DataFrame, out: Path) -> 
         raise InputError(f"targets {list(targets)} must be one or more different models.")
     if not out.name.endswith(FORMATS):
         raise InputError(f"{out} must end in {', '.join(FORMATS)}.")
-
-
-def _write(table: pd.DataFrame, out: Path) -> None:
-    with atomic_write(out) as temporary:
-        if out.suffix == ".parquet":
-            table.to_parquet(temporary, index=False)
-        else:
-            # no time in the archive: the same table is the same bytes
-            compression = {"method": "gzip", "mtime": 0} if out.suffix == ".gz" else None
-            table.to_csv(temporary, index=False, compression=compression)
