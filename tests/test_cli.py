@@ -1,0 +1,287 @@
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+import tiny_models
+import torch
+from typer.testing import CliRunner
+
+from prefill_router import cli
+from prefill_router.collect import Decoding, exact_match, generate
+from prefill_router.errors import InputError
+from prefill_router.labels import load_labels
+from prefill_router.models import load_target, resolve
+from prefill_router.study import ARTIFACTS
+
+torch.set_num_threads(1)
+COMMANDS = [
+    ["run"],
+    ["book"],
+    ["collect"],
+    ["notebooks"],
+    ["zoo"],
+    ["zoo", "train"],
+    ["zoo", "labels"],
+    ["zoo", "queries"],
+]
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(cli.app, list(map(str, arguments)))
+
+
+def refused(*arguments) -> str:
+    """Return the one sentence, on standard error, with which a command refuses its arguments."""
+    result = invoke(*arguments)
+    assert result.exit_code == 2, result.output
+    assert isinstance(result.exception, SystemExit)
+    assert result.stdout == ""
+    assert result.stderr.startswith("Error: ")
+    assert "Traceback" not in result.stderr
+    return result.stderr
+
+
+@pytest.fixture
+def ran(monkeypatch, tmp_path):
+    """What `run` passes on, instead of running it."""
+    calls = []
+
+    def record(values, name, source):
+        calls.append((values, name, source))
+        return tmp_path / "runs" / name
+
+    monkeypatch.setattr("prefill_router.experiment.run_experiment", record)
+    return calls
+
+
+# -- help ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_explains_itself(command):
+    result = invoke(*command, "--help")
+    assert result.exit_code == 0
+    assert f"Usage: root {' '.join(command)}" in result.stdout
+    assert len(result.stdout.split()) > 20
+
+
+def test_every_command_is_listed():
+    listed = invoke("--help").stdout + invoke("zoo", "--help").stdout
+    for command in COMMANDS:
+        assert command[-1] in listed
+    apps = [(cli.app, COMMANDS[:4]), (cli.zoo_app, COMMANDS[5:])]
+    for app, commands in apps:
+        names = [command.callback.__name__ for command in app.registered_commands]
+        assert sorted(names) == sorted(command[-1] for command in commands)
+
+
+def test_the_command_starts_without_loading_what_it_does_not_need():
+    code = (
+        "import sys; from prefill_router.cli import app; "
+        "print({'torch', 'transformers', 'papermill', 'pandas'} & set(sys.modules))"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "set()\n"
+
+
+# -- run -----------------------------------------------------------------------------------------
+
+
+def test_run_passes_on_the_file_and_what_overrides_it(tmp_path, ran):
+    path = tmp_path / "mine.yaml"
+    path.write_text("seed: 3\nencoder: zoo/reader-s\ntargets: [a, b]\n")
+    result = invoke(
+        "run", path, "-p", "seed=4", "-p", "layers=[0, 2]", "-p", "dimensions=8, 16",
+        "--parameter", "prices=", "-p", "fresh_labels=true", "-p", "run_dir=runs/a=b",
+    )  # fmt: skip
+    assert result.exit_code == 0
+    wanted = {
+        "seed": 4, "encoder": "zoo/reader-s", "targets": ["a", "b"], "layers": [0, 2],
+        "dimensions": "8, 16", "prices": "", "fresh_labels": True, "run_dir": "runs/a=b",
+    }  # fmt: skip
+    assert ran == [(wanted, "mine", str(path))]
+    run_dir = tmp_path / "runs" / "mine"
+    assert result.stdout.split("\n")[0].endswith(f"prefill-router book {run_dir}")
+
+
+def test_run_without_a_file_takes_the_defaults(ran):
+    assert invoke("run").exit_code == 0
+    assert ran == [({}, "default", "parameters")]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("seed", "-p seed: write name=value."),
+        ("seed=[1", "-p seed=[1:"),
+        ("run_dir=2024-99-99", "-p run_dir=2024-99-99:"),
+        ("labels=!!python/object/apply:os.getcwd []", "-p labels=!!python"),
+    ],
+)
+def test_run_refuses_what_is_no_name_and_value(ran, given, said):
+    assert said in refused("run", "-p", given)
+    assert ran == []
+
+
+def test_run_refuses_wrong_parameters_by_name():
+    said = refused("run", "-p", "encodr=zoo/reader-s", "-p", "seed=-1")
+    assert "encodr: no such parameter. Did you mean 'encoder'?" in said
+    assert "seed: " in said
+
+
+def test_run_names_the_file_at_fault(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("encodr: a\n")
+    assert f"{path}: encodr: no such parameter" in refused("run", path)
+    path.write_text("labels: !!python/object/apply:os.getcwd []\n")
+    assert "not plain YAML" in refused("run", path)
+    assert "gone.yaml: no such file" in refused("run", tmp_path / "gone.yaml")
+    assert str(tmp_path) in refused("run", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("parameter", "said"),
+    [
+        ("encoder=zoo/reader-z", "no model 'zoo/reader-z' in the zoo"),
+        ("labels=nowhere.csv", "nowhere.csv"),
+        ("labels=LABELS", "prices"),
+    ],
+)
+def test_run_refuses_before_it_starts_and_leaves_the_directory_free(
+    tmp_path, monkeypatch, parameter, said
+):
+    labels = tmp_path / "labels.csv"
+    labels.write_text("query_id,question,benchmark,a,b\n1,x,m,0,1\n2,y,m,1,0\n")
+    monkeypatch.delenv(ARTIFACTS, raising=False)
+    run_dir = tmp_path / "run"
+    given = [f"run_dir={run_dir}", parameter.replace("LABELS", str(labels))]
+    if not parameter.startswith("labels"):
+        given += [f"labels={labels}", "prices="]
+    assert said in refused("run", *(x for p in given for x in ("-p", p)))
+    assert not run_dir.exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (InputError("labels <b>[red]x[/red]</b> are bad."), 2, "labels <b>[red]x[/red]</b> are"),
+        (OSError(28, "No space left on device"), 2, "No space left on device. Finished parts"),
+        (KeyboardInterrupt(), 130, "Stopped. Finished parts are kept; run again to go on."),
+    ],
+)
+def test_errors_are_plain_words(monkeypatch, error, code, said):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("prefill_router.experiment.run_experiment", fail)
+    result = invoke("run")
+    assert result.exit_code == code
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_an_error_of_the_program_itself_is_not_hidden(monkeypatch):
+    monkeypatch.setattr("prefill_router.experiment.run_experiment", lambda *_: 1 / 0)
+    assert isinstance(invoke("run").exception, ZeroDivisionError)
+
+
+# -- the other commands --------------------------------------------------------------------------
+
+
+def test_book_refuses_a_directory_without_a_run(tmp_path):
+    assert str(tmp_path) in refused("book", tmp_path)
+    assert "nowhere" in refused("book", tmp_path / "nowhere")
+
+
+def test_train_checks_every_name_first(tmp_path, monkeypatch):
+    trained = []
+    monkeypatch.setattr("prefill_router.zoo.training.train", lambda *_: trained.append(1))
+    said = refused("zoo", "train", "reader-m", "reader-x", "--out", tmp_path)
+    assert "no recipe 'reader-x'. Did you mean 'reader-" in said
+    assert trained == []
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("models")
+    return [tiny_models.save(directory / f"m{seed}", seed=seed) for seed in (0, 1)]
+
+
+@pytest.fixture
+def queries(tmp_path, models):
+    """Questions; what the first model answers to the odd ones is right."""
+    questions = [f"w{i} w{i + 1}" for i in range(12)]
+    model, tokenizer = load_target(resolve(str(models[0])))
+    references = []
+    for i, question in enumerate(questions):
+        [answer], _ = generate(model, tokenizer, [question], Decoding(6))
+        references.append(answer if i % 2 else "w0 is wrong")
+    table = pd.DataFrame(
+        {
+            "query_id": [f"q{i}" for i in range(12)],
+            "question": questions,
+            "benchmark": "words",
+            "reference": references,
+            "group": [f"g{i // 2}" for i in range(12)],
+        }
+    )
+    table.to_csv(tmp_path / "queries.csv", index=False)
+    return tmp_path / "queries.csv"
+
+
+def test_collect_asks_grades_and_writes_labels_that_can_be_loaded(tmp_path, models, queries):
+    out = tmp_path / "labels.csv.gz"
+    asked = ("collect", queries, out, "-t", models[0], "-t", models[1], "--max-new-tokens", 6)
+    result = invoke(*asked)
+    assert result.exit_code == 0, result.output
+    assert f"24 labels written to {out}." in result.stdout
+    labels = load_labels(out)
+    assert labels.targets == tuple(map(str, models))
+    assert labels.correct[:, 0].tolist() == [0, 1] * 6
+    assert len(set(labels.group)) == 6
+    table = pd.read_csv(queries)
+    model, tokenizer = load_target(resolve(str(models[1])))
+    answers, n_tokens = generate(model, tokenizer, table["question"].tolist(), Decoding(6))
+    right = [exact_match(*pair) for pair in zip(answers, table["reference"], strict=True)]
+    assert labels.correct[:, 1].tolist() == right
+    assert labels.output_tokens[:, 1].tolist() == n_tokens.tolist()
+    before = out.read_bytes()
+    assert invoke(*asked).exit_code == 0
+    assert out.read_bytes() == before
+
+
+def test_collect_refuses_what_it_cannot_use(tmp_path, models, queries):
+    out = tmp_path / "labels.csv"
+    assert "no model 'zoo/nobody' in the zoo" in refused(
+        "collect", queries, out, "-t", "zoo/nobody"
+    )
+    assert "nowhere" in refused("collect", queries, out, "-t", tmp_path / "nowhere")
+    assert "must end in" in refused("collect", queries, tmp_path / "a.txt", "-t", models[0])
+    assert "gone.csv" in refused("collect", tmp_path / "gone.csv", out, "-t", models[0])
+    assert "reference" in refused("collect", lacking(queries), out, "-t", models[0])
+    tokens = ("--max-new-tokens", 0)
+    assert "max_new_tokens is 0" in refused("collect", queries, out, "-t", models[0], *tokens)
+    device = ("--device", "abacus")
+    assert "abacus" in refused("collect", queries, out, "-t", models[0], *device)
+    assert not out.exists()
+
+
+def lacking(queries):
+    path = queries.with_name("lacking.csv")
+    pd.read_csv(queries).drop(columns="reference").to_csv(path, index=False)
+    return path
+
+
+def test_an_empty_batch_is_refused(tmp_path, models, queries):
+    result = invoke("collect", queries, tmp_path / "a.csv", "-t", models[0], "--batch-size", 0)
+    assert result.exit_code == 2
+    assert "--batch-size" in result.stderr
+
+
+def test_the_benchmark_is_written_as_collect_reads_it(tmp_path, monkeypatch, queries):
+    table = pd.read_csv(queries)
+    monkeypatch.setattr("prefill_router.zoo.skills.benchmark", lambda: table)
+    out = tmp_path / "out.csv"
+    assert invoke("zoo", "queries", out).exit_code == 0
+    pd.testing.assert_frame_equal(pd.read_csv(out), table)
+    assert "txt" in refused("zoo", "queries", tmp_path / "out.txt")
