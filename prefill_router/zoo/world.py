@@ -44,8 +44,7 @@ def world_report(labels: Labels, queries: pd.DataFrame) -> pd.DataFrame:
     """
     if labels.split is None:
         raise InputError("The labels have no column split; the world is measured on validation.")
-    unknown = np.setdiff1d(labels.query_id, queries["query_id"])
-    if len(unknown):
+    if unknown := sorted(set(labels.query_id) - set(queries["query_id"])):
         raise InputError(f"query {unknown[0]!r} of the labels is not in the benchmark.")
     queries = queries.set_index("query_id").loc[labels.query_id]
     train, validation = (np.flatnonzero(labels.split == s) for s in ("train", "validation"))
