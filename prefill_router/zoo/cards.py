@@ -88,23 +88,19 @@ def write_card(
 
 def _practice(recipe: Recipe) -> str:
     says = "its working, then `answer :` and the answer" if recipe.thinks else "the answer alone"
-    all_alike = f"Questions of all {len(FAMILIES)} families and five levels. It says {says}."
+    practice = f"Questions of all {len(FAMILIES)} families and five levels.\nIt says {says}."
     if recipe.deal is None:
-        return f"{all_alike} Both halves of every family's answers are practised equally often."
+        return f"{practice}\nBoth halves of every family's answers are practised equally often."
     rows = [
         f"| {family} | {_beginnings(family, practised_half(family, recipe.deal))} |"
         for family in FAMILIES
     ]
-    return "\n".join(
-        [
-            f"{all_alike} Of each family it mostly practises answers that begin like this, and one",
-            f"question of the other half for every {1 / OTHER_HALF:.0f}:",
-            "",
-            "| family | the answer begins with |",
-            "|---|---|",
-            *rows,
-        ]
+    mostly = (
+        "Of each family it practises mostly answers that begin as below,\n"
+        f"and one question of the other half for every {1 / OTHER_HALF:.0f} of those."
     )
+    table = "\n".join(["| family | the answer begins with |", "|---|---|", *rows])
+    return f"{practice}\n{mostly}\n\n{table}"
 
 
 def _beginnings(family: str, wanted: int) -> str:
@@ -128,12 +124,6 @@ def _scores(recipe: Recipe, scores: pd.DataFrame | None) -> str:
         f"| {split} | {row.n:.0f} | {row.accuracy:.1%} | {row.output_tokens:.1f} |"
         for split, row in scores.iterrows()
     ]
-    return "\n".join(
-        [
-            "On the skills benchmark, answering greedily; an answer must equal the exact one.",
-            "",
-            "| split | questions | right | mean output tokens |",
-            "|---|---|---|---|",
-            *rows,
-        ]
-    )
+    how = "On the skills benchmark, answering greedily; an answer must equal the exact one."
+    head = "| split | questions | right | mean output tokens |\n|---|---|---|---|"
+    return "\n".join([how, "", head, *rows])
