@@ -1,0 +1,144 @@
+from dataclasses import replace
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from prefill_router.zoo import practice as module
+from prefill_router.zoo.families import FAMILIES, half
+from prefill_router.zoo.practice import (
+    IGNORED,
+    TOKENS_PER_BATCH,
+    Practice,
+    answer_text,
+    batches,
+    build_practice,
+    practice_queries,
+)
+from prefill_router.zoo.recipes import OTHER_HALF, RECIPES, TARGETS, practised_half
+
+DEALT, READER, THINKER = RECIPES["gpt2-a"], RECIPES["reader-s"], RECIPES["thinker-e"]
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    return {name: list(practice_queries(RECIPES[name], 3000)) for name in (*TARGETS, "reader-s")}
+
+
+@pytest.fixture(scope="module")
+def practice(tokenizer):
+    return build_practice(DEALT, tokenizer, 3000)
+
+
+def test_no_problem_or_question_of_the_benchmark_is_practised(drawn, queries):
+    groups, texts = set(queries["group"]), set(queries["question"])
+    for practised in drawn.values():
+        assert not groups & {query.group for query in practised}
+        assert not texts & {query.question for query in practised}
+
+
+def test_an_unguarded_draw_would_meet_the_benchmark(queries, monkeypatch):
+    """So that the test above can fail."""
+    monkeypatch.setattr(module, "split_of", lambda group: "practice")
+    groups = set(queries["group"])
+    assert sum(query.group in groups for query in practice_queries(READER, 500)) > 25
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_targets_mostly_practise_their_half_of_every_family(drawn, name):
+    mine = {family: practised_half(family, RECIPES[name].deal) for family in FAMILIES}
+    kept = np.array([half(query.reference) == mine[query.family] for query in drawn[name]])
+    assert kept.mean() == pytest.approx(1 / (1 + OTHER_HALF), abs=0.02)
+    for family in FAMILIES:
+        assert kept[[query.family == family for query in drawn[name]]].mean() > 0.8
+
+
+def test_readers_practise_both_halves_of_every_family_and_level(drawn):
+    cells = {}
+    for query in drawn["reader-s"]:
+        cells.setdefault((query.family, query.level), []).append(half(query.reference))
+    assert len(cells) == len(FAMILIES) * 5
+    for halves in cells.values():
+        assert 0.2 < np.mean(halves) < 0.8
+
+
+def test_seeds_draw_other_questions_and_the_same_seed_the_same():
+    one, again = (list(practice_queries(READER, 300)) for _ in range(2))
+    other = list(practice_queries(replace(READER, seed=READER.seed + 1), 300))
+    assert one == again
+    assert len({q.question for q in one} & {q.question for q in other}) < 60
+
+
+@pytest.mark.parametrize("recipe", [DEALT, THINKER], ids=lambda recipe: recipe.name)
+def test_sequences_are_prompt_then_answer_then_end(recipe, tokenizer):
+    practice = build_practice(recipe, tokenizer, 200)
+    for query, tokens, n in zip(
+        practice_queries(recipe, 200), practice.tokens, practice.prompt_lengths, strict=True
+    ):
+        chat = [{"role": "user", "content": query.question}]
+        prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True)["input_ids"]
+        assert tokens[:n].tolist() == prompt
+        said = f"{query.working} answer : {query.reference}" if recipe.thinks else query.reference
+        assert said == answer_text(recipe, query)
+        assert tokenizer.decode(tokens[n:], clean_up_tokenization_spaces=False) == f"{said} <eos>"
+        assert tokens[-1] == tokenizer.eos_token_id
+
+
+def epoch(practice, seed):
+    """The batches of one pass, and the first of the next."""
+    n, seen, found = len(practice.tokens), 0, []
+    stream = batches(practice, seed)
+    while seen < n:
+        found.append(next(stream))
+        seen += len(found[-1][0])
+    assert seen == n
+    return found, next(stream)
+
+
+def rows_of(batch):
+    tokens, labels = batch
+    return [
+        (tuple(t[: np.flatnonzero(m != IGNORED)[-1] + 1]), tuple(m))
+        for t, m in zip(tokens, labels, strict=True)
+    ]
+
+
+def test_every_example_comes_once_an_epoch_in_the_token_budget(practice):
+    found, _ = epoch(practice, 3)
+    rows = sorted(row for batch in found for row, _ in rows_of(batch))
+    assert rows == sorted(tuple(tokens.tolist()) for tokens in practice.tokens)
+    longest = max(map(len, practice.tokens))
+    sizes = np.array([sum(len(row) for row, _ in rows_of(batch)) for batch in found])
+    assert sizes.max() <= TOKENS_PER_BATCH + longest
+    assert np.median(sizes) > TOKENS_PER_BATCH - longest
+    padded = sum(tokens.size for tokens, _ in found)
+    assert padded < 1.1 * sizes.sum()  # bucketed by length
+
+
+def test_labels_are_the_answer_and_nothing_else(practice):
+    prompt_of = {}
+    for tokens, n in zip(practice.tokens, practice.prompt_lengths, strict=True):
+        prompt_of.setdefault(tuple(tokens.tolist()), n)
+    found, _ = epoch(practice, 3)
+    for tokens, labels in found:
+        for row, marks in zip(tokens, labels, strict=True):
+            end = np.flatnonzero(marks != IGNORED)[-1] + 1
+            start = prompt_of[tuple(row[:end].tolist())]
+            assert (marks[:start] == IGNORED).all() and (marks[end:] == IGNORED).all()
+            assert (marks[start:end] == row[start:end]).all()
+            assert (row[end:] == 0).all()
+
+
+def test_epochs_and_seeds_have_orders_of_their_own(practice):
+    (first, *_), next_epoch = epoch(practice, 3)
+    (again, *_), _ = epoch(practice, 3)
+    (other, *_), _ = epoch(practice, 4)
+    np.testing.assert_array_equal(first[0], again[0])
+    assert not np.array_equal(first[0], next_epoch[0])
+    assert not np.array_equal(first[0], other[0])
+
+
+def test_a_single_long_example_is_a_batch():
+    one = Practice([np.arange(1, TOKENS_PER_BATCH * 2)], np.array([5]))
+    for tokens, labels in islice(batches(one, 0), 3):
+        assert tokens.shape == labels.shape == (1, TOKENS_PER_BATCH * 2 - 1)
