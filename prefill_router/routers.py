@@ -22,7 +22,7 @@ from prefill_router.baselines import (
     TfidfLogistic,
     TrainingAccuracy,
 )
-from prefill_router.features import TargetFeatures
+from prefill_router.features import Choice, TargetFeatures
 from prefill_router.progress import track
 from prefill_router.study import Study
 from prefill_router.trunk import SharedTrunkEnsemble
@@ -53,7 +53,18 @@ class Fitting:
 
     def features(self) -> np.ndarray:
         """x = [f_1 | ... | f_K] of all N rows, chosen and fitted on training rows."""
-        choices = self.study.choices(self.encoders, self.fold)
+        return self._reduced(self.study.choices(self.encoders, self.fold))
+
+    def distinct_features(self) -> np.ndarray:
+        """The same without repeats, for heads that gain nothing from reading a column twice."""
+        largest: dict[tuple, Choice] = {}
+        for choice in self.study.choices(self.encoders, self.fold):
+            place = (choice.encoder, choice.layer, choice.pooling)
+            if place not in largest or choice.dimension > largest[place].dimension:
+                largest[place] = choice
+        return self._reduced(list(largest.values()))
+
+    def _reduced(self, choices: Sequence[Choice]) -> np.ndarray:
         activations = {c.encoder: self.study.activations(c.encoder) for c in choices}
         features = TargetFeatures(choices).fit(activations, self.study.splits[self.fold].train)
         return np.hstack(features.transform(activations))
@@ -122,7 +133,7 @@ ROUTERS = {
     SHUFFLED: Router(lambda it: it.trunk(shuffle=True), _main),
     LOGISTIC: Router(
         lambda it: it.tuned(
-            it.features(), [TargetLogistic(C=C) for C in (0.0003, 0.001, 0.01, 0.1)]
+            it.distinct_features(), [TargetLogistic(C=C) for C in (0.0003, 0.001, 0.01, 0.1)]
         ),
         _main,
     ),
