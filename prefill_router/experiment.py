@@ -84,10 +84,12 @@ def run_experiment(values: Mapping[str, Any], name: str, source: str = "paramete
 
 
 def prepare_kernels() -> None:
-    """Let kernels find this package wherever it lies, and not ask for notebook widgets."""
+    """Let kernels find this package wherever it lies, ask for no widgets, and share the cores."""
     search_path = [str(project_root()), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, search_path)))
     os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")
+    # NumPy, SciPy and PyTorch bring threads of their own, which wait for each other in vain.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def _shown() -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve
 from scipy.special import expit, logit
 
 from prefill_router.errors import InputError
@@ -37,7 +36,7 @@ def fit_logistic(
     Minimises :math:`\tfrac12\lVert w\rVert^2 + C\sum_i \log(1 + e^{-z_i(x_i w + b)})` with z = 1
     for right and -1 for wrong answers. The intercept is not penalised. A step is halved until
     the objective falls enough, so the iteration cannot diverge. The steps of all targets are
-    solved by Cholesky factors of the targets' Hessians.
+    solved for with the targets' own Hessians.
     """
     X, Y = np.asarray(X, dtype=np.float64), np.asarray(Y, dtype=np.float64)
     if X.ndim != 2 or Y.ndim != 2 or len(X) != len(Y):
@@ -99,7 +98,7 @@ def _newton_step(
     for k, weights in enumerate(curvature.T):
         hessian = (design * weights[:, None]).T @ design
         hessian[np.diag_indices_from(hessian)] += ridge + 1e-12 * np.trace(hessian)
-        step[k] = cho_solve(cho_factor(hessian, overwrite_a=True), gradient[k])
+        step[k] = np.linalg.solve(hessian, gradient[k])  # SciPy's own threads would contend
     return step
 
 
