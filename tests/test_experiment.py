@@ -142,9 +142,35 @@ def test_what_changed_runs_again_with_all_that_may_rest_on_it(root, values, monk
     write_json(root / "experiments" / "expectations.json", {})
     rerun()
     assert executed == both
+    prices = root / "world" / "prices.csv"
+    prices.write_text(prices.read_text().replace("40.0", "41.0"))
+    rerun()  # other contents of the same name
+    assert executed == both
     monkeypatch.setattr(experiment, "code_fingerprint", lambda: "other code")
     rerun()
     assert executed == both
+
+
+def test_a_notebook_stopped_half_way_is_not_taken_for_the_one_that_ran_before(
+    root, values, monkeypatch
+):
+    def execute(notebook, out, **_):
+        text = notebook.read_text()
+        out.write_text(text)
+        if "stop here" in text:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiment.papermill, "execute_notebook", execute)
+    run = run_experiment(values, "mine")
+    second = root / "notebooks" / "02_second.ipynb"
+    whole, result = second.read_bytes(), run / "notebooks" / second.name
+    finished = result.read_bytes()
+    write_notebook(root, "02_second", "stop here")
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(values, "mine")
+    second.write_bytes(whole)
+    run_experiment(values, "mine")
+    assert result.read_bytes() == finished
 
 
 def test_the_manifest_lists_artifacts(root, values):
