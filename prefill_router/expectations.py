@@ -16,7 +16,9 @@ EXPECTED = Path("experiments") / "expectations.json"
 SHARE_OF_HALF_WIDTH = 0.5
 """A number with an interval may differ by half of the interval's half-width."""
 RELATIVE = 0.01
-"""A number without an interval (J, d_eff...) may differ by one part in a hundred."""
+"""A number without an interval (J, d_eff...) may differ by one part in a hundred..."""
+ROUNDING = 1e-6
+"""...and by this where it is zero but for rounding."""
 
 
 def _name(row: dict[str, Any]) -> tuple[str, ...]:
@@ -27,7 +29,7 @@ def tolerance(row: dict[str, Any]) -> float:
     """Return by how much a number may differ from an expected row."""
     if row["lower"] is not None and row["upper"] is not None and row["upper"] > row["lower"]:
         return SHARE_OF_HALF_WIDTH * (row["upper"] - row["lower"]) / 2
-    return RELATIVE * abs(row["estimate"] or 0.0)
+    return max(RELATIVE * abs(row["estimate"] or 0.0), ROUNDING)
 
 
 def compare(found: Sequence[Estimate], expected: Sequence[dict[str, Any]]) -> list[str]:
