@@ -158,6 +158,16 @@ def _manifest(study: Study) -> dict[str, Any]:
     }
 
 
+def number_cells(book: nbformat.NotebookNode) -> None:
+    """Count a notebook's code cells from one, as if they alone had been executed."""
+    cells = [cell for cell in book.cells if cell.cell_type == "code"]
+    for count, cell in enumerate(cells, start=1):
+        cell.execution_count = count
+        for output in cell.outputs:
+            if output.output_type == "execute_result":
+                output.execution_count = count
+
+
 def refresh_notebooks() -> list[Path]:
     """Run the chain on the defaults, and make its notebooks, numbers and figure the committed ones.
 
@@ -178,6 +188,7 @@ def refresh_notebooks() -> list[Path]:
         )  # fmt: skip
         injected = [c for c in book.cells if "injected-parameters" in c.metadata.get("tags", [])]
         book.cells = [cell for cell in book.cells if cell not in injected]
+        number_cells(book)
         with atomic_write(notebook) as temporary:
             nbformat.write(book, temporary)
         clean(notebook)

@@ -259,3 +259,17 @@ def test_cleaning_takes_out_times_and_leaves_the_rest(tmp_path):
     assert again.cells[1].id == "injected-parameters"
     clean(path)
     assert path.read_text() == text
+
+
+def test_cells_are_counted_from_one():
+    result = nbformat.v4.new_output("execute_result", execution_count=7)
+    book = nbformat.v4.new_notebook(
+        cells=[
+            nbformat.v4.new_code_cell("1", execution_count=3),
+            nbformat.v4.new_markdown_cell("text"),
+            nbformat.v4.new_code_cell("2", execution_count=7, outputs=[result]),
+        ]
+    )
+    experiment.number_cells(book)
+    assert [c.execution_count for c in book.cells if c.cell_type == "code"] == [1, 2]
+    assert book.cells[2].outputs[0].execution_count == 2
