@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from joblib import Parallel, delayed
 from scipy.stats import rankdata
 from sklearn.model_selection import GroupKFold
+from threadpoolctl import threadpool_limits
 
-from prefill_router.decomposition import Decomposition, decompose
+from prefill_router.decomposition import Decomposition, column_scale, decompose
 from prefill_router.errors import InputError, did_you_mean
-from prefill_router.logistic import fit_logistic, predict_logistic
+from prefill_router.logistic import fit_nested_logistic, predict_logistic
 from prefill_router.progress import track
 
 if TYPE_CHECKING:
@@ -96,9 +98,9 @@ def cross_validated_auc(
         raise InputError(f"dimensions is {list(dimensions)}; give at least one, each 1 or more.")
     kept = sorted({min(int(dimension), activations.width) for dimension in dimensions})
     folds = list(GroupKFold(n_folds, shuffle=True, random_state=seed).split(Y, groups=groups))
-    tables = []
     places = [(layer, pooling) for layer in layers for pooling in poolings]
-    for layer, pooling in track(places, "Cross-validating layers"):
+
+    def measure(layer: int, pooling: str) -> pd.DataFrame:
         states = activations.states(layer, pooling)[rows]
         aucs = np.stack([_fold_aucs(states, Y, train, test, kept, C) for train, test in folds])
         n_scored = (~np.isnan(aucs)).sum(axis=0)
@@ -109,9 +111,15 @@ def cross_validated_auc(
             "dimension": np.repeat(kept, Y.shape[1]),
             "target": np.tile(np.arange(Y.shape[1]), len(kept)),
             "auc": means.ravel(),
-            "constant": decompose(states, 1).constant,
+            "constant": np.isinf(column_scale(states.astype(np.float64))[1]).all(),
         }
-        tables.append(pd.DataFrame(columns))
+        return pd.DataFrame(columns)
+
+    # A core a layer: the layers are independent, the products too small to share a core's work.
+    workers = Parallel(n_jobs=-1, prefer="threads", return_as="generator")
+    with threadpool_limits(1, user_api="blas"):
+        tables = workers(delayed(measure)(*place) for place in places)
+        tables = list(track(tables, "Cross-validating layers", len(places)))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -126,11 +134,9 @@ def _fold_aucs(
     """AUC on a fold's test part by dimension and target; one decomposition serves them all."""
     reduction = decompose(states[train], max(dimensions))
     inner, outer = reduction.transform(states[train]), reduction.transform(states[test])
-    aucs = []
-    for dimension in dimensions:
-        model = fit_logistic(inner[:, :dimension], Y[train], C)
-        aucs.append(masked_auc(Y[test], predict_logistic(outer[:, :dimension], *model)))
-    return np.stack(aucs)
+    dimensions = np.minimum(dimensions, inner.shape[1])
+    models = zip(*fit_nested_logistic(inner, Y[train], dimensions, C), strict=True)
+    return np.stack([masked_auc(Y[test], predict_logistic(outer, *model)) for model in models])
 
 
 @dataclass(frozen=True)

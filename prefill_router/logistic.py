@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy.special import expit, logit
 
@@ -35,20 +37,49 @@ def fit_logistic(
     -----
     Minimises :math:`\tfrac12\lVert w\rVert^2 + C\sum_i \log(1 + e^{-z_i(x_i w + b)})` with z = 1
     for right and -1 for wrong answers. The intercept is not penalised. A step is halved until
-    the objective falls enough, so the iteration cannot diverge. The steps of all targets are
-    solved for with the targets' own Hessians.
+    the objective falls enough, so the iteration cannot diverge.
+
+    No Hessian is formed: the steps of all regressions are found side by side by conjugate
+    gradients, whose every iteration is one product with `X` for all of them. Principal components
+    are nearly uncorrelated, so that with the Hessians' diagonals as preconditioner few are needed.
+    """
+    width = np.shape(X)[-1] if np.ndim(X) else 0
+    coef, intercept = fit_nested_logistic(X, Y, [width], C, max_iterations)
+    return coef[0], intercept[0]
+
+
+def fit_nested_logistic(
+    X: np.ndarray,
+    Y: np.ndarray,
+    dimensions: Sequence[int],
+    C: float = 1.0,
+    max_iterations: int = 100,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fit the regressions of `fit_logistic` on the first d columns, for several d at once.
+
+    Parameters
+    ----------
+    X, Y, C, max_iterations
+        As for `fit_logistic`.
+    dimensions : sequence of P int
+        Numbers of leading columns, each at most D.
+
+    Returns
+    -------
+    coef : ndarray of shape (P, K, D)
+        Zero for columns that are not used.
+    intercept : ndarray of shape (P, K)
     """
     X, Y = np.asarray(X, dtype=np.float64), np.asarray(Y, dtype=np.float64)
     if X.ndim != 2 or Y.ndim != 2 or len(X) != len(Y):
         raise InputError(f"X {X.shape} and Y {Y.shape} must be matrices with as many rows.")
     if not C > 0:
         raise InputError(f"C is {C}; it must be positive.")
-    theta = np.zeros((Y.shape[1], X.shape[1] + 1))
-    for mask in np.unique(~np.isnan(Y), axis=1).T:
-        # Targets with the same missing labels share the rows, most often all of them.
-        same = np.flatnonzero((~np.isnan(Y) == mask[:, None]).all(axis=0))
-        theta[same] = _newton(X[mask], Y[np.ix_(mask, same)], C, max_iterations)
-    return theta[:, :-1].copy(), theta[:, -1].copy()
+    n_targets, width = Y.shape[1], X.shape[1]
+    used = np.arange(width) < np.repeat(dimensions, n_targets)[:, None]
+    theta = _newton(X, np.tile(Y, len(dimensions)), used, C, max_iterations)
+    theta = theta.reshape(len(dimensions), n_targets, width + 1)
+    return theta[..., :-1].copy(), theta[..., -1].copy()
 
 
 def predict_logistic(X: np.ndarray, coef: np.ndarray, intercept: np.ndarray) -> np.ndarray:
@@ -56,55 +87,79 @@ def predict_logistic(X: np.ndarray, coef: np.ndarray, intercept: np.ndarray) -> 
     return expit(np.asarray(X, dtype=np.float64) @ coef.T + intercept)
 
 
-def _newton(X: np.ndarray, Y: np.ndarray, C: float, max_iterations: int) -> np.ndarray:
-    """Damped Newton for complete labels Y (n, K); returns coefficients then intercept (K, D+1)."""
+def _newton(
+    X: np.ndarray, Y: np.ndarray, used: np.ndarray, C: float, max_iterations: int
+) -> np.ndarray:
+    """Damped Newton for labels Y (N, M) on the columns used (M, D); returns theta (M, D + 1)."""
     design = np.hstack([X, np.ones((len(X), 1))])
+    free = np.hstack([used, np.ones((len(used), 1), dtype=bool)])
     ridge = np.append(np.ones(X.shape[1]), 0.0) / C
-    rate = (Y.sum(axis=0) + 1) / (len(Y) + 2)
-    theta = np.zeros((Y.shape[1], design.shape[1]))
-    theta[:, -1] = logit(rate)
-    active = np.flatnonzero((Y.min(axis=0, initial=1) == 0) & (Y.max(axis=0, initial=0) == 1))
-    if active.size == 0:
-        return theta
+    known, labels = (~np.isnan(Y)).astype(np.float64), np.nan_to_num(Y)
+    right, n_known = labels.sum(axis=0), known.sum(axis=0)
+    theta = np.zeros(free.shape)
+    theta[:, -1] = logit((right + 1) / (n_known + 2))
+    active = np.flatnonzero((right > 0) & (right < n_known))
     for _ in range(max_iterations):
-        current, labels = theta[active], Y[:, active]
+        if active.size == 0:
+            break
+        current, y, mask = theta[active], labels[:, active], known[:, active]
         scores = design @ current.T
         p = expit(scores)
-        gradient = (p - labels).T @ design + ridge * current
-        step = _newton_step(design, p * (1 - p), ridge, gradient)
+        gradient = ((mask * (p - y)).T @ design + ridge * current) * free[active]
+        step = _newton_steps(design, mask * p * (1 - p), ridge, gradient, free[active])
         decrement = np.sum(gradient * step, axis=1)
         shifts = design @ step.T
-        before = _objective(scores, labels, current, ridge)
+        before = _objective(scores, y, mask, current, ridge)
         size = np.ones(active.size)
         for _ in range(30):
             proposal = current - size[:, None] * step
-            after = _objective(scores - size * shifts, labels, proposal, ridge)
+            after = _objective(scores - size * shifts, y, mask, proposal, ridge)
             failing = after > before - 1e-4 * size * decrement + 1e-12 * np.abs(before)
             if not failing.any():
                 break
             size[failing] /= 2
         theta[active] = proposal
-        active = active[decrement > 1e-9 * len(Y)]
-        if active.size == 0:
-            break
+        active = active[decrement > 1e-9 * n_known[active]]
     return theta
 
 
-def _newton_step(
-    design: np.ndarray, curvature: np.ndarray, ridge: np.ndarray, gradient: np.ndarray
+def _newton_steps(
+    design: np.ndarray,
+    curvature: np.ndarray,
+    ridge: np.ndarray,
+    gradient: np.ndarray,
+    free: np.ndarray,
 ) -> np.ndarray:
-    """Solve each target's Hessian for its gradient (K, D+1)."""
-    step = np.empty_like(gradient)
-    for k, weights in enumerate(curvature.T):
-        hessian = (design * weights[:, None]).T @ design
-        hessian[np.diag_indices_from(hessian)] += ridge + 1e-12 * np.trace(hessian)
-        step[k] = np.linalg.solve(hessian, gradient[k])  # SciPy's own threads would contend
+    """Solve each regression's Newton system for its gradient (M, D + 1), by conjugate gradients.
+
+    `curvature` (N, M) weighs the rows. The nearer the optimum, the more exact the solution, which
+    keeps Newton's fast convergence.
+    """
+    diagonal = curvature.T @ design**2 + ridge
+    inverse = free / np.maximum(diagonal, 1e-12 * diagonal.max(axis=1, keepdims=True))
+    step, residual = np.zeros_like(gradient), gradient.copy()
+    direction = inverse * residual
+    error = np.sum(residual * direction, axis=1)
+    enough = error * np.minimum(0.01, error / len(design))
+    for _ in range(design.shape[1]):
+        if (error <= enough).all():
+            break
+        image = (curvature * (design @ direction.T)).T @ design + ridge * direction
+        image *= free
+        slope = np.sum(direction * image, axis=1)
+        length = np.divide(error, slope, out=np.zeros_like(error), where=slope > 0)[:, None]
+        step += length * direction
+        residual -= length * image
+        conditioned = inverse * residual
+        before, error = error, np.sum(residual * conditioned, axis=1)
+        ratio = np.divide(error, before, out=np.zeros_like(error), where=before > 0)
+        direction = conditioned + ratio[:, None] * direction
     return step
 
 
 def _objective(
-    scores: np.ndarray, labels: np.ndarray, theta: np.ndarray, ridge: np.ndarray
+    scores: np.ndarray, labels: np.ndarray, known: np.ndarray, theta: np.ndarray, ridge: np.ndarray
 ) -> np.ndarray:
-    """Regularised negative log likelihood of each target, divided by C."""
-    loss = np.logaddexp(0, scores) - labels * scores
+    """Regularised negative log likelihood of each regression, divided by C."""
+    loss = known * (np.logaddexp(0, scores) - labels * scores)
     return loss.sum(axis=0) + 0.5 * np.sum(ridge * theta**2, axis=1)

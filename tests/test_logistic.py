@@ -3,7 +3,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from prefill_router.errors import InputError
-from prefill_router.logistic import fit_logistic, predict_logistic
+from prefill_router.logistic import fit_logistic, fit_nested_logistic, predict_logistic
 
 
 @pytest.fixture
@@ -31,6 +31,30 @@ def test_equals_scikit_learn_on_each_targets_labelled_rows(rng, C):
         np.testing.assert_allclose(coef[k], reference.coef_[0], atol=1e-4)
         np.testing.assert_allclose(intercept[k], reference.intercept_[0], atol=1e-4)
         np.testing.assert_allclose(p[:, k], reference.predict_proba(X)[:, 1], atol=1e-4)
+
+
+def test_nested_columns_equal_separate_fits(rng):
+    X, Y = problem(rng)
+    coef, intercept = fit_nested_logistic(X, Y, [2, 6, 3])
+    assert coef.shape == (3, 4, 6)
+    for i, d in enumerate((2, 6, 3)):
+        alone, alone_intercept = fit_logistic(X[:, :d], Y)
+        np.testing.assert_allclose(coef[i, :, :d], alone, atol=1e-5)
+        np.testing.assert_array_equal(coef[i, :, d:], 0)
+        np.testing.assert_allclose(intercept[i], alone_intercept, atol=1e-5)
+
+
+@pytest.mark.parametrize("C", [1e-3, 1e-1, 10.0])
+def test_collinear_columns_of_unequal_size(rng, C):
+    """Columns repeated, nearly repeated and a thousand times larger: the product of many layers."""
+    X, Y = problem(rng, n=400, k=2, missing=0)
+    X = np.hstack([X, X, 1000 * X, X + 1e-3 * rng.normal(size=X.shape)])
+    X -= X.mean(axis=0)
+    p = predict_logistic(X, *fit_logistic(X, Y, C))
+    for k, y in enumerate(Y.T):
+        reference = LogisticRegression(C=C, solver="newton-cholesky", tol=1e-10, max_iter=1000)
+        expected = reference.fit(X, y).predict_proba(X)[:, 1]
+        np.testing.assert_allclose(p[:, k], expected, atol=2e-3)
 
 
 def test_more_columns_than_rows(rng):
