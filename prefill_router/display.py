@@ -126,6 +126,7 @@ def query_cards(
     p: np.ndarray,
     choice: np.ndarray,
     targets: Sequence[str],
+    answers: np.ndarray | None = None,
     caption: str = "",
 ) -> Display:
     """Return a table of queries: each target's answer and P(correct), and the one that is asked.
@@ -140,18 +141,22 @@ def query_cards(
     choice : (n,) int array
         The target the router asks.
     targets : (K,) sequence of str
+    answers : (n, K) array of str, optional
+        What each target wrote, where that is known.
     caption : str, default ""
 
     Returns
     -------
     Display
-        Cells such as ``"right (0.83)"``.
+        Cells such as ``"right (0.83)"``, followed by the answer if there is one.
     """
     outcome = np.where(np.isnan(correct), "not asked", np.where(correct == 1, "right", "wrong"))
     frame = pd.DataFrame({"question": list(questions)}, dtype=object)
     for k, target in enumerate(targets):
         pairs = zip(outcome[:, k], p[:, k], strict=True)
-        frame[target] = [f"{said} ({value:.2f})" for said, value in pairs]
+        frame[target] = [f"{grade} ({value:.2f})" for grade, value in pairs]
+        if answers is not None:
+            frame[target] += [f"\n{answer}" for answer in answers[:, k]]
     asked = [f"{targets[k]}: {outcome[i, k]}" for i, k in enumerate(choice)]
     frame["router asks"] = asked
     return table(frame, caption)

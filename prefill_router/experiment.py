@@ -111,10 +111,7 @@ def _execute(notebook: Path, run_dir: Path, given: dict, state: str) -> None:
     done.unlink(missing_ok=True)
     start = time.monotonic()
     try:
-        papermill.execute_notebook(
-            notebook, out, parameters=given, kernel_name="python3", cwd=notebook.parent,
-            progress_bar=False, log_output=False,
-        )  # fmt: skip
+        _run(notebook, out, given)
     except papermill.PapermillExecutionError as error:
         raise InputError(
             f"{notebook.name} failed: {error.ename}: {error.evalue} (cell {error.exec_count}; see "
@@ -127,6 +124,15 @@ def _execute(notebook: Path, run_dir: Path, given: dict, state: str) -> None:
         ) from None
     clean(out)
     write_json(done, {"state": state, "seconds": round(time.monotonic() - start, 1)})
+
+
+def _run(notebook: Path, out: Path | None, given: dict) -> nbformat.NotebookNode:
+    """Execute a notebook with papermill, in its own directory."""
+    return papermill.execute_notebook(
+        notebook, out, parameters=given, kernel_name="python3", cwd=notebook.parent,
+        progress_bar=False,
+        extra_arguments=["--IPKernelApp.log_level=50"],  # kernels talk of their sockets
+    )  # fmt: skip
 
 
 def clean(path: Path) -> None:
@@ -182,10 +188,7 @@ def refresh_notebooks() -> list[Path]:
     for notebook in notebooks():
         # Again, now that the expectation is there; artifacts are found, so this takes seconds.
         given = {"run_dir": str(first.relative_to(project_root()))}
-        book = papermill.execute_notebook(
-            notebook, None, parameters=given, kernel_name="python3", cwd=notebook.parent,
-            progress_bar=False,
-        )  # fmt: skip
+        book = _run(notebook, None, given)
         injected = [c for c in book.cells if "injected-parameters" in c.metadata.get("tags", [])]
         book.cells = [cell for cell in book.cells if cell not in injected]
         number_cells(book)

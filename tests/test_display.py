@@ -142,6 +142,21 @@ def test_query_cards_tell_each_answer_its_probability_and_the_choice():
     ]
 
 
+def test_query_cards_show_what_was_written_where_it_is_known():
+    shown = display.query_cards(
+        ["2 + 2"],
+        np.array([[1.0, 0.0]]),
+        np.array([[0.9, 0.1]]),
+        np.array([0]),
+        ("small", "large"),
+        np.array([["4", "<b>5</b>"]], dtype=object),
+    )
+    seen = read(shown.html)
+    assert "b" not in seen.tags
+    cells = [text.strip() for text in seen.texts if text.strip()]
+    assert cells[5:9] == ["right (0.90)", "4", "wrong (0.10)", "<b>5</b>"]
+
+
 def test_bullets_are_a_list_of_escaped_sentences():
     shown = display.bullets("<b>one</b>", "two $$")
     assert shown.html.count("<li>") == 2

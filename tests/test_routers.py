@@ -31,15 +31,11 @@ from prefill_router.study import ARTIFACTS
 torch.set_num_threads(1)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def own_artifacts():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv(ARTIFACTS, raising=False)
-        yield
+pytestmark = pytest.mark.usefixtures("own_artifacts")
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory):
+def study(own_artifacts, tmp_path_factory):
     return tiny_studies.study(tmp_path_factory.mktemp("study"))
 
 

@@ -47,6 +47,38 @@ def fresh_labels(store: Store, device: str = "cpu") -> Path:
     return store.get("labels", key, build) / zoo.LABELS.name
 
 
+def ask_again(
+    labels: Labels, rows: np.ndarray, device: str = "cpu"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Let every target of the zoo answer some of the questions anew.
+
+    Parameters
+    ----------
+    labels : Labels
+        Labels of the zoo.
+    rows : ndarray of int, shape (n,)
+        Which questions.
+    device : str
+        Torch device that answers.
+
+    Returns
+    -------
+    answers : ndarray of object, shape (n, K)
+        What each target wrote.
+    correct : ndarray of float64, shape (n, K)
+        Its grade, 1 or 0.
+    """
+    asked = labels.take(rows)
+    references = benchmark().set_index("query_id").loc[asked.query_id, "reference"].tolist()
+    questions = asked.question.tolist()
+    tables = [
+        collect(resolve(target), questions, references, exact_match, DECODING, device=device)
+        for target in labels.targets
+    ]
+    answers = np.array([table["answer"] for table in tables], dtype=object).T
+    return answers, np.array([table["is_correct"] for table in tables], dtype=np.float64).T
+
+
 def agreement_with_fresh_answers(labels: Labels, n: int, seed: int, device: str) -> pd.DataFrame:
     """Let every target answer a sample of the questions again and compare with its labels.
 
@@ -68,16 +100,9 @@ def agreement_with_fresh_answers(labels: Labels, n: int, seed: int, device: str)
     """
     rng = np.random.default_rng(seed)
     rows = np.sort(rng.choice(labels.n_queries, min(n, labels.n_queries), replace=False))
-    sample = labels.take(rows)
-    references = benchmark().set_index("query_id").loc[sample.query_id, "reference"].tolist()
-    shares = {}
-    for k, target in enumerate(labels.targets):
-        questions = sample.question.tolist()
-        answers = collect(
-            resolve(target), questions, references, exact_match, DECODING, device=device
-        )
-        shares[target] = float((answers["is_correct"].to_numpy() == sample.correct[:, k]).mean())
-    table = pd.DataFrame({"n": len(rows), "agreement": pd.Series(shares)})
+    _, fresh = ask_again(labels, rows, device)
+    shares = (fresh == labels.correct[rows]).mean(axis=0)
+    table = pd.DataFrame({"n": len(rows), "agreement": shares}, index=list(labels.targets))
     return table.rename_axis("target")
 
 

@@ -102,7 +102,7 @@ RECIPES = {
         Recipe("llama-b", "target", "llama", 96, 4, 4, steps=1500, seed=12, deal=1),
         Recipe("qwen3-c", "target", "qwen3", 112, 4, 4, steps=1500, seed=13, deal=2),
         Recipe("neox-d", "target", "gpt_neox", 96, 4, 4, steps=1500, seed=14, deal=3),
-        Recipe("thinker-e", "target", "llama", 80, 4, 4, steps=1000, seed=15, deal=4, thinks=True),
+        Recipe("thinker-e", "target", "llama", 80, 4, 4, steps=1150, seed=15, deal=4, thinks=True),
         Recipe("reader-s", "encoder", "qwen3", 64, 3, 4, steps=2500, seed=21),
         Recipe("reader-m", "encoder", "qwen3", 96, 4, 4, steps=3000, seed=22,
                checkpoints=(250, 1000)),

@@ -14,6 +14,7 @@ from prefill_router.zoo import labelling as module
 from prefill_router.zoo.labelling import (
     USD_PER_MILLION_TOKENS_AND_PARAMETERS,
     agreement_with_fresh_answers,
+    ask_again,
     fresh_labels,
     n_parameters,
     write_default_labels,
@@ -104,6 +105,16 @@ def test_default_labels_come_with_manifest_prices_and_cards(tiny_zoo):
     card = (tmp_path / "models" / "gpt2-a" / "README.md").read_text()
     tokens = mine["output_tokens"].mean()
     assert f"| test | {len(mine)} | {mine['is_correct'].mean():.1%} | {tokens:.1f} |" in card
+
+
+def test_asking_again_gives_answers_and_grades_of_the_rows_asked_for(tiny_zoo):
+    tmp_path, asked, known = tiny_zoo
+    labels = load_labels(fresh_labels(Store(tmp_path / "store")))
+    rows = np.array([5, 2])
+    answers, correct = ask_again(labels, rows)
+    assert answers.shape == correct.shape == (2, 2)
+    np.testing.assert_array_equal(correct, labels.correct[rows])
+    assert answers[1, 0].split() == asked["reference"][2].split() and known[2]
 
 
 def test_agreement_counts_labels_that_another_answer_confirms(tiny_zoo):

@@ -56,7 +56,7 @@ def test_labels_are_of_the_committed_questions_and_weights(queries):
 def test_best_target_is_neither_poor_nor_perfect_and_not_alone_at_the_top(validation):
     accuracy = validation.correct.mean(axis=0)
     assert 0.40 <= accuracy.max() <= 0.75
-    assert (accuracy >= accuracy.max() - 0.08).sum() >= 3
+    assert (accuracy >= accuracy.max() - 0.08).sum() >= 1 + 3  # the best and three more
 
 
 def test_headroom_is_large_also_without_lucky_guesses(validation):

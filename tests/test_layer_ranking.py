@@ -1,0 +1,68 @@
+import numpy as np
+import pytest
+import tiny_studies
+import torch
+from scipy.stats import spearmanr
+
+from prefill_router.comparison import pick
+from prefill_router.layer_ranking import auc_lost, n_peaks, rank_correlations
+
+torch.set_num_threads(1)
+
+pytestmark = pytest.mark.usefixtures("own_artifacts")
+
+
+@pytest.mark.parametrize("probe", ["J", "J_pca", "d_eff", "anisotropy"])
+@pytest.mark.parametrize("pooling", ["last", "mean"])
+def test_rank_correlations_are_scipys(study, with_constant, probe, pooling):
+    for any_study in (study, with_constant):
+        encoder = any_study.parameters.encoder
+        probes, aucs = any_study.probes(encoder), any_study.layer_auc(encoder)
+        by_target = []
+        for k in range(3):  # the learnable ones; a constant target has no AUC
+            by_fold = []
+            for fold in (0, 1):
+                here = f"target == {k} and fold == {fold} and pooling == '{pooling}'"
+                p = probes.query(here).query("not constant").set_index("layer")[probe]
+                auc = aucs.query(here).groupby("layer")["auc"].max()[p.index]
+                by_fold.append(spearmanr(p, auc).statistic)
+            by_target.append(np.mean(by_fold))
+        found = rank_correlations(any_study, encoder)
+        row = pick(found, f"Spearman of {probe}", f"{encoder}, {pooling}")
+        assert row.estimate == pytest.approx(np.mean(by_target), abs=1e-12)
+        assert min(by_target) - 1e-9 <= row.lower <= row.estimate <= row.upper
+        assert row.n == (3 if pooling == "last" else 4)  # layer 0 is constant
+
+
+@pytest.mark.parametrize(
+    ("values", "peaks"),
+    [([1], 1), ([1, 2, 3], 1), ([3, 1], 1), ([1, 3, 1, 2], 2), ([2, 2, 1, 1], 1),
+     ([1, 2, 2, 1], 1), ([1, 2, 2, 3], 1), ([5, 1, 4, 1, 5], 3), ([], 0)],
+)  # fmt: skip
+def test_peaks_are_counted_with_ends_and_plateaus(values, peaks):
+    assert n_peaks(values) == peaks
+
+
+def test_one_layer_has_no_rank(tmp_path):
+    study = tiny_studies.study(tmp_path, layers=[2])
+    found = rank_correlations(study, study.parameters.encoder)
+    assert len(found) == 8
+    assert np.isnan([row.estimate for row in found]).all()
+
+
+def test_what_choosing_with_J_loses(with_constant):
+    study, encoder = with_constant, with_constant.parameters.encoder
+    probes, aucs = study.probes(encoder), study.layer_auc(encoder)
+    found = auc_lost(study, encoder)
+    assert [row.target for row in found] == list(study.labels.targets)
+    assert np.isnan(found[3].estimate)
+    for k, row in enumerate(found[:3]):
+        lost = []
+        for fold in (0, 1):
+            of = probes.query(f"target == {k} and fold == {fold} and not constant")
+            at = of.loc[of["J"].idxmax()]
+            scores = aucs.query(f"target == {k} and fold == {fold} and not constant")
+            chosen = scores[(scores["layer"] == at["layer"]) & (scores["pooling"] == at["pooling"])]
+            lost.append(scores["auc"].max() - chosen["auc"].max())
+        assert row.estimate == pytest.approx(np.mean(lost), abs=1e-12)
+        assert row.estimate >= 0
