@@ -50,7 +50,10 @@ def complete_rows(correct: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     correct = np.asarray(correct, dtype=np.float64)
     rows = ~np.isnan(correct).any(axis=1)
     if not rows.any():
-        raise InputError("No query is labelled for every target; routing cannot be evaluated.")
+        raise InputError(
+            "No query is labelled for every target, so that routing cannot be evaluated: ask all "
+            "targets some of the same queries, or name fewer of them (targets=A,B...)."
+        )
     return rows, correct[rows]
 
 

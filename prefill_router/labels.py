@@ -157,15 +157,23 @@ def load_labels(
         labels = labels.select_targets(targets)
     if n_queries < 0:
         raise InputError(f"n_queries is {n_queries}; give a positive number, or 0 for all.")
-    if not 0 < n_queries < labels.n_queries:
-        return labels
-    strata = labels.benchmark
-    if labels.split is not None:
-        strata = np.strings.add(np.strings.add(strata, " "), labels.split)
-    chosen = stratified_places(strata, labels.group, seed) < n_queries / labels.n_queries
-    if not chosen.any():
-        raise InputError(f"n_queries is {n_queries}, which is less than a group of {name} holds.")
-    return labels.take(chosen)
+    if 0 < n_queries < labels.n_queries:
+        strata = labels.benchmark
+        if labels.split is not None:
+            strata = np.strings.add(np.strings.add(strata, " "), labels.split)
+        chosen = stratified_places(strata, labels.group, seed) < n_queries / labels.n_queries
+        if not chosen.any():
+            raise InputError(
+                f"n_queries is {n_queries}, which is less than a group of {name} holds."
+            )
+        labels = labels.take(chosen)
+    never = [t for t, y in zip(labels.targets, labels.correct.T, strict=True) if np.isnan(y).all()]
+    if never:
+        raise InputError(
+            f"{name}: target {', '.join(map(repr, never))} has no label on these queries; leave it "
+            "out by naming the others (targets=A,B...), or ask it some of them."
+        )
+    return labels
 
 
 def write_labels(labels: Labels, path: str | os.PathLike) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import io
 import json
@@ -147,20 +148,24 @@ def _from_file(path: Path) -> pd.DataFrame:
             raw = gzip.decompress(raw)
             _check_contents(path, raw[:1024], "text")
         raw = raw.removeprefix(BOM)
-        return _from_csv(raw) if kind.startswith(".csv") else _from_json(raw.decode(), kind)
+        text = raw.decode()
+        return _from_csv(text) if kind.startswith(".csv") else _from_json(text, kind)
     except InputError:
         raise
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text ({error}).") from None
-    except (EOFError, zlib.error, ValueError, OSError) as error:
+    except (EOFError, zlib.error, csv.Error, ValueError, OSError) as error:
         raise InputError(f"{path} cannot be read (damaged or cut short?): {error}") from error
 
 
-def _from_csv(raw: bytes) -> pd.DataFrame:
-    # The header is read as a row: pandas would rename a repeated column, and take the first column
-    # for an index where rows have one field more than the header.
-    table = pd.read_csv(io.BytesIO(raw), header=None, dtype=object, na_filter=False)
-    return table.iloc[1:].set_axis(table.iloc[0].tolist(), axis=1)
+def _from_csv(text: str) -> pd.DataFrame:
+    # Not by pandas, which fills short rows up: the missing cells would read as never asked.
+    csv.field_size_limit(2**31 - 1)  # the default refuses long questions
+    header, *rows = [row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if row]
+    for number, row in enumerate(rows, start=1):
+        if len(row) != len(header):
+            raise ValueError(f"row {number} has {len(row)} cells, but the header {len(header)}.")
+    return pd.DataFrame(rows, columns=header, dtype=object)
 
 
 def _from_json(text: str, kind: str) -> pd.DataFrame:

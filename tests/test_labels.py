@@ -359,3 +359,11 @@ def test_stratified_places_are_spread_in_every_stratum():
     for stratum, size in (("a", 600), ("b", 90), ("c", 10)):
         counts, _ = np.histogram(places[strata == stratum], bins=5, range=(0, 1))
         assert abs(counts - size / 5).max() <= 2
+
+
+def test_a_target_without_any_label_is_named(tmp_path):
+    path = tmp_path / "labels.csv"
+    path.write_text("query_id,question,benchmark,a,b,c\nq1,x,m,1,0,\nq2,y,m,0,1,\n")
+    with pytest.raises(InputError, match=r"target 'c' has no label .*targets="):
+        load_labels(path)
+    assert load_labels(path, ["a", "b"]).targets == ("a", "b")

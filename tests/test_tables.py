@@ -103,7 +103,7 @@ CSV = as_csv(RECORDS).encode()
         ("t.csv.gz", gzip.compress(b""), "is empty"),
         ("t.csv", b"a,b\n", "no rows"),
         ("t.json", b"[]", "no rows"),
-        ("t.csv", b"a,b\n1,2,3\n", "cannot be read.*line 2"),
+        ("t.csv", b"a,b\n1,2,3\n", "cannot be read.*row 1 has 3 cells, but the header 2"),
         ("t.csv", b'a,b\n1,"2\n', "cannot be read"),
         ("t.csv", b"a,a\n1,2\n", "two columns named 'a'"),
         ("t.csv", b"a,b\n\xff\xfe,2\n", "not UTF-8"),
@@ -130,3 +130,15 @@ def test_nothing_there(tmp_path):
         read_table(tmp_path / "directory")
     with pytest.raises(InputError, match="save_to_disk"):
         read_table(f"hub:{tmp_path / 'directory'}")
+
+
+def test_a_short_row_is_named_and_not_filled_up(tmp_path):
+    path = written(tmp_path, "t.csv", b"a,b,c\n1,2,3\n4,5\n")
+    with pytest.raises(InputError, match="row 2 has 2 cells, but the header 3"):
+        read_table(path)
+
+
+def test_empty_cells_are_no_short_row(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("a,b,c\n,,\n1,,\n")
+    assert read_table(path).to_numpy().tolist() == [["", "", ""], ["1", "", ""]]
