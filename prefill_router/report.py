@@ -18,7 +18,7 @@ SCALES: dict[str, tuple[Callable[[float], str], str]] = {
     "points": (lambda value: f"{100 * value:+.1f}", " points"),
     "value": (lambda value: f"{value:.3f}", ""),
     "difference": (lambda value: f"{value:+.3f}", ""),
-    "USD": (lambda value: f"{value:.3g}", " USD"),
+    "USD": (lambda value: f"{1000 * value:.3g}", " USD"),  # of a thousand queries
 }
 
 
@@ -30,7 +30,7 @@ def format_interval(interval: Interval | Estimate, scale: str = "%") -> str:
     interval : Interval or Estimate
     scale : {"%", "points", "value", "difference", "USD"}, default "%"
         A share as per cent; a difference of shares as signed percentage points; a plain number; a
-        signed one; an amount of money.
+        signed one; a cost per query in USD, as that of a thousand queries.
 
     Returns
     -------

@@ -13,7 +13,7 @@ def test_intervals_are_written_with_their_units():
     assert report.format_interval(interval, "points") == "+45.6 points [+42.1, +49.0]"
     assert report.format_interval(interval, "value") == "0.456 [0.421, 0.490]"
     money = Interval(0.00000123, 0.000001, 0.000002)
-    assert report.format_interval(money, "USD") == "1.23e-06 USD [1e-06, 2e-06]"
+    assert report.format_interval(money, "USD") == "0.00123 USD [0.001, 0.002]"
     assert report.format_interval(Interval(np.nan, np.nan, np.nan)) == "undefined"
     with pytest.raises(InputError, match="scale"):
         report.format_interval(interval, "percent")
