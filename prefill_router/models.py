@@ -125,7 +125,8 @@ def _check_files(source: ModelSource) -> None:
     if not any(path for pattern in VOCABULARIES for path in location.glob(pattern)):
         raise InputError(
             f"{source.name}: no tokenizer in {location}; save it there with "
-            "tokenizer.save_pretrained(directory)."
+            "tokenizer.save_pretrained(directory). A model that reads no text has none, and cannot "
+            "be read here."
         )
 
 
@@ -172,7 +173,8 @@ def load_encoder(
     Parameters
     ----------
     source : ModelSource
-        From `resolve`. Of an encoder-decoder model the encoder is taken.
+        From `resolve`. Of an encoder-decoder model the encoder is taken, of a model that also sees
+        or hears the part that reads text.
     device : str, default "cpu"
         As for `pick_device`.
     dtype : {"float32", "bfloat16", "float16"}, default "float32"
@@ -189,11 +191,26 @@ def load_encoder(
     Raises
     ------
     InputError
-        If the directory holds no loadable model, lacks some of its weights, or needs code of its
-        own that is not trusted.
+        If the directory holds no loadable model, lacks some of its weights, needs code of its own
+        that is not trusted, or if the model does not read text.
     """
     model, tokenizer = _load(AutoModel, source, device, dtype, trust_remote_code)
-    return (model.get_encoder() if model.config.is_encoder_decoder else model), tokenizer
+    reader = _reader(model)
+    if reader.main_input_name != "input_ids":
+        raise InputError(
+            f"{source.name} is a {type(model).__name__}, which reads {reader.main_input_name}, not "
+            "text; take a language model as encoder."
+        )
+    return reader, tokenizer
+
+
+def _reader(model):
+    """Return the part of a model that reads the prompt: encoder, text tower, or all of it."""
+    if model.config.is_encoder_decoder:
+        return model.get_encoder()
+    # only where there are several towers: some single ones, such as Funnel's, end in a "decoder"
+    has_towers = model.config.get_text_config() is not model.config
+    return model.get_decoder() if has_towers else model
 
 
 def load_target(

@@ -6,7 +6,8 @@ import sys
 import pytest
 import tiny_models
 import torch
-from transformers import AutoModel
+from architectures import VISION
+from transformers import AutoModel, ViTConfig, Wav2Vec2Config, WhisperConfig
 
 from prefill_router import models
 from prefill_router.errors import InputError
@@ -158,6 +159,47 @@ def test_of_an_encoder_decoder_the_encoder_is_taken(tmp_path):
     model, _ = models.load_encoder(models.resolve(str(tmp_path)))
     assert type(model).__name__ == "T5Stack"
     assert not model.is_decoder
+
+
+@pytest.mark.parametrize(
+    ("key", "tower"),
+    [("llava", "LlamaModel"), ("gemma3", "Gemma3TextModel"), ("clip", "CLIPTextModel")],
+)
+def test_of_a_model_that_also_sees_the_text_tower_is_taken(key, tower, tmp_path):
+    tiny_models.save(tmp_path, key, AutoModel)
+    model, _ = models.load_encoder(models.resolve(str(tmp_path)))
+    assert type(model).__name__ == tower
+    assert model.config.max_position_embeddings == 32  # the limit on prompts is the tower's
+
+
+NO_TEXT = [
+    (ViTConfig(**VISION), "pixel_values"),
+    (
+        Wav2Vec2Config(
+            hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+            conv_dim=[16], conv_kernel=[2], conv_stride=[2],
+        ),
+        "input_values",
+    ),
+    (
+        WhisperConfig(
+            d_model=16, encoder_layers=1, encoder_attention_heads=2, encoder_ffn_dim=16,
+            decoder_layers=1, decoder_attention_heads=2, decoder_ffn_dim=16, vocab_size=25,
+            pad_token_id=0,
+        ),
+        "input_features",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("config", "reads"), NO_TEXT, ids=["vit", "wav2vec2", "whisper"])
+def test_a_model_that_reads_no_text_is_refused(config, reads, tmp_path):
+    AutoModel.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="reads no text"):
+        models.resolve(str(tmp_path))
+    tiny_models.tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=f"reads {reads}, not text"):
+        models.load_encoder(models.resolve(str(tmp_path)))
 
 
 def test_the_hash_covers_all_that_is_loaded_and_nothing_else(copy):

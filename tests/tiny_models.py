@@ -1,19 +1,9 @@
 """Random models of a few thousand weights and a word-level tokenizer, for tests."""
 
 import torch
+from architectures import ARCHITECTURES
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import (
-    AutoModel,
-    AutoModelForCausalLM,
-    BertConfig,
-    GPT2Config,
-    GPTNeoXConfig,
-    LlamaConfig,
-    PreTrainedTokenizerFast,
-    Qwen3Config,
-    RobertaConfig,
-    T5Config,
-)
+from transformers import AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 SPECIAL = ["<pad>", "<eos>", "<unk>", "<user>", "<assistant>"]
 WORDS = [f"w{i}" for i in range(20)]
@@ -21,34 +11,6 @@ TEMPLATE = (
     "{% for message in messages %}<{{ message['role'] }}> {{ message['content'] }}{% endfor %}"
     "{% if thinking %} w0{% endif %}{% if add_generation_prompt %} <assistant>{% endif %}"
 )
-N_LAYERS = 3
-IDS = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 1}
-SHAPE = {
-    "vocab_size": len(SPECIAL + WORDS),
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "num_hidden_layers": N_LAYERS,
-    "num_attention_heads": 2,
-    "max_position_embeddings": 32,
-    # large weights: layers and tokens differ by far more than rounding
-    "initializer_range": 0.3,
-    **IDS,
-}
-CONFIGS = {
-    "qwen3": Qwen3Config(**SHAPE, num_key_value_heads=1, head_dim=8),
-    "llama": LlamaConfig(**SHAPE, num_key_value_heads=2),
-    "gpt2": GPT2Config(
-        vocab_size=SHAPE["vocab_size"], n_embd=16, n_layer=N_LAYERS, n_head=2, n_positions=32,
-        initializer_range=0.3, **IDS,
-    ),
-    "gpt_neox": GPTNeoXConfig(**SHAPE),
-    "bert": BertConfig(**SHAPE),
-    "roberta": RobertaConfig(**SHAPE),
-    "t5": T5Config(
-        vocab_size=SHAPE["vocab_size"], d_model=16, d_ff=32, d_kv=8, num_layers=N_LAYERS,
-        num_heads=2, decoder_start_token_id=0, pad_token_id=0, eos_token_id=1,
-    ),
-}  # fmt: skip
 
 
 def tokenizer(padding_side="right", template=None, pad=True, limit=30):
@@ -69,7 +31,7 @@ def tokenizer(padding_side="right", template=None, pad=True, limit=30):
 def model(name, auto=AutoModel, seed=0):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return auto.from_config(CONFIGS[name]).eval()
+        return auto.from_config(ARCHITECTURES[name].config).eval()
 
 
 def save(directory, name="qwen3", auto=AutoModelForCausalLM, seed=0, template=None):

@@ -1,0 +1,87 @@
+"""Every architecture is read like one prompt at a time, and the book's table of them is true."""
+
+import csv
+
+import compatibility
+import numpy as np
+import pytest
+import tiny_models
+import torch
+from architectures import ARCHITECTURES, N_LAYERS
+from compatibility import PROMPTS, QUESTIONS, TOKENIZER, deviations, encoder, reader, truth
+
+from prefill_router.extraction import encode
+
+FLOAT32, BFLOAT16 = 1e-4, 0.1  # the largest deviations that are rounding
+WRONG = 0.1  # what a mistake makes at least, at every layer and pooling
+
+every_architecture = pytest.mark.parametrize("key", ARCHITECTURES)
+
+
+@every_architecture
+def test_states_are_those_of_an_unpadded_pass(key):
+    for side in ("left", "right"):
+        tokenizer = tiny_models.tokenizer(side)
+        for token_budget in (1, 20, 8192):  # alone, a few together, all in one batch
+            encoding = encode(encoder(key), tokenizer, QUESTIONS, token_budget=token_budget)
+            assert encoding.layers == list(range(N_LAYERS + 1))
+            assert deviations(encoding.states, truth(key)).max() < FLOAT32
+
+
+@every_architecture
+def test_half_depth_is_a_part_of_full_depth(key):
+    half = range(N_LAYERS // 2 + 1)
+    full = encode(encoder(key), TOKENIZER, QUESTIONS).states
+    part = encode(encoder(key), TOKENIZER, QUESTIONS, layers=half).states
+    np.testing.assert_array_equal(part, full[: len(half)])
+
+
+@every_architecture
+def test_bfloat16_is_float32_within_its_precision(key):
+    assert compatibility.bfloat16_deviation(key) < BFLOAT16
+
+
+def states_padded_left(key):
+    """Return each prompt's (L + 1, T, D) states in a batch, T the longest prompt's length."""
+    width = max(map(len, PROMPTS))
+    padding = [[0] * (width - len(tokens)) for tokens in PROMPTS]
+    with torch.no_grad():
+        output = reader(key)(
+            input_ids=torch.tensor([p + t for p, t in zip(padding, PROMPTS, strict=True)]),
+            attention_mask=torch.tensor(
+                [p + [1] * len(t) for p, t in zip(padding, PROMPTS, strict=True)]
+            ),
+            output_hidden_states=True,
+        )
+    return torch.stack(output.hidden_states, dim=1).numpy()
+
+
+@every_architecture
+def test_mistakes_are_seen_at_every_layer(key):
+    wanted = truth(key)
+    pairs = list(zip(states_padded_left(key), map(len, PROMPTS), strict=True))
+    as_if_padded_right = [
+        [states[:, n - 1] for states, n in pairs],
+        [states[:, :n].mean(axis=1) for states, n in pairs],
+    ]
+    mistakes = {
+        "padding on the other side": np.array(as_if_padded_right).transpose(2, 0, 1, 3),
+        "the other pooling": wanted[:, ::-1],
+        "the next question": np.roll(wanted, 1, axis=2),
+        "the next layer": np.roll(wanted, 1, axis=0),
+    }
+    for mistake, states in mistakes.items():
+        assert deviations(states, wanted).max(axis=-1).min() > WRONG, mistake
+
+
+def test_the_books_table_is_true():
+    with compatibility.TABLE.open(encoding="utf-8", newline="") as file:
+        rows = {row["Architecture"]: row for row in csv.DictReader(file)}
+    assert len({row["`model_type`"] for row in rows.values()}) >= 25
+    assert rows.keys() == {architecture.name for architecture in ARCHITECTURES.values()}
+    for key, architecture in ARCHITECTURES.items():
+        row = rows[architecture.name]
+        bounds = {dtype: float(row.pop(dtype)) for dtype in ("float32", "bfloat16")}
+        assert row == compatibility.properties(key), "python tests/compatibility.py writes it anew"
+        assert compatibility.float32_deviation(key) < bounds["float32"] <= FLOAT32
+        assert compatibility.bfloat16_deviation(key) < bounds["bfloat16"] <= BFLOAT16
