@@ -58,7 +58,8 @@ def make_plan(
     token_budget : int
         The most tokens of a batch, padding included. A longer prompt gets a batch of its own.
     rows_per_shard : int
-        A shard ends with the batch that brings it to as many rows.
+        A shard ends with the batch that brings it to as many rows; no batch has more, so that
+        what is held of short prompts is bounded too.
     rows : int64 ndarray, optional
         Which queries, in reading order. By default all, the longest first: prompts of like length
         share a batch, and what does not fit into memory fails at once.
@@ -72,9 +73,10 @@ def make_plan(
     batch_ends, shard_ends, widest, start, in_shard = [], [], 0, 0, 0
     for position, row in enumerate(rows):
         widest = max(widest, int(lengths[row]))
-        if position > start and widest * (position + 1 - start) > token_budget:
+        n = position - start
+        if n and (widest * (n + 1) > token_budget or n >= rows_per_shard):
             batch_ends.append(position)
-            in_shard += position - start
+            in_shard += n
             if in_shard >= rows_per_shard:
                 shard_ends.append(len(batch_ends))
                 in_shard = 0

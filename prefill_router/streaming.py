@@ -229,7 +229,8 @@ def _lay_out(key, source, model, reading, questions, reuse) -> tuple[Layout, Kno
     digests = np.stack([question_digest(question) for question in questions])
     known = find_known(reuse, key, digests, reading)
     per_row = len(reading.layers) * len(reading.poolings) * reading.anatomy.width
-    rows_per_shard = SHARD_BYTES // (per_row * STORAGE[key["storage_dtype"]]().itemsize)
+    per_row *= STORAGE[key["storage_dtype"]]().itemsize
+    rows_per_shard = max(1, SHARD_BYTES // per_row)
     new = np.arange(len(questions)) if known is None else np.flatnonzero(known.rows < 0)
     new = new[np.argsort(-reading.n_tokens[new], kind="stable")]
     sizes = reading.n_tokens, reading.token_budget, rows_per_shard

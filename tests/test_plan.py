@@ -13,7 +13,7 @@ def all_batches(plan):
     return [rows for shard in range(len(plan.shard_ends)) for rows in plan.batches(shard)]
 
 
-@given(LENGTHS, st.integers(0, 100), st.integers(0, 20))
+@given(LENGTHS, st.integers(0, 100), st.integers(1, 20))
 def test_batches_hold_each_row_once_within_the_budget(lengths, budget, rows_per_shard):
     lengths = np.array(lengths)
     plan = make_plan(lengths, budget, rows_per_shard)
@@ -21,9 +21,11 @@ def test_batches_hold_each_row_once_within_the_budget(lengths, budget, rows_per_
     assert sorted(np.concatenate(found)) == list(range(len(lengths)))
     for rows in found:
         assert len(rows) == 1 or len(rows) * lengths[rows].max() <= budget
+        assert len(rows) <= rows_per_shard
     for rows, following in itertools.pairwise(found):
         assert lengths[rows].min() >= lengths[following].max()
-        assert (len(rows) + 1) * lengths[rows].max() > budget  # one more would not fit
+        # one more would not fit
+        assert (len(rows) + 1) * lengths[rows].max() > budget or len(rows) == rows_per_shard
 
 
 @given(LENGTHS, st.integers(1, 100), st.integers(1, 20))
