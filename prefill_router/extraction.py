@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -22,7 +21,9 @@ from prefill_router.prompts import Prompts, Truncation, check_questions, token_l
 from prefill_router.threads import ahead, behind
 
 Layers = Literal["all", "upper"] | Sequence[int]
-MOST_TOKENS = {"cpu": 8192, "cuda": 65536}  # of a batch; beyond, nothing gets faster
+GPU_TOKENS = 16384  # of a batch; beyond, nothing gets faster
+CPU_TOKENS = (1024, 8192)  # likewise, of a large and of a tiny model
+CPU_BYTES = 64 * 2**20  # what a block writes of a batch, between these
 
 
 @dataclass(frozen=True)
@@ -119,18 +120,18 @@ def prepare(
 
 
 def default_budget(device: torch.device, anatomy: Anatomy) -> int:
-    """Return how many tokens a batch may have: a power of two that fits into half of the memory.
+    """Return how many tokens a batch may have: enough to keep the device busy, and no more.
 
-    On a GPU that is the memory free now, elsewhere all that the machine has, so that one machine
-    always plans alike. What does not fit after all is halved (`Prefill.read`).
+    More would only pad more. On a GPU that is bounded by half of the memory free now; what does not
+    fit after all is halved (`Prefill.read`). A CPU is busy with a thousand tokens, and with more
+    only where a token is so little work that calling the model counts.
     """
     if device.type == "cuda":
-        memory = torch.cuda.mem_get_info(device)[0]
+        memory, least, most = torch.cuda.mem_get_info(device)[0] // 2, 1, GPU_TOKENS
     else:
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    fits = max(1, memory // 2 // anatomy.bytes_per_token)
-    most = MOST_TOKENS.get(device.type, MOST_TOKENS["cpu"])
-    return min(most, 1 << (fits.bit_length() - 1))
+        memory, (least, most) = CPU_BYTES, CPU_TOKENS
+    fits = max(1, memory // anatomy.bytes_per_token)
+    return min(max(1 << (fits.bit_length() - 1), least), most)
 
 
 def read_batches(

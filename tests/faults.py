@@ -19,7 +19,7 @@ from prefill_router.models import resolve
 from prefill_router.streaming import extract
 
 streaming.SHARD_BYTES = 8 * 2**10
-extraction.MOST_TOKENS["cpu"] = 60
+extraction.CPU_TOKENS = (1, 60)
 QUESTIONS = tiny_models.questions(300)
 
 

@@ -15,7 +15,7 @@ from prefill_router.models import resolve
 from prefill_router.streaming import extract
 
 streaming.SHARD_BYTES = 2 * 2**20
-extraction.MOST_TOKENS["cpu"] = 1024
+extraction.CPU_TOKENS = (1, 1024)
 SHAPE = {**tiny_models.SHAPE, "hidden_size": 256, "num_key_value_heads": 2}
 
 

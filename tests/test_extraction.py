@@ -5,9 +5,10 @@ import torch
 from transformers import AutoModel
 
 from prefill_router.errors import InputError
-from prefill_router.extraction import encode
+from prefill_router.extraction import default_budget, encode
 from prefill_router.models import load_encoder, resolve
 from prefill_router.pooling import POOLINGS
+from prefill_router.prefill import Anatomy
 
 QUESTIONS = tiny_models.questions()
 
@@ -120,6 +121,69 @@ def test_a_new_pooling_needs_one_function(monkeypatch):
     np.testing.assert_allclose(states[:, 0, 0], states[:, 0, 1], rtol=1e-4, atol=1e-5)
 
 
+def anatomy(bytes_per_token):
+    return Anatomy(3, None, True, 16, bytes_per_token)
+
+
+def test_the_token_budget_is_found(monkeypatch):
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    for bytes_per_token, tokens in ((1, 8192), (20_000, 2048), (70_000, 1024), (10**9, 1024)):
+        assert default_budget(cpu, anatomy(bytes_per_token)) == tokens
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2 * 10**9, 8 * 10**9))
+    for bytes_per_token, tokens in ((1, 16384), (10**6, 512), (10**10, 1)):
+        assert default_budget(gpu, anatomy(bytes_per_token)) == tokens
+    model, tokenizer = tiny_models.model("llama"), tiny_models.tokenizer()
+    by_itself = encode(model, tokenizer, QUESTIONS).states
+    np.testing.assert_array_equal(
+        by_itself, encode(model, tokenizer, QUESTIONS, token_budget=8192).states
+    )
+
+
+def test_a_model_short_of_memory_reads_smaller_batches():
+    model, tokenizer = tiny_models.model("llama"), tiny_models.tokenizer()
+    want = encode(model, tokenizer, QUESTIONS).states
+
+    def check(module, args, kwargs):
+        if kwargs["input_ids"].numel() > 16:
+            raise torch.OutOfMemoryError("no room")
+
+    model.register_forward_pre_hook(check, with_kwargs=True)
+    np.testing.assert_allclose(
+        encode(model, tokenizer, QUESTIONS).states, want, rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_the_users_tokens_alone(side):
+    model, tokenizer = tiny_models.model("qwen3"), tiny_models.tokenizer(side, tiny_models.TEMPLATE)
+    got = encode(model, tokenizer, QUESTIONS, poolings=["user_mean"], token_budget=20).states
+    for row, question in enumerate(QUESTIONS):
+        state = alone(model, words(tokenizer, f"<user> {question} <assistant>"))
+        np.testing.assert_allclose(
+            got[:, 0, row], state[:, 1:-1].mean(axis=1), rtol=1e-4, atol=1e-5
+        )
+
+
+def test_odd_questions():
+    """One token, other scripts, emoji, a very long one, and nothing but white space."""
+    tokenizer = tiny_models.byte_tokenizer(tiny_models.TEMPLATE)
+    model = tiny_models.model("llama", vocabulary=len(tokenizer), positions=512)
+    questions = ["a", "", " \n", "你好，世界", "سؤال", "👩‍🚀🚀 e\u0301", "x" * 400]
+    got = encode(model, tokenizer, questions)
+    framed = [f"<user> {question} <assistant>" for question in questions]
+    prompts = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in framed]
+    assert [tokenizer.decode(ids) for ids in prompts] == framed
+    np.testing.assert_allclose(got.states, expected(model, prompts), rtol=1e-4, atol=2e-5)
+    asked = [questions[0], *questions[3:]]  # the others have no token of the user's
+    states = encode(model, tokenizer, asked, poolings=["user_mean"]).states
+    for row, question in enumerate(asked):
+        before = len(tokenizer("<user>", add_special_tokens=False)["input_ids"])
+        after = len(tokenizer(f"<user> {question}", add_special_tokens=False)["input_ids"])
+        prompt = tokenizer(f"<user> {question} <assistant>", add_special_tokens=False)["input_ids"]
+        want = alone(model, prompt)[:, before + 1 : after].mean(axis=1)
+        np.testing.assert_allclose(states[:, 0, row], want, rtol=1e-4, atol=2e-5)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -130,6 +194,7 @@ def test_a_new_pooling_needs_one_function(monkeypatch):
         ({"poolings": ["avg"]}, "pooling 'avg' is unknown"),
         ({"poolings": []}, "poolings is empty"),
         ({"max_tokens": 0}, "at least 1"),
+        ({"token_budget": 0}, "at least 1"),
         ({"max_tokens": 31}, "at most 30"),
         ({"truncation": "middle"}, "truncation 'middle'"),
     ],

@@ -42,7 +42,7 @@ def test_shards_are_whole_batches(lengths, budget, rows_per_shard):
 def test_a_plan_of_some_rows_followed_by_another():
     lengths = np.array([5, 1, 4, 2, 3])
     first = make_plan(lengths, 6, 2, rows=np.array([3, 1]))
-    plan = first.followed_by(make_plan(lengths, 8, 1, rows=np.array([2, 4, 0])))
+    plan = first.followed_by(make_plan(lengths, 8, 2, rows=np.array([2, 4, 0])))
     assert [plan.shard(shard).tolist() for shard in range(3)] == [[3, 1], [2, 4], [0]]
     assert [rows.tolist() for rows in all_batches(plan)] == [[3, 1], [2, 4], [0]]
     nothing = make_plan(lengths, 8, 1, rows=np.array([], dtype=np.int64))

@@ -29,7 +29,7 @@ def source(tmp_path):
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
     monkeypatch.setattr(streaming, "SHARD_BYTES", 4 * 2**10)
-    monkeypatch.setitem(extraction.MOST_TOKENS, "cpu", 30)
+    monkeypatch.setattr(extraction, "CPU_TOKENS", (1, 30))
 
 
 @pytest.fixture
