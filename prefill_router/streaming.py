@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import platform
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import version
@@ -13,7 +14,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from filelock import FileLock
-from torch import Tensor
 
 from prefill_router.activations import Activations, finish
 from prefill_router.errors import InputError
@@ -26,9 +26,10 @@ from prefill_router.prefill import Prefill
 from prefill_router.progress import meter
 from prefill_router.prompts import Truncation, check_questions
 from prefill_router.reuse import Known, find_known, named_known
-from prefill_router.shards import STORAGE, check_storage, tensor_key, write_shard
+from prefill_router.shards import STORAGE, check_storage
 from prefill_router.storage import MANIFEST, Store, code_fingerprint, fingerprint
 from prefill_router.threads import behind
+from prefill_router.writer import ShardWriter
 
 SHARD_BYTES = 64 * 2**20  # what is lost at most when a run is stopped, and held in memory
 LIBRARIES = ("prefill-router", "torch", "transformers", "tokenizers", "safetensors", "numpy")
@@ -101,31 +102,33 @@ def extract(
         dtype=dtype,
     )
     directory = Path(directory)
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with FileLock(directory / ".lock"):
-            if (directory / PLAN).is_file():
-                _check_key(directory, key)
-            if not (directory / MANIFEST).is_file():
-                model, tokenizer = load_encoder(source, device, dtype, trust_remote_code)
-                reading = prepare(
-                    model,
-                    tokenizer,
-                    questions,
-                    layers=layers,
-                    poolings=poolings,
-                    max_tokens=max_tokens,
-                    truncation=truncation,
-                    token_budget=token_budget,
-                    template_kwargs=template_kwargs,
-                    template=template,
-                )
-                _resume(directory, key, source, model, reading, check_questions(questions), reuse)
-    except OSError as error:
-        raise InputError(
-            f"{directory} cannot be written ({error.strerror or error}). What is there is kept: "
-            "make room, or give another directory, and run again."
-        ) from error
+    if not (directory / MANIFEST).is_file():
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            with FileLock(directory / ".lock"):
+                if (directory / PLAN).is_file():
+                    _check_key(directory, key)
+                if not (directory / MANIFEST).is_file():  # nor has another process finished it
+                    model, tokenizer = load_encoder(source, device, dtype, trust_remote_code)
+                    reading = prepare(
+                        model,
+                        tokenizer,
+                        questions,
+                        layers=layers,
+                        poolings=poolings,
+                        max_tokens=max_tokens,
+                        truncation=truncation,
+                        token_budget=token_budget,
+                        template_kwargs=template_kwargs,
+                        template=template,
+                    )
+                    _go_on(directory, key, source, model, reading, questions, reuse)
+        except OSError as error:
+            raise InputError(
+                f"{directory} cannot be written ({error.strerror or error}). What is there is "
+                "kept: make room, or give another directory, and run again."
+            ) from error
+    _check_key(directory, key)
     return Activations.open(directory)
 
 
@@ -177,7 +180,7 @@ def make_key(
 ) -> dict[str, Any]:
     """Return all that decides the states, JSON-able; parameters as for `extract`."""
     check_storage(storage_dtype)
-    return {
+    key = {
         "code": code_fingerprint(),
         "weights": weights_hash(source),
         "questions": fingerprint(check_questions(questions)),
@@ -191,6 +194,7 @@ def make_key(
         "dtype": dtype,
         "transformers": version("transformers"),
     }
+    return json.loads(json.dumps(key))  # as it is read again: a tuple becomes a list
 
 
 def _check_key(directory: Path, key: dict[str, Any]) -> None:
@@ -203,15 +207,16 @@ def _check_key(directory: Path, key: dict[str, Any]) -> None:
         )
 
 
-def _resume(
+def _go_on(
     directory: Path,
     key: dict[str, Any],
     source: ModelSource,
     model,
     reading: Reading,
-    questions: list[str],
+    questions: Sequence[str],
     reuse: Iterable[Path],
 ) -> None:
+    """Lay the extraction out, unless that was done, do what is left to do, and finish."""
     for stale in directory.glob(".*.*"):  # begun by a process that was killed
         stale.unlink()
     if (directory / PLAN).is_file():
@@ -225,7 +230,15 @@ def _resume(
     finish(directory, layout)
 
 
-def _lay_out(key, source, model, reading, questions, reuse) -> tuple[Layout, Known | None]:
+def _lay_out(
+    key: dict[str, Any],
+    source: ModelSource,
+    model,
+    reading: Reading,
+    questions: Sequence[str],
+    reuse: Iterable[Path],
+) -> tuple[Layout, Known | None]:
+    """Fix what is read with which, first the new queries and then those known in part."""
     digests = np.stack([question_digest(question) for question in questions])
     known = find_known(reuse, key, digests, reading)
     per_row = len(reading.layers) * len(reading.poolings) * reading.anatomy.width
@@ -285,7 +298,7 @@ def _fill(
     layout: Layout,
     model,
     reading: Reading,
-    questions: list[str],
+    questions: Sequence[str],
     known: Known | None,
 ) -> None:
     """Read and write every shard that is not there, and verify those that are."""
@@ -322,46 +335,3 @@ def _fill(
             for (shard, _), (rows, pooled), done in zip(batches, results, n_tokens, strict=True):
                 put(shard, pooled)
                 advance(len(rows), done)
-
-
-class ShardWriter:
-    """Gathers the pooled states of batches, in the plan's order, and writes full shards.
-
-    Parameters
-    ----------
-    directory : pathlib.Path
-    layout : Layout
-    layers : list of int
-        Those that batches bring; all others are taken from `known`.
-    known : Known, optional
-        States that were extracted before.
-    """
-
-    def __init__(self, directory: Path, layout: Layout, layers: list[int], known: Known | None):
-        self.directory = directory
-        self.layout = layout
-        self.layers = layers
-        self.known = known
-        self._gathered: list[np.ndarray] = []
-
-    def add(self, shard: int, pooled: Tensor) -> None:
-        """Take a batch's states (n_layers, n_poolings, B, D); the last batch writes the shard."""
-        self._gathered.append(pooled.cpu().numpy())
-        if sum(states.shape[2] for states in self._gathered) == len(self.layout.plan.shard(shard)):
-            self.write(shard)
-
-    def write(self, shard: int) -> None:
-        """Write a shard of all that was gathered and, for other layers, was known."""
-        description, rows = self.layout.description, self.layout.plan.shard(shard)
-        gathered, self._gathered = self._gathered, []
-        tensors = {}
-        for layer in description["layers"]:
-            for j, pooling in enumerate(description["poolings"]):
-                if layer in self.layers:
-                    i = self.layers.index(layer)
-                    states = np.concatenate([states[i, j] for states in gathered])
-                else:
-                    states = self.known.take(layer, pooling, rows)
-                tensors[tensor_key(layer, pooling)] = states
-        path = self.layout.shard_path(self.directory, shard)
-        write_shard(path, self.layout.owner, tensors, description["key"]["storage_dtype"])

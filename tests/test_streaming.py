@@ -9,7 +9,7 @@ import pytest
 import tiny_models
 import torch
 
-from prefill_router import extraction, shards, streaming
+from prefill_router import extraction, shards, streaming, writer
 from prefill_router.activations import Activations
 from prefill_router.errors import InputError
 from prefill_router.extraction import encode
@@ -148,7 +148,7 @@ def stop_after(monkeypatch):
             left[0] -= 1
             shards.write_shard(*arguments)
 
-        monkeypatch.setattr(streaming, "write_shard", write)
+        monkeypatch.setattr(writer, "write_shard", write)
 
     return arm
 
@@ -230,7 +230,7 @@ def slowly(source, directory, started):
         time.sleep(0.1)
         shards.write_shard(*arguments)
 
-    streaming.write_shard = write
+    writer.write_shard = write
     extract(source, QUESTIONS, directory)
 
 
