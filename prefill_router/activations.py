@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+import warnings
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from prefill_router.errors import InputError, did_you_mean
-from prefill_router.storage import atomic_write
+from prefill_router.layout import PLAN, Layout
+from prefill_router.shards import Shard, tensor_key
+from prefill_router.storage import MANIFEST, file_hash, read_json, write_json
 
-FILE = "activations.safetensors"
-STORAGE = {"float32": np.float32, "float16": np.float16}
-
-
-def tensor_key(layer: int, pooling: str) -> str:
-    """Return the name of one layer's tensor in the file, such as ``mean.003``."""
-    return f"{pooling}.{layer:03d}"
+FORMAT = 2
+NAMED = 5  # queries named, by layer and pooling, where states are not finite
 
 
 @dataclass(frozen=True)
@@ -30,58 +25,108 @@ class Activations:
     Attributes
     ----------
     path : pathlib.Path
-        The safetensors file.
-    layers : list of int
-        Hidden states kept: 0 is the embedding output, L the last block's.
-    poolings : list of str
-        Ways in which tokens were pooled.
-    width : int
-        D, numbers in a state.
-    n_tokens : int64 ndarray of shape (N,)
-        Prompt tokens of each query.
-    n_truncated : int
-        Prompts that were cut to fit.
+        The directory.
+    layout : Layout
+        What it holds, and in which order.
+    shards : list of Shard
+        Where it is held.
+    not_finite : dict of str to dict
+        Tensors with states that are not all numbers: ``count`` of queries, and the ``first`` few.
     """
 
     path: Path
-    layers: list[int]
-    poolings: list[str]
-    width: int
-    n_tokens: np.ndarray
-    n_truncated: int
+    layout: Layout
+    shards: list[Shard]
+    not_finite: dict[str, dict]
+
+    @cached_property
+    def layers(self) -> list[int]:
+        """Hidden states that can be used: 0 is the embedding output, L the last block's.
+
+        A layer with a state that is not finite is left out.
+        """
+        bad = {layer for layer in self._extracted for pooling in self.poolings
+               if tensor_key(layer, pooling) in self.not_finite}  # fmt: skip
+        return [layer for layer in self._extracted if layer not in bad]
+
+    @property
+    def _extracted(self) -> list[int]:
+        return self.layout.description["layers"]
+
+    @property
+    def poolings(self) -> list[str]:
+        """Ways in which tokens were pooled."""
+        return self.layout.description["poolings"]
+
+    @property
+    def width(self) -> int:
+        """D, numbers in a state."""
+        return self.layout.description["width"]
 
     @property
     def n_queries(self) -> int:
-        """Return N."""
+        """N."""
         return len(self.n_tokens)
+
+    @property
+    def n_tokens(self) -> np.ndarray:
+        """Tokens of each prompt as it was read, int64 (N,)."""
+        return self.layout.n_tokens
+
+    @property
+    def full_tokens(self) -> np.ndarray:
+        """Tokens of each prompt before any was cut, int64 (N,): what it costs to send."""
+        return self.layout.full_tokens
+
+    @property
+    def n_truncated(self) -> int:
+        """Prompts that were cut to fit."""
+        return int((self.full_tokens > self.n_tokens).sum())
 
     @classmethod
     def open(cls, directory: str | Path) -> Activations:
-        """Open what `write_activations` wrote, reading no state yet.
+        """Open what an extraction has finished, reading no state yet.
+
+        Warns of states that are not finite.
 
         Raises
         ------
         InputError
-            If the file is missing or damaged, or its tensors are not those its header promises.
+            If the directory holds none, is not finished, damaged or of another version, or has no
+            layer that can be used.
         """
-        path = Path(directory) / FILE
-        if not path.is_file():
-            raise InputError(f"{directory} holds no activations ({FILE} is missing).")
-        try:
-            with safe_open(path, framework="numpy") as file:
-                header = json.loads(file.metadata()["activations"])
-                n_tokens = file.get_tensor("n_tokens")
-                shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.offset_keys()}
-        except (SafetensorError, TypeError, KeyError, ValueError) as error:
-            raise InputError(f"{path} is not a readable file of activations ({error}).") from error
-        expected = {
-            tensor_key(layer, pooling): (len(n_tokens), header["width"])
-            for layer in header["layers"]
-            for pooling in header["poolings"]
-        }
-        if shapes != {"n_tokens": n_tokens.shape, **expected}:
-            raise InputError(f"{path}: its tensors are not those of its header; delete it.")
-        return cls(path=path, n_tokens=n_tokens, **header)
+        directory = Path(directory)
+        if not (directory / MANIFEST).is_file():
+            unfinished = (directory / PLAN).is_file()
+            raise InputError(
+                f"{directory} holds an extraction that is not finished; extract again to go on."
+                if unfinished
+                else f"{directory} holds no activations ({MANIFEST} is missing)."
+            )
+        manifest = read_json(directory / MANIFEST)
+        if manifest.get("format") != FORMAT:
+            raise InputError(
+                f"{directory} was written by another version of prefill-router (format "
+                f"{manifest.get('format')}, here {FORMAT}); delete it to have it made again."
+            )
+        if (
+            not (directory / PLAN).is_file()
+            or file_hash(directory / PLAN) != manifest["files"][PLAN]
+        ):
+            raise InputError(
+                f"{directory / PLAN} is not the file that was written; delete {directory} to have "
+                "it made again."
+            )
+        layout = Layout.load(directory)
+        n_shards = len(layout.plan.shard_ends)
+        shards = [layout.open_shard(directory, shard) for shard in range(n_shards)]
+        activations = cls(directory, layout, shards, manifest["not_finite"])
+        if activations.not_finite:
+            report = _report(activations)
+            if not activations.layers:
+                raise InputError(f"{report} No layer is left to be used.")
+            warnings.warn(report, stacklevel=2)
+        return activations
 
     def states(self, layer: int, pooling: str) -> np.ndarray:
         """Read one layer's pooled states; no other tensor is touched.
@@ -96,78 +141,78 @@ class Activations:
         Returns
         -------
         float32 ndarray of shape (N, D)
+            In the order of the queries.
 
         Raises
         ------
         InputError
-            If that layer or pooling was not extracted.
+            If that layer or pooling was not extracted or cannot be used, or its bytes on disk are
+            not those that were written.
         """
-        if layer not in self.layers:
-            raise InputError(f"layer {layer} was not extracted; there are {self.layers}.")
+        if layer not in self._extracted:
+            raise InputError(f"layer {layer} was not extracted; there are {self._extracted}.")
         if pooling not in self.poolings:
             raise InputError(
                 f"pooling {pooling!r} was not extracted." + did_you_mean(pooling, self.poolings)
             )
-        with safe_open(self.path, framework="numpy") as file:
-            return file.get_tensor(tensor_key(layer, pooling)).astype(np.float32, copy=False)
+        if layer not in self.layers:
+            raise InputError(_report(self))
+        return self.take(layer, pooling, np.arange(self.n_queries))
+
+    def take(self, layer: int, pooling: str, rows: np.ndarray) -> np.ndarray:
+        """Read some queries' states, float32 (n, D), finite or not; touches their shards only."""
+        states = np.empty((len(rows), self.width), np.float32)
+        shards, positions = self._whereabouts
+        for shard in np.unique(shards[rows]):
+            here = shards[rows] == shard
+            tensor = self.shards[shard].read(tensor_key(layer, pooling))
+            states[here] = tensor[positions[rows[here]]]
+        return states
+
+    @cached_property
+    def _whereabouts(self) -> tuple[np.ndarray, np.ndarray]:
+        """The shard of each query, and where in it the query stands, each (N,)."""
+        shards, positions = np.empty((2, self.n_queries), dtype=np.int64)
+        for shard in range(len(self.shards)):
+            rows = self.layout.plan.shard(shard)
+            shards[rows], positions[rows] = shard, np.arange(len(rows))
+        return shards, positions
 
 
-def check_storage(name: str) -> type[np.floating]:
-    """Return the NumPy type that a storage type's name stands for, or raise InputError."""
-    if name not in STORAGE:
-        raise InputError(f"storage_dtype {name!r} is unknown." + did_you_mean(name, STORAGE))
-    return STORAGE[name]
+def _report(activations: Activations) -> str:
+    named = "; ".join(
+        f"{key}: query {', '.join(map(str, found['first']))}"
+        + (f" and {found['count'] - len(found['first'])} more" if found["count"] > NAMED else "")
+        for key, found in activations.not_finite.items()
+    )
+    return (
+        f"{activations.path}: some states are not finite (pooling.layer: {named}). These layers "
+        "are left out. Drop those queries, or try dtype float32 or bfloat16; if it stays, the "
+        "model's weights are damaged."
+    )
 
 
-def write_activations(
-    directory: str | Path,
-    states: np.ndarray,
-    layers: Sequence[int],
-    poolings: Sequence[str],
-    n_tokens: np.ndarray,
-    n_truncated: int = 0,
-    storage_dtype: str = "float32",
-) -> None:
-    """Write pooled states, one tensor for each layer and pooling.
-
-    Parameters
-    ----------
-    directory : path-like
-        Made if need be.
-    states : ndarray of shape (n_layers, n_poolings, N, D)
-        In the order of `layers` and `poolings`.
-    layers, poolings : sequences
-        What the first two axes are.
-    n_tokens : ndarray of shape (N,)
-        Prompt tokens of each query.
-    n_truncated : int, default 0
-        Prompts that were cut to fit.
-    storage_dtype : {"float32", "float16"}, default "float32"
-        Type on disk.
+def finish(directory: Path, layout: Layout) -> None:
+    """Write the manifest, once every shard is there: from then on `Activations.open` opens it.
 
     Raises
     ------
     InputError
-        If `storage_dtype` is unknown or too small for a state.
+        If a shard is missing or damaged.
     """
-    dtype = check_storage(storage_dtype)
-    largest = float(np.abs(states).max())
-    if largest > float(np.finfo(dtype).max):
-        raise InputError(
-            f"A state of {largest:.3g} does not fit into {storage_dtype}; "
-            "set storage_dtype to float32."
-        )
-    tensors = {
-        tensor_key(layer, pooling): np.ascontiguousarray(states[i, j], dtype=dtype)
-        for i, layer in enumerate(layers)
-        for j, pooling in enumerate(poolings)
+    not_finite: dict[str, list[int]] = {}
+    for shard in range(len(layout.plan.shard_ends)):
+        rows = layout.plan.shard(shard)
+        for key, positions in layout.open_shard(directory, shard).not_finite.items():
+            not_finite.setdefault(key, []).extend(rows[positions].tolist())
+    files = sorted(path for path in directory.glob("*.safetensors"))
+    manifest = {
+        **layout.description,
+        "format": FORMAT,
+        "files": {path.name: file_hash(path) for path in files},
+        "not_finite": {
+            key: {"count": len(rows), "first": sorted(rows)[:NAMED]}
+            for key, rows in not_finite.items()
+        },
     }
-    header = {
-        "layers": [int(layer) for layer in layers],
-        "poolings": list(poolings),
-        "width": states.shape[-1],
-        "n_truncated": int(n_truncated),
-    }
-    tensors["n_tokens"] = np.asarray(n_tokens, dtype=np.int64)
-    with atomic_write(Path(directory) / FILE) as temporary:
-        save_file(tensors, temporary, metadata={"activations": json.dumps(header)})
+    write_json(directory / MANIFEST, manifest)

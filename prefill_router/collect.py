@@ -19,7 +19,7 @@ from prefill_router import __version__
 from prefill_router.errors import InputError
 from prefill_router.models import ModelSource, load_target, pad_id, resolve, weights_hash
 from prefill_router.progress import track
-from prefill_router.prompts import check_questions, token_limit, tokenize
+from prefill_router.prompts import Prompts, check_questions, token_limit
 from prefill_router.storage import Store, fingerprint, read_json, write_json
 from prefill_router.tables import write_table
 
@@ -115,8 +115,9 @@ def generate(
     """
     ends = _end_tokens(model, tokenizer)
     room = max(1, token_limit(model, tokenizer) - decoding.max_new_tokens)
-    template_kwargs = decoding.template_kwargs
-    ids, _ = tokenize(tokenizer, questions, room, template_kwargs=template_kwargs)
+    prompts = Prompts(tokenizer, room, template_kwargs=decoding.template_kwargs)
+    prompts.count(questions)
+    ids = prompts.ids(questions)
     sampling = {"do_sample": False}
     if decoding.temperature:
         sampling = {"do_sample": True, "temperature": decoding.temperature, "top_k": 0}

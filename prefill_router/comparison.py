@@ -195,7 +195,7 @@ def price_spread(
         The cost saving at each exponent.
     """
     split_costs, labels = {}, study.labels
-    n_tokens = study.activations().n_tokens
+    n_tokens = study.activations().full_tokens
     by_fold = predictions(study, choose_with)
     for exponent in exponents:
         prices = Prices(

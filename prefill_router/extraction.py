@@ -2,41 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from prefill_router import __version__
-from prefill_router.activations import Activations, check_storage, write_activations
+from prefill_router.activations import Activations
 from prefill_router.errors import InputError, did_you_mean
-from prefill_router.models import ModelSource, load_encoder, pad_id, weights_hash
-from prefill_router.progress import track
-from prefill_router.prompts import Truncation, batches, check_questions, token_limit, tokenize
-from prefill_router.storage import Store, fingerprint
+from prefill_router.models import pad_id, quiet
+from prefill_router.plan import make_plan
+from prefill_router.pooling import check_poolings, needs_user
+from prefill_router.prefill import Anatomy, Prefill, all_states, dissect
+from prefill_router.progress import meter
+from prefill_router.prompts import Prompts, Truncation, check_questions, token_limit
+from prefill_router.threads import ahead, behind
 
 Layers = Literal["all", "upper"] | Sequence[int]
-
-
-def pool_last(states: Tensor, lengths: Tensor) -> Tensor:
-    """Return the last prompt token's state: (B, T, D) padded right, lengths (B,) -> (B, D)."""
-    return states[torch.arange(len(states), device=states.device), lengths - 1].float()
-
-
-def pool_mean(states: Tensor, lengths: Tensor) -> Tensor:
-    """Return the mean over prompt tokens: (B, T, D) padded right, lengths (B,) -> (B, D)."""
-    is_prompt = torch.arange(states.shape[1], device=states.device) < lengths[:, None]
-    # where, not a product: a padded position may hold NaN, and NaN times zero is NaN
-    prompt = torch.where(is_prompt[:, :, None], states.float(), 0.0)
-    return prompt.sum(dim=1) / lengths[:, None]
-
-
-POOLINGS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"last": pool_last, "mean": pool_mean}
+GPU_TOKENS = 16384  # of a batch; beyond, nothing gets faster
+CPU_TOKENS = (1024, 8192)  # likewise, of a large and of a tiny model
+CPU_BYTES = 64 * 2**20  # what a block writes of a batch, between these
 
 
 @dataclass(frozen=True)
@@ -51,18 +38,128 @@ class Encoding:
         Hidden states as transformers counts them: 0 is the embedding output, L the last block's
         (after the final norm, where the model has one).
     poolings : list of str
-        Keys of `POOLINGS`.
-    n_tokens : int64 ndarray of shape (N,)
-        Prompt tokens read, special tokens and chat template included.
-    n_truncated : int
-        Prompts that were cut to fit.
+        Keys of `prefill_router.pooling.POOLINGS`.
+    n_tokens, full_tokens : int64 ndarray of shape (N,)
+        Prompt tokens read, and before any was cut; special tokens and chat template included.
     """
 
     states: np.ndarray
     layers: list[int]
     poolings: list[str]
     n_tokens: np.ndarray
-    n_truncated: int
+    full_tokens: np.ndarray
+
+    @property
+    def n_truncated(self) -> int:
+        """Prompts that were cut to fit."""
+        return int((self.full_tokens > self.n_tokens).sum())
+
+
+@dataclass(frozen=True)
+class Reading:
+    """All that is settled before the first batch: what is read, of whom, and what is kept.
+
+    Attributes
+    ----------
+    prompts : Prompts
+        How questions become prompts.
+    anatomy : Anatomy
+        Of the model.
+    layers, poolings : list
+        What is kept.
+    n_tokens, full_tokens : int64 ndarray of shape (N,)
+        As in `Encoding`.
+    token_budget : int
+        The most tokens of a batch.
+    """
+
+    prompts: Prompts
+    anatomy: Anatomy
+    layers: list[int]
+    poolings: list[str]
+    n_tokens: np.ndarray
+    full_tokens: np.ndarray
+    token_budget: int
+
+
+def prepare(
+    model,
+    tokenizer,
+    questions: Sequence[str],
+    *,
+    layers: Layers = "all",
+    poolings: Sequence[str] = ("last", "mean"),
+    max_tokens: int | None = None,
+    truncation: Truncation = "error",
+    token_budget: int | None = None,
+    template_kwargs: dict[str, Any] | None = None,
+    template: str | None = None,
+) -> Reading:
+    """Settle all that an extraction needs to know; parameters and errors as for `encode`."""
+    poolings = check_poolings(poolings)
+    limit = token_limit(model, tokenizer)
+    max_tokens = limit if max_tokens is None else max_tokens
+    if max_tokens > limit:
+        raise InputError(f"max_tokens is {max_tokens}; this model reads at most {limit} tokens.")
+    if token_budget is not None and token_budget < 1:
+        raise InputError(f"token_budget is {token_budget}; it must be at least 1.")
+    prompts = Prompts(tokenizer, max_tokens, truncation, template_kwargs, template)
+    full_tokens = prompts.count(questions)
+    sample = prompts.ids([questions[int(full_tokens.argmax())]])[0]
+    with quiet():
+        anatomy = dissect(model.eval(), sample, pad_id(tokenizer))
+    return Reading(
+        prompts=prompts,
+        anatomy=anatomy,
+        layers=_check_layers(layers, anatomy.last),
+        poolings=poolings,
+        n_tokens=np.minimum(full_tokens, max_tokens),
+        full_tokens=full_tokens,
+        token_budget=token_budget or default_budget(model.device, anatomy),
+    )
+
+
+def default_budget(device: torch.device, anatomy: Anatomy) -> int:
+    """Return how many tokens a batch may have: enough to keep the device busy, and no more.
+
+    More would only pad more. On a GPU that is bounded by half of the memory free now; what does not
+    fit after all is halved (`Prefill.read`). A CPU is busy with a thousand tokens, and with more
+    only where a token is so little work that calling the model counts.
+    """
+    if device.type == "cuda":
+        memory, least, most = torch.cuda.mem_get_info(device)[0] // 2, 1, GPU_TOKENS
+    else:
+        memory, (least, most) = CPU_BYTES, CPU_TOKENS
+    fits = max(1, memory // anatomy.bytes_per_token)
+    return min(max(1 << (fits.bit_length() - 1), least), most)
+
+
+def read_batches(
+    prefill: Prefill, prompts: Prompts, questions: Sequence[str], batches: Iterable[np.ndarray]
+) -> Iterator[tuple[np.ndarray, Tensor]]:
+    """Read batches in turn, the next ones tokenised meanwhile.
+
+    Parameters
+    ----------
+    prefill : Prefill
+    prompts : Prompts
+    questions : sequence of str, length N
+    batches : iterable of int64 ndarray
+        The rows of each batch.
+
+    Yields
+    ------
+    rows : int64 ndarray of shape (B,)
+    pooled : float32 Tensor of shape (n_layers, n_poolings, B, D)
+        On the device, which may still be at work on it.
+    """
+    find_user = needs_user(prefill.poolings)
+
+    def tokenize(rows: np.ndarray):
+        return rows, prompts.batch([questions[row] for row in rows], find_user)
+
+    for rows, batch in ahead(tokenize, batches):
+        yield rows, prefill.read(batch)
 
 
 def encode(
@@ -74,8 +171,9 @@ def encode(
     poolings: Sequence[str] = ("last", "mean"),
     max_tokens: int | None = None,
     truncation: Truncation = "error",
-    token_budget: int = 8192,
+    token_budget: int | None = None,
     template_kwargs: dict[str, Any] | None = None,
+    template: str | None = None,
 ) -> Encoding:
     """Run each prompt through the model once, without generating, and pool its hidden states.
 
@@ -87,62 +185,81 @@ def encode(
         Each becomes one prompt, as in `prefill_router.prompts.format_prompts`.
     layers : "all", "upper" or sequence of int, default "all"
         Which of the hidden states 0..L to keep; ``"upper"`` is the upper half, L // 2 + 1 to L.
+        Blocks above the highest are not run.
     poolings : sequence of str, default ("last", "mean")
-        Keys of `POOLINGS`.
+        Keys of `prefill_router.pooling.POOLINGS`.
     max_tokens : int, optional
         The most tokens of a prompt; by default, and at most, what model and tokenizer allow.
     truncation : {"error", "left", "right"}, default "error"
         What to do with longer prompts.
-    token_budget : int, default 8192
+    token_budget : int, optional
         The most tokens of a batch, padding included; bounds memory, changes no result beyond
-        rounding.
+        rounding. By default what `default_budget` finds.
     template_kwargs : dict, optional
         Passed to the chat template.
+    template : str, optional
+        A chat template (Jinja) to use instead of the tokenizer's.
 
     Returns
     -------
     Encoding
-        With float32 states.
+        With float32 states, all of them in memory; `extract` writes them to disk as they come.
 
     Raises
     ------
     InputError
-        If a parameter or question cannot be used, or a state is not finite.
+        If a parameter, question or model cannot be used, or a state is not finite.
 
     Notes
     -----
     Prompts are padded on the right, so that the positions a model counts for itself are those of
-    the prompt alone; the attention mask hides the padding.
+    the prompt alone. No token of a causal model sees what follows it, so that padding needs no
+    attention mask there, and attention takes its faster path; other models are given the mask.
     """
-    poolings = _check_poolings(poolings)
-    limit = token_limit(model, tokenizer)
-    max_tokens = limit if max_tokens is None else max_tokens
-    if max_tokens > limit:
-        raise InputError(f"max_tokens is {max_tokens}; this model reads at most {limit} tokens.")
-    ids, n_truncated = tokenize(tokenizer, questions, max_tokens, truncation, template_kwargs)
-    lengths = np.array([len(tokens) for tokens in ids])
-    chosen: list[int] = []
-    states = np.empty(0, np.float32)
-    model.eval()
-    for rows in track(list(batches(lengths, token_budget)), "Reading prompts"):
-        hidden = _hidden_states(model, [ids[row] for row in rows], pad_id(tokenizer))
-        if not chosen:
-            chosen = _check_layers(layers, len(hidden) - 1)
-            shape = (len(chosen), len(poolings), len(ids), hidden[-1].shape[-1])
-            states = np.empty(shape, np.float32)
-        row_lengths = torch.as_tensor(lengths[rows], device=hidden[0].device)
-        for i, layer in enumerate(chosen):
-            for j, pooling in enumerate(poolings):
-                pooled = POOLINGS[pooling](hidden[layer], row_lengths).cpu().numpy()
-                if not np.isfinite(pooled).all():
-                    row = rows[int(np.argmin(np.isfinite(pooled).all(axis=1)))]
-                    raise InputError(
-                        f"Question {row} ({questions[row][:60]!r}) has a state at layer {layer} "
-                        f"({pooling}) that is not finite. Try dtype float32 or bfloat16; if it "
-                        "stays, the model's weights are damaged."
-                    )
-                states[i, j, rows] = pooled
-    return Encoding(states, chosen, poolings, lengths.astype(np.int64), n_truncated)
+    reading = prepare(
+        model,
+        tokenizer,
+        questions,
+        layers=layers,
+        poolings=poolings,
+        max_tokens=max_tokens,
+        truncation=truncation,
+        token_budget=token_budget,
+        template_kwargs=template_kwargs,
+        template=template,
+    )
+    n_tokens = reading.n_tokens
+    plan = make_plan(n_tokens, reading.token_budget, len(questions))
+    shape = len(reading.layers), len(reading.poolings), len(questions), reading.anatomy.width
+    states = np.empty(shape, np.float32)
+
+    def place(rows: np.ndarray, pooled: Tensor) -> None:
+        states[:, :, rows] = pooled.cpu().numpy()
+
+    prefill = Prefill(model, reading.anatomy, reading.layers, reading.poolings)
+    with (
+        quiet(),
+        behind(place) as put,
+        meter("Reading prompts", len(questions), int(n_tokens.sum())) as advance,
+    ):
+        for rows, pooled in read_batches(prefill, reading.prompts, questions, plan.batches(0)):
+            put(rows, pooled)
+            advance(len(rows), int(n_tokens[rows].sum()))
+    _check_finite(states, reading, questions)
+    return Encoding(states, reading.layers, reading.poolings, n_tokens, reading.full_tokens)
+
+
+def _check_finite(states: np.ndarray, reading: Reading, questions: Sequence[str]) -> None:
+    for i, layer in enumerate(reading.layers):
+        for j, pooling in enumerate(reading.poolings):
+            finite = np.isfinite(states[i, j]).all(axis=1)
+            if not finite.all():
+                row = int(np.argmin(finite))
+                raise InputError(
+                    f"Question {row} ({questions[row][:60]!r}) has a state at layer {layer} "
+                    f"({pooling}) that is not finite. Try dtype float32 or bfloat16; if it "
+                    "stays, the model's weights are damaged."
+                )
 
 
 def reference_states(
@@ -161,47 +278,20 @@ def reference_states(
     model, tokenizer, questions, max_tokens, truncation
         As for `encode`.
     like : Activations
-        Whose layers and poolings are wanted.
+        Whose layers and poolings are wanted, the latter out of ``last`` and ``mean``.
 
     Returns
     -------
     float32 ndarray of shape (n_layers, n_poolings, n, D)
     """
-    max_tokens = max_tokens or token_limit(model, tokenizer)
-    ids, _ = tokenize(tokenizer, questions, max_tokens, truncation)
+    prompts = Prompts(tokenizer, max_tokens or token_limit(model, tokenizer), truncation)
     pools = {"last": lambda h: h[-1], "mean": lambda h: h.mean(axis=0)}
     result = []
-    for tokens in ids:
-        hidden = _hidden_states(model, [tokens], pad_id(tokenizer))
+    for tokens in prompts.ids(check_questions(questions)):
+        hidden = all_states(model, torch.tensor([tokens]))
         states = [hidden[layer][0].float().cpu().numpy() for layer in like.layers]
         result.append([[pools[name](h) for name in like.poolings] for h in states])
     return np.moveaxis(np.array(result), 0, 2)
-
-
-@torch.inference_mode()
-def _hidden_states(model, ids: list[list[int]], padding: int) -> Sequence[Tensor]:
-    """Return the L + 1 hidden states, each (B, T, D), of prompts padded on the right."""
-    width = max(map(len, ids))
-    tokens = torch.tensor([row + [padding] * (width - len(row)) for row in ids])
-    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in ids])
-    output = model(
-        input_ids=tokens.to(model.device),
-        attention_mask=mask.to(model.device),
-        output_hidden_states=True,
-    )
-    if output.get("hidden_states") is None:
-        raise InputError(f"{type(model).__name__} gives no hidden states; take another encoder.")
-    return output.hidden_states
-
-
-def _check_poolings(poolings: Sequence[str]) -> list[str]:
-    poolings = [poolings] if isinstance(poolings, str) else list(dict.fromkeys(poolings))
-    for pooling in poolings:
-        if pooling not in POOLINGS:
-            raise InputError(f"pooling {pooling!r} is unknown." + did_you_mean(pooling, POOLINGS))
-    if not poolings:
-        raise InputError(f"poolings is empty; known: {', '.join(POOLINGS)}.")
-    return poolings
 
 
 def _check_layers(layers: Layers, last: int) -> list[int]:
@@ -218,114 +308,3 @@ def _check_layers(layers: Layers, last: int) -> list[int]:
             f"{last} the last of this model's {last} blocks."
         )
     return chosen
-
-
-def extract(
-    model,
-    tokenizer,
-    questions: Sequence[str],
-    out_dir: str | Path,
-    *,
-    storage_dtype: Literal["float32", "float16"] = "float32",
-    **settings: Any,
-) -> Activations:
-    """Write the pooled prefill states of `questions` into a directory.
-
-    Parameters
-    ----------
-    model, tokenizer, questions
-        As for `encode`.
-    out_dir : path-like
-        Made if need be.
-    storage_dtype : {"float32", "float16"}, default "float32"
-        Type on disk; they are read back as float32.
-    **settings
-        The keyword parameters of `encode`.
-
-    Returns
-    -------
-    Activations
-
-    Raises
-    ------
-    InputError
-        As for `encode`, or if a state does not fit into float16.
-    """
-    check_storage(storage_dtype)  # before the long part
-    encoding = encode(model, tokenizer, questions, **settings)
-    write_activations(
-        out_dir,
-        encoding.states,
-        encoding.layers,
-        encoding.poolings,
-        encoding.n_tokens,
-        encoding.n_truncated,
-        storage_dtype,
-    )
-    return Activations.open(out_dir)
-
-
-def extract_to_store(
-    store: Store,
-    source: ModelSource,
-    questions: Sequence[str],
-    *,
-    layers: Layers = "all",
-    poolings: Sequence[str] = ("last", "mean"),
-    max_tokens: int | None = None,
-    truncation: Truncation = "error",
-    token_budget: int = 8192,
-    template_kwargs: dict[str, Any] | None = None,
-    storage_dtype: Literal["float32", "float16"] = "float32",
-    device: str = "cpu",
-    dtype: str = "float32",
-    trust_remote_code: bool = False,
-) -> Activations:
-    """Return the activations of `questions` from a store, extracting them if they are not there.
-
-    Parameters
-    ----------
-    store : Store
-        Artifacts in it are addressed by everything that decides the states: the model's files, the
-        questions, the settings, and the versions of this package and transformers. Device and
-        batch size are not among them: they change rounding only.
-    source : ModelSource
-        The encoder, from `prefill_router.models.resolve`.
-    questions, layers, poolings, max_tokens, truncation, token_budget, template_kwargs
-        As for `encode`.
-    storage_dtype
-        As for `extract`.
-    device, dtype, trust_remote_code
-        As for `prefill_router.models.load_encoder`.
-
-    Returns
-    -------
-    Activations
-
-    Raises
-    ------
-    InputError
-        As for `encode` and `load_encoder`, or if the artifact was altered on disk.
-    """
-    settings = {
-        "layers": layers if isinstance(layers, str) else sorted({int(layer) for layer in layers}),
-        "poolings": list(_check_poolings(poolings)),
-        "max_tokens": max_tokens,
-        "truncation": truncation,
-        "template_kwargs": template_kwargs,
-        "storage_dtype": storage_dtype,
-    }
-    key = {
-        "weights": weights_hash(source),
-        "questions": fingerprint(check_questions(questions)),
-        "dtype": dtype,
-        "prefill_router": __version__,
-        "transformers": version("transformers"),
-        **settings,
-    }
-
-    def build(directory: Path) -> None:
-        model, tokenizer = load_encoder(source, device, dtype, trust_remote_code)
-        extract(model, tokenizer, questions, directory, token_budget=token_budget, **settings)
-
-    return Activations.open(store.get("activations", key, build))

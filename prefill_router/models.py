@@ -51,6 +51,17 @@ class ModelSource:
     revision: str | None = None
     is_hub: bool = False
 
+    def hashes(self) -> dict[str, str]:
+        """Return the SHA-256 of every file that decides what the model computes, by name.
+
+        Weights, configuration, tokenizer and chat template count; a model card does not.
+        """
+        return {
+            path.name: file_hash(path)
+            for path in sorted(self.location.iterdir())
+            if path.is_file() and any(fnmatch(path.name, pattern) for pattern in LOADED)
+        }
+
 
 def zoo_names() -> list[str]:
     """Return the names of the models that come with the package, ``zoo/NAME``, sorted."""
@@ -131,14 +142,10 @@ def _check_files(source: ModelSource) -> None:
 
 
 def weights_hash(source: ModelSource) -> str:
-    """Return a SHA-256 over every file that decides what a model computes, in hexadecimal.
-
-    Weights, configuration, tokenizer and chat template count; a model card does not.
-    """
+    """Return a SHA-256 over every file that decides what a model computes, in hexadecimal."""
     digest = hashlib.sha256()
-    for path in sorted(source.location.iterdir()):
-        if path.is_file() and any(fnmatch(path.name, pattern) for pattern in LOADED):
-            digest.update(f"{path.name}\0{file_hash(path)}\n".encode())
+    for name, content in source.hashes().items():
+        digest.update(f"{name}\0{content}\n".encode())
     return digest.hexdigest()
 
 
@@ -229,7 +236,7 @@ def _load(auto, source: ModelSource, device: str, dtype: str, trust_remote_code:
     _check_code(source, trust_remote_code)
     options = {"trust_remote_code": trust_remote_code, "local_files_only": True}
     try:
-        with _quiet():
+        with quiet():
             tokenizer = AutoTokenizer.from_pretrained(source.location, **options)
             model, report = auto.from_pretrained(
                 source.location,
@@ -272,8 +279,8 @@ def pad_id(tokenizer) -> int:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence transformers' bars and reports: what they warn of is checked by `_load`."""
+def quiet() -> Iterator[None]:
+    """Silence transformers' bars and reports: what they warn of is checked here."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

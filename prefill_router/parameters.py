@@ -57,7 +57,7 @@ class Parameters(BaseModel):
     layers: Literal["all", "upper"] | Annotated[list[NonNegativeInt], Field(min_length=1)] = Field(
         "all", description="layers read: all, upper (half), or a list for encoder; 0: embedding"
     )
-    poolings: list[Literal["last", "mean"]] = Field(
+    poolings: list[Literal["last", "mean", "user_mean"]] = Field(
         ["last", "mean"], min_length=1, description="how states are pooled over tokens"
     )
     dimensions: list[PositiveInt] = Field(

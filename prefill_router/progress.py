@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -33,3 +34,37 @@ def track(iterable: Iterable[T], description: str, total: int | None = None) -> 
     """
     hidden = not sys.stderr.isatty()
     return iter(tqdm(iterable, desc=description, total=total, disable=hidden, leave=False))
+
+
+@contextmanager
+def meter(description: str, n_queries: int, n_tokens: int) -> Iterator[Callable[[int, int], None]]:
+    """Show how far a long run over queries is, where `track` would show a bar.
+
+    The time left follows from tokens, which take the time; queries differ in length.
+
+    Parameters
+    ----------
+    description : str
+        What is being done, in plain words.
+    n_queries, n_tokens : int
+        All that is to be done.
+
+    Yields
+    ------
+    callable
+        Called with the queries and the tokens just done.
+    """
+    hidden = not sys.stderr.isatty()
+    done = 0
+    with tqdm(
+        total=n_tokens, desc=description, unit="tok", unit_scale=True, disable=hidden, leave=False
+    ) as bar:
+
+        def advance(queries: int, tokens: int) -> None:
+            nonlocal done
+            done += queries
+            rate = done / max(bar.format_dict.get("elapsed", 0), 1e-9)
+            bar.set_postfix_str(f"{done:,}/{n_queries:,} queries, {rate:.1f} queries/s", False)
+            bar.update(tokens)
+
+        yield advance

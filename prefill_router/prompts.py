@@ -1,17 +1,25 @@
-"""From questions to token ids: chat template, length limit, batches of similar length."""
+"""From questions to token ids: chat template, length limit, batches for a model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 import numpy as np
+import torch
+from jinja2 import TemplateError
 
 from prefill_router.errors import InputError, did_you_mean
+from prefill_router.models import pad_id
+from prefill_router.pooling import Batch
+from prefill_router.user_tokens import character_spans, frame, token_span
 
 Truncation = Literal["error", "left", "right"]
 TRUNCATIONS = get_args(Truncation)
 NO_LIMIT = 1_000_000  # tokenizers that state no limit give a number beyond any prompt
+COUNTED_AT_ONCE = 1024
 
 
 def check_questions(questions: Sequence[str]) -> list[str]:
@@ -28,7 +36,10 @@ def check_questions(questions: Sequence[str]) -> list[str]:
 
 
 def format_prompts(
-    tokenizer, questions: Sequence[str], template_kwargs: dict[str, Any] | None = None
+    tokenizer,
+    questions: Sequence[str],
+    template_kwargs: dict[str, Any] | None = None,
+    template: str | None = None,
 ) -> list[str]:
     """Return the text a model reads: one user turn and the generation prompt, or the bare question.
 
@@ -40,99 +51,168 @@ def format_prompts(
         One a prompt.
     template_kwargs : dict, optional
         Passed to the chat template, such as ``{"enable_thinking": False}``.
+    template : str, optional
+        A chat template (Jinja) to use instead of the tokenizer's.
 
     Raises
     ------
     InputError
-        If there is no question, or one is not text.
+        If there is no question, one is not text, or the template cannot be used.
     """
     questions = check_questions(questions)
-    if not tokenizer.chat_template:
+    if not (template or tokenizer.chat_template):
         return questions
     turns = [[{"role": "user", "content": question}] for question in questions]
-    return tokenizer.apply_chat_template(
-        turns, tokenize=False, add_generation_prompt=True, **(template_kwargs or {})
-    )
+    try:
+        return tokenizer.apply_chat_template(
+            turns,
+            chat_template=template,
+            tokenize=False,
+            add_generation_prompt=True,
+            **(template_kwargs or {}),
+        )
+    except (TemplateError, TypeError, ValueError) as error:
+        raise InputError(f"The chat template cannot be used: {error}") from error
 
 
 def token_limit(model, tokenizer) -> int:
     """Return the longest prompt, in tokens, that model and tokenizer both say they can read."""
-    positions = getattr(model.config, "max_position_embeddings", None) or NO_LIMIT
+    config = model.config.get_text_config()
+    positions = getattr(config, "max_position_embeddings", None) or NO_LIMIT
     return min(positions, tokenizer.model_max_length, NO_LIMIT)
 
 
-def tokenize(
-    tokenizer,
-    questions: Sequence[str],
-    max_tokens: int,
-    truncation: Truncation = "error",
-    template_kwargs: dict[str, Any] | None = None,
-) -> tuple[list[list[int]], int]:
-    """Turn questions into token ids, unpadded, and say how many had to be cut.
+@dataclass(frozen=True)
+class Prompts:
+    """How questions become prompts of token ids.
 
     Parameters
     ----------
     tokenizer : transformers.PreTrainedTokenizerBase
         Whatever side it pads, and whatever limits are saved with it: neither is used.
-    questions : sequence of str
-        One a prompt.
     max_tokens : int
         The most tokens of a prompt.
     truncation : {"error", "left", "right"}, default "error"
         What to do with longer prompts: refuse, or drop tokens on that side.
-    template_kwargs : dict, optional
+    template_kwargs, template
         As for `format_prompts`.
-
-    Returns
-    -------
-    ids : list of N lists of int
-    n_truncated : int
 
     Raises
     ------
     InputError
-        If a prompt has no token, or is too long and `truncation` is ``"error"``.
+        If `max_tokens` or `truncation` cannot be used.
     """
-    if truncation not in TRUNCATIONS:
-        known = did_you_mean(truncation, TRUNCATIONS)
-        raise InputError(f"truncation {truncation!r} is unknown.{known}")
-    if max_tokens < 1:
-        raise InputError(f"max_tokens is {max_tokens}; it must be at least 1.")
-    prompts = format_prompts(tokenizer, questions, template_kwargs)
-    # A chat template writes the special tokens itself; adding them again would double them.
-    ids = tokenizer(
-        prompts,
-        add_special_tokens=not tokenizer.chat_template,
-        padding=False,
-        truncation=False,
-        verbose=False,
-    )["input_ids"]
-    too_long = [index for index, tokens in enumerate(ids) if len(tokens) > max_tokens]
-    if too_long and truncation == "error":
-        longest = max(too_long, key=lambda index: len(ids[index]))
-        raise InputError(
-            f"{len(too_long)} of {len(ids)} prompts are longer than {max_tokens} tokens; the "
-            f"longest is question {longest} ({questions[longest][:60]!r}...) with "
-            f"{len(ids[longest])}. Drop them, raise max_tokens if the model allows, or set "
-            "truncation to left or right."
-        )
-    for index in too_long:
-        ids[index] = ids[index][-max_tokens:] if truncation == "left" else ids[index][:max_tokens]
-    for index, tokens in enumerate(ids):
-        if not tokens:
+
+    tokenizer: Any
+    max_tokens: int
+    truncation: Truncation = "error"
+    template_kwargs: dict[str, Any] | None = None
+    template: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        if self.truncation not in TRUNCATIONS:
+            known = did_you_mean(self.truncation, TRUNCATIONS)
+            raise InputError(f"truncation {self.truncation!r} is unknown.{known}")
+        if self.max_tokens < 1:
+            raise InputError(f"max_tokens is {self.max_tokens}; it must be at least 1.")
+
+    def count(self, questions: Sequence[str]) -> np.ndarray:
+        """Return the tokens of each prompt before any is cut, int64 (N,); keeps no prompt.
+
+        Raises
+        ------
+        InputError
+            If a prompt has no token, or is too long and `truncation` is ``"error"``.
+        """
+        questions = check_questions(questions)
+        lengths = []
+        for start in range(0, len(questions), COUNTED_AT_ONCE):
+            chunk = self._encode(questions[start : start + COUNTED_AT_ONCE])["input_ids"]
+            lengths += [len(tokens) for tokens in chunk]
+        if 0 in lengths:
+            index = lengths.index(0)
             raise InputError(f"Question {index} ({questions[index]!r}) has no token; drop it.")
-    return ids, len(too_long)
+        longest = int(np.argmax(lengths))
+        if lengths[longest] > self.max_tokens and self.truncation == "error":
+            n_too_long = sum(length > self.max_tokens for length in lengths)
+            raise InputError(
+                f"{n_too_long} of {len(lengths)} prompts are longer than {self.max_tokens} tokens; "
+                f"the longest is question {longest} ({questions[longest][:60]!r}...) with "
+                f"{lengths[longest]}. Drop them, raise max_tokens if the model allows, or set "
+                "truncation to left or right."
+            )
+        return np.array(lengths, dtype=np.int64)
 
+    def ids(self, questions: Sequence[str]) -> list[list[int]]:
+        """Return the token ids of each prompt, cut to `max_tokens`, unpadded."""
+        return [self._cut(tokens) for tokens in self._encode(questions)["input_ids"]]
 
-def batches(lengths: np.ndarray, token_budget: int) -> Iterator[np.ndarray]:
-    """Yield rows of similar length, so many that their padded batch is within the budget.
+    def batch(self, questions: Sequence[str], find_user: bool = False) -> Batch:
+        """Return prompts as one batch, padded on the right.
 
-    A prompt longer than the budget gets a batch of its own. The longest come first: what does not
-    fit into memory fails at once.
-    """
-    order = np.argsort(-lengths, kind="stable")
-    start = 0
-    while start < len(order):
-        stop = start + max(1, token_budget // int(lengths[order[start]]))
-        yield order[start:stop]
-        start = stop
+        Parameters
+        ----------
+        questions : sequence of str
+        find_user : bool, default False
+            Whether to look for the user's own tokens.
+
+        Raises
+        ------
+        InputError
+            If the user's own tokens are wanted and cannot be found.
+        """
+        encoded = self._encode(questions, offsets=find_user)
+        ids = [self._cut(tokens) for tokens in encoded["input_ids"]]
+        lengths = torch.tensor([len(tokens) for tokens in ids])
+        user = torch.stack([torch.zeros_like(lengths), lengths], dim=1)
+        if find_user:
+            user = torch.tensor(self._user_spans(questions, encoded))
+        padding, width = pad_id(self.tokenizer), int(lengths.max())
+        padded = [tokens + [padding] * (width - len(tokens)) for tokens in ids]
+        return Batch(torch.tensor(padded), lengths, user)
+
+    def _format(self, questions: Sequence[str]) -> list[str]:
+        return format_prompts(self.tokenizer, questions, self.template_kwargs, self.template)
+
+    def _encode(self, questions: Sequence[str], offsets: bool = False):
+        if offsets and not self.tokenizer.is_fast:
+            raise InputError(
+                "The user's own tokens can only be found with a fast tokenizer (tokenizer.json); "
+                "use pooling mean."
+            )
+        # A chat template writes the special tokens itself; adding them again would double them.
+        return self.tokenizer(
+            self._format(questions),
+            add_special_tokens=not (self.template or self.tokenizer.chat_template),
+            padding=False,
+            truncation=False,
+            return_offsets_mapping=offsets,
+            verbose=False,
+        )
+
+    def _cut(self, tokens: list[int]) -> list[int]:
+        if self.truncation == "left":
+            return tokens[-self.max_tokens :]
+        return tokens[: self.max_tokens]
+
+    @cached_property
+    def _frame(self) -> tuple[str, str]:
+        return frame(lambda question: self._format([question])[0])
+
+    def _user_spans(self, questions: Sequence[str], encoded) -> list[tuple[int, int]]:
+        spans = []
+        characters = character_spans(self._format(questions), questions, *self._frame)
+        for question, offsets, span in zip(
+            questions, encoded["offset_mapping"], characters, strict=True
+        ):
+            dropped = len(offsets) - self.max_tokens if self.truncation == "left" else 0
+            first, last = np.array(token_span(offsets, *span)) - max(0, dropped)
+            first, last = max(0, int(first)), min(int(last), self.max_tokens)
+            if first >= last:
+                raise InputError(
+                    f"Of question {question[:60]!r} no token of its own is read, so there is "
+                    "nothing for a user_ pooling; drop it, raise max_tokens, or use mean."
+                )
+            spans.append((first, last))
+        return spans

@@ -123,6 +123,10 @@ class Store:
     def __init__(self, root: str | os.PathLike):
         self.root = Path(root)
 
+    def path(self, kind: str, key: dict[str, Any]) -> Path:
+        """Return where the artifact of a key is, or would be: `get` says of what a key consists."""
+        return self.root / f"{kind}-{fingerprint({'code': code_fingerprint(), **key})}"
+
     def get(self, kind: str, key: dict[str, Any], build: Callable[[Path], None]) -> Path:
         """Return the artifact's directory: the verified one on disk, else a newly built one.
 
@@ -149,7 +153,7 @@ class Store:
             If the artifact on disk is not what its manifest says.
         """
         key = {"code": code_fingerprint(), **key}
-        directory = self.root / f"{kind}-{fingerprint(key)}"
+        directory = self.path(kind, key)
         if directory.exists():
             verify(directory)
             return directory

@@ -16,7 +16,6 @@ from prefill_router.activations import Activations
 from prefill_router.costs import Prices, expected_costs, load_prices, query_costs
 from prefill_router.errors import InputError
 from prefill_router.estimates import Estimate, write_metrics
-from prefill_router.extraction import extract_to_store
 from prefill_router.features import Choice, choose, cross_validated_auc
 from prefill_router.labels import Labels, load_labels
 from prefill_router.models import ModelSource, resolve, weights_hash
@@ -25,6 +24,7 @@ from prefill_router.probes import probe_layers
 from prefill_router.project import project_root
 from prefill_router.splits import Split, make_splits
 from prefill_router.storage import Store, fingerprint, read_json, write_json
+from prefill_router.streaming import extract_to_store
 
 ARTIFACTS = "PREFILL_ROUTER_ARTIFACTS"
 """Environment variable that names a store for all studies to share, instead of one in each run."""
@@ -192,7 +192,7 @@ class Study:
 
     def states_key(self, encoder: str) -> str:
         """Return what identifies an encoder's activations: the name of their artifact."""
-        return self.activations(encoder).path.parent.name
+        return self.activations(encoder).path.name
 
     @cached_property
     def encoders(self) -> list[str]:
@@ -296,12 +296,12 @@ class Study:
     @cached_property
     def costs(self) -> np.ndarray:
         """What each answer cost, (N, K) in USD; input tokens are the main encoder's."""
-        return query_costs(self.labels, self.prices, self.activations().n_tokens)
+        return query_costs(self.labels, self.prices, self.activations().full_tokens)
 
     def expected_costs(self, fold: int) -> np.ndarray:
         """Return what a policy may know of costs before asking, (N, K) in USD."""
         train = self.splits[fold].train
-        return expected_costs(self.labels, self.prices, self.activations().n_tokens, train)
+        return expected_costs(self.labels, self.prices, self.activations().full_tokens, train)
 
     # -- results -----------------------------------------------------------------------------
 

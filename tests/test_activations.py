@@ -1,56 +1,72 @@
+import json
+import warnings
+
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+import tiny_activations
+from safetensors import safe_open
+from tiny_activations import LAYERS, N_TOKENS, POOLINGS
 
-from prefill_router.activations import FILE, Activations, write_activations
+from prefill_router.activations import Activations
 from prefill_router.errors import InputError
-
-LAYERS, POOLINGS = [0, 2, 5], ["last", "mean"]
+from prefill_router.layout import PLAN
+from prefill_router.storage import MANIFEST, read_json, verify, write_json
 
 
 @pytest.fixture
 def states():
-    return np.random.default_rng(0).normal(size=(3, 2, 7, 4)).astype(np.float32)
+    return tiny_activations.states()
 
 
 @pytest.fixture
 def written(tmp_path, states):
-    write_activations(tmp_path, states, LAYERS, POOLINGS, np.arange(7) + 1, n_truncated=2)
-    return tmp_path
+    return tiny_activations.write(tmp_path / "a", states)
 
 
-def test_what_is_written_is_read(written, states):
+def test_what_is_written_is_read_in_the_order_of_the_queries(written, states):
     activations = Activations.open(written)
+    assert len(activations.shards) > 1
     assert (activations.layers, activations.poolings) == (LAYERS, POOLINGS)
-    assert (activations.n_queries, activations.width, activations.n_truncated) == (7, 4, 2)
-    assert activations.n_tokens.tolist() == [1, 2, 3, 4, 5, 6, 7]
+    assert (activations.n_queries, activations.width) == (7, 4)
+    assert activations.full_tokens.tolist() == N_TOKENS.tolist()
+    assert activations.n_tokens.tolist() == np.minimum(N_TOKENS, 8).tolist()
+    assert activations.n_truncated == 2
     for i, layer in enumerate(LAYERS):
         for j, pooling in enumerate(POOLINGS):
             read = activations.states(layer, pooling)
             assert read.dtype == np.float32
             np.testing.assert_array_equal(read, states[i, j])
+            rows = np.array([6, 0, 0, 3])
+            np.testing.assert_array_equal(
+                activations.take(layer, pooling, rows), states[i, j, rows]
+            )
 
 
 def test_the_same_states_are_the_same_bytes(written, tmp_path, states):
-    write_activations(tmp_path / "b", states, LAYERS, POOLINGS, np.arange(7) + 1, n_truncated=2)
-    assert (tmp_path / "b" / FILE).read_bytes() == (written / FILE).read_bytes()
+    again = tiny_activations.write(tmp_path / "b", states)
+    names = sorted(path.name for path in written.iterdir())
+    assert names == sorted(path.name for path in again.iterdir())
+    for name in names:
+        assert (written / name).read_bytes() == (again / name).read_bytes()
+    verify(written)  # and they are what the manifest says
 
 
-def test_half_precision_halves_the_file_and_rounds(tmp_path, states):
-    write_activations(tmp_path, states, LAYERS, POOLINGS, np.ones(7), storage_dtype="float16")
-    assert load_file(tmp_path / FILE)["mean.005"].dtype == np.float16
-    read = Activations.open(tmp_path).states(5, "mean")
-    assert read.dtype == np.float32
-    np.testing.assert_array_equal(read, states[2, 1].astype(np.float16).astype(np.float32))
-
-
-def test_what_half_precision_cannot_hold_is_refused(tmp_path, states):
-    states[1, 1, 3, 2] = -70_000
-    with pytest.raises(InputError, match="float32"):
-        write_activations(tmp_path, states, LAYERS, POOLINGS, np.ones(7), storage_dtype="float16")
-    assert not (tmp_path / FILE).exists()
-    with pytest.raises(InputError, match="storage_dtype 'float8'"):
-        write_activations(tmp_path, states, LAYERS, POOLINGS, np.ones(7), storage_dtype="float8")
+def test_one_layer_is_read_from_its_own_bytes_alone(written, states):
+    """Whatever happens to all other layers' bytes."""
+    for path in written.glob("shard-*"):
+        content = bytearray(path.read_bytes())
+        with safe_open(path, "numpy") as file:
+            kept = file.get_tensor("mean.002").tobytes()
+        start = content.index(kept)
+        data = 8 + int.from_bytes(content[:8], "little")
+        for place in (*range(data, start), *range(start + len(kept), len(content))):
+            content[place] ^= 0xFF
+        path.write_bytes(content)
+    activations = Activations.open(written)
+    np.testing.assert_array_equal(activations.states(2, "mean"), states[1, 1])
+    for layer, pooling in ((2, "last"), (0, "mean"), (5, "last")):
+        with pytest.raises(InputError, match=rf"{pooling}.00{layer} is not what was written"):
+            activations.states(layer, pooling)
 
 
 def test_unknown_layer_and_pooling(written):
@@ -61,31 +77,67 @@ def test_unknown_layer_and_pooling(written):
         activations.states(2, "meen")
 
 
-def test_missing_damaged_and_foreign_files(written, tmp_path):
+def test_nothing_unfinished_or_of_another_version_is_opened(written, tmp_path):
     with pytest.raises(InputError, match="no activations"):
         Activations.open(tmp_path / "nowhere")
-    path = written / FILE
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-10])
-    with pytest.raises(InputError, match="not a readable file"):
+    manifest = read_json(written / MANIFEST)
+    write_json(written / MANIFEST, manifest | {"format": 99})
+    with pytest.raises(InputError, match="another version"):
         Activations.open(written)
-    save_file({"n_tokens": np.ones(3)}, path)
-    with pytest.raises(InputError, match="not a readable file"):
+    (written / MANIFEST).write_text("{")
+    with pytest.raises(InputError, match="not valid JSON"):
+        Activations.open(written)
+    (written / MANIFEST).unlink()
+    with pytest.raises(InputError, match="not finished"):
         Activations.open(written)
 
 
-@pytest.mark.parametrize("damage", ["drop", "shape"])
-def test_tensors_must_be_those_of_the_header(written, damage):
-    from safetensors import safe_open
-
-    path = written / FILE
-    with safe_open(path, "numpy") as file:
-        metadata = file.metadata()
-    tensors = load_file(path)
-    if damage == "drop":
-        del tensors["last.002"]
+@pytest.mark.parametrize("name", [PLAN, "shard-000001.safetensors"])
+@pytest.mark.parametrize("damage", ["missing", "short", "empty", "another"])
+def test_missing_damaged_and_foreign_files_are_named(written, tmp_path, states, name, damage):
+    path = written / name
+    if damage == "missing":
+        path.unlink()
+    elif damage == "another":  # of an extraction of the same shape
+        other = tiny_activations.layout(key={"questions": "others"})
+        other.save(tmp_path)
+        (tmp_path / PLAN).replace(written / PLAN)
+        manifest = read_json(written / MANIFEST)
+        manifest["files"][PLAN] = "0" if name == PLAN else verify_hash(written / PLAN)
+        write_json(written / MANIFEST, manifest)
+        name = name if name == PLAN else "shard-000000.safetensors"
     else:
-        tensors["last.002"] = tensors["last.002"][:-1]
-    save_file(tensors, path, metadata=metadata)
-    with pytest.raises(InputError, match="its tensors are not those"):
+        path.write_bytes(path.read_bytes()[: -10 if damage == "short" else 0])
+    with pytest.raises(InputError, match=rf"{name} .*delete"):
         Activations.open(written)
+
+
+def verify_hash(path):
+    from prefill_router.storage import file_hash
+
+    return file_hash(path)
+
+
+def test_states_that_are_not_finite_are_named_and_their_layers_left_out(tmp_path, states):
+    states[1, 0, 4, 1] = np.inf
+    states[1, 1, 2] = np.nan
+    written = tiny_activations.write(tmp_path / "a", states)
+    with pytest.warns(UserWarning, match=r"last.002: query 4; mean.002: query 2\)"):
+        activations = Activations.open(written)
+    assert activations.layers == [0, 5]
+    np.testing.assert_array_equal(activations.states(5, "mean"), states[2, 1])
+    for pooling in POOLINGS:
+        with pytest.raises(InputError, match=r"last.002: query 4"):
+            activations.states(2, pooling)
+    np.testing.assert_array_equal(activations.take(2, "last", np.arange(7)), states[1, 0])
+
+
+def test_if_no_layer_is_left_that_is_an_error(tmp_path, states):
+    states[:, :, :] = np.nan
+    written = tiny_activations.write(tmp_path / "a", states)
+    found = json.loads((written / MANIFEST).read_text())["not_finite"]["mean.005"]
+    assert found == {"count": 7, "first": [0, 1, 2, 3, 4]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(InputError, match=r"query 0, 1, 2, 3, 4 and 2 more.* No layer is left"):
+            Activations.open(written)

@@ -4,11 +4,11 @@ import tiny_models
 import torch
 from transformers import AutoModel
 
-from prefill_router import extraction
 from prefill_router.errors import InputError
-from prefill_router.extraction import POOLINGS, encode, extract, extract_to_store
+from prefill_router.extraction import default_budget, encode
 from prefill_router.models import load_encoder, resolve
-from prefill_router.storage import Store
+from prefill_router.pooling import POOLINGS
+from prefill_router.prefill import Anatomy
 
 QUESTIONS = tiny_models.questions()
 
@@ -115,10 +115,73 @@ def test_layers_and_poolings_are_selections_of_all(layers, chosen):
 
 
 def test_a_new_pooling_needs_one_function(monkeypatch):
-    monkeypatch.setitem(POOLINGS, "first", lambda states, lengths: states[:, 0].float())
+    monkeypatch.setitem(POOLINGS, "first", lambda states, batch: states[:, 0].float())
     model, tokenizer = tiny_models.model("llama"), tiny_models.tokenizer()
     states = encode(model, tokenizer, ["w1 w2", "w1"], poolings=["first"]).states
     np.testing.assert_allclose(states[:, 0, 0], states[:, 0, 1], rtol=1e-4, atol=1e-5)
+
+
+def anatomy(bytes_per_token):
+    return Anatomy(3, None, True, 16, bytes_per_token)
+
+
+def test_the_token_budget_is_found(monkeypatch):
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    for bytes_per_token, tokens in ((1, 8192), (20_000, 2048), (70_000, 1024), (10**9, 1024)):
+        assert default_budget(cpu, anatomy(bytes_per_token)) == tokens
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2 * 10**9, 8 * 10**9))
+    for bytes_per_token, tokens in ((1, 16384), (10**6, 512), (10**10, 1)):
+        assert default_budget(gpu, anatomy(bytes_per_token)) == tokens
+    model, tokenizer = tiny_models.model("llama"), tiny_models.tokenizer()
+    by_itself = encode(model, tokenizer, QUESTIONS).states
+    np.testing.assert_array_equal(
+        by_itself, encode(model, tokenizer, QUESTIONS, token_budget=8192).states
+    )
+
+
+def test_a_model_short_of_memory_reads_smaller_batches():
+    model, tokenizer = tiny_models.model("llama"), tiny_models.tokenizer()
+    want = encode(model, tokenizer, QUESTIONS).states
+
+    def check(module, args, kwargs):
+        if kwargs["input_ids"].numel() > 16:
+            raise torch.OutOfMemoryError("no room")
+
+    model.register_forward_pre_hook(check, with_kwargs=True)
+    np.testing.assert_allclose(
+        encode(model, tokenizer, QUESTIONS).states, want, rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_the_users_tokens_alone(side):
+    model, tokenizer = tiny_models.model("qwen3"), tiny_models.tokenizer(side, tiny_models.TEMPLATE)
+    got = encode(model, tokenizer, QUESTIONS, poolings=["user_mean"], token_budget=20).states
+    for row, question in enumerate(QUESTIONS):
+        state = alone(model, words(tokenizer, f"<user> {question} <assistant>"))
+        np.testing.assert_allclose(
+            got[:, 0, row], state[:, 1:-1].mean(axis=1), rtol=1e-4, atol=1e-5
+        )
+
+
+def test_odd_questions():
+    """One token, other scripts, emoji, a very long one, and nothing but white space."""
+    tokenizer = tiny_models.byte_tokenizer(tiny_models.TEMPLATE)
+    model = tiny_models.model("llama", vocabulary=len(tokenizer), positions=512)
+    questions = ["a", "", " \n", "你好，世界", "سؤال", "👩‍🚀🚀 e\u0301", "x" * 400]
+    got = encode(model, tokenizer, questions)
+    framed = [f"<user> {question} <assistant>" for question in questions]
+    prompts = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in framed]
+    assert [tokenizer.decode(ids) for ids in prompts] == framed
+    np.testing.assert_allclose(got.states, expected(model, prompts), rtol=1e-4, atol=2e-5)
+    asked = [questions[0], *questions[3:]]  # the others have no token of the user's
+    states = encode(model, tokenizer, asked, poolings=["user_mean"]).states
+    for row, question in enumerate(asked):
+        before = len(tokenizer("<user>", add_special_tokens=False)["input_ids"])
+        after = len(tokenizer(f"<user> {question}", add_special_tokens=False)["input_ids"])
+        prompt = tokenizer(f"<user> {question} <assistant>", add_special_tokens=False)["input_ids"]
+        want = alone(model, prompt)[:, before + 1 : after].mean(axis=1)
+        np.testing.assert_allclose(states[:, 0, row], want, rtol=1e-4, atol=2e-5)
 
 
 @pytest.mark.parametrize(
@@ -131,6 +194,7 @@ def test_a_new_pooling_needs_one_function(monkeypatch):
         ({"poolings": ["avg"]}, "pooling 'avg' is unknown"),
         ({"poolings": []}, "poolings is empty"),
         ({"max_tokens": 0}, "at least 1"),
+        ({"token_budget": 0}, "at least 1"),
         ({"max_tokens": 31}, "at most 30"),
         ({"truncation": "middle"}, "truncation 'middle'"),
     ],
@@ -155,70 +219,3 @@ def test_padding_that_is_not_finite_harms_nobody():
         model.embed_tokens.weight[tokenizer.pad_token_id] = float("nan")
     got = encode(model, tokenizer, ["w1 w2 w3", "w4"], layers=[0]).states
     np.testing.assert_array_equal(got, want)
-
-
-def test_extract_writes_what_encode_returns(tmp_path):
-    model, tokenizer = tiny_models.model("gpt2"), tiny_models.tokenizer("left")
-    settings = {"layers": "upper", "max_tokens": 6, "truncation": "left"}
-    encoding = encode(model, tokenizer, QUESTIONS, **settings)
-    activations = extract(model, tokenizer, QUESTIONS, tmp_path, **settings)
-    assert activations.n_truncated == encoding.n_truncated > 0
-    np.testing.assert_array_equal(activations.n_tokens, encoding.n_tokens)
-    for i, layer in enumerate(encoding.layers):
-        for j, pooling in enumerate(encoding.poolings):
-            np.testing.assert_array_equal(activations.states(layer, pooling), encoding.states[i, j])
-    with pytest.raises(InputError, match="storage_dtype"):
-        extract(model, tokenizer, QUESTIONS, tmp_path, storage_dtype="int8")
-
-
-@pytest.fixture
-def loads(monkeypatch):
-    """Count how often a model is loaded."""
-    seen = []
-
-    def load(*arguments):
-        seen.append(arguments)
-        return load_encoder(*arguments)
-
-    monkeypatch.setattr(extraction, "load_encoder", load)
-    return seen
-
-
-def test_the_store_reads_what_it_has_and_nothing_stale(tmp_path, loads):
-    source = resolve(str(tiny_models.save(tmp_path / "model")))
-    store = Store(tmp_path / "store")
-    first = extract_to_store(store, source, QUESTIONS)
-    again = extract_to_store(store, source, list(QUESTIONS), token_budget=50)
-    assert again.path == first.path
-    assert len(loads) == 1
-    changes = [
-        {"layers": "upper"},
-        {"poolings": ["mean"]},
-        {"max_tokens": 29},
-        {"truncation": "left"},
-        {"storage_dtype": "float16"},
-        {"dtype": "bfloat16"},
-        {"template_kwargs": {"thinking": True}},
-    ]
-    paths = {extract_to_store(store, source, QUESTIONS, **change).path for change in changes}
-    paths.add(extract_to_store(store, source, QUESTIONS[::-1]).path)
-    with pytest.raises(InputError, match="not text"):
-        extract_to_store(store, source, [b"w1"])
-    tiny_models.save(tmp_path / "model", seed=1)  # the same name, other weights
-    other = extract_to_store(store, source, QUESTIONS)
-    assert len(paths | {first.path, other.path}) == len(loads) == len(changes) + 3
-    assert np.abs(other.states(3, "mean") - first.states(3, "mean")).max() > 0.01
-    # the same weights under another name are the same encoder
-    copied = resolve(str(tiny_models.save(tmp_path / "copy", seed=1)))
-    assert extract_to_store(store, copied, QUESTIONS).path == other.path
-
-
-def test_an_altered_artifact_is_not_read(tmp_path):
-    source = resolve(str(tiny_models.save(tmp_path / "model")))
-    store = Store(tmp_path / "store")
-    path = extract_to_store(store, source, QUESTIONS).path
-    damaged = bytearray(path.read_bytes())
-    damaged[-1] ^= 1
-    path.write_bytes(damaged)
-    with pytest.raises(InputError, match="delete"):
-        extract_to_store(store, source, QUESTIONS)

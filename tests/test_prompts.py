@@ -1,12 +1,9 @@
-import numpy as np
 import pytest
 import tiny_models
-from hypothesis import given
-from hypothesis import strategies as st
 from tokenizers.processors import TemplateProcessing
 
 from prefill_router.errors import InputError
-from prefill_router.prompts import batches, format_prompts, token_limit, tokenize
+from prefill_router.prompts import COUNTED_AT_ONCE, Prompts, format_prompts, token_limit
 
 CHAT = tiny_models.TEMPLATE
 
@@ -35,10 +32,15 @@ def test_questions_must_be_text(bad):
 
 
 def test_no_question_and_no_token():
+    prompts = Prompts(tiny_models.tokenizer(), 30)
     with pytest.raises(InputError, match="the list is empty"):
-        tokenize(tiny_models.tokenizer(), [], 30)
-    with pytest.raises(InputError, match=r"Question 1 .* no token"):
-        tokenize(tiny_models.tokenizer(), ["w1", " "], 30)
+        prompts.count([])
+    for nothing in ("", " ", "\n\t"):
+        with pytest.raises(InputError, match=r"Question 1 .* no token"):
+            prompts.count(["w1", nothing])
+    # a template always leaves something to read
+    framed = Prompts(tiny_models.tokenizer(template=CHAT), 30)
+    assert framed.count(["w1", "", " "]).tolist() == [3, 2, 2]
 
 
 @pytest.mark.parametrize(
@@ -50,7 +52,7 @@ def test_special_tokens_come_once(template, tokens):
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single="<eos> $A", special_tokens=[("<eos>", 1)]
     )
-    assert decoded(tokenizer, tokenize(tokenizer, ["w1"], 30)[0]) == [tokens]
+    assert decoded(tokenizer, Prompts(tokenizer, 30).ids(["w1"])) == [tokens]
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -58,37 +60,114 @@ def test_padding_and_limits_saved_with_a_tokenizer_are_not_used(side):
     tokenizer = tiny_models.tokenizer(side, limit=3)
     tokenizer.backend_tokenizer.enable_truncation(2)
     tokenizer.backend_tokenizer.enable_padding(length=9)
-    ids, n_truncated = tokenize(tokenizer, ["w1 w2 w3 w4", "w5"], 30)
-    assert decoded(tokenizer, ids) == ["w1 w2 w3 w4", "w5"]
-    assert n_truncated == 0
+    prompts = Prompts(tokenizer, 30)
+    assert decoded(tokenizer, prompts.ids(["w1 w2 w3 w4", "w5"])) == ["w1 w2 w3 w4", "w5"]
+    assert prompts.count(["w1 w2 w3 w4", "w5"]).tolist() == [4, 1]
 
 
 def test_long_prompts_are_refused_or_cut_and_counted():
     tokenizer = tiny_models.tokenizer()
     questions = ["w1 w2 w3", "w1 w2", "w1 w2 w3 w4"]
     with pytest.raises(InputError, match=r"2 of 3 .* longer than 2 .* question 2 \('w1 w2 w3 w4"):
-        tokenize(tokenizer, questions, 2)
-    left, n_left = tokenize(tokenizer, questions, 2, "left")
-    right, n_right = tokenize(tokenizer, questions, 2, "right")
-    assert decoded(tokenizer, left) == ["w2 w3", "w1 w2", "w3 w4"]
-    assert decoded(tokenizer, right) == ["w1 w2"] * 3
-    assert n_left == n_right == 2
-    assert tokenize(tokenizer, questions, 4)[1] == 0
+        Prompts(tokenizer, 2).count(questions)
+    left, right = Prompts(tokenizer, 2, "left"), Prompts(tokenizer, 2, "right")
+    assert decoded(tokenizer, left.ids(questions)) == ["w2 w3", "w1 w2", "w3 w4"]
+    assert decoded(tokenizer, right.ids(questions)) == ["w1 w2"] * 3
+    # what a prompt costs is its length before it was cut
+    assert left.count(questions).tolist() == right.count(questions).tolist() == [3, 2, 4]
+    assert Prompts(tokenizer, 4).count(questions).tolist() == [3, 2, 4]
+
+
+def test_counting_goes_on_beyond_one_chunk():
+    questions = ["w1 " * (1 + i % 3) for i in range(2 * COUNTED_AT_ONCE + 5)]
+    counts = Prompts(tiny_models.tokenizer(), 30).count(questions)
+    assert counts.tolist() == [1 + i % 3 for i in range(len(questions))]
+    with pytest.raises(InputError, match=f"question {COUNTED_AT_ONCE + 1} "):
+        Prompts(tiny_models.tokenizer(), 30).count(
+            ["w1"] * (COUNTED_AT_ONCE + 1) + ["w1 " * 40] + ["w1"] * 9
+        )
+
+
+@pytest.mark.parametrize(("settings", "message"), [((0,), "at least 1"), ((9, "top"), "'top'")])
+def test_settings_that_cannot_be_used(settings, message):
+    with pytest.raises(InputError, match=message):
+        Prompts(tiny_models.tokenizer(), *settings)
+
+
+def test_a_given_template_stands_in_for_the_tokenizers():
+    given = "{{ messages[0]['content'] }} w9"
+    for tokenizer in (tiny_models.tokenizer(), tiny_models.tokenizer(template=CHAT)):
+        prompts = Prompts(tokenizer, 30, template=given)
+        assert decoded(tokenizer, prompts.ids(["w1 w2"])) == ["w1 w2 w9"]
+
+
+@pytest.mark.parametrize("template", ["{{ messages", "{{ raise_exception('no') }}"])
+def test_a_template_that_cannot_be_used(template):
+    with pytest.raises(InputError, match="template cannot be used"):
+        Prompts(tiny_models.tokenizer(), 30, template=template).count(["w1"])
+
+
+@pytest.mark.parametrize("pad", [True, False])
+def test_a_batch_is_padded_on_the_right(pad):
+    tokenizer = tiny_models.tokenizer("left", pad=pad)
+    batch = Prompts(tokenizer, 30).batch(["w1", "w2 w3"])
+    assert batch.lengths.tolist() == [1, 2]
+    assert batch.user.tolist() == [[0, 1], [0, 2]]
+    padding = "<pad>" if pad else "<eos>"
+    assert decoded(tokenizer, batch.tokens.tolist()) == [f"w1 {padding}", "w2 w3"]
+
+
+def user_words(tokenizer, prompts, questions):
+    batch = prompts.batch(questions, find_user=True)
+    return [
+        " ".join(tokenizer.convert_ids_to_tokens(tokens[start:stop].tolist()))
+        for tokens, (start, stop) in zip(batch.tokens, batch.user.tolist(), strict=True)
+    ]
+
+
+def test_the_users_own_tokens():
+    """Also where the template says the same words, and where special tokens are added."""
+    questions = ["w1 w2", "w0", "user", "<user>", "w3"]
+    words = ["w1 w2", "w0", "<unk>", "<user>", "w3"]
+    tokenizer = tiny_models.tokenizer(template=CHAT)
+    prompts = Prompts(tokenizer, 30, template_kwargs={"thinking": True})
+    assert user_words(tokenizer, prompts, questions) == words
+    trimmed = CHAT.replace("message['content']", "message['content'] | trim")
+    prompts = Prompts(tokenizer, 30, template=trimmed)
+    assert user_words(tokenizer, prompts, [f" {q}\n" for q in questions]) == words
+    bare = tiny_models.tokenizer()
+    bare.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<eos> $A <eos>", special_tokens=[("<eos>", 1)]
+    )
+    assert user_words(bare, Prompts(bare, 30), questions) == words
+
+
+def test_the_users_own_tokens_of_a_cut_prompt():
+    tokenizer = tiny_models.tokenizer(template=CHAT)
+    questions = ["w1 w2 w3", "w4"]
+    left, right = Prompts(tokenizer, 3, "left"), Prompts(tokenizer, 3, "right")
+    assert user_words(tokenizer, left, questions) == ["w2 w3", "w4"]
+    assert user_words(tokenizer, right, questions) == ["w1 w2", "w4"]
+    with pytest.raises(InputError, match="no token of its own"):
+        user_words(tokenizer, Prompts(tokenizer, 1, "left"), questions)
+
+
+@pytest.mark.parametrize(
+    ("template", "question", "message"),
+    [
+        ("{{ messages[0]['content'] | lower }}", "w1", "alters the user's text"),
+        ("{{ messages[0]['content'] * 2 }}", "w1", "repeats it"),
+        ("{{ messages[0]['content'] | replace('w2', 'w3') }}", "w1 w2", "alters a question"),
+        (CHAT, " ", "no token of its own"),
+    ],
+)
+def test_user_tokens_that_cannot_be_found(template, question, message):
+    prompts = Prompts(tiny_models.tokenizer(), 30, template=template)
+    with pytest.raises(InputError, match=message):
+        prompts.batch([question], find_user=True)
 
 
 def test_the_limit_is_the_stricter_of_model_and_tokenizer():
     model = tiny_models.model("gpt2")
     assert token_limit(model, tiny_models.tokenizer(limit=30)) == 30
     assert token_limit(model, tiny_models.tokenizer(limit=int(1e30))) == 32
-
-
-@given(st.lists(st.integers(1, 40), min_size=1, max_size=50), st.integers(0, 100))
-def test_batches_hold_each_row_once_within_the_budget(lengths, budget):
-    lengths = np.array(lengths)
-    found = list(batches(lengths, budget))
-    assert sorted(np.concatenate(found)) == list(range(len(lengths)))
-    for rows in found:
-        assert len(rows) == 1 or len(rows) * lengths[rows].max() <= budget
-    shortest = [lengths[rows].min() for rows in found]
-    longest = [lengths[rows].max() for rows in found]
-    assert all(low >= high for low, high in zip(shortest[:-1], longest[1:], strict=True))

@@ -1,8 +1,10 @@
 """Random models of a few thousand weights and a word-level tokenizer, for tests."""
 
+import copy
+
 import torch
 from architectures import ARCHITECTURES
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 SPECIAL = ["<pad>", "<eos>", "<unk>", "<user>", "<assistant>"]
@@ -28,10 +30,26 @@ def tokenizer(padding_side="right", template=None, pad=True, limit=30):
     )
 
 
-def model(name, auto=AutoModel, seed=0):
+def byte_tokenizer(template=None):
+    """Return a tokenizer that reads any text, one token a byte."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, chat_template=template, clean_up_tokenization_spaces=False
+    )
+
+
+def model(name, auto=AutoModel, seed=0, vocabulary=None, positions=None):
+    config = copy.deepcopy(ARCHITECTURES[name].config)
+    if vocabulary:
+        config.vocab_size = vocabulary
+    if positions:
+        config.max_position_embeddings = positions
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return auto.from_config(ARCHITECTURES[name].config).eval()
+        return auto.from_config(config).eval()
 
 
 def save(directory, name="qwen3", auto=AutoModelForCausalLM, seed=0, template=None):

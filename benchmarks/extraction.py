@@ -1,0 +1,227 @@
+"""Extraction against the obvious way, on a random-weight encoder of Qwen3-0.6B's shape.
+
+The obvious way: a causal language model with its head, batches of four in arrival order,
+``output_hidden_states``, states pooled row by row in Python. Both ways read the same queries, in
+turn, in this one process; their states must agree. The floor is a bare forward pass of the blocks
+that are needed, on as many tokens in batches without any padding.
+
+    python benchmarks/extraction.py --queries-from ../shared/data/mmlu_pro.csv.gz
+
+The encoder and its tokenizer are made here, so that nothing is fetched: random weights, and a
+byte-level BPE of 16,000 tokens trained on the queries themselves. Without ``--queries-from``,
+queries are random words, their number log-normal (median 110, sigma 0.65, from 15 to 900), which is
+about how long MMLU-Pro's are. The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Config
+
+from prefill_router.extraction import encode, prepare, read_batches
+from prefill_router.models import DTYPES
+from prefill_router.plan import make_plan
+from prefill_router.prefill import Prefill
+
+SHAPE = {
+    "vocab_size": 151_936,
+    "hidden_size": 1024,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "max_position_embeddings": 40_960,
+    "tie_word_embeddings": True,
+}
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+POOLINGS = ["last", "mean"]
+
+
+def read_queries(path: str | None, n: int, seed: int) -> tuple[list[str], list[str]]:
+    """Return all queries, and n of them in random order."""
+    rng = np.random.default_rng(seed)
+    if path:
+        every = pd.read_csv(path, usecols=["question"])["question"].drop_duplicates().tolist()
+    else:
+        sizes = np.clip(rng.lognormal(np.log(110), 0.65, 2000), 15, 900).astype(int)
+        words = ["".join(rng.choice(list("etaoinshrdlu"), rng.integers(2, 9))) for _ in range(5000)]
+        every = [" ".join(rng.choice(words, size)) for size in sizes]
+    return every, [every[i] for i in rng.permutation(len(every))[:n]]
+
+
+def make_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE with a chat template."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=16_000, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
+    )
+    backend.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token=SPECIAL[0], eos_token=SPECIAL[2], chat_template=TEMPLATE
+    )
+
+
+@torch.inference_mode()
+def obvious(model, tokenizer, queries: list[str]) -> np.ndarray:
+    """Read queries the obvious way; return states (L + 1, 2, N, D)."""
+    turns = [[{"role": "user", "content": query}] for query in queries]
+    prompts = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    result = []
+    for start in range(0, len(prompts), 4):
+        batch = tokenizer(
+            prompts[start : start + 4],
+            padding=True,
+            padding_side="right",
+            add_special_tokens=False,
+            return_tensors="pt",
+        ).to(model.device)
+        output = model(
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            output_hidden_states=True,
+        )
+        for row, length in enumerate(batch["attention_mask"].sum(dim=1).tolist()):
+            states = [hidden[row, :length] for hidden in output.hidden_states]
+            pooled = [torch.stack([h[-1].float(), h.float().mean(dim=0)]) for h in states]
+            result.append(torch.stack(pooled).cpu().numpy())
+    return np.moveaxis(np.stack(result), 0, 2)
+
+
+def whole_passes(model, tokenizer, queries: list[str]) -> np.ndarray:
+    """Read batches by length, but all states at once and with a mask; return states."""
+    reading = prepare(model, tokenizer, queries, poolings=POOLINGS)
+    anatomy = replace(reading.anatomy, places=None, is_causal=False)
+    prefill = Prefill(model, anatomy, reading.layers, POOLINGS)
+    batches = make_plan(reading.n_tokens, reading.token_budget, len(queries)).batches(0)
+    results = list(read_batches(prefill, reading.prompts, queries, batches))
+    joined = np.concatenate([pooled.cpu().numpy() for _, pooled in results], axis=2)
+    return joined[:, :, np.argsort(np.concatenate(batches))]
+
+
+@torch.inference_mode()
+def bare(model, lengths: np.ndarray, tokens_at_once: int, n_blocks: int) -> None:
+    """Run the first blocks on as many tokens, in batches of prompts of the mean length."""
+    length = round(float(lengths.mean()))
+    n_left, at_once = round(lengths.sum() / length), max(1, tokens_at_once // length)
+    blocks, model.layers = model.layers, model.layers[:n_blocks]
+    try:
+        while n_left > 0:
+            n = min(at_once, n_left)
+            tokens = torch.randint(0, 16_000, (n, length), device=model.device)
+            model(input_ids=tokens, use_cache=False).last_hidden_state.flatten()[0].item()
+            n_left -= n
+    finally:
+        model.layers = blocks
+
+
+def timed(work: Callable[[], np.ndarray | None]) -> tuple[float, np.ndarray | None]:
+    """Return the seconds that a piece of work takes, and its result."""
+    begun = time.perf_counter()
+    result = work()
+    return time.perf_counter() - begun, result
+
+
+def difference(got: np.ndarray, want: np.ndarray) -> float:
+    """Return the largest difference, relative to how much the states of a layer vary."""
+    return float((np.abs(got - want) / want.std(axis=(2, 3), keepdims=True)).max())
+
+
+def block_flops(model, lengths: np.ndarray) -> float:
+    """Return the floating-point operations of all blocks: their matrices, and causal attention."""
+    c = model.config
+    matrices = sum(p.numel() for p in model.layers.parameters() if p.dim() == 2)
+    attention = 2 * c.num_hidden_layers * c.num_attention_heads * c.head_dim * (lengths**2).sum()
+    return 2.0 * matrices * lengths.sum() + attention
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--queries-from", help="a CSV file with a column question")
+    parser.add_argument("--queries", type=int, default=24)
+    parser.add_argument("--rounds", type=int, default=1, help="the best of which counts")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32", choices=DTYPES)
+    parser.add_argument("--peak-tflops", type=float, help="of the device, to state the share of it")
+    a = parser.parse_args()
+
+    every, queries = read_queries(a.queries_from, a.queries, seed=0)
+    tokenizer = make_tokenizer(every)
+    torch.manual_seed(0)
+    with torch.device(a.device):
+        model = AutoModelForCausalLM.from_config(Qwen3Config(**SHAPE), dtype=DTYPES[a.dtype]).eval()
+    encoder, half = model.model, SHAPE["num_hidden_layers"] // 2
+    settings = {"poolings": POOLINGS}
+    warm = [query[:200] for query in queries[:4]]
+    obvious(model, tokenizer, warm)
+    lengths = encode(encoder, tokenizer, queries, layers=[0], **settings).n_tokens
+    at_once = 16_384 if encoder.device.type == "cuda" else 1024
+
+    ways: dict[str, Callable[[], np.ndarray | None]] = {
+        "the obvious way": lambda: obvious(model, tokenizer, queries),
+        "the same without the head": lambda: obvious(encoder, tokenizer, queries),
+        "batches by length, whole passes": lambda: whole_passes(encoder, tokenizer, queries),
+        "extraction, all layers": lambda: encode(encoder, tokenizer, queries, **settings).states,
+        "floor, all blocks": lambda: bare(encoder, lengths, at_once, 2 * half),
+        "extraction, layers to half depth": lambda: (
+            encode(encoder, tokenizer, queries, layers=range(half + 1), **settings).states
+        ),
+        "floor, half of the blocks": lambda: bare(encoder, lengths, at_once, half),
+    }
+    seconds: dict[str, float] = dict.fromkeys(ways, float("inf"))
+    states: dict[str, np.ndarray | None] = {}
+    for _ in range(a.rounds):
+        for name, work in ways.items():
+            took, states[name] = timed(work)
+            seconds[name] = min(seconds[name], took)
+            print(f"{name:34s} {took:8.1f} s {lengths.sum() / took:9.0f} tokens/s", flush=True)
+
+    want = states["the obvious way"]
+    tolerance = 1e-3 if a.dtype == "float32" else 0.3
+    differences = {
+        "all": difference(states["extraction, all layers"], want),
+        "half": difference(states["extraction, layers to half depth"], want[: half + 1]),
+    }
+    assert max(differences.values()) < tolerance, f"results differ: {differences}"
+    base, ours = seconds["the obvious way"], seconds["extraction, all layers"]
+    result = {
+        "speedup_all_layers": base / ours,
+        "speedup_half_depth": base / seconds["extraction, layers to half depth"],
+        "share_of_floor": seconds["floor, all blocks"] / ours,
+        "share_of_floor_half_depth": seconds["floor, half of the blocks"]
+        / seconds["extraction, layers to half depth"],
+        "largest_difference": max(differences.values()),
+        "queries": len(queries),
+        "tokens": int(lengths.sum()),
+        "longest": int(lengths.max()),
+        "device": a.device,
+        "dtype": a.dtype,
+        "threads": torch.get_num_threads(),
+        "tflops": block_flops(encoder, lengths) / ours / 1e12,
+    }
+    if a.peak_tflops:
+        result["share_of_peak"] = result["tflops"] / a.peak_tflops
+    print(
+        json.dumps({k: float(f"{v:.3g}") if isinstance(v, float) else v for k, v in result.items()})
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,337 @@
+"""Extraction to disk: shard by shard, safe to kill, resumed where it stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import platform
+from collections.abc import Iterable, Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from filelock import FileLock
+
+from prefill_router.activations import Activations, finish
+from prefill_router.errors import InputError
+from prefill_router.extraction import Layers, Reading, prepare, read_batches
+from prefill_router.layout import PLAN, Layout
+from prefill_router.models import ModelSource, load_encoder, quiet, weights_hash
+from prefill_router.plan import make_plan
+from prefill_router.pooling import check_poolings
+from prefill_router.prefill import Prefill
+from prefill_router.progress import meter
+from prefill_router.prompts import Truncation, check_questions
+from prefill_router.reuse import Known, find_known, named_known
+from prefill_router.shards import STORAGE, check_storage
+from prefill_router.storage import MANIFEST, Store, code_fingerprint, fingerprint
+from prefill_router.threads import behind
+from prefill_router.writer import ShardWriter
+
+SHARD_BYTES = 64 * 2**20  # what is lost at most when a run is stopped, and held in memory
+LIBRARIES = ("prefill-router", "torch", "transformers", "tokenizers", "safetensors", "numpy")
+
+
+def extract(
+    source: ModelSource,
+    questions: Sequence[str],
+    directory: str | Path,
+    *,
+    layers: Layers = "all",
+    poolings: Sequence[str] = ("last", "mean"),
+    max_tokens: int | None = None,
+    truncation: Truncation = "error",
+    token_budget: int | None = None,
+    template_kwargs: dict[str, Any] | None = None,
+    template: str | None = None,
+    storage_dtype: Literal["float32", "float16"] = "float32",
+    device: str = "cpu",
+    dtype: str = "float32",
+    trust_remote_code: bool = False,
+    reuse: Iterable[Path] = (),
+) -> Activations:
+    """Write the pooled prefill states of `questions` into a directory, or go on doing so.
+
+    Parameters
+    ----------
+    source : ModelSource
+        The encoder, from `prefill_router.models.resolve`.
+    questions : sequence of str, length N
+    directory : path-like
+        Made if need be. A second process that is given the same one waits for the first.
+    layers, poolings, max_tokens, truncation, token_budget, template_kwargs, template
+        As for `prefill_router.extraction.encode`.
+    storage_dtype : {"float32", "float16"}, default "float32"
+        Type on disk; they are read back as float32.
+    device, dtype, trust_remote_code
+        As for `prefill_router.models.load_encoder`.
+    reuse : iterable of path-like
+        Finished extractions. States of the same encoder and settings are taken over from one of
+        them, so that only new queries and new layers are read.
+
+    Returns
+    -------
+    Activations
+
+    Raises
+    ------
+    InputError
+        As for `encode` and `load_encoder`; if the directory holds other activations or damaged
+        ones, or cannot be written; or if a state does not fit into float16.
+
+    Notes
+    -----
+    The plan of batches and shards is written first and kept, with its token budget and its number
+    of threads, whenever an extraction goes on: with the same plan, device and threads the bytes
+    are the same, whether it was stopped or not. A shard is there whole or not at all, and the
+    manifest comes last.
+    """
+    key = make_key(
+        source,
+        questions,
+        layers=layers,
+        poolings=poolings,
+        max_tokens=max_tokens,
+        truncation=truncation,
+        template_kwargs=template_kwargs,
+        template=template,
+        storage_dtype=storage_dtype,
+        dtype=dtype,
+    )
+    directory = Path(directory)
+    if not (directory / MANIFEST).is_file():
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            with FileLock(directory / ".lock"):
+                if (directory / PLAN).is_file():
+                    _check_key(directory, key)
+                if not (directory / MANIFEST).is_file():  # nor has another process finished it
+                    model, tokenizer = load_encoder(source, device, dtype, trust_remote_code)
+                    reading = prepare(
+                        model,
+                        tokenizer,
+                        questions,
+                        layers=layers,
+                        poolings=poolings,
+                        max_tokens=max_tokens,
+                        truncation=truncation,
+                        token_budget=token_budget,
+                        template_kwargs=template_kwargs,
+                        template=template,
+                    )
+                    _go_on(directory, key, source, model, reading, questions, reuse)
+        except OSError as error:
+            raise InputError(
+                f"{directory} cannot be written ({error.strerror or error}). What is there is "
+                "kept: make room, or give another directory, and run again."
+            ) from error
+    _check_key(directory, key)
+    return Activations.open(directory)
+
+
+def extract_to_store(
+    store: Store, source: ModelSource, questions: Sequence[str], **settings: Any
+) -> Activations:
+    """Return the activations of `questions` from a store, extracting what is not there.
+
+    Parameters
+    ----------
+    store : Store
+        Artifacts in it are addressed by everything that decides the states: the model's files, the
+        questions, the settings, and the versions of this package and transformers. Device and
+        batch size are not among them: they change rounding only. States that another artifact of
+        the store holds are taken over.
+    source, questions
+        As for `extract`.
+    **settings
+        The other parameters of `extract`.
+
+    Returns
+    -------
+    Activations
+
+    Raises
+    ------
+    InputError
+        As for `extract`.
+    """
+    kept = ("device", "token_budget", "trust_remote_code")
+    decisive = {name: value for name, value in settings.items() if name not in kept}
+    directory = store.path("activations", make_key(source, questions, **decisive))
+    reuse = sorted(path for path in store.root.glob("activations-*") if path != directory)
+    return extract(source, questions, directory, reuse=reuse, **settings)
+
+
+def make_key(
+    source: ModelSource,
+    questions: Sequence[str],
+    *,
+    layers: Layers = "all",
+    poolings: Sequence[str] = ("last", "mean"),
+    max_tokens: int | None = None,
+    truncation: Truncation = "error",
+    template_kwargs: dict[str, Any] | None = None,
+    template: str | None = None,
+    storage_dtype: str = "float32",
+    dtype: str = "float32",
+) -> dict[str, Any]:
+    """Return all that decides the states, JSON-able; parameters as for `extract`."""
+    check_storage(storage_dtype)
+    key = {
+        "code": code_fingerprint(),
+        "weights": weights_hash(source),
+        "questions": fingerprint(check_questions(questions)),
+        "layers": layers if isinstance(layers, str) else sorted({int(layer) for layer in layers}),
+        "poolings": check_poolings(poolings),
+        "max_tokens": max_tokens,
+        "truncation": truncation,
+        "template_kwargs": template_kwargs,
+        "template": template,
+        "storage_dtype": storage_dtype,
+        "dtype": dtype,
+        "transformers": version("transformers"),
+    }
+    return json.loads(json.dumps(key))  # as it is read again: a tuple becomes a list
+
+
+def _check_key(directory: Path, key: dict[str, Any]) -> None:
+    found = Layout.load(directory).description["key"]
+    differing = sorted(name for name in found | key if found.get(name) != key.get(name))
+    if differing:
+        raise InputError(
+            f"{directory} holds activations of another kind (other {', '.join(differing)}); give "
+            "another directory, or delete it."
+        )
+
+
+def _go_on(
+    directory: Path,
+    key: dict[str, Any],
+    source: ModelSource,
+    model,
+    reading: Reading,
+    questions: Sequence[str],
+    reuse: Iterable[Path],
+) -> None:
+    """Lay the extraction out, unless that was done, do what is left to do, and finish."""
+    for stale in directory.glob(".*.*"):  # begun by a process that was killed
+        stale.unlink()
+    if (directory / PLAN).is_file():
+        layout = Layout.load(directory)
+        known = named_known(layout, reuse)
+    else:
+        layout, known = _lay_out(key, source, model, reading, questions, reuse)
+        layout.save(directory)
+    with _threads(layout.description["threads"]), quiet():
+        _fill(directory, layout, model, reading, questions, known)
+    finish(directory, layout)
+
+
+def _lay_out(
+    key: dict[str, Any],
+    source: ModelSource,
+    model,
+    reading: Reading,
+    questions: Sequence[str],
+    reuse: Iterable[Path],
+) -> tuple[Layout, Known | None]:
+    """Fix what is read with which, first the new queries and then those known in part."""
+    digests = np.stack([question_digest(question) for question in questions])
+    known = find_known(reuse, key, digests, reading)
+    per_row = len(reading.layers) * len(reading.poolings) * reading.anatomy.width
+    per_row *= STORAGE[key["storage_dtype"]]().itemsize
+    rows_per_shard = max(1, SHARD_BYTES // per_row)
+    new = np.arange(len(questions)) if known is None else np.flatnonzero(known.rows < 0)
+    new = new[np.argsort(-reading.n_tokens[new], kind="stable")]
+    sizes = reading.n_tokens, reading.token_budget, rows_per_shard
+    plan = make_plan(*sizes, rows=new)
+    n_new_shards = len(plan.shard_ends)
+    if known is not None:
+        plan = plan.followed_by(make_plan(*sizes, rows=known.in_order()))
+    description = {
+        "key": key,
+        "encoder": {"name": source.name, "revision": source.revision, "files": source.hashes()},
+        "layers": reading.layers,
+        "poolings": reading.poolings,
+        "width": reading.anatomy.width,
+        "last_layer": reading.anatomy.last,
+        "attention_mask": not reading.anatomy.is_causal,
+        "whole_passes": reading.anatomy.places is None,
+        "device": _device_name(model.device),
+        "threads": torch.get_num_threads(),
+        "token_budget": reading.token_budget,
+        "n_new_shards": n_new_shards,
+        "taken_over": None if known is None else known.describe(),
+        "libraries": {library: version(library) for library in LIBRARIES},
+    }
+    layout = Layout(description, plan, reading.n_tokens, reading.full_tokens, digests)
+    return layout, known
+
+
+def question_digest(question: str) -> np.ndarray:
+    """Return 16 bytes that identify a question, uint8 (16,)."""
+    digest = hashlib.sha256(question.encode("utf-8", "surrogatepass")).digest()
+    return np.frombuffer(digest[:16], dtype=np.uint8)
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"{device} ({platform.machine()})"
+
+
+@contextlib.contextmanager
+def _threads(n: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _fill(
+    directory: Path,
+    layout: Layout,
+    model,
+    reading: Reading,
+    questions: Sequence[str],
+    known: Known | None,
+) -> None:
+    """Read and write every shard that is not there, and verify those that are."""
+    missing = []
+    for shard in range(len(layout.plan.shard_ends)):
+        if layout.shard_path(directory, shard).exists():
+            opened = layout.open_shard(directory, shard)
+            for key in layout.places:
+                opened.read(key)
+        else:
+            missing.append(shard)
+    n_new = layout.description["n_new_shards"]
+    for shards, taken in (
+        ([shard for shard in missing if shard < n_new], None),
+        ([shard for shard in missing if shard >= n_new], known),
+    ):
+        if not shards:
+            continue
+        layers = [layer for layer in reading.layers if taken is None or layer not in taken.layers]
+        writer = ShardWriter(directory, layout, layers, taken)
+        if not layers:
+            for shard in shards:
+                writer.write(shard)
+            continue
+        batches = [(shard, rows) for shard in shards for rows in layout.plan.batches(shard)]
+        n_tokens = [int(layout.n_tokens[rows].sum()) for _, rows in batches]
+        n_queries = sum(len(rows) for _, rows in batches)
+        prefill = Prefill(model, reading.anatomy, layers, reading.poolings)
+        with (
+            behind(writer.add) as put,
+            meter("Reading prompts", n_queries, sum(n_tokens)) as advance,
+        ):
+            results = read_batches(prefill, reading.prompts, questions, (r for _, r in batches))
+            for (shard, _), (rows, pooled), done in zip(batches, results, n_tokens, strict=True):
+                put(shard, pooled)
+                advance(len(rows), done)
