@@ -266,7 +266,7 @@ def reference_states(
     model,
     tokenizer,
     questions: Sequence[str],
-    like: Activations,
+    like: Activations | Encoding,
     *,
     max_tokens: int | None = None,
     truncation: Truncation = "error",
@@ -277,7 +277,7 @@ def reference_states(
     ----------
     model, tokenizer, questions, max_tokens, truncation
         As for `encode`.
-    like : Activations
+    like : Activations or Encoding
         Whose layers and poolings are wanted, the latter out of ``last`` and ``mean``.
 
     Returns

@@ -18,6 +18,7 @@ from prefill_router.user_tokens import character_spans, frame, token_span
 
 Truncation = Literal["error", "left", "right"]
 TRUNCATIONS = get_args(Truncation)
+POSITIONS = ("max_position_embeddings", "max_seq_len", "context_length")  # as configs call it
 NO_LIMIT = 1_000_000  # tokenizers that state no limit give a number beyond any prompt
 COUNTED_AT_ONCE = 1024
 
@@ -78,8 +79,8 @@ def format_prompts(
 def token_limit(model, tokenizer) -> int:
     """Return the longest prompt, in tokens, that model and tokenizer both say they can read."""
     config = model.config.get_text_config()
-    positions = getattr(config, "max_position_embeddings", None) or NO_LIMIT
-    return min(positions, tokenizer.model_max_length, NO_LIMIT)
+    stated = [getattr(config, name, None) or NO_LIMIT for name in POSITIONS]
+    return min(*stated, tokenizer.model_max_length, NO_LIMIT)
 
 
 @dataclass(frozen=True)

@@ -171,3 +171,8 @@ def test_the_limit_is_the_stricter_of_model_and_tokenizer():
     model = tiny_models.model("gpt2")
     assert token_limit(model, tiny_models.tokenizer(limit=30)) == 30
     assert token_limit(model, tiny_models.tokenizer(limit=int(1e30))) == 32
+
+
+@pytest.mark.parametrize(("name", "limit"), [("mpt", 32), ("rwkv", 32), ("mamba", 1_000_000)])
+def test_configs_call_their_limit_by_other_names(name, limit):
+    assert token_limit(tiny_models.model(name), tiny_models.tokenizer(limit=int(1e30))) == limit
