@@ -13,7 +13,8 @@ from prefill_router import policy
 from prefill_router.costs import Prices, expected_costs, query_costs
 from prefill_router.estimates import Estimate
 from prefill_router.evaluation import evaluate_choices, evaluate_probabilities
-from prefill_router.routers import LOGISTIC, PRIMARY, Fitting, ensembles, predictions
+from prefill_router.fitting import Fitting
+from prefill_router.routers import LOGISTIC, PRIMARY, ensembles, predictions
 from prefill_router.study import Study
 from prefill_router.tuning import choose_cheapest_policy, choose_policy
 
