@@ -25,6 +25,11 @@ def masked_accuracy(Y: np.ndarray) -> np.ndarray:
     return np.where(known > 0, np.nansum(Y, axis=0) / np.maximum(known, 1), 0.5)
 
 
+def base_rate(Y: np.ndarray) -> np.ndarray:
+    """Return (right + 1) / (labelled + 2) of each target, (K,), which is never 0 or 1."""
+    return (np.nansum(Y, axis=0) + 1) / ((~np.isnan(Y)).sum(axis=0) + 2)
+
+
 def smoothed_accuracy(
     Y: np.ndarray, codes: np.ndarray, n_codes: int, strength: float
 ) -> np.ndarray:
@@ -49,8 +54,14 @@ def smoothed_accuracy(
     return (right + strength * masked_accuracy(Y)) / (known + strength)
 
 
-def _labels(X, Y: np.ndarray) -> np.ndarray:
-    """Y in float64, if it is a matrix with a row for each of X."""
+def label_matrix(X, Y: np.ndarray) -> np.ndarray:
+    """Return Y in float64, (N, K), if it is a matrix with a row for each of X.
+
+    Raises
+    ------
+    InputError
+        If it is not, or has no rows.
+    """
     Y = np.asarray(Y, dtype=np.float64)
     if Y.ndim != 2 or len(Y) != len(X) or len(Y) == 0:
         raise InputError(f"Y has shape {Y.shape}; expected ({len(X)}, K), one row a query.")
@@ -67,7 +78,7 @@ class TrainingAccuracy(BaseEstimator):
 
     def fit(self, X, Y: np.ndarray) -> TrainingAccuracy:
         """Count right answers; of `X` only the length matters."""
-        self.accuracy_ = masked_accuracy(_labels(X, Y))
+        self.accuracy_ = masked_accuracy(label_matrix(X, Y))
         return self
 
     def predict_proba(self, X) -> np.ndarray:
@@ -96,7 +107,7 @@ class BenchmarkAware(BaseEstimator):
 
     def fit(self, X: np.ndarray, Y: np.ndarray) -> BenchmarkAware:
         """Count right answers in each benchmark; `X` holds the queries' benchmark names."""
-        Y = _labels(X, Y)
+        Y = label_matrix(X, Y)
         self.benchmarks_, codes = np.unique(np.asarray(X, dtype=str), return_inverse=True)
         by_benchmark = smoothed_accuracy(Y, codes, len(self.benchmarks_), self.strength)
         self.accuracy_ = np.vstack([by_benchmark, masked_accuracy(Y)])
@@ -129,7 +140,7 @@ class LengthOnly(BaseEstimator):
 
     def fit(self, X: np.ndarray, Y: np.ndarray) -> LengthOnly:
         """Fit to lengths `X` (N, L), such as prompt tokens and characters."""
-        Y = _labels(X, Y)
+        Y = label_matrix(X, Y)
         self.scaler_ = StandardScaler().fit(self._columns(X))
         self.coef_, self.intercept_ = fit_logistic(
             self.scaler_.transform(self._columns(X)), Y, self.C
@@ -168,13 +179,13 @@ class TfidfLogistic(BaseEstimator):
 
     def fit(self, X: np.ndarray, Y: np.ndarray) -> TfidfLogistic:
         """Fit to questions `X`, strings."""
-        Y = _labels(X, Y)
+        Y = label_matrix(X, Y)
         self.vectorizer_ = TfidfVectorizer(
             ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\w+|[^\w\s]"
         )
         counts = self.vectorizer_.fit_transform(X)
         self.coef_ = np.zeros((Y.shape[1], counts.shape[1]))
-        self.intercept_ = logit((np.nansum(Y, axis=0) + 1) / ((~np.isnan(Y)).sum(axis=0) + 2))
+        self.intercept_ = logit(base_rate(Y))
         for k, labels in enumerate(Y.T):
             known = np.flatnonzero(~np.isnan(labels))
             if len(np.unique(labels[known])) == 2:
@@ -209,7 +220,7 @@ class NearestNeighbours(BaseEstimator):
 
     def fit(self, X: np.ndarray, Y: np.ndarray) -> NearestNeighbours:
         """Remember embeddings `X` (N, D) and labels."""
-        self.labels_ = _labels(X, Y)
+        self.labels_ = label_matrix(X, Y)
         self.accuracy_ = masked_accuracy(self.labels_)
         n_neighbors = min(self.k, len(X))
         self.index_ = neighbors.NearestNeighbors(n_neighbors=n_neighbors, metric="cosine").fit(X)
@@ -248,7 +259,7 @@ class Clusters(BaseEstimator):
 
     def fit(self, X: np.ndarray, Y: np.ndarray) -> Clusters:
         """Cluster embeddings `X` (N, D) and count right answers in each cluster."""
-        Y, directions = _labels(X, Y), normalize(X)
+        Y, directions = label_matrix(X, Y), normalize(X)
         n_clusters = min(self.n_clusters, len(np.unique(directions, axis=0)))
         self.kmeans_ = cluster.KMeans(n_clusters, n_init=3, random_state=self.random_state)
         codes = self.kmeans_.fit_predict(directions)
@@ -278,7 +289,7 @@ class TargetLogistic(BaseEstimator):
 
     def fit(self, X: np.ndarray, Y: np.ndarray) -> TargetLogistic:
         """Fit to features `X` (N, D), all targets on the same."""
-        self.coef_, self.intercept_ = fit_logistic(X, _labels(X, Y), self.C)
+        self.coef_, self.intercept_ = fit_logistic(X, label_matrix(X, Y), self.C)
         return self
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Paired bootstrap over groups of queries: intervals for means, functions of means, and AUC.
+"""Paired bootstrap over groups of queries: intervals and p-values of means, intervals of AUC.
 
 Queries that share a group (one text, several wordings) are drawn together. A resample is the number
 of times each group is drawn, so means over all resamples are one matrix product. The same groups
@@ -61,18 +61,38 @@ def intervals(
     InputError
         If there are no rows, or `groups` has another length.
     """
-    values = np.asarray(values, dtype=np.float64)
-    seen = ~np.isnan(values)
-    group, n_groups = _codes(groups, len(values))
-    total = _group_sums(np.where(seen, values, 0), group, n_groups)
-    count = _group_sums(seen, group, n_groups)
+    return _percentiles(*_resampled(values, groups, statistic, n_resamples, seed))
 
-    def means(draws: np.ndarray) -> np.ndarray:
-        result = _divide(draws @ total, draws @ count)
-        return result if statistic is None else statistic(result)
 
-    drawn = [means(draws) for draws in _draws(n_groups, n_resamples, seed)]
-    return _percentiles(means(np.ones((1, n_groups))), np.concatenate(drawn))
+def p_values(
+    values: np.ndarray,
+    groups: np.ndarray | None = None,
+    n_resamples: int = 10_000,
+    seed: int = 0,
+) -> np.ndarray:
+    """Return for each column mean the two-sided p-value of its being 0.
+
+    Parameters
+    ----------
+    values : (N, M) array
+        For instance differences of two routers on the same queries; NaN as in `intervals`.
+    groups, n_resamples, seed
+        As in `intervals`.
+
+    Returns
+    -------
+    (M,) array
+        The least level at which the percentile interval leaves 0 out: twice the smaller share of
+        resamples on either side of 0, the observed sample counted as one more resample on both.
+        At least 2 / (n_resamples + 1); 1 for a column of zeros.
+
+    References
+    ----------
+    Davison and Hinkley, "Bootstrap Methods and their Application", 1997, chapters 4 and 5.
+    """
+    drawn = _resampled(values, groups, None, n_resamples, seed)[1]
+    smaller = np.minimum((drawn <= 0).sum(axis=0), (drawn >= 0).sum(axis=0))
+    return np.minimum(1, 2 * (1 + smaller) / (n_resamples + 1))
 
 
 def auc_intervals(
@@ -160,6 +180,28 @@ class _AucColumn:
         right = weights[self.right]
         beaten = wrong[self.below] + wrong[self.not_above]  # twice: half of each tie is beaten
         return _divide((right * beaten).sum(axis=0) / 2, right.sum(axis=0) * wrong[-1])
+
+
+def _resampled(
+    values: np.ndarray,
+    groups: np.ndarray | None,
+    statistic: Statistic | None,
+    n_resamples: int,
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return a statistic of column means, of the rows as they are (1, S) and resampled (B, S)."""
+    values = np.asarray(values, dtype=np.float64)
+    seen = ~np.isnan(values)
+    group, n_groups = _codes(groups, len(values))
+    total = _group_sums(np.where(seen, values, 0), group, n_groups)
+    count = _group_sums(seen, group, n_groups)
+
+    def means(draws: np.ndarray) -> np.ndarray:
+        result = _divide(draws @ total, draws @ count)
+        return result if statistic is None else statistic(result)
+
+    drawn = [means(draws) for draws in _draws(n_groups, n_resamples, seed)]
+    return means(np.ones((1, n_groups))), np.concatenate(drawn)
 
 
 def _draws(n_groups: int, n_resamples: int, seed: int) -> Iterator[np.ndarray]:

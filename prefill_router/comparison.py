@@ -13,11 +13,12 @@ from prefill_router import policy
 from prefill_router.costs import Prices, expected_costs, query_costs
 from prefill_router.estimates import Estimate
 from prefill_router.evaluation import evaluate_choices, evaluate_probabilities
-from prefill_router.routers import LOGISTIC, PRIMARY, Fitting, ensembles, predictions
+from prefill_router.fitting import Fitting
+from prefill_router.routers import LOGISTIC, PRIMARY, ensembles, predictions
 from prefill_router.study import Study
 from prefill_router.tuning import choose_cheapest_policy, choose_policy
 
-RANDOM = "random"
+RANDOM, DEAREST, CHEAPEST = "random", "always dearest", "always cheapest"
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,24 @@ def random_choice(study: Study) -> np.ndarray:
     """Return a target drawn evenly for each test query, (n,)."""
     rng = np.random.default_rng(study.parameters.seed)
     return rng.integers(study.labels.n_targets, size=len(study.test_rows))
+
+
+def reference_choices(study: Study) -> dict[str, np.ndarray]:
+    """Return what policies that read nothing choose for the test queries, (n,) each.
+
+    "random", and where there are costs "always dearest" and "always cheapest": the target whose
+    expected cost, on average over the fold's training queries, is highest or lowest.
+    """
+    choices = {RANDOM: random_choice(study)}
+    if study.has_costs:
+        costs = [
+            study.expected_costs(fold)[split.train].mean(axis=0)
+            for fold, split in enumerate(study.splits)
+        ]
+        for name, extreme in ((DEAREST, np.argmax), (CHEAPEST, np.argmin)):
+            rows = [np.full(study.labels.n_queries, extreme(cost)) for cost in costs]
+            choices[name] = study.over_folds(rows)
+    return choices
 
 
 def encoder_matrix(study: Study) -> tuple[pd.DataFrame, list[Estimate]]:
@@ -229,6 +248,22 @@ def pick(estimates: Sequence[Estimate], metric: str, router: str, target: str = 
     """Return the one estimate of a metric, router and target."""
     wanted = (metric, router, target)
     return next(row for row in estimates if (row.metric, row.router, row.target) == wanted)
+
+
+def network_predictions(study: Study) -> list[np.ndarray]:
+    """Return P(correct) of the test queries by each SharedTrunkNet kept, best first, (n, K) each.
+
+    They differ in their seeds alone, for `significance.seed_deviation`. The kept ones are those of
+    the lowest validation loss, so that all that were trained spread somewhat wider.
+    """
+    by_fold = []
+    for fold, ensemble in enumerate(ensembles(study)):
+        x = Fitting(study, fold, [study.parameters.encoder], study.run_dir).features()
+        alone = [copy.copy(ensemble) for _ in ensemble.networks_]
+        for one, network in zip(alone, ensemble.networks_, strict=True):
+            one.networks_ = [network]
+        by_fold.append([one.predict_proba(x) for one in alone])
+    return [study.over_folds(p) for p in zip(*by_fold, strict=True)]
 
 
 def ensemble_sizes(study: Study) -> list[Estimate]:

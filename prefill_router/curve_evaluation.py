@@ -20,6 +20,7 @@ def evaluate_curves(
     groups: np.ndarray | None = None,
     *,
     pair: tuple[int, int] | None = None,
+    best_single: int | np.ndarray | None = None,
     split: str = "test",
     n_resamples: int = 200,
     seed: int = 0,
@@ -38,6 +39,9 @@ def evaluate_curves(
         As in `evaluate_choices`.
     pair : (weak, strong), optional
         The targets for RouteLLM's APGR and CPT(50 %), CPT(80 %).
+    best_single : int or (N,) int array, optional
+        The best single target, chosen on training queries, for the saving at equal accuracy: that
+        of the curve's cheapest point as accurate as it, against its cost and the dearest's.
     n_resamples : int, default 200
         Each draws all curves anew.
 
@@ -45,6 +49,12 @@ def evaluate_curves(
     -------
     list of Estimate
         AIQ is taken over the range of costs that the routers and the Zero router share.
+
+    Notes
+    -----
+    The saving at equal accuracy finds its point on the queries it is reported on: it says what the
+    curve holds, not what a tolerance chosen beforehand saves. Resamples in which the curve is
+    nowhere as accurate are left out of its interval.
     """
     rows, correct = complete_rows(correct)
     paid = costs_of_rows(cost, rows, correct.shape)
@@ -53,13 +63,18 @@ def evaluate_curves(
     groups = None if groups is None else np.asarray(groups)[rows]
     names = ["P-AUCCC", "MDP-AUCCC", "PDP-AUCCC", "AIQ", "AIQ (divided by the largest cost)"]
     names += [] if pair is None else ["APGR", "CPT(50 %)", "CPT(80 %)"]
+    if best_single is not None:
+        names += [f"saving at equal accuracy ({name})" for name in ("best", "dearest")]
+        single_rows = np.arange(len(correct)), np.broadcast_to(best_single, rows.shape)[rows]
+        best_paid, best_correct = paid[single_rows], correct[single_rows]
 
     def summaries(drawn: np.ndarray) -> np.ndarray:
         single = (paid[drawn].mean(axis=0), correct[drawn].mean(axis=0))
-        points = {
-            name: curves.routing_curve(v[drawn], correct[drawn], paid[drawn], seen[drawn]).points
+        routed = {
+            name: curves.routing_curve(v[drawn], correct[drawn], paid[drawn], seen[drawn])
             for name, v in p.items()
         }
+        points = {name: curve.points for name, curve in routed.items()}
         shared = curves.shared_cost_range(single, *points.values())
         values = []
         areas = (curves.p_auccc, curves.mdp_auccc, curves.pdp_auccc)
@@ -70,6 +85,12 @@ def evaluate_curves(
                 recovered = curves.pgr_curve(p[name][drawn], correct[drawn], *pair)
                 values += [curves.apgr(*recovered)]
                 values += [curves.cpt(*recovered, level) for level in (0.5, 0.8)]
+            if best_single is not None:
+                # the best one is appended to the targets: folds may differ in which it is
+                best = best_paid[drawn].mean(), best_correct[drawn].mean()
+                with_best = [np.append(*values_of) for values_of in zip(single, best, strict=True)]
+                found = curves.saving_at_equal_accuracy(routed[name], with_best, best=-1)
+                values += [found.saving_against_best, found.saving_against_dearest]
         return np.array(values)
 
     found = iter(row_intervals(summaries, len(correct), groups, n_resamples, seed))

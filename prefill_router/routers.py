@@ -8,10 +8,6 @@ from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
-from sklearn.base import BaseEstimator
-from sklearn.decomposition import TruncatedSVD
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.preprocessing import normalize
 
 from prefill_router.baselines import (
     BenchmarkAware,
@@ -22,99 +18,43 @@ from prefill_router.baselines import (
     TfidfLogistic,
     TrainingAccuracy,
 )
-from prefill_router.features import Choice, TargetFeatures
+from prefill_router.fitting import ENSEMBLE, Fitting
+from prefill_router.latent_baselines import ItemResponse, MatrixFactorisation
 from prefill_router.progress import track
 from prefill_router.study import Study
+from prefill_router.trees import TargetTrees
 from prefill_router.trunk import SharedTrunkEnsemble
 
 PRIMARY = "SharedTrunkNet"
 PAIRED = "SharedTrunkNet, best encoder per target"
 UNTRAINED = "SharedTrunkNet, untrained encoder"
 SHUFFLED = "SharedTrunkNet, shuffled labels"
+RANDOM_FEATURES = "SharedTrunkNet, random features"
 LOGISTIC = "logistic per target, same features"
+TREES = "boosted trees per target, same features"
 TFIDF = "TF-IDF + logistic"
 NEIGHBOURS = "nearest neighbours, embedding"
 CLUSTERS = "k-means clusters, embedding"
+FACTORS = "matrix factorisation, embedding"
+MLP = "MLP, embedding"
+RESPONSE = "item response (2PL), embedding"
+FINE_TUNED = "fine-tuned text classifier"
 BENCHMARK = "benchmark-aware"
 LENGTH = "length only"
 ACCURACY = "training accuracy"
-CONTROLS = (UNTRAINED, SHUFFLED)
-ENSEMBLE = "trunk.safetensors"
-
-
-@dataclass(frozen=True)
-class Fitting:
-    """What a router is fitted in: one fold of a study, the encoders it reads, and a directory."""
-
-    study: Study
-    fold: int
-    encoders: Sequence[str]
-    directory: Path
-
-    def features(self) -> np.ndarray:
-        """x = [f_1 | ... | f_K] of all N rows, chosen and fitted on training rows."""
-        return self._reduced(self.study.choices(self.encoders, self.fold))
-
-    def distinct_features(self) -> np.ndarray:
-        """The same without repeats, for heads that gain nothing from reading a column twice."""
-        largest: dict[tuple, Choice] = {}
-        for choice in self.study.choices(self.encoders, self.fold):
-            place = (choice.encoder, choice.layer, choice.pooling)
-            if place not in largest or choice.dimension > largest[place].dimension:
-                largest[place] = choice
-        return self._reduced(list(largest.values()))
-
-    def _reduced(self, choices: Sequence[Choice]) -> np.ndarray:
-        activations = {c.encoder: self.study.activations(c.encoder) for c in choices}
-        features = TargetFeatures(choices).fit(activations, self.study.splits[self.fold].train)
-        return np.hstack(features.transform(activations))
-
-    def trunk(self, shuffle: bool = False) -> np.ndarray:
-        """P(correct) of all N rows by an ensemble of SharedTrunkNets, which is kept."""
-        p, train = self.study.parameters, self.study.splits[self.fold].train
-        Y = self.study.labels.correct[train]
-        if shuffle:
-            Y = Y[np.random.default_rng(p.seed).permutation(len(Y))]
-        x = self.features()
-        ensemble = SharedTrunkEnsemble(p.n_seeds, p.keep, random_state=p.seed)
-        ensemble.fit(x[train], Y, self.study.labels.group[train]).save(self.directory / ENSEMBLE)
-        return ensemble.predict_proba(x)
-
-    def tuned(self, X: np.ndarray, candidates: Sequence[BaseEstimator]) -> np.ndarray:
-        """P(correct) by the candidate with the least Brier score on validation rows."""
-        split, Y = self.study.splits[self.fold], self.study.labels.correct
-        fitted = [candidate.fit(X[split.train], Y[split.train]) for candidate in candidates]
-        scores = [
-            np.nanmean((model.predict_proba(X[split.validation]) - Y[split.validation]) ** 2)
-            for model in fitted
-        ]
-        return fitted[int(np.argmin(scores))].predict_proba(X)
-
-    def embedding(self) -> np.ndarray:
-        """One unit vector a query that says what it is about, (N, D)."""
-        p, texts = self.study.parameters, self.study.labels.question
-        if p.embedding != "lsa":
-            activations = self.study.activations(p.embedding)
-            pooling = "mean" if "mean" in activations.poolings else activations.poolings[0]
-            return normalize(activations.states(activations.layers[-1], pooling))
-        train = self.study.splits[self.fold].train
-        words = TfidfVectorizer(sublinear_tf=True, token_pattern=r"\S+").fit(texts[train])
-        counts = words.transform(texts)
-        svd = TruncatedSVD(min(100, min(counts[train].shape) - 1), random_state=p.seed)
-        return normalize(svd.fit(counts[train]).transform(counts))
-
-    def lengths(self) -> np.ndarray:
-        """Prompt tokens and characters of every query, (N, 2)."""
-        characters = [len(question) for question in self.study.labels.question]
-        return np.column_stack([self.study.activations().n_tokens, characters])
+CONTROLS = (UNTRAINED, SHUFFLED, RANDOM_FEATURES)
 
 
 @dataclass(frozen=True)
 class Router:
-    """How a router is fitted, and whose states it reads."""
+    """How a router is fitted, whose states it reads, and whether only a full study has it.
+
+    Every default study fits the other routers, within minutes.
+    """
 
     fit: Callable[[Fitting], np.ndarray]
     reads: Callable[[Study], Sequence[str]] = lambda study: ()
+    full: bool = False
 
 
 def _main(study: Study) -> list[str]:
@@ -127,15 +67,30 @@ def _embedding(study: Study) -> list[str]:
 
 
 ROUTERS = {
-    PRIMARY: Router(lambda it: it.trunk(), _main),
-    PAIRED: Router(lambda it: it.trunk(), lambda study: study.trained_encoders),
-    UNTRAINED: Router(lambda it: it.trunk(), lambda study: [study.parameters.untrained]),
-    SHUFFLED: Router(lambda it: it.trunk(shuffle=True), _main),
+    PRIMARY: Router(lambda it: it.trunk(it.features()), _main),
+    PAIRED: Router(lambda it: it.trunk(it.features()), lambda study: study.trained_encoders),
+    UNTRAINED: Router(
+        lambda it: it.trunk(it.features()), lambda study: [study.parameters.untrained]
+    ),
+    SHUFFLED: Router(lambda it: it.trunk(it.features(), shuffle=True), _main),
+    RANDOM_FEATURES: Router(lambda it: it.trunk(it.random_features()), _main, full=True),
     LOGISTIC: Router(
         lambda it: it.tuned(
             it.distinct_features(), [TargetLogistic(C=C) for C in (0.0003, 0.001, 0.01, 0.1)]
         ),
         _main,
+    ),
+    TREES: Router(
+        lambda it: it.tuned(
+            it.distinct_features(),
+            [
+                TargetTrees(n_trees, leaves, random_state=it.study.parameters.seed)
+                for n_trees in (50, 150)
+                for leaves in (3, 8)
+            ],
+        ),
+        _main,
+        full=True,
     ),
     TFIDF: Router(
         lambda it: it.tuned(
@@ -153,15 +108,63 @@ ROUTERS = {
         ),
         _embedding,
     ),
+    FACTORS: Router(
+        lambda it: it.tuned(
+            it.embedding(),
+            [
+                MatrixFactorisation(n, C, it.study.parameters.seed)
+                for n in (2, 8)
+                for C in (0.003, 0.01, 0.03, 0.1)
+            ],
+        ),
+        _embedding,
+        full=True,
+    ),
+    MLP: Router(
+        lambda it: it.tuned(
+            it.standardised_embedding(),
+            [
+                SharedTrunkEnsemble(
+                    1, 1, hidden, (0.3,) * len(hidden), random_state=it.study.parameters.seed
+                )
+                for hidden in ((32,), (256,), (256, 128))
+            ],
+            grouped=True,
+        ),
+        _embedding,
+        full=True,
+    ),
+    RESPONSE: Router(
+        lambda it: it.tuned(
+            it.embedding(),
+            [
+                ItemResponse(n, C, it.study.parameters.seed)
+                for n in (1, 2, 8)
+                for C in (0.003, 0.01, 0.03, 0.1)
+            ],
+        ),
+        _embedding,
+        full=True,
+    ),
+    FINE_TUNED: Router(
+        lambda it: it.tuned(
+            it.study.labels.question, it.text_classifiers((1e-4, 3e-4, 1e-3)), grouped=True
+        ),
+        _main,
+        full=True,
+    ),
     BENCHMARK: Router(lambda it: it.tuned(it.study.labels.benchmark, [BenchmarkAware()])),
     LENGTH: Router(lambda it: it.tuned(it.lengths(), [LengthOnly()])),
     ACCURACY: Router(lambda it: it.tuned(it.lengths(), [TrainingAccuracy()])),
 }
 
 
-def router_names(study: Study) -> list[str]:
-    """Return the routers that a study allows: some need a control, or several encoders."""
-    left_out = set()
+def router_names(study: Study, full: bool = False) -> list[str]:
+    """Return the routers that a study allows: some need a control, or several encoders.
+
+    `full` adds those that take too long for every default study.
+    """
+    left_out = set() if full else {name for name, router in ROUTERS.items() if router.full}
     if not study.parameters.untrained:
         left_out.add(UNTRAINED)
     if len(study.trained_encoders) < 2:

@@ -117,6 +117,32 @@ def test_row_intervals_draw_what_intervals_draw():
     assert triple(slow) == pytest.approx(triple(fast))
 
 
+def test_p_values_agree_with_the_intervals_and_with_the_normal_test():
+    rng = np.random.default_rng(9)
+    values = rng.normal(np.linspace(0, 0.35, 12), 1, size=(200, 12))
+    p = bootstrap.p_values(values, n_resamples=4000)
+    found = bootstrap.intervals(values, n_resamples=4000)
+    z = values.mean(axis=0) / (values.std(axis=0) / np.sqrt(200))
+    np.testing.assert_allclose(p, 2 * scipy.stats.norm.sf(np.abs(z)), atol=0.04)
+    clear = np.abs(p - 0.05) > 2e-3
+    excluded = np.array([i.lower > 0 or i.upper < 0 for i in found])
+    assert np.array_equal((p < 0.05)[clear], excluded[clear])
+    assert 0 < excluded.sum() < 12
+
+
+def test_p_values_are_small_as_often_as_they_say():
+    values = np.random.default_rng(10).normal(size=(100, 400))
+    groups = np.arange(100) // 2
+    p = bootstrap.p_values(values[groups], groups, n_resamples=1000)
+    assert (p < 0.05).mean() == pytest.approx(0.06, abs=0.035)
+    assert (bootstrap.p_values(values[groups], n_resamples=500) < 0.05).mean() > 0.1
+
+
+def test_p_values_at_the_ends():
+    p = bootstrap.p_values(np.column_stack([np.zeros(9), np.ones(9)]), n_resamples=99)
+    assert p.tolist() == [1, 2 / 100]
+
+
 def test_bad_input_is_named():
     with pytest.raises(InputError, match="no rows"):
         bootstrap.intervals(np.zeros((0, 1)))

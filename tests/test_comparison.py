@@ -7,15 +7,20 @@ from sklearn.metrics import roc_auc_score
 from tiny_studies import label_table
 
 from prefill_router.comparison import (
+    CHEAPEST,
+    DEAREST,
+    RANDOM,
     best_single,
     compare_choices,
     compare_probabilities,
     encoder_matrix,
     ensemble_sizes,
+    network_predictions,
     own_against_others,
     pick,
     price_spread,
     random_choice,
+    reference_choices,
     route,
 )
 from prefill_router.estimates import Estimate
@@ -131,6 +136,18 @@ def test_random_choices_are_even_and_seeded(study, tmp_path):
     assert choice.tolist() != random_choice(reseeded).tolist()
 
 
+def test_dearest_and_cheapest_are_those_of_expected_costs_on_training_rows(study, tmp_path):
+    choices = reference_choices(study)
+    assert np.array_equal(choices[RANDOM], random_choice(study))
+    # prices are (1, 4), (.5, 2) and (.2, .4), and answers are of about one length
+    assert (choices[DEAREST] == study.labels.targets.index("early")).all()
+    assert (choices[CHEAPEST] == study.labels.targets.index("noisy")).all()
+    found = compare_choices(study, choices)
+    assert pick(found, "cost saving", DEAREST).estimate == pytest.approx(0)
+    free = tiny_studies.study(tmp_path, prices="", run_dir=str(tmp_path / "free"))
+    assert list(reference_choices(free)) == [RANDOM]
+
+
 # -- encoders against targets --------------------------------------------------------------------
 
 
@@ -227,6 +244,14 @@ def test_averages_of_the_first_networks_kept(study):
     assert found[1].estimate == pytest.approx(want, abs=1e-4)
     assert found[0].estimate != found[1].estimate
     assert [len(ensemble.networks_) for ensemble in ensembles(study)] == [2, 2]  # left whole
+
+
+def test_the_average_of_each_networks_predictions_is_the_ensembles(study):
+    by_network = network_predictions(study)
+    assert len(by_network) == study.parameters.keep
+    assert not np.allclose(by_network[0], by_network[1])
+    whole = study.over_folds(predictions(study, PRIMARY))
+    np.testing.assert_allclose(np.mean(by_network, axis=0), whole, atol=1e-5)
 
 
 def test_everything_stands_a_constant_target(with_constant):

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from prefill_router.curve_evaluation import curve_band, evaluate_curves
-from prefill_router.curves import routing_curve
+from prefill_router.curves import routing_curve, saving_at_equal_accuracy
+from prefill_router.errors import InputError
 
 COST = np.array([1.0, 2.0, 6.0])
 
@@ -40,3 +41,46 @@ def test_a_band_lies_on_the_curve(world):
     assert band["cost"].to_numpy() == pytest.approx(curve.cost[at])
     assert len(band) == 12 and (band["lower"] < band["accuracy"]).all()
     assert (band["accuracy"] < band["upper"]).all()
+
+
+def test_the_saving_at_equal_accuracy_is_that_of_the_curve(world):
+    true, _, correct = world
+    found = evaluate_curves({"r": true}, correct, COST, best_single=1, n_resamples=40)
+    rows = {row.metric: row for row in found}
+    complete = ~np.isnan(correct).any(axis=1)
+    curve, y = routing_curve(true[complete], correct[complete], COST), correct[complete]
+    want = saving_at_equal_accuracy(curve, (COST, y.mean(axis=0)), best=1)
+    for name, value in (
+        ("best", want.saving_against_best),
+        ("dearest", want.saving_against_dearest),
+    ):
+        row = rows[f"saving at equal accuracy ({name})"]
+        assert row.estimate == pytest.approx(value)
+        assert row.lower <= row.estimate <= row.upper and row.lower < row.upper
+
+
+def test_the_best_single_target_may_differ_between_folds():
+    # each half has a best target that is always right there; both together cost 1 and 3
+    correct = np.repeat([[1.0, 0, 0], [0, 1, 0]], 20, axis=0)
+    cost, best = np.array([1.0, 3.0, 9.0]), np.repeat([0, 1], 20)
+    found = evaluate_curves({"r": correct}, correct, cost, best_single=best, n_resamples=5)
+    rows = {row.metric: row.estimate for row in found}
+    assert rows["saving at equal accuracy (best)"] == pytest.approx(0)
+    assert rows["saving at equal accuracy (dearest)"] == pytest.approx(1 - 2 / 9)
+
+
+@pytest.mark.parametrize("cost", [np.zeros(3), np.full(3, 2.0)], ids=["zero", "equal"])
+def test_zero_and_equal_costs_leave_areas_undefined_and_nothing_else(world, cost):
+    true, _, correct = world
+    found = evaluate_curves({"r": true}, correct, cost, pair=(0, 2), best_single=0, n_resamples=5)
+    rows = {row.metric: row.estimate for row in found}
+    for metric in ("P-AUCCC", "MDP-AUCCC", "PDP-AUCCC", "AIQ"):
+        assert np.isnan(rows[metric])
+    assert np.isfinite(rows["APGR"])
+    assert np.isnan(rows["saving at equal accuracy (best)"]) == (cost[0] == 0)
+
+
+def test_an_unknown_cost_is_an_error(world):
+    true, _, correct = world
+    with pytest.raises(InputError, match="unknown price is not 0"):
+        evaluate_curves({"r": true}, correct, np.array([1, np.nan, 2]), n_resamples=5)

@@ -3,7 +3,11 @@ import pytest
 
 from prefill_router import metrics, policy
 from prefill_router.errors import InputError
-from prefill_router.evaluation import evaluate_choices, evaluate_probabilities
+from prefill_router.evaluation import (
+    evaluate_best_single,
+    evaluate_choices,
+    evaluate_probabilities,
+)
 
 TARGETS = ("small", "middle", "large")
 COST = np.array([1.0, 2.0, 6.0])
@@ -170,3 +174,41 @@ def test_no_complete_row_is_an_error():
         evaluate_choices(
             {"r": np.array([0])}, np.array([[1.0, np.nan]]), None, 0, targets=("a", "b")
         )
+
+
+def test_choosing_the_best_single_on_test_only_ever_looks_better():
+    correct = np.array([[1, 0], [1, 1], [0, 1], [0, 1], [np.nan, 1]])
+    rows = rows_by_key(evaluate_best_single(correct, 0, n_resamples=300))
+    assert rows["accuracy", "chosen on training", ""].estimate == 0.5
+    assert rows["accuracy", "chosen on test", ""].estimate == 0.75
+    difference = rows["accuracy difference", "chosen on test - chosen on training", ""]
+    assert (difference.estimate, difference.lower, difference.n) == (0.25, 0, 4)
+    same = rows_by_key(evaluate_best_single(correct[:, [1, 1]], 1, n_resamples=20))
+    assert same["accuracy difference", "chosen on test - chosen on training", ""].upper == 0
+
+
+@pytest.mark.parametrize("n_targets", [2, 50])
+def test_two_and_fifty_targets_and_fifty_queries_are_evaluated(n_targets):
+    rng = np.random.default_rng(5)
+    p = rng.random((50, n_targets))
+    correct = (rng.random(p.shape) < p).astype(float)
+    names = [f"t{k}" for k in range(n_targets)]
+    rows = rows_by_key(
+        evaluate_choices(
+            {"r": p.argmax(axis=1)}, correct, np.arange(n_targets), 0, targets=names, n_resamples=50
+        )
+    )
+    assert rows["gap closed", "r", ""].estimate > 0
+    assert rows["cost saving", "single target", "t0"].estimate == 1  # it is free
+    aucs = evaluate_probabilities({"r": p}, correct, targets=names, n_resamples=20)
+    assert np.isfinite([row.estimate for row in aucs]).all()
+
+
+def test_zero_costs_leave_the_saving_undefined_and_equal_ones_make_it_zero(world):
+    choices = {"r": policy.argmax(world[0])}
+    for cost, saving in ((np.zeros(3), np.nan), (np.full(3, 2.0), 0)):
+        rows = evaluate_choices(choices, world[2], cost, 0, targets=TARGETS, n_resamples=20)
+        row = rows_by_key(rows)["cost saving", "r", ""]
+        assert (row.estimate, row.upper) == pytest.approx((saving, saving), nan_ok=True)
+    with pytest.raises(InputError, match="unknown price is not 0"):
+        evaluate_choices(choices, world[2], np.array([1, np.nan, 2]), 0, targets=TARGETS)

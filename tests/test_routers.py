@@ -10,17 +10,23 @@ from sklearn.metrics import roc_auc_score
 from tiny_studies import label_table
 
 from prefill_router.features import TargetFeatures
+from prefill_router.fitting import Fitting
 from prefill_router.routers import (
     CLUSTERS,
+    FACTORS,
+    FINE_TUNED,
     LOGISTIC,
+    MLP,
     NEIGHBOURS,
     PAIRED,
     PRIMARY,
+    RANDOM_FEATURES,
+    RESPONSE,
     ROUTERS,
     SHUFFLED,
     TFIDF,
+    TREES,
     UNTRAINED,
-    Fitting,
     ensembles,
     predictions,
     router_names,
@@ -95,14 +101,14 @@ def test_missing_labels_are_no_obstacle(tmp_path):
     table = table[np.random.default_rng(0).random(len(table)) > 0.3]
     study = tiny_studies.study(tmp_path, table)
     assert np.isnan(study.labels.correct).any()
-    for router in router_names(study):
+    for router in router_names(study, full=True):
         [p] = predictions(study, router)
         assert not np.isnan(p[study.test_rows]).any(), router
 
 
 def test_a_target_always_right_is_no_obstacle(tmp_path):
     study = tiny_studies.study(tmp_path, label_table(targets=tiny_studies.TARGETS))
-    for router in router_names(study):
+    for router in router_names(study, full=True):
         [p] = predictions(study, router)
         assert not np.isnan(p[study.test_rows]).any(), router
 
@@ -183,11 +189,16 @@ def test_ensembles_are_those_that_predicted(study):
 
 
 def test_routers_that_a_study_does_not_allow_are_left_out(tmp_path, study):
-    assert router_names(study) == list(ROUTERS)
+    assert router_names(study, full=True) == list(ROUTERS)
     plain = tiny_studies.study(tmp_path, untrained="")
-    assert set(ROUTERS) - set(router_names(plain)) == {UNTRAINED}
+    assert set(ROUTERS) - set(router_names(plain, full=True)) == {UNTRAINED}
     alone = tiny_studies.study(tmp_path / "b", encoders=[])
-    assert set(ROUTERS) - set(router_names(alone)) == {PAIRED}
+    assert set(ROUTERS) - set(router_names(alone, full=True)) == {PAIRED}
+
+
+def test_only_a_full_study_has_the_slow_routers(study):
+    slow = set(ROUTERS) - set(router_names(study))
+    assert slow == {RANDOM_FEATURES, TREES, FACTORS, MLP, RESPONSE, FINE_TUNED}
 
 
 def test_routers_read_the_encoders_they_name(study):
@@ -268,26 +279,29 @@ def test_the_candidate_with_the_least_validation_brier_score_is_taken(tmp_path):
     assert good_on["train"].rows == split.train.tolist()
 
 
-@pytest.mark.parametrize("router", [LOGISTIC, TFIDF, NEIGHBOURS, CLUSTERS])
+@pytest.mark.parametrize(
+    "router",
+    [LOGISTIC, TREES, TFIDF, NEIGHBOURS, CLUSTERS, FACTORS, MLP, RESPONSE, FINE_TUNED],
+)
 def test_tuned_routers_do_as_well_on_validation_as_each_of_their_candidates(
     study, router, monkeypatch
 ):
     seen = []
 
-    def record(self, X, candidates):
-        seen.append((X, candidates))
+    def record(self, X, candidates, grouped=False):
+        seen.append((X, candidates, [self.study.labels.group] if grouped else []))
         return np.zeros(self.study.labels.correct.shape)
 
     [p] = predictions(study, router)
     monkeypatch.setattr(Fitting, "tuned", record)
     ROUTERS[router].fit(Fitting(study, 0, ROUTERS[router].reads(study), study.run_dir))
-    [(X, candidates)] = seen
-    assert len(candidates) > 3
+    [(X, candidates, groups)] = seen
+    assert len(candidates) >= 3
     split, Y = study.splits[0], study.labels.correct
     v = split.validation
     briers = []
     for candidate in candidates:
-        fitted = candidate.fit(X[split.train], Y[split.train])
+        fitted = candidate.fit(*(values[split.train] for values in (X, Y, *groups)))
         briers.append(((fitted.predict_proba(X[v]) - Y[v]) ** 2).mean())
     assert len(set(briers)) > 1
-    assert ((p[v] - Y[v]) ** 2).mean() == pytest.approx(min(briers), rel=1e-9)
+    assert ((p[v] - Y[v]) ** 2).mean() == pytest.approx(min(briers), rel=1e-6)
