@@ -13,11 +13,14 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from prefill_router.baselines import base_rate, label_matrix
-from prefill_router.extraction import pool_mean
 from prefill_router.models import ModelSource, load_encoder, pad_id
+from prefill_router.plan import make_plan
+from prefill_router.pooling import Batch, pool_mean
 from prefill_router.progress import track
-from prefill_router.prompts import Truncation, batches, token_limit, tokenize
+from prefill_router.prompts import Prompts, Truncation, token_limit
 from prefill_router.trunk_training import grouped_split, masked_loss
+
+TOKEN_BUDGET = 8192  # of a batch that is only read
 
 
 class TextClassifier(BaseEstimator):
@@ -162,8 +165,9 @@ class TextClassifier(BaseEstimator):
 
     def _ids(self, X: Sequence[str]) -> list[Tensor]:
         limit = self.max_tokens or token_limit(self.model_, self.tokenizer_)
-        ids, _ = tokenize(self.tokenizer_, X, limit, self.truncation)
-        return [torch.tensor(tokens, device=self.model_.device) for tokens in ids]
+        prompts = Prompts(self.tokenizer_, limit, self.truncation)
+        prompts.count(X)  # refuses what cannot be read
+        return [torch.tensor(tokens, device=self.model_.device) for tokens in prompts.ids(X)]
 
     def _pooled(self, ids: Sequence[Tensor]) -> Tensor:
         """Mean of the last block's states over each prompt, (B, D); padded on the right."""
@@ -171,7 +175,8 @@ class TextClassifier(BaseEstimator):
         tokens = pad_sequence(list(ids), batch_first=True, padding_value=pad_id(self.tokenizer_))
         mask = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
         output = self.model_(input_ids=tokens, attention_mask=mask.long())
-        return pool_mean(output.last_hidden_state, lengths)
+        whole = torch.stack([torch.zeros_like(lengths), lengths], dim=1)
+        return pool_mean(output.last_hidden_state, Batch(tokens, lengths, whole))
 
     def _loss(self, ids: list[Tensor], labels: Tensor, rows: np.ndarray) -> float:
         found = list(self._batched_logits(ids, rows))
@@ -185,6 +190,6 @@ class TextClassifier(BaseEstimator):
     ) -> Iterator[tuple[np.ndarray, Tensor]]:
         """Yield rows of similar length and their logits."""
         lengths = np.array([len(ids[row]) for row in rows])
-        for places in batches(lengths, token_budget=8192):
+        for places in make_plan(lengths, TOKEN_BUDGET, len(rows)).batches(0):
             at = rows[places]
             yield at, self.head_(self._pooled([ids[row] for row in at]))
