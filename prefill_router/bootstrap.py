@@ -36,6 +36,7 @@ def intervals(
     statistic: Statistic | None = None,
     n_resamples: int = 2000,
     seed: int = 0,
+    centred: bool = False,
 ) -> list[Interval]:
     """Return intervals for column means, or for a function of them.
 
@@ -50,6 +51,10 @@ def intervals(
     n_resamples : int, default 2000
         Number of resamples B.
     seed : int, default 0
+    centred : bool, default False
+        Shift each interval by the resamples' bias, their mean minus the estimate. For statistics
+        that noise can only raise, such as sums of absolute values or the area under a hull: their
+        resamples lie above the estimate, and so may the whole interval.
 
     Returns
     -------
@@ -61,7 +66,7 @@ def intervals(
     InputError
         If there are no rows, or `groups` has another length.
     """
-    return _percentiles(*_resampled(values, groups, statistic, n_resamples, seed))
+    return _percentiles(*_resampled(values, groups, statistic, n_resamples, seed), centred)
 
 
 def p_values(
@@ -102,6 +107,7 @@ def auc_intervals(
     statistic: Statistic | None = None,
     n_resamples: int = 500,
     seed: int = 0,
+    strata: np.ndarray | None = None,
 ) -> list[Interval]:
     """Return intervals for the AUC of each column, or for a function of them.
 
@@ -111,6 +117,9 @@ def auc_intervals(
         Predictions, and 1 right, 0 wrong or NaN never asked.
     groups, statistic, n_resamples, seed
         As in `intervals`; `statistic` maps AUCs (B, M) to (B, S), for instance to their mean.
+    strata : (N,) array, optional
+        Only rows of the same stratum are compared, such as those that one fold's model predicted:
+        scores of different models have no common scale. Default: all rows.
 
     Returns
     -------
@@ -118,7 +127,8 @@ def auc_intervals(
     """
     scores, correct = np.asarray(scores, dtype=float), np.asarray(correct, dtype=float)
     group, n_groups = _codes(groups, len(scores))
-    columns = [_AucColumn(s, y, group) for s, y in zip(scores.T, correct.T, strict=True)]
+    stratum = np.zeros(len(scores), dtype=int) if strata is None else np.asarray(strata)
+    columns = [_AucColumn(s, y, group, stratum) for s, y in zip(scores.T, correct.T, strict=True)]
 
     def areas(draws: np.ndarray) -> np.ndarray:
         weights = np.ascontiguousarray(draws.T)
@@ -136,6 +146,7 @@ def row_intervals(
     groups: np.ndarray | None = None,
     n_resamples: int = 500,
     seed: int = 0,
+    centred: bool = False,
 ) -> list[Interval]:
     """Return intervals for any function of rows, evaluated once for each resample.
 
@@ -145,7 +156,7 @@ def row_intervals(
         Maps row numbers, some repeated, (n,) to values (S,).
     n_rows : int
         Number of rows N.
-    groups, n_resamples, seed
+    groups, n_resamples, seed, centred
         As in `intervals`.
 
     Returns
@@ -160,26 +171,38 @@ def row_intervals(
         statistic(np.repeat(rows, draw[group].astype(np.int64)))
         for draw in track(draws, "bootstrap", total=n_resamples)
     ]
-    return _percentiles(np.array([statistic(rows)]), np.array(drawn))
+    return _percentiles(np.array([statistic(rows)]), np.array(drawn), centred)
 
 
 class _AucColumn:
-    """The AUC of one column under the weights (G, B) of its groups: one sort, then O(B N)."""
+    """The AUC of one column under the weights (G, B) of its groups: one sort, then O(B N).
 
-    def __init__(self, scores: np.ndarray, correct: np.ndarray, group: np.ndarray):
-        wrong = np.flatnonzero(correct == 0)
-        wrong = wrong[np.argsort(scores[wrong])]
-        right = np.flatnonzero(correct == 1)
-        self.right, self.wrong = group[right], group[wrong]
-        self.below = np.searchsorted(scores[wrong], scores[right], side="left")
-        self.not_above = np.searchsorted(scores[wrong], scores[right], side="right")
+    The share of pairs of a right and a wrong answer, of one stratum, that the scores order.
+    """
+
+    def __init__(
+        self, scores: np.ndarray, correct: np.ndarray, group: np.ndarray, stratum: np.ndarray
+    ):
+        self.parts = []
+        for value in np.unique(stratum):
+            here = stratum == value
+            wrong = np.flatnonzero(here & (correct == 0))
+            wrong = wrong[np.argsort(scores[wrong])]
+            right = np.flatnonzero(here & (correct == 1))
+            below = np.searchsorted(scores[wrong], scores[right], side="left")
+            not_above = np.searchsorted(scores[wrong], scores[right], side="right")
+            self.parts.append((group[right], group[wrong], below, not_above))
 
     def __call__(self, weights: np.ndarray) -> np.ndarray:
-        wrong = np.zeros((len(self.wrong) + 1, weights.shape[1]))
-        np.cumsum(weights[self.wrong], axis=0, out=wrong[1:])
-        right = weights[self.right]
-        beaten = wrong[self.below] + wrong[self.not_above]  # twice: half of each tie is beaten
-        return _divide((right * beaten).sum(axis=0) / 2, right.sum(axis=0) * wrong[-1])
+        ordered, pairs = np.zeros((2, weights.shape[1]))
+        for in_right, in_wrong, below, not_above in self.parts:
+            wrong = np.zeros((len(in_wrong) + 1, weights.shape[1]))
+            np.cumsum(weights[in_wrong], axis=0, out=wrong[1:])
+            right = weights[in_right]
+            beaten = wrong[below] + wrong[not_above]  # twice: half of each tie is beaten
+            ordered += (right * beaten).sum(axis=0) / 2
+            pairs += right.sum(axis=0) * wrong[-1]
+        return _divide(ordered, pairs)
 
 
 def _resampled(
@@ -237,11 +260,13 @@ def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     return np.divide(numerator, denominator, out=undefined, where=denominator > 0)
 
 
-def _percentiles(estimate: np.ndarray, drawn: np.ndarray) -> list[Interval]:
+def _percentiles(estimate: np.ndarray, drawn: np.ndarray, centred: bool = False) -> list[Interval]:
     bounds = 50 * (1 - LEVEL), 50 * (1 + LEVEL)
     result = []
     for value, column in zip(estimate[0], drawn.T, strict=True):
         column = column[~np.isnan(column)]
+        if centred and len(column):
+            column = column - (column.mean() - value)
         lower, upper = np.percentile(column, bounds) if len(column) else (np.nan, np.nan)
         result.append(Interval(float(value), float(lower), float(upper)))
     return result

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ from prefill_router.costs import Prices, expected_costs, query_costs
 from prefill_router.estimates import Estimate
 from prefill_router.evaluation import evaluate_choices, evaluate_probabilities
 from prefill_router.fitting import Fitting
-from prefill_router.routers import LOGISTIC, PRIMARY, ensembles, predictions
+from prefill_router.routers import OWN, PRIMARY, ensembles, predictions
 from prefill_router.study import Study
 from prefill_router.tuning import choose_cheapest_policy, choose_policy
 
@@ -107,6 +107,7 @@ def compare_probabilities(
         test_labels(study),
         study.labels.group[study.test_rows],
         targets=study.labels.targets,
+        folds=study.test_folds,
         primary=primary,
         n_resamples=min(500, study.parameters.n_resamples),
         seed=study.parameters.seed,
@@ -140,7 +141,7 @@ def reference_choices(study: Study) -> dict[str, np.ndarray]:
 def encoder_matrix(study: Study) -> tuple[pd.DataFrame, list[Estimate]]:
     """Say how well each encoder's states predict each target on the test queries.
 
-    By a logistic regression for each target on the encoder's best layer: the simplest head there
+    By a logistic regression for each target on the layer chosen for it: the simplest head there
     is, so that what differs between encoders is their states.
 
     Returns
@@ -150,7 +151,7 @@ def encoder_matrix(study: Study) -> tuple[pd.DataFrame, list[Estimate]]:
     estimates : list of Estimate
         The same with intervals; `router` names the encoder.
     """
-    p = {e: study.over_folds(predictions(study, LOGISTIC, [e])) for e in study.encoders}
+    p = {e: study.over_folds(predictions(study, OWN, [e])) for e in study.encoders}
     found = compare_probabilities(study, p, primary=None)
     aucs = [row for row in found if row.metric == "AUC" and row.target]
     frame = pd.DataFrame([(row.router, row.target, row.estimate) for row in aucs])
@@ -181,13 +182,14 @@ def own_against_others(study: Study) -> list[Estimate]:
                 e: t.loc[(t["target"] == k) & (t["fold"] == fold), "auc"].max()
                 for e, t in tables.items()
             }
-            chosen.append(predictions(study, LOGISTIC, [max(inner, key=inner.get)])[fold])
-        own = predictions(study, LOGISTIC, [target])
+            chosen.append(predictions(study, OWN, [max(inner, key=inner.get)])[fold])
+        own = predictions(study, OWN, [target])
         difference = evaluate_probabilities(
             {"other": study.over_folds(chosen)[:, [k]], "own": study.over_folds(own)[:, [k]]},
             test_labels(study)[:, [k]],
             study.labels.group[study.test_rows],
             targets=[target],
+            folds=study.test_folds,
             primary="other",
             n_resamples=min(500, study.parameters.n_resamples),
             seed=study.parameters.seed,
@@ -206,7 +208,8 @@ def price_spread(
     """Say how a router's cost saving moves with how much prices differ between targets.
 
     Every price is raised to an exponent: 0 makes all targets cost alike per token, 1 leaves prices
-    as they are, above 1 spreads them further. The policy is chosen anew for each.
+    as they are, above 1 spreads them further; what is free stays free. The policy is chosen anew
+    for each.
 
     Returns
     -------
@@ -218,8 +221,10 @@ def price_spread(
     by_fold = predictions(study, choose_with)
     for exponent in exponents:
         prices = Prices(
-            {k: v**exponent for k, v in study.prices.input.items()},
-            {k: v**exponent for k, v in study.prices.output.items()},
+            *(
+                {target: price and price**exponent for target, price in table.items()}
+                for table in (study.prices.input, study.prices.output)
+            )
         )
         cost = query_costs(labels, prices, n_tokens)
         chosen = []
@@ -240,7 +245,8 @@ def price_spread(
             n_resamples=study.parameters.n_resamples,
             seed=study.parameters.seed,
         )
-        split_costs[exponent] = pick(found, "cost saving", choose_with)
+        row = pick(found, "cost saving", choose_with)
+        split_costs[exponent] = replace(row, router=f"{choose_with}, prices to the {exponent:g}")
     return split_costs
 
 

@@ -93,7 +93,8 @@ def evaluate_curves(
                 values += [found.saving_against_best, found.saving_against_dearest]
         return np.array(values)
 
-    found = iter(row_intervals(summaries, len(correct), groups, n_resamples, seed))
+    # Hulls, frontiers and the best of many points follow noise upward: hence centred intervals.
+    found = iter(row_intervals(summaries, len(correct), groups, n_resamples, seed, centred=True))
     return [
         estimate
         for router in p

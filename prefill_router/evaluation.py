@@ -169,6 +169,7 @@ def evaluate_probabilities(
     groups: np.ndarray | None = None,
     *,
     targets: Sequence[str],
+    folds: np.ndarray | None = None,
     primary: str | None = None,
     split: str = "test",
     n_resamples: int = 500,
@@ -182,6 +183,9 @@ def evaluate_probabilities(
         Predicted P(correct).
     correct : (N, K) array
         1 right, 0 wrong, NaN never asked.
+    folds : (N,) array, optional
+        Which fold's model predicted each row. AUC compares rows of the same fold alone: models of
+        different folds differ in level, which is no failure to rank.
     groups, targets, primary, split, n_resamples, seed
         As in `evaluate_choices`.
 
@@ -193,8 +197,8 @@ def evaluate_probabilities(
 
     Notes
     -----
-    The bins of the ECE are fixed on the given rows. Resampling adds noise to each bin, and noise
-    only ever adds to an absolute value, so its interval leans upward.
+    The bins of the ECE are fixed on the given rows. Resampling adds noise to each bin, which only
+    ever adds to an absolute value; its interval is shifted back by that bias.
     """
     _check_names(p, primary)
     correct = np.asarray(correct, dtype=np.float64)
@@ -210,17 +214,17 @@ def evaluate_probabilities(
         return np.hstack([by_router.reshape(len(by_column), -1), differences])
 
     scores, repeated = np.hstack(list(p.values())), np.tile(correct, (1, len(p)))
-    found = auc_intervals(scores, repeated, groups, areas, n_resamples, seed)
+    found = auc_intervals(scores, repeated, groups, areas, n_resamples, seed, folds)
     result = rows_of("AUC", labels, found[: len(labels)], split, counts * len(p))
     result += rows_of("AUC difference", pairs, found[len(labels) :], split, counts[-1])
     for name, values in track(p.items(), "calibration"):
         labels = [(name, target) for target in [*targets, ""]]
         squares, bins = (values - correct) ** 2, _bin_columns(values, correct)
-        for metric, columns, statistic in (
-            ("Brier", squares, _with_macro),
-            ("ECE", bins, _ece_from_bins),
+        for metric, columns, statistic, centred in (
+            ("Brier", squares, _with_macro, False),
+            ("ECE", bins, _ece_from_bins, True),
         ):
-            found = intervals(columns, groups, statistic, n_resamples, seed)
+            found = intervals(columns, groups, statistic, n_resamples, seed, centred)
             result += rows_of(metric, labels, found, split, counts)
     return result
 

@@ -31,6 +31,10 @@ class Fitting:
 
     def features(self) -> np.ndarray:
         """x = [f_1 | ... | f_K] of all N rows, chosen and fitted on training rows."""
+        return np.hstack(self.features_by_target())
+
+    def features_by_target(self) -> list[np.ndarray]:
+        """f_1, ..., f_K, each (N, d_k)."""
         return self._reduced(self.study.choices(self.encoders, self.fold))
 
     def distinct_features(self) -> np.ndarray:
@@ -40,12 +44,12 @@ class Fitting:
             place = (choice.encoder, choice.layer, choice.pooling)
             if place not in largest or choice.dimension > largest[place].dimension:
                 largest[place] = choice
-        return self._reduced(list(largest.values()))
+        return np.hstack(self._reduced(list(largest.values())))
 
-    def _reduced(self, choices: Sequence[Choice]) -> np.ndarray:
+    def _reduced(self, choices: Sequence[Choice]) -> list[np.ndarray]:
         activations = {c.encoder: self.study.activations(c.encoder) for c in choices}
         features = TargetFeatures(choices).fit(activations, self.study.splits[self.fold].train)
-        return np.hstack(features.transform(activations))
+        return features.transform(activations)
 
     def random_features(self) -> np.ndarray:
         """Standard normal numbers in place of x, of its shape."""
@@ -62,14 +66,23 @@ class Fitting:
         ensemble.fit(x[train], Y, self.study.labels.group[train]).save(self.directory / ENSEMBLE)
         return ensemble.predict_proba(x)
 
+    def tuned_by_target(self, candidates: Sequence[BaseEstimator]) -> np.ndarray:
+        """P(correct), each target's from its own f_k by the candidate that is best for it."""
+        features = self.features_by_target()
+        return np.hstack([self.tuned(f, candidates, targets=[k]) for k, f in enumerate(features)])
+
     def tuned(
-        self, X: np.ndarray, candidates: Sequence[BaseEstimator], grouped: bool = False
+        self,
+        X: np.ndarray,
+        candidates: Sequence[BaseEstimator],
+        grouped: bool = False,
+        targets: Sequence[int] | slice = slice(None),
     ) -> np.ndarray:
         """P(correct) by the candidate with the least Brier score on validation rows.
 
         `grouped` candidates cut an inner part off the training rows, and are told their groups.
         """
-        split, Y = self.study.splits[self.fold], self.study.labels.correct
+        split, Y = self.study.splits[self.fold], self.study.labels.correct[:, targets]
         extra = [self.study.labels.group[split.train]] if grouped else []
         fitted = [candidate.fit(X[split.train], Y[split.train], *extra) for candidate in candidates]
         scores = [

@@ -31,6 +31,7 @@ UNTRAINED = "SharedTrunkNet, untrained encoder"
 SHUFFLED = "SharedTrunkNet, shuffled labels"
 RANDOM_FEATURES = "SharedTrunkNet, random features"
 LOGISTIC = "logistic per target, same features"
+OWN = "logistic per target, own features"
 TREES = "boosted trees per target, same features"
 TFIDF = "TF-IDF + logistic"
 NEIGHBOURS = "nearest neighbours, embedding"
@@ -79,6 +80,9 @@ ROUTERS = {
             it.distinct_features(), [TargetLogistic(C=C) for C in (0.0003, 0.001, 0.01, 0.1)]
         ),
         _main,
+    ),
+    OWN: Router(
+        lambda it: it.tuned_by_target([TargetLogistic(C=C) for C in (0.001, 0.01, 0.1, 1)]), _main
     ),
     TREES: Router(
         lambda it: it.tuned(

@@ -161,6 +161,11 @@ class Study:
         return joined[self.test_rows]
 
     @cached_property
+    def test_folds(self) -> np.ndarray:
+        """Which split tests each of `test_rows`, (n,)."""
+        return self.over_folds([np.full(self.labels.n_queries, f) for f in range(len(self.splits))])
+
+    @cached_property
     def best_single(self) -> list[int]:
         """The most accurate target on the training rows of each split."""
         accuracies = [self.labels.take(s.train).summary()["accuracy"] for s in self.splits]

@@ -148,3 +148,44 @@ def test_bad_input_is_named():
         bootstrap.intervals(np.zeros((0, 1)))
     with pytest.raises(InputError, match="2 groups for 3 rows"):
         bootstrap.intervals(np.zeros((3, 1)), [0, 1])
+
+
+def test_auc_within_strata_is_the_mean_over_pairs_of_the_same_stratum():
+    rng = np.random.default_rng(8)
+    scores, correct = rng.random(40).round(1), (rng.random(40) < 0.5).astype(float)
+    strata = np.arange(40) % 3
+    ordered, pairs = 0.0, 0
+    for i in np.flatnonzero(correct == 1):
+        for j in np.flatnonzero((correct == 0) & (strata == strata[i])):
+            ordered += (scores[i] > scores[j]) + 0.5 * (scores[i] == scores[j])
+            pairs += 1
+    [found] = bootstrap.auc_intervals(
+        scores[:, None], correct[:, None], n_resamples=5, strata=strata
+    )
+    assert found.estimate == pytest.approx(ordered / pairs)
+
+
+def test_levels_that_differ_between_strata_are_no_failure_to_rank():
+    """Cross-validated constants: where right answers are frequent, the fold's own rate is low."""
+    correct = np.array([1, 1, 1, 0, 0, 0, 0, 1], dtype=float)
+    strata = np.repeat([0, 1], 4)
+    scores = np.where(strata == 0, 0.25, 0.75)
+    [pooled] = bootstrap.auc_intervals(scores[:, None], correct[:, None], n_resamples=5)
+    [within] = bootstrap.auc_intervals(
+        scores[:, None], correct[:, None], n_resamples=5, strata=strata
+    )
+    assert pooled.estimate == 0.25
+    assert within.estimate == 0.5
+
+
+def test_a_centred_interval_holds_a_statistic_that_noise_can_only_raise():
+    values = np.random.default_rng(9).normal(size=(200, 30))
+
+    def size(means):
+        return np.abs(means).sum(axis=1, keepdims=True)
+
+    [plain] = bootstrap.intervals(values, None, size)
+    [centred] = bootstrap.intervals(values, None, size, centred=True)
+    assert plain.lower > plain.estimate
+    assert centred.lower < centred.estimate < centred.upper
+    assert centred.upper - centred.lower == pytest.approx(plain.upper - plain.lower)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tiny_models
@@ -23,8 +25,9 @@ from prefill_router.comparison import (
     reference_choices,
     route,
 )
+from prefill_router.costs import Prices
 from prefill_router.estimates import Estimate
-from prefill_router.routers import LOGISTIC, PRIMARY, TFIDF, ensembles, predictions
+from prefill_router.routers import OWN, PRIMARY, TFIDF, ensembles, predictions
 
 torch.set_num_threads(1)
 
@@ -118,11 +121,21 @@ def test_choices_are_judged_by_what_was_answered_and_paid(study):
     assert pick(found, "accuracy", "single target", "noisy").estimate == noisy
 
 
-def test_probabilities_are_judged_by_auc(study):
+def auc_within_folds(study, p, k):
+    """Average scikit-learn's AUC of each fold, weighted by its pairs of a right and a wrong row."""
+    areas, pairs = [], []
+    for split in study.splits:
+        y = study.labels.correct[split.test, k]
+        areas.append(roc_auc_score(y, p[np.searchsorted(study.test_rows, split.test), k]))
+        pairs.append(y.sum() * (1 - y).sum())
+    return np.average(areas, weights=pairs)
+
+
+def test_probabilities_are_judged_by_auc_within_folds(study):
     p = study.over_folds(predictions(study, TFIDF))
     found = compare_probabilities(study, {"mine": p}, None)
     for k, target in enumerate(study.labels.targets):
-        want = roc_auc_score(study.labels.correct[:, k], p[:, k])
+        want = auc_within_folds(study, p, k)
         assert pick(found, "AUC", "mine", target).estimate == pytest.approx(want, abs=1e-12)
 
 
@@ -156,9 +169,9 @@ def test_the_matrix_holds_each_encoders_auc_for_each_target(study):
     assert list(matrix.index) == study.encoders
     assert list(matrix.columns) == list(study.labels.targets)
     for encoder in study.encoders:
-        p = study.over_folds(predictions(study, LOGISTIC, [encoder]))
+        p = study.over_folds(predictions(study, OWN, [encoder]))
         for k, target in enumerate(study.labels.targets):
-            want = roc_auc_score(study.labels.correct[:, k], p[:, k])
+            want = auc_within_folds(study, p, k)
             assert matrix.loc[encoder, target] == pytest.approx(want, abs=1e-12)
             assert pick(estimates, "AUC", encoder, target).lower <= want
     assert len(estimates) == matrix.size
@@ -185,11 +198,11 @@ def test_own_states_are_compared_with_the_best_others(tmp_path):
             inner[names[name]] = aucs[here]["auc"].max()
         best = max(inner, key=inner.get)
         t = split.test
-        other[t] = predictions(study, LOGISTIC, [best])[fold][t, 0]
-        own_p[t] = predictions(study, LOGISTIC, [str(own)])[fold][t, 0]
-    y = study.labels.correct[:, 0]
+        other[t] = predictions(study, OWN, [best])[fold][t, 0]
+        own_p[t] = predictions(study, OWN, [str(own)])[fold][t, 0]
     assert row.target == str(own)
-    want = roc_auc_score(y, other) - roc_auc_score(y, own_p)
+    tested = (np.column_stack([p[study.test_rows]] * 3) for p in (other, own_p))
+    want = np.subtract(*(auc_within_folds(study, p, 0) for p in tested))
     assert row.estimate == pytest.approx(want, abs=1e-12)
     assert row.lower <= row.estimate <= row.upper
 
@@ -198,16 +211,14 @@ def test_where_no_target_has_states_there_is_nothing_to_compare(study):
     assert own_against_others(study) == []
 
 
-# -- probes against cross-validation -------------------------------------------------------------
-
-
 # -- prices and ensembles ------------------------------------------------------------------------
 
 
 def test_prices_as_they_are_give_the_usual_saving(study):
     spread = price_spread(study, TFIDF, [1.0])
     usual = compare_choices(study, {TFIDF: route(study, TFIDF).choice})
-    assert spread[1.0] == pick(usual, "cost saving", TFIDF)
+    saving = pick(usual, "cost saving", TFIDF)
+    assert spread[1.0] == replace(saving, router=f"{TFIDF}, prices to the 1")
 
 
 def test_prices_drawn_together_count_tokens_alone(study):
@@ -239,8 +250,7 @@ def test_averages_of_the_first_networks_kept(study):
     found = ensemble_sizes(study)
     assert [row.router for row in found] == ["1", "2"]
     whole = study.over_folds(predictions(study, PRIMARY))
-    Y = study.labels.correct
-    want = np.mean([roc_auc_score(Y[:, k], whole[:, k]) for k in range(3)])
+    want = np.mean([auc_within_folds(study, whole, k) for k in range(3)])
     assert found[1].estimate == pytest.approx(want, abs=1e-4)
     assert found[0].estimate != found[1].estimate
     assert [len(ensemble.networks_) for ensemble in ensembles(study)] == [2, 2]  # left whole
@@ -270,3 +280,13 @@ def test_pick_takes_the_one_row():
     rows = [Estimate("m", "r", target, "test", 0.5, 0.4, 0.6, 9) for target in ("a", "")]
     assert pick(rows, "m", "r").target == ""
     assert pick(rows, "m", "r", "a").target == "a"
+
+
+def test_what_is_free_stays_free_however_prices_are_spread(tmp_path):
+    study = tiny_studies.study(tmp_path)
+    free = Prices(dict.fromkeys(study.prices.input, 0.0), dict.fromkeys(study.prices.output, 0.0))
+    free.input["early"] = 2.0
+    study.__dict__["prices"] = free
+    saving = price_spread(study, TFIDF, [0])[0].estimate
+    asked = route(study, TFIDF).choice == study.labels.targets.index("early")
+    assert 0 <= saving <= 1 and (saving == 1) == (not asked.any())

@@ -6,6 +6,7 @@ import pytest
 import tiny_models
 import tiny_studies
 import torch
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from tiny_studies import label_table
 
@@ -18,6 +19,7 @@ from prefill_router.routers import (
     LOGISTIC,
     MLP,
     NEIGHBOURS,
+    OWN,
     PAIRED,
     PRIMARY,
     RANDOM_FEATURES,
@@ -96,18 +98,11 @@ def test_routers_learn_what_there_is_and_nothing_from_shuffled_labels(tmp_path):
     assert np.mean([auc(study, shuffled, k) for k in range(3)]) == pytest.approx(0.5, abs=0.08)
 
 
-def test_missing_labels_are_no_obstacle(tmp_path):
-    table = label_table()
+def test_missing_labels_and_a_target_always_right_are_no_obstacle(tmp_path):
+    table = label_table(targets=tiny_studies.TARGETS)
     table = table[np.random.default_rng(0).random(len(table)) > 0.3]
     study = tiny_studies.study(tmp_path, table)
     assert np.isnan(study.labels.correct).any()
-    for router in router_names(study, full=True):
-        [p] = predictions(study, router)
-        assert not np.isnan(p[study.test_rows]).any(), router
-
-
-def test_a_target_always_right_is_no_obstacle(tmp_path):
-    study = tiny_studies.study(tmp_path, label_table(targets=tiny_studies.TARGETS))
     for router in router_names(study, full=True):
         [p] = predictions(study, router)
         assert not np.isnan(p[study.test_rows]).any(), router
@@ -216,6 +211,20 @@ def test_other_encoders_can_be_asked_for(study):
     assert not np.allclose(own, other, equal_nan=True)
     same = predictions(study, LOGISTIC, [study.parameters.encoder])[0]
     assert np.array_equal(own, same, equal_nan=True)
+
+
+def test_own_features_are_those_chosen_for_the_target_alone(study, tmp_path):
+    it = Fitting(study, 0, ROUTERS[OWN].reads(study), tmp_path)
+    split, Y = study.splits[0], study.labels.correct
+    [p] = predictions(study, OWN)
+    for k, f in enumerate(it.features_by_target()):
+        fits = []
+        for C in (0.001, 0.01, 0.1, 1):
+            model = LogisticRegression(C=C, tol=1e-8, max_iter=1000)
+            guess = model.fit(f[split.train], Y[split.train, k]).predict_proba(f)[:, 1]
+            brier = np.mean((guess[split.validation] - Y[split.validation, k]) ** 2)
+            fits.append((brier, guess))
+        np.testing.assert_allclose(p[split.test, k], min(fits)[1][split.test], atol=1e-3)
 
 
 def test_lengths_are_prompt_tokens_and_characters(study, tmp_path):
