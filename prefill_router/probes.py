@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from prefill_router.decomposition import column_scale, decompose
+from prefill_router.decomposition import decompose
 from prefill_router.errors import InputError
+from prefill_router.moments import Moments, chunks, column_scale, moments
 from prefill_router.progress import track
 
 if TYPE_CHECKING:
@@ -38,39 +40,53 @@ def separability(X: np.ndarray, Y: np.ndarray) -> np.ndarray:
     and covariances are those of the population (ddof 0). J is then unchanged by shifting or
     scaling a column.
     """
-    X = np.asarray(X, dtype=np.float64)
     mean, scale = column_scale(X)
-    return _fisher((X - mean) / scale, Y, standardise=True)
+    wrong, right = _class_moments(X, Y, mean, scale)
+    n_labelled = np.maximum(right.count + wrong.count, 1)
+    share = (right.count / n_labelled)[:, None]
+    variance = share * right.variance + (1 - share) * wrong.variance
+    variance += share * (1 - share) * (right.mean - wrong.mean) ** 2
+    constant = variance <= 1e-12
+    return _fisher(wrong, right, np.where(constant, 0.0, 1 / np.where(constant, 1.0, variance)))
 
 
-def _fisher(Z: np.ndarray, Y: np.ndarray, standardise: bool) -> np.ndarray:
-    """J of centred columns Z (N, D) of about unit size, as they are or standardised per target."""
+@dataclass(frozen=True)
+class _Class:
+    """The rows of one class: how many (K,), their means (K, D) and variances (K, D)."""
+
+    count: np.ndarray
+    mean: np.ndarray
+    variance: np.ndarray
+
+
+def _class_moments(
+    X: np.ndarray, Y: np.ndarray, origin: np.ndarray | float = 0.0, scale: np.ndarray | float = 1.0
+) -> tuple[_Class, _Class]:
+    """Sum up the wrong and the right rows of each target, of columns (X - origin) / scale."""
     Y = np.asarray(Y, dtype=np.float64)
-    if Y.ndim != 2 or len(Y) != len(Z):
-        raise InputError(f"Y has shape {Y.shape}; expected ({len(Z)}, K), one row for each state.")
-    wrong, mean_wrong, var_wrong = _class_moments(Z, Y == 0)
-    right, mean_right, var_right = _class_moments(Z, Y == 1)
-    between = (mean_right - mean_wrong) ** 2
-    within = var_wrong + var_right
-    if standardise:
-        share = (right / np.maximum(right + wrong, 1))[:, None]
-        variance = share * var_right + (1 - share) * var_wrong + share * (1 - share) * between
-        constant = variance <= 1e-12
-        weight = np.where(constant, 0.0, 1 / np.where(constant, 1.0, variance))
-        between, within = between * weight, within * weight
-    top, bottom = between.sum(axis=1), within.sum(axis=1)
+    if Y.ndim != 2 or len(Y) != len(X):
+        raise InputError(f"Y has shape {Y.shape}; expected ({len(X)}, K), one row for each state.")
+    member = np.hstack([Y == 0, Y == 1]).astype(np.float64)
+    total, squares = np.zeros((2, member.shape[1], X.shape[1]))
+    for place, block in chunks(X):
+        block = block - origin
+        total += member[place].T @ block
+        squares += member[place].T @ np.square(block, out=block)
+    count = member.sum(axis=0)
+    mean = total / np.maximum(count, 1)[:, None]
+    variance = np.maximum(squares / np.maximum(count, 1)[:, None] - mean**2, 0.0)
+    wrong, right = slice(Y.shape[1]), slice(Y.shape[1], None)
+    mean, variance = mean / scale, variance / scale**2
+    return tuple(_Class(count[of], mean[of], variance[of]) for of in (wrong, right))
+
+
+def _fisher(wrong: _Class, right: _Class, weight: np.ndarray | float = 1.0) -> np.ndarray:
+    """J of each target; `weight` (K, D) multiplies squared columns."""
+    top = np.sum((right.mean - wrong.mean) ** 2 * weight, axis=1)
+    bottom = np.sum((right.variance + wrong.variance) * weight, axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
         J = np.where(top == 0, 0.0, top / bottom)
-    return np.where((right > 0) & (wrong > 0), J, np.nan)
-
-
-def _class_moments(Z: np.ndarray, member: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Size (K,), means (K, D) and variances (K, D) of the rows that belong to each class (N, K)."""
-    weights = member.astype(np.float64)
-    count = weights.sum(axis=0)
-    weights /= np.maximum(count, 1)
-    mean = weights.T @ Z
-    return count, mean, np.maximum(weights.T @ Z**2 - mean**2, 0.0)
+    return np.where((right.count > 0) & (wrong.count > 0), J, np.nan)
 
 
 def effective_dimensionality(X: np.ndarray) -> float:
@@ -91,18 +107,18 @@ def effective_dimensionality(X: np.ndarray) -> float:
     .. math:: d_{\mathrm{eff}} = \frac{(\sum_j \lambda_j)^2}{\sum_j \lambda_j^2}
         = \frac{(\mathrm{tr}\,C)^2}{\lVert C\rVert_F^2}
 
-    [S]. The right-hand side needs no eigenvalues; C may be the covariance or the Gram matrix of
-    the centred rows, whichever is smaller, since both have the same non-zero eigenvalues.
+    [S]. The right-hand side needs no eigenvalues. Constant columns are dropped.
     """
-    X = np.asarray(X, dtype=np.float64)
-    mean, scale = column_scale(X)
-    centred = (X - mean)[:, np.isfinite(scale)]
-    if centred.shape[1] == 0:
+    return _participation(moments(X))
+
+
+def _participation(rows: Moments) -> float:
+    varying = np.isfinite(rows.scale)
+    if not varying.any():
         return float("nan")
-    centred /= np.abs(centred).max()
-    wide = centred.shape[1] > centred.shape[0]
-    matrix = centred @ centred.T if wide else centred.T @ centred
-    return float(np.trace(matrix) ** 2 / np.sum(matrix**2))
+    scatter = rows.scatter / np.max(np.diag(rows.scatter), where=varying, initial=0.0)
+    scatter *= varying * varying[:, None]
+    return float(np.trace(scatter) ** 2 / np.sum(np.square(scatter)))
 
 
 def anisotropy(X: np.ndarray) -> float:
@@ -125,19 +141,23 @@ def anisotropy(X: np.ndarray) -> float:
 
     [S], with unit rows u.
     """
-    X = np.asarray(X, dtype=np.float64)
-    n = len(X)
+    n, total, n_units = len(X), np.zeros(X.shape[1]), 0
     if n < 2:
         return float("nan")
-    norms = np.linalg.norm(X, axis=1, keepdims=True)
-    units = X / np.where(norms == 0, 1.0, norms)
-    return float((np.sum(units.sum(axis=0) ** 2) - np.count_nonzero(norms)) / (n * (n - 1)))
+    for _, block in chunks(X):
+        norms = np.linalg.norm(block, axis=1)
+        total += np.divide(1, norms, out=np.zeros_like(norms), where=norms > 0) @ block
+        n_units += np.count_nonzero(norms)
+    return float((np.sum(total**2) - n_units) / (n * (n - 1)))
 
 
 def probe_layers(
     activations: Activations, Y: np.ndarray, rows: np.ndarray, pca_dimension: int = 50
 ) -> pd.DataFrame:
     """Probe every layer and pooling.
+
+    Each layer's states are read once; sums over them are taken in float64 a chunk of rows at a
+    time, so that beside the float32 states only D x D numbers are held.
 
     Parameters
     ----------
@@ -162,15 +182,16 @@ def probe_layers(
     tables = []
     places = [(layer, pooling) for layer in activations.layers for pooling in activations.poolings]
     for layer, pooling in track(places, "Probing layers"):
-        states = np.asarray(activations.states(layer, pooling)[rows], dtype=np.float64)
-        reduction = decompose(states, pca_dimension)
+        states = activations.states(layer, pooling)[rows]
+        summed = moments(states)
+        reduction = decompose(states, pca_dimension, summed)
         columns = {
             "layer": layer,
             "pooling": pooling,
             "target": np.arange(Y.shape[1]),
             "J": separability(states, Y),
-            "J_pca": _fisher(reduction.transform(states), Y, standardise=False),
-            "d_eff": effective_dimensionality(states),
+            "J_pca": _fisher(*_class_moments(reduction.transform(states), Y)),
+            "d_eff": _participation(summed),
             "anisotropy": anisotropy(states),
             "constant": reduction.constant,
         }

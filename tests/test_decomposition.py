@@ -4,7 +4,8 @@ from sklearn.decomposition import PCA
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from prefill_router.decomposition import column_scale, decompose
+from prefill_router.decomposition import decompose
+from prefill_router.moments import column_scale
 
 
 @pytest.fixture
