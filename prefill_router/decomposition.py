@@ -36,8 +36,8 @@ class Decomposition:
         """Return the principal components of `states` (n, D), an array of shape (n, d)."""
         projection = self.components / self.scale[:, None]
         features = np.empty((len(states), projection.shape[1]))
-        for place, block in chunks(states):
-            features[place] = (block - self.mean) @ projection
+        for place, block in chunks(states, self.mean):
+            np.matmul(block, projection, out=features[place])
         return features
 
 
@@ -102,9 +102,10 @@ def decompose_folds(
 def principal_components(rows: Moments, dimension: int) -> Decomposition:
     """Decompose rows into the leading eigenvectors of their correlation matrix, at most D."""
     scale, width = rows.scale, len(rows.mean)
-    correlation = rows.scatter / scale / scale[:, None]
+    correlation = rows.scatter / scale
+    correlation /= scale[:, None]
     last = [max(width - dimension, 0), width - 1]
-    _, vectors = linalg.eigh(correlation, subset_by_index=last, overwrite_a=True)
+    _, vectors = linalg.eigh(correlation.T, subset_by_index=last, overwrite_a=True)
     return Decomposition(rows.mean, scale, _fix_signs(vectors[:, ::-1]))
 
 

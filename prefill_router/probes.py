@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +11,14 @@ import pandas as pd
 
 from prefill_router.decomposition import decompose
 from prefill_router.errors import InputError
-from prefill_router.moments import Moments, chunks, column_scale, moments
+from prefill_router.moments import (
+    Moments,
+    chunks,
+    first_mean,
+    largest_sizes,
+    moments,
+    spread,
+)
 from prefill_router.progress import track
 
 if TYPE_CHECKING:
@@ -40,13 +48,12 @@ def separability(X: np.ndarray, Y: np.ndarray) -> np.ndarray:
     and covariances are those of the population (ddof 0). J is then unchanged by shifting or
     scaling a column.
     """
-    mean, scale = column_scale(X)
-    wrong, right = _class_moments(X, Y, mean, scale)
-    n_labelled = np.maximum(right.count + wrong.count, 1)
-    share = (right.count / n_labelled)[:, None]
+    every, wrong, right = _class_moments(X, Y)
+    squared = spread(every.variance[0], largest_sizes(X)) ** 2
+    share = (right.count / np.maximum(right.count + wrong.count, 1))[:, None]
     variance = share * right.variance + (1 - share) * wrong.variance
     variance += share * (1 - share) * (right.mean - wrong.mean) ** 2
-    constant = variance <= 1e-12
+    constant = variance <= 1e-12 * squared
     return _fisher(wrong, right, np.where(constant, 0.0, 1 / np.where(constant, 1.0, variance)))
 
 
@@ -59,25 +66,25 @@ class _Class:
     variance: np.ndarray
 
 
-def _class_moments(
-    X: np.ndarray, Y: np.ndarray, origin: np.ndarray | float = 0.0, scale: np.ndarray | float = 1.0
-) -> tuple[_Class, _Class]:
-    """Sum up the wrong and the right rows of each target, of columns (X - origin) / scale."""
+def _class_moments(X: np.ndarray, Y: np.ndarray) -> tuple[_Class, _Class, _Class]:
+    """Sum up all rows (as one target), and the wrong and the right rows of each target.
+
+    Means are relative to the same point for all.
+    """
     Y = np.asarray(Y, dtype=np.float64)
     if Y.ndim != 2 or len(Y) != len(X):
         raise InputError(f"Y has shape {Y.shape}; expected ({len(X)}, K), one row for each state.")
-    member = np.hstack([Y == 0, Y == 1]).astype(np.float64)
+    member = np.hstack([np.ones((len(Y), 1)), Y == 0, Y == 1])
     total, squares = np.zeros((2, member.shape[1], X.shape[1]))
-    for place, block in chunks(X):
-        block = block - origin
+    for place, block in chunks(X, first_mean(X)):
         total += member[place].T @ block
         squares += member[place].T @ np.square(block, out=block)
     count = member.sum(axis=0)
     mean = total / np.maximum(count, 1)[:, None]
     variance = np.maximum(squares / np.maximum(count, 1)[:, None] - mean**2, 0.0)
-    wrong, right = slice(Y.shape[1]), slice(Y.shape[1], None)
-    mean, variance = mean / scale, variance / scale**2
-    return tuple(_Class(count[of], mean[of], variance[of]) for of in (wrong, right))
+    ends = [0, 1, 1 + Y.shape[1], 1 + 2 * Y.shape[1]]
+    parts = [slice(*pair) for pair in pairwise(ends)]
+    return tuple(_Class(count[of], mean[of], variance[of]) for of in parts)
 
 
 def _fisher(wrong: _Class, right: _Class, weight: np.ndarray | float = 1.0) -> np.ndarray:
@@ -190,7 +197,7 @@ def probe_layers(
             "pooling": pooling,
             "target": np.arange(Y.shape[1]),
             "J": separability(states, Y),
-            "J_pca": _fisher(*_class_moments(reduction.transform(states), Y)),
+            "J_pca": _fisher(*_class_moments(reduction.transform(states), Y)[1:]),
             "d_eff": _participation(summed),
             "anisotropy": anisotropy(states),
             "constant": reduction.constant,
