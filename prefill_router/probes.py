@@ -96,6 +96,79 @@ def _fisher(wrong: _Class, right: _Class, weight: np.ndarray | float = 1.0) -> n
     return np.where((right.count > 0) & (wrong.count > 0), J, np.nan)
 
 
+def reduced_separability(features: np.ndarray, Y: np.ndarray) -> np.ndarray:
+    """J of features as they are: of principal components, which lose their sizes if standardised.
+
+    Parameters
+    ----------
+    features : ndarray of shape (N, d)
+        Such as `Decomposition.transform` returns. At d = D their J is that of `separability`, but
+        for missing labels, since a rotation changes neither distances nor traces.
+    Y : ndarray of shape (N, K)
+        1 right, 0 wrong, NaN never asked.
+
+    Returns
+    -------
+    ndarray of shape (K,)
+        As of `separability`.
+    """
+    _, wrong, right = _class_moments(features, Y)
+    return _fisher(wrong, right)
+
+
+def comparable_separability(features: np.ndarray, Y: np.ndarray) -> np.ndarray:
+    r"""Fisher's criterion along its best direction: a separability comparable between states.
+
+    Parameters
+    ----------
+    features : ndarray of shape (N, d)
+        Principal components; as many of each of the states that are compared.
+    Y : ndarray of shape (N, K)
+        1 right, 0 wrong, NaN never asked.
+
+    Returns
+    -------
+    ndarray of shape (K,)
+        Squared distance of right and wrong answers in within-class standard deviations, free of
+        bias (so that it may fall below 0 where nothing separates them). Zero for constant
+        states, NaN where a class is empty or no more than d + 3 rows are labelled.
+
+    Notes
+    -----
+    .. math:: J_{\mathrm{w}} = \frac{n-d-3}{n-2}\, \delta^\top \Sigma^{-1} \delta
+        - d\left(\frac1{n_0} + \frac1{n_1}\right), \qquad \delta = \mu_1 - \mu_0
+
+    with the pooled within-class covariance :math:`\Sigma` (divisor n - 2).
+
+    J divides by the sum of *all* variances. Where few directions hold most of the variance, J is
+    large if answers differ along one of these and small if they differ anywhere else, however
+    clearly. In states of another spectrum the same answers get another J, so that J ranks spectra
+    as much as layers; without any signal its standard deviation still depends on the spectrum:
+    :math:`(1/n_0 + 1/n_1) / \sqrt{2 d_{\mathrm{eff}}}`. Weighing every direction by its own spread
+    removes it: :math:`J_{\mathrm{w}}` is unchanged by any invertible linear map, and for Gaussian
+    classes of one covariance the best linear head has the AUC
+    :math:`\Phi(\sqrt{J_{\mathrm{w}} / 2})`. Its price is d estimated directions; the two
+    corrections, those of the unbiased Mahalanobis distance, remove their optimism on average.
+    """
+    Y = np.asarray(Y, dtype=np.float64)
+    result = np.full(Y.shape[1], np.nan)
+    for k, labels in enumerate(Y.T):
+        groups = [features[labels == value] for value in (0, 1)]
+        n_wrong, n_right = map(len, groups)
+        n, d = n_wrong + n_right, features.shape[1]
+        if min(n_wrong, n_right) == 0 or n <= d + 3:
+            continue
+        wrong, right = (group - group.mean(axis=0) for group in groups)
+        within = (wrong.T @ wrong + right.T @ right) / (n - 2)
+        difference = groups[1].mean(axis=0) - groups[0].mean(axis=0)
+        values, vectors = np.linalg.eigh(within)
+        used = values > 1e-12 * max(values[-1], np.finfo(np.float64).tiny)
+        squared = np.sum((difference @ vectors[:, used]) ** 2 / values[used])
+        d = int(used.sum())
+        result[k] = (n - d - 3) / (n - 2) * squared - d * (1 / n_wrong + 1 / n_right)
+    return result
+
+
 def effective_dimensionality(X: np.ndarray) -> float:
     r"""Participation ratio of the covariance's eigenvalues: how many directions are in use.
 
@@ -175,15 +248,16 @@ def probe_layers(
     rows : ndarray of int
         The training rows, the only ones looked at.
     pca_dimension : int, default 50
-        Dimension of the reduced features that ``J_pca`` is taken on.
+        Dimension of the reduced features that ``J_pca`` and ``J_white`` are taken on.
 
     Returns
     -------
     pandas.DataFrame
         One row for each layer, pooling and target (a column of `Y`): ``layer``, ``pooling``,
         ``target``, ``J`` (standardised states), ``J_pca`` (their first principal components,
-        not standardised again), ``d_eff``, ``anisotropy`` and ``constant``, which is true where
-        all states are the same (then J is 0 and d_eff NaN).
+        not standardised again), ``J_white`` (`comparable_separability`
+        of these), ``d_eff``, ``anisotropy`` and ``constant``, which is true where all states are
+        the same (then J is 0 and d_eff NaN).
     """
     Y = np.asarray(Y, dtype=np.float64)[rows]
     tables = []
@@ -192,12 +266,14 @@ def probe_layers(
         states = activations.states(layer, pooling)[rows]
         summed = moments(states)
         reduction = decompose(states, pca_dimension, summed)
+        features = reduction.transform(states)
         columns = {
             "layer": layer,
             "pooling": pooling,
             "target": np.arange(Y.shape[1]),
             "J": separability(states, Y),
-            "J_pca": _fisher(*_class_moments(reduction.transform(states), Y)[1:]),
+            "J_pca": reduced_separability(features, Y),
+            "J_white": comparable_separability(features, Y),
             "d_eff": _participation(summed),
             "anisotropy": anisotropy(states),
             "constant": reduction.constant,
