@@ -2,33 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import linalg
 
-# A column whose spread is below what float32 can resolve at its size holds rounding, not signal.
-RESOLUTION = 4 * float(np.finfo(np.float32).eps)
-
-
-def column_scale(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return each column's mean and population standard deviation, infinite where it is constant.
-
-    Dividing a centred constant column by its infinite scale leaves zeros, which is how such
-    columns are dropped everywhere without changing a shape.
-
-    Parameters
-    ----------
-    X : ndarray of shape (N, D)
-        Float64 values.
-
-    Returns
-    -------
-    mean : ndarray of shape (D,)
-    scale : ndarray of shape (D,)
-    """
-    mean, scale = X.mean(axis=0), X.std(axis=0)
-    return mean, np.where(scale <= RESOLUTION * np.abs(X).max(axis=0), np.inf, scale)
+from prefill_router.moments import Moments, chunks, column_scale, moments, pool
 
 
 @dataclass(frozen=True)
@@ -54,10 +34,14 @@ class Decomposition:
 
     def transform(self, states: np.ndarray) -> np.ndarray:
         """Return the principal components of `states` (n, D), an array of shape (n, d)."""
-        return ((np.asarray(states, dtype=np.float64) - self.mean) / self.scale) @ self.components
+        projection = self.components / self.scale[:, None]
+        features = np.empty((len(states), projection.shape[1]))
+        for place, block in chunks(states, self.mean):
+            np.matmul(block, projection, out=features[place])
+        return features
 
 
-def decompose(states: np.ndarray, dimension: int) -> Decomposition:
+def decompose(states: np.ndarray, dimension: int, summed: Moments | None = None) -> Decomposition:
     """Fit standardisation and principal components (StandardScaler and PCA in one) [T].
 
     The first d components of a larger decomposition are the decomposition into d, so the largest
@@ -69,21 +53,64 @@ def decompose(states: np.ndarray, dimension: int) -> Decomposition:
         Training rows only.
     dimension : int
         Components wanted; at most min(N, D) are kept.
+    summed : Moments, optional
+        Those of `states`, where they are at hand.
 
     Returns
     -------
     Decomposition
     """
-    X = np.asarray(states, dtype=np.float64)
-    mean, scale = column_scale(X)
-    Z = (X - mean) / scale
-    n, width = Z.shape
-    kept = min(dimension, n, width)
+    n, width = states.shape
     if n >= width:
-        _, vectors = linalg.eigh(Z.T @ Z, subset_by_index=[width - kept, width - 1])
-        vectors = vectors[:, ::-1]
-    else:
-        vectors = linalg.svd(Z, full_matrices=False)[2][:kept].T
+        return principal_components(summed or moments(states), dimension)
+    mean, scale = column_scale(states)
+    vectors = linalg.svd((states - mean) / scale, full_matrices=False)[2].T
+    return Decomposition(mean, scale, _fix_signs(vectors[:, :dimension]))
+
+
+def decompose_folds(
+    states: np.ndarray, folds: Sequence[np.ndarray], dimension: int
+) -> list[Decomposition]:
+    """Decompose the training rows of each fold of a cross-validation: all rows but the fold's own.
+
+    Each row enters one scatter matrix, its fold's, and a fold's training rows are the pool of the
+    others: all folds together cost as many products as one decomposition of all rows.
+
+    Parameters
+    ----------
+    states : ndarray of shape (N, D)
+    folds : sequence of int arrays
+        Rows held out by each fold; together all rows, each once.
+    dimension : int
+        Components wanted; at most those that `decompose` would give are kept.
+
+    Returns
+    -------
+    list of Decomposition
+        One a fold. Nothing of a fold's own rows enters its decomposition, not even by rounding.
+    """
+    n, width = states.shape
+    if n - max(map(len, folds)) < width:  # the scatter matrix would be larger than the states
+        return [decompose(np.delete(states, fold, axis=0), dimension) for fold in folds]
+    sums = [moments(states[fold]) for fold in folds]
+    return [
+        principal_components(pool([*sums[:f], *sums[f + 1 :]]), dimension)
+        for f in range(len(folds))
+    ]
+
+
+def principal_components(rows: Moments, dimension: int) -> Decomposition:
+    """Decompose rows into the leading eigenvectors of their correlation matrix, at most D."""
+    scale, width = rows.scale, len(rows.mean)
+    correlation = rows.scatter / scale
+    correlation /= scale[:, None]
+    last = [max(width - dimension, 0), width - 1]
+    _, vectors = linalg.eigh(correlation.T, subset_by_index=last, overwrite_a=True)
+    return Decomposition(rows.mean, scale, _fix_signs(vectors[:, ::-1]))
+
+
+def _fix_signs(vectors: np.ndarray) -> np.ndarray:
+    """Make the largest entry of each column positive."""
     largest = np.abs(vectors).argmax(axis=0)
     signs = np.where(np.take_along_axis(vectors, largest[None], axis=0) < 0, -1.0, 1.0)
-    return Decomposition(mean, scale, np.ascontiguousarray(vectors * signs))
+    return np.ascontiguousarray(vectors * signs)

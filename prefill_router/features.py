@@ -13,9 +13,10 @@ from scipy.stats import rankdata
 from sklearn.model_selection import GroupKFold
 from threadpoolctl import threadpool_limits
 
-from prefill_router.decomposition import Decomposition, column_scale, decompose
+from prefill_router.decomposition import Decomposition, decompose, decompose_folds
 from prefill_router.errors import InputError, did_you_mean
 from prefill_router.logistic import fit_nested_logistic, predict_logistic
+from prefill_router.moments import column_scale
 from prefill_router.progress import track
 
 if TYPE_CHECKING:
@@ -102,7 +103,11 @@ def cross_validated_auc(
 
     def measure(layer: int, pooling: str) -> pd.DataFrame:
         states = activations.states(layer, pooling)[rows]
-        aucs = np.stack([_fold_aucs(states, Y, train, test, kept, C) for train, test in folds])
+        reductions = decompose_folds(states, [test for _, test in folds], kept[-1])
+        parts = zip(reductions, folds, strict=True)
+        aucs = np.stack(
+            [_fold_aucs(states, Y, *fold, reduction, kept, C) for reduction, fold in parts]
+        )
         n_scored = (~np.isnan(aucs)).sum(axis=0)
         means = np.nansum(aucs, axis=0) / np.where(n_scored, n_scored, np.nan)
         columns = {
@@ -111,7 +116,7 @@ def cross_validated_auc(
             "dimension": np.repeat(kept, Y.shape[1]),
             "target": np.tile(np.arange(Y.shape[1]), len(kept)),
             "auc": means.ravel(),
-            "constant": np.isinf(column_scale(states.astype(np.float64))[1]).all(),
+            "constant": np.isinf(column_scale(states)[1]).all(),
         }
         return pd.DataFrame(columns)
 
@@ -128,12 +133,13 @@ def _fold_aucs(
     Y: np.ndarray,
     train: np.ndarray,
     test: np.ndarray,
+    reduction: Decomposition,
     dimensions: Sequence[int],
     C: float,
 ) -> np.ndarray:
     """AUC on a fold's test part by dimension and target; one decomposition serves them all."""
-    reduction = decompose(states[train], max(dimensions))
-    inner, outer = reduction.transform(states[train]), reduction.transform(states[test])
+    features = reduction.transform(states)
+    inner, outer = features[train], features[test]
     dimensions = np.minimum(dimensions, inner.shape[1])
     models = zip(*fit_nested_logistic(inner, Y[train], dimensions, C), strict=True)
     return np.stack([masked_auc(Y[test], predict_logistic(outer, *model)) for model in models])

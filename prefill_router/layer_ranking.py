@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
+import pandas as pd
 
 from prefill_router.bootstrap import Interval, intervals
 from prefill_router.estimates import Estimate, rows_of
@@ -66,3 +67,71 @@ def auc_lost(study: Study, encoder: str) -> list[Estimate]:
         name = [(encoder, target)]
         result += rows_of("AUC lost by choosing with J", name, [row], "train", len(rows))
     return result
+
+
+def ternary_search(score: Callable[[int], float], first: int, last: int) -> int:
+    """Find the peak of a function that has only one, as the toolkit searches layers [T].
+
+    Parameters
+    ----------
+    score : callable
+        What is to be maximised, of an int; asked once for each value.
+    first, last : int
+        Where to search, both ends included.
+
+    Returns
+    -------
+    int
+        The peak, if scores rise up to it and fall after it; else any place.
+    """
+    known: dict[int, float] = {}
+
+    def at(place: int) -> float:
+        if place not in known:
+            known[place] = score(place)
+        return known[place]
+
+    while last - first > 2:
+        third = (last - first) // 3
+        left, right = first + third, last - third
+        if at(left) < at(right):
+            first = left + 1
+        else:
+            last = right - 1
+    return max(range(first, last + 1), key=at)
+
+
+def search_misses(study: Study, encoder: str) -> list[Estimate]:
+    """Say whether AUC over layers has one peak, and what a ternary search that presumes so misses.
+
+    The search runs on the profiles that it would see: cross-validated AUC over layers, for each
+    fold, pooling, dimension and target.
+
+    Returns
+    -------
+    list of Estimate
+        "profiles with several peaks" (shares), "ternary searches that miss the best layer"
+        (shares) and "AUC lost by ternary search"; the intervals resample targets. `n` counts
+        profiles.
+    """
+    table = study.layer_auc(encoder).query("not constant").dropna(subset="auc")
+    rows = []
+    for (_, _, _, target), of in table.groupby(["fold", "pooling", "dimension", "target"]):
+        areas = of.sort_values("layer")["auc"].to_numpy()
+        found = areas[ternary_search(areas.__getitem__, 0, len(areas) - 1)]
+        rows.append((target, n_peaks(areas) > 1, found < areas.max(), areas.max() - found))
+    columns = [
+        "profiles with several peaks",
+        "ternary searches that miss the best layer",
+        "AUC lost by ternary search",
+    ]
+    profiles = pd.DataFrame(rows, columns=["target", *columns]).astype(float)
+    if profiles.empty:
+        return []
+    by_target = profiles.groupby("target")[columns].mean().to_numpy()
+    found = intervals(by_target, None, None, 2000, study.parameters.seed)
+    return [
+        row
+        for metric, x in zip(columns, found, strict=True)
+        for row in rows_of(metric, [(encoder, "")], [x], "train", len(profiles))
+    ]

@@ -99,32 +99,34 @@ def _newton(
     theta = np.zeros(free.shape)
     theta[:, -1] = logit((right + 1) / (n_known + 2))
     active = np.flatnonzero((right > 0) & (right < n_known))
+    squares, scores = design**2, design @ theta.T
+    current = _objective(scores, labels, known, theta, ridge)
     for _ in range(max_iterations):
         if active.size == 0:
             break
-        current, y, mask = theta[active], labels[:, active], known[:, active]
-        scores = design @ current.T
-        p = expit(scores)
-        gradient = ((mask * (p - y)).T @ design + ridge * current) * free[active]
-        step = _newton_steps(design, mask * p * (1 - p), ridge, gradient, free[active])
+        here, mask, y = theta[active], known[:, active], labels[:, active]
+        p = expit(scores[:, active])
+        gradient = ((mask * (p - y)).T @ design + ridge * here) * free[active]
+        curvature = mask * p * (1 - p)
+        step = _newton_steps(design, squares, curvature, ridge, gradient, free[active])
         decrement = np.sum(gradient * step, axis=1)
-        shifts = design @ step.T
-        before = _objective(scores, y, mask, current, ridge)
+        before, shifts = current[active], design @ step.T
         size = np.ones(active.size)
         for _ in range(30):
-            proposal = current - size[:, None] * step
-            after = _objective(scores - size * shifts, y, mask, proposal, ridge)
+            proposal, reached = here - size[:, None] * step, scores[:, active] - size * shifts
+            after = _objective(reached, y, mask, proposal, ridge)
             failing = after > before - 1e-4 * size * decrement + 1e-12 * np.abs(before)
             if not failing.any():
                 break
             size[failing] /= 2
-        theta[active] = proposal
+        theta[active], scores[:, active], current[active] = proposal, reached, after
         active = active[decrement > 1e-9 * n_known[active]]
     return theta
 
 
 def _newton_steps(
     design: np.ndarray,
+    squares: np.ndarray,
     curvature: np.ndarray,
     ridge: np.ndarray,
     gradient: np.ndarray,
@@ -132,10 +134,10 @@ def _newton_steps(
 ) -> np.ndarray:
     """Solve each regression's Newton system for its gradient (M, D + 1), by conjugate gradients.
 
-    `curvature` (N, M) weighs the rows. The nearer the optimum, the more exact the solution, which
-    keeps Newton's fast convergence.
+    `squares` are the design's; `curvature` (N, M) weighs the rows. The nearer the optimum, the
+    more exact the solution, which keeps Newton's fast convergence.
     """
-    diagonal = curvature.T @ design**2 + ridge
+    diagonal = curvature.T @ squares + ridge
     inverse = free / np.maximum(diagonal, 1e-12 * diagonal.max(axis=1, keepdims=True))
     step, residual = np.zeros_like(gradient), gradient.copy()
     direction = inverse * residual
@@ -161,5 +163,6 @@ def _objective(
     scores: np.ndarray, labels: np.ndarray, known: np.ndarray, theta: np.ndarray, ridge: np.ndarray
 ) -> np.ndarray:
     """Regularised negative log likelihood of each regression, divided by C."""
-    loss = known * (np.logaddexp(0, scores) - labels * scores)
+    softplus = np.log(1 + np.exp(-np.abs(scores))) + np.maximum(scores, 0)
+    loss = known * (softplus - labels * scores)
     return loss.sum(axis=0) + 0.5 * np.sum(ridge * theta**2, axis=1)

@@ -4,7 +4,8 @@ from sklearn.decomposition import PCA
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from prefill_router.decomposition import column_scale, decompose
+from prefill_router.decomposition import decompose, decompose_folds
+from prefill_router.moments import column_scale
 
 
 @pytest.fixture
@@ -53,3 +54,33 @@ def test_constant_states_give_zeros():
     fitted = decompose(np.full((20, 4), 3.7), 2)
     assert fitted.constant
     assert not fitted.transform(np.arange(8.0).reshape(2, 4)).any()
+
+
+@pytest.mark.parametrize("shape", [(60, 12), (20, 18)], ids=["pooled", "too few rows to pool"])
+def test_folds_equal_decompositions_of_their_training_rows(rng, shape):
+    X = rng.normal(size=shape) @ rng.normal(size=(shape[1], shape[1])) + 50
+    folds = np.array_split(rng.permutation(len(X)), 4)
+    for fold, ours in zip(folds, decompose_folds(X, folds, 5), strict=True):
+        alone = decompose(np.delete(X, fold, axis=0), 5)
+        np.testing.assert_allclose(ours.mean, alone.mean)
+        np.testing.assert_allclose(ours.scale, alone.scale)
+        np.testing.assert_allclose(ours.components, alone.components, atol=1e-8)
+
+
+@pytest.mark.parametrize("shape", [(60, 12), (20, 18)], ids=["pooled", "too few rows to pool"])
+def test_a_folds_own_rows_do_not_touch_its_decomposition(rng, shape):
+    X, folds = rng.normal(size=shape), np.array_split(np.arange(shape[0]), 4)
+    before = decompose_folds(X, folds, 5)
+    X[folds[2]] = 1e9
+    after = decompose_folds(X, folds, 5)
+    for name in ("mean", "scale", "components"):
+        np.testing.assert_array_equal(getattr(after[2], name), getattr(before[2], name))
+    assert not np.allclose(after[1].mean, before[1].mean)
+
+
+def test_collinear_columns_give_orthonormal_components(rng):
+    X = rng.normal(size=(50, 3))
+    components = decompose(np.hstack([X, X, 2 * X]), 6).components
+    np.testing.assert_allclose(components.T @ components, np.eye(6), atol=1e-10)
+    reduced = decompose(np.hstack([X, X, 2 * X]), 6).transform(np.hstack([X, X, 2 * X]))
+    np.testing.assert_allclose(reduced[:, 3:], 0, atol=1e-7)

@@ -9,6 +9,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from standin import StandIn
 
+from prefill_router import features
 from prefill_router.errors import InputError
 from prefill_router.features import (
     Choice,
@@ -17,6 +18,7 @@ from prefill_router.features import (
     cross_validated_auc,
     masked_auc,
 )
+from prefill_router.logistic import fit_nested_logistic
 
 
 @pytest.fixture
@@ -91,6 +93,45 @@ def test_rows_outside_the_training_rows_are_never_read(rng):
     activations._states[1, "mean"][80:] = 1e3
     Y[80:] = 1 - Y[80:]
     pd.testing.assert_frame_equal(cross_validated_auc(activations, Y, *arguments), before)
+
+
+def test_a_folds_own_rows_never_change_what_is_fitted_for_it(rng, monkeypatch):
+    """Every head's coefficients, not its scores: states and labels of the rows held out."""
+    activations, Y, groups = world(rng)
+    fitted = []
+
+    def fit(*arguments):
+        fitted.append(fit_nested_logistic(*arguments))
+        return fitted[-1]
+
+    monkeypatch.setattr(features, "fit_nested_logistic", fit)
+    arguments = (np.arange(120), groups, [1], ["mean"], [2, 5], 4)
+    cross_validated_auc(activations, Y, *arguments)
+    folds = GroupKFold(4, shuffle=True, random_state=0).split(Y, groups=groups)
+    held = [test for _, test in folds][2]
+    activations._states[1, "mean"][held] *= -1e3
+    Y[held] = 1 - Y[held]
+    cross_validated_auc(activations, Y, *arguments)
+    same = [np.array_equal(fitted[f][0], fitted[4 + f][0]) for f in range(4)]
+    assert same == [False, False, True, False]
+
+
+def test_fewer_rows_than_dimensions_and_a_class_missing_from_a_fold(rng):
+    activations, Y, groups = world(rng)
+    Y[:, 1] = 0
+    Y[0, 1] = 1  # right once: only one fold can be scored, and its heads have seen no right answer
+    table = cross_validated_auc(activations, Y, np.arange(9), groups, [0, 1], ["mean"], [50], 3)
+    assert table["dimension"].unique().tolist() == [8]
+    assert np.isfinite(table.query("target == 1")["auc"]).all()
+
+
+@pytest.mark.parametrize("n_targets", [2, 50])
+def test_few_and_many_targets(rng, n_targets):
+    activations, Y, groups = world(rng)
+    many = np.repeat(Y, n_targets // 2, axis=1)
+    table = cross_validated_auc(activations, many, np.arange(120), groups, [1], ["mean"], [3])
+    expected = cross_validated_auc(activations, Y, np.arange(120), groups, [1], ["mean"], [3])
+    np.testing.assert_allclose(table["auc"], np.repeat(expected["auc"], n_targets // 2))
 
 
 def test_dimensions_are_clipped_to_the_width_once(rng):

@@ -2,10 +2,18 @@ import numpy as np
 import pytest
 import tiny_studies
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
 from prefill_router.comparison import pick
-from prefill_router.layer_ranking import auc_lost, n_peaks, rank_correlations
+from prefill_router.layer_ranking import (
+    auc_lost,
+    n_peaks,
+    rank_correlations,
+    search_misses,
+    ternary_search,
+)
 
 torch.set_num_threads(1)
 
@@ -66,3 +74,39 @@ def test_what_choosing_with_J_loses(with_constant):
             lost.append(scores["auc"].max() - chosen["auc"].max())
         assert row.estimate == pytest.approx(np.mean(lost), abs=1e-12)
         assert row.estimate >= 0
+
+
+@given(st.integers(1, 60), st.integers(0, 59), st.integers(0, 2**32 - 1))
+def test_ternary_search_finds_the_peak_of_every_profile_with_one(n, peak, seed):
+    peak = peak % n
+    steps = np.random.default_rng(seed).uniform(0.1, 1, n).cumsum()
+    asked = []
+
+    def score(place):
+        asked.append(place)
+        return -abs(steps[place] - steps[peak])
+
+    assert ternary_search(score, 0, n - 1) == peak
+    assert len(set(asked)) == len(asked)
+    assert len(asked) <= 3 + 2 * np.ceil(np.log(max(n / 3, 1)) / np.log(1.5))
+
+
+def test_ternary_search_misses_a_peak_off_its_path():
+    profile = [0.9, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
+    assert ternary_search(profile.__getitem__, 0, 7) == 7
+
+
+def test_search_misses_are_counted_over_all_profiles(with_constant):
+    found = search_misses(with_constant, with_constant.parameters.encoder)
+    aucs = with_constant.layer_auc(with_constant.parameters.encoder).query("not constant")
+    peaks, lost = [], []
+    for _, of in aucs.dropna().groupby(["fold", "pooling", "dimension", "target"]):
+        profile = of.sort_values("layer")["auc"].to_numpy()
+        peaks.append(n_peaks(profile) > 1)
+        lost.append(
+            max(profile) - profile[ternary_search(profile.__getitem__, 0, len(profile) - 1)]
+        )
+    expected = [np.mean(peaks), np.mean(np.array(lost) > 0), np.mean(lost)]
+    assert [row.estimate for row in found] == pytest.approx(expected)
+    assert {row.n for row in found} == {len(peaks)}
+    assert len(peaks) == 2 * 2 * 2 * 3  # folds, poolings, dimensions and targets with an AUC

@@ -1,16 +1,22 @@
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import pdist
+from scipy.stats import special_ortho_group
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from standin import StandIn
 
+from prefill_router import moments
 from prefill_router.decomposition import decompose
 from prefill_router.errors import InputError
 from prefill_router.probes import (
     anisotropy,
+    comparable_separability,
     effective_dimensionality,
     probe_layers,
+    reduced_separability,
     separability,
 )
 
@@ -160,3 +166,82 @@ def test_probe_layers_looks_at_the_given_rows_alone(rng):
     assert (constant[["J", "J_pca"]] == 0).all(axis=None)
     assert constant["d_eff"].isna().all()
     assert not table.drop(constant.index)["constant"].any()
+
+
+def test_probes_do_not_depend_on_how_rows_fall_into_chunks(rng, monkeypatch):
+    states, Y = rng.normal(size=(90, 6)) * np.logspace(-3, 3, 6) + 100, labels(rng, 90, 3)
+    arguments = (StandIn({(0, "mean"): states}), Y, np.arange(90), 4)
+    at_once = probe_layers(*arguments)
+    monkeypatch.setattr(moments, "CHUNK", 8)
+    pd.testing.assert_frame_equal(probe_layers(*arguments), at_once, rtol=1e-9)
+
+
+def test_d_eff_and_anisotropy_ignore_rotation_and_d_eff_a_shift(rng):
+    X = rng.normal(size=(60, 5)) * [3, 2, 1, 1, 0.1] + 1
+    turned = X @ special_ortho_group.rvs(5, random_state=0)
+    np.testing.assert_allclose(effective_dimensionality(turned + 7), effective_dimensionality(X))
+    np.testing.assert_allclose(anisotropy(turned), anisotropy(X))
+
+
+def test_comparable_separability_is_scikit_learns_discriminant(rng):
+    """LDA's coefficients are the inverse within-class covariance times the difference of means."""
+    X, Y = rng.normal(size=(80, 4)) @ rng.normal(size=(4, 4)), labels(rng, 80, 2)
+    X[:, 0] += np.nan_to_num(Y[:, 0])
+    for found, y in zip(comparable_separability(X, Y), Y.T, strict=True):
+        known = ~np.isnan(y)
+        n, d, n_right = known.sum(), 4, int(np.nansum(y))
+        lda = LinearDiscriminantAnalysis(solver="lsqr").fit(X[known], y[known])
+        squared = (lda.coef_ @ (lda.means_[1] - lda.means_[0])).item() * (n - 2) / n
+        unbiased = (n - d - 3) / (n - 2) * squared - d * (1 / n_right + 1 / (n - n_right))
+        np.testing.assert_allclose(found, unbiased, rtol=1e-9)
+
+
+@given(seeds)
+@settings(max_examples=20, deadline=None)
+def test_comparable_separability_ignores_linear_maps_and_J_does_not(seed):
+    rng = np.random.default_rng(seed)
+    X, Y = rng.normal(size=(60, 4)), labels(rng, 60, 2)
+    mapped = X @ (rng.normal(size=(4, 4)) + 3 * np.eye(4)) + 5
+    np.testing.assert_allclose(
+        comparable_separability(mapped, Y), comparable_separability(X, Y), rtol=1e-6, atol=1e-9
+    )
+    stretched = X * [100, 1, 1, 1]
+    assert not np.allclose(
+        reduced_separability(stretched, Y), reduced_separability(X, Y), rtol=1e-3
+    )
+
+
+def test_comparable_separability_has_no_bias(rng):
+    """Two means 1.5 apart in 20 correlated dimensions, 60 rows: far too few to fit without bias."""
+    spread = rng.normal(size=(20, 20)) + 2 * np.eye(20)
+    y = np.repeat([0.0, 1.0], [35, 25])
+    found = []
+    for _ in range(1000):
+        X = rng.normal(size=(60, 20))
+        X[y == 1, 0] += 1.5
+        found.append(comparable_separability(X @ spread, y[:, None])[0])
+    error = np.std(found) / np.sqrt(len(found))
+    assert abs(np.mean(found) - 1.5**2) < 4 * error
+    assert error < 0.1
+
+
+def test_comparable_separability_at_the_edges(rng):
+    X, Y = rng.normal(size=(12, 3)), labels(rng, 12, 3, missing=0)
+    Y[:, 1], Y[6:, 2] = 1, np.nan
+    found = comparable_separability(X, Y)
+    assert np.isfinite(found[0])
+    assert np.isnan(found[1:]).all()  # one class; six labelled rows for three dimensions
+    assert comparable_separability(np.zeros((12, 3)), Y)[0] == 0
+    twice = comparable_separability(np.hstack([X, X]), Y)[0]
+    np.testing.assert_allclose(twice, found[0])
+
+
+@pytest.mark.parametrize(("n", "n_targets"), [(50, 2), (50, 50), (3, 2)])
+def test_few_rows_and_many_targets(rng, n, n_targets):
+    X, Y = rng.normal(size=(n, 70)).astype(np.float32), labels(rng, n, n_targets)
+    table = probe_layers(StandIn({(0, "mean"): X}), Y, np.arange(n))
+    assert len(table) == n_targets
+    both = [len(set(y[~np.isnan(y)])) == 2 for y in Y.T]
+    assert np.isfinite(table["J"]).tolist() == both
+    np.testing.assert_allclose(table["d_eff"], effective_dimensionality(X))
+    assert table["J_white"].isna().all()  # as many dimensions as rows
