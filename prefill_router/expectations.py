@@ -50,12 +50,18 @@ def compare(found: Sequence[Estimate], expected: Sequence[dict[str, Any]]) -> li
     for row in expected:
         if _name(row) not in rows:
             continue
-        mine = rows[_name(row)].estimate
-        theirs = math.nan if row["estimate"] is None else row["estimate"]
-        agree = abs(mine - theirs) <= tolerance(row) or (math.isnan(mine) and math.isnan(theirs))
-        if not agree:
-            name = " / ".join(filter(None, _name(row)))
-            lines.append(f"{name}: {mine:.4g}, expected {theirs:.4g} +- {tolerance(row):.2g}")
+        name = " / ".join(filter(None, _name(row)))
+        for part in ("estimate", "lower", "upper"):
+            mine = getattr(rows[_name(row)], part)
+            theirs = math.nan if row[part] is None else row[part]
+            both_undefined = math.isnan(mine) and math.isnan(theirs)
+            if not (abs(mine - theirs) <= tolerance(row) or both_undefined):
+                which = "" if part == "estimate" else f" ({part} bound)"
+                lines.append(
+                    f"{name}{which}: {mine:.4g}, expected {theirs:.4g} +- {tolerance(row):.2g}"
+                )
+        if rows[_name(row)].n != row["n"]:
+            lines.append(f"{name}: n = {rows[_name(row)].n}, expected {row['n']}")
     return sorted(lines)
 
 

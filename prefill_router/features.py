@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 from prefill_router.decomposition import Decomposition, decompose, decompose_folds
 from prefill_router.errors import InputError, did_you_mean
 from prefill_router.logistic import fit_nested_logistic, predict_logistic
-from prefill_router.moments import column_scale
+from prefill_router.moments import is_constant
 from prefill_router.progress import track
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def cross_validated_auc(
             "dimension": np.repeat(kept, Y.shape[1]),
             "target": np.tile(np.arange(Y.shape[1]), len(kept)),
             "auc": means.ravel(),
-            "constant": np.isinf(column_scale(states)[1]).all(),
+            "constant": is_constant(states),
         }
         return pd.DataFrame(columns)
 

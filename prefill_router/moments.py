@@ -62,6 +62,11 @@ def column_scale(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return origin + offset, spread(squares / len(X) - offset**2, largest_sizes(X))
 
 
+def is_constant(X: np.ndarray) -> bool:
+    """Return whether all rows of `X` (N, D) are the same, up to what float32 can tell."""
+    return bool(np.isinf(column_scale(X)[1]).all())
+
+
 def spread(variance: np.ndarray, largest: np.ndarray) -> np.ndarray:
     """Return standard deviations, (D,), infinite where a column is constant at its `largest` size.
 

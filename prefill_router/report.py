@@ -47,8 +47,12 @@ def format_interval(interval: Interval | Estimate, scale: str = "%") -> str:
     write, unit = SCALES[scale]
     if np.isnan(interval.estimate):
         return UNDEFINED
-    bounds = f"{write(interval.lower)}, {write(interval.upper)}"
-    return f"{write(interval.estimate)}{unit} [{bounds}]"
+    # Adding 0.0 to what was rounded takes the sign from a zero.
+    estimate, lower, upper = (
+        write(round(value, 12) + 0.0)
+        for value in (interval.estimate, interval.lower, interval.upper)
+    )
+    return f"{estimate}{unit} [{lower}, {upper}]"
 
 
 def verdict(

@@ -114,3 +114,13 @@ def test_accepting_one_study_keeps_the_others(study, tmp_path):
     accept(other)
     assert check(study, "01_labels", FOUND) == "all 5 numbers are as expected"
     assert check(other, "01_labels", FOUND).startswith("1 numbers are not as expected")
+
+
+def test_bounds_and_counts_are_held_too():
+    """A sentence says better or worse by the bounds, whatever the estimate."""
+    row = Estimate("m", "r", "", "test", 0.5, 0.4, 0.6, 9)
+    expected = [asdict(row)]
+    assert compare([row], expected) == []
+    assert "lower bound" in compare([replace(row, lower=0.46)], expected)[0]
+    assert "upper bound" in compare([replace(row, upper=0.54)], expected)[0]
+    assert compare([replace(row, n=7)], expected) == ["m / r / test: n = 7, expected 9"]

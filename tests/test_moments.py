@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from prefill_router import moments as module
-from prefill_router.moments import chunks, column_scale, moments, pool
+from prefill_router.moments import chunks, column_scale, is_constant, moments, pool
 
 
 @pytest.fixture
@@ -60,3 +60,12 @@ def test_pooled_parts_are_the_whole(rng):
     np.testing.assert_allclose(pooled.mean, whole.mean, rtol=1e-14)
     np.testing.assert_allclose(pooled.scatter, whole.scatter, rtol=1e-9, atol=1e-7)
     np.testing.assert_array_equal(pooled.largest, whole.largest)
+
+
+def test_rows_that_are_the_same_are_constant_however_large():
+    row = np.random.default_rng(3).normal(0, 1000, size=(1, 8)).astype(np.float32)
+    same = np.repeat(row, 5000, axis=0)
+    assert is_constant(same)
+    assert same.std(axis=0).max() > 0  # which single precision does not see
+    same[4321, 5] *= 1.001
+    assert not is_constant(same)

@@ -42,7 +42,7 @@ One of the tiny language models that come with prefill-router, trained from scra
 {practice}
 
 No problem that the skills benchmark may ask is practised, in whatever words: a hash of the problem
-decides which of the two may draw it.
+decides which of the two may draw it. (a + b and b + a are two problems.)
 
 ## Intended use
 
