@@ -25,7 +25,7 @@ clean:
 	rm -rf _build runs .cache .pytest_cache .ruff_cache .hypothesis
 
 $(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install -c constraints.txt -e '.[book,test]'
+	$(BIN)/python -m pip install -c constraints.txt -e '.[book,ray,test]'
 	touch $@
 
 $(BIN)/python:
