@@ -17,7 +17,14 @@ from transformers import GenerationConfig
 
 from prefill_router import __version__
 from prefill_router.errors import InputError
-from prefill_router.models import ModelSource, load_target, pad_id, resolve, weights_hash
+from prefill_router.models import (
+    ModelSource,
+    input_device,
+    load_target,
+    pad_id,
+    resolve,
+    weights_hash,
+)
 from prefill_router.progress import track
 from prefill_router.prompts import Prompts, check_questions, token_limit
 from prefill_router.storage import Store, fingerprint, read_json, write_json
@@ -149,8 +156,9 @@ def _continue(model, ids: list[list[int]], config: GenerationConfig) -> torch.Te
     width = max(map(len, ids))
     tokens = torch.tensor([[config.pad_token_id] * (width - len(row)) + row for row in ids])
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids])
+    device = input_device(model)
     output = model.generate(
-        tokens.to(model.device), attention_mask=mask.to(model.device), generation_config=config
+        tokens.to(device), attention_mask=mask.to(device), generation_config=config
     )
     return output[:, width:]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from prefill_router.activations import Activations
 from prefill_router.errors import InputError, did_you_mean
-from prefill_router.models import pad_id, quiet
+from prefill_router.models import input_device, pad_id, quiet
 from prefill_router.plan import make_plan
 from prefill_router.pooling import check_poolings, needs_user
 from prefill_router.prefill import Anatomy, Prefill, all_states, dissect
@@ -115,7 +115,7 @@ def prepare(
         poolings=poolings,
         n_tokens=np.minimum(full_tokens, max_tokens),
         full_tokens=full_tokens,
-        token_budget=token_budget or default_budget(model.device, anatomy),
+        token_budget=token_budget or default_budget(input_device(model), anatomy),
     )
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+import platform
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -28,6 +29,9 @@ GIVE_A_DIRECTORY = (
     "A model on this disk is given by its directory (config.json, *.safetensors and the "
     "tokenizer's files), for example: -p encoder path/to/directory"
 )
+SPREAD = "spread"
+
+Device = str | Mapping[str, str | int]
 
 
 @dataclass(frozen=True)
@@ -169,9 +173,39 @@ def pick_device(name: str = "cpu") -> torch.device:
     return device
 
 
+def device_map(device: Device) -> Any:
+    """Return where `from_pretrained` is to put each part of a model; parameters as `load_encoder`.
+
+    Raises
+    ------
+    InputError
+        If there is no such device here.
+    """
+    if isinstance(device, Mapping):
+        return dict(device)
+    return "auto" if device == SPREAD else {"": pick_device(device)}
+
+
+def input_device(model) -> torch.device:
+    """Return the device on which a model wants its input, also where its weights lie elsewhere."""
+    if model.device.type != "meta":
+        return model.device
+    # Weights that wait on the host or on disk are brought where accelerate's hooks compute.
+    hooks = (getattr(module, "_hf_hook", None) for module in model.modules())
+    devices = (getattr(hook, "execution_device", None) for hook in hooks)
+    return torch.device(next(device for device in devices if device is not None))
+
+
+def device_name(device: torch.device) -> str:
+    """Return a device with the kind of hardware that it is, such as ``cpu (x86_64)``."""
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"{device} ({platform.machine()})"
+
+
 def load_encoder(
     source: ModelSource,
-    device: str = "cpu",
+    device: Device = "cpu",
     dtype: str = "float32",
     trust_remote_code: bool = False,
 ) -> tuple[Any, Any]:
@@ -182,17 +216,19 @@ def load_encoder(
     source : ModelSource
         From `resolve`. Of an encoder-decoder model the encoder is taken, of a model that also sees
         or hears the part that reads text.
-    device : str, default "cpu"
-        As for `pick_device`.
+    device : str or mapping, default "cpu"
+        As for `pick_device`; or ``"spread"`` for a model that is too large for one device: over
+        all GPUs, then the machine's memory, then its disk. A mapping of modules to devices says
+        where each part goes (the `device_map` of transformers).
     dtype : {"float32", "bfloat16", "float16"}, default "float32"
-        Type that it computes in.
+        Type that it computes in. Weights that config.json says are quantised stay quantised.
     trust_remote_code : bool, default False
         Whether a model that brings its own Python code may run it.
 
     Returns
     -------
     model : transformers.PreTrainedModel
-        In evaluation mode, on `device`.
+        In evaluation mode.
     tokenizer : transformers.PreTrainedTokenizerBase
 
     Raises
@@ -222,7 +258,7 @@ def _reader(model):
 
 def load_target(
     source: ModelSource,
-    device: str = "cpu",
+    device: Device = "cpu",
     dtype: str = "float32",
     trust_remote_code: bool = False,
 ) -> tuple[Any, Any]:
@@ -230,10 +266,11 @@ def load_target(
     return _load(AutoModelForCausalLM, source, device, dtype, trust_remote_code)
 
 
-def _load(auto, source: ModelSource, device: str, dtype: str, trust_remote_code: bool):
+def _load(auto, source: ModelSource, device: Device, dtype: str, trust_remote_code: bool):
     if dtype not in DTYPES:
         raise InputError(f"dtype {dtype!r} is unknown." + did_you_mean(dtype, DTYPES))
     _check_code(source, trust_remote_code)
+    placement = device_map(device)
     options = {"trust_remote_code": trust_remote_code, "local_files_only": True}
     try:
         with quiet():
@@ -241,6 +278,7 @@ def _load(auto, source: ModelSource, device: str, dtype: str, trust_remote_code:
             model, report = auto.from_pretrained(
                 source.location,
                 dtype=DTYPES[dtype],
+                device_map=placement,  # and no `.to` afterwards: quantised weights refuse it
                 use_safetensors=True,
                 output_loading_info=True,
                 **options,
@@ -254,7 +292,7 @@ def _load(auto, source: ModelSource, device: str, dtype: str, trust_remote_code:
             f"{source.name}: {len(missing)} weights are not in {source.location} "
             f"(first: {missing[0]}); the checkpoint is of another kind of model, or incomplete."
         )
-    return model.to(pick_device(device)).eval(), tokenizer
+    return model.eval(), tokenizer
 
 
 def _check_code(source: ModelSource, trust_remote_code: bool) -> None:

@@ -24,6 +24,8 @@ from prefill_router.errors import InputError, did_you_mean
 from prefill_router.storage import fingerprint
 
 READERS = ["zoo/reader-s", "zoo/reader-m", "zoo/reader-l"]
+PLACES = {"device", "engine", "address", "run_dir"}
+"""Parameters that say where it is computed and kept: they do not make it another study."""
 ZOO_TARGETS = ["gpt2-a", "llama-b", "qwen3-c", "neox-d", "thinker-e"]
 
 
@@ -79,7 +81,11 @@ class Parameters(BaseModel):
     )
     n_resamples: int = Field(2000, ge=100, description="bootstrap resamples of query groups")
     fresh_labels: bool = Field(False, description="ask the zoo's targets everything again")
-    device: str = Field("cpu", description="torch device of the encoders, or auto")
+    device: str = Field("cpu", description="torch device of the encoders, auto, or spread over all")
+    engine: Literal["local", "ray"] = Field(
+        "local", description="who reads prompts: local, this machine; or ray, a cluster's workers"
+    )
+    address: str = Field("", description="Ray cluster to use; empty: RAY_ADDRESS, or a local one")
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="precision in which encoders compute"
     )
@@ -116,8 +122,8 @@ class Parameters(BaseModel):
 
     @property
     def fingerprint(self) -> str:
-        """Sixteen characters that identify everything but `run_dir` and `device`."""
-        return fingerprint(self.model_dump(exclude={"run_dir", "device"}))
+        """Sixteen characters that identify everything but `PLACES`."""
+        return fingerprint(self.model_dump(exclude=PLACES))
 
     @classmethod
     def cell(cls) -> str:

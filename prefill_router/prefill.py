@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from prefill_router.errors import InputError
+from prefill_router.models import input_device
 from prefill_router.pooling import POOLINGS, Batch
 
 SAMPLE_TOKENS = 16
@@ -104,7 +105,8 @@ def dissect(model: nn.Module, sample: Sequence[int], padding: int) -> Anatomy:
     def keep(place: Place, values: object) -> Tensor | None:
         state = _first_tensor(values)
         if state is not None and state.shape[:2] == (1, len(sample)) and state.dim() == 3:
-            passing.append((place, state.clone()))  # a later module may write over it
+            # A copy, for a later module may write over it; on the host, for devices may differ.
+            passing.append((place, state.cpu().clone()))
         return state
 
     handles = []
@@ -112,7 +114,7 @@ def dissect(model: nn.Module, sample: Sequence[int], padding: int) -> Anatomy:
         for module in model.modules():
             handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
             handles.append(module.register_forward_hook(after))
-        hidden = all_states(model, torch.tensor([sample]))
+        hidden = [state.cpu() for state in all_states(model, torch.tensor([sample]))]
     except (TypeError, ValueError) as error:
         raise InputError(f"{type(model).__name__} cannot read text alone: {error}") from error
     finally:
@@ -124,7 +126,7 @@ def dissect(model: nn.Module, sample: Sequence[int], padding: int) -> Anatomy:
     if half and padded != sample:
         other = all_states(model, torch.tensor([padded]))
         is_causal = all(
-            torch.equal(a[:, :half], b[:, :half]) for a, b in zip(hidden, other, strict=True)
+            torch.equal(a[:, :half], b.cpu()[:, :half]) for a, b in zip(hidden, other, strict=True)
         )
     last = len(hidden) - 1
     return Anatomy(
@@ -183,10 +185,11 @@ def all_states(model: nn.Module, tokens: Tensor, lengths: Tensor | None = None) 
 
 
 def _inputs(model: nn.Module, tokens: Tensor, lengths: Tensor | None) -> dict[str, object]:
-    inputs: dict[str, object] = {"input_ids": tokens.to(model.device)}
+    device = input_device(model)
+    inputs: dict[str, object] = {"input_ids": tokens.to(device)}
     if lengths is not None:
         position = torch.arange(tokens.shape[1], device=lengths.device)
-        inputs["attention_mask"] = (position < lengths[:, None]).long().to(model.device)
+        inputs["attention_mask"] = (position < lengths[:, None]).long().to(device)
     accepted = inspect.signature(model.forward).parameters
     if "use_cache" in accepted or any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
         inputs["use_cache"] = False  # keys and values are for generating, which never happens
@@ -215,6 +218,7 @@ class Prefill:
 
     def __init__(self, model: nn.Module, anatomy: Anatomy, layers: list[int], poolings: list[str]):
         self.model = model
+        self.device = input_device(model)
         self.anatomy = anatomy
         self.layers = layers
         self.poolings = poolings
@@ -233,12 +237,12 @@ class Prefill:
         """
         if self._most is None or batch.tokens.numel() <= self._most or len(batch) == 1:
             try:
-                return self._forward(batch.to(self.model.device))
+                return self._forward(batch.to(self.device))
             except torch.OutOfMemoryError as error:
                 if len(batch) == 1:
                     raise InputError(
                         f"A prompt of {batch.tokens.numel()} tokens does not fit into the memory "
-                        f"of {self.model.device} ({str(error).splitlines()[0]}). Set max_tokens "
+                        f"of {self.device} ({str(error).splitlines()[0]}). Set max_tokens "
                         "and truncation, take fewer layers or a smaller dtype, or another device."
                     ) from error
                 self._most = batch.tokens.numel() // 2
@@ -257,7 +261,7 @@ class Prefill:
                 self.model(**_inputs(self.model, batch.tokens, lengths))
         if len(pooled) < len(self.layers):
             raise RuntimeError(f"{type(self.model).__name__} ran other modules than on its sample.")
-        return torch.stack([pooled[layer].to(self.model.device) for layer in self.layers])
+        return torch.stack([pooled[layer].to(self.device) for layer in self.layers])
 
     @contextlib.contextmanager
     def _hooks(self, batch: Batch, pooled: dict[int, Tensor]) -> Iterator[None]:

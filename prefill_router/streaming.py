@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import platform
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -16,15 +15,16 @@ import torch
 from filelock import FileLock
 
 from prefill_router.activations import Activations, finish
-from prefill_router.errors import InputError
-from prefill_router.extraction import Layers, Reading, prepare, read_batches
+from prefill_router.errors import InputError, did_you_mean
+from prefill_router.extraction import Layers
 from prefill_router.layout import PLAN, Layout
-from prefill_router.models import ModelSource, load_encoder, quiet, weights_hash
+from prefill_router.models import Device, ModelSource, quiet, weights_hash
 from prefill_router.plan import make_plan
 from prefill_router.pooling import check_poolings
-from prefill_router.prefill import Prefill
 from prefill_router.progress import meter
 from prefill_router.prompts import Truncation, check_questions
+from prefill_router.ray_engine import RayReader, ray_reader
+from prefill_router.reader import Job, LocalReader
 from prefill_router.reuse import Known, find_known, named_known
 from prefill_router.shards import STORAGE, check_storage
 from prefill_router.storage import MANIFEST, Store, code_fingerprint, fingerprint
@@ -32,6 +32,7 @@ from prefill_router.threads import behind
 from prefill_router.writer import ShardWriter
 
 SHARD_BYTES = 64 * 2**20  # what is lost at most when a run is stopped, and held in memory
+ENGINES = ("local", "ray")
 LIBRARIES = ("prefill-router", "torch", "transformers", "tokenizers", "safetensors", "numpy")
 
 
@@ -48,10 +49,13 @@ def extract(
     template_kwargs: dict[str, Any] | None = None,
     template: str | None = None,
     storage_dtype: Literal["float32", "float16"] = "float32",
-    device: str = "cpu",
+    device: Device = "cpu",
     dtype: str = "float32",
     trust_remote_code: bool = False,
     reuse: Iterable[Path] = (),
+    engine: Literal["local", "ray"] = "local",
+    address: str | None = None,
+    workers: int | None = None,
 ) -> Activations:
     """Write the pooled prefill states of `questions` into a directory, or go on doing so.
 
@@ -71,6 +75,11 @@ def extract(
     reuse : iterable of path-like
         Finished extractions. States of the same encoder and settings are taken over from one of
         them, so that only new queries and new layers are read.
+    engine : {"local", "ray"}, default "local"
+        Who reads: this process, or workers on a Ray cluster, each with an encoder of its own. The
+        states are the same, and either goes on where the other stopped.
+    address, workers : optional
+        For Ray: as for `prefill_router.ray_engine.ray_reader`.
 
     Returns
     -------
@@ -101,6 +110,18 @@ def extract(
         storage_dtype=storage_dtype,
         dtype=dtype,
     )
+    settings = {
+        "layers": layers,
+        "poolings": poolings,
+        "max_tokens": max_tokens,
+        "truncation": truncation,
+        "token_budget": token_budget,
+        "template_kwargs": template_kwargs,
+        "template": template,
+    }
+    job = Job(source, key, (device, dtype, trust_remote_code), settings)
+    questions = check_questions(questions)
+    reader = _choose(engine, job, questions, address, workers)
     directory = Path(directory)
     if not (directory / MANIFEST).is_file():
         try:
@@ -109,20 +130,8 @@ def extract(
                 if (directory / PLAN).is_file():
                     _check_key(directory, key)
                 if not (directory / MANIFEST).is_file():  # nor has another process finished it
-                    model, tokenizer = load_encoder(source, device, dtype, trust_remote_code)
-                    reading = prepare(
-                        model,
-                        tokenizer,
-                        questions,
-                        layers=layers,
-                        poolings=poolings,
-                        max_tokens=max_tokens,
-                        truncation=truncation,
-                        token_budget=token_budget,
-                        template_kwargs=template_kwargs,
-                        template=template,
-                    )
-                    _go_on(directory, key, source, model, reading, questions, reuse)
+                    with reader as opened:
+                        _go_on(directory, job, opened, questions, reuse)
         except OSError as error:
             raise InputError(
                 f"{directory} cannot be written ({error.strerror or error}). What is there is "
@@ -141,9 +150,9 @@ def extract_to_store(
     ----------
     store : Store
         Artifacts in it are addressed by everything that decides the states: the model's files, the
-        questions, the settings, and the versions of this package and transformers. Device and
-        batch size are not among them: they change rounding only. States that another artifact of
-        the store holds are taken over.
+        questions, the settings, and the versions of this package and transformers. Device, batch
+        size and engine are not among them: they change rounding only. States that another artifact
+        of the store holds are taken over.
     source, questions
         As for `extract`.
     **settings
@@ -158,7 +167,7 @@ def extract_to_store(
     InputError
         As for `extract`.
     """
-    kept = ("device", "token_budget", "trust_remote_code")
+    kept = ("device", "token_budget", "trust_remote_code", "engine", "address", "workers")
     decisive = {name: value for name, value in settings.items() if name not in kept}
     directory = store.path("activations", make_key(source, questions, **decisive))
     reuse = sorted(path for path in store.root.glob("activations-*") if path != directory)
@@ -207,14 +216,31 @@ def _check_key(directory: Path, key: dict[str, Any]) -> None:
         )
 
 
+Reader = LocalReader | RayReader
+
+
+@contextlib.contextmanager
+def _local_reader(job: Job, questions: list[str]) -> Iterator[LocalReader]:
+    yield LocalReader(job, questions)
+
+
+def _choose(
+    engine: str, job: Job, questions: list[str], address: str | None, workers: int | None
+) -> contextlib.AbstractContextManager[Reader]:
+    """Return the engine's reader, which loads nothing before it is entered."""
+    if engine not in ENGINES:
+        raise InputError(f"engine {engine!r} is unknown." + did_you_mean(engine, ENGINES))
+    if workers is not None and workers < 1:
+        raise InputError(f"workers is {workers}; it must be at least 1.")
+    if engine == "ray":
+        return ray_reader(job, questions, address, workers)
+    if address or workers:
+        raise InputError("address and workers are for the engine ray; set engine to ray.")
+    return _local_reader(job, questions)
+
+
 def _go_on(
-    directory: Path,
-    key: dict[str, Any],
-    source: ModelSource,
-    model,
-    reading: Reading,
-    questions: Sequence[str],
-    reuse: Iterable[Path],
+    directory: Path, job: Job, reader: Reader, questions: list[str], reuse: Iterable[Path]
 ) -> None:
     """Lay the extraction out, unless that was done, do what is left to do, and finish."""
     for stale in directory.glob(".*.*"):  # begun by a process that was killed
@@ -223,22 +249,18 @@ def _go_on(
         layout = Layout.load(directory)
         known = named_known(layout, reuse)
     else:
-        layout, known = _lay_out(key, source, model, reading, questions, reuse)
+        layout, known = _lay_out(job, reader, questions, reuse)
         layout.save(directory)
     with _threads(layout.description["threads"]), quiet():
-        _fill(directory, layout, model, reading, questions, known)
+        _fill(directory, layout, reader, known)
     finish(directory, layout)
 
 
 def _lay_out(
-    key: dict[str, Any],
-    source: ModelSource,
-    model,
-    reading: Reading,
-    questions: Sequence[str],
-    reuse: Iterable[Path],
+    job: Job, reader: Reader, questions: list[str], reuse: Iterable[Path]
 ) -> tuple[Layout, Known | None]:
     """Fix what is read with which, first the new queries and then those known in part."""
+    source, key, reading = job.source, job.key, reader.reading
     digests = np.stack([question_digest(question) for question in questions])
     known = find_known(reuse, key, digests, reading)
     per_row = len(reading.layers) * len(reading.poolings) * reading.anatomy.width
@@ -260,7 +282,7 @@ def _lay_out(
         "last_layer": reading.anatomy.last,
         "attention_mask": not reading.anatomy.is_causal,
         "whole_passes": reading.anatomy.places is None,
-        "device": _device_name(model.device),
+        "device": reader.device,
         "threads": torch.get_num_threads(),
         "token_budget": reading.token_budget,
         "n_new_shards": n_new_shards,
@@ -277,12 +299,6 @@ def question_digest(question: str) -> np.ndarray:
     return np.frombuffer(digest[:16], dtype=np.uint8)
 
 
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return f"{device} ({torch.cuda.get_device_name(device)})"
-    return f"{device} ({platform.machine()})"
-
-
 @contextlib.contextmanager
 def _threads(n: int) -> Iterator[None]:
     before = torch.get_num_threads()
@@ -293,14 +309,7 @@ def _threads(n: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _fill(
-    directory: Path,
-    layout: Layout,
-    model,
-    reading: Reading,
-    questions: Sequence[str],
-    known: Known | None,
-) -> None:
+def _fill(directory: Path, layout: Layout, reader: Reader, known: Known | None) -> None:
     """Read and write every shard that is not there, and verify those that are."""
     missing = []
     for shard in range(len(layout.plan.shard_ends)):
@@ -317,21 +326,18 @@ def _fill(
     ):
         if not shards:
             continue
-        layers = [layer for layer in reading.layers if taken is None or layer not in taken.layers]
+        wanted, held = layout.description["layers"], () if taken is None else taken.layers
+        layers = [layer for layer in wanted if layer not in held]
         writer = ShardWriter(directory, layout, layers, taken)
         if not layers:
             for shard in shards:
                 writer.write(shard)
             continue
-        batches = [(shard, rows) for shard in shards for rows in layout.plan.batches(shard)]
-        n_tokens = [int(layout.n_tokens[rows].sum()) for _, rows in batches]
-        n_queries = sum(len(rows) for _, rows in batches)
-        prefill = Prefill(model, reading.anatomy, layers, reading.poolings)
+        rows = np.concatenate([layout.plan.shard(shard) for shard in shards])
         with (
             behind(writer.add) as put,
-            meter("Reading prompts", n_queries, sum(n_tokens)) as advance,
+            meter("Reading prompts", len(rows), int(layout.n_tokens[rows].sum())) as advance,
         ):
-            results = read_batches(prefill, reading.prompts, questions, (r for _, r in batches))
-            for (shard, _), (rows, pooled), done in zip(batches, results, n_tokens, strict=True):
+            for shard, rows, pooled in reader.read(layout, layers, shards):
                 put(shard, pooled)
-                advance(len(rows), done)
+                advance(len(rows), int(layout.n_tokens[rows].sum()))

@@ -19,7 +19,7 @@ from prefill_router.estimates import Estimate, write_metrics
 from prefill_router.features import Choice, choose, cross_validated_auc
 from prefill_router.labels import Labels, load_labels
 from prefill_router.models import ModelSource, resolve, weights_hash
-from prefill_router.parameters import Parameters, from_namespace
+from prefill_router.parameters import PLACES, Parameters, from_namespace
 from prefill_router.probes import probe_layers
 from prefill_router.project import project_root
 from prefill_router.splits import Split, make_splits
@@ -68,8 +68,7 @@ class Study:
         return cls(from_namespace(namespace))
 
     def _identity(self) -> dict[str, Any]:
-        # Which device computed, and where results go, do not make it another study.
-        return self.parameters.model_dump(mode="json", exclude={"run_dir", "device"})
+        return self.parameters.model_dump(mode="json", exclude=PLACES)
 
     def _check_run_dir(self) -> None:
         path = self.run_dir / "parameters.json"
@@ -192,6 +191,8 @@ class Study:
                 truncation=p.truncation,
                 device=p.device,
                 dtype=p.dtype,
+                engine=p.engine,
+                address=p.address or None,
             )
         return self._activations[encoder]
 

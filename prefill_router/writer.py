@@ -13,7 +13,7 @@ from prefill_router.shards import tensor_key, write_shard
 
 
 class ShardWriter:
-    """Gathers the pooled states of batches, in the plan's order, and writes full shards.
+    """Gathers the pooled states of batches, shard by shard, and writes full shards.
 
     Parameters
     ----------

@@ -41,8 +41,12 @@ def test_direct_dependencies_are_pinned_within_their_ranges():
 
 
 def test_no_dependency_is_stated_twice():
-    names = [canonicalize_name(requirement.name) for requirement in direct()]
-    assert len(names) == len(set(names))
+    """The tests need the extras that they test; these must be stated alike."""
+    extras = PROJECT["optional-dependencies"]
+    assert set(extras["ray"]) < set(extras["test"])
+    stated = {str(requirement) for requirement in direct()}
+    assert len(stated) == len({canonicalize_name(Requirement(line).name) for line in stated})
+    assert len(direct()) == len(stated) + len(extras["ray"])
 
 
 def test_pins_are_public_versions():
@@ -92,7 +96,7 @@ def test_conda_gives_the_same_environment():
     assert "pip" in plain
     python = next(entry.partition("=")[2] for entry in plain if entry.startswith("python="))
     assert python in SpecifierSet(PROJECT["requires-python"])
-    extras = ",".join(sorted(PROJECT["optional-dependencies"]))
+    extras = ",".join(sorted(set(PROJECT["optional-dependencies"]) - {"ray"}))  # in test
     assert pip == ["-c constraints.txt", f"-e .[{extras}]"]
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert f"install -c constraints.txt -e '.[{extras}]'" in makefile

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefill_router.errors import InputError
-from prefill_router.parameters import Parameters, from_namespace, read_experiment, validate
+from prefill_router.parameters import PLACES, Parameters, from_namespace, read_experiment, validate
 
 NAMES = list(Parameters.model_fields)
 
@@ -46,6 +46,7 @@ BAD = [
     ("criterion", "auroc"),
     ("truncation", "both"),
     ("dtype", "float64"),
+    ("engine", "dask"),
     ("keep", 11),
 ]
 
@@ -136,10 +137,12 @@ def test_the_fingerprint_ignores_where_and_on_what_and_nothing_else():
         "n_queries": 9, "outer_folds": 2, "inner_folds": 2, "n_seeds": 9, "keep": 2,
         "n_resamples": 100, "fresh_labels": True, "dtype": "float16", "seed": 1,
     }  # fmt: skip
-    assert {*other, "device", "run_dir"} == set(NAMES)
+    assert {*other, *PLACES} == set(NAMES)
     found = {name: validate({name: value}).fingerprint for name, value in other.items()}
     assert len({base.fingerprint, *found.values()}) == len(other) + 1
-    assert validate({"device": "cuda", "run_dir": "runs/x"}).fingerprint == base.fingerprint
+    places = {"device": "cuda", "engine": "ray", "address": "a:1", "run_dir": "runs/x"}
+    assert set(places) == PLACES
+    assert validate(places).fingerprint == base.fingerprint
 
 
 def test_parameters_cannot_be_changed_afterwards():

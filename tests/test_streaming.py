@@ -9,7 +9,7 @@ import pytest
 import tiny_models
 import torch
 
-from prefill_router import extraction, shards, streaming, writer
+from prefill_router import extraction, reader, shards, streaming, writer
 from prefill_router.activations import Activations
 from prefill_router.errors import InputError
 from prefill_router.extraction import encode
@@ -41,7 +41,7 @@ def loads(monkeypatch):
         seen.append(arguments)
         return load_encoder(*arguments)
 
-    monkeypatch.setattr(streaming, "load_encoder", load)
+    monkeypatch.setattr(reader, "load_encoder", load)
     return seen
 
 
@@ -49,14 +49,14 @@ def loads(monkeypatch):
 def reads(monkeypatch):
     """Note the questions that a model reads."""
     seen = []
-    plain = streaming.read_batches
+    plain = reader.read_batches
 
     def read(prefill, prompts, questions, batches):
         for rows, pooled in plain(prefill, prompts, questions, batches):
             seen.append((prefill.layers, [questions[row] for row in rows]))
             yield rows, pooled
 
-    monkeypatch.setattr(streaming, "read_batches", read)
+    monkeypatch.setattr(reader, "read_batches", read)
     return seen
 
 
@@ -340,7 +340,7 @@ def test_a_state_that_is_not_finite_loses_no_other(tmp_path, source, monkeypatch
         model.layers[1].register_forward_hook(overflow)
         return model, tokenizer
 
-    monkeypatch.setattr(streaming, "load_encoder", load)
+    monkeypatch.setattr(reader, "load_encoder", load)
     with pytest.warns(UserWarning, match=r"last\.002: query 1; last\.003: query 1\)"):
         found = extract(source, ["w1 w2 w3", "w7", "w3"], tmp_path / "out", poolings=["last"])
     assert found.layers == [0, 1]
