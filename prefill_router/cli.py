@@ -1,4 +1,4 @@
-"""The command line: run a study, render its book, collect labels, train the zoo."""
+"""The command line: run a study, render its book, extract states, collect labels, train the zoo."""
 
 from __future__ import annotations
 
@@ -95,6 +95,66 @@ def book(
         index = build_book(run_dir, output)
         typer.echo(headline_text(run_dir))
     typer.echo(f"The book: {index}")
+
+
+@app.command()
+def extract(
+    table: Annotated[Path, typer.Argument(help="Table with a column question.")],
+    out: Annotated[Path, typer.Argument(help="Directory to write the activations into.")],
+    encoder: Annotated[
+        str, typer.Option("--encoder", "-e", help="zoo/NAME, a directory, or a hub id.")
+    ],
+    layers: Annotated[str, typer.Option(help="all, upper (half), or numbers: 0,12,24.")] = "all",
+    poolings: Annotated[str, typer.Option(help="Out of last, mean, user_mean.")] = "last,mean",
+    max_tokens: Annotated[int, typer.Option(help="Longest prompt; 0: what it can read.")] = 0,
+    truncation: Annotated[
+        str, typer.Option(help="Longer ones: error, or cut left, right.")
+    ] = "error",
+    storage: Annotated[str, typer.Option(help="Type on disk: float32 or float16.")] = "float32",
+    dtype: Annotated[str, typer.Option(help="Precision: float32, bfloat16, float16.")] = "float32",
+    device: Annotated[
+        str, typer.Option(help="cpu, cuda..., auto, or spread over all that there is.")
+    ] = "cpu",
+    engine: Annotated[
+        str, typer.Option(help="local: this process; ray: workers on a cluster.")
+    ] = "local",
+    address: Annotated[
+        str, typer.Option(help="Ray cluster. [default: RAY_ADDRESS, else one of this machine]")
+    ] = "",
+    workers: Annotated[
+        int, typer.Option(help="Encoders at work; 0: as many as the cluster has room for.")
+    ] = 0,
+) -> None:
+    """Write the pooled prefill states of a table's questions.
+
+    Shard by shard: if it is stopped, the same command goes on, with either engine. Example:
+
+        prefill-router extract queries.csv states -e path/to/encoder --layers upper --engine ray
+    """
+    from prefill_router.models import resolve
+    from prefill_router.parameters import validate
+    from prefill_router.streaming import extract as write_states
+    from prefill_router.tables import read_table
+
+    with _plain_errors():
+        p = validate(
+            {"encoder": encoder, "layers": layers, "poolings": poolings, "max_tokens": max_tokens,
+             "truncation": truncation, "dtype": dtype, "device": device, "engine": engine},
+            "options",
+        )  # fmt: skip
+        questions = read_table(table)
+        if "question" not in questions:
+            raise InputError(f"{table} lacks the column question; there are {list(questions)}.")
+        states = write_states(
+            resolve(p.encoder), questions["question"].tolist(), out, layers=p.layers,
+            poolings=p.poolings, max_tokens=p.max_tokens or None, truncation=p.truncation,
+            storage_dtype=storage, device=p.device, dtype=p.dtype, engine=p.engine,
+            address=address or None, workers=workers or None,
+        )  # fmt: skip
+    typer.echo(
+        f"{out}: {states.n_queries} questions, {int(states.n_tokens.sum())} tokens, layers "
+        f"{states.layers}, poolings {states.poolings}, {states.n_truncated} prompts cut."
+    )
 
 
 @app.command()

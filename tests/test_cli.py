@@ -1,6 +1,7 @@
 import subprocess
 import sys
 
+import numpy as np
 import pandas as pd
 import pytest
 import tiny_models
@@ -8,16 +9,19 @@ import torch
 from typer.testing import CliRunner
 
 from prefill_router import cli
+from prefill_router.activations import Activations
 from prefill_router.collect import Decoding, exact_match, generate
 from prefill_router.errors import InputError
+from prefill_router.extraction import encode
 from prefill_router.labels import load_labels
-from prefill_router.models import load_target, resolve
+from prefill_router.models import load_encoder, load_target, resolve
 from prefill_router.study import ARTIFACTS
 
 torch.set_num_threads(1)
 COMMANDS = [
     ["run"],
     ["book"],
+    ["extract"],
     ["collect"],
     ["notebooks"],
     ["zoo"],
@@ -70,7 +74,7 @@ def test_every_command_is_listed():
     listed = invoke("--help").stdout + invoke("zoo", "--help").stdout
     for command in COMMANDS:
         assert command[-1] in listed
-    apps = [(cli.app, COMMANDS[:4]), (cli.zoo_app, COMMANDS[5:])]
+    apps = [(cli.app, COMMANDS[:5]), (cli.zoo_app, COMMANDS[6:])]
     for app, commands in apps:
         names = [command.callback.__name__ for command in app.registered_commands]
         assert sorted(names) == sorted(command[-1] for command in commands)
@@ -191,6 +195,44 @@ def test_an_error_of_the_program_itself_is_not_hidden(monkeypatch):
 def test_book_refuses_a_directory_without_a_run(tmp_path):
     assert str(tmp_path) in refused("book", tmp_path)
     assert "nowhere" in refused("book", tmp_path / "nowhere")
+
+
+def test_extract_writes_what_the_library_would(tmp_path, monkeypatch):
+    questions = tiny_models.questions(9)
+    pd.DataFrame({"question": questions}).to_csv(tmp_path / "queries.csv", index=False)
+    encoder = tiny_models.save(tmp_path / "model")
+    arguments = [
+        "extract", tmp_path / "queries.csv", tmp_path / "out", "-e", encoder, "--layers", "1,3",
+        "--poolings", "mean", "--max-tokens", 5, "--truncation", "left", "--storage", "float16",
+    ]  # fmt: skip
+    result = invoke(*arguments)
+    assert result.exit_code == 0, result.output
+    wanted = encode(
+        *load_encoder(resolve(str(encoder))), questions, layers=[1, 3], poolings=["mean"],
+        max_tokens=5, truncation="left",
+    )  # fmt: skip
+    found = Activations.open(tmp_path / "out")
+    assert found.layers == [1, 3]
+    np.testing.assert_allclose(found.states(3, "mean"), wanted.states[1, 0], rtol=0, atol=5e-3)
+    n_tokens = sum(min(len(question.split()), 5) for question in questions)
+    assert f"9 questions, {n_tokens} tokens, layers [1, 3], poolings ['mean']" in result.stdout
+    assert f"{wanted.n_truncated} prompts cut" in result.stdout
+    asked = []
+    monkeypatch.setattr(
+        "prefill_router.streaming.extract", lambda *_, **given: asked.append(given) or found
+    )
+    invoke(*arguments, "--engine", "ray", "--address", "head:6379", "--workers", 8)
+    assert [asked[0][name] for name in ("engine", "address", "workers")] == ["ray", "head:6379", 8]
+
+
+def test_extract_refuses_in_plain_words(tmp_path):
+    (tmp_path / "queries.csv").write_text("query,note\na,b\n")
+    arguments = ["extract", tmp_path / "queries.csv", tmp_path / "out", "-e", "zoo/reader-s"]
+    assert "lacks the column question; there are ['query', 'note']" in refused(*arguments)
+    assert "engine: " in refused(*arguments, "--engine", "dask")
+    (tmp_path / "queries.csv").write_text("question\na\n")
+    assert "are for the engine ray" in refused(*arguments, "--workers", 2)
+    assert not (tmp_path / "out").exists()
 
 
 def test_train_checks_every_name_first(tmp_path, monkeypatch):
