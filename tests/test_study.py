@@ -303,6 +303,21 @@ def test_what_is_fitted_depends_on_labels_splits_and_seed(study, tmp_path):
     assert tiny_studies.study(tmp_path / "same", outer_folds=2).key("a") == keys[0]
 
 
+def own_split(n=60):
+    """Return a table that says itself which query trains, validates and tests."""
+    table = label_table(n)
+    table["group"] = table["query_id"]
+    table["split"] = np.tile(np.repeat(["train", "validation", "test"], n // 3), 3)
+    return table
+
+
+def test_another_seed_is_another_study_even_where_the_table_splits(tmp_path):
+    one = tiny_studies.study(tmp_path / "a", own_split())
+    two = tiny_studies.study(tmp_path / "b", own_split(), seed=1)
+    assert np.array_equal(one.test_rows, two.test_rows)
+    assert one.key("a") != two.key("a")
+
+
 # -- costs and results ---------------------------------------------------------------------------
 
 
@@ -357,9 +372,6 @@ def test_results_go_into_the_run_directory(study):
 
 
 def test_splits_are_those_of_the_labels_where_the_table_has_them(tmp_path):
-    table = label_table(60)
-    table["group"] = table["query_id"]
-    table["split"] = np.tile(np.repeat(["train", "validation", "test"], 20), 3)
-    [split] = tiny_studies.study(tmp_path, table).splits
+    [split] = tiny_studies.study(tmp_path, own_split()).splits
     assert isinstance(split, Split)
     assert split.test.tolist() == list(range(40, 60))
