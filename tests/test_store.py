@@ -1,7 +1,7 @@
 import pytest
 
 from prefill_router import storage
-from prefill_router.storage import Store, read_json
+from prefill_router.storage import LIBRARIES, Store, code_fingerprint, read_json
 
 
 def write_one(directory):
@@ -35,3 +35,13 @@ def test_other_code_makes_another_artifact(tmp_path, changed):
     assert after != before
     assert after == store.path("thing", {"a": 1})
     assert read_json(after / "manifest.json")["key"]["code"] == "other code"
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_another_version_of_a_library_is_other_code(monkeypatch, library):
+    before, installed = code_fingerprint(), storage.version
+    assert code_fingerprint.__wrapped__() == before
+    monkeypatch.setattr(
+        storage, "version", lambda name: "0.0.1" if name == library else installed(name)
+    )
+    assert code_fingerprint.__wrapped__() != before
