@@ -16,12 +16,14 @@ from prefill_router.activations import Activations
 from prefill_router.costs import Prices, expected_costs, load_prices, query_costs
 from prefill_router.errors import InputError
 from prefill_router.estimates import Estimate, write_metrics
+from prefill_router.extraction import check_layers
 from prefill_router.features import Choice, choose, cross_validated_auc
 from prefill_router.labels import Labels, load_labels
-from prefill_router.models import ModelSource, pick_device, resolve, weights_hash
+from prefill_router.models import ModelSource, pick_device, resolve, text_config, weights_hash
 from prefill_router.parameters import Parameters, from_namespace
 from prefill_router.probes import probe_layers
 from prefill_router.project import project_root
+from prefill_router.prompts import check_max_tokens, config_limit
 from prefill_router.splits import Split, make_splits
 from prefill_router.storage import Store, fingerprint, read_json, write_json
 from prefill_router.streaming import extract_to_store
@@ -105,6 +107,8 @@ class Study:
             "prices": self._price_content(),
             "encoders": {encoder: weights_hash(self.source(encoder)) for encoder in encoders},
         }
+        for encoder in encoders:
+            self._check_encoder(encoder)
         pick_device(p.device)
         self._check_costs(self.splits)
         return inputs
@@ -114,6 +118,17 @@ class Study:
         if self.prices is None:
             return None
         return {name: value for name, value in vars(self.prices).items() if name != "source"}
+
+    def _check_encoder(self, encoder: str) -> None:
+        """Refuse layers that an encoder lacks, and prompts longer than it reads, by its config."""
+        p, config = self.parameters, text_config(self.source(encoder))
+        n_layers = getattr(config, "num_hidden_layers", None)
+        try:
+            check_max_tokens(p.max_tokens, config_limit(config))
+            if encoder == p.encoder and n_layers:
+                check_layers(p.layers, n_layers)
+        except InputError as error:
+            raise InputError(f"{encoder}: {error}") from None
 
     def _check_costs(self, splits: Sequence[Split]) -> None:
         """Refuse unknown costs before any prompt is read: its length does not matter to that."""
