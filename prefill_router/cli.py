@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,18 +30,28 @@ Device = Annotated[str, typer.Option(help="Torch device: cpu, cuda..., or auto."
 
 
 @contextmanager
-def _plain_errors() -> Iterator[None]:
+def _plain_errors(output: str | Path) -> Iterator[None]:
+    """Turn what can go wrong while `output` is written into one sentence, and an exit code."""
     try:
         yield
     except InputError as error:
         console.print(f"Error: {error}", markup=False)
         raise typer.Exit(2) from None
     except OSError as error:
-        console.print(f"Error: {error}. Finished parts are kept; run again.", markup=False)
+        console.print(f"Error: {_disk_error(error, output)}", markup=False)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
         console.print("Stopped. Finished parts are kept; run again to go on.", markup=False)
         raise typer.Exit(130) from None
+
+
+def _disk_error(error: OSError, output: str | Path) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):  # of which a write does not name its file
+        return (
+            f"{error.strerror}, for {error.filename or output}. Finished parts are kept: free "
+            "space there and run again."
+        )
+    return f"{error}. Finished parts are kept; run again."
 
 
 @app.command()
@@ -63,11 +74,13 @@ def run(
     from prefill_router.experiment import run_experiment
     from prefill_router.parameters import read_experiment
 
-    with _plain_errors():
+    name = experiment.stem if experiment else "default"
+    with _plain_errors(f"the run directory (runs/{name} unless run_dir says otherwise)"):
         values = read_experiment(experiment) if experiment else {}
-        values |= dict(_name_and_value(text) for text in parameter or [])
-        name = experiment.stem if experiment else "default"
-        run_dir = run_experiment(values, name, str(experiment or "parameters"))
+        given = dict(_name_and_value(text) for text in parameter or [])
+        origins = dict.fromkeys(given, "-p")
+        source = str(experiment or "parameters")
+        run_dir = run_experiment(values | given, name, source, origins)
     typer.echo(f"{run_dir}: done. Render its book with: prefill-router book {run_dir}")
 
 
@@ -91,7 +104,7 @@ def book(
     """Render a run's book: HTML pages that load nothing from another server."""
     from prefill_router.book import build_book, headline_text
 
-    with _plain_errors():
+    with _plain_errors(output or run_dir / "book"):
         index = build_book(run_dir, output)
         typer.echo(headline_text(run_dir))
     typer.echo(f"The book: {index}")
@@ -136,7 +149,7 @@ def extract(
     from prefill_router.streaming import extract as write_states
     from prefill_router.tables import read_table
 
-    with _plain_errors():
+    with _plain_errors(out):
         p = validate(
             {"encoder": encoder, "layers": layers, "poolings": poolings, "max_tokens": max_tokens,
              "truncation": truncation, "dtype": dtype, "device": device, "engine": engine},
@@ -180,7 +193,7 @@ def collect(
     from prefill_router.collect import Decoding, collect_labels
     from prefill_router.tables import read_table
 
-    with _plain_errors():
+    with _plain_errors(out):
         labels = collect_labels(
             target, read_table(queries), out, decoding=Decoding(max_new_tokens),
             batch_size=batch_size, device=device,
@@ -194,7 +207,7 @@ def notebooks() -> None:
     """Execute the committed notebooks again on their defaults and accept their numbers."""
     from prefill_router.experiment import refresh_notebooks
 
-    with _plain_errors():
+    with _plain_errors("runs/refresh or notebooks/"):
         for path in refresh_notebooks():
             typer.echo(path)
 
@@ -213,7 +226,7 @@ def train(
     from prefill_router.zoo.recipes import RECIPES
     from prefill_router.zoo.training import train as train_model
 
-    with _plain_errors():
+    with _plain_errors(out or ZOO):
         for name in names or ():  # all, before hours go into the first
             if name not in RECIPES:
                 raise InputError(f"There is no recipe {name!r}.{did_you_mean(name, RECIPES)}")
@@ -230,8 +243,9 @@ def labels(device: Device = "cpu") -> None:
     from prefill_router.storage import Store
     from prefill_router.zoo.labelling import write_default_labels
 
-    with _plain_errors():
-        write_default_labels(Store(Path(".cache") / "zoo"), device)
+    cache = Path(".cache") / "zoo"
+    with _plain_errors(cache):
+        write_default_labels(Store(cache), device)
     typer.echo("The zoo's labels, their manifest and the price table are written.")
 
 
@@ -243,7 +257,7 @@ def queries(
     from prefill_router.tables import write_table
     from prefill_router.zoo.skills import benchmark
 
-    with _plain_errors():
+    with _plain_errors(out):
         write_table(benchmark(), out)
 
 

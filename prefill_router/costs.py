@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -26,11 +26,14 @@ class Prices:
         US dollars per million input and output tokens, by model.
     as_of : str
         When that was so, as the price file says; empty if it does not.
+    source : str
+        The price file, for error messages.
     """
 
     input: dict[str, float]
     output: dict[str, float]
     as_of: str = ""
+    source: str = field(default="the price table", compare=False)
 
 
 def load_prices(path: str | os.PathLike) -> Prices:
@@ -75,7 +78,7 @@ def load_prices(path: str | os.PathLike) -> Prices:
                 )
         prices[column] = dict(zip(models, values, strict=True))
     as_of = ", ".join(sorted(set(table["as_of"]) - {""})) if "as_of" in table else ""
-    return Prices(prices["usd_per_m_input"], prices["usd_per_m_output"], as_of)
+    return Prices(prices["usd_per_m_input"], prices["usd_per_m_output"], as_of, name)
 
 
 def query_costs(labels: Labels, prices: Prices | None, n_input_tokens: np.ndarray) -> np.ndarray:
@@ -173,11 +176,15 @@ def expected_costs(
 def _priced(
     target: str, prices: Prices | None, n_input: np.ndarray, n_output: np.ndarray | float
 ) -> np.ndarray:
-    known = prices.input if prices else {}
-    if target not in known:
+    if prices is None:
         raise InputError(
-            f"The price of target {target!r} is unknown; add it to the price table, with 0 if it "
-            f"is free.{did_you_mean(target, known)}"
+            f"The price of target {target!r} is unknown: not all of its answers have a cost_usd, "
+            "and there is no price table; give one (prices=FILE.csv)."
+        )
+    if target not in prices.input:
+        raise InputError(
+            f"The price of target {target!r} is unknown; add it to {prices.source}, with 0 if it "
+            f"is free.{did_you_mean(target, prices.input)}"
         )
     return (n_input * prices.input[target] + n_output * prices.output[target]) / MILLION
 

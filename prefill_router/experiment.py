@@ -7,7 +7,6 @@ import os
 import platform
 import time
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +25,11 @@ from prefill_router.storage import (
     code_fingerprint,
     file_hash,
     fingerprint,
+    library_versions,
     read_json,
     write_json,
 )
 from prefill_router.study import Study
-
-LIBRARIES = ("torch", "transformers", "datasets", "scikit-learn", "scipy", "numpy", "pandas")
 
 
 def notebooks() -> list[Path]:
@@ -39,7 +37,12 @@ def notebooks() -> list[Path]:
     return sorted((project_root() / "notebooks").glob("[0-9]*.ipynb"))
 
 
-def run_experiment(values: Mapping[str, Any], name: str, source: str = "parameters") -> Path:
+def run_experiment(
+    values: Mapping[str, Any],
+    name: str,
+    source: str = "parameters",
+    origins: Mapping[str, str] | None = None,
+) -> Path:
     """Run every notebook, in order; those that ran already with the same inputs are kept.
 
     Parameters
@@ -48,8 +51,8 @@ def run_experiment(values: Mapping[str, Any], name: str, source: str = "paramete
         Parameters that differ from their defaults.
     name : str
         The run's directory, below ``runs/``, unless `values` names a `run_dir`.
-    source : str
-        Where `values` come from, for error messages.
+    source, origins
+        Where `values` come from, for error messages; as for `validate`.
 
     Returns
     -------
@@ -63,7 +66,7 @@ def run_experiment(values: Mapping[str, Any], name: str, source: str = "paramete
         If a parameter is wrong, the directory holds another run, or a notebook fails; what was
         computed until then stays, and a rerun goes on from there.
     """
-    parameters = validate({"run_dir": f"runs/{name}", **values}, source)
+    parameters = validate({"run_dir": f"runs/{name}", **values}, source, origins)
     prepare_kernels()
     study = Study(parameters)
     given = parameters.model_dump(mode="json")
@@ -77,8 +80,7 @@ def run_experiment(values: Mapping[str, Any], name: str, source: str = "paramete
     for notebook in track(notebooks(), f"running {name}"):
         state["notebooks"] = [*state.get("notebooks", []), file_hash(notebook)]
         _execute(notebook, study.run_dir, given, fingerprint(state))
-    rows = [row for path in sorted(study.run_dir.glob("metrics/*.json")) for row in read_json(path)]
-    write_json(study.run_dir / "metrics.json", rows)
+    write_json(study.run_dir / "metrics.json", _all_metrics(study.run_dir))
     write_json(study.run_dir / "manifest.json", _manifest(study))
     return study.run_dir
 
@@ -101,11 +103,31 @@ def _shown() -> list[str]:
     return [file_hash(path) for path in [*shown, project_root() / EXPECTED] if path.exists()]
 
 
+def _all_metrics(run_dir: Path) -> list[dict[str, Any]]:
+    """Join what the notebooks recorded; each row names its notebook, for chapters overlap."""
+    paths = sorted(run_dir.glob("metrics/*.json"))
+    return [{"notebook": path.stem, **row} for path in paths for row in read_json(path)]
+
+
+def _recorded(run_dir: Path, name: str) -> str | None:
+    """Return a hash of what a notebook recorded, None if nothing."""
+    path = run_dir / "metrics" / f"{name}.json"
+    return file_hash(path) if path.exists() else None
+
+
+def _is_done(out: Path, done: Path, state: str, recorded: str | None) -> bool:
+    """Return whether a notebook's result of the same state is there, and what it recorded."""
+    if not (out.exists() and done.exists()):
+        return False
+    before = read_json(done)
+    return (before["state"], before.get("metrics")) == (state, recorded)
+
+
 def _execute(notebook: Path, run_dir: Path, given: dict, state: str) -> None:
     """Execute one notebook unless its result of the same state is there."""
     out = run_dir / "notebooks" / notebook.name
     done = out.with_suffix(".json")
-    if out.exists() and done.exists() and read_json(done)["state"] == state:
+    if _is_done(out, done, state, _recorded(run_dir, notebook.stem)):
         return
     out.parent.mkdir(parents=True, exist_ok=True)
     done.unlink(missing_ok=True)
@@ -123,7 +145,9 @@ def _execute(notebook: Path, run_dir: Path, given: dict, state: str) -> None:
             "fewer queries (n_queries) or layers if it dies again: what was computed is kept."
         ) from None
     clean(out)
-    write_json(done, {"state": state, "seconds": round(time.monotonic() - start, 1)})
+    seconds = round(time.monotonic() - start, 1)
+    recorded = _recorded(run_dir, notebook.stem)
+    write_json(done, {"state": state, "seconds": seconds, "metrics": recorded})
 
 
 def _run(notebook: Path, out: Path | None, given: dict) -> nbformat.NotebookNode:
@@ -154,7 +178,7 @@ def _manifest(study: Study) -> dict[str, Any]:
     return {
         "parameters": study.parameters.model_dump(mode="json"),
         "code": code_fingerprint(),
-        "versions": {"python": platform.python_version(), **{n: version(n) for n in LIBRARIES}},
+        "versions": {"python": platform.python_version(), **library_versions()},
         "machine": {"system": platform.platform(), "cores": os.cpu_count()},
         "labels": study.labels.fingerprint,
         "artifacts": artifacts,

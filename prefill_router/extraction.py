@@ -17,7 +17,13 @@ from prefill_router.plan import make_plan
 from prefill_router.pooling import check_poolings, needs_user
 from prefill_router.prefill import Anatomy, Prefill, all_states, dissect
 from prefill_router.progress import meter
-from prefill_router.prompts import Prompts, Truncation, check_questions, token_limit
+from prefill_router.prompts import (
+    Prompts,
+    Truncation,
+    check_max_tokens,
+    check_questions,
+    token_limit,
+)
 from prefill_router.threads import ahead, behind
 
 Layers = Literal["all", "upper"] | Sequence[int]
@@ -99,8 +105,7 @@ def prepare(
     poolings = check_poolings(poolings)
     limit = token_limit(model, tokenizer)
     max_tokens = limit if max_tokens is None else max_tokens
-    if max_tokens > limit:
-        raise InputError(f"max_tokens is {max_tokens}; this model reads at most {limit} tokens.")
+    check_max_tokens(max_tokens, limit)
     if token_budget is not None and token_budget < 1:
         raise InputError(f"token_budget is {token_budget}; it must be at least 1.")
     prompts = Prompts(tokenizer, max_tokens, truncation, template_kwargs, template)
@@ -111,7 +116,7 @@ def prepare(
     return Reading(
         prompts=prompts,
         anatomy=anatomy,
-        layers=_check_layers(layers, anatomy.last),
+        layers=check_layers(layers, anatomy.last),
         poolings=poolings,
         n_tokens=np.minimum(full_tokens, max_tokens),
         full_tokens=full_tokens,
@@ -294,7 +299,7 @@ def reference_states(
     return np.moveaxis(np.array(result), 0, 2)
 
 
-def _check_layers(layers: Layers, last: int) -> list[int]:
+def check_layers(layers: Layers, last: int) -> list[int]:
     """Return the sorted layers meant, out of 0..`last`."""
     if isinstance(layers, str):
         named = {"all": range(last + 1), "upper": range(last // 2 + 1, last + 1)}

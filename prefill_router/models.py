@@ -15,7 +15,13 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 from safetensors import SafetensorError
-from transformers import CONFIG_MAPPING, AutoModel, AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+)
 from transformers.utils import logging
 
 from prefill_router.errors import InputError, did_you_mean
@@ -27,7 +33,7 @@ LOADED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")  # what a mo
 VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 GIVE_A_DIRECTORY = (
     "A model on this disk is given by its directory (config.json, *.safetensors and the "
-    "tokenizer's files), for example: -p encoder path/to/directory"
+    "tokenizer's files), for example: -p encoder=path/to/directory (papermill: a space for the =)"
 )
 SPREAD = "spread"
 
@@ -151,6 +157,18 @@ def weights_hash(source: ModelSource) -> str:
     for name, content in source.hashes().items():
         digest.update(f"{name}\0{content}\n".encode())
     return digest.hexdigest()
+
+
+def text_config(source: ModelSource) -> Any | None:
+    """Return the config of what reads text, without any weights; None where there is none.
+
+    What is wrong with such a model, loading it says.
+    """
+    try:
+        options = {"trust_remote_code": False, "local_files_only": True}
+        return AutoConfig.from_pretrained(source.location, **options).get_text_config()
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def pick_device(name: str = "cpu") -> torch.device:

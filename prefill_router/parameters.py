@@ -139,7 +139,11 @@ def _literal(value: Any) -> str:
     return str(value) if isinstance(value, bool) else json.dumps(value)
 
 
-def validate(values: Mapping[str, Any], source: str = "parameters") -> Parameters:
+def validate(
+    values: Mapping[str, Any],
+    source: str = "parameters",
+    origins: Mapping[str, str] | None = None,
+) -> Parameters:
     """Return validated parameters.
 
     Parameters
@@ -148,6 +152,8 @@ def validate(values: Mapping[str, Any], source: str = "parameters") -> Parameter
         Names and values; what is absent takes its default.
     source : str
         Where they come from, for the error message.
+    origins : mapping of str to str, optional
+        Where those come from, by name, that come from elsewhere.
 
     Raises
     ------
@@ -157,15 +163,18 @@ def validate(values: Mapping[str, Any], source: str = "parameters") -> Parameter
     try:
         return Parameters.model_validate(dict(values))
     except ValidationError as error:
-        complaints = []
+        complaints: dict[str, list[str]] = {}
         for item in error.errors():
             name = str(item["loc"][0]) if item["loc"] else ""
             if item["type"] == "extra_forbidden":
                 hint = did_you_mean(name, Parameters.model_fields)
-                complaints.append(f"{name}: no such parameter.{hint}")
+                complaint = f"{name}: no such parameter.{hint}"
             else:
-                complaints.append(f"{name}: {item['msg']} (given: {item['input']!r:.80})")
-        raise InputError(f"{source}: " + "; ".join(dict.fromkeys(complaints))) from None
+                complaint = f"{name}: {item['msg']} (given: {item['input']!r:.80})"
+            complaints.setdefault((origins or {}).get(name, source), []).append(complaint)
+        raise InputError(
+            "; ".join(f"{o}: " + "; ".join(dict.fromkeys(said)) for o, said in complaints.items())
+        ) from None
 
 
 def from_namespace(namespace: Mapping[str, Any]) -> Parameters:

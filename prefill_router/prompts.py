@@ -78,9 +78,18 @@ def format_prompts(
 
 def token_limit(model, tokenizer) -> int:
     """Return the longest prompt, in tokens, that model and tokenizer both say they can read."""
-    config = model.config.get_text_config()
-    stated = [getattr(config, name, None) or NO_LIMIT for name in POSITIONS]
-    return min(*stated, tokenizer.model_max_length, NO_LIMIT)
+    return min(config_limit(model.config.get_text_config()), tokenizer.model_max_length)
+
+
+def config_limit(config) -> int:
+    """Return the longest prompt that a model's text config says it can read."""
+    return min(getattr(config, name, None) or NO_LIMIT for name in POSITIONS)
+
+
+def check_max_tokens(max_tokens: int, limit: int) -> None:
+    """Raise InputError if prompts of `max_tokens` are longer than a model reads."""
+    if max_tokens > limit:
+        raise InputError(f"max_tokens is {max_tokens}; this model reads at most {limit} tokens.")
 
 
 @dataclass(frozen=True)

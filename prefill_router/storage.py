@@ -10,6 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 from prefill_router.errors import InputError
 
 MANIFEST = "manifest.json"
+LIBRARIES = ("torch", "transformers", "datasets", "scikit-learn", "scipy", "numpy", "pandas")
 PRESENTATION = ("book", "cli", "expectations", "experiment", "notebooks", "plotting", "report")
 
 
@@ -55,14 +57,22 @@ def file_hash(path: str | os.PathLike) -> str:
 
 @functools.cache
 def code_fingerprint() -> str:
-    """Return what identifies the code that computes: every module but those that only present."""
+    """Return what identifies the code that computes, so that an upgrade, too, computes anew.
+
+    That is every module of the package but those that only present, and the libraries' versions.
+    """
     package = Path(__file__).parent
     modules = {
         path.relative_to(package).as_posix(): file_hash(path)
         for path in sorted(package.rglob("*.py"))
         if path.stem not in PRESENTATION
     }
-    return fingerprint(modules)
+    return fingerprint(modules, library_versions())
+
+
+def library_versions() -> dict[str, str]:
+    """Return the installed version of every library that computes."""
+    return {name: version(name) for name in LIBRARIES}
 
 
 @contextlib.contextmanager

@@ -16,12 +16,14 @@ from prefill_router.activations import Activations
 from prefill_router.costs import Prices, expected_costs, load_prices, query_costs
 from prefill_router.errors import InputError
 from prefill_router.estimates import Estimate, write_metrics
+from prefill_router.extraction import check_layers
 from prefill_router.features import Choice, choose, cross_validated_auc
 from prefill_router.labels import Labels, load_labels
-from prefill_router.models import ModelSource, resolve, weights_hash
+from prefill_router.models import ModelSource, pick_device, resolve, text_config, weights_hash
 from prefill_router.parameters import PLACES, Parameters, from_namespace
 from prefill_router.probes import probe_layers
 from prefill_router.project import project_root
+from prefill_router.prompts import check_max_tokens, config_limit
 from prefill_router.splits import Split, make_splits
 from prefill_router.storage import Store, fingerprint, read_json, write_json
 from prefill_router.streaming import extract_to_store
@@ -94,15 +96,47 @@ class Study:
         Raises
         ------
         InputError
-            If labels, prices or an encoder are missing or cannot be used.
+            If labels, prices, an encoder or the device are missing or cannot be used, the queries
+            are too few to be split, or what an answer costs is unknown.
         """
         p = self.parameters
         encoders = [*self.encoders, *([] if p.embedding == "lsa" else [p.embedding])]
-        return {
+        inputs = {
             "labels": self.labels.fingerprint,
-            "prices": vars(self.prices) if self.prices else None,
+            "prices": self._price_content(),
             "encoders": {encoder: weights_hash(self.source(encoder)) for encoder in encoders},
         }
+        for encoder in encoders:
+            self._check_encoder(encoder)
+        pick_device(p.device)
+        self._check_costs(self.splits)
+        return inputs
+
+    def _price_content(self) -> dict[str, Any] | None:
+        """Return what the price table says, wherever it lies."""
+        if self.prices is None:
+            return None
+        return {name: value for name, value in vars(self.prices).items() if name != "source"}
+
+    def _check_encoder(self, encoder: str) -> None:
+        """Refuse layers that an encoder lacks, and prompts longer than it reads, by its config."""
+        p, config = self.parameters, text_config(self.source(encoder))
+        n_layers = getattr(config, "num_hidden_layers", None)
+        try:
+            check_max_tokens(p.max_tokens, config_limit(config))
+            if encoder == p.encoder and n_layers:
+                check_layers(p.layers, n_layers)
+        except InputError as error:
+            raise InputError(f"{encoder}: {error}") from None
+
+    def _check_costs(self, splits: Sequence[Split]) -> None:
+        """Refuse unknown costs before any prompt is read: its length does not matter to that."""
+        if not self.has_costs:
+            return
+        lengths = np.zeros(self.labels.n_queries)
+        query_costs(self.labels, self.prices, lengths)
+        for split in splits:
+            expected_costs(self.labels, self.prices, lengths, split.train)
 
     # -- labels ------------------------------------------------------------------------------
 

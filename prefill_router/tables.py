@@ -153,7 +153,11 @@ def _from_file(path: Path) -> pd.DataFrame:
     except InputError:
         raise
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text ({error}).") from None
+        line = error.object[: error.start].count(b"\n") + 1
+        raise InputError(
+            f"{path} is not UTF-8 text (byte 0x{error.object[error.start]:02x} in line {line}); "
+            "save the file as UTF-8."
+        ) from None
     except (EOFError, zlib.error, csv.Error, ValueError, OSError) as error:
         raise InputError(f"{path} cannot be read (damaged or cut short?): {error}") from error
 

@@ -51,7 +51,7 @@ def ran(monkeypatch, tmp_path):
     """What `run` passes on, instead of running it."""
     calls = []
 
-    def record(values, name, source):
+    def record(values, name, source, origins):
         calls.append((values, name, source))
         return tmp_path / "runs" / name
 
@@ -137,6 +137,10 @@ def test_run_names_the_file_at_fault(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("encodr: a\n")
     assert f"{path}: encodr: no such parameter" in refused("run", path)
+    path.write_text("seed: -1\n")
+    both = refused("run", path, "-p", "encodr=x", "-p", "n_seeds=0")
+    assert f"{path}: seed: " in both
+    assert "-p: n_seeds: " in both and "; encodr: no such parameter" in both
     path.write_text("labels: !!python/object/apply:os.getcwd []\n")
     assert "not plain YAML" in refused("run", path)
     assert "gone.yaml: no such file" in refused("run", tmp_path / "gone.yaml")
@@ -169,7 +173,7 @@ def test_run_refuses_before_it_starts_and_leaves_the_directory_free(
     ("error", "code", "said"),
     [
         (InputError("labels <b>[red]x[/red]</b> are bad."), 2, "labels <b>[red]x[/red]</b> are"),
-        (OSError(28, "No space left on device"), 2, "No space left on device. Finished parts"),
+        (OSError(13, "Permission denied", "x.json"), 2, "'x.json'. Finished parts are kept"),
         (KeyboardInterrupt(), 130, "Stopped. Finished parts are kept; run again to go on."),
     ],
 )
@@ -182,6 +186,19 @@ def test_errors_are_plain_words(monkeypatch, error, code, said):
     assert result.exit_code == code
     assert said in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("filename", "said"), [(None, "the run directory (runs/default unless"), ("a/b.bin", "a/b.bin")]
+)
+def test_a_full_disk_is_named(monkeypatch, filename, said):
+    def fail(*_):
+        raise OSError(28, "No space left on device", filename)
+
+    monkeypatch.setattr("prefill_router.experiment.run_experiment", fail)
+    message = refused("run")
+    assert f"No space left on device, for {said}" in message
+    assert "free space there and run again" in message
 
 
 def test_an_error_of_the_program_itself_is_not_hidden(monkeypatch):

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from prefill_router import curves
 from prefill_router.curve_evaluation import curve_band, evaluate_curves
 from prefill_router.curves import routing_curve, saving_at_equal_accuracy
 from prefill_router.errors import InputError
@@ -84,3 +85,53 @@ def test_an_unknown_cost_is_an_error(world):
     true, _, correct = world
     with pytest.raises(InputError, match="unknown price is not 0"):
         evaluate_curves({"r": true}, correct, np.array([1, np.nan, 2]), n_resamples=5)
+
+
+@pytest.fixture(scope="module")
+def costs(world):
+    """What each query turned out to cost, and what was expected of it: far from the same."""
+    rng = np.random.default_rng(1)
+    paid = COST * rng.lognormal(0, 1, world[2].shape)
+    return paid, paid * rng.lognormal(0, 1, paid.shape)
+
+
+def test_the_policy_looks_at_expected_costs_and_pays_the_actual_ones(world, costs):
+    """Every summary equals that of `curves` on the complete rows; AIQ is over one range for all."""
+    true, noisy, correct = world
+    paid, expected = costs
+    routers = {"true": true, "noisy": noisy, "dearest": paid / paid.max()}
+    rows = evaluate_curves(routers, correct, paid, expected, pair=(0, 2), n_resamples=2)
+    found = {(row.metric, row.router): row.estimate for row in rows}
+
+    some = ~np.isnan(correct).any(axis=1)
+    single = paid[some].mean(axis=0), correct[some].mean(axis=0)
+    points = {
+        name: routing_curve(p[some], correct[some], paid[some], expected[some]).points
+        for name, p in routers.items()
+    }
+    shared = curves.shared_cost_range(single, *points.values())
+    for name, curve in points.items():
+        recovered = curves.pgr_curve(routers[name][some], correct[some], 0, 2)
+        want = {
+            "P-AUCCC": curves.p_auccc(curve, single),
+            "MDP-AUCCC": curves.mdp_auccc(curve, single),
+            "PDP-AUCCC": curves.pdp_auccc(curve, single),
+            "AIQ": curves.aiq(*curve, shared),
+            "AIQ (divided by the largest cost)": curves.aiq(*curve, shared, True),
+            "APGR": curves.apgr(*recovered),
+            "CPT(50 %)": curves.cpt(*recovered, 0.5),
+            "CPT(80 %)": curves.cpt(*recovered, 0.8),
+        }
+        assert {metric: found[metric, name] for metric in want} == pytest.approx(want)
+    own = {name: curves.shared_cost_range(single, curve) for name, curve in points.items()}
+    assert len(set(own.values())) > 1  # else a range of each router's own would do, too
+
+
+def test_a_band_looks_at_expected_costs_and_pays_the_actual_ones(world, costs):
+    true, _, correct = world
+    band = curve_band(true, correct, *costs, n_points=12, n_resamples=2)
+    some = ~np.isnan(correct).any(axis=1)
+    curve = routing_curve(true[some], correct[some], *(cost[some] for cost in costs))
+    at = np.searchsorted(curve.tau, band["tau"])
+    assert band["accuracy"].to_numpy() == pytest.approx(curve.accuracy[at])
+    assert band["cost"].to_numpy() == pytest.approx(curve.cost[at])

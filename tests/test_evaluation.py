@@ -65,6 +65,16 @@ def test_references_are_what_they_are_by_definition(world):
     assert rows["cost saving", "single target", "small"].lower == pytest.approx(5 / 6)
 
 
+def test_the_oracle_asks_the_cheapest_target_that_is_right(world):
+    correct, cost = world[2], COST[::-1]  # the cheapest last, where a tie would not find it
+    choices = {"first": np.zeros(len(correct), dtype=int)}
+    rows = evaluate_choices(choices, correct, cost, 0, targets=TARGETS, n_resamples=2)
+    y = correct[~np.isnan(correct).any(axis=1)]
+    right = np.where(y == 1, cost, np.inf).min(axis=1)
+    paid = np.where(np.isinf(right), cost.min(), right)
+    assert rows_by_key(rows)["mean cost", "oracle", ""].estimate == pytest.approx(paid.mean())
+
+
 def test_differences_are_paired_and_between_the_primary_and_each_other(world):
     rows = evaluated(world)
     row = rows["gap closed difference", "true - noisy", ""]

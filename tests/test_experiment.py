@@ -88,7 +88,9 @@ def test_a_chain_that_fails_goes_on_where_it_failed(root, values, executed):
     # what the run directory holds
     assert read_json(run / "parameters.json")["seed"] == 7
     rows = read_json(run / "metrics.json")
-    assert [(row["metric"], row["estimate"]) for row in rows] == [("01_first", 7), ("02_second", 7)]
+    names = ["01_first", "02_second"]
+    wanted = [(name, name, 7) for name in names]
+    assert [(row["notebook"], row["metric"], row["estimate"]) for row in rows] == wanted
     manifest = read_json(run / "manifest.json")
     assert manifest["parameters"]["seed"] == 7
     assert manifest["parameters"]["run_dir"] == "runs/mine"
@@ -151,6 +153,20 @@ def test_what_changed_runs_again_with_all_that_may_rest_on_it(root, values, monk
     assert executed == both
 
 
+def test_a_notebook_whose_metrics_are_gone_runs_again(root, values, executed):
+    (root / "mended").touch()
+    run = run_experiment(values, "mine")
+    complete = read_json(run / "metrics.json")
+    recorded = run / "metrics" / "01_first.json"
+    recorded.unlink()
+    run_experiment(values, "mine")
+    assert executed == ["01_first", "02_second", "01_first"]
+    write_json(recorded, [])
+    run_experiment(values, "mine")
+    assert executed[3:] == ["01_first"]
+    assert read_json(run / "metrics.json") == complete
+
+
 def test_a_notebook_stopped_half_way_is_not_taken_for_the_one_that_ran_before(
     root, values, monkeypatch
 ):
@@ -205,6 +221,8 @@ def test_a_kernel_that_dies_is_reported(root, values, executed):
 def test_a_wrong_parameter_is_refused_before_anything_runs(root, values, executed):
     with pytest.raises(InputError, match=r"mine.yaml: encodr: no such parameter"):
         run_experiment({**values, "encodr": "x"}, "mine", "mine.yaml")
+    with pytest.raises(InputError, match=r"^-p: encodr: no such parameter"):
+        run_experiment({**values, "encodr": "x"}, "mine", "mine.yaml", {"encodr": "-p"})
     assert not (root / "runs").exists()
     assert executed == []
 

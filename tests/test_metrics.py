@@ -50,6 +50,13 @@ def test_equal_mass_bins_hold_equally_many_and_never_split_a_tie():
     assert len(set(tied[1:5])) == 1
 
 
+def test_there_are_15_bins_unless_another_number_is_given():
+    p = np.linspace(0, 1, 450)
+    assert metrics.reliability_curve(p, p > 0.5).count.tolist() == [30] * 15
+    both = metrics.expected_calibration_error(p[:, None], (p > 0.5)[:, None])
+    assert both == metrics.expected_calibration_error(p[:, None], (p > 0.5)[:, None], 15)
+
+
 def test_a_constant_prediction_equal_to_the_accuracy_is_calibrated():
     correct = np.array([1.0, 0, 0, 1, 1, 0, 1, 1])[:, None]
     p = np.full((8, 1), correct.mean())

@@ -69,7 +69,7 @@ def test_offline_an_unknown_name_shows_how_to_give_a_directory(tmp_path):
     assert len(messages) == 3
     for message in messages:
         assert "offline" in message
-        assert "-p encoder path/to/directory" in message
+        assert "-p encoder=path/to/directory (papermill: a space" in message
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "/no/where", "~/nowhere", "a/b/c"])

@@ -16,6 +16,7 @@ from prefill_router.routers import (
     CLUSTERS,
     FACTORS,
     FINE_TUNED,
+    LENGTH,
     LOGISTIC,
     MLP,
     NEIGHBOURS,
@@ -35,6 +36,7 @@ from prefill_router.routers import (
 )
 from prefill_router.splits import Split
 from prefill_router.study import ARTIFACTS
+from prefill_router.trunk import SharedTrunkEnsemble
 
 torch.set_num_threads(1)
 
@@ -157,6 +159,19 @@ def test_another_study_is_fitted_anew(tmp_path, monkeypatch, change):
     assert fits == [0, 0]
 
 
+def test_prompt_lengths_of_other_settings_are_fitted_anew(tmp_path):
+    """`length only` names no encoder that it reads, but counts the main one's tokens."""
+    one = tiny_studies.study(tmp_path)
+    predictions(one, LENGTH)
+    assert len(list(one.store.root.glob("router-*"))) == 1
+    two = tiny_studies.study(
+        tmp_path, max_tokens=3, truncation="left", run_dir=str(tmp_path / "two")
+    )
+    two.store = one.store
+    predictions(two, LENGTH)
+    assert len(list(one.store.root.glob("router-*"))) == 2
+
+
 @pytest.mark.parametrize("router", [NEIGHBOURS, CLUSTERS])
 def test_an_embedding_of_other_weights_is_fitted_anew(tmp_path, router):
     embedding = tmp_path / "embedding"
@@ -250,6 +265,22 @@ def test_embeddings_are_unit_vectors_that_know_no_test_query(tmp_path, embedding
     assert np.array_equal(changed.splits[0].train, split.train)
     again = Fitting(changed, 0, [], tmp_path).embedding()
     np.testing.assert_allclose(again[[*split.train, row]], vectors[[*split.train, row]], atol=1e-5)
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_networks_are_chosen_on_whole_groups(study, tmp_path, monkeypatch, shuffle):
+    given = []
+    fit = SharedTrunkEnsemble.fit
+
+    def record(self, X, Y, groups=None):
+        given.append(groups)
+        return fit(self, X, Y, groups)
+
+    monkeypatch.setattr(SharedTrunkEnsemble, "fit", record)
+    it = Fitting(study, 0, [study.parameters.encoder], tmp_path)
+    it.trunk(it.features(), shuffle)
+    [groups] = given
+    assert np.array_equal(groups, study.labels.group[study.splits[0].train])
 
 
 # -- the candidate that validation chooses -------------------------------------------------------

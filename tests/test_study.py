@@ -220,7 +220,7 @@ def test_encoders_are_each_named_once(tmp_path):
 
 def test_an_unknown_encoder_is_an_error_that_shows_how_to_give_one(tmp_path):
     study = tiny_studies.study(tmp_path, encoder=str(tmp_path / "nowhere"))
-    with pytest.raises(InputError, match=r"nowhere: no such directory.*-p encoder path"):
+    with pytest.raises(InputError, match=r"nowhere: no such directory.*-p encoder=path"):
         study.activations()
 
 
@@ -303,6 +303,21 @@ def test_what_is_fitted_depends_on_labels_splits_and_seed(study, tmp_path):
     assert tiny_studies.study(tmp_path / "same", outer_folds=2).key("a") == keys[0]
 
 
+def own_split(n=60):
+    """Return a table that says itself which query trains, validates and tests."""
+    table = label_table(n)
+    table["group"] = table["query_id"]
+    table["split"] = np.tile(np.repeat(["train", "validation", "test"], n // 3), 3)
+    return table
+
+
+def test_another_seed_is_another_study_even_where_the_table_splits(tmp_path):
+    one = tiny_studies.study(tmp_path / "a", own_split())
+    two = tiny_studies.study(tmp_path / "b", own_split(), seed=1)
+    assert np.array_equal(one.test_rows, two.test_rows)
+    assert one.key("a") != two.key("a")
+
+
 # -- costs and results ---------------------------------------------------------------------------
 
 
@@ -351,15 +366,54 @@ def test_an_unknown_price_is_an_error_and_never_0(tmp_path):
         _ = study.costs
 
 
+def test_unknown_costs_are_found_before_any_prompt_is_read(tmp_path):
+    study = tiny_studies.study(tmp_path / "a")
+    path = Path(study.parameters.prices)
+    path.write_text(path.read_text().replace("noisy", "noise"))
+    with pytest.raises(InputError, match=rf"'noisy' is unknown; add it to {path}, .*'noise'"):
+        study.inputs()
+    table = label_table()
+    table.loc[5, "output_tokens"] = np.nan
+    study = tiny_studies.study(tmp_path / "b", table)
+    with pytest.raises(InputError, match=r"neither output_tokens nor cost_usd .*'q5'"):
+        study.inputs()
+    tiny_studies.study(tmp_path / "b", table, prices="").inputs()  # nobody asks for costs
+    assert not study.store.root.exists()
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"n_queries": 3}, r"n_queries.*outer_folds"),
+        ({"outer_folds": 500}, r"n_queries.*outer_folds"),
+        ({"layers": [1, 99]}, r"main: layers \[1, 99\] must be one or more of 0\.\.3"),
+        ({"max_tokens": 10**5}, r"(main|other): max_tokens is 100000; this model reads at most"),
+        ({"device": "abacus"}, "device 'abacus' cannot be used"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_used_is_found_before_any_prompt_is_read(tmp_path, values, said):
+    study = tiny_studies.study(tmp_path, **values)
+    with pytest.raises(InputError, match=said):
+        study.inputs()
+    assert not study.store.root.exists()
+
+
+def test_prices_moved_elsewhere_are_the_same_input(tmp_path):
+    one = tiny_studies.study(tmp_path)
+    (tmp_path / "prices.csv").rename(tmp_path / "moved.csv")
+    two = Study(validate({**one.parameters.model_dump(), "prices": str(tmp_path / "moved.csv")}))
+    two_prices = two.inputs()["prices"]
+    (tmp_path / "moved.csv").rename(tmp_path / "prices.csv")
+    assert one.inputs()["prices"] == two_prices
+
+
 def test_results_go_into_the_run_directory(study):
     study.record("01_mine", [])
     assert read_json(study.run_dir / "metrics" / "01_mine.json") == []
 
 
 def test_splits_are_those_of_the_labels_where_the_table_has_them(tmp_path):
-    table = label_table(60)
-    table["group"] = table["query_id"]
-    table["split"] = np.tile(np.repeat(["train", "validation", "test"], 20), 3)
-    [split] = tiny_studies.study(tmp_path, table).splits
+    [split] = tiny_studies.study(tmp_path, own_split()).splits
     assert isinstance(split, Split)
     assert split.test.tolist() == list(range(40, 60))

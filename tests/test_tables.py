@@ -107,6 +107,7 @@ CSV = as_csv(RECORDS).encode()
         ("t.csv", b'a,b\n1,"2\n', "cannot be read"),
         ("t.csv", b"a,a\n1,2\n", "two columns named 'a'"),
         ("t.csv", b"a,b\n\xff\xfe,2\n", "not UTF-8"),
+        ("t.csv", "a,b\n1,2\n3,é\n".encode("latin-1"), r"0xe9 in line 3\); save .* as UTF-8"),
         ("t.csv.gz", gzip.compress(CSV * 99)[:60], "cannot be read"),
         ("t.parquet", b"PAR1 and no more", "cannot be read"),
         ("t.json", b'{"a": 1}\n{"a": 2}\n', "cannot be read"),
