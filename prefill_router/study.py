@@ -255,7 +255,7 @@ class Study:
         pandas.DataFrame
             That of `probe_layers`, with columns ``encoder`` and ``fold``.
         """
-        return self._table("probes", encoder, probe_layers)
+        return self._table("layer-probes", encoder, probe_layers)
 
     def layer_auc(self, encoder: str) -> pd.DataFrame:
         """Return cross-validated AUC by layer, pooling, dimension and target, likewise."""

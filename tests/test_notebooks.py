@@ -59,8 +59,8 @@ def spoil(path: Path, old: str, new: str) -> None:
 def test_a_wrong_separability_fails(copy, tmp_path):
     spoil(
         copy / "prefill_router" / "probes.py",
-        "within = var_wrong + var_right",
-        "within = var_wrong + 1.1 * var_right",
+        "(right.variance + wrong.variance)",
+        "(1.1 * right.variance + wrong.variance)",
     )
     result = nbval(copy, PROBING, tmp_path / "artifacts")
     assert result.returncode == 1

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -245,3 +247,14 @@ def test_few_rows_and_many_targets(rng, n, n_targets):
     assert np.isfinite(table["J"]).tolist() == both
     np.testing.assert_allclose(table["d_eff"], effective_dimensionality(X))
     assert table["J_white"].isna().all()  # as many dimensions as rows
+
+
+def test_no_float64_copy_of_the_states_is_made(rng):
+    states = StandIn({(0, "mean"): rng.standard_normal((20_000, 256), dtype=np.float32)})
+    Y = labels(rng, 20_000, 2)
+    tracemalloc.start()
+    probe_layers(states, Y, np.arange(20_000), pca_dimension=2)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    copies = 2 * 20_000 * 256 * 4  # the stand-in's float32 states and the rows taken from them
+    assert peak < copies + 0.5 * 20_000 * 256 * 8
