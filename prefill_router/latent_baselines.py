@@ -196,6 +196,6 @@ def _maximise_likelihood(
         return loss.item(), parameters.grad.numpy()
 
     start = np.concatenate([part.ravel() for part in parts])
-    found = minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": 1000})
+    found = minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": 500})
     fitted = unpack(found.x)
     return fitted[: len(weights)], fitted[len(weights) :]

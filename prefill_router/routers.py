@@ -89,8 +89,8 @@ ROUTERS = {
             it.distinct_features(),
             [
                 TargetTrees(n_trees, leaves, random_state=it.study.parameters.seed)
-                for n_trees in (50, 150)
-                for leaves in (3, 8)
+                for n_trees in (100, 300)
+                for leaves in (4, 16)
             ],
         ),
         _main,
@@ -118,7 +118,7 @@ ROUTERS = {
             [
                 MatrixFactorisation(n, C, it.study.parameters.seed)
                 for n in (2, 8)
-                for C in (0.003, 0.01, 0.03, 0.1)
+                for C in (0.0003, 0.001, 0.003, 0.01, 0.1)
             ],
         ),
         _embedding,
@@ -131,7 +131,7 @@ ROUTERS = {
                 SharedTrunkEnsemble(
                     1, 1, hidden, (0.3,) * len(hidden), random_state=it.study.parameters.seed
                 )
-                for hidden in ((32,), (256,), (256, 128))
+                for hidden in ((8,), (32,), (128,), (256, 128))
             ],
             grouped=True,
         ),
@@ -143,8 +143,8 @@ ROUTERS = {
             it.embedding(),
             [
                 ItemResponse(n, C, it.study.parameters.seed)
-                for n in (1, 2, 8)
-                for C in (0.003, 0.01, 0.03, 0.1)
+                for n in (1, 2, 4)
+                for C in (0.01, 0.03, 0.1, 0.3)
             ],
         ),
         _embedding,

@@ -32,7 +32,7 @@ class TextClassifier(BaseEstimator):
         From `prefill_router.models.resolve`.
     learning_rate : float, default 3e-4
         Of Adam, for encoder and head alike.
-    max_epochs, patience : int, default 20 and 3
+    max_epochs, patience : int, default 12 and 3
         Training stops after `patience` epochs without a lower loss on the inner validation rows;
         the model gets its best epoch's weights.
     batch_size : int, default 32
@@ -64,7 +64,7 @@ class TextClassifier(BaseEstimator):
         self,
         encoder: ModelSource,
         learning_rate: float = 3e-4,
-        max_epochs: int = 20,
+        max_epochs: int = 12,
         patience: int = 3,
         batch_size: int = 32,
         inner_share: float = 0.15,

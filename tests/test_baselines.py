@@ -16,6 +16,8 @@ from prefill_router.baselines import (
     TrainingAccuracy,
 )
 from prefill_router.errors import InputError
+from prefill_router.latent_baselines import ItemResponse, MatrixFactorisation
+from prefill_router.trees import TargetTrees
 
 
 @pytest.fixture
@@ -45,7 +47,13 @@ def inputs(rng, n=80):
         (NearestNeighbours(7), X),
         (Clusters(4), X),
         (TargetLogistic(), X),
+        (MatrixFactorisation(2), X),
+        (ItemResponse(2), X),
+        (TargetTrees(10), X),
     ]
+
+
+MODELS = [model for model, _ in inputs(np.random.default_rng(0))]
 
 
 def test_training_accuracy_leaves_missing_labels_out():
@@ -139,7 +147,7 @@ def test_target_logistic_equals_scikit_learn(rng):
         np.testing.assert_allclose(p[:, k], reference.predict_proba(X)[:, 1], atol=1e-4)
 
 
-@pytest.mark.parametrize("place", range(7))
+@pytest.mark.parametrize("place", range(len(MODELS)))
 def test_one_sided_and_unlabelled_targets_and_refits(rng, place):
     model, X = inputs(rng)[place]
     Y = labels(rng)
@@ -151,7 +159,7 @@ def test_one_sided_and_unlabelled_targets_and_refits(rng, place):
     np.testing.assert_array_equal(clone(model).fit(X, Y).predict_proba(X), p)
 
 
-@pytest.mark.parametrize("place", range(7))
+@pytest.mark.parametrize("place", range(len(MODELS)))
 def test_missing_labels_are_not_wrong_answers(rng, place):
     model, X = inputs(rng)[place]
     Y = labels(rng, missing=0.4)
@@ -161,9 +169,30 @@ def test_missing_labels_are_not_wrong_answers(rng, place):
     assert (counted_wrong.mean(axis=0) < masked.mean(axis=0) - 0.05).all()
 
 
-@pytest.mark.parametrize("place", range(7))
+@pytest.mark.parametrize("place", range(len(MODELS)))
 def test_labels_of_other_shapes_are_refused(rng, place):
     model, X = inputs(rng)[place]
     for Y in (labels(rng, n=79), labels(rng)[:, 0]):
         with pytest.raises(InputError, match=r"expected \(80, K\)"):
             model.fit(X, Y)
+
+
+@pytest.mark.parametrize("n_targets", [2, 50])
+@pytest.mark.parametrize("place", range(len(MODELS)))
+def test_two_and_fifty_targets_and_fifty_queries(rng, place, n_targets):
+    model, X = inputs(rng, 50)[place]
+    p = model.fit(X, labels(rng, 50, n_targets)).predict_proba(X)
+    assert p.shape == (50, n_targets)
+    assert ((p >= 0) & (p <= 1)).all()
+
+
+@pytest.mark.parametrize(
+    "place",  # all queries being equally near, a few neighbours are any few
+    [i for i, model in enumerate(MODELS) if not isinstance(model, NearestNeighbours)],
+)
+def test_constant_features_leave_each_targets_accuracy(rng, place):
+    model, X = inputs(rng)[place]
+    Y, X = labels(rng), X[:1].repeat(80, axis=0)
+    p = model.fit(X, Y).predict_proba(X)
+    np.testing.assert_allclose(p, p[:1].repeat(80, axis=0))
+    np.testing.assert_allclose(p[0], np.nanmean(Y, axis=0), atol=0.1)

@@ -105,7 +105,7 @@ def test_missing_labels_and_a_target_always_right_are_no_obstacle(tmp_path):
     table = table[np.random.default_rng(0).random(len(table)) > 0.3]
     study = tiny_studies.study(tmp_path, table)
     assert np.isnan(study.labels.correct).any()
-    for router in router_names(study, full=True):
+    for router in router_names(study):
         [p] = predictions(study, router)
         assert not np.isnan(p[study.test_rows]).any(), router
 

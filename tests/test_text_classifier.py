@@ -29,7 +29,7 @@ def labels():
 
 @pytest.fixture(scope="module")
 def fitted(source, labels):
-    return TextClassifier(source, learning_rate=3e-3).fit(TEXTS, labels)
+    return TextClassifier(source, learning_rate=3e-3, max_epochs=20, patience=3).fit(TEXTS, labels)
 
 
 def test_it_learns_what_the_words_say(fitted, labels):
