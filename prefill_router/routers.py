@@ -89,7 +89,7 @@ ROUTERS = {
             it.distinct_features(),
             [
                 TargetTrees(n_trees, leaves, random_state=it.study.parameters.seed)
-                for n_trees in (100, 300)
+                for n_trees in (100, 300, 600)
                 for leaves in (4, 16)
             ],
         ),
