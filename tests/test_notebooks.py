@@ -69,7 +69,7 @@ def test_a_wrong_separability_fails(copy, tmp_path):
 
 
 def test_a_wrong_pooling_fails(copy, tmp_path):
-    spoil(copy / "prefill_router" / "extraction.py", "lengths - 1]", "lengths - 2]")
+    spoil(copy / "prefill_router" / "pooling.py", "lengths - 1]", "lengths - 2]")
     result = nbval(copy, EXTRACTION, tmp_path / "artifacts")
     assert result.returncode == 1
     assert "extraction equals the plain forward pass: False" in result.stdout
