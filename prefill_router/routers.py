@@ -77,7 +77,7 @@ ROUTERS = {
     RANDOM_FEATURES: Router(lambda it: it.trunk(it.random_features()), _main, full=True),
     LOGISTIC: Router(
         lambda it: it.tuned(
-            it.distinct_features(), [TargetLogistic(C=C) for C in (0.0003, 0.001, 0.01, 0.1)]
+            it.distinct_features(), [TargetLogistic(C=C) for C in (0.001, 0.01, 0.1, 1)]
         ),
         _main,
     ),
