@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import tiny_models
+from architectures import SHAPE as TINY
 from transformers import LlamaConfig, LlamaModel
 
 from prefill_router import extraction, streaming
@@ -16,7 +17,7 @@ from prefill_router.streaming import extract
 
 streaming.SHARD_BYTES = 2 * 2**20
 extraction.CPU_TOKENS = (1, 1024)
-SHAPE = {**tiny_models.SHAPE, "hidden_size": 256, "num_key_value_heads": 2}
+SHAPE = {**TINY, "hidden_size": 256, "num_key_value_heads": 2}
 
 
 def peak():
