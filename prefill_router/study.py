@@ -19,7 +19,7 @@ from prefill_router.estimates import Estimate, write_metrics
 from prefill_router.extraction import check_layers
 from prefill_router.features import Choice, choose, cross_validated_auc
 from prefill_router.labels import Labels, load_labels
-from prefill_router.models import ModelSource, pick_device, resolve, text_config, weights_hash
+from prefill_router.models import ModelSource, device_map, resolve, text_config, weights_hash
 from prefill_router.parameters import PLACES, Parameters, from_namespace
 from prefill_router.probes import probe_layers
 from prefill_router.project import project_root
@@ -108,7 +108,8 @@ class Study:
         }
         for encoder in encoders:
             self._check_encoder(encoder)
-        pick_device(p.device)
+        if p.engine == "local":  # a cluster's workers have devices of their own
+            device_map(p.device)
         self._check_costs(self.splits)
         return inputs
 

@@ -417,3 +417,8 @@ def test_splits_are_those_of_the_labels_where_the_table_has_them(tmp_path):
     [split] = tiny_studies.study(tmp_path, own_split()).splits
     assert isinstance(split, Split)
     assert split.test.tolist() == list(range(40, 60))
+
+
+@pytest.mark.parametrize("places", [{"device": "spread"}, {"device": "cuda:7", "engine": "ray"}])
+def test_devices_that_only_loading_or_a_cluster_has_are_no_obstacle(tmp_path, places):
+    assert tiny_studies.study(tmp_path, **places).inputs()["encoders"]
