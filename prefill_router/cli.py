@@ -111,6 +111,23 @@ def book(
 
 
 @app.command()
+def publish(
+    run_dir: Annotated[Path, typer.Argument(help="A finished run's directory, as runs/full.")],
+) -> None:
+    """Make a run's results the published ones, which the book's heavy chapters show.
+
+    They go to experiments/published/NAME, NAME being the directory's.
+    """
+    from prefill_router.project import project_root
+    from prefill_router.published import PUBLISHED
+    from prefill_router.published import publish as publish_results
+
+    into = project_root() / PUBLISHED / run_dir.name
+    with _plain_errors(into):
+        typer.echo(f"Written: {publish_results(run_dir, into).parent}")
+
+
+@app.command()
 def extract(
     table: Annotated[Path, typer.Argument(help="Table with a column question.")],
     out: Annotated[Path, typer.Argument(help="Directory to write the activations into.")],

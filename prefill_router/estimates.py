@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -12,7 +13,7 @@ import pandas as pd
 from prefill_router import policy
 from prefill_router.bootstrap import Interval
 from prefill_router.errors import InputError
-from prefill_router.storage import write_json
+from prefill_router.storage import read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,12 @@ def write_metrics(path: str | os.PathLike, estimates: Sequence[Estimate]) -> Non
     """Write estimates as a JSON list of rows, atomically; what is undefined becomes null."""
     rows = [asdict(estimate) for estimate in estimates]
     write_json(path, [{k: None if v != v else v for k, v in row.items()} for row in rows])
+
+
+def read_metrics(path: str | os.PathLike) -> list[Estimate]:
+    """Read what `write_metrics` wrote."""
+    rows = [{k: math.nan if v is None else v for k, v in row.items()} for row in read_json(path)]
+    return [Estimate(**row) for row in rows]
 
 
 def complete_rows(correct: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -20,6 +20,7 @@ from prefill_router.expectations import EXPECTED, accept
 from prefill_router.parameters import validate
 from prefill_router.progress import track
 from prefill_router.project import project_root
+from prefill_router.published import PUBLISHED
 from prefill_router.storage import (
     atomic_write,
     code_fingerprint,
@@ -100,7 +101,8 @@ def _shown() -> list[str]:
     shown = [
         package / name for name in ("expectations.py", "display.py", "plotting.py", "report.py")
     ]
-    return [file_hash(path) for path in [*shown, project_root() / EXPECTED] if path.exists()]
+    committed = [project_root() / EXPECTED, *sorted((project_root() / PUBLISHED).glob("*/*.json"))]
+    return [file_hash(path) for path in [*shown, *committed] if path.exists()]
 
 
 def _all_metrics(run_dir: Path) -> list[dict[str, Any]]:

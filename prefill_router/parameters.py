@@ -80,6 +80,9 @@ class Parameters(BaseModel):
         5, ge=1, validate_default=True, description="SharedTrunkNets kept, by inner validation loss"
     )
     n_resamples: int = Field(2000, ge=100, description="bootstrap resamples of query groups")
+    full: list[PositiveInt] = Field(
+        [], description="chapters (of 7 to 10) asked at full size, not on a sample: takes hours"
+    )
     fresh_labels: bool = Field(False, description="ask the zoo's targets everything again")
     device: str = Field("cpu", description="torch device of the encoders, auto, or spread over all")
     engine: Literal["local", "ray"] = Field(
@@ -92,7 +95,9 @@ class Parameters(BaseModel):
     seed: int = Field(0, ge=0, lt=2**32, description="seed of splits, training and resampling")
     run_dir: str = Field("", description="where results go; empty: runs/ and a hash of the above")
 
-    @field_validator("targets", "encoders", "poolings", "dimensions", "layers", mode="before")
+    @field_validator(
+        "targets", "encoders", "poolings", "dimensions", "layers", "full", mode="before"
+    )
     @classmethod
     def _accept_text(cls, value: Any) -> Any:
         if type(value) is int:
@@ -106,7 +111,7 @@ class Parameters(BaseModel):
         except yaml.YAMLError:
             raise ValueError("not a list: write '[a, b]' or 'a, b'") from None
 
-    @field_validator("targets", "encoders", "poolings", "dimensions")
+    @field_validator("targets", "encoders", "poolings", "dimensions", "full")
     @classmethod
     def _no_repeats(cls, value: list) -> list:
         if len(set(value)) < len(value):

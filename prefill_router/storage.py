@@ -20,7 +20,9 @@ from prefill_router.errors import InputError
 
 MANIFEST = "manifest.json"
 LIBRARIES = ("torch", "transformers", "datasets", "scikit-learn", "scipy", "numpy", "pandas")
-PRESENTATION = ("book", "cli", "expectations", "experiment", "notebooks", "plotting", "report")
+PRESENTATION = (
+    "book", "cli", "expectations", "experiment", "notebooks", "plotting", "published", "report"
+)  # fmt: skip
 
 
 def fingerprint(*parts: Any) -> str:

@@ -1,0 +1,131 @@
+"""Results of full runs, committed small, and the reduced size at which a notebook reruns them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from prefill_router.errors import InputError
+from prefill_router.estimates import Estimate, read_metrics
+from prefill_router.parameters import PLACES, Parameters, validate
+from prefill_router.storage import atomic_write, file_hash, read_json, write_json
+from prefill_router.study import Study
+
+PUBLISHED = Path("experiments") / "published"
+MANIFEST = "manifest.json"
+REDUCED = {"n_queries": 1200, "n_seeds": 2, "keep": 1, "n_resamples": 200, "dimensions": [16, 32]}
+"""What a heavy chapter is asked at, unless `Parameters.full` names it."""
+FIRST_HEAVY = 7
+"""Number of the first chapter with a reduced size."""
+
+
+def sized(study: Study, notebook: str) -> Study:
+    """Return the study that a heavy chapter asks: the study itself if it is full, else a small one.
+
+    Parameters
+    ----------
+    study : Study
+        The notebook's.
+    notebook : str
+        Name of the notebook, which begins with the number of its chapter.
+
+    Returns
+    -------
+    Study
+        The small one has the same encoders and targets, fewer queries, seeds, resamples and
+        dimensions, and the same store.
+    """
+    p = study.parameters
+    if is_full(p, notebook):
+        return study
+    fewer = min(p.n_queries or REDUCED["n_queries"], REDUCED["n_queries"])
+    run_dir = str(study.run_dir / "reduced")
+    small = Study(p.model_copy(update=REDUCED | {"n_queries": fewer, "run_dir": run_dir}))
+    small.store = study.store
+    return small
+
+
+def is_full(parameters: Parameters, notebook: str) -> bool:
+    """Return whether a notebook's results rest on all queries."""
+    chapter = int(notebook.split("_")[0])
+    return chapter < FIRST_HEAVY or chapter in parameters.full
+
+
+def publish(run_dir: Path, into: Path) -> Path:
+    """Copy the results of a finished run, but for those on a sample, with what identifies them.
+
+    Parameters
+    ----------
+    run_dir : pathlib.Path
+        As `run_experiment` left it.
+    into : pathlib.Path
+        The directory, such as ``experiments/published/full``.
+
+    Returns
+    -------
+    pathlib.Path
+        The manifest: parameters, code, versions, machine, seconds, and a hash of each file.
+
+    Raises
+    ------
+    InputError
+        If the run is not finished.
+    """
+    if not (run_dir / MANIFEST).exists():
+        raise InputError(f"{run_dir} holds no finished run: it has no {MANIFEST}.")
+    manifest = read_json(run_dir / MANIFEST)
+    parameters = validate(manifest["parameters"], str(run_dir / MANIFEST))
+    into.mkdir(parents=True, exist_ok=True)
+    hashes = {}
+    for path in sorted(run_dir.glob("metrics/*.json")):
+        if is_full(parameters, path.stem):
+            with atomic_write(into / path.name) as temporary:
+                temporary.write_bytes(path.read_bytes())
+            hashes[path.name] = file_hash(path)
+    kept = ("parameters", "code", "versions", "machine", "labels", "seconds")
+    write_json(into / MANIFEST, {name: manifest[name] for name in kept} | {"files": hashes})
+    return into / MANIFEST
+
+
+def read_published(directory: Path, notebook: str) -> list[Estimate]:
+    """Return what a full run's notebook found.
+
+    Raises
+    ------
+    InputError
+        If a file is missing or was altered after it was published.
+    """
+    path = directory / f"{notebook}.json"
+    expected = read_json(directory / MANIFEST)["files"].get(path.name)
+    if expected is None or not path.exists() or file_hash(path) != expected:
+        raise InputError(
+            f"{path} is missing or not what was published; restore it, or run the experiment in "
+            "full again and publish that."
+        )
+    return read_metrics(path)
+
+
+def results(study: Study, notebook: str, found: Sequence[Estimate]) -> list[Estimate]:
+    """Return what a notebook shows: a published full run of the same study, else what it found.
+
+    Parameters
+    ----------
+    study : Study
+        The notebook's.
+    notebook : str
+        Name of the notebook, without its ending.
+    found : sequence of Estimate
+        Its own results, of `sized`.
+    """
+    if is_full(study.parameters, notebook):
+        return list(found)
+    for manifest in sorted((study.root / PUBLISHED).glob(f"*/{MANIFEST}")):
+        theirs = validate(read_json(manifest)["parameters"], str(manifest))
+        if is_full(theirs, notebook) and _identity(theirs) == _identity(study.parameters):
+            return read_published(manifest.parent, notebook)
+    return list(found)
+
+
+def _identity(parameters: Parameters) -> dict[str, Any]:
+    return parameters.model_dump(exclude=PLACES | {"full", "n_resamples"})
