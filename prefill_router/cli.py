@@ -116,15 +116,19 @@ def publish(
 ) -> None:
     """Make a run's results the published ones, which the book's heavy chapters show.
 
-    They go to experiments/published/NAME, NAME being the directory's.
+    They go to experiments/published/NAME, NAME being the directory's. Paths of this machine are
+    recorded as experiments/NAME.yaml names what they hold, if there is such a file.
     """
+    from prefill_router.parameters import read_experiment
     from prefill_router.project import project_root
     from prefill_router.published import PUBLISHED
     from prefill_router.published import publish as publish_results
 
     into = project_root() / PUBLISHED / run_dir.name
+    file = project_root() / "experiments" / f"{run_dir.resolve().name}.yaml"
     with _plain_errors(into):
-        typer.echo(f"Written: {publish_results(run_dir, into).parent}")
+        named = read_experiment(file) if file.exists() else {}
+        typer.echo(f"Written: {publish_results(run_dir, into, named).parent}")
 
 
 @app.command()

@@ -17,7 +17,7 @@ from prefill_router.published import (
     results,
     sized,
 )
-from prefill_router.storage import write_json
+from prefill_router.storage import read_json, write_json
 from prefill_router.study import Study
 
 ROWS = [
@@ -32,6 +32,7 @@ def finished(run_dir: Path, parameters: dict, **known) -> Path:
     for name in ("06_light", HEAVY):
         write_metrics(run_dir / "metrics" / f"{name}.json", ROWS)
     kept = dict.fromkeys(("code", "versions", "machine", "labels", "seconds"), "x") | known
+    kept = {"encoders": {}} | kept
     write_json(run_dir / "manifest.json", kept | {"parameters": parameters})
     return run_dir
 
@@ -141,3 +142,24 @@ def test_it_is_said_whose_numbers_are_shown(tmp_path, values, monkeypatch):
     said = provenance(mine, HEAVY)
     assert f"published full run (any), on all of its {n:,} queries" in said
     assert "code cccccccccccc with python 3.9.9." in said
+
+
+def test_no_path_of_the_machine_is_published_but_the_content_is_identified(tmp_path):
+    given = {
+        "encoder": "/mine/model",
+        "embedding": "/mine/model",
+        "encoders": ["/a/b", "zoo/reader-s"],
+    }
+    parameters = validate(given | {"full": [8], "untrained": "", "run_dir": "/tmp/runs/x"})
+    run = finished(
+        tmp_path / "run",
+        parameters.model_dump(mode="json"),
+        encoders={"/mine/model": "h1", "/a/b": "h2", "zoo/reader-s": "h3"},
+    )
+    named = {"encoder": "org/model", "embedding": "org/model"}
+    manifest = read_json(publish(run, tmp_path / "out", named))
+    assert manifest["parameters"]["encoder"] == "org/model"
+    assert manifest["parameters"]["encoders"] == ["b", "zoo/reader-s"]
+    assert manifest["parameters"]["run_dir"] == "x"
+    assert manifest["encoders"] == {"org/model": "h1", "b": "h2", "zoo/reader-s": "h3"}
+    assert "/mine" not in (tmp_path / "out" / "manifest.json").read_text()
