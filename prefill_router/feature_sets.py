@@ -210,16 +210,17 @@ def compare_features(study: Study) -> list[Estimate]:
 
 
 def compare_layers(study: Study) -> list[Estimate]:
-    """Say for every encoder whether choosing a layer matters: all of them, the chosen, the last.
+    """Say for each encoder but the main one whether choosing a layer matters, on test rows.
 
     Returns
     -------
     list of Estimate
-        As `compare_features`, by logistic heads, of means over targets; the differences are from
-        the same encoder's `ONE`.
+        Of `ALL` and `LAST`, by logistic heads, the differences from the same encoder's `ONE`, as
+        `compare_features` has them for the main encoder; means over targets.
     """
     found = []
-    for encoder in track(study.encoders, "Comparing layers"):
+    others = [encoder for encoder in study.encoders if encoder != study.parameters.encoder]
+    for encoder in track(others, "Comparing layers"):
         by_set = {
             _name(features, [encoder], LOGISTIC): feature_predictions(
                 study, features, [encoder], LOGISTIC
@@ -227,7 +228,7 @@ def compare_layers(study: Study) -> list[Estimate]:
             for features in (ONE, ALL, LAST)
         }
         rows = evaluate_features(study, by_set, _name(ONE, [encoder], LOGISTIC))
-        found += [row for row in rows if not row.target]
+        found += [row for row in rows if row.metric.endswith("difference") and not row.target]
     return found
 
 

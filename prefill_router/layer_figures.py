@@ -75,36 +75,34 @@ def probe_scatter(ax: Axes, layers: pd.DataFrame, probe: str) -> Axes:
 
 
 def dots(
-    ax: Axes, series: Mapping[str, Sequence[Estimate]], label: str, reference: float | None = 0.0
+    ax: Axes,
+    series: Mapping[str, Sequence[Estimate]],
+    rows: Sequence[str],
+    label: str,
+    reference: float | None = 0.0,
 ) -> Axes:
-    """Draw several series of estimates with intervals, side by side for each row.
+    """Draw several series of estimates with intervals, side by side in each row.
 
     Parameters
     ----------
     ax : Axes
     series : mapping of name -> sequence of Estimate
-        All of the same rows in the same order, which are named by the part of `router` before the
-        first comma.
+        One estimate a row.
+    rows : sequence of str
+        Names of the rows, from the top.
     label : str
         What is estimated.
     reference : float, optional
         Where a line is drawn.
     """
-    n = max(len(series), 1)
     for i, (name, estimates) in enumerate(series.items()):
-        place = np.arange(len(estimates)) + 0.7 * ((i + 0.5) / n - 0.5)
-        values = np.array([[e.estimate, e.lower, e.upper] for e in estimates]).reshape(-1, 3)
-        look = {
-            "color": COLOURS[i % len(COLOURS)],
-            "marker": MARKERS[i % len(MARKERS)],
-            "s": 24,
-            "zorder": 3,
-        }
-        ax.hlines(place, values[:, 1], values[:, 2], color=COLOURS[i % len(COLOURS)], linewidth=1.3)
-        ax.scatter(values[:, 0], place, label=name, **look)
-    first = next(iter(series.values()), [])
-    ax.set_yticks(np.arange(len(first)), [e.router.split(", ")[0] for e in first])
-    ax.set_ylim(len(first) - 0.5, -0.5)
+        place = np.arange(len(rows)) + 0.7 * ((i + 0.5) / len(series) - 0.5)
+        value, lower, upper = np.array([[e.estimate, e.lower, e.upper] for e in estimates]).T
+        colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
+        ax.hlines(place, lower, upper, color=colour, linewidth=1.3)
+        ax.scatter(value, place, s=24, color=colour, marker=marker, label=name, zorder=3)
+    ax.set_yticks(np.arange(len(rows)), rows)
+    ax.set_ylim(len(rows) - 0.5, -0.5)
     if reference is not None:
         ax.axvline(reference, color=INK, linestyle="--", linewidth=1.2)
     ax.grid(False, axis="y")
