@@ -53,6 +53,7 @@ def depth_profile(ax: Axes, layers: pd.DataFrame, title: str) -> Axes:
         Rows of `layer_table`.
     title : str
     """
+    layers = layers.sort_values("pooling")  # one colour a pooling in every panel
     layer_profile(ax, layers, "AUC, held out", "pooling", "AUC on held-out queries")
     for metric, marker in MARKS.items():
         if layers[metric].notna().any():

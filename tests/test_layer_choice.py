@@ -140,8 +140,8 @@ def test_profiles_and_the_deepest_dip_are_means_over_targets_and_folds(study):
 
 @pytest.mark.parametrize(
     ("profile", "at"),
-    [([1, 2], None), ([3, 1, 2], (0, 1, 2)), ([1, 5, 2, 3, 1, 4], (1, 4, 5)), ([1, 2, 3], (0, 1, 2)),
-     ([1, 4, 2, 5, 3, 6], (1, 2, 5))],
+    [([1, 2], None), ([3, 1, 2], (0, 1, 2)), ([1, 5, 2, 3, 1, 4], (1, 4, 5)),
+     ([1, 2, 3], (0, 1, 2)), ([1, 4, 2, 5, 3, 6], (1, 2, 5))],
 )  # fmt: skip
 def test_the_deepest_dip_lies_between_the_highest_places_on_either_side(profile, at):
     assert deepest_dip(np.array(profile, dtype=float)) == at
