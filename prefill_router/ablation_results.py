@@ -68,7 +68,12 @@ def ablate(study: Study) -> list[Estimate]:
 def last_epoch(name: str, folds: Sequence[Networks]) -> Estimate:
     """Return `STOPPED`: the share of a variant's networks that training did not stop early.
 
-    With Wilson's interval; what is often trained to the last epoch might gain from more of them.
+    What often is might gain from more epochs. The interval is Wilson's.
+
+    References
+    ----------
+    Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", Journal of the
+    American Statistical Association, 1927.
     """
     epochs = np.concatenate([fold.epochs.ravel() for fold in folds])
     late = int((epochs == SharedTrunkEnsemble().max_epochs).sum())
