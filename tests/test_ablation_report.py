@@ -123,9 +123,8 @@ def test_the_figure_shows_changes_and_seeds(metric, scale):
     ax = report.differences(plt.subplots()[1], made_up(metric), metric, "test")
     labels = [label.get_text() for label in ax.get_yticklabels()]
     assert labels == [NONE, MORE, WIDE, FIRST, ALL]
-    np.testing.assert_allclose(
-        ax.lines[0].get_xdata(), scale * np.array([0.2, 0.0, -0.2, 0.0, 0.01])
-    )
+    shown = np.array(ax.lines[0].get_xdata(), dtype=float)
+    np.testing.assert_allclose(shown, scale * np.array([0.2, 0.0, -0.2, 0.0, 0.01]))
     dots = [np.array(dots.get_offsets(), dtype=float) for dots in ax.collections]
     seeds = [dot for dot in dots if dot.shape == (2, 2)]
     np.testing.assert_allclose(seeds[0][:, 0], scale * np.array(ONE[NONE]))
