@@ -23,8 +23,6 @@ from prefill_router.study import Study
 from prefill_router.trunk import SharedTrunkEnsemble
 
 SIZES = (10, 30, 100, 300, 1000)
-MOST_TARGETS = 6
-"""Targets that are taken to be new in turn, at most."""
 TUNING_DRAWS = 2
 OWN = "own head"
 SHARED = "shared difficulty"
@@ -89,7 +87,7 @@ HEADS: dict[str, list[Head]] = {
 N_CONFIGURATIONS = sum(map(len, HEADS.values()))
 
 
-def label_budget(study: Study, sizes: Sequence[int] = SIZES) -> list[Estimate]:
+def label_budget(study: Study, most: int = 6) -> list[Estimate]:
     """Take each target to be new in turn, and compare heads by the number of its labels.
 
     In the study's first split. The labelled queries are drawn from training rows, `n_seeds` times;
@@ -105,9 +103,9 @@ def label_budget(study: Study, sizes: Sequence[int] = SIZES) -> list[Estimate]:
         has as many training labels as the least size.
     """
     labels, split = study.labels, study.splits[0]
-    n_targets = min(labels.n_targets, MOST_TARGETS)
+    n_targets = min(labels.n_targets, most)
     fewest = (~np.isnan(labels.correct[split.train])).sum(axis=0).min()
-    sizes = [size for size in sizes if size <= fewest]
+    sizes = [size for size in SIZES if size <= fewest]
     if not sizes:
         return []
     p = [predict_new(study, k, sizes) for k in track(range(n_targets), "Adding targets")]

@@ -21,7 +21,8 @@ from prefill_router.errors import InputError
 MANIFEST = "manifest.json"
 LIBRARIES = ("torch", "transformers", "datasets", "scikit-learn", "scipy", "numpy", "pandas")
 PRESENTATION = (
-    "book", "cli", "expectations", "experiment", "notebooks", "plotting", "published", "report"
+    "book", "cli", "expectations", "experiment", "notebooks", "plotting", "published", "report",
+    "trends",
 )  # fmt: skip
 
 
