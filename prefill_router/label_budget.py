@@ -95,6 +95,12 @@ def label_budget(study: Study, most: int = 6) -> list[Estimate]:
     if each of those were new, by the Brier score of validation rows. The new target's own labels
     are used for nothing but the fit, and its test rows are looked at once.
 
+    Parameters
+    ----------
+    study : Study
+    most : int, default 6
+        Targets that are taken to be new, at most: the first.
+
     Returns
     -------
     list of Estimate
