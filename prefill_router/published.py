@@ -118,13 +118,50 @@ def results(study: Study, notebook: str, found: Sequence[Estimate]) -> list[Esti
     found : sequence of Estimate
         Its own results, of `sized`.
     """
+    directory = _published(study, notebook)
+    return list(found) if directory is None else read_published(directory, notebook)
+
+
+def provenance(study: Study, notebook: str) -> str:
+    """Return the sentence that says which queries, and whose run, the results shown rest on.
+
+    Parameters
+    ----------
+    study, notebook
+        As for `results`.
+    """
+    n = study.labels.n_queries
     if is_full(study.parameters, notebook):
-        return list(found)
-    for manifest in sorted((study.root / PUBLISHED).glob(f"*/{MANIFEST}")):
-        theirs = validate(read_json(manifest)["parameters"], str(manifest))
-        if is_full(theirs, notebook) and _identity(theirs) == _identity(study.parameters):
-            return read_published(manifest.parent, notebook)
-    return list(found)
+        return f"The numbers shown are this run's own, on all of its {n:,} queries."
+    directory = _published(study, notebook)
+    if directory is None:
+        fewer = sized(study, notebook).labels.n_queries
+        return (
+            f"The numbers shown are of a reduced run: {fewer:,} of the {n:,} queries, with fewer "
+            f"seeds, dimensions and resamples; full=[{int(notebook.split('_')[0])}] asks all."
+        )
+    manifest = read_json(directory / MANIFEST)
+    versions = ", ".join(f"{name} {version}" for name, version in manifest["versions"].items())
+    return (
+        f"The numbers shown are those of the published full run ({directory.name}), on all of its "
+        f"{n:,} queries, computed by code {manifest['code'][:12]} with {versions}."
+    )
+
+
+def _published(study: Study, notebook: str) -> Path | None:
+    """Return the directory of a published full run that this run on a sample stands for."""
+    if is_full(study.parameters, notebook):
+        return None
+    for path in sorted((study.root / PUBLISHED).glob(f"*/{MANIFEST}")):
+        manifest = read_json(path)
+        theirs = validate(manifest["parameters"], str(path))
+        if (
+            is_full(theirs, notebook)
+            and _identity(theirs) == _identity(study.parameters)
+            and manifest["labels"] == study.labels.fingerprint
+        ):
+            return path.parent
+    return None
 
 
 def _identity(parameters: Parameters) -> dict[str, Any]:
