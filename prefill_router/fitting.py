@@ -52,13 +52,17 @@ class Fitting:
         """f_1, ..., f_K, each (N, d_k)."""
         return self._reduced(self.study.choices(self.encoders, self.fold))
 
-    def distinct_features(self, most: int | None = None) -> np.ndarray:
+    def distinct_features(
+        self, most: int | None = None, targets: Sequence[int] | None = None
+    ) -> np.ndarray:
         """The same without repeats, for heads that gain nothing from reading a column twice.
 
-        Of each layer and pooling `most` components are taken at most.
+        Of each layer and pooling `most` components are taken at most; `targets` leaves out what was
+        chosen for others than these.
         """
         largest: dict[tuple, Choice] = {}
-        for choice in self.study.choices(self.encoders, self.fold):
+        choices = self.study.choices(self.encoders, self.fold)
+        for choice in choices if targets is None else [choices[k] for k in targets]:
             place = (choice.encoder, choice.layer, choice.pooling)
             if place not in largest or choice.dimension > largest[place].dimension:
                 dimension = min(choice.dimension, most or choice.dimension)
