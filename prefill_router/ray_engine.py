@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prefill_router.devices import SPREAD, Device
 from prefill_router.errors import InputError
 from prefill_router.extraction import Reading
 from prefill_router.layout import Layout
-from prefill_router.models import SPREAD, Device
 from prefill_router.reader import Job, Worker, settle
 
 

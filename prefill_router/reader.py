@@ -13,13 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prefill_router.devices import Device, device_name
 from prefill_router.errors import InputError
 from prefill_router.extraction import Reading, prepare, read_batches
 from prefill_router.layout import Layout
 from prefill_router.models import (
-    Device,
     ModelSource,
-    device_name,
     input_device,
     load_encoder,
     quiet,
@@ -39,11 +38,11 @@ class Job:
     source : ModelSource
         The encoder.
     key : dict
-        What decides the states, from `prefill_router.streaming.make_key`.
+        What decides the states, from `prefill_router.keys.make_key`.
     loading : tuple of device, dtype and trust_remote_code
         As `load_encoder` takes them.
     settings : dict
-        As `prefill_router.extraction.prepare` takes them.
+        As `prefill_router.settings.Settings` takes them.
     """
 
     source: ModelSource

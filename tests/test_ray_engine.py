@@ -12,9 +12,10 @@ import torch
 
 from prefill_router import ray_engine, reader, shards, streaming, writer
 from prefill_router.errors import InputError
+from prefill_router.keys import make_key
 from prefill_router.models import ModelSource, resolve
 from prefill_router.reader import Job
-from prefill_router.streaming import extract, make_key
+from prefill_router.streaming import extract
 
 QUESTIONS = tiny_models.questions(60)
 
