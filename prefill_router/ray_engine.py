@@ -123,6 +123,11 @@ class RayReader:
             return ray.get(task.remote(self.job, self.questions))
         except ray.exceptions.RayTaskError as error:
             raise (error.cause if isinstance(error.cause, InputError) else error) from None
+        except ray.exceptions.RayError as error:  # Ray has tried it more than once
+            raise InputError(
+                "The worker that loads the encoder and counts tokens was lost, most likely for "
+                f"want of memory on its machine ({str(error).splitlines()[0]})."
+            ) from error
 
     def read(
         self, layout: Layout, layers: list[int], shards: list[int]
