@@ -118,11 +118,16 @@ class RayReader:
     def _settled(self) -> tuple[Reading, str]:
         import ray
 
-        task = ray.remote(settle).options(**needs(self.job.loading[0], threads=1))
+        task = ray.remote(settle).options(max_retries=1, **needs(self.job.loading[0], threads=1))
         try:
             return ray.get(task.remote(self.job, self.questions))
         except ray.exceptions.RayTaskError as error:
             raise (error.cause if isinstance(error.cause, InputError) else error) from None
+        except ray.exceptions.RayError as error:  # Ray has tried it twice
+            raise InputError(
+                "The worker that loads the encoder and counts tokens was lost, most likely for "
+                f"want of memory on its machine ({str(error).splitlines()[0]})."
+            ) from error
 
     def read(
         self, layout: Layout, layers: list[int], shards: list[int]

@@ -152,6 +152,16 @@ def test_where_all_workers_die_not_every_shard_is_tried(tmp_path, source, monkey
     assert "shard 5" not in str(said.value)
 
 
+def end(*_):
+    os._exit(1)
+
+
+def test_a_worker_that_is_lost_before_there_is_a_plan(tmp_path, source, monkeypatch):
+    monkeypatch.setattr(ray_engine, "settle", end)
+    with pytest.raises(InputError, match="loads the encoder and counts tokens was lost"):
+        extract(source, QUESTIONS, tmp_path / "out", engine="ray")
+
+
 def test_a_cluster_that_nobody_answers_for_is_given_up_soon(tmp_path, source, monkeypatch, cluster):
     monkeypatch.setattr(cluster, "is_initialized", lambda: False)
     with socket.socket() as taken:
