@@ -22,7 +22,7 @@ MANIFEST = "manifest.json"
 LIBRARIES = ("torch", "transformers", "datasets", "scikit-learn", "scipy", "numpy", "pandas")
 PRESENTATION = (
     "book", "cli", "expectations", "experiment", "notebooks", "plotting", "published", "report",
-    "result_tables",
+    "real_pools", "result_tables",
 )  # fmt: skip
 
 
