@@ -22,7 +22,7 @@ MANIFEST = "manifest.json"
 LIBRARIES = ("torch", "transformers", "datasets", "scikit-learn", "scipy", "numpy", "pandas")
 PRESENTATION = (
     "book", "cli", "expectations", "experiment", "layer_figures", "notebooks", "plotting",
-    "published", "report", "result_tables", "trends",
+    "published", "real_pools", "report", "result_tables", "trends",
 )  # fmt: skip
 
 

@@ -150,7 +150,7 @@ def test_no_path_of_the_machine_is_published_but_the_content_is_identified(tmp_p
         "embedding": "/mine/model",
         "encoders": ["/a/b", "zoo/reader-s"],
     }
-    parameters = validate(given | {"full": [8], "untrained": "", "run_dir": "/tmp/runs/x"})
+    parameters = validate(given | {"full": [8], "untrained": "", "run_dir": "/runs/x"})
     run = finished(
         tmp_path / "run",
         parameters.model_dump(mode="json"),
