@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import ScalarFormatter
+from matplotlib.ticker import StrMethodFormatter
 
 from prefill_router.estimates import Estimate
 from prefill_router.plotting import INK, LINES, MARKERS
@@ -84,7 +84,7 @@ def against_number(
         else:
             ax.set_xscale("log")
         ax.set_xticks(numbers if len(numbers) <= 6 else [numbers.min(), numbers.max()])
-        ax.xaxis.set_major_formatter(ScalarFormatter())
+        ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         ax.minorticks_off()
     ax.set(xlabel=xlabel, ylabel=f"{ylabel}, 95 % interval")
     ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)

@@ -28,6 +28,7 @@ COMMANDS = [
     ["zoo"],
     ["zoo", "train"],
     ["zoo", "labels"],
+    ["zoo", "samples"],
     ["zoo", "queries"],
 ]
 
