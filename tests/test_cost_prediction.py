@@ -1,11 +1,8 @@
-import json
-
 import numpy as np
 import pytest
 import tiny_models
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GroupKFold
-from tokenizers import Tokenizer
 
 from prefill_router.cost_prediction import (
     PENALTIES,
