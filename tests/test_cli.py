@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 
 from prefill_router import cli
 from prefill_router.activations import Activations
-from prefill_router.collect import Decoding, exact_match, generate
+from prefill_router.generation import Decoding, generate
+from prefill_router.grading import exact_match
 from prefill_router.errors import InputError
 from prefill_router.extraction import encode
 from prefill_router.labels import load_labels
