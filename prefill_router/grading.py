@@ -18,7 +18,7 @@ CLOSE = 1e-6
 NUMBER = re.compile(r"[-+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?(?:\s*/\s*\d+)?")
 CHOICES = (  # ways to name one, the most explicit first; the last mention counts
     re.compile(r"\banswer\b\W*(?:is|:)?\W*\(?([A-Za-z])\b(?!['’])", re.IGNORECASE),
-    re.compile(r"^\W*([A-Za-z])(?:\W*$|[).:])", re.MULTILINE),
+    re.compile(r"^[\s*_]*([A-Za-z])(?:\W*$|[).:])", re.MULTILINE),
     re.compile(r"\(([A-Za-z])\)"),
 )
 

@@ -10,10 +10,10 @@ from typer.testing import CliRunner
 
 from prefill_router import cli
 from prefill_router.activations import Activations
-from prefill_router.generation import Decoding, generate
-from prefill_router.grading import exact_match
 from prefill_router.errors import InputError
 from prefill_router.extraction import encode
+from prefill_router.generation import Decoding, generate
+from prefill_router.grading import exact_match
 from prefill_router.labels import load_labels
 from prefill_router.models import load_encoder, load_target, resolve
 from prefill_router.study import ARTIFACTS
