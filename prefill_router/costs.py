@@ -90,8 +90,8 @@ def query_costs(labels: Labels, prices: Prices | None, n_input_tokens: np.ndarra
         With `output_tokens` or `cost_usd` of every query a target was asked.
     prices : Prices or None
         None will do where `cost_usd` is complete.
-    n_input_tokens : ndarray of shape (N,)
-        Length of each prompt in tokens.
+    n_input_tokens : ndarray of shape (N,) or (N, K)
+        Length of each prompt in tokens, by target where their tokenizers differ.
 
     Returns
     -------
@@ -119,7 +119,7 @@ def query_costs(labels: Labels, prices: Prices | None, n_input_tokens: np.ndarra
                 "cost is unknown; give either."
             )
         if not np.isnan(tokens).all():
-            costs[rows, k] = _priced(target, prices, n_input_tokens[rows], tokens)
+            costs[rows, k] = _priced(target, prices, n_input_tokens[rows, k], tokens)
     return costs
 
 
@@ -138,8 +138,8 @@ def expected_costs(
         Only its `train_rows` are looked at.
     prices : Prices or None
         None will do where every training answer has its `cost_usd`.
-    n_input_tokens : ndarray of shape (N,)
-        Length of each prompt in tokens.
+    n_input_tokens : ndarray of shape (N,) or (N, K)
+        Length of each prompt in tokens, by target where their tokenizers differ.
     train_rows : ndarray of int
         Rows whose answers may be looked at.
 
@@ -169,7 +169,7 @@ def expected_costs(
                 f"Target {target!r}: the length (output_tokens) of none of its training answers "
                 "is known, so that its cost cannot be estimated."
             )
-        costs[:, k] = _priced(target, prices, n_input_tokens, np.median(tokens))
+        costs[:, k] = _priced(target, prices, n_input_tokens[:, k], np.median(tokens))
     return costs
 
 
@@ -191,9 +191,11 @@ def _priced(
 
 def _checked_lengths(labels: Labels, n_input_tokens: np.ndarray) -> np.ndarray:
     lengths = np.asarray(n_input_tokens, dtype=float)
-    if lengths.shape != (labels.n_queries,) or not (np.isfinite(lengths) & (lengths >= 0)).all():
+    shapes = (labels.n_queries,), labels.correct.shape
+    if lengths.shape not in shapes or not (np.isfinite(lengths) & (lengths >= 0)).all():
         raise InputError(
             f"n_input_tokens must hold one number of tokens for each of {labels.n_queries} "
-            f"queries; it has shape {lengths.shape}."
+            f"queries, or one for each target; it has shape {lengths.shape}."
         )
-    return lengths
+    lengths = lengths if lengths.ndim == 2 else lengths[:, None]
+    return np.broadcast_to(lengths, labels.correct.shape)

@@ -10,6 +10,7 @@ import numpy as np
 
 from prefill_router.errors import InputError
 
+NOBODY = -1  # chosen where no target is asked
 ROUNDING = 1e-12  # differences of probabilities that agree to this are the same difference
 
 
@@ -93,6 +94,34 @@ def utility(p: np.ndarray, c: np.ndarray, lam: float) -> np.ndarray:
     worth = p - lam * c
     best = worth.max(axis=1, keepdims=True)
     return _cheapest(worth >= best - ROUNDING * np.maximum(1, np.abs(best)), p, c)
+
+
+def abstain(p: np.ndarray, threshold: float, c: np.ndarray | None = None) -> np.ndarray:
+    """Choose as `argmax` does, or no target where the highest probability is below a threshold.
+
+    Parameters
+    ----------
+    p : (N, K) array
+        Predicted P(correct).
+    threshold : float
+        See `prefill_router.tuning.fit_abstention`.
+    c : (K,) or (N, K) array, optional
+        Cost of asking, in USD; it only breaks ties. Default: all alike.
+
+    Returns
+    -------
+    (N,) int array
+        The chosen targets; `NOBODY` for none.
+
+    Raises
+    ------
+    InputError
+        If a value is missing, the shapes disagree or the threshold is no number.
+    """
+    if np.isnan(threshold):
+        raise InputError("The threshold of abstention is not a number.")
+    chosen = argmax(p, c)
+    return np.where(np.max(p, axis=1) >= threshold - ROUNDING, chosen, NOBODY)
 
 
 def oracle(correct: np.ndarray, c: np.ndarray | None = None) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, get_args
@@ -18,6 +18,8 @@ from prefill_router.user_tokens import character_spans, frame, token_span
 
 Truncation = Literal["error", "left", "right"]
 TRUNCATIONS = get_args(Truncation)
+Query = str | Sequence[Mapping[str, str]]
+"""A question, or the messages of a conversation: mappings with ``role`` and ``content``."""
 POSITIONS = ("max_position_embeddings", "max_seq_len", "context_length")  # as configs call it
 NO_LIMIT = 1_000_000  # tokenizers that state no limit give a number beyond any prompt
 COUNTED_AT_ONCE = 1024
@@ -36,20 +38,42 @@ def check_questions(questions: Sequence[str]) -> list[str]:
     return [str(question) for question in questions]
 
 
+def turns_of(query: Query) -> list[dict[str, str]]:
+    """Return the messages of a query: its own, or one user turn that holds the question.
+
+    Raises
+    ------
+    InputError
+        If it is neither text nor messages with a text each.
+    """
+    if isinstance(query, str):
+        return [{"role": "user", "content": query}]
+    if not query:
+        raise InputError("A conversation has no message; give at least one.")
+    for number, message in enumerate(query):
+        fields = message if isinstance(message, Mapping) else {}
+        if not all(isinstance(fields.get(name), str) for name in ("role", "content")):
+            raise InputError(
+                f"Message {number} is {str(message)[:60]!r}; it must be a mapping with a text each "
+                "for 'role' and 'content'."
+            )
+    return [dict(message) for message in query]
+
+
 def format_prompts(
     tokenizer,
-    questions: Sequence[str],
+    questions: Sequence[Query],
     template_kwargs: dict[str, Any] | None = None,
     template: str | None = None,
 ) -> list[str]:
-    """Return the text a model reads: one user turn and the generation prompt, or the bare question.
+    """Return the text a model reads: the turns and the generation prompt, or the bare question.
 
     Parameters
     ----------
     tokenizer : transformers.PreTrainedTokenizerBase
         Its chat template is used if it has one.
-    questions : sequence of str
-        One a prompt.
+    questions : sequence of str or of messages
+        One a prompt; a text is one user turn.
     template_kwargs : dict, optional
         Passed to the chat template, such as ``{"enable_thinking": False}``.
     template : str, optional
@@ -58,12 +82,13 @@ def format_prompts(
     Raises
     ------
     InputError
-        If there is no question, one is not text, or the template cannot be used.
+        If there is no question, one is not text, or the template cannot be used. A conversation of
+        more than one message needs a template.
     """
-    questions = check_questions(questions)
+    check_questions(["" if _is_messages(question) else question for question in questions])
     if not (template or tokenizer.chat_template):
-        return questions
-    turns = [[{"role": "user", "content": question}] for question in questions]
+        return [_only_text(question) for question in questions]
+    turns = [turns_of(question) for question in questions]
     try:
         return tokenizer.apply_chat_template(
             turns,
@@ -74,6 +99,21 @@ def format_prompts(
         )
     except (TemplateError, TypeError, ValueError) as error:
         raise InputError(f"The chat template cannot be used: {error}") from error
+
+
+def _is_messages(query: Query) -> bool:
+    return isinstance(query, list | tuple)
+
+
+def _only_text(query: Query) -> str:
+    """Return the text of a query where there is no template to join several with."""
+    turns = turns_of(query)
+    if len(turns) > 1:
+        raise InputError(
+            f"This encoder has no chat template, so that a conversation of {len(turns)} messages "
+            "cannot be rendered; give one text."
+        )
+    return turns[0]["content"]
 
 
 def token_limit(model, tokenizer) -> int:
@@ -127,7 +167,7 @@ class Prompts:
         if self.max_tokens < 1:
             raise InputError(f"max_tokens is {self.max_tokens}; it must be at least 1.")
 
-    def count(self, questions: Sequence[str]) -> np.ndarray:
+    def count(self, questions: Sequence[Query]) -> np.ndarray:
         """Return the tokens of each prompt before any is cut, int64 (N,); keeps no prompt.
 
         Raises
@@ -135,11 +175,16 @@ class Prompts:
         InputError
             If a prompt has no token, or is too long and `truncation` is ``"error"``.
         """
-        questions = check_questions(questions)
+        if len(questions) == 0:
+            check_questions(questions)
         lengths = []
         for start in range(0, len(questions), COUNTED_AT_ONCE):
             chunk = self._encode(questions[start : start + COUNTED_AT_ONCE])["input_ids"]
             lengths += [len(tokens) for tokens in chunk]
+        self._check_lengths(lengths, questions)
+        return np.array(lengths, dtype=np.int64)
+
+    def _check_lengths(self, lengths: list[int], questions: Sequence[Query]) -> None:
         if 0 in lengths:
             index = lengths.index(0)
             raise InputError(f"Question {index} ({questions[index]!r}) has no token; drop it.")
@@ -152,27 +197,32 @@ class Prompts:
                 f"{lengths[longest]}. Drop them, raise max_tokens if the model allows, or set "
                 "truncation to left or right."
             )
-        return np.array(lengths, dtype=np.int64)
 
-    def ids(self, questions: Sequence[str]) -> list[list[int]]:
+    def ids(self, questions: Sequence[Query]) -> list[list[int]]:
         """Return the token ids of each prompt, cut to `max_tokens`, unpadded."""
         return [self._cut(tokens) for tokens in self._encode(questions)["input_ids"]]
 
-    def batch(self, questions: Sequence[str], find_user: bool = False) -> Batch:
+    def batch(self, questions: Sequence[Query], find_user: bool = False) -> Batch:
         """Return prompts as one batch, padded on the right.
 
         Parameters
         ----------
-        questions : sequence of str
+        questions : sequence of str or of messages
         find_user : bool, default False
             Whether to look for the user's own tokens.
 
         Raises
         ------
         InputError
-            If the user's own tokens are wanted and cannot be found.
+            As for `count`, or if the user's own tokens are wanted and cannot be found.
         """
+        if find_user and any(map(_is_messages, questions)):
+            raise InputError(
+                "The user's own tokens are those of one question; give a text instead of messages, "
+                "or use pooling mean."
+            )
         encoded = self._encode(questions, offsets=find_user)
+        self._check_lengths([len(tokens) for tokens in encoded["input_ids"]], questions)
         ids = [self._cut(tokens) for tokens in encoded["input_ids"]]
         lengths = torch.tensor([len(tokens) for tokens in ids])
         user = torch.stack([torch.zeros_like(lengths), lengths], dim=1)
@@ -182,10 +232,10 @@ class Prompts:
         padded = [tokens + [padding] * (width - len(tokens)) for tokens in ids]
         return Batch(torch.tensor(padded), lengths, user)
 
-    def _format(self, questions: Sequence[str]) -> list[str]:
+    def _format(self, questions: Sequence[Query]) -> list[str]:
         return format_prompts(self.tokenizer, questions, self.template_kwargs, self.template)
 
-    def _encode(self, questions: Sequence[str], offsets: bool = False):
+    def _encode(self, questions: Sequence[Query], offsets: bool = False):
         if offsets and not self.tokenizer.is_fast:
             raise InputError(
                 "The user's own tokens can only be found with a fast tokenizer (tokenizer.json); "

@@ -81,6 +81,93 @@ def choose_cheapest_policy(
     return _policy(name, candidates, enough[np.lexsort(keys)[0]])
 
 
+def fit_budget(p: np.ndarray, expected_cost: np.ndarray, budget: float) -> float:
+    """Return the least lambda with which `policy.utility` spends at most `budget` on average.
+
+    Parameters
+    ----------
+    p : (N, K) array
+        Predicted P(correct) of validation queries.
+    expected_cost : (K,) or (N, K) array
+        Cost of asking as known beforehand, in USD.
+    budget : float
+        Average spend, in USD a query.
+
+    Returns
+    -------
+    float
+        0 where asking the likeliest target is within the budget. Of all choices that cost as much,
+        those of a lambda promise the most right answers: it is the price of the constraint.
+
+    Raises
+    ------
+    InputError
+        If always asking the cheapest target costs more than that.
+    """
+    p, c = policy.aligned(p, expected_cost)
+    least = c.min(axis=1).mean()
+    if not budget >= least - policy.ROUNDING * least:
+        raise InputError(
+            f"The budget of {budget:g} USD a query is less than the {least:g} that always asking "
+            "the cheapest target is expected to cost; allow that much."
+        )
+    a, b = np.triu_indices(p.shape[1], k=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        turning = ((p[:, a] - p[:, b]) / (c[:, a] - c[:, b])).ravel()
+    turning = np.unique(turning[np.isfinite(turning) & (turning > 0)])
+    lams = np.concatenate([[0.0], turning])  # choices change only where two targets tie
+    rows = np.arange(len(p))
+
+    def within(lam: float) -> bool:
+        spent = c[rows, policy.utility(p, c, lam)].mean()
+        return spent <= budget + policy.ROUNDING * least
+
+    low, high = 0, len(lams) - 1  # spending never rises with lambda
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if within(lams[middle]) else (middle + 1, high)
+    return float(lams[low])
+
+
+def fit_abstention(p: np.ndarray, correct: np.ndarray, accuracy: float) -> float:
+    """Return the least threshold at which the queries still answered are answered so accurately.
+
+    Parameters
+    ----------
+    p, correct : (N, K) arrays
+        Predicted P(correct) and labels of validation queries; incomplete rows are left out.
+    accuracy : float
+        Wanted share of right answers among the queries that `policy.abstain` does not leave out.
+
+    Returns
+    -------
+    float
+        Below every p where all may be answered.
+
+    Raises
+    ------
+    InputError
+        If no threshold reaches that accuracy, or it is not between 0 and 1.
+    """
+    if not 0 < accuracy < 1:
+        raise InputError(f"accuracy is {accuracy}; it must be between 0 and 1.")
+    rows, correct = complete_rows(correct)
+    p = np.asarray(p, dtype=np.float64)[rows]
+    right = correct[np.arange(len(p)), policy.argmax(p)]
+    highest = p.max(axis=1)
+    order = np.argsort(-highest, kind="stable")
+    reached = np.cumsum(right[order]) / np.arange(1, len(p) + 1)
+    values = highest[order]
+    last_of_ties = np.append(values[1:] < values[:-1] - policy.ROUNDING, True)
+    enough = np.flatnonzero((reached >= accuracy - policy.ROUNDING) & last_of_ties)
+    if len(enough) == 0:
+        raise InputError(
+            f"No threshold makes {100 * accuracy:g} % of the answers right; on validation queries "
+            f"the most is {100 * reached[last_of_ties].max():.3g} %. Ask for less."
+        )
+    return float(values[enough[-1]]) if enough[-1] < len(p) - 1 else 0.0
+
+
 def _candidates(
     p: np.ndarray, correct: np.ndarray, expected_cost: np.ndarray, name: str
 ) -> curves.RoutingCurve:

@@ -1,0 +1,231 @@
+"""A router in use: it reads queries, predicts, chooses, and is evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from prefill_router.costs import Prices, query_costs
+from prefill_router.errors import InputError, did_you_mean
+from prefill_router.estimates import Estimate
+from prefill_router.guarantee import Guarantee
+from prefill_router.labels import Labels
+from prefill_router.models import Device, ModelSource
+from prefill_router.policy import NOBODY
+from prefill_router.prompts import Query
+from prefill_router.query_reader import QueryReader
+from prefill_router.router_config import RouterConfig
+from prefill_router.router_parts import Parts
+from prefill_router.router_training import evaluate
+from prefill_router.routing import Route, Rule, make_rule
+
+
+class Predictor:
+    """Says which of K targets to ask.
+
+    Parameters
+    ----------
+    config : RouterConfig
+        What it says of itself.
+    parts : Parts
+        What it computes with.
+    source : ModelSource
+        The encoder, already compared with `config`.
+    device : device, default "cpu"
+        Where the encoder reads, as for `prefill_router.models.load_encoder`.
+
+    Attributes
+    ----------
+    config : RouterConfig
+    targets : list of str
+    encoder : str
+        The encoder's name.
+    metrics : list of Estimate
+        Of the test queries.
+    guarantee : Guarantee
+        The tolerance certified.
+    """
+
+    def __init__(
+        self, config: RouterConfig, parts: Parts, source: ModelSource, device: Device = "cpu"
+    ):
+        self.config = config
+        self.parts = parts
+        self._source = source
+        self._device = device
+        self._rules: dict[tuple, Rule] = {}
+        self._reader = QueryReader(
+            source,
+            parts.heads.places,
+            max_tokens=config.encoder.max_tokens,
+            truncation=config.encoder.truncation,
+            device=device,
+            dtype=config.encoder.dtype,
+        )
+        if self._reader.width != config.shapes.width:
+            raise InputError(
+                f"The encoder's states are {self._reader.width} wide, those that the router was "
+                f"fitted to {config.shapes.width}."
+            )
+
+    @property
+    def targets(self) -> list[str]:
+        """Names of the K targets."""
+        return list(self.config.targets)
+
+    @property
+    def encoder(self) -> str:
+        """Name of the encoder."""
+        return self.config.encoder.name
+
+    @property
+    def guarantee(self) -> Guarantee:
+        """The tolerance certified on held-out labels, or that none is."""
+        return self.parts.tuned.guarantee
+
+    @property
+    def metrics(self) -> list[Estimate]:
+        """Results on the test queries, with intervals."""
+        rows = [record.model_dump() for record in self.config.metrics]
+        return [Estimate(**{k: np.nan if v is None else v for k, v in r.items()}) for r in rows]
+
+    def route(self, query: Query, policy: str = "tolerance", **settings: Any) -> Route:
+        """Say which target to ask; a query is a text, or a list of messages.
+
+        Parameters
+        ----------
+        query : str or list of messages
+            Messages are mappings with ``role`` and ``content``, rendered by the encoder's chat
+            template.
+        policy, **settings
+            As for `route_many`.
+
+        Returns
+        -------
+        Route
+        """
+        return self.route_many([query], policy, **settings)[0]
+
+    def route_many(
+        self,
+        queries: Sequence[Query],
+        policy: str = "tolerance",
+        *,
+        tau: float | None = None,
+        lam: float | None = None,
+        budget: float | None = None,
+        accuracy: float | None = None,
+        exclude: Sequence[str] = (),
+    ) -> list[Route]:
+        """Say for each query which target to ask.
+
+        Parameters
+        ----------
+        queries : sequence of str or of messages
+        policy : {"tolerance", "argmax", "utility", "budget", "abstain"}
+        tau, lam, budget, accuracy, exclude
+            As for `prefill_router.routing.make_rule`.
+
+        Returns
+        -------
+        list of Route
+
+        Raises
+        ------
+        InputError
+            If a query cannot be read, or `make_rule` refuses a setting.
+        """
+        key = (policy, tau, lam, budget, accuracy, tuple(exclude))
+        rule = self._rules.get(key)
+        if rule is None:
+            settings = dict(
+                zip(("tau", "lam", "budget", "accuracy", "exclude"), key[1:], strict=True)
+            )
+            rule = self._rules[key] = make_rule(policy, self.parts.tuned, self.targets, **settings)
+        p, cost = self._predict(queries)
+        targets = self.config.targets
+        kept = [(int(k), targets[k]) for k in rule.kept]
+        routes = []
+        for row, choice in enumerate(rule.choose(p, cost)):
+            expected = None if cost is None else {name: float(cost[row, k]) for k, name in kept}
+            why = rule.why(choice, p[row], None if cost is None else cost[row], targets)
+            chosen = None if choice == NOBODY else targets[choice]
+            routes.append(
+                Route(chosen, {name: float(p[row, k]) for k, name in kept}, expected, why)
+            )
+        return routes
+
+    def predict_proba(self, queries: Sequence[Query]) -> np.ndarray:
+        """Return calibrated P(correct), (N, K)."""
+        return self._predict(queries)[0]
+
+    def expected_costs(self, queries: Sequence[Query]) -> np.ndarray:
+        """Return the expected cost of asking each target, (N, K) in USD.
+
+        Raises
+        ------
+        InputError
+            If the router was fitted without prices.
+        """
+        cost = self._predict(queries)[1]
+        if cost is None:
+            raise InputError("This router was fitted without prices; fit it with prices.")
+        return cost
+
+    def _predict(self, queries: Sequence[Query]) -> tuple[np.ndarray, np.ndarray | None]:
+        states, n_tokens = self._reader.read(queries)
+        features = self.parts.heads.features(states)
+        costs = self.parts.costs
+        expected = None if costs is None else costs.expected(features, queries, n_tokens)
+        return self.parts.heads.probabilities(features), expected
+
+    def evaluate(
+        self, labels: Labels, prices: Prices | None = None, n_resamples: int = 2000, seed: int = 0
+    ) -> list[Estimate]:
+        """Evaluate the router on labels that it was not fitted to.
+
+        Parameters
+        ----------
+        labels : Labels
+            Of the router's targets, in any order, and perhaps of others.
+        prices : Prices, optional
+            Of what answers turned out to cost. Default: those it was fitted with.
+        n_resamples, seed
+            Of the bootstrap.
+
+        Returns
+        -------
+        list of Estimate
+            As `metrics`, of the split ``"new"``.
+        """
+        labels = self._matched(labels)
+        states, n_tokens = self._reader.read(labels.question.tolist())
+        heads, costs = self.parts.heads, self.parts.costs
+        features = heads.features(states)
+        expected = paid = None
+        if costs is not None:
+            questions = labels.question.tolist()
+            expected = costs.expected(features, questions, n_tokens)
+            inputs = costs.input_tokens(questions, n_tokens)
+            paid = query_costs(labels, prices or self._prices(), inputs)
+        raw, p = heads.raw(features), heads.probabilities(features)
+        return evaluate(
+            self.parts, labels, self.config.tau, raw, p, expected, paid, "new", n_resamples, seed
+        )
+
+    def _matched(self, labels: Labels) -> Labels:
+        if missing := [name for name in self.targets if name not in labels.targets]:
+            hint = did_you_mean(missing[0], labels.targets)
+            raise InputError(f"The labels have no target {missing[0]!r}.{hint}")
+        return labels.select_targets(self.targets)
+
+    def _prices(self) -> Prices:
+        known = {
+            name: (price.input, price.output)
+            for name, price in zip(self.targets, self.config.prices, strict=True)
+            if price.input is not None
+        }
+        columns = ({name: price[side] for name, price in known.items()} for side in (0, 1))
+        return Prices(*columns, self.config.as_of)

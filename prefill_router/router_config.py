@@ -1,0 +1,145 @@
+"""What a saved router says of itself: the schema of ``router.json``, every field checked."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from prefill_router.calibration import FAMILIES
+from prefill_router.pooling import POOLINGS
+from prefill_router.prompts import TRUNCATIONS
+
+FORMAT = 1
+MOST = 10_000  # of anything that is counted in a router: targets, layers, networks, rows of metrics
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=1, le=10_000_000)]
+Amount = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Part(BaseModel):
+    """Strict: no unknown field, no number for a text, no infinity."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class EncoderRecord(Part):
+    """Which encoder reads the queries, and how; `weights` is that of `models.weights_hash`."""
+
+    name: Name
+    revision: Name | None
+    weights: Digest
+    dtype: Literal["float32", "bfloat16", "float16"]
+    max_tokens: Count | None
+    truncation: Literal[TRUNCATIONS]
+
+
+class PlaceRecord(Part):
+    """A layer and pooling whose states are read."""
+
+    layer: Annotated[int, Field(ge=0, le=MOST)]
+    pooling: Literal[tuple(POOLINGS)]
+
+
+class ChoiceRecord(PlaceRecord):
+    """What was chosen for a target."""
+
+    dimension: Count
+
+
+class ShapeRecord(Part):
+    """Sizes of the tensors in ``router.safetensors``."""
+
+    width: Count
+    components: Count
+    networks: Count
+    hidden: Annotated[list[Count], Field(max_length=20)]
+    validation: Count
+
+
+class PriceRecord(Part):
+    """What a target charges, in USD per million tokens; None where labels gave costs themselves."""
+
+    input: Amount | None
+    output: Amount | None
+    predicted: Literal["output_tokens", "cost_usd"]
+    tokenizer: Digest | None
+
+
+class GuaranteeRecord(Part):
+    """The fields of `guarantee.Guarantee`."""
+
+    tau: Share | None
+    max_loss: Share
+    confidence: Share
+    best_single: Name
+    n: Count
+    n_groups: Count
+    taus: Annotated[list[Share], Field(max_length=MOST)]
+    p_values: Annotated[list[Share], Field(max_length=MOST)]
+
+
+class MetricRecord(Part):
+    """The fields of `estimates.Estimate`; None is undefined."""
+
+    metric: Name
+    router: str
+    target: str
+    split: Name
+    estimate: float | None
+    lower: float | None
+    upper: float | None
+    n: Annotated[int, Field(ge=0)]
+
+
+class DataRecord(Part):
+    """The labels that it was made from."""
+
+    fingerprint: Name
+    queries: Count
+    groups: Count
+    train: Count
+    validation: Count
+    test: Count
+    benchmarks: Annotated[list[str], Field(max_length=MOST)]
+    seed: int
+
+
+class RouterConfig(Part):
+    """All of ``router.json``."""
+
+    format: Literal[FORMAT]
+    package: Name
+    targets: Annotated[list[Name], Field(min_length=2, max_length=MOST)]
+    encoder: EncoderRecord
+    places: Annotated[list[PlaceRecord], Field(min_length=1, max_length=MOST)]
+    choices: Annotated[list[ChoiceRecord], Field(max_length=MOST)]
+    shapes: ShapeRecord
+    labelled: list[bool]
+    calibration: list[Literal[FAMILIES]]
+    prices: list[PriceRecord] | None
+    as_of: Annotated[str, StringConstraints(max_length=1000)]
+    tau: Share
+    lam: Amount
+    accuracy: list[Share | None]
+    guarantee: GuaranteeRecord
+    metrics: Annotated[list[MetricRecord], Field(max_length=MOST)]
+    data: DataRecord
+    tensors: Digest
+
+    @model_validator(mode="after")
+    def _one_for_each_target(self) -> RouterConfig:
+        for name in ("choices", "labelled", "calibration", "prices", "accuracy"):
+            values = getattr(self, name)
+            if values is not None and len(values) != len(self.targets):
+                raise ValueError(
+                    f"{name} has {len(values)} entries for {len(self.targets)} targets"
+                )
+        if len(set(self.targets)) < len(self.targets):
+            raise ValueError("a target is named twice")
+        if self.guarantee.best_single not in self.targets:
+            raise ValueError("guarantee.best_single is not among the targets")
+        return self
