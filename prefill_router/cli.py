@@ -267,6 +267,19 @@ def labels(device: Device = "cpu") -> None:
 
 
 @zoo_app.command()
+def samples(device: Device = "cpu") -> None:
+    """Ask every target the validation and test questions ten times at temperature 1, for labels'
+    noise; takes about ten minutes. An interrupted call goes on where it stopped."""
+    from prefill_router.storage import Store
+    from prefill_router.zoo.sampling import write_default_samples
+
+    cache = Path(".cache") / "zoo"
+    with _plain_errors(cache):
+        write_default_samples(Store(cache), device)
+    typer.echo("The zoo's sampled answers and their manifest are written.")
+
+
+@zoo_app.command()
 def queries(
     out: Annotated[Path, typer.Argument(help="Table to write: .parquet, .csv or .csv.gz.")],
 ) -> None:

@@ -37,10 +37,14 @@ class Fitting:
         """f_1, ..., f_K, each (N, d_k)."""
         return self._reduced(self.study.choices(self.encoders, self.fold))
 
-    def distinct_features(self) -> np.ndarray:
-        """The same without repeats, for heads that gain nothing from reading a column twice."""
+    def distinct_features(self, targets: Sequence[int] | None = None) -> np.ndarray:
+        """The same without repeats, for heads that gain nothing from reading a column twice.
+
+        `targets` leaves out what was chosen for others than these.
+        """
         largest: dict[tuple, Choice] = {}
-        for choice in self.study.choices(self.encoders, self.fold):
+        choices = self.study.choices(self.encoders, self.fold)
+        for choice in choices if targets is None else [choices[k] for k in targets]:
             place = (choice.encoder, choice.layer, choice.pooling)
             if place not in largest or choice.dimension > largest[place].dimension:
                 largest[place] = choice

@@ -5,3 +5,5 @@ from pathlib import Path
 HERE = Path(__file__).parent
 LABELS = HERE / "labels.parquet"
 PRICES = HERE / "prices.csv"
+SAMPLES = HERE / "samples.parquet"
+"""Ten answers at temperature 1 of every target to every validation and test question."""

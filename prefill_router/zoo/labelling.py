@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from safetensors import safe_open
 
 from prefill_router import zoo
 from prefill_router.collect import collect, collect_labels
 from prefill_router.generation import Decoding
 from prefill_router.grading import exact_match
 from prefill_router.labels import Labels
+from prefill_router.model_size import n_parameters
 from prefill_router.models import resolve, weights_hash
 from prefill_router.storage import Store, file_hash, fingerprint, read_json, write_json
 from prefill_router.tables import write_table
@@ -108,18 +108,11 @@ def agreement_with_fresh_answers(labels: Labels, n: int, seed: int, device: str)
     return table.rename_axis("target")
 
 
-def n_parameters(name: str) -> int:
-    """Return how many weights a model of the zoo has."""
-    with safe_open(resolve(name).location / "model.safetensors", "numpy") as weights:
-        shapes = [weights.get_slice(key).get_shape() for key in weights.offset_keys()]
-    return sum(int(np.prod(shape)) for shape in shapes)
-
-
 def write_prices() -> None:
     """Write the price table: one constant times the number of parameters, for input and output."""
     rows = []
     for name in target_names():
-        price = USD_PER_MILLION_TOKENS_AND_PARAMETERS * n_parameters(name) / 1e6
+        price = USD_PER_MILLION_TOKENS_AND_PARAMETERS * n_parameters(resolve(name)) / 1e6
         rows.append(
             {
                 "model": name,

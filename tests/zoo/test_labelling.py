@@ -9,6 +9,7 @@ from prefill_router.costs import load_prices
 from prefill_router.generation import Decoding, generate
 from prefill_router.labels import load_labels
 from prefill_router.models import load_target, resolve, weights_hash
+from prefill_router.model_size import n_parameters
 from prefill_router.storage import Store, file_hash, read_json
 from prefill_router.zoo import labelling as module
 from prefill_router.zoo.labelling import (
@@ -16,7 +17,6 @@ from prefill_router.zoo.labelling import (
     agreement_with_fresh_answers,
     ask_again,
     fresh_labels,
-    n_parameters,
     write_default_labels,
 )
 from prefill_router.zoo.recipes import RECIPES, TARGETS
@@ -55,7 +55,7 @@ def tiny_zoo(tmp_path, monkeypatch, queries):
 @pytest.mark.parametrize("name", TARGETS)
 def test_prices_are_one_constant_times_the_parameters(name):
     million = sum(p.numel() for p in build_model(RECIPES[name]).parameters()) / 1e6
-    assert n_parameters(f"zoo/{name}") == round(million * 1e6)
+    assert n_parameters(resolve(f"zoo/{name}")) == round(million * 1e6)
     prices = load_prices(zoo.PRICES)
     for table in (prices.input, prices.output):
         assert table[f"zoo/{name}"] == pytest.approx(
