@@ -12,12 +12,13 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 
 from prefill_router.costs import MILLION, Prices
-from prefill_router.endpoints import Connection, Endpoint, Lost, Refused
+from prefill_router.endpoints import Connection, Lost, Refused
 from prefill_router.errors import InputError, did_you_mean
 from prefill_router.generation import Decoding
 from prefill_router.ledger import Ledger, Reply
 from prefill_router.progress import track
 from prefill_router.rate_limits import RateLimit
+from prefill_router.targets import Endpoint
 
 FIRST_WAIT = 1.0
 """Seconds before the second attempt, at most; doubled for each further one."""

@@ -13,7 +13,6 @@ import pandas as pd
 from prefill_router import __version__
 from prefill_router.asking import ask_endpoints
 from prefill_router.costs import Prices
-from prefill_router.endpoints import Endpoint
 from prefill_router.errors import InputError
 from prefill_router.generation import GREEDY, Decoding, generate
 from prefill_router.grading import Grader, exact_match, grade
@@ -22,6 +21,7 @@ from prefill_router.progress import track
 from prefill_router.prompts import check_questions
 from prefill_router.storage import Store, fingerprint, read_json, write_json
 from prefill_router.tables import write_table
+from prefill_router.targets import Endpoint
 
 NEEDED = ("query_id", "question", "benchmark", "reference")
 PASSED_ON = ("group", "split")

@@ -21,7 +21,8 @@ from prefill_router.errors import InputError
 MANIFEST = "manifest.json"
 LIBRARIES = ("torch", "transformers", "datasets", "scikit-learn", "scipy", "numpy", "pandas")
 PRESENTATION = (
-    "book", "cli", "expectations", "experiment", "notebooks", "plotting", "published", "report"
+    "book", "cli", "expectations", "experiment", "notebooks", "plotting", "published", "report",
+    "report_page",
 )  # fmt: skip
 
 
@@ -67,7 +68,7 @@ def code_fingerprint() -> str:
     modules = {
         path.relative_to(package).as_posix(): file_hash(path)
         for path in sorted(package.rglob("*.py"))
-        if path.stem not in PRESENTATION
+        if path.relative_to(package).parts[0].removesuffix(".py") not in PRESENTATION
     }
     return fingerprint(modules, library_versions())
 

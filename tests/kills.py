@@ -14,8 +14,8 @@ from pathlib import Path
 import openai
 
 from prefill_router.asking import ask_endpoints
-from prefill_router.endpoints import Endpoint
 from prefill_router.generation import Decoding
+from prefill_router.targets import Endpoint
 
 
 def fork(base_url, journal, questions):

@@ -11,10 +11,10 @@ from fault_server import faulty
 from prefill_router import asking
 from prefill_router.asking import ask_endpoints
 from prefill_router.costs import MILLION, Prices
-from prefill_router.endpoints import Endpoint
 from prefill_router.errors import InputError
 from prefill_router.generation import Decoding, generate
 from prefill_router.models import load_target, resolve
+from prefill_router.targets import Endpoint
 from prefill_router.zoo.skills import benchmark
 
 SHORT = Decoding(max_new_tokens=8)

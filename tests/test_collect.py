@@ -8,11 +8,11 @@ from fault_server import FaultyHandler, faulty
 from prefill_router import collect as module
 from prefill_router.collect import collect, collect_labels
 from prefill_router.costs import Prices
-from prefill_router.endpoints import Endpoint
 from prefill_router.errors import InputError
 from prefill_router.generation import Decoding, generate
 from prefill_router.labels import load_labels
 from prefill_router.models import load_target, resolve
+from prefill_router.targets import Endpoint
 
 QUESTIONS = tiny_models.questions(20)
 SHORT = Decoding(max_new_tokens=6)

@@ -1,9 +1,9 @@
 import pytest
 from pydantic import ValidationError
 
-from prefill_router.endpoints import Endpoint
 from prefill_router.errors import InputError
 from prefill_router.generation import Decoding
+from prefill_router.targets import Endpoint
 
 LOCAL = {"name": "a", "base_url": "http://127.0.0.1:1/v1", "model": "m"}
 
