@@ -104,8 +104,8 @@ class Loop(BaseModel):
         for prefix, model in (("", cls), ("targets: ", Endpoint)):
             for name, field in model.model_fields.items():
                 default = field.get_default(call_default_factory=True)
-                shown = "required" if field.is_required() else "" if default is None else default
-                rows.append((prefix + name, str(shown), field.description or ""))
+                shown = "" if field.is_required() or default in (None, [], {}) else str(default)
+                rows.append((prefix + name, shown, field.description or ""))
         return rows
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,30 @@ from prefill_router.router_config import RouterConfig
 from prefill_router.router_parts import Parts
 from prefill_router.router_training import evaluate
 from prefill_router.routing import Route, Rule, make_rule
+
+
+@dataclass(frozen=True, eq=False)
+class Examined:
+    """Labelled queries, and what a router says of them.
+
+    Attributes
+    ----------
+    labels : Labels
+        Of the router's targets, in its order.
+    features : ndarray of shape (N, D)
+        The components that its heads read.
+    raw, p : ndarray of shape (N, K)
+        P(correct) before and after calibration.
+    expected, paid : ndarray of shape (N, K) or None
+        Costs in USD as expected beforehand, and as they turned out; None where none are known.
+    """
+
+    labels: Labels
+    features: np.ndarray
+    raw: np.ndarray
+    p: np.ndarray
+    expected: np.ndarray | None
+    paid: np.ndarray | None
 
 
 class Predictor:
@@ -200,20 +225,36 @@ class Predictor:
         list of Estimate
             As `metrics`, of the split ``"new"``.
         """
+        seen = self.examine(labels, prices)
+        return evaluate(
+            self.parts, seen.labels, self.config.tau, seen.raw, seen.p, seen.expected, seen.paid,
+            "new", n_resamples, seed,
+        )  # fmt: skip
+
+    def examine(self, labels: Labels, prices: Prices | None = None) -> Examined:
+        """Return what the router says of labelled queries, beside what came of them.
+
+        Parameters
+        ----------
+        labels, prices
+            As for `evaluate`.
+
+        Returns
+        -------
+        Examined
+        """
         labels = self._matched(labels)
-        states, n_tokens = self._reader.read(labels.question.tolist())
+        questions = labels.question.tolist()
+        states, n_tokens = self._reader.read(questions)
         heads, costs = self.parts.heads, self.parts.costs
         features = heads.features(states)
         expected = paid = None
         if costs is not None:
-            questions = labels.question.tolist()
             expected = costs.expected(features, questions, n_tokens)
             inputs = costs.input_tokens(questions, n_tokens)
             paid = query_costs(labels, prices or self._prices(), inputs)
         raw, p = heads.raw(features), heads.probabilities(features)
-        return evaluate(
-            self.parts, labels, self.config.tau, raw, p, expected, paid, "new", n_resamples, seed
-        )
+        return Examined(labels, features, raw, p, expected, paid)
 
     def _matched(self, labels: Labels) -> Labels:
         if missing := [name for name in self.targets if name not in labels.targets]:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from prefill_router.router import Router
 
 LoopFile = Annotated[Path, typer.Argument(metavar="LOOP.yaml", help="The loop's file.")]
-FIELDS = "**Fields of LOOP.yaml**, each also given by -p:\n\n" + "\n\n".join(
-    f"{name} [{default}]: {meaning}" if default else f"{name}: {meaning}"
+FIELDS = "**Fields of LOOP.yaml**, each also given by -p:\n\n" + "\n".join(
+    f"* **{name}**: {meaning}" + f" (default: {default})" * bool(default)
     for name, default, meaning in Loop.explained()
 )
 SHOWN_PROBLEMS = 10
