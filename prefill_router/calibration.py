@@ -15,6 +15,7 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.model_selection import GroupKFold
 
 from prefill_router.errors import InputError
+from prefill_router.significance import standard_error
 
 FAMILIES = ("identity", "temperature", "platt", "beta", "isotonic")
 IDENTITY = (1.0, 1.0, 0.0)
@@ -79,9 +80,9 @@ def fit_calibration(
     Returns
     -------
     Calibration
-        Of each target the family with the least Brier score on rows that its map was not fitted
-        to; of equals, the first. A target with fewer than five labelled groups, or whose labels
-        are all alike, keeps its probabilities.
+        Of each target the first family whose Brier score, on rows that its map was not fitted to,
+        is no more than a standard error above the least. A target with fewer than five labelled
+        groups, or whose labels are all alike, keeps its probabilities.
 
     Raises
     ------
@@ -93,7 +94,8 @@ def fit_calibration(
     Platt, "Probabilistic outputs for support vector machines", 1999; Guo et al., "On calibration of
     modern neural networks", 2017 (temperature); Kull, Silva Filho and Flach, "Beta calibration",
     2017; Zadrozny and Elkan, "Transforming classifier scores into accurate multiclass probability
-    estimates", 2002 (isotonic).
+    estimates", 2002 (isotonic); Breiman et al., "Classification and regression trees", 1984 (the
+    rule of one standard error).
     """
     p, correct = np.asarray(p, dtype=np.float64), np.asarray(correct, dtype=np.float64)
     if p.ndim != 2 or p.shape != correct.shape:
@@ -118,7 +120,10 @@ def fit_calibration(
 def _choose(
     p: np.ndarray, y: np.ndarray, groups: np.ndarray, families: Sequence[str], seed: int
 ) -> str:
-    """Return the family with the least cross-fitted Brier score."""
+    """Return the first family whose cross-fitted Brier score is one standard error from the best's.
+
+    The error is that of the paired difference, over groups.
+    """
     if len(np.unique(groups)) < FOLDS or len(np.unique(y)) < 2:
         return "identity"
     tried = [f for f in families if f != ISOTONIC or len(y) >= ISOTONIC_ROWS]
@@ -131,7 +136,9 @@ def _choose(
                 map_ = Calibration([family], _fit(family, p[fit], y[fit])[None])
                 fitted = map_.apply(p[rest, None])[:, 0]
             squares[place, rest] = (fitted - y[rest]) ** 2
-    return tried[int(squares.mean(axis=1).argmin())]
+    above = squares - squares[squares.mean(axis=1).argmin()]
+    near = [excess.mean() <= standard_error(excess, groups) for excess in above]
+    return tried[near.index(True)]
 
 
 def _fit(family: str, p: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -36,7 +36,9 @@ def model_card(config: RouterConfig, estimates: Sequence[Estimate], promise: str
         "base_model": [config.encoder.name],
     }
     data, encoder = config.data, config.encoder
-    routers = list(dict.fromkeys(e.router for e in estimates if e.metric == "accuracy"))
+    routers = list(
+        dict.fromkeys(e.router for e in estimates if e.metric == "accuracy" and not e.target)
+    )
     lines = [
         "---",
         yaml.safe_dump(front, allow_unicode=True, sort_keys=True).rstrip(),

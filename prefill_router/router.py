@@ -58,6 +58,7 @@ class Router(Predictor):
         max_loss: float = 0.02,
         confidence: float = 0.95,
         tokenizers: Mapping[str, str | os.PathLike] | None = None,
+        encoder_price: float | None = None,
         device: Device = "cpu",
         dtype: str = "float32",
         seed: int = 0,
@@ -89,6 +90,9 @@ class Router(Predictor):
         tokenizers : mapping of str to path, optional
             Of targets whose input tokens are counted by their own ``tokenizer.json`` (or the
             directory that holds it). The encoder's tokenizer counts for the others.
+        encoder_price : float, optional
+            What the encoder's prefill costs, in USD per million tokens. Default: the price table's
+            input price of that name; where it has none, no saving includes it.
         device, dtype
             As for `prefill_router.models.load_encoder`.
         seed : int, default 0
@@ -109,6 +113,8 @@ class Router(Predictor):
         split = make_splits(labels, seed=seed)[0]
         source = resolve(encoder)
         counters = read_own_tokenizers(tokenizers or {}, labels.targets)
+        if encoder_price is None and prices is not None:
+            encoder_price = prices.input.get(encoder)
         with tempfile.TemporaryDirectory() as scratch:
             activations = extract_to_store(
                 store or Store(scratch),
@@ -132,6 +138,7 @@ class Router(Predictor):
                 keep=keep,
                 max_loss=max_loss,
                 confidence=confidence,
+                encoder_price=encoder_price,
                 n_resamples=n_resamples,
                 seed=seed,
             )

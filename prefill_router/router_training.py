@@ -9,8 +9,9 @@ import numpy as np
 
 from prefill_router.activations import Activations
 from prefill_router.calibration import IDENTITY, Calibration, fit_calibration
+from prefill_router.cost_comparison import MEDIAN, PREDICTED, TRUE, compare_expected_costs
 from prefill_router.cost_prediction import CostModel, fit_costs
-from prefill_router.costs import Prices, query_costs
+from prefill_router.costs import MILLION, Prices, expected_costs, query_costs
 from prefill_router.estimates import Estimate
 from prefill_router.evaluation import evaluate_choices, evaluate_probabilities
 from prefill_router.features import Choice, TargetFeatures, choose, cross_validated_auc
@@ -82,6 +83,7 @@ def train(
     keep: int,
     max_loss: float,
     confidence: float,
+    encoder_price: float | None,
     n_resamples: int,
     seed: int,
 ) -> Trained:
@@ -127,18 +129,29 @@ def train(
         p[held], None if expected is None else expected[held], correct[held], lam, accuracy, promise
     )
     parts = Parts(heads, costs, tuned)
+    tested = labels.take(test)
+    cost = None if costs is None else paid(labels, prices, costs, activations.full_tokens)[test]
+    predicted = None if expected is None else expected[test]
     metrics = evaluate(
-        parts,
-        labels.take(test),
-        tau,
-        raw[test],
-        p[test],
-        None if expected is None else expected[test],
-        paid(labels, prices, costs, activations.full_tokens)[test] if costs else None,
-        "test",
-        n_resamples,
-        seed,
+        parts, tested, tau, raw[test], p[test], predicted, cost, "test", n_resamples, seed
     )
+    if costs is not None:
+        inputs = costs.input_tokens(labels.question.tolist(), activations.full_tokens)
+        median = expected_costs(labels, prices, inputs, split.train)[test]
+        metrics += compare_expected_costs(
+            p[test],
+            tested.correct,
+            cost,
+            {PREDICTED: predicted, MEDIAN: median, TRUE: cost},
+            best,
+            tested.group,
+            targets=labels.targets,
+            encoder_cost=None
+            if encoder_price is None
+            else activations.full_tokens[test] * encoder_price / MILLION,
+            n_resamples=min(1000, n_resamples),
+            seed=seed,
+        )
     return Trained(parts, features.choices, tau, metrics)
 
 
