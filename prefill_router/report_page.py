@@ -6,6 +6,7 @@ import base64
 import io
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import jinja2
@@ -76,10 +77,10 @@ def write_page(
         "trade_off": None
         if seen.paid is None
         else _picture(lambda ax: _trade_off(ax, seen, results)),
-        "policies": _html(policy_table(results)),
+        "policies": _html(policy_table(router, results)),
         "taus": _html(tau_table(router, seen, n_resamples)),
         "shares": _html(share_table(router, seen)),
-        "calibration": _picture(lambda ax: _reliability(ax, router, seen), (5.6, 5.0)),
+        "calibration": _picture(lambda ax: _reliability(ax, router, seen), (4.6, 4.4)),
         "errors": _html(calibration_table(results)),
         "mistakes": _html(mistakes(router, seen)),
         "failures": _html(failure_table(router, seen)),
@@ -99,32 +100,45 @@ def find(results: list[Estimate], metric: str, router: str) -> Estimate | None:
 
 def findings(router: Router, results: list[Estimate]) -> Display:
     """Return the few sentences to take away."""
-    gap, saving = (find(results, m, "tolerance") for m in ("gap closed", "cost saving"))
+    gap, saving = (
+        row and replace(row, router=f"The router at tau = {router.config.tau:.3g}")
+        for row in (find(results, m, "tolerance") for m in ("gap closed", "cost saving"))
+    )
     best, ours = (find(results, "accuracy", name) for name in ("best single target", "tolerance"))
     tau = router.config.tau
     advice = (
-        f"Set tau to {router.guarantee.tau:g} to keep that promise (it is the default)"
+        f"Set tau to {router.guarantee.tau:.3g} to keep that promise (it is the default)"
         if router.guarantee.tau is not None
         else f"By default {router.guarantee.best_single} is always asked"
     )
     return bullets(
         headline(gap, saving),
-        f"With tau = {tau:g}, chosen on validation queries, accuracy is {format_interval(ours)}; "
+        f"With tau = {tau:.3g}, chosen on validation queries, accuracy is {format_interval(ours)}; "
         f"of the best single target ({router.guarantee.best_single}) it is "
         f"{format_interval(best)}.",
         str(router.guarantee),
-        f"{advice}; tau = {tau:g} is what validation queries recommend, without a promise.",
+        f"{advice}; tau = {tau:.3g} is what validation queries recommend, without a promise.",
     )
 
 
-def policy_table(results: list[Estimate]) -> Display:
+def policy_table(router: Router, results: list[Estimate]) -> Display:
     """Return accuracy, gap closed, cost and saving of every policy and target."""
+    called = {
+        "argmax": "router: always the likeliest",
+        "tolerance": f"router: tau = {router.config.tau:.3g}",
+        "certified": "router: as it is by default",
+        "utility": "router: utility",
+        "oracle": "oracle, who knows who is right",
+    }
     scales = {"accuracy": "%", "gap closed": "%", "mean cost": "USD", "cost saving": "%"}
     names = dict.fromkeys((r.router, r.target) for r in results if r.metric == "accuracy")
     shown = [m for m in scales if any(r.metric == m for r in results)]
     by_name = {(r.metric, r.router, r.target): r for r in results}
     rows = [
-        [target or name, *(format_interval(by_name[m, name, target], scales[m]) for m in shown)]
+        [
+            target or called.get(name, name),
+            *(format_interval(by_name[m, name, target], scales[m]) for m in shown),
+        ]
         for name, target in names
     ]
     heads = [f"{m} (1,000 queries)" if m == "mean cost" else m for m in shown]
@@ -146,7 +160,7 @@ def tau_table(router: Router, seen: Examined, n_resamples: int) -> Display:
     )  # fmt: skip
     rows = []
     for tau in taus:
-        row = [f"{tau:g}", format_interval(find(results, "accuracy", f"{tau:g}"))]
+        row = [f"{tau:.3g}", format_interval(find(results, "accuracy", f"{tau:g}"))]
         if seen.paid is not None:
             row += [
                 format_interval(find(results, "mean cost", f"{tau:g}"), "USD"),
@@ -257,12 +271,13 @@ def _reliability(ax, router: Router, seen: Examined) -> None:
     )
 
 
-def _picture(draw: Callable, size: tuple[float, float] = (7.5, 4.8)) -> str:
+def _picture(draw: Callable, size: tuple[float, float] = (6.4, 4.6)) -> str:
     """Return a figure as an address that holds it all; as an image its SVG can run nothing."""
     figure, ax = plt.subplots(figsize=size)
     draw(ax)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, frameon=False)
     content = io.BytesIO()
-    figure.savefig(content, format="svg", metadata={"Date": None})
+    figure.savefig(content, format="svg", bbox_inches="tight", metadata={"Date": None})
     plt.close(figure)
     return f"data:image/svg+xml;base64,{base64.b64encode(content.getvalue()).decode()}"
 
