@@ -77,7 +77,15 @@ def fit_added(
     for fit, rest in splits:
         held[rest, 0] = NewTargetHead().fit(p[fit], y[fit]).predict_proba(p[rest])
     estimates = evaluate_choices(
-        {}, y[:, None], None, 0, labels.group, targets=[name], n_resamples=n_resamples, seed=seed
+        {},
+        y[:, None],
+        None,
+        0,
+        labels.group,
+        targets=[name],
+        split="few labels",
+        n_resamples=n_resamples,
+        seed=seed,
     )
     estimates = [row for row in estimates if (row.metric, row.target) == ("accuracy", name)]
     routers = {"the new head": held, "the others' mean": p.mean(axis=1, keepdims=True)}

@@ -174,7 +174,9 @@ def add_target(
     with plain_errors(loop):
         settings = read_loop(loop, overrides(parameter))
         labels = load_labels(settings.label_source, [name], at_least=1)
-        router, metrics = _load(settings).add_target(labels, settings.price_table())
+        router, metrics = _load(settings).add_target(
+            labels, settings.price_table(), seed=settings.seed
+        )
         router.save_pretrained(out)
     say(
         as_json,
