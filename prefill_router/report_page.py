@@ -36,11 +36,25 @@ LONGEST = 400
 """Characters of a question that are shown."""
 
 
-def held_out(router: Router, labels: Labels) -> Labels:
-    """Return the labels that a router has not seen: its test queries, or all of other labels."""
-    if labels.fingerprint != router.config.data.fingerprint:
-        return labels
-    return labels.take(make_splits(labels, seed=router.config.data.seed)[0].test)
+def unseen(router: Router, labels: Labels) -> tuple[Labels, bool]:
+    """Return the labels that a router has not seen, as far as it can tell.
+
+    Returns
+    -------
+    labels : Labels
+        Its test queries, if these are the labels that it was fitted to (with or without targets
+        added since); else all of them.
+    fitted : bool
+        Whether they are. Of other labels a router cannot tell whether it has seen a query.
+    """
+    own = [name for name in router.config.targets if name in labels.targets]
+    data = router.config.data
+    if len(own) < len(router.config.targets):
+        return labels, False
+    original = labels.select_targets(own)
+    if original.fingerprint != data.fingerprint:
+        return labels, False
+    return labels.take(make_splits(original, seed=data.seed)[0].test), True
 
 
 def write_page(
@@ -64,7 +78,8 @@ def write_page(
     n_resamples : int, default 2000
         Of the bootstrap.
     """
-    seen = router.examine(held_out(router, labels), prices)
+    shown, fitted = unseen(router, labels)
+    seen = router.examine(shown, prices)
     results = evaluate(
         router.parts, seen.labels, router.config.tau, seen.raw, seen.p, seen.expected, seen.paid,
         "held-out", n_resamples, 0,
@@ -73,6 +88,7 @@ def write_page(
     context = {
         "router": router,
         "n": seen.labels.n_queries,
+        "fitted": fitted,
         "findings": _html(findings(router, results)),
         "trade_off": None
         if seen.paid is None

@@ -15,6 +15,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 LONGEST = 2**20
 """Bytes of a file of settings: nobody writes more by hand."""
+DEEPEST = 20
 PRIVATE = ("key", "base_url")
 """Fields that a key may have been written into by mistake: an error does not repeat them."""
 
@@ -60,7 +61,10 @@ def checked(
 def _complaint(model: type[BaseModel], place: tuple, item: Mapping[str, Any]) -> str:
     name = str(place[0])
     for part in place[1:]:
-        name += f"[{part}]" if isinstance(part, int) else f".{part}"
+        if isinstance(part, int):
+            name += f"[{part}]"
+        elif part.isidentifier():  # else it names a branch of a union
+            name += f".{part}"
     if item["type"] == "extra_forbidden":
         hint = did_you_mean(name, model.model_fields) if len(place) == 1 else ""
         return f"{name}: no such parameter.{hint}"
@@ -75,25 +79,35 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
     ------
     InputError
         If there is no such file, it is too long, or it is not a plain mapping: tags that would
-        build objects are refused, and so are aliases, with which a short file can grow without end.
+        build objects are refused, and so are aliases, with which a short file can grow without end, and deep nesting.
     """
     path = Path(path)
     try:
         if path.stat().st_size > LONGEST:
             raise InputError(f"{path} is longer than {LONGEST:,} bytes: no file of settings.")
         text = path.read_text(encoding="utf-8")
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-            raise InputError(f"{path}: write values out; aliases (*name) are not read.")
+        _check_events(path, text)
         values = yaml.safe_load(text)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file.") from None
     except InputError:
         raise
-    # ValueError: a date that does not exist, bytes; RecursionError: nested without end
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist, bytes
         raise InputError(f"{path} is not plain YAML: {error}") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
         raise InputError(f"{path} must be a mapping of parameter names to values.")
     return values
+
+
+def _check_events(path: Path, text: str) -> None:
+    """Refuse aliases and deep nesting before anything is built; the parser would take for ever."""
+    depth = 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise InputError(f"{path} uses aliases (*name), which are not read; write values out.")
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise InputError(f"{path} is not plain YAML: it is nested more than {DEEPEST} deep.")

@@ -114,4 +114,4 @@ def test_hostile_pools_are_refused(tmp_path, text, said):
 
 def test_two_models_of_one_name_are_refused(tmp_path):
     with pytest.raises(InputError, match="'small' twice"):
-        read_pool(pool(tmp_path, MODEL, MODEL))
+        read_pool(pool(tmp_path, MODEL, dict(MODEL)))

@@ -53,7 +53,7 @@ BAD = [
 
 @pytest.mark.parametrize(("name", "value"), BAD, ids=str)
 def test_a_bad_value_is_refused_by_name_and_shown(name, value):
-    with pytest.raises(InputError, match=f"^here: {name}: .*given: ") as caught:
+    with pytest.raises(InputError, match=rf"^here: {name}(\[\d+\])?: .*given: ") as caught:
         validate({name: value}, "here")
     assert "\n" not in str(caught.value)
 

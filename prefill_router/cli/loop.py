@@ -108,6 +108,7 @@ def evaluate(loop: LoopFile, parameter: Overrides = None, as_json: AsJson = Fals
     labels (`-p labels=FILE`), on all of them.
     """
     from prefill_router.labels import load_labels
+    from prefill_router.report_page import unseen
 
     with plain_errors(loop):
         settings = read_loop(loop, overrides(parameter))
@@ -115,8 +116,11 @@ def evaluate(loop: LoopFile, parameter: Overrides = None, as_json: AsJson = Fals
         labels = load_labels(
             settings.label_source, router.targets, settings.n_queries, settings.seed
         )
-        seen = labels.fingerprint == router.config.data.fingerprint
-        metrics = router.metrics if seen else router.evaluate(labels, settings.price_table())
+        labels, fitted = unseen(router, labels)
+        if fitted and not router.config.added:
+            metrics = router.metrics
+        else:
+            metrics = router.evaluate(labels, settings.price_table(), seed=settings.seed)
     say(as_json, _results(metrics), *_summary(router, metrics))
 
 
