@@ -79,7 +79,8 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
     ------
     InputError
         If there is no such file, it is too long, or it is not a plain mapping: tags that would
-        build objects are refused, and so are aliases, with which a short file can grow without end, and deep nesting.
+        build objects are refused, and so are deep nesting, and aliases, with which a short file
+        can grow without end.
     """
     path = Path(path)
     try:
