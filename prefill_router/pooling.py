@@ -50,11 +50,15 @@ class Batch:
 
 def pool_last(states: Tensor, batch: Batch) -> Tensor:
     """Return the last prompt token's state: (B, T, D) -> (B, D)."""
+    if len(batch) == 1:  # one prompt alone has no padding
+        return states[:, -1].float()
     return states[torch.arange(len(states), device=states.device), batch.lengths - 1].float()
 
 
 def pool_mean(states: Tensor, batch: Batch) -> Tensor:
     """Return the mean over prompt tokens: (B, T, D) -> (B, D)."""
+    if len(batch) == 1:
+        return states.float().mean(dim=1)
     return _mean(states, torch.zeros_like(batch.lengths), batch.lengths)
 
 

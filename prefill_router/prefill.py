@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -207,8 +208,8 @@ class Prefill:
         From `dissect`.
     layers : list of int
         Hidden states wanted, sorted, out of 0..L. Nothing above the highest is run.
-    poolings : list of str
-        Keys of `POOLINGS`.
+    poolings : list of str, or mapping of int to list of str
+        Keys of `POOLINGS`; a mapping has those of each layer.
 
     Notes
     -----
@@ -216,18 +217,34 @@ class Prefill:
     the hook that pools the last state wanted ends the forward pass.
     """
 
-    def __init__(self, model: nn.Module, anatomy: Anatomy, layers: list[int], poolings: list[str]):
+    def __init__(
+        self,
+        model: nn.Module,
+        anatomy: Anatomy,
+        layers: list[int],
+        poolings: list[str] | Mapping[int, list[str]],
+    ):
         self.model = model
         self.device = input_device(model)
         self.anatomy = anatomy
         self.layers = layers
-        self.poolings = poolings
+        self.by_layer = (
+            poolings if isinstance(poolings, Mapping) else dict.fromkeys(layers, poolings)
+        )
+        self.poolings = list(dict.fromkeys(itertools.chain(*self.by_layer.values())))
         self._most: int | None = None  # half of the fewest tokens that were too many for the device
 
     def read(self, batch: Batch) -> Tensor:
         """Return pooled states of a batch, float32 (n_layers, n_poolings, B, D), on the device.
 
-        A batch that the device has no memory for is read in halves, and so is any later one of
+        For layers with the same poolings; see `read_places`.
+        """
+        return self.read_places(batch).unflatten(0, (len(self.layers), -1))
+
+    def read_places(self, batch: Batch) -> Tensor:
+        """Return pooled states of a batch, float32 (n_places, B, D), on the device.
+
+        Places are in the order of the layers, and of their poolings within each. A batch that the device has no memory for is read in halves, and so is any later one of
         more than half its tokens.
 
         Raises
@@ -247,7 +264,7 @@ class Prefill:
                     ) from error
                 self._most = batch.tokens.numel() // 2
         # Here, and not in `except`: the exception would keep the failed pass's tensors alive.
-        return torch.cat([self.read(half) for half in batch.halves()], dim=2)
+        return torch.cat([self.read_places(half) for half in batch.halves()], dim=1)
 
     @torch.inference_mode()
     def _forward(self, batch: Batch) -> Tensor:
@@ -255,13 +272,13 @@ class Prefill:
         pooled: dict[int, Tensor] = {}
         if self.anatomy.places is None:
             hidden = all_states(self.model, batch.tokens, lengths)
-            pooled = {layer: self._pool(hidden[layer], batch) for layer in self.layers}
+            pooled = {layer: self._pool(layer, hidden[layer], batch) for layer in self.layers}
         else:
             with self._hooks(batch, pooled), contextlib.suppress(_Done):
                 self.model(**_inputs(self.model, batch.tokens, lengths))
         if len(pooled) < len(self.layers):
             raise RuntimeError(f"{type(self.model).__name__} ran other modules than on its sample.")
-        return torch.stack([pooled[layer].to(self.device) for layer in self.layers])
+        return torch.cat([pooled[layer].to(self.device) for layer in self.layers])
 
     @contextlib.contextmanager
     def _hooks(self, batch: Batch, pooled: dict[int, Tensor]) -> Iterator[None]:
@@ -269,7 +286,7 @@ class Prefill:
 
         def pool(layer: int, module: nn.Module, args: tuple, kwargs: dict, *output: object) -> None:
             values = output[0] if output else (*args, *kwargs.values())
-            pooled[layer] = self._pool(_first_tensor(values), batch)
+            pooled[layer] = self._pool(layer, _first_tensor(values), batch)
             if len(pooled) == len(self.layers):
                 raise _Done
 
@@ -286,6 +303,6 @@ class Prefill:
             for handle in handles:
                 handle.remove()
 
-    def _pool(self, states: Tensor, batch: Batch) -> Tensor:
+    def _pool(self, layer: int, states: Tensor, batch: Batch) -> Tensor:
         batch = batch.to(states.device)
-        return torch.stack([POOLINGS[pooling](states, batch) for pooling in self.poolings])
+        return torch.stack([POOLINGS[pooling](states, batch) for pooling in self.by_layer[layer]])

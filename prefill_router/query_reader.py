@@ -48,26 +48,24 @@ class QueryReader:
         dtype: str = "float32",
     ):
         model, tokenizer = load_encoder(source, device, dtype)
-        layers = sorted({layer for layer, _ in places})
-        poolings = sorted({pooling for _, pooling in places})
+        by_layer: dict[int, list[str]] = {}
+        for layer, pooling in sorted(places):
+            by_layer.setdefault(layer, []).append(pooling)
         reading = prepare(
             model,
             tokenizer,
             [SAMPLE],
-            layers=layers,
-            poolings=poolings,
+            layers=list(by_layer),
+            poolings=[pooling for _, pooling in places],
             max_tokens=max_tokens,
             truncation=truncation,
         )
         self.prompts = reading.prompts
         self.width = reading.anatomy.width
         self.token_budget = reading.token_budget
-        self._prefill = Prefill(model, reading.anatomy, layers, poolings)
-        self._at = tuple(
-            np.array([known.index(place[axis]) for place in places])
-            for axis, known in enumerate((layers, poolings))
-        )
-        self._find_user = needs_user(poolings)
+        self._prefill = Prefill(model, reading.anatomy, reading.layers, by_layer)
+        self._order = np.array([sorted(places).index(place) for place in places])
+        self._find_user = needs_user(reading.poolings)
         self._lock = threading.Lock()
 
     def read(self, queries: Sequence[Query]) -> tuple[np.ndarray, np.ndarray]:
@@ -91,7 +89,7 @@ class QueryReader:
         if len(queries) == 1:
             return self._read(queries)
         n_tokens = self.prompts.count(queries)
-        states = np.empty((len(self._at[0]), len(queries), self.width), np.float32)
+        states = np.empty((len(self._order), len(queries), self.width), np.float32)
         for rows in track(self._batches(n_tokens), "Reading queries"):
             states[:, rows] = self._read([queries[row] for row in rows])[0]
         return states, n_tokens
@@ -112,5 +110,5 @@ class QueryReader:
         cut = self.prompts.truncation != "error"
         n_tokens = self.prompts.count(queries) if cut else batch.lengths.numpy()
         with self._lock, quiet():
-            pooled = self._prefill.read(batch).cpu().numpy()
-        return pooled[self._at], n_tokens
+            pooled = self._prefill.read_places(batch).cpu().numpy()
+        return pooled[self._order], n_tokens
