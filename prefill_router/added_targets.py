@@ -72,10 +72,11 @@ def fit_added(
             f"{name!r} is {'right' if y[0] else 'wrong'} on all of its {len(y)} labelled queries; "
             "give more of them, easier and harder ones."
         )
-    held = np.empty((len(y), 1))
+    held, folds = np.empty((len(y), 1)), np.empty(len(y), dtype=int)
     splits = GroupKFold(FOLDS, shuffle=True, random_state=seed).split(p, groups=labels.group)
-    for fit, rest in splits:
+    for fold, (fit, rest) in enumerate(splits):
         held[rest, 0] = NewTargetHead().fit(p[fit], y[fit]).predict_proba(p[rest])
+        folds[rest] = fold  # heads of different folds differ in level, which is no failure to rank
     estimates = evaluate_choices(
         {},
         y[:, None],
@@ -92,7 +93,7 @@ def fit_added(
     estimates += [
         row
         for row in evaluate_probabilities(
-            routers, y[:, None], labels.group, targets=[name], primary="the new head",
+            routers, y[:, None], labels.group, targets=[name], folds=folds, primary="the new head",
             split="held-out folds", n_resamples=n_resamples, seed=seed,
         )
         if not row.target

@@ -246,9 +246,11 @@ def test_report_writes_its_page(loop):
 
 def test_files_are_exchanged_with_the_toolkit(loop, tmp_path):
     path, _ = loop
-    labels = path.parent / "labels.csv"
+    labels = tmp_path / "labels.csv"
+    labels.write_text("query_id,question,benchmark,a,b\n1,one,m,0,1\n2,two,m,1,\n")
     result = invoke("toolkit", "labels", labels, tmp_path / "t.csv")
-    assert result.exit_code == 0 and "labels written" in result.stdout
+    assert result.exit_code == 0
+    assert "2 labels written" in result.stdout and "1 questions left out" in result.stdout
     assert list(pd.read_csv(tmp_path / "t.csv"))[:3] == ["question", "model", "isCorrect"]
     pool = {"models": [{"name": "a", "litellm_model": "openrouter/x/y",
                         "cost_per_m_input_tokens": 1, "cost_per_m_output_tokens": 2}]}  # fmt: skip
