@@ -1,188 +1,31 @@
-"""Labels by asking: let causal language models answer, grade what they say, count its tokens."""
+"""Labels by asking: every target answers every query, the answers are graded and priced."""
 
 from __future__ import annotations
 
-import re
-import unicodedata
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from transformers import GenerationConfig
 
 from prefill_router import __version__
+from prefill_router.asking import ask_endpoints
+from prefill_router.costs import Prices
 from prefill_router.errors import InputError
-from prefill_router.models import (
-    ModelSource,
-    input_device,
-    load_target,
-    pad_id,
-    resolve,
-    weights_hash,
-)
+from prefill_router.generation import GREEDY, Decoding, generate
+from prefill_router.grading import Grader, exact_match, grade
+from prefill_router.models import ModelSource, load_target, resolve, weights_hash
 from prefill_router.progress import track
-from prefill_router.prompts import Prompts, check_questions, token_limit
+from prefill_router.prompts import check_questions
 from prefill_router.storage import Store, fingerprint, read_json, write_json
 from prefill_router.tables import write_table
+from prefill_router.targets import Endpoint
 
-Grader = Callable[[str, str], bool]
 NEEDED = ("query_id", "question", "benchmark", "reference")
 PASSED_ON = ("group", "split")
 FORMATS = (".parquet", ".csv", ".csv.gz")
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """How answers are generated; everything here changes what is said.
-
-    Attributes
-    ----------
-    max_new_tokens : int
-        Where an answer is cut off.
-    temperature : float
-        0 takes the likeliest token at each step; above 0 samples from the whole distribution.
-    seed : int
-        For sampling.
-    dtype : str
-        Type the model computes in.
-    template_kwargs : dict or None
-        Passed to the chat template.
-    """
-
-    max_new_tokens: int = 64
-    temperature: float = 0.0
-    seed: int = 0
-    dtype: str = "float32"
-    template_kwargs: dict[str, Any] | None = None
-
-    def __post_init__(self):
-        if self.max_new_tokens < 1:
-            raise InputError(f"max_new_tokens is {self.max_new_tokens}; it must be at least 1.")
-        if not 0 <= self.temperature < float("inf"):
-            raise InputError(f"temperature is {self.temperature}; it must be 0 or positive.")
-
-
-def normalise(text: str) -> str:
-    """Return text with case, white space, Unicode forms and a closing full stop made alike."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return " ".join(folded.split()).removesuffix(".").rstrip()
-
-
-def exact_match(answer: str, reference: str) -> bool:
-    """Say whether an answer is the reference, after normalising both.
-
-    Of a text that shows its working, only what follows the last ``answer:`` counts.
-    """
-    said = re.split(r"answer\s*:", answer, flags=re.IGNORECASE)[-1]
-    return normalise(said) == normalise(reference)
-
-
-def generate(
-    model,
-    tokenizer,
-    questions: Sequence[str],
-    decoding: Decoding = Decoding(),
-    batch_size: int = 256,
-) -> tuple[list[str], np.ndarray]:
-    """Let a causal language model answer.
-
-    Parameters
-    ----------
-    model, tokenizer
-        From `prefill_router.models.load_target`.
-    questions : sequence of str, length N
-        Each becomes one prompt, as in `prefill_router.prompts.format_prompts`.
-    decoding : Decoding
-        How. The model's own generation settings give the end-of-text tokens and nothing else.
-    batch_size : int, default 256
-        Prompts at a time, of similar length.
-
-    Returns
-    -------
-    answers : list of N str
-        Without special tokens.
-    n_tokens : int64 ndarray of shape (N,)
-        Tokens generated, the end-of-text token included, padding not.
-
-    Raises
-    ------
-    InputError
-        If the model has no end-of-text token, or a prompt leaves no room for an answer.
-
-    Notes
-    -----
-    Prompts are padded on the left and the attention mask is given, so that an answer does not
-    depend on the prompts it shares a batch with (beyond rounding). Sampling is seeded and leaves
-    the global generator as it was.
-    """
-    ends = _end_tokens(model, tokenizer)
-    room = max(1, token_limit(model, tokenizer) - decoding.max_new_tokens)
-    prompts = Prompts(tokenizer, room, template_kwargs=decoding.template_kwargs)
-    prompts.count(questions)
-    ids = prompts.ids(questions)
-    sampling = {"do_sample": False}
-    if decoding.temperature:
-        sampling = {"do_sample": True, "temperature": decoding.temperature, "top_k": 0}
-    config = GenerationConfig(
-        max_new_tokens=decoding.max_new_tokens,
-        eos_token_id=ends,
-        pad_token_id=pad_id(tokenizer),
-        **sampling,
-    )
-    order = np.argsort([len(tokens) for tokens in ids], kind="stable")
-    answers = [""] * len(ids)
-    n_tokens = np.zeros(len(ids), dtype=np.int64)
-    with _settings(model, config), torch.random.fork_rng(), torch.inference_mode():
-        torch.manual_seed(decoding.seed)
-        for start in range(0, len(ids), batch_size):
-            rows = order[start : start + batch_size]
-            new = _continue(model, [ids[row] for row in rows], config).tolist()
-            for row, tokens in zip(rows, new, strict=True):
-                stop = next((i + 1 for i, token in enumerate(tokens) if token in ends), len(tokens))
-                n_tokens[row] = stop
-                answers[row] = tokenizer.decode(
-                    tokens[:stop], skip_special_tokens=True, clean_up_tokenization_spaces=False
-                )
-    return answers, n_tokens
-
-
-def _continue(model, ids: list[list[int]], config: GenerationConfig) -> torch.Tensor:
-    """Return the new tokens, (B, T'), that follow prompts padded on the left."""
-    width = max(map(len, ids))
-    tokens = torch.tensor([[config.pad_token_id] * (width - len(row)) + row for row in ids])
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids])
-    device = input_device(model)
-    output = model.generate(
-        tokens.to(device), attention_mask=mask.to(device), generation_config=config
-    )
-    return output[:, width:]
-
-
-def _end_tokens(model, tokenizer) -> list[int]:
-    ends = model.generation_config.eos_token_id
-    ends = tokenizer.eos_token_id if ends is None else ends
-    if ends is None:
-        raise InputError(
-            "The model has no end-of-text token, so its answers would never end: set eos_token_id "
-            "in its generation_config.json."
-        )
-    return list(ends) if isinstance(ends, (list, tuple)) else [ends]
-
-
-@contextmanager
-def _settings(model, config: GenerationConfig) -> Iterator[None]:
-    """Replace the model's own generation settings, which would fill in what `config` leaves out."""
-    own = model.generation_config
-    model.generation_config = config
-    try:
-        yield
-    finally:
-        model.generation_config = own
 
 
 def collect(
@@ -190,7 +33,7 @@ def collect(
     questions: Sequence[str],
     references: Sequence[str],
     grader: Grader = exact_match,
-    decoding: Decoding = Decoding(),
+    decoding: Decoding = GREEDY,
     *,
     batch_size: int = 256,
     chunk_size: int = 2048,
@@ -258,82 +101,139 @@ def collect(
         parts.append(ask(chunk, key) if work is None else finished(chunk, key))
     frame = pd.concat([pd.DataFrame(part) for part in parts], ignore_index=True)
     graded = [
-        int(grader(answer, reference))
+        grade(grader, answer, reference)
         for answer, reference in zip(frame["answer"], references, strict=True)
     ]
     return frame.assign(is_correct=graded)[["answer", "is_correct", "output_tokens"]]
 
 
+@dataclass(frozen=True, eq=False)
+class Collection:
+    """What a collection brought.
+
+    Attributes
+    ----------
+    labels : pandas.DataFrame
+        The long table: query_id, question, benchmark, model, is_correct, output_tokens, cost_usd
+        where an endpoint has a price, and what is passed on; a row for each target and query.
+        A query without an answer has an empty label, which is missing and not wrong.
+    spent_usd, uncertain_usd : float
+        What endpoints charged, runs before included, and what they may have charged besides for
+        answers that were lost, at most.
+    problems : list of str
+        What went wrong, in words; empty if every query has its answer.
+    """
+
+    labels: pd.DataFrame
+    spent_usd: float = 0.0
+    uncertain_usd: float = 0.0
+    problems: list[str] = field(default_factory=list)
+
+
 def collect_labels(
-    targets: Sequence[str],
+    targets: Sequence[str | Endpoint],
     queries: pd.DataFrame,
     out: str | Path,
     grader: Grader = exact_match,
-    decoding: Decoding = Decoding(),
+    decoding: Decoding = GREEDY,
+    *,
+    prices: Prices | None = None,
+    cap_usd: float | None = None,
     **settings: Any,
-) -> pd.DataFrame:
+) -> Collection:
     """Ask every target every query and write the label table.
 
     Parameters
     ----------
-    targets : sequence of str
-        Names for `prefill_router.models.resolve`; they fill the column ``model``.
+    targets : sequence of (str or Endpoint)
+        Local models by name, as for `prefill_router.models.resolve`, and models behind endpoints;
+        their names fill the column ``model``.
     queries : DataFrame
         Columns ``query_id``, ``question``, ``benchmark``, ``reference``; ``group`` and ``split``
         are passed on.
     out : path-like
-        A ``.parquet``, ``.csv`` or ``.csv.gz`` file. Finished chunks are kept beside it, in the
-        directory ``<out>.parts``, and make a rerun go on where it stopped; delete it when done.
+        A ``.parquet``, ``.csv`` or ``.csv.gz`` file. Answers are kept beside it, in the directory
+        ``<out>.parts``, and make a rerun go on where it stopped; delete it when done.
     grader, decoding
-        As for `collect`.
+        As for `collect`. Another grader asks nothing anew.
+    prices : Prices, optional
+        Of endpoints, by name.
+    cap_usd : float, optional
+        As for `prefill_router.asking.ask_endpoints`.
     **settings
         ``batch_size``, ``chunk_size`` and ``device``, as for `collect`.
 
     Returns
     -------
-    DataFrame
-        The long table: query_id, question, benchmark, model, is_correct, output_tokens and what is
-        passed on; a row for each target and query.
+    Collection
 
     Raises
     ------
     InputError
         If a column is missing, a query_id occurs twice, a target is named twice, or the format of
-        `out` is unknown; otherwise as for `collect`.
+        `out` is unknown; otherwise as for `collect` and `ask_endpoints`.
     """
     out = Path(out)
-    _check_request(targets, queries, out)
-    sources = [resolve(target) for target in targets]  # all, before hours go into the first
+    endpoints = [target for target in targets if isinstance(target, Endpoint)]
+    names = [getattr(target, "name", target) for target in targets]
+    _check_request(names, queries, out)
+    # all, before hours go into the first
+    sources = {name: resolve(name) for name in targets if isinstance(name, str)}
+    for endpoint in endpoints:
+        endpoint.secret()
+    questions = check_questions(queries["question"].tolist())
+    references = queries["reference"].tolist()
+    parts = out.with_name(out.name + ".parts")
+    answers, rest = {}, {}
+    if endpoints:
+        asked = ask_endpoints(
+            endpoints, questions, decoding, parts / "answers.jsonl", prices, cap_usd
+        )
+        rest = {"spent_usd": asked.spent, "uncertain_usd": asked.uncertain}
+        rest["problems"] = asked.problems
+        for name, replies in asked.replies.items():
+            answers[name] = _graded(replies, references, grader)
+    for name, source in sources.items():
+        answers[name] = collect(
+            source, questions, references, grader, decoding, work=parts, **settings
+        )
     columns = ["query_id", "question", "benchmark"]
     passed_on = [column for column in PASSED_ON if column in queries]
+    measured = ["is_correct", "output_tokens"]
+    measured += ["cost_usd"] * any("cost_usd" in table for table in answers.values())
     tables = []
-    for source in sources:
-        answers = collect(
-            source,
-            queries["question"].tolist(),
-            queries["reference"].tolist(),
-            grader,
-            decoding,
-            work=out.with_name(out.name + ".parts"),
-            **settings,
-        )
-        table = queries[columns].reset_index(drop=True).assign(model=source.name)
-        table[["is_correct", "output_tokens"]] = answers[["is_correct", "output_tokens"]]
+    for name in names:
+        table = queries[columns].reset_index(drop=True).assign(model=name)
+        table[measured] = answers[name].reindex(columns=measured)
         table[passed_on] = queries[passed_on].reset_index(drop=True)
         tables.append(table)
     labels = pd.concat(tables, ignore_index=True)
+    for column in ("is_correct", "output_tokens"):
+        labels[column] = labels[column].astype("Int64" if labels[column].isna().any() else "int64")
     write_table(labels, out)
-    return labels
+    return Collection(labels, **rest)
 
 
-def _check_request(targets: Sequence[str], queries: pd.DataFrame, out: Path) -> None:
+def _graded(replies: Sequence, references: Sequence[str], grader: Grader) -> pd.DataFrame:
+    """Return grades, lengths and, where any is known, costs; NaN where there is no answer."""
+    rows = [
+        (np.nan, None, None)
+        if reply is None
+        else (grade(grader, reply.text, reference), reply.output_tokens, reply.cost_usd)
+        for reply, reference in zip(replies, references, strict=True)
+    ]
+    frame = pd.DataFrame(rows, columns=["is_correct", "output_tokens", "cost_usd"], dtype=float)
+    return frame if frame["cost_usd"].notna().any() else frame.drop(columns="cost_usd")
+
+
+def _check_request(names: Sequence[str], queries: pd.DataFrame, out: Path) -> None:
     missing = [column for column in NEEDED if column not in queries]
     if missing:
         raise InputError(f"queries lack the column {missing[0]}; there are {list(queries)}.")
     repeated = queries["query_id"][queries["query_id"].duplicated()]
     if len(repeated):
         raise InputError(f"query_id {repeated.iloc[0]!r} occurs more than once in queries.")
-    if not targets or len(set(targets)) < len(targets):
-        raise InputError(f"targets {list(targets)} must be one or more different models.")
+    if not names or len(set(names)) < len(names):
+        raise InputError(f"targets {list(names)} must be one or more different models.")
     if not out.name.endswith(FORMATS):
         raise InputError(f"{out} must end in {', '.join(FORMATS)}.")

@@ -77,18 +77,18 @@ class Labels:
         taken = {field: None if array is None else array[rows] for field, array in taken.items()}
         return replace(self, **taken)
 
-    def select_targets(self, names: Sequence[str]) -> Labels:
+    def select_targets(self, names: Sequence[str], at_least: int = 2) -> Labels:
         """Return the labels of some targets, in the order given; every query is kept.
 
         Raises
         ------
         InputError
-            If a target is unknown, named twice, or fewer than two are named.
+            If a target is unknown, named twice, or fewer than `at_least` are named.
         """
         for name in names:
             if name not in self.targets:
                 raise InputError(f"Unknown target {name!r}.{did_you_mean(name, self.targets)}")
-        _check_targets(names, "targets")
+        _check_targets(names, "targets", at_least)
         columns = [self.targets.index(name) for name in names]
         return replace(
             self,
@@ -126,6 +126,7 @@ def load_labels(
     targets: Sequence[str] = (),
     n_queries: int = 0,
     seed: int = 0,
+    at_least: int = 2,
 ) -> Labels:
     """Load a label table: long, wide or the toolkit's, from a file, a data set or the hub.
 
@@ -141,6 +142,8 @@ def load_labels(
         where each group is one query), drawn at random within each benchmark (and split).
     seed : int
         Decides which.
+    at_least : int, default 2
+        Targets there must be: routing needs two, adding one to a router that one alone.
 
     Returns
     -------
@@ -152,9 +155,9 @@ def load_labels(
         If the table cannot be used; the message names row, column or target.
     """
     name = os.fspath(source)
-    labels = _assemble(to_long(read_table(source), name, targets), name)
+    labels = _assemble(to_long(read_table(source), name, targets), name, at_least)
     if targets:
-        labels = labels.select_targets(targets)
+        labels = labels.select_targets(targets, at_least)
     if n_queries < 0:
         raise InputError(f"n_queries is {n_queries}; give a positive number, or 0 for all.")
     if 0 < n_queries < labels.n_queries:
@@ -202,19 +205,19 @@ def write_labels(labels: Labels, path: str | os.PathLike) -> None:
     write_table(pd.DataFrame(columns), path)
 
 
-def _check_targets(names: Sequence[str], where: str) -> None:
+def _check_targets(names: Sequence[str], where: str, at_least: int) -> None:
     if len(set(names)) < len(names):
         raise InputError(f"{where}: a target is named twice among {', '.join(names)}.")
-    if len(names) < 2:
+    if len(names) < at_least:
         given = f"only {names[0]!r}" if len(names) else "none"
         raise InputError(f"{where}: routing needs at least two targets, and there is {given}.")
 
 
-def _assemble(table: pd.DataFrame, name: str) -> Labels:
+def _assemble(table: pd.DataFrame, name: str, at_least: int) -> Labels:
     """Make the matrices from a checked long table."""
     query, query_id = pd.factorize(table["query_id"])
     target, targets = pd.factorize(table["model"])
-    _check_targets(list(targets), name)
+    _check_targets(list(targets), name, at_least)
     queries = one_per_query(table, name)
 
     cell = query * len(targets) + target

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, Literal
 
@@ -15,13 +14,12 @@ from pydantic import (
     Field,
     NonNegativeInt,
     PositiveInt,
-    ValidationError,
     ValidationInfo,
     field_validator,
 )
 
-from prefill_router.errors import InputError, did_you_mean
 from prefill_router.storage import fingerprint
+from prefill_router.validation import checked
 
 READERS = ["zoo/reader-s", "zoo/reader-m", "zoo/reader-l"]
 PLACES = {"device", "engine", "address", "run_dir"}
@@ -165,21 +163,7 @@ def validate(
     InputError
         If a name is unknown or a value cannot be used; names each one.
     """
-    try:
-        return Parameters.model_validate(dict(values))
-    except ValidationError as error:
-        complaints: dict[str, list[str]] = {}
-        for item in error.errors():
-            name = str(item["loc"][0]) if item["loc"] else ""
-            if item["type"] == "extra_forbidden":
-                hint = did_you_mean(name, Parameters.model_fields)
-                complaint = f"{name}: no such parameter.{hint}"
-            else:
-                complaint = f"{name}: {item['msg']} (given: {item['input']!r:.80})"
-            complaints.setdefault((origins or {}).get(name, source), []).append(complaint)
-        raise InputError(
-            "; ".join(f"{o}: " + "; ".join(dict.fromkeys(said)) for o, said in complaints.items())
-        ) from None
+    return checked(Parameters, values, source, origins)
 
 
 def from_namespace(namespace: Mapping[str, Any]) -> Parameters:
@@ -207,26 +191,3 @@ def from_namespace(namespace: Mapping[str, Any]) -> Parameters:
         and not callable(value)
     }
     return validate(values, "the parameters of this notebook")
-
-
-def read_experiment(path: str | Path) -> dict[str, Any]:
-    """Read an experiment's YAML file of parameters.
-
-    Raises
-    ------
-    InputError
-        If there is no such file or it is not a plain mapping: tags that would build objects are
-        refused.
-    """
-    path = Path(path)
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file.") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist, bytes
-        raise InputError(f"{path} is not plain YAML: {error}") from None
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise InputError(f"{path} must be a mapping of parameter names to values.")
-    return values

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from prefill_router.added_targets import tuned_with_added, with_added, with_added_costs
 from prefill_router.costs import Prices, query_costs
 from prefill_router.errors import InputError, did_you_mean
 from prefill_router.estimates import Estimate
@@ -20,6 +22,37 @@ from prefill_router.router_config import RouterConfig
 from prefill_router.router_parts import Parts
 from prefill_router.router_training import evaluate
 from prefill_router.routing import Route, Rule, make_rule
+
+
+@dataclass(frozen=True, eq=False)
+class Examined:
+    """Labelled queries, and what a router says of them.
+
+    Attributes
+    ----------
+    labels : Labels
+        Of the router's targets, in its order.
+    raw, p : ndarray of shape (N, K)
+        P(correct) before and after calibration.
+    expected, paid : ndarray of shape (N, K) or None
+        Costs in USD as expected beforehand, and as they turned out; None where none are known.
+    """
+
+    labels: Labels
+    raw: np.ndarray
+    p: np.ndarray
+    expected: np.ndarray | None
+    paid: np.ndarray | None
+
+
+@dataclass(frozen=True, eq=False)
+class _Read:
+    """Queries as read: prompt tokens (N,), and (N, K) as in `Examined`."""
+
+    n_tokens: np.ndarray
+    raw: np.ndarray
+    p: np.ndarray
+    expected: np.ndarray | None
 
 
 class Predictor:
@@ -52,7 +85,8 @@ class Predictor:
         self, config: RouterConfig, parts: Parts, source: ModelSource, device: Device = "cpu"
     ):
         self.config = config
-        self.parts = parts
+        self._fitted = parts  # what is saved; targets added since are in `config`
+        self.parts = replace(parts, tuned=tuned_with_added(parts.tuned, config.added))
         self._source = source
         self._device = device
         self._rules: dict[tuple, Rule] = {}
@@ -72,8 +106,8 @@ class Predictor:
 
     @property
     def targets(self) -> list[str]:
-        """Names of the K targets."""
-        return list(self.config.targets)
+        """Names of the K targets, those added since at the end."""
+        return [*self.config.targets, *(record.name for record in self.config.added)]
 
     @property
     def encoder(self) -> str:
@@ -145,7 +179,7 @@ class Predictor:
             )
             rule = self._rules[key] = make_rule(policy, self.parts.tuned, self.targets, **settings)
         p, cost = self._predict(queries)
-        targets = self.config.targets
+        targets = self.targets
         kept = [(int(k), targets[k]) for k in rule.kept]
         routes = []
         for row, choice in enumerate(rule.choose(p, cost)):
@@ -175,11 +209,22 @@ class Predictor:
         return cost
 
     def _predict(self, queries: Sequence[Query]) -> tuple[np.ndarray, np.ndarray | None]:
+        read = self._read(queries)
+        return read.p, read.expected
+
+    def _read(self, queries: Sequence[Query]) -> _Read:
         states, n_tokens = self._reader.read(queries)
-        features = self.parts.heads.features(states)
-        costs = self.parts.costs
+        heads, costs, added = self.parts.heads, self.parts.costs, self.config.added
+        features = heads.features(states)
         expected = None if costs is None else costs.expected(features, queries, n_tokens)
-        return self.parts.heads.probabilities(features), expected
+        raw = heads.raw(features)
+        p = with_added(heads.calibration.apply(raw), added)
+        return _Read(
+            n_tokens,
+            np.hstack([raw, p[:, raw.shape[1] :]]),
+            p,
+            with_added_costs(expected, n_tokens, added),
+        )
 
     def evaluate(
         self, labels: Labels, prices: Prices | None = None, n_resamples: int = 2000, seed: int = 0
@@ -200,20 +245,34 @@ class Predictor:
         list of Estimate
             As `metrics`, of the split ``"new"``.
         """
-        labels = self._matched(labels)
-        states, n_tokens = self._reader.read(labels.question.tolist())
-        heads, costs = self.parts.heads, self.parts.costs
-        features = heads.features(states)
-        expected = paid = None
-        if costs is not None:
-            questions = labels.question.tolist()
-            expected = costs.expected(features, questions, n_tokens)
-            inputs = costs.input_tokens(questions, n_tokens)
-            paid = query_costs(labels, prices or self._prices(), inputs)
-        raw, p = heads.raw(features), heads.probabilities(features)
+        seen = self.examine(labels, prices)
         return evaluate(
-            self.parts, labels, self.config.tau, raw, p, expected, paid, "new", n_resamples, seed
-        )
+            self.parts, seen.labels, self.config.tau, seen.raw, seen.p, seen.expected, seen.paid,
+            "new", n_resamples, seed,
+        )  # fmt: skip
+
+    def examine(self, labels: Labels, prices: Prices | None = None) -> Examined:
+        """Return what the router says of labelled queries, beside what came of them.
+
+        Parameters
+        ----------
+        labels, prices
+            As for `evaluate`.
+
+        Returns
+        -------
+        Examined
+        """
+        labels = self._matched(labels)
+        questions = labels.question.tolist()
+        read = self._read(questions)
+        paid = None
+        if self.parts.costs is not None:
+            inputs = self.parts.costs.input_tokens(questions, read.n_tokens)
+            extra = np.repeat(read.n_tokens[:, None], len(self.config.added), axis=1)
+            inputs = np.hstack([inputs, extra])
+            paid = query_costs(labels, prices or self._prices(), inputs)
+        return Examined(labels, read.raw, read.p, read.expected, paid)
 
     def _matched(self, labels: Labels) -> Labels:
         if missing := [name for name in self.targets if name not in labels.targets]:
@@ -224,8 +283,9 @@ class Predictor:
     def _prices(self) -> Prices:
         known = {
             name: (price.input, price.output)
-            for name, price in zip(self.targets, self.config.prices, strict=True)
+            for name, price in zip(self.config.targets, self.config.prices, strict=True)
             if price.input is not None
         }
+        known |= {record.name: (record.input, record.output) for record in self.config.added}
         columns = ({name: price[side] for name, price in known.items()} for side in (0, 1))
         return Prices(*columns, self.config.as_of)

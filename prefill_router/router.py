@@ -12,7 +12,10 @@ import numpy as np
 from huggingface_hub import HfApi
 
 from prefill_router import router_files
+from prefill_router.added_targets import fit_added
 from prefill_router.costs import Prices
+from prefill_router.errors import InputError
+from prefill_router.estimates import Estimate
 from prefill_router.extraction import Layers
 from prefill_router.guarantee import certify
 from prefill_router.labels import Labels
@@ -154,11 +157,11 @@ class Router(Predictor):
         pathlib.Path
             The directory.
         """
-        costs = self.parts.costs
+        costs = self._fitted.costs
         router_files.write(
             Path(directory),
             self.config,
-            to_tensors(self.parts),
+            to_tensors(self._fitted),
             costs.tokenizers if costs else {},
             model_card(self.config, self.metrics, str(self.guarantee)),
         )
@@ -271,6 +274,57 @@ class Router(Predictor):
             max_loss=max_loss,
             confidence=confidence,
         )
-        config = self.config.model_copy(update={"guarantee": guarantee_record(promise)})
-        parts = replace(self.parts, tuned=replace(self.parts.tuned, guarantee=promise))
-        return Router(config, parts, self._source, self._device)
+        added = [record.model_copy(update={"certified": True}) for record in self.config.added]
+        update = {"guarantee": guarantee_record(promise), "added": added}
+        parts = replace(self._fitted, tuned=replace(self._fitted.tuned, guarantee=promise))
+        return Router(self.config.model_copy(update=update), parts, self._source, self._device)
+
+    def add_target(
+        self, labels: Labels, prices: Prices | None = None, n_resamples: int = 2000, seed: int = 0
+    ) -> tuple[Router, list[Estimate]]:
+        """Return the router with one target more, from few labels of it.
+
+        Its probability is read off those of the other targets: what they find hard it is supposed
+        to find hard, as far as its own labels do not say otherwise. Fit a new router once there are
+        many.
+
+        Parameters
+        ----------
+        labels : Labels
+            Of the new target alone; best of queries that the router was not fitted to, on which
+            it predicts the others too well.
+        prices : Prices, optional
+            With the new target's; needed where the router knows costs.
+        n_resamples, seed
+            Of the bootstrap, and of the folds that say how sure it is.
+
+        Returns
+        -------
+        router : Router
+            Its guarantee does not cover the new target until `certify` is given labels of all.
+        estimates : list of Estimate
+            How sure it is: see `prefill_router.added_targets.fit_added`.
+
+        Raises
+        ------
+        InputError
+            If the labels are too few, all alike or of several targets, the target is known
+            already, or its price is not.
+        """
+        if labels.n_targets != 1 or labels.targets[0] in self.targets:
+            raise InputError(
+                f"The labels are of {', '.join(labels.targets)}; they must be of one target that "
+                f"the router does not know (it knows {', '.join(self.targets)})."
+            )
+        read = self._read(labels.question.tolist())
+        record, estimates = fit_added(
+            labels,
+            read.p[:, : len(self.config.targets)],
+            read.n_tokens,
+            prices,
+            self.parts.costs is not None,
+            n_resamples,
+            seed,
+        )
+        config = self.config.model_copy(update={"added": [*self.config.added, record]})
+        return Router(config, self._fitted, self._source, self._device), estimates

@@ -69,6 +69,25 @@ class PriceRecord(Part):
     tokenizer: Digest | None
 
 
+class AddedRecord(Part):
+    """A target added later: its head on the others' logits, and what its answers cost.
+
+    `input` and `output` are USD per million tokens, `output_tokens` and `mean_cost` means over its
+    `n` labelled queries; `certified` says whether the guarantee covers it.
+    """
+
+    name: Name
+    intercept: float
+    weights: Annotated[list[float], Field(max_length=MOST)]
+    accuracy: Share
+    n: Count
+    certified: bool
+    input: Amount | None = None
+    output: Amount | None = None
+    output_tokens: Amount | None = None
+    mean_cost: Amount | None = None
+
+
 class GuaranteeRecord(Part):
     """The fields of `guarantee.Guarantee`."""
 
@@ -129,6 +148,7 @@ class RouterConfig(Part):
     metrics: Annotated[list[MetricRecord], Field(max_length=MOST)]
     data: DataRecord
     tensors: Digest
+    added: Annotated[list[AddedRecord], Field(max_length=MOST)] = []
 
     @model_validator(mode="after")
     def _one_for_each_target(self) -> RouterConfig:
@@ -138,6 +158,11 @@ class RouterConfig(Part):
                 raise ValueError(
                     f"{name} has {len(values)} entries for {len(self.targets)} targets"
                 )
+        for record in self.added:
+            if len(record.weights) != len(self.targets):
+                raise ValueError(f"added target {record.name!r} has {len(record.weights)} weights")
+            if (record.mean_cost is None) != (self.prices is None):
+                raise ValueError(f"added target {record.name!r} has costs, or lacks them")
         if len(set(self.targets)) < len(self.targets):
             raise ValueError("a target is named twice")
         if self.guarantee.best_single not in self.targets:

@@ -55,6 +55,8 @@ class Tuned:
         Of each target on training queries.
     guarantee : Guarantee
         What tolerance can be promised.
+    added : int
+        Targets added since, which that promise does not cover.
     """
 
     p: np.ndarray
@@ -63,6 +65,7 @@ class Tuned:
     lam: float
     accuracy: np.ndarray
     guarantee: Guarantee
+    added: int = 0
 
 
 @dataclass(frozen=True)
@@ -224,6 +227,8 @@ def _promised(tuned: Tuned, kept: np.ndarray) -> Rule:
         best = int(np.nanargmax(tuned.accuracy[kept]))
         return Rule("single", best, kept, f": no tolerance is certified to stay {bound}")
     note = f" (tau certified: {bound}, confidence {100 * promise.confidence:g} %)"
+    if tuned.added:
+        note = " (tau was certified without the targets added since)"
     if left_out:
         note = " (tau was certified for all targets together, not without those left out)"
     return Rule("tolerance", promise.tau, kept, note)

@@ -22,7 +22,7 @@ MANIFEST = "manifest.json"
 LIBRARIES = ("torch", "transformers", "datasets", "scikit-learn", "scipy", "numpy", "pandas")
 PRESENTATION = (
     "book", "cli", "expectations", "experiment", "layer_figures", "notebooks", "plotting",
-    "published", "real_pools", "report", "result_tables", "trends",
+    "published", "real_pools", "report", "report_page", "result_tables", "trends",
 )  # fmt: skip
 
 
@@ -68,7 +68,7 @@ def code_fingerprint() -> str:
     modules = {
         path.relative_to(package).as_posix(): file_hash(path)
         for path in sorted(package.rglob("*.py"))
-        if path.stem not in PRESENTATION
+        if path.relative_to(package).parts[0].removesuffix(".py") not in PRESENTATION
     }
     return fingerprint(modules, library_versions())
 

@@ -10,26 +10,17 @@ from typer.testing import CliRunner
 
 from prefill_router import cli
 from prefill_router.activations import Activations
-from prefill_router.collect import Decoding, exact_match, generate
 from prefill_router.errors import InputError
 from prefill_router.extraction import encode
-from prefill_router.labels import load_labels
-from prefill_router.models import load_encoder, load_target, resolve
+from prefill_router.models import load_encoder, resolve
 from prefill_router.study import ARTIFACTS
 
 torch.set_num_threads(1)
 COMMANDS = [
-    ["run"],
-    ["book"],
-    ["publish"],
-    ["extract"],
-    ["collect"],
-    ["notebooks"],
-    ["zoo"],
-    ["zoo", "train"],
-    ["zoo", "labels"],
-    ["zoo", "samples"],
-    ["zoo", "queries"],
+    *([name] for name in ("collect", "fit", "evaluate", "route", "report", "add-target")),
+    *([name] for name in ("run", "book", "publish", "extract", "notebooks", "zoo", "toolkit")),
+    *(["zoo", name] for name in ("train", "labels", "samples", "queries", "serve")),
+    *(["toolkit", name] for name in ("pool", "labels")),
 ]
 
 
@@ -73,14 +64,13 @@ def test_every_command_explains_itself(command):
 
 
 def test_every_command_is_listed():
-    listed = invoke("--help").stdout + invoke("zoo", "--help").stdout
-    for command in COMMANDS:
-        assert command[-1] in listed
-    zoo = COMMANDS.index(["zoo"])
-    apps = [(cli.app, COMMANDS[:zoo]), (cli.zoo_app, COMMANDS[zoo + 1 :])]
-    for app, commands in apps:
-        names = [command.callback.__name__ for command in app.registered_commands]
-        assert sorted(names) == sorted(command[-1] for command in commands)
+    for group in ([], ["zoo"], ["toolkit"]):
+        names = {command[-1] for command in COMMANDS if command[:-1] == group}
+        app = {"": cli.app, "zoo": cli.zoo_app, "toolkit": cli.toolkit_app}["".join(group)]
+        found = {c.name or c.callback.__name__ for c in app.registered_commands}
+        assert found | {g.name for g in app.registered_groups} == names
+        listed = invoke(*group, "--help").stdout
+        assert all(name in listed for name in names)
 
 
 def test_the_command_starts_without_loading_what_it_does_not_need():
@@ -263,85 +253,8 @@ def test_train_checks_every_name_first(tmp_path, monkeypatch):
     assert trained == []
 
 
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("models")
-    return [tiny_models.save(directory / f"m{seed}", seed=seed) for seed in (0, 1)]
-
-
-@pytest.fixture
-def queries(tmp_path, models):
-    """Questions; what the first model answers to the odd ones is right."""
-    questions = [f"w{i} w{i + 1}" for i in range(12)]
-    model, tokenizer = load_target(resolve(str(models[0])))
-    references = []
-    for i, question in enumerate(questions):
-        [answer], _ = generate(model, tokenizer, [question], Decoding(6))
-        references.append(answer if i % 2 else "w0 is wrong")
-    table = pd.DataFrame(
-        {
-            "query_id": [f"q{i}" for i in range(12)],
-            "question": questions,
-            "benchmark": "words",
-            "reference": references,
-            "group": [f"g{i // 2}" for i in range(12)],
-        }
-    )
-    table.to_csv(tmp_path / "queries.csv", index=False)
-    return tmp_path / "queries.csv"
-
-
-def test_collect_asks_grades_and_writes_labels_that_can_be_loaded(tmp_path, models, queries):
-    out = tmp_path / "labels.csv.gz"
-    asked = ("collect", queries, out, "-t", models[0], "-t", models[1], "--max-new-tokens", 6)
-    result = invoke(*asked)
-    assert result.exit_code == 0, result.output
-    assert f"24 labels written to {out}." in result.stdout
-    labels = load_labels(out)
-    assert labels.targets == tuple(map(str, models))
-    assert labels.correct[:, 0].tolist() == [0, 1] * 6
-    assert len(set(labels.group)) == 6
-    table = pd.read_csv(queries)
-    model, tokenizer = load_target(resolve(str(models[1])))
-    answers, n_tokens = generate(model, tokenizer, table["question"].tolist(), Decoding(6))
-    right = [exact_match(*pair) for pair in zip(answers, table["reference"], strict=True)]
-    assert labels.correct[:, 1].tolist() == right
-    assert labels.output_tokens[:, 1].tolist() == n_tokens.tolist()
-    before = out.read_bytes()
-    assert invoke(*asked).exit_code == 0
-    assert out.read_bytes() == before
-
-
-def test_collect_refuses_what_it_cannot_use(tmp_path, models, queries):
-    out = tmp_path / "labels.csv"
-    assert "no model 'zoo/nobody' in the zoo" in refused(
-        "collect", queries, out, "-t", "zoo/nobody"
-    )
-    assert "nowhere" in refused("collect", queries, out, "-t", tmp_path / "nowhere")
-    assert "must end in" in refused("collect", queries, tmp_path / "a.txt", "-t", models[0])
-    assert "gone.csv" in refused("collect", tmp_path / "gone.csv", out, "-t", models[0])
-    assert "reference" in refused("collect", lacking(queries), out, "-t", models[0])
-    tokens = ("--max-new-tokens", 0)
-    assert "max_new_tokens is 0" in refused("collect", queries, out, "-t", models[0], *tokens)
-    device = ("--device", "abacus")
-    assert "abacus" in refused("collect", queries, out, "-t", models[0], *device)
-    assert not out.exists()
-
-
-def lacking(queries):
-    path = queries.with_name("lacking.csv")
-    pd.read_csv(queries).drop(columns="reference").to_csv(path, index=False)
-    return path
-
-
-def test_an_empty_batch_is_refused(tmp_path, models, queries):
-    result = invoke("collect", queries, tmp_path / "a.csv", "-t", models[0], "--batch-size", 0)
-    assert result.exit_code == 2
-    assert "--batch-size" in result.stderr
-
-
-def test_the_benchmark_is_written_as_collect_reads_it(tmp_path, monkeypatch, queries):
-    table = pd.read_csv(queries)
+def test_the_benchmark_is_written_as_collect_reads_it(tmp_path, monkeypatch):
+    table = pd.DataFrame({"query_id": ["q1"], "question": ["a"], "reference": ["b"]})
     monkeypatch.setattr("prefill_router.zoo.skills.benchmark", lambda: table)
     out = tmp_path / "out.csv"
     assert invoke("zoo", "queries", out).exit_code == 0

@@ -1,127 +1,21 @@
-import numpy as np
+import json
+
 import pandas as pd
 import pytest
 import tiny_models
-import torch
-from transformers import AutoModelForCausalLM, GenerationConfig
+from fault_server import FaultyHandler, faulty
 
 from prefill_router import collect as module
-from prefill_router.collect import Decoding, collect, collect_labels, exact_match, generate
+from prefill_router.collect import collect, collect_labels
+from prefill_router.costs import Prices
 from prefill_router.errors import InputError
+from prefill_router.generation import Decoding, generate
+from prefill_router.labels import load_labels
 from prefill_router.models import load_target, resolve
+from prefill_router.targets import Endpoint
 
 QUESTIONS = tiny_models.questions(20)
 SHORT = Decoding(max_new_tokens=6)
-
-
-def causal(name, seed=0):
-    return tiny_models.model(name, AutoModelForCausalLM, seed)
-
-
-def greedy(model, ids, ends, max_new_tokens):
-    """Continue one prompt by a loop over argmax: no batch, no padding, no cache."""
-    tokens = list(ids)
-    for _ in range(max_new_tokens):
-        with torch.no_grad():
-            tokens.append(int(model(torch.tensor([tokens])).logits[0, -1].argmax()))
-        if tokens[-1] in ends:
-            break
-    return tokens[len(ids) :]
-
-
-@pytest.mark.parametrize("template", [None, tiny_models.TEMPLATE], ids=["bare", "chat"])
-@pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("name", ["qwen3", "llama", "gpt2", "gpt_neox"])
-def test_batched_answers_are_those_of_a_loop_over_one_prompt(name, side, template):
-    model, tokenizer = causal(name), tiny_models.tokenizer(side, template)
-    # stop at several tokens, so that answers end at different lengths
-    ends = [1, 7, 9, 12, 20]
-    model.generation_config.eos_token_id = ends
-    framed = "<user> {} <assistant>" if template else "{}"
-    want = [
-        greedy(model, tokenizer.convert_tokens_to_ids(framed.format(text).split()), ends, 6)
-        for text in QUESTIONS
-    ]
-    assert len({len(tokens) for tokens in want}) > 1
-    for batch_size in (1, 7, 20):
-        answers, n_tokens = generate(model, tokenizer, QUESTIONS, SHORT, batch_size)
-        assert n_tokens.tolist() == [len(tokens) for tokens in want]
-        assert answers == [tokenizer.decode(ids, skip_special_tokens=True) for ids in want]
-
-
-def test_padding_with_the_end_token_is_hidden_from_the_model():
-    """Without a mask transformers guesses one, and guesses that such padding is text."""
-    model = causal("gpt2")
-    tokenizer = tiny_models.tokenizer(pad=False)
-    alone = [generate(model, tokenizer, [question], SHORT) for question in QUESTIONS]
-    answers, n_tokens = generate(model, tokenizer, QUESTIONS, SHORT)
-    assert answers == [answer for [answer], _ in alone]
-    assert n_tokens.tolist() == [n for _, [n] in alone]
-
-
-def test_the_models_own_generation_settings_do_not_bend_greedy_decoding():
-    model, tokenizer = causal("qwen3"), tiny_models.tokenizer()
-    plain = generate(model, tokenizer, QUESTIONS, SHORT)[0]
-    own = GenerationConfig(
-        eos_token_id=1, do_sample=True, temperature=3.0, repetition_penalty=5.0, num_beams=3,
-        no_repeat_ngram_size=1, min_new_tokens=6,
-    )  # fmt: skip
-    model.generation_config = own
-    assert generate(model, tokenizer, QUESTIONS, SHORT)[0] == plain
-    assert model.generation_config is own
-
-
-def test_sampling_follows_the_models_distribution_and_the_seed():
-    model, tokenizer = causal("qwen3"), tiny_models.tokenizer()
-    decoding = Decoding(max_new_tokens=1, temperature=2.0, seed=3)
-    before = torch.random.get_rng_state()
-    answers, _ = generate(model, tokenizer, ["w1 w2"] * 4000, decoding, 4000)
-    assert torch.equal(torch.random.get_rng_state(), before)
-    assert generate(model, tokenizer, ["w1 w2"] * 4000, decoding, 4000)[0] == answers
-    ids = torch.tensor([tokenizer.convert_tokens_to_ids(["w1", "w2"])])
-    with torch.no_grad():
-        p = (model(ids).logits[0, -1] / 2.0).softmax(-1).numpy()
-    for word in ("w0", "w5", "w19"):
-        share = np.mean([answer == word for answer in answers])
-        expected = p[tokenizer.convert_tokens_to_ids(word)]
-        assert abs(share - expected) < 4 * np.sqrt(expected * (1 - expected) / 4000) + 1e-9
-
-
-def test_a_model_that_cannot_end_and_a_prompt_that_leaves_no_room():
-    model, tokenizer = causal("gpt2"), tiny_models.tokenizer()
-    with pytest.raises(InputError, match="longer than 2 tokens"):
-        generate(model, tokenizer, ["w1 w2 w3"], Decoding(max_new_tokens=28))
-    model.generation_config.eos_token_id = None
-    tokenizer.eos_token = None
-    with pytest.raises(InputError, match="eos_token_id"):
-        generate(model, tokenizer, ["w1"], SHORT)
-
-
-@pytest.mark.parametrize("setting", [{"max_new_tokens": 0}, {"temperature": -1.0}])
-def test_decoding_is_checked(setting):
-    with pytest.raises(InputError, match=next(iter(setting))):
-        Decoding(**setting)
-
-
-@pytest.mark.parametrize(
-    ("answer", "reference", "right"),
-    [
-        ("4 2", "4 2", True),
-        (" 4  2.\n", "4 2", True),
-        ("Paris", "paris", True),
-        ("cafe\u0301", "café", True),
-        ("42", "4 2", False),
-        ("4 2 0", "4 2", False),
-        ("", "4", False),
-        ("3 + 4 answer : 7", "7", True),
-        ("so the Answer: 7", "7", True),
-        ("answer : 7 answer : 8", "7", False),
-        ("7 answer : 8", "7", False),
-        ("-3", "3", False),
-    ],
-)
-def test_exact_match(answer, reference, right):
-    assert exact_match(answer, reference) is right
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +88,7 @@ def test_sampled_chunks_do_not_share_a_random_stream(saved):
 def test_the_label_table_holds_each_target_and_query_once(saved, queries, tmp_path):
     out = tmp_path / "labels.parquet"
     targets = [saved["b"], saved["a"]]
-    labels = collect_labels(targets, queries, out, decoding=SHORT)
+    labels = collect_labels(targets, queries, out, decoding=SHORT).labels
     pd.testing.assert_frame_equal(pd.read_parquet(out), labels, check_dtype=False)
     assert list(labels) == [
         "query_id", "question", "benchmark", "model", "is_correct", "output_tokens", "split",
@@ -211,7 +105,7 @@ def test_the_label_table_holds_each_target_and_query_once(saved, queries, tmp_pa
 def test_an_interrupted_run_goes_on_where_it_stopped(saved, queries, tmp_path, asked, monkeypatch):
     whole = collect_labels(
         list(saved.values()), queries, tmp_path / "whole.csv", decoding=SHORT, chunk_size=6
-    )
+    ).labels
     asked.clear()
     recorder, out = module.generate, tmp_path / "labels.csv"
 
@@ -227,7 +121,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(saved, queries, tmp_path, a
     assert not out.exists()
     monkeypatch.setattr(module, "generate", recorder)
     asked.clear()
-    resumed = collect_labels(list(saved.values()), queries, out, **settings)
+    resumed = collect_labels(list(saved.values()), queries, out, **settings).labels
     assert asked == [6, 6, 2]
     pd.testing.assert_frame_equal(resumed, whole)
     assert out.read_bytes() == (tmp_path / "whole.csv").read_bytes()
@@ -264,3 +158,38 @@ def test_requests_that_cannot_be_met_are_refused_before_any_model_is_asked(
         with pytest.raises(InputError, match=message):
             collect_labels(targets, table, path)
     assert asked == []
+
+
+def counts_words(self, content):
+    """Answer with how many words the question has: what is right is then plain."""
+    words = len(json.loads(content)["messages"][-1]["content"].split())
+    return 200, {
+        "choices": [{"message": {"content": str(words)}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": words, "completion_tokens": 1},
+    }
+
+
+def test_endpoints_and_local_models_fill_one_table(saved, queries, tmp_path, monkeypatch):
+    monkeypatch.setattr(FaultyHandler, "answer", counts_words)
+    with faulty({QUESTIONS[2]: [(400, {}, "no")]}) as server:
+        priced = Endpoint(name="p", base_url=server.base_url, model="m")
+        free = Endpoint(name="f", base_url=server.base_url, model="m")
+        prices = Prices({"p": 1e6}, {"p": 1e6})
+        found = collect_labels(
+            [priced, saved["b"], free], queries, tmp_path / "l.csv", lambda a, r: a == "3",
+            decoding=SHORT, prices=prices,
+        )  # fmt: skip
+        before = len(server.requests)
+        collect_labels([priced, free], queries, tmp_path / "l.csv", decoding=SHORT)
+        assert len(server.requests) == before + 1  # the one that was refused, for one of the two
+    by_model = dict(list(found.labels.groupby("model", sort=False)))
+    assert list(by_model) == ["p", saved["b"], "f"]
+    assert by_model["f"]["cost_usd"].isna().all()
+    labels = load_labels(tmp_path / "l.csv")
+    assert labels.targets == ("p", "f")
+    refused = [name for name in ("p", "f") if by_model[name]["is_correct"].isna().any()]
+    assert len(refused) == 1 and len(found.problems) == 1  # a fault is played once
+    whole = next(name for name in ("p", "f") if name not in refused)
+    assert by_model[whole]["is_correct"].tolist() == [int(len(q.split()) == 3) for q in QUESTIONS]
+    costs = by_model["p"].drop_duplicates("question")["cost_usd"].dropna()  # asked once
+    assert found.spent_usd == pytest.approx(costs.sum()) and (costs > 0).all()

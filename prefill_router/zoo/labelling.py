@@ -8,7 +8,9 @@ import numpy as np
 import pandas as pd
 
 from prefill_router import zoo
-from prefill_router.collect import Decoding, collect, collect_labels, exact_match
+from prefill_router.collect import collect, collect_labels
+from prefill_router.generation import Decoding
+from prefill_router.grading import exact_match
 from prefill_router.labels import Labels
 from prefill_router.model_size import n_parameters
 from prefill_router.models import resolve, weights_hash
@@ -41,8 +43,8 @@ def fresh_labels(store: Store, device: str = "cpu") -> Path:
 
     def build(directory: Path) -> None:
         parts = store.root / "answers.parquet"
-        table = collect_labels(target_names(), queries, parts, decoding=DECODING, device=device)
-        write_table(table, directory / zoo.LABELS.name)
+        collected = collect_labels(target_names(), queries, parts, decoding=DECODING, device=device)
+        write_table(collected.labels, directory / zoo.LABELS.name)
 
     return store.get("labels", key, build) / zoo.LABELS.name
 

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from prefill_router import models, zoo
-from prefill_router.collect import Decoding, generate
 from prefill_router.costs import load_prices
+from prefill_router.generation import Decoding, generate
 from prefill_router.labels import load_labels
 from prefill_router.model_size import n_parameters
 from prefill_router.models import load_target, resolve, weights_hash

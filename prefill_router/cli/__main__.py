@@ -1,0 +1,5 @@
+"""``python -m prefill_router.cli``."""
+
+from prefill_router.cli import app
+
+app()

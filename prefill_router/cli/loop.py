@@ -1,0 +1,228 @@
+"""Commands of the loop, from labels to a router in use; one YAML file says what they share."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from prefill_router.cli.common import AsJson, Overrides, console, overrides, plain_errors, say
+from prefill_router.errors import InputError
+from prefill_router.loop import Loop, read_loop
+
+if TYPE_CHECKING:
+    from prefill_router.estimates import Estimate
+    from prefill_router.router import Router
+
+LoopFile = Annotated[Path, typer.Argument(metavar="LOOP.yaml", help="The loop's file.")]
+FIELDS = "**Fields of LOOP.yaml**, each also given by -p:\n\n" + "\n".join(
+    f"* **{name}**: {meaning}" + f" (default: {default})" * bool(default)
+    for name, default, meaning in Loop.explained()
+)
+SHOWN_PROBLEMS = 10
+INCOMPLETE = 3
+"""Exit code of a collection that has not all its answers."""
+
+
+def collect(loop: LoopFile, parameter: Overrides = None, as_json: AsJson = False) -> None:
+    """Let every target answer every query, grade the answers, and write the label table.
+
+    An answer that is there is never asked, or paid, for again: the same command goes on where it
+    stopped. What could not be answered is left empty, and a rerun asks it again (exit code 3).
+    """
+    from prefill_router.collect import collect_labels
+    from prefill_router.generation import Decoding
+    from prefill_router.grading import find_grader
+    from prefill_router.tables import read_table
+
+    with plain_errors(loop):
+        settings = read_loop(loop, overrides(parameter))
+        if not settings.queries:
+            raise InputError(f"{loop}: queries must name a table of queries.")
+        found = collect_labels(
+            settings.targets, read_table(settings.queries), settings.labels,
+            find_grader(settings.grader),
+            Decoding(settings.max_new_tokens, settings.temperature, settings.seed),
+            prices=settings.price_table(), cap_usd=settings.cap_usd,
+            batch_size=settings.batch_size, device=settings.device,
+        )  # fmt: skip
+    for problem in found.problems[:SHOWN_PROBLEMS]:
+        console.print(f"Problem: {problem}", markup=False)
+    if len(found.problems) > SHOWN_PROBLEMS:
+        console.print(f"... and {len(found.problems) - SHOWN_PROBLEMS} more.")
+    grades = found.labels.groupby("model", sort=False)["is_correct"]
+    summary = {
+        "labels": settings.labels,
+        "n_labels": int(grades.count().sum()),
+        "n_missing": int(found.labels["is_correct"].isna().sum()),
+        "accuracy": {name: float(value) for name, value in grades.mean().items() if value == value},
+        "spent_usd": found.spent_usd,
+        "uncertain_usd": found.uncertain_usd,
+        "problems": found.problems,
+    }
+    spent = f"{found.spent_usd:.6f} USD spent"
+    if found.uncertain_usd:
+        spent += f", up to {found.uncertain_usd:.6f} more for answers that were lost"
+    say(
+        as_json, summary,
+        *(f"{name}: {value:.1%} correct" for name, value in summary["accuracy"].items()),
+        f"{summary['n_labels']} labels in {settings.labels}, {summary['n_missing']} missing; "
+        f"{spent}.",
+    )  # fmt: skip
+    if summary["n_missing"]:
+        raise typer.Exit(INCOMPLETE)
+
+
+def fit(loop: LoopFile, parameter: Overrides = None, as_json: AsJson = False) -> None:
+    """Fit a router to the labels, test it, and save it with its model card."""
+    from prefill_router.labels import load_labels
+    from prefill_router.router import Router
+
+    with plain_errors(loop):
+        settings = read_loop(loop, overrides(parameter))
+        labels = load_labels(
+            settings.label_source, settings.target_names, settings.n_queries, settings.seed
+        )
+        router = Router.fit(
+            labels, settings.encoder, prices=settings.price_table(), layers=settings.layers,
+            dimensions=settings.dimensions, n_seeds=settings.n_seeds,
+            keep=(settings.n_seeds + 1) // 2, max_tokens=settings.max_tokens or None,
+            truncation=settings.truncation, max_loss=settings.max_loss,
+            confidence=settings.confidence, device=settings.device, seed=settings.seed,
+        )  # fmt: skip
+        router.save_pretrained(settings.router)
+    say(
+        as_json,
+        {"router": settings.router, "targets": router.targets, **_results(router.metrics)},
+        *_summary(router, router.metrics),
+        f"Saved: {settings.router}",
+    )
+
+
+def evaluate(loop: LoopFile, parameter: Overrides = None, as_json: AsJson = False) -> None:
+    """Evaluate a saved router.
+
+    On the labels that it was fitted to, these are its results on their test queries; on other
+    labels (`-p labels=FILE`), on all of them.
+    """
+    from prefill_router.labels import load_labels
+    from prefill_router.report_page import unseen
+
+    with plain_errors(loop):
+        settings = read_loop(loop, overrides(parameter))
+        router = _load(settings)
+        labels = load_labels(
+            settings.label_source, router.targets, settings.n_queries, settings.seed
+        )
+        labels, fitted = unseen(router, labels)
+        if fitted and not router.config.added:
+            metrics = router.metrics
+        else:
+            metrics = router.evaluate(labels, settings.price_table(), seed=settings.seed)
+    say(as_json, _results(metrics), *_summary(router, metrics))
+
+
+def route(
+    loop: LoopFile,
+    query: Annotated[list[str], typer.Argument(help="One query or more.")],
+    parameter: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say which target to ask, and why."""
+    with plain_errors(loop):
+        settings = read_loop(loop, overrides(parameter))
+        router = _load(settings)
+        routes = router.route_many(
+            query, settings.policy, tau=settings.tau, lam=settings.lam, budget=settings.budget,
+            accuracy=settings.accuracy, exclude=settings.exclude,
+        )  # fmt: skip
+    found = [{"query": text, **asdict(one)} for text, one in zip(query, routes, strict=True)]
+    lines = [
+        f"{one.choice or 'nobody'}: {one.why}\n"
+        + ", ".join(f"P({name}) = {p:.3f}" for name, p in one.p.items())
+        for one in routes
+    ]
+    say(as_json, {"routes": found}, *lines)
+
+
+def report(loop: LoopFile, parameter: Overrides = None, as_json: AsJson = False) -> None:
+    """Write a page about a router that needs nothing else: costs, guarantee, mistakes."""
+    from prefill_router.labels import load_labels
+    from prefill_router.report_page import write_page
+
+    with plain_errors(loop):
+        settings = read_loop(loop, overrides(parameter))
+        router = _load(settings)
+        labels = load_labels(
+            settings.label_source, router.targets, settings.n_queries, settings.seed
+        )
+        write_page(router, labels, settings.report, settings.price_table())
+    say(as_json, {"report": settings.report}, f"Written: {settings.report}")
+
+
+def add_target(
+    loop: LoopFile,
+    name: Annotated[str, typer.Argument(help="The new target, as the labels call it.")],
+    out: Annotated[Path, typer.Argument(help="Directory of the router that knows it.")],
+    parameter: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Teach a saved router a new target from a few labels, and say how sure it is.
+
+    The labels (`-p labels=FILE`) need hold no other target.
+    """
+    from prefill_router.labels import load_labels
+
+    with plain_errors(loop):
+        settings = read_loop(loop, overrides(parameter))
+        labels = load_labels(settings.label_source, [name], at_least=1)
+        router, metrics = _load(settings).add_target(
+            labels, settings.price_table(), seed=settings.seed
+        )
+        router.save_pretrained(out)
+    say(
+        as_json,
+        {"router": str(out), "targets": router.targets, **_results(metrics)},
+        *_sureness(name, metrics),
+        f"Saved: {out}",
+    )
+
+
+def _load(settings: Loop) -> Router:
+    from prefill_router.router import Router
+
+    return Router.from_pretrained(settings.router, device=settings.device)
+
+
+def _results(metrics: list[Estimate]) -> dict:
+    rows = [{k: None if v != v else v for k, v in asdict(row).items()} for row in metrics]
+    return {"metrics": rows}
+
+
+def _summary(router: Router, metrics: list[Estimate]) -> list[str]:
+    from prefill_router.report import format_interval
+
+    scales = {
+        "accuracy": "%",
+        "gap closed": "%",
+        "cost saving": "%",
+        "AUC": "value",
+        "ECE": "value",
+    }
+    lines = [
+        f"{row.metric} of {row.router}: {format_interval(row, scales[row.metric])}"
+        for row in metrics
+        if row.metric in scales and not row.target and row.router != "uncalibrated"
+    ]
+    return [*lines, str(router.guarantee)]
+
+
+def _sureness(name: str, metrics: list[Estimate]) -> list[str]:
+    from prefill_router.report import format_interval
+
+    return [
+        f"{row.metric} of {row.router} for {name}: {format_interval(row, 'value')} (n = {row.n})"
+        for row in metrics
+    ]

@@ -1,0 +1,177 @@
+"""Graders: from what a model wrote and a reference to whether the answer is right."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import re
+import unicodedata
+from collections.abc import Callable
+from fractions import Fraction
+
+from prefill_router.errors import InputError, did_you_mean
+
+Grader = Callable[[str, str], bool]
+
+CLOSE = 1e-6
+"""Two numbers that differ by this share of the larger are the same answer."""
+NUMBER = re.compile(r"[-+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?(?:\s*/\s*\d+)?")
+CHOICES = (  # ways to name one, the most explicit first; the last mention counts
+    re.compile(r"\banswer\b\W*(?:is|:)?\W*\(?([A-Za-z])\b(?!['’])", re.IGNORECASE),
+    re.compile(r"^[\s*_]*([A-Za-z])(?:\W*$|[).:])", re.MULTILINE),
+    re.compile(r"\(([A-Za-z])\)"),
+)
+
+
+def normalise(text: str) -> str:
+    """Return text with case, white space, Unicode forms and a closing full stop made alike."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return " ".join(folded.split()).removesuffix(".").rstrip()
+
+
+def exact_match(answer: str, reference: str) -> bool:
+    """Say whether an answer is the reference, after normalising both.
+
+    Of a text that shows its working, only what follows the last ``answer:`` counts.
+    """
+    return normalise(_conclusion(answer)) == normalise(reference)
+
+
+def numeric_match(answer: str, reference: str) -> bool:
+    """Say whether the last number of an answer has the value of the reference.
+
+    ``1,234.50``, ``12e-1`` and ``3/4`` are numbers; units and currency signs around them are not
+    read. Values may differ by one part in a million. Of a text that shows its working, only what
+    follows the last ``answer:`` counts.
+
+    Raises
+    ------
+    InputError
+        If the reference does not hold exactly one number.
+    """
+    wanted = _numbers(reference)
+    if len(wanted) != 1:
+        raise InputError(
+            f"The reference {reference!r:.80} holds {len(wanted)} numbers; the grader numeric "
+            "needs exactly one in each."
+        )
+    found = _numbers(_conclusion(answer))
+    return bool(found) and math.isclose(found[-1], wanted[0], rel_tol=CLOSE, abs_tol=1e-12)
+
+
+def choice_match(answer: str, reference: str) -> bool:
+    """Say whether an answer to a multiple-choice question names the reference's letter.
+
+    Taken as naming one, in this order: ``answer is (B)`` or ``answer: B``, a line that is or
+    begins with ``B``, ``B)``, ``B.`` or ``B:``, and ``(B)``. An answer that names none is wrong.
+
+    Raises
+    ------
+    InputError
+        If the reference is not one letter.
+    """
+    wanted = reference.strip(" ().").casefold()
+    if len(wanted) != 1 or not wanted.isalpha():
+        raise InputError(
+            f"The reference {reference!r:.80} is no letter; the grader choice needs one in each."
+        )
+    text = unicodedata.normalize("NFKC", answer)
+    named = next((found for pattern in CHOICES if (found := pattern.findall(text))), [""])
+    return named[-1].casefold() == wanted
+
+
+def regex_match(pattern: str) -> Grader:
+    """Return a grader that compares what a regular expression finds with the reference.
+
+    Parameters
+    ----------
+    pattern : str
+        Its last match in an answer counts: the first group, or all of it where it has none.
+
+    Raises
+    ------
+    InputError
+        If `pattern` is no regular expression.
+    """
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise InputError(f"grader regex:{pattern}: no regular expression ({error}).") from None
+
+    def matches(answer: str, reference: str) -> bool:
+        found = list(compiled.finditer(answer))
+        if not found:
+            return False
+        said = found[-1].group(1 if compiled.groups else 0)
+        return normalise(said or "") == normalise(reference)
+
+    return matches
+
+
+GRADERS = {"exact": exact_match, "numeric": numeric_match, "choice": choice_match}
+
+
+def find_grader(name: str) -> Grader:
+    """Return the grader called `name`.
+
+    Parameters
+    ----------
+    name : str
+        ``exact``, ``numeric``, ``choice``, ``regex:PATTERN``, or ``module:function`` for a callable
+        of yours that takes answer and reference.
+
+    Raises
+    ------
+    InputError
+        If there is no such grader.
+    """
+    if name in GRADERS:
+        return GRADERS[name]
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        known = [*GRADERS, "regex:PATTERN", "module:function"]
+        raise InputError(f"grader: there is none called {name!r}.{did_you_mean(name, known)}")
+    if module == "regex":
+        return regex_match(attribute)
+    try:
+        grader = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(
+            f"grader {name}: {error}. Python must find the module: run where it lies with "
+            "PYTHONPATH=. set, or install it."
+        ) from None
+    if not callable(grader):
+        raise InputError(f"grader {name}: that is a {type(grader).__name__}, no function.")
+    return grader
+
+
+def grade(grader: Grader, answer: str, reference: str) -> int:
+    """Return 1 if an answer is right, else 0.
+
+    Raises
+    ------
+    InputError
+        If the grader returns anything but a truth value, which a forgotten return would.
+    """
+    verdict = grader(answer, reference)
+    if verdict not in (True, False):
+        raise InputError(f"The grader returned {verdict!r:.80}; it must return True or False.")
+    return int(verdict)
+
+
+def _conclusion(answer: str) -> str:
+    return re.split(r"answer\s*:", answer, flags=re.IGNORECASE)[-1]
+
+
+def _numbers(text: str) -> list[float]:
+    text = unicodedata.normalize("NFKC", text).replace("\u2212", "-").replace("\u2044", "/")
+    return [_value(found.replace(",", "")) for found in NUMBER.findall(text)]
+
+
+def _value(text: str) -> float:
+    numerator, _, denominator = text.partition("/")
+    try:
+        below = Fraction(denominator.strip() or 1)
+        return float(numerator) / float(below) if below else math.nan
+    except OverflowError:
+        return math.nan

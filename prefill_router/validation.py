@@ -1,0 +1,114 @@
+"""Values from a file or a command line, checked against a model that names each field."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from prefill_router.errors import InputError, did_you_mean
+
+Model = TypeVar("Model", bound=BaseModel)
+
+LONGEST = 2**20
+"""Bytes of a file of settings: nobody writes more by hand."""
+DEEPEST = 20
+PRIVATE = ("key", "base_url")
+"""Fields that a key may have been written into by mistake: an error does not repeat them."""
+
+
+def checked(
+    model: type[Model],
+    values: Mapping[str, Any],
+    source: str,
+    origins: Mapping[str, str] | None = None,
+) -> Model:
+    """Return validated values.
+
+    Parameters
+    ----------
+    model : type
+        What they must be.
+    values : mapping
+        Names and values; what is absent takes its default.
+    source : str
+        Where they come from, for the error message.
+    origins : mapping of str to str, optional
+        Where those come from, by name, that come from elsewhere.
+
+    Raises
+    ------
+    InputError
+        If a name is unknown or a value cannot be used; names each one.
+    """
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        complaints: dict[str, list[str]] = {}
+        for item in error.errors():
+            place = item["loc"] or ("",)
+            complaint = _complaint(model, place, item)
+            origin = (origins or {}).get(str(place[0]), source)
+            complaints.setdefault(origin, []).append(complaint)
+        raise InputError(
+            "; ".join(f"{o}: " + "; ".join(dict.fromkeys(said)) for o, said in complaints.items())
+        ) from None
+
+
+def _complaint(model: type[BaseModel], place: tuple, item: Mapping[str, Any]) -> str:
+    name = str(place[0])
+    for part in place[1:]:
+        if isinstance(part, int):
+            name += f"[{part}]"
+        elif part.isidentifier():  # else it names a branch of a union
+            name += f".{part}"
+    if item["type"] == "extra_forbidden":
+        hint = did_you_mean(name, model.model_fields) if len(place) == 1 else ""
+        return f"{name}: no such parameter.{hint}"
+    shown = not any(part in PRIVATE for part in place) and item["type"] != "value_error"
+    return f"{name}: {item['msg']}" + (f" (given: {item['input']!r:.80})" if shown else "")
+
+
+def read_mapping(path: str | Path) -> dict[str, Any]:
+    """Read a YAML file that is a plain mapping.
+
+    Raises
+    ------
+    InputError
+        If there is no such file, it is too long, or it is not a plain mapping: tags that would
+        build objects are refused, and so are deep nesting, and aliases, with which a short file
+        can grow without end.
+    """
+    path = Path(path)
+    try:
+        if path.stat().st_size > LONGEST:
+            raise InputError(f"{path} is longer than {LONGEST:,} bytes: no file of settings.")
+        text = path.read_text(encoding="utf-8")
+        _check_events(path, text)
+        values = yaml.safe_load(text)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file.") from None
+    except InputError:
+        raise
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist, bytes
+        raise InputError(f"{path} is not plain YAML: {error}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise InputError(f"{path} must be a mapping of parameter names to values.")
+    return values
+
+
+def _check_events(path: Path, text: str) -> None:
+    """Refuse aliases and deep nesting before anything is built; the parser would take for ever."""
+    depth = 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise InputError(f"{path} uses aliases (*name), which are not read; write values out.")
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise InputError(f"{path} is not plain YAML: it is nested more than {DEEPEST} deep.")

@@ -1,0 +1,43 @@
+import pytest
+
+from prefill_router.errors import InputError
+from prefill_router.validation import read_mapping
+
+
+def test_a_mapping_is_read_as_written(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("# mine\nseed: 3\ntargets: [a, b]\nprices: ''\n")
+    assert read_mapping(path) == {"seed": 3, "targets": ["a", "b"], "prices": ""}
+    path.write_text("# nothing but this\n")
+    assert read_mapping(path) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("labels: !!python/object/apply:os.system ['touch built']", "not plain YAML"),
+        ("labels: !!python/name:os.system", "not plain YAML"),
+        ("labels: !mine {a: 1}", "not plain YAML"),
+        ("seed: [1", "not plain YAML"),
+        ("run_dir: 2024-99-99", "not plain YAML"),
+        ("{a: 1}: 2", "not plain YAML"),
+        ("- seed", "must be a mapping"),
+        ("just text", "must be a mapping"),
+        (b"\xff\xfe\x00", "not plain YAML"),
+        ("[" * 5000, "not plain YAML"),
+        ("a: &a [1]\nb: [*a, *a]", "aliases"),
+        ("# " + "x" * 2**20, "longer than"),
+    ],
+)
+def test_what_is_no_plain_mapping_is_refused(tmp_path, monkeypatch, text, complaint):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(InputError, match=f"mine.yaml .*{complaint}"):
+        read_mapping(path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["mine.yaml"]
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"gone.yaml: no such file"):
+        read_mapping(tmp_path / "gone.yaml")
