@@ -2,11 +2,12 @@ import pytest
 
 from prefill_router.errors import InputError
 from prefill_router.estimates import Estimate, write_metrics
-from prefill_router.parameters import read_experiment, validate
+from prefill_router.parameters import validate
 from prefill_router.project import project_root
 from prefill_router.published import PUBLISHED, publish
 from prefill_router.real_pools import CHAPTER, POOLS, pool_rows, published_pools, settings_table
 from prefill_router.storage import write_json
+from prefill_router.validation import read_mapping
 
 ROWS = [
     Estimate("gap closed", "SharedTrunkNet", "", "test", 0.1, 0.0, 0.2, 9),
@@ -19,7 +20,7 @@ ROWS = [
 @pytest.fixture
 def root(tmp_path):
     run = tmp_path / "runs" / "zeroeval"
-    named = read_experiment(project_root() / "experiments" / "zeroeval.yaml")
+    named = read_mapping(project_root() / "experiments" / "zeroeval.yaml")
     given = validate(named | {"encoder": "/mine/m", "embedding": "/mine/m", "run_dir": "runs/x"})
     kept = dict.fromkeys(("code", "versions", "machine", "labels"), "x")
     kept |= {"seconds": {CHAPTER: 90.0}, "encoders": {"/mine/m": "hash"}}
@@ -39,7 +40,7 @@ def test_pools_are_read_and_the_missing_ones_say_how_to_run_them(root):
 
 def test_every_pool_has_an_experiment_that_asks_its_chapter_in_full():
     for name in POOLS:
-        assert read_experiment(project_root() / "experiments" / f"{name}.yaml")["full"] == [8]
+        assert read_mapping(project_root() / "experiments" / f"{name}.yaml")["full"] == [8]
     assert (project_root() / "notebooks" / f"{CHAPTER}.ipynb").exists()
 
 

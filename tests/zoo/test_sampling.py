@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from prefill_router import models, zoo
-from prefill_router.collect import Decoding
 from prefill_router.errors import InputError
+from prefill_router.generation import Decoding
 from prefill_router.labels import load_labels
 from prefill_router.models import resolve, weights_hash
 from prefill_router.storage import Store, file_hash, read_json
