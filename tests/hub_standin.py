@@ -45,6 +45,10 @@ def handler(hub):
             if path == "/api/repos/create":
                 name = json.loads(body)["name"]
                 self.reply({"url": f"{base}/someone/{name}", "id": f"someone/{name}"})
+            elif path == "/api/validate-yaml":
+                front = json.loads(body)["content"].split("---")[1]
+                errors = [] if "library_name: prefill-router" in front else [{"message": front}]
+                self.reply({"errors": errors, "warnings": []}, 400 if errors else 200)
             elif "/preupload/" in path:
                 asked = json.loads(body)["files"]
                 modes = [

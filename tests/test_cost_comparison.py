@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from prefill_router import policy
+from prefill_router import cost_comparison, policy
 from prefill_router.cost_comparison import (
     ENCODER,
     ERROR,
@@ -19,16 +19,22 @@ TARGETS = ["a", "b", "c"]
 def pool():
     """Targets that are alike but for what an answer costs, which varies tenfold by query."""
     rng = np.random.default_rng(0)
-    truth = rng.uniform(0.3, 0.9, size=(600, 1)) + rng.normal(0, 0.03, size=(600, 3))
-    correct = (rng.random((600, 3)) < truth).astype(float)
-    paid = 10 ** rng.uniform(-1, 1, size=(600, 3))
-    median = np.repeat(np.median(paid, axis=0)[None], 600, axis=0)
+    truth = rng.uniform(0.3, 0.9, size=(300, 1)) + rng.normal(0, 0.03, size=(300, 3))
+    correct = (rng.random((300, 3)) < truth).astype(float)
+    paid = 10 ** rng.uniform(-1, 1, size=(300, 3))
+    median = np.repeat(np.median(paid, axis=0)[None], 300, axis=0)
     return truth, correct, paid, median
+
+
+@pytest.fixture(autouse=True)
+def coarse(monkeypatch):
+    """Look at fewer settings, to be quick."""
+    monkeypatch.setattr(cost_comparison, "POINTS", 80)
 
 
 def compare(pool, expected, **settings):
     p, correct, paid, _ = pool
-    settings = {"targets": TARGETS, "n_resamples": 100, **settings}
+    settings = {"targets": TARGETS, "n_resamples": 50, **settings}
     found = compare_expected_costs(p, correct, paid, expected, 0, **settings)
     return {(e.metric, e.router, e.target): e for e in found}
 
@@ -45,7 +51,7 @@ def test_the_saving_is_that_of_the_cheapest_setting_that_is_as_accurate(pool):
                 least = min(least, np.take_along_axis(paid, chosen, 1).mean())
         saving = found[SAVING, f"tolerance, {way}", ""].estimate
         assert saving <= 1 - least / paid[:, 0].mean() + 1e-12
-        assert saving == pytest.approx(1 - least / paid[:, 0].mean(), abs=0.03)
+        assert saving == pytest.approx(1 - least / paid[:, 0].mean(), abs=0.06)
 
 
 def test_knowing_costs_that_vary_saves_and_the_verdict_says_so(pool):
@@ -63,7 +69,7 @@ def test_knowing_costs_that_vary_saves_and_the_verdict_says_so(pool):
 
 def test_only_routing_pays_the_encoder(pool):
     _, _, paid, median = pool
-    cost = np.full(600, 0.25)
+    cost = np.full(300, 0.25)
     found = compare(pool, {PREDICTED: paid, MEDIAN: median}, encoder_cost=cost)
     for way in (PREDICTED, MEDIAN):
         without = found[SAVING, f"utility, {way}", ""].estimate

@@ -1,4 +1,4 @@
-"""A router's directory as a stranger might send it: nothing in it runs, and what is wrong is said."""
+"""A router's directory as a stranger might send it: nothing runs, and what is wrong is said."""
 
 import hashlib
 import itertools
