@@ -12,14 +12,10 @@ import numpy as np
 from huggingface_hub import HfApi
 
 from prefill_router import router_files
-<<<<<<< HEAD
 from prefill_router.added_targets import fit_added
-from prefill_router.costs import Prices
+from prefill_router.costs import Prices, expected_costs
 from prefill_router.errors import InputError
 from prefill_router.estimates import Estimate
-=======
-from prefill_router.costs import Prices, expected_costs
->>>>>>> artifact
 from prefill_router.extraction import Layers
 from prefill_router.guarantee import certify, check_levels
 from prefill_router.labels import Labels
