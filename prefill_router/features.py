@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from joblib import Parallel, delayed
 from scipy.stats import rankdata
 from sklearn.model_selection import GroupKFold
-from threadpoolctl import threadpool_limits
 
 from prefill_router.decomposition import Decomposition, decompose, decompose_folds
+from prefill_router.each_layer import each_layer
 from prefill_router.errors import InputError, did_you_mean
 from prefill_router.logistic import fit_nested_logistic, predict_logistic
 from prefill_router.moments import is_constant
@@ -99,7 +98,6 @@ def cross_validated_auc(
         raise InputError(f"dimensions is {list(dimensions)}; give at least one, each 1 or more.")
     kept = sorted({min(int(dimension), activations.width) for dimension in dimensions})
     folds = list(GroupKFold(n_folds, shuffle=True, random_state=seed).split(Y, groups=groups))
-    places = [(layer, pooling) for layer in layers for pooling in poolings]
 
     def measure(layer: int, pooling: str) -> pd.DataFrame:
         states = activations.states(layer, pooling)[rows]
@@ -120,11 +118,7 @@ def cross_validated_auc(
         }
         return pd.DataFrame(columns)
 
-    # A core a layer: the layers are independent, the products too small to share a core's work.
-    workers = Parallel(n_jobs=-1, prefer="threads", return_as="generator")
-    with threadpool_limits(1, user_api="blas"):
-        tables = workers(delayed(measure)(*place) for place in places)
-        tables = list(track(tables, "Cross-validating layers", len(places)))
+    tables = each_layer(measure, layers, poolings, "Cross-validating layers")
     return pd.concat(tables, ignore_index=True)
 
 

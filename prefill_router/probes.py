@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from prefill_router.decomposition import decompose
+from prefill_router.each_layer import each_layer
 from prefill_router.errors import InputError
 from prefill_router.moments import (
     Moments,
@@ -19,7 +20,6 @@ from prefill_router.moments import (
     moments,
     spread,
 )
-from prefill_router.progress import track
 
 if TYPE_CHECKING:
     from prefill_router.activations import Activations
@@ -260,9 +260,8 @@ def probe_layers(
         the same (then J is 0 and d_eff NaN).
     """
     Y = np.asarray(Y, dtype=np.float64)[rows]
-    tables = []
-    places = [(layer, pooling) for layer in activations.layers for pooling in activations.poolings]
-    for layer, pooling in track(places, "Probing layers"):
+
+    def measure(layer: int, pooling: str) -> pd.DataFrame:
         states = activations.states(layer, pooling)[rows]
         summed = moments(states)
         reduction = decompose(states, pca_dimension, summed)
@@ -278,5 +277,7 @@ def probe_layers(
             "anisotropy": anisotropy(states),
             "constant": reduction.constant,
         }
-        tables.append(pd.DataFrame(columns))
+        return pd.DataFrame(columns)
+
+    tables = each_layer(measure, activations.layers, activations.poolings, "Probing layers")
     return pd.concat(tables, ignore_index=True)
