@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import itertools
 from collections import Counter
@@ -191,10 +192,15 @@ def _inputs(model: nn.Module, tokens: Tensor, lengths: Tensor | None) -> dict[st
     if lengths is not None:
         position = torch.arange(tokens.shape[1], device=lengths.device)
         inputs["attention_mask"] = (position < lengths[:, None]).long().to(device)
-    accepted = inspect.signature(model.forward).parameters
-    if "use_cache" in accepted or any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
+    if _takes_cache(type(model)):
         inputs["use_cache"] = False  # keys and values are for generating, which never happens
     return inputs
+
+
+@functools.cache
+def _takes_cache(kind: type[nn.Module]) -> bool:
+    accepted = inspect.signature(kind.forward).parameters
+    return "use_cache" in accepted or any(p.kind is p.VAR_KEYWORD for p in accepted.values())
 
 
 class Prefill:

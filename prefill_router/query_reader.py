@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from prefill_router.extraction import prepare
-from prefill_router.models import Device, ModelSource, load_encoder, quiet
+from prefill_router.models import Device, ModelSource, load_encoder
 from prefill_router.pooling import Batch, needs_user
 from prefill_router.prefill import Prefill
 from prefill_router.progress import track
@@ -109,6 +109,6 @@ class QueryReader:
         batch: Batch = self.prompts.batch(queries, self._find_user)
         cut = self.prompts.truncation != "error"
         n_tokens = self.prompts.count(queries) if cut else batch.lengths.numpy()
-        with self._lock, quiet():
+        with self._lock:
             pooled = self._prefill.read_places(batch).cpu().numpy()
         return pooled[self._order], n_tokens

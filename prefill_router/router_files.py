@@ -103,7 +103,7 @@ def read_bytes(directory: Path, name: str, limit: int) -> bytes:
 
 
 def _pickled(directory: Path) -> str:
-    found = sorted(p.name for p in directory.iterdir() if p.suffix in PICKLES)
+    found = sorted(path.name for path in directory.glob("*") if path.suffix in PICKLES)
     if not found:
         return ""
     return (

@@ -42,7 +42,10 @@ def handler(hub):
             path, body = self.path.partition("?")[0], self.body()
             hub.requests.append((self.command, path, self.headers.get("Authorization", "")))
             base = f"http://{self.headers['Host']}"
-            if path == "/api/repos/create":
+            of_a_repository = path.startswith(("/api/models/", "/someone/"))
+            if of_a_repository and "someone/router" not in path:
+                self.reply({"error": "not found"}, 404, {"X-Error-Code": "RepoNotFound"})
+            elif path == "/api/repos/create":
                 name = json.loads(body)["name"]
                 self.reply({"url": f"{base}/someone/{name}", "id": f"someone/{name}"})
             elif path == "/api/validate-yaml":
@@ -82,7 +85,11 @@ def handler(hub):
                 siblings = [{"rfilename": name} for name in hub.files]
                 self.reply({"id": "someone/router", "sha": COMMIT, "siblings": siblings})
             elif "/tree/" in path:
-                self.reply([])
+                listed = [
+                    {"type": "file", "path": n, "size": len(c), "oid": hashlib.sha1(c).hexdigest()}
+                    for n, c in hub.files.items()
+                ]
+                self.reply(listed)
             elif "/resolve/" in path and path.rpartition("/")[2] in hub.files:
                 content = hub.files[path.rpartition("/")[2]]
                 tag = hashlib.sha256(content).hexdigest()

@@ -269,6 +269,12 @@ def test_an_altered_byte_is_noticed(saved):
     refused(saved, "its hash differs")
 
 
+def test_a_directory_that_is_gone_is_no_router(tmp_path):
+    """As the hub's cache has it where a repository holds no file of a router."""
+    with pytest.raises(InputError, match="no such file"):
+        router_files.read_config(tmp_path / "gone")
+
+
 def test_a_name_that_is_nothing_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for name in ("./nothing", "/nothing", "a/b/c"):
