@@ -52,11 +52,7 @@ def route(study: Study, router: str) -> Routed:
 def apply_policies(study: Study, by_fold: Sequence[np.ndarray]) -> Routed:
     """Choose policies on validation rows, and apply them to the study's test queries.
 
-    Parameters
-    ----------
-    study : Study
-    by_fold : sequence of ndarray, shape (N, K)
-        P(correct) in each fold, NaN on its training rows.
+    `by_fold` holds P(correct), (N, K), in each fold: NaN on its training rows.
     """
     choices, frugal, taus = [], [], []
     for fold, p in enumerate(by_fold):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from prefill_router.errors import InputError
-from prefill_router.estimates import Estimate, read_metrics
+from prefill_router.estimates import Estimate, read_metrics, write_metrics
 from prefill_router.parameters import PLACES, Parameters, validate
-from prefill_router.storage import atomic_write, file_hash, read_json, write_json
+from prefill_router.storage import file_hash, read_json, write_json
 from prefill_router.study import Study
 
 PUBLISHED = Path("experiments") / "published"
@@ -82,15 +83,15 @@ def publish(run_dir: Path, into: Path, experiment: Mapping[str, Any] | None = No
     manifest = read_json(run_dir / MANIFEST)
     parameters = validate(manifest["parameters"], str(run_dir / MANIFEST))
     into.mkdir(parents=True, exist_ok=True)
-    hashes = {}
-    for path in sorted(run_dir.glob("metrics/*.json")):
-        if is_full(parameters, path.stem):
-            with atomic_write(into / path.name) as temporary:
-                temporary.write_bytes(path.read_bytes())
-            hashes[path.name] = file_hash(path)
     given = manifest["parameters"]
     named = _portable(given, experiment or {})
     renamed = dict(zip(_encoders(given), _encoders(named), strict=True))
+    hashes = {}
+    for path in sorted(run_dir.glob("metrics/*.json")):
+        if is_full(parameters, path.stem):
+            rows = [_renamed(row, renamed) for row in read_metrics(path)]
+            write_metrics(into / path.name, rows)
+            hashes[path.name] = file_hash(into / path.name)
     kept = ("code", "versions", "machine", "labels", "seconds")
     record = {name: manifest[name] for name in kept} | {"parameters": named, "files": hashes}
     record["encoders"] = {renamed.get(n, n): h for n, h in manifest["encoders"].items()}
@@ -112,6 +113,15 @@ def _portable(parameters: Mapping[str, Any], names: Mapping[str, Any]) -> dict[s
         return value
 
     return {name: portable(value, names.get(name)) for name, value in parameters.items()}
+
+
+def _renamed(row: Estimate, names: Mapping[str, str]) -> Estimate:
+    """Return a row whose router is called after encoders by their new names."""
+    router = row.router
+    for old, new in names.items():
+        if Path(old).is_absolute():
+            router = router.replace(old, new)
+    return replace(row, router=router)
 
 
 def _encoders(parameters: Mapping[str, Any]) -> list[str]:

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -156,10 +157,14 @@ def test_no_path_of_the_machine_is_published_but_the_content_is_identified(tmp_p
         parameters.model_dump(mode="json"),
         encoders={"/mine/model": "h1", "/a/b": "h2", "zoo/reader-s": "h3"},
     )
+    rows = [replace(ROWS[0], router="/mine/model, layer 1")]
+    write_metrics(run / "metrics" / f"{HEAVY}.json", rows)
     named = {"encoder": "org/model", "embedding": "org/model"}
     manifest = read_json(publish(run, tmp_path / "out", named))
     assert manifest["parameters"]["encoder"] == "org/model"
     assert manifest["parameters"]["encoders"] == ["b", "zoo/reader-s"]
     assert manifest["parameters"]["run_dir"] == "x"
     assert manifest["encoders"] == {"org/model": "h1", "b": "h2", "zoo/reader-s": "h3"}
-    assert "/mine" not in (tmp_path / "out" / "manifest.json").read_text()
+    [row] = read_published(tmp_path / "out", HEAVY)
+    assert row == replace(ROWS[0], router="org/model, layer 1")
+    assert "/mine" not in "".join(path.read_text() for path in (tmp_path / "out").iterdir())
