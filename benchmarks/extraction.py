@@ -10,16 +10,23 @@ that are needed, on as many tokens in batches without any padding.
 The encoder and its tokenizer are made here, so that nothing is fetched: random weights, and a
 byte-level BPE of 16,000 tokens trained on the queries themselves. Without ``--queries-from``,
 queries are random words, their number log-normal (median 110, sigma 0.65, from 15 to 900), which is
-about how long MMLU-Pro's are. The last line is one JSON object.
+about how long MMLU-Pro's are.
+
+What is printed ends with the cost of ten million such queries, on this machine and on a GPU that is
+only assumed (``--gpu-tflops``, ``--gpu-share``, ``--price-per-hour``), and, as its last line, one
+JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import platform
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -104,10 +111,10 @@ def obvious(model, tokenizer, queries: list[str]) -> np.ndarray:
     return np.moveaxis(np.stack(result), 0, 2)
 
 
-def whole_passes(model, tokenizer, queries: list[str]) -> np.ndarray:
-    """Read batches by length, but all states at once and with a mask; return states."""
+def whole_passes(model, tokenizer, queries: list[str], *, masked: bool) -> np.ndarray:
+    """Read batches by length, but all states at once; return states."""
     reading = prepare(model, tokenizer, queries, poolings=POOLINGS)
-    anatomy = replace(reading.anatomy, places=None, is_causal=False)
+    anatomy = replace(reading.anatomy, places=None, is_causal=not masked)
     prefill = Prefill(model, anatomy, reading.layers, POOLINGS)
     batches = make_plan(reading.n_tokens, reading.token_budget, len(queries)).batches(0)
     results = list(read_batches(prefill, reading.prompts, queries, batches))
@@ -143,12 +150,34 @@ def difference(got: np.ndarray, want: np.ndarray) -> float:
     return float((np.abs(got - want) / want.std(axis=(2, 3), keepdims=True)).max())
 
 
-def block_flops(model, lengths: np.ndarray) -> float:
-    """Return the floating-point operations of all blocks: their matrices, and causal attention."""
+def flop_per_token(model, lengths: np.ndarray, n_blocks: int) -> float:
+    """Return the operations of the first blocks for a token: their matrices, causal attention."""
     c = model.config
-    matrices = sum(p.numel() for p in model.layers.parameters() if p.dim() == 2)
-    attention = 2 * c.num_hidden_layers * c.num_attention_heads * c.head_dim * (lengths**2).sum()
-    return 2.0 * matrices * lengths.sum() + attention
+    matrices = sum(p.numel() for p in model.layers[:n_blocks].parameters() if p.dim() == 2)
+    attention = 2 * n_blocks * c.num_attention_heads * c.head_dim * (lengths**2).sum()
+    return 2.0 * matrices + attention / lengths.sum()
+
+
+def estimate(
+    flop_per_token: float,
+    flop_per_second: float,
+    tokens_per_query: float,
+    price_per_hour: float = 0.0,
+    queries: int = 10_000_000,
+) -> tuple[float, float]:
+    """Return the hours that one device needs for so many queries, and what they cost."""
+    hours = queries * tokens_per_query * flop_per_token / flop_per_second / 3600
+    return hours, hours * price_per_hour
+
+
+def machine_name(device: torch.device) -> str:
+    """Return what kind of GPU or CPU a device is, and of a CPU the number of cores."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores"
 
 
 def main() -> None:
@@ -160,6 +189,9 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=DTYPES)
     parser.add_argument("--peak-tflops", type=float, help="of the device, to state the share of it")
+    parser.add_argument("--gpu-tflops", type=float, default=989, help="peak of the GPU assumed")
+    parser.add_argument("--gpu-share", type=float, default=0.3, help="of its peak, assumed")
+    parser.add_argument("--price-per-hour", type=float, default=3.0, help="of that GPU, in USD")
     a = parser.parse_args()
 
     every, queries = read_queries(a.queries_from, a.queries, seed=0)
@@ -167,7 +199,8 @@ def main() -> None:
     torch.manual_seed(0)
     with torch.device(a.device):
         model = AutoModelForCausalLM.from_config(Qwen3Config(**SHAPE), dtype=DTYPES[a.dtype]).eval()
-    encoder, half = model.model, SHAPE["num_hidden_layers"] // 2
+    encoder, last = model.model, SHAPE["num_hidden_layers"]
+    half = last // 2
     settings = {"poolings": POOLINGS}
     warm = [query[:200] for query in queries[:4]]
     obvious(model, tokenizer, warm)
@@ -176,48 +209,72 @@ def main() -> None:
 
     ways: dict[str, Callable[[], np.ndarray | None]] = {
         "the obvious way": lambda: obvious(model, tokenizer, queries),
-        "the same without the head": lambda: obvious(encoder, tokenizer, queries),
-        "batches by length, whole passes": lambda: whole_passes(encoder, tokenizer, queries),
-        "extraction, all layers": lambda: encode(encoder, tokenizer, queries, **settings).states,
-        "floor, all blocks": lambda: bare(encoder, lengths, at_once, 2 * half),
-        "extraction, layers to half depth": lambda: (
+        "without the head": lambda: obvious(encoder, tokenizer, queries),
+        "and in batches by length": lambda: whole_passes(encoder, tokenizer, queries, masked=True),
+        "and without a mask": lambda: whole_passes(encoder, tokenizer, queries, masked=False),
+        "and pooled in the pass: extraction": lambda: (
+            encode(encoder, tokenizer, queries, **settings).states
+        ),
+        "floor, all blocks": lambda: bare(encoder, lengths, at_once, last),
+        "extraction to half depth": lambda: (
             encode(encoder, tokenizer, queries, layers=range(half + 1), **settings).states
         ),
         "floor, half of the blocks": lambda: bare(encoder, lengths, at_once, half),
     }
+    base_name, _, _, _, ours_name, floor_name, half_name, half_floor_name = ways
     seconds: dict[str, float] = dict.fromkeys(ways, float("inf"))
     states: dict[str, np.ndarray | None] = {}
     for _ in range(a.rounds):
         for name, work in ways.items():
             took, states[name] = timed(work)
             seconds[name] = min(seconds[name], took)
-            print(f"{name:34s} {took:8.1f} s {lengths.sum() / took:9.0f} tokens/s", flush=True)
+    for name, took in seconds.items():
+        times = seconds[base_name] / took
+        print(f"{name:36s}{took:8.1f} s{lengths.sum() / took:8.0f} tokens/s{times:6.2f} times")
 
-    want = states["the obvious way"]
+    want = states[base_name]
     tolerance = 1e-3 if a.dtype == "float32" else 0.3
     differences = {
-        "all": difference(states["extraction, all layers"], want),
-        "half": difference(states["extraction, layers to half depth"], want[: half + 1]),
+        "all": difference(states[ours_name], want),
+        "half": difference(states[half_name], want[: half + 1]),
     }
     assert max(differences.values()) < tolerance, f"results differ: {differences}"
-    base, ours = seconds["the obvious way"], seconds["extraction, all layers"]
+
+    n_tokens, mean = int(lengths.sum()), float(lengths.mean())
+    print(f"\n{machine_name(encoder.device)}; {a.dtype}; {torch.get_num_threads()} threads")
+    print(f"ten million queries of {mean:.0f} tokens, in hours of one device:")
+    for depth, n_blocks, name in (("all layers", last, ours_name), ("half depth", half, half_name)):
+        flop = flop_per_token(encoder, lengths, n_blocks)
+        reached = flop * n_tokens / seconds[name]
+        hours, _ = estimate(flop, reached, mean)
+        gpu_hours, cost = estimate(flop, a.gpu_share * a.gpu_tflops * 1e12, mean, a.price_per_hour)
+        print(
+            f"{depth}: {flop / 1e9:.2f} GFLOP a token\n"
+            f"  measured here: {len(queries) / seconds[name]:.2f} queries/s, "
+            f"{n_tokens / seconds[name]:.0f} tokens/s, {reached / 1e12:.3f} TFLOP/s: "
+            f"{hours:,.0f} hours\n"
+            f"  assumed, {a.gpu_share:.0%} of a GPU's {a.gpu_tflops:g} TFLOP/s at "
+            f"{a.price_per_hour:.2f} USD an hour: {gpu_hours:,.1f} hours, {cost:,.0f} USD"
+        )
+
+    base, ours = seconds[base_name], seconds[ours_name]
+    tflops = flop_per_token(encoder, lengths, last) * n_tokens / ours / 1e12
     result = {
         "speedup_all_layers": base / ours,
-        "speedup_half_depth": base / seconds["extraction, layers to half depth"],
-        "share_of_floor": seconds["floor, all blocks"] / ours,
-        "share_of_floor_half_depth": seconds["floor, half of the blocks"]
-        / seconds["extraction, layers to half depth"],
+        "speedup_half_depth": base / seconds[half_name],
+        "share_of_floor": seconds[floor_name] / ours,
+        "share_of_floor_half_depth": seconds[half_floor_name] / seconds[half_name],
         "largest_difference": max(differences.values()),
         "queries": len(queries),
-        "tokens": int(lengths.sum()),
+        "tokens": n_tokens,
         "longest": int(lengths.max()),
         "device": a.device,
         "dtype": a.dtype,
         "threads": torch.get_num_threads(),
-        "tflops": block_flops(encoder, lengths) / ours / 1e12,
+        "tflops": tflops,
     }
     if a.peak_tflops:
-        result["share_of_peak"] = result["tflops"] / a.peak_tflops
+        result["share_of_peak"] = tflops / a.peak_tflops
     print(
         json.dumps({k: float(f"{v:.3g}") if isinstance(v, float) else v for k, v in result.items()})
     )

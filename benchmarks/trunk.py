@@ -5,8 +5,9 @@
 Ten networks of the published shape (256 and 128 hidden units) read 9 targets' features of 50
 components each, for 4,000 queries. Both sides train the same networks on the same rows with the
 same draws; that they end alike is checked in float64 over one epoch, where rounding cannot hide a
-difference. Times are wall-clock seconds, the best of three, of five epochs without early stopping,
-on as many threads as torch takes by itself, the same for both. The last line is one JSON object.
+difference. Times are wall-clock seconds of five epochs without early stopping, the best of three,
+both sides taking turns so that what else the machine does falls on both; on as many threads as
+torch takes by itself, the same for both. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -64,20 +65,18 @@ def furthest(X: torch.Tensor, Y: torch.Tensor) -> float:
 
 
 def seconds(task, *arguments) -> float:
-    """Wall-clock time of a task, the best of three."""
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        task(*arguments)
-        times.append(time.perf_counter() - start)
-    return min(times)
+    """Wall-clock time of a task."""
+    start = time.perf_counter()
+    task(*arguments)
+    return time.perf_counter() - start
 
 
 def main() -> None:
     """Check that both sides train the same networks, and time them."""
     difference = furthest(*data(torch.float64))
     X, Y = data(torch.float32)
-    alone, at_once = seconds(one_by_one, X, Y, N_EPOCHS), seconds(together, X, Y, N_EPOCHS)
+    turns = [[seconds(side, X, Y, N_EPOCHS) for side in (one_by_one, together)] for _ in range(3)]
+    alone, at_once = (min(times) for times in zip(*turns, strict=True))
     print(
         f"{N_SEEDS} seeds, {N_EPOCHS} epochs, {N_QUERIES} queries; on the processor, "
         f"{torch.get_num_threads()} threads"

@@ -35,7 +35,7 @@ class Calibration:
         The family of each target's map, out of `FAMILIES`.
     coefficients : ndarray of shape (K, 3)
         a, b, c of sigmoid(a ln p - b ln(1 - p) + c). The identity has 1, 1, 0; a temperature a = b
-        and c = 0; Platt's map a = b; the beta map [beta] all three. Both slopes are at least 0.
+        and c = 0; Platt's map a = b; the beta map all three. Both slopes are at least 0.
     steps : dict of int to ndarray of shape (2, M)
         Of isotonic targets: values of p, rising, and what they become; straight lines between.
     """

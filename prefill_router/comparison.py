@@ -46,8 +46,19 @@ class Routed:
 
 def route(study: Study, router: str) -> Routed:
     """Apply a router to the study's test queries."""
+    return apply_policies(study, predictions(study, router))
+
+
+def apply_policies(study: Study, by_fold: Sequence[np.ndarray]) -> Routed:
+    """Choose policies on validation rows, and apply them to the study's test queries.
+
+    Parameters
+    ----------
+    study : Study
+    by_fold : sequence of ndarray, shape (N, K)
+        P(correct) in each fold, NaN on its training rows.
+    """
     choices, frugal, taus = [], [], []
-    by_fold = predictions(study, router)
     for fold, p in enumerate(by_fold):
         split, known = study.splits[fold], ~np.isnan(p).any(axis=1)
         rows = np.zeros((2, len(p)), dtype=int)

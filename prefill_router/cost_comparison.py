@@ -63,7 +63,7 @@ def compare_expected_costs(
         For the policies ``tolerance`` and ``utility`` (in `router`, before the expectation) the
         `SAVING` against the best single target, at the cheapest setting that is as accurate on
         these queries, and the difference "A - B"; the same with `ENCODER` costs. For each target
-        the mean absolute `ERROR`, as a share of its mean cost, and its difference.
+        the root mean squared `ERROR`, as a share of its mean cost, and its difference.
 
     Notes
     -----
@@ -147,16 +147,16 @@ def _errors(
     n_resamples: int,
     seed: int,
 ) -> list[Estimate]:
-    """Mean absolute error of each expectation, as a share of the mean cost, by target."""
-    ways = list(seen)
-    columns = [cost, *(np.abs(values - cost) for values in seen.values())]
+    """Root mean squared error of each expectation, as a share of the mean cost, by target."""
+    ways = [way for way, values in seen.items() if not np.array_equal(values, cost)]
+    if not ways:
+        return []
+    columns = [cost, *((seen[way] - cost) ** 2 for way in ways)]
 
     def shares(means: np.ndarray) -> np.ndarray:
         parts = means.reshape(len(means), len(ways) + 1, -1)
-        mean = parts[:, :1]
-        share = np.divide(
-            parts[:, 1:], mean, out=np.full_like(parts[:, 1:], np.nan), where=mean > 0
-        )
+        mean, errors = parts[:, :1], np.sqrt(parts[:, 1:])
+        share = np.divide(errors, mean, out=np.full_like(errors, np.nan), where=mean > 0)
         return np.hstack([*share.swapaxes(0, 1), *(share[:, :1] - share[:, 1:]).swapaxes(0, 1)])
 
     found = intervals(np.hstack(columns), groups, shares, n_resamples, seed)

@@ -31,7 +31,7 @@ class LengthModel:
     slopes : ndarray of shape (D, K)
     intercepts : ndarray of shape (K,)
     smearing : ndarray of shape (K,)
-        Mean of exp(residual) [smearing]: exp of a mean logarithm is less than the mean.
+        Mean of exp(residual): exp of a mean logarithm is less than the mean.
     bounds : ndarray of shape (2, K)
         Least and largest amount of the training rows; no prediction leaves them.
     """

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import linalg
+from scipy.linalg import lapack
 
 from prefill_router.moments import Moments, chunks, column_scale, moments, pool
 
@@ -101,12 +102,30 @@ def decompose_folds(
 
 def principal_components(rows: Moments, dimension: int) -> Decomposition:
     """Decompose rows into the leading eigenvectors of their correlation matrix, at most D."""
-    scale, width = rows.scale, len(rows.mean)
+    scale = rows.scale
     correlation = rows.scatter / scale
     correlation /= scale[:, None]
-    last = [max(width - dimension, 0), width - 1]
-    _, vectors = linalg.eigh(correlation.T, subset_by_index=last, overwrite_a=True)
+    vectors = _leading_eigenvectors(correlation, min(dimension, len(scale)))
     return Decomposition(rows.mean, scale, _fix_signs(vectors[:, ::-1]))
+
+
+def _leading_eigenvectors(matrix: np.ndarray, count: int) -> np.ndarray:
+    """Return the last `count` eigenvectors of a symmetric matrix (D, D), which is overwritten.
+
+    As `scipy.linalg.eigh` does, but for the tridiagonal problem: LAPACK's driver bisects where
+    only some vectors are wanted, and relatively robust representations take less time.
+    """
+    width = len(matrix)
+    if width == 1:
+        return np.ones((1, 1))
+    work = 64 * width  # LAPACK's largest block
+    reduced, diagonal, off, tau, _ = lapack.dsytrd(matrix.T, lower=1, lwork=work, overwrite_a=1)
+    last = (width - count, width - 1)
+    _, vectors = linalg.eigh_tridiagonal(
+        diagonal, off, select="i", select_range=last, lapack_driver="stemr"
+    )
+    vectors[1:] = lapack.dormqr("L", "N", reduced[1:, :-1], tau, vectors[1:], lwork=work)[0]
+    return vectors
 
 
 def _fix_signs(vectors: np.ndarray) -> np.ndarray:

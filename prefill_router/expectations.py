@@ -19,6 +19,11 @@ RELATIVE = 0.01
 """A number without an interval (J, d_eff...) may differ by one part in a hundred..."""
 ROUNDING = 1e-6
 """...and by this where it is zero but for rounding."""
+P_VALUE = 0.1
+"""A p-value may differ by this..."""
+SPREADS = ("detectable", "deviation")
+SPREAD = 0.3
+"""...and a number that is itself a spread of results by this share of it."""
 
 
 def _name(row: dict[str, Any]) -> tuple[str, ...]:
@@ -29,6 +34,10 @@ def tolerance(row: dict[str, Any]) -> float:
     """Return by how much a number may differ from an expected row."""
     if row["lower"] is not None and row["upper"] is not None and row["upper"] > row["lower"]:
         return SHARE_OF_HALF_WIDTH * (row["upper"] - row["lower"]) / 2
+    if row["metric"].startswith("p-value"):
+        return P_VALUE
+    if row["metric"].startswith(SPREADS):
+        return SPREAD * abs(row["estimate"] or 0.0)
     return max(RELATIVE * abs(row["estimate"] or 0.0), ROUNDING)
 
 

@@ -70,10 +70,10 @@ def run_experiment(
     parameters = validate({"run_dir": f"runs/{name}", **values}, source, origins)
     prepare_kernels()
     study = Study(parameters)
-    given = parameters.model_dump(mode="json")
+    given, inputs = parameters.model_dump(mode="json"), study.inputs()
     state = {
         "parameters": given,
-        "inputs": study.inputs(),
+        "inputs": inputs,
         "code": code_fingerprint(),
         "shown": _shown(),
     }
@@ -82,7 +82,7 @@ def run_experiment(
         state["notebooks"] = [*state.get("notebooks", []), file_hash(notebook)]
         _execute(notebook, study.run_dir, given, fingerprint(state))
     write_json(study.run_dir / "metrics.json", _all_metrics(study.run_dir))
-    write_json(study.run_dir / "manifest.json", _manifest(study))
+    write_json(study.run_dir / "manifest.json", _manifest(study, inputs["encoders"]))
     return study.run_dir
 
 
@@ -174,7 +174,7 @@ def clean(path: Path) -> None:
     nbformat.write(book, path)
 
 
-def _manifest(study: Study) -> dict[str, Any]:
+def _manifest(study: Study, encoders: dict[str, str]) -> dict[str, Any]:
     artifacts = sorted(path.name for path in study.store.root.glob("*-*") if path.is_dir())
     outputs = [study.run_dir / "notebooks" / path.name for path in notebooks()]
     return {
@@ -183,6 +183,7 @@ def _manifest(study: Study) -> dict[str, Any]:
         "versions": {"python": platform.python_version(), **library_versions()},
         "machine": {"system": platform.platform(), "cores": os.cpu_count()},
         "labels": study.labels.fingerprint,
+        "encoders": encoders,
         "artifacts": artifacts,
         "notebooks": {path.name: file_hash(path) for path in outputs},
         "metrics": file_hash(study.run_dir / "metrics.json"),

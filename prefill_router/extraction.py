@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from prefill_router.activations import Activations
 from prefill_router.errors import InputError, did_you_mean
 from prefill_router.models import input_device, pad_id, quiet
 from prefill_router.plan import make_plan
-from prefill_router.pooling import check_poolings, needs_user
+from prefill_router.pooling import needs_user
 from prefill_router.prefill import Anatomy, Prefill, all_states, dissect
 from prefill_router.progress import meter
 from prefill_router.prompts import (
@@ -24,9 +24,9 @@ from prefill_router.prompts import (
     check_questions,
     token_limit,
 )
+from prefill_router.settings import Layers, Settings
 from prefill_router.threads import ahead, behind
 
-Layers = Literal["all", "upper"] | Sequence[int]
 GPU_TOKENS = 16384  # of a batch; beyond, nothing gets faster
 CPU_TOKENS = (1024, 8192)  # likewise, of a large and of a tiny model
 CPU_BYTES = 64 * 2**20  # what a block writes of a batch, between these
@@ -88,27 +88,14 @@ class Reading:
     token_budget: int
 
 
-def prepare(
-    model,
-    tokenizer,
-    questions: Sequence[str],
-    *,
-    layers: Layers = "all",
-    poolings: Sequence[str] = ("last", "mean"),
-    max_tokens: int | None = None,
-    truncation: Truncation = "error",
-    token_budget: int | None = None,
-    template_kwargs: dict[str, Any] | None = None,
-    template: str | None = None,
-) -> Reading:
+def prepare(model, tokenizer, questions: Sequence[str], **settings: Any) -> Reading:
     """Settle all that an extraction needs to know; parameters and errors as for `encode`."""
-    poolings = check_poolings(poolings)
+    wanted = Settings(**settings)
     limit = token_limit(model, tokenizer)
-    max_tokens = limit if max_tokens is None else max_tokens
+    max_tokens = limit if wanted.max_tokens is None else wanted.max_tokens
     check_max_tokens(max_tokens, limit)
-    if token_budget is not None and token_budget < 1:
-        raise InputError(f"token_budget is {token_budget}; it must be at least 1.")
-    prompts = Prompts(tokenizer, max_tokens, truncation, template_kwargs, template)
+    how = wanted.truncation, wanted.template_kwargs, wanted.template
+    prompts = Prompts(tokenizer, max_tokens, *how)
     full_tokens = prompts.count(questions)
     sample = prompts.ids([questions[int(full_tokens.argmax())]])[0]
     with quiet():
@@ -116,11 +103,11 @@ def prepare(
     return Reading(
         prompts=prompts,
         anatomy=anatomy,
-        layers=check_layers(layers, anatomy.last),
-        poolings=poolings,
+        layers=check_layers(wanted.layers, anatomy.last),
+        poolings=wanted.poolings,
         n_tokens=np.minimum(full_tokens, max_tokens),
         full_tokens=full_tokens,
-        token_budget=token_budget or default_budget(input_device(model), anatomy),
+        token_budget=wanted.token_budget or default_budget(input_device(model), anatomy),
     )
 
 
@@ -167,19 +154,7 @@ def read_batches(
         yield rows, prefill.read(batch)
 
 
-def encode(
-    model,
-    tokenizer,
-    questions: Sequence[str],
-    *,
-    layers: Layers = "all",
-    poolings: Sequence[str] = ("last", "mean"),
-    max_tokens: int | None = None,
-    truncation: Truncation = "error",
-    token_budget: int | None = None,
-    template_kwargs: dict[str, Any] | None = None,
-    template: str | None = None,
-) -> Encoding:
+def encode(model, tokenizer, questions: Sequence[str], **settings: Any) -> Encoding:
     """Run each prompt through the model once, without generating, and pool its hidden states.
 
     Parameters
@@ -188,22 +163,9 @@ def encode(
         From `prefill_router.models.load_encoder`; causal or bidirectional.
     questions : sequence of str, length N
         Each becomes one prompt, as in `prefill_router.prompts.format_prompts`.
-    layers : "all", "upper" or sequence of int, default "all"
-        Which of the hidden states 0..L to keep; ``"upper"`` is the upper half, L // 2 + 1 to L.
-        Blocks above the highest are not run.
-    poolings : sequence of str, default ("last", "mean")
-        Keys of `prefill_router.pooling.POOLINGS`.
-    max_tokens : int, optional
-        The most tokens of a prompt; by default, and at most, what model and tokenizer allow.
-    truncation : {"error", "left", "right"}, default "error"
-        What to do with longer prompts.
-    token_budget : int, optional
-        The most tokens of a batch, padding included; bounds memory, changes no result beyond
-        rounding. By default what `default_budget` finds.
-    template_kwargs : dict, optional
-        Passed to the chat template.
-    template : str, optional
-        A chat template (Jinja) to use instead of the tokenizer's.
+    **settings
+        What is read and how, such as ``layers=[8, 12], poolings=["mean"]``: the parameters of
+        `prefill_router.settings.Settings`.
 
     Returns
     -------
@@ -221,18 +183,7 @@ def encode(
     the prompt alone. No token of a causal model sees what follows it, so that padding needs no
     attention mask there, and attention takes its faster path; other models are given the mask.
     """
-    reading = prepare(
-        model,
-        tokenizer,
-        questions,
-        layers=layers,
-        poolings=poolings,
-        max_tokens=max_tokens,
-        truncation=truncation,
-        token_budget=token_budget,
-        template_kwargs=template_kwargs,
-        template=template,
-    )
+    reading = prepare(model, tokenizer, questions, **settings)
     n_tokens = reading.n_tokens
     plan = make_plan(n_tokens, reading.token_budget, len(questions))
     shape = len(reading.layers), len(reading.poolings), len(questions), reading.anatomy.width

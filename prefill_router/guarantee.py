@@ -1,6 +1,6 @@
 """A promise about accuracy: at most d below the best single target, with confidence 1 - alpha.
 
-Learn then test [ltt]: tolerances are tried in a fixed order, from the most careful on, each by a
+Learn then test: tolerances are tried in a fixed order, from the most careful on, each by a
 valid test on held-out labels that nothing was fitted to. The first that fails ends the search; the
 last that passed is promised. So the chance of promising a tolerance that breaks the promise is at
 most alpha, however many are tried.
@@ -121,10 +121,7 @@ def certify(
     Angelopoulos et al., "Learn then Test: Calibrating predictive algorithms to achieve risk
     control", 2021, for fixed-sequence testing.
     """
-    if not (0 < max_loss < 1 and 0 < confidence < 1):
-        raise InputError(
-            f"max_loss is {max_loss} and confidence {confidence}; both must be between 0 and 1."
-        )
+    check_levels(max_loss, confidence)
     rows, right = complete_rows(correct)
     p, price = np.asarray(p, dtype=np.float64)[rows], costs_of_rows(cost, rows, right.shape)
     codes = np.arange(len(right)) if groups is None else np.asarray(groups)[rows]
@@ -153,6 +150,14 @@ def certify(
     )
 
 
+def check_levels(max_loss: float, confidence: float) -> None:
+    """Raise InputError if a level is not between 0 and 1."""
+    if not (0 < max_loss < 1 and 0 < confidence < 1):
+        raise InputError(
+            f"max_loss is {max_loss} and confidence {confidence}; both must be between 0 and 1."
+        )
+
+
 def p_value(gains: np.ndarray, max_loss: float) -> float:
     r"""Return the p-value of "the mean gain is at most ``-max_loss``", valid for any sample size.
 
@@ -176,7 +181,7 @@ def p_value(gains: np.ndarray, max_loss: float) -> float:
     capital of several gamblers whose shares are fixed beforehand; so, by Ville's inequality, the
     inverse of the most that it ever is is a p-value. The groups are taken in an order that is drawn
     without looking at them. Differences of two routers are mostly 0; unlike bounds that presume the
-    largest variance, the capital grows by the variance there is [betting].
+    largest variance, the capital grows by the variance there is.
 
     References
     ----------

@@ -98,7 +98,7 @@ def fold(
         ]
         for net in ensemble.networks_
     ]
-    weights = [np.stack([net[i][0] for net in layers]) for i in range(len(layers[0]))]
+    weights = [np.stack([net[i][0] for net in layers]).copy("C") for i in range(len(layers[0]))]
     biases = [np.stack([net[i][1] for net in layers]) for i in range(len(layers[0]))]
     dimensions = [
         min(choice.dimension, fitted[choice.layer, choice.pooling].components.shape[1])

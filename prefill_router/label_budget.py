@@ -23,8 +23,6 @@ from prefill_router.study import Study
 from prefill_router.trunk import SharedTrunkEnsemble
 
 SIZES = (10, 30, 100, 300, 1000)
-MOST_TARGETS = 6
-"""Targets that are taken to be new in turn, at most."""
 TUNING_DRAWS = 2
 OWN = "own head"
 SHARED = "shared difficulty"
@@ -89,13 +87,19 @@ HEADS: dict[str, list[Head]] = {
 N_CONFIGURATIONS = sum(map(len, HEADS.values()))
 
 
-def label_budget(study: Study, sizes: Sequence[int] = SIZES) -> list[Estimate]:
+def label_budget(study: Study, most: int = 6) -> list[Estimate]:
     """Take each target to be new in turn, and compare heads by the number of its labels.
 
     In the study's first split. The labelled queries are drawn from training rows, `n_seeds` times;
     what the heads have to be told beforehand is chosen, for each size, on the *other* targets, as
     if each of those were new, by the Brier score of validation rows. The new target's own labels
     are used for nothing but the fit, and its test rows are looked at once.
+
+    Parameters
+    ----------
+    study : Study
+    most : int, default 6
+        Targets that are taken to be new, at most: the first.
 
     Returns
     -------
@@ -105,9 +109,9 @@ def label_budget(study: Study, sizes: Sequence[int] = SIZES) -> list[Estimate]:
         has as many training labels as the least size.
     """
     labels, split = study.labels, study.splits[0]
-    n_targets = min(labels.n_targets, MOST_TARGETS)
+    n_targets = min(labels.n_targets, most)
     fewest = (~np.isnan(labels.correct[split.train])).sum(axis=0).min()
-    sizes = [size for size in sizes if size <= fewest]
+    sizes = [size for size in SIZES if size <= fewest]
     if not sizes:
         return []
     p = [predict_new(study, k, sizes) for k in track(range(n_targets), "Adding targets")]
@@ -184,7 +188,11 @@ def what_is_known(study: Study, others: Sequence[int]) -> Known:
     """Fit what the other targets' labels tell, on the training rows of the study's first split."""
     split, p = study.splits[0], study.parameters
     Y, group = study.labels.correct[:, others], study.labels.group
-    X = Fitting(study, 0, [p.encoder], study.run_dir).distinct_features(others).astype(float)
+    X = (
+        Fitting(study, 0, [p.encoder], study.run_dir)
+        .distinct_features(targets=others)
+        .astype(float)
+    )
     train, v = split.train, split.validation
     fitted = {C: TargetLogistic(C).fit(X[train], Y[train]) for C in (0.001, 0.01, 0.1)}
     brier = {C: np.nanmean((m.predict_proba(X[v]) - Y[v]) ** 2) for C, m in fitted.items()}

@@ -17,12 +17,13 @@ from scipy.stats import rankdata
 from prefill_router.bootstrap import Interval, auc_intervals
 from prefill_router.decomposition import decompose
 from prefill_router.estimates import Estimate, rows_of
-from prefill_router.features import TargetFeatures
 from prefill_router.logistic import fit_logistic, predict_logistic
 from prefill_router.progress import track
 from prefill_router.study import Study
 
-PROBES = ("J", "J_pca", "J_white", "d_eff", "anisotropy")
+PROBES = {name: name for name in ("J", "J_pca", "J_white", "d_eff", "anisotropy")}
+PROBES["cross-validated AUC"] = "auc"
+"""Names of what may rank layers, and the columns of `HeldOut.heads` that hold them."""
 RESAMPLES = 500
 
 
@@ -81,39 +82,90 @@ def held_out_ranking(study: Study, encoder: str) -> list[Estimate]:
     Returns
     -------
     list of Estimate
-        "Spearman of P" for each probe P, target and pooling, and over both poolings ("all": is the
-        probe comparable between them?); and "AUC lost by choosing with P" against choosing by
-        cross-validated AUC, which a lucky choice makes negative. Means over folds; `router` names
-        encoder and poolings, `target` is empty for the mean over targets.
+        Means over folds; `target` is empty for the mean over targets; `router` names the encoder
+        and, after a comma, poolings or a layer:
+
+        - "AUC, held out" of each layer and pooling;
+        - "Spearman of P" for each of `PROBES`, target and pooling, and over both poolings ("all").
+          That of cross-validated AUC is as much as the noise of the held-out AUC allows;
+        - "pairs across poolings ordered by P": the share of pairs of states of different poolings
+          of which the probe prefers the one with the higher AUC. One half is chance; a probe that
+          is comparable between poolings comes near 1;
+        - "AUC lost by choosing with P" against choosing by cross-validated AUC, which a lucky
+          choice makes negative. Of anisotropy the least is chosen;
+        - "... by J_white minus J": both on the same resamples;
+        - "depth of the deepest dip": where the cross-validated profile (mean over targets) has its
+          deepest valley between two peaks, how deep that is on held-out rows; above 0 the profile
+          has two peaks. Chosen on other rows, it is not biased by the choice.
     """
     found = held_out(study, encoder)
     heads, targets = found.heads, study.labels.targets
-    asked, names = [], []
+    asked: dict[tuple[str, str, str], Statistic] = {}
     poolings = [*heads["pooling"].unique(), "all"]
-    for k in [*range(len(targets)), None]:
+    for (pooling, layer), here in heads.groupby(["pooling", "layer"]):
+        at = f"{encoder}, layer {layer}, {pooling}"
+        asked["AUC, held out", at, ""] = _area(here.dropna(subset="auc"))
+    for k, target in [*enumerate(targets), (None, "")]:
         mine = heads if k is None else heads[heads["target"] == k]
-        target = "" if k is None else targets[k]
-        for probe in PROBES:
-            for pooling in poolings:
-                of = mine if pooling == "all" else mine[mine["pooling"] == pooling]
-                asked.append(_mean([_spearman(of, probe) for of in _profiles(of)]))
-                names.append((f"Spearman of {probe}", f"{encoder}, {pooling}", target))
-            asked.append(_mean([_loss(of, probe) for of in _profiles(mine)]))
-            names.append((f"AUC lost by choosing with {probe}", encoder, target))
+        profiles = {pooling: _profiles(mine, pooling) for pooling in poolings}
+        for probe, column in PROBES.items():
+            for pooling, of in profiles.items():
+                name = (f"Spearman of {probe}", f"{encoder}, {pooling}", target)
+                asked[name] = _mean([_spearman(one, column) for one in of])
+            pairs = _mean([_ordered(one, column) for one in profiles["all"]])
+            asked[f"pairs across poolings ordered by {probe}", encoder, target] = pairs
+            if column != "auc":
+                lost = _mean([_loss(one, column) for one in profiles["all"]])
+                asked[f"AUC lost by choosing with {probe}", encoder, target] = lost
+    for what in ("Spearman of", "pairs across poolings ordered by"):
+        router = f"{encoder}, all" if what == "Spearman of" else encoder
+        white, plain = (asked[f"{what} {probe}", router, ""] for probe in ("J_white", "J"))
+        asked[f"{what} J_white minus J", router, ""] = _difference(white, plain)
+    for pooling, of in heads.dropna(subset="auc").groupby("pooling"):
+        asked["depth of the deepest dip", f"{encoder}, {pooling}", ""] = _dip(of)
     n = len(found.groups)
     return [
         row
-        for (metric, router, target), x in zip(names, _bootstrap(study, found, asked), strict=True)
+        for (metric, router, target), x in zip(
+            asked, _bootstrap(study, found, list(asked.values())), strict=True
+        )
         for row in rows_of(metric, [(router, target)], [x], "validation", n)
     ]
 
 
-def _profiles(heads: pd.DataFrame) -> list[pd.DataFrame]:
+def deepest_dip(profile: np.ndarray) -> tuple[int, int, int] | None:
+    """Return where a profile has its deepest valley, with the peaks on its left and right.
+
+    Parameters
+    ----------
+    profile : ndarray of shape (L,)
+
+    Returns
+    -------
+    (left, valley, right) or None
+        Of all places between two others the one furthest below the lower of the highest places on
+        either side; if it is above that, the profile has one peak. None for fewer than 3 places.
+    """
+    if len(profile) < 3:
+        return None
+    valleys = range(1, len(profile) - 1)
+    sides = [(int(np.argmax(profile[:j])), j, j + 1 + int(np.argmax(profile[j + 1 :])))
+             for j in valleys]  # fmt: skip
+    return max(sides, key=lambda at: min(profile[at[0]], profile[at[2]]) - profile[at[1]])
+
+
+def _profiles(heads: pd.DataFrame, pooling: str) -> list[pd.DataFrame]:
     """Heads that a search would choose among: those of one fold and target with an AUC."""
+    heads = heads if pooling == "all" else heads[heads["pooling"] == pooling]
     return [rows for _, rows in heads.dropna(subset="auc").groupby(["fold", "target"])]
 
 
 Statistic = Callable[[np.ndarray], np.ndarray]
+
+
+def _area(heads: pd.DataFrame) -> Statistic:
+    """Mean AUC of heads."""
+    return _mean([lambda areas, at=at: areas[:, at] for at in heads.index])
 
 
 def _spearman(heads: pd.DataFrame, probe: str) -> Statistic:
@@ -131,17 +183,52 @@ def _spearman(heads: pd.DataFrame, probe: str) -> Statistic:
     return statistic
 
 
+def _ordered(heads: pd.DataFrame, probe: str) -> Statistic:
+    """Share of the pairs of different poolings that a probe orders as AUC does; ties count half."""
+    pooling, value, at = (heads.reset_index()[c].to_numpy() for c in ("pooling", probe, "index"))
+    one, other = np.nonzero(np.triu(pooling[:, None] != pooling))
+    sign = np.sign(value[one] - value[other])
+
+    def statistic(areas: np.ndarray) -> np.ndarray:
+        if len(sign) == 0:
+            return np.full(len(areas), np.nan)
+        agree = sign * np.sign(areas[:, at[one]] - areas[:, at[other]])
+        return np.mean((1 + agree) / 2, axis=1)
+
+    return statistic
+
+
 def _loss(heads: pd.DataFrame, probe: str) -> Statistic:
     """AUC of the head that cross-validation chooses minus that of the head the probe chooses."""
-    by_auc, by_probe = heads["auc"].idxmax(), heads[probe].idxmax()
+    values = -heads[probe] if probe == "anisotropy" else heads[probe]
+    if values.isna().all():
+        return lambda areas: np.full(len(areas), np.nan)
+    by_auc, by_probe = heads["auc"].idxmax(), values.idxmax()
     return lambda areas: areas[:, by_auc] - areas[:, by_probe]
 
 
+def _dip(heads: pd.DataFrame) -> Statistic:
+    """Depth of the valley that training rows show between two peaks, in AUC of held-out rows."""
+    layers = [rows for _, rows in heads.groupby("layer")]
+    at = deepest_dip(np.array([rows["auc"].mean() for rows in layers]))
+    if at is None:
+        return lambda areas: np.full(len(areas), np.nan)
+    left, valley, right = (_area(layers[place]) for place in at)
+    return lambda areas: np.minimum(left(areas), right(areas)) - valley(areas)
+
+
+def _difference(one: Statistic, other: Statistic) -> Statistic:
+    return lambda areas: one(areas) - other(areas)
+
+
 def _mean(statistics: Sequence[Statistic]) -> Statistic:
+    """Mean of the statistics that are defined."""
+
     def statistic(areas: np.ndarray) -> np.ndarray:
-        if not statistics:
-            return np.full(len(areas), np.nan)
-        return np.mean([each(areas) for each in statistics], axis=0)
+        values = np.array([each(areas) for each in statistics]).reshape(-1, len(areas))
+        defined = ~np.isnan(values)
+        total, count = np.where(defined, values, 0).sum(axis=0), defined.sum(axis=0)
+        return np.divide(total, count, out=np.full(len(areas), np.nan), where=count > 0)
 
     return statistic
 
@@ -156,71 +243,3 @@ def _bootstrap(study: Study, found: HeldOut, asked: Sequence[Statistic]) -> list
         min(RESAMPLES, study.parameters.n_resamples),
         study.parameters.seed,
     )
-
-
-def all_layers_against_one(study: Study, encoder: str, dimension: int = 64) -> list[Estimate]:
-    """Say what all layers side by side predict better than the one layer chosen for each target.
-
-    Parameters
-    ----------
-    study : Study
-    encoder : str
-    dimension : int, default 64
-        Principal components kept of each layer and pooling.
-
-    Returns
-    -------
-    list of Estimate
-        "AUC, all layers", "AUC, chosen layer" and "AUC, all layers minus chosen" on held-out rows,
-        for each target and (`target` empty) their mean. Heads are logistic regressions.
-    """
-    activations, Y = study.activations(encoder), study.labels.correct
-    places = [(layer, pool) for layer in activations.layers for pool in activations.poolings]
-    n_targets, held = Y.shape[1], [split.validation for split in study.splits]
-    ends = np.cumsum([0, *map(len, held)])
-    scores, correct = np.full((2, ends[-1], len(held), 2, n_targets), np.nan)
-    for fold, split in enumerate(study.splits):
-        rows = slice(ends[fold], ends[fold + 1])
-        correct[rows, fold] = Y[split.validation][:, None]
-        parts = []
-        for layer, pooling in track(places, "Reducing layers"):
-            states = activations.states(layer, pooling)
-            reduction = decompose(states[split.train], dimension)
-            sides = (split.train, split.validation)
-            parts.append([reduction.transform(states[side]) for side in sides])
-        inner, outer = (np.hstack(side) for side in zip(*parts, strict=True))
-        scores[rows, fold, 0] = predict_logistic(outer, *fit_logistic(inner, Y[split.train]))
-        chosen = TargetFeatures(study.choices([encoder], fold))
-        chosen.fit({encoder: activations}, split.train)
-        inner, outer = (
-            chosen.transform({encoder: activations}, side)
-            for side in (split.train, split.validation)
-        )
-        for k in range(n_targets):
-            model = fit_logistic(inner[k], Y[split.train, k : k + 1])
-            scores[rows, fold, 1, k] = predict_logistic(outer[k], *model)[:, 0]
-
-    def statistic(areas: np.ndarray) -> np.ndarray:
-        every, one = areas.reshape(len(areas), len(held), 2, n_targets).mean(axis=1).swapaxes(0, 1)
-        three = [every, one, every - one]
-        scored = ~np.isnan(every[0])  # a target that is always right has no AUC
-        means = [np.mean(x[:, scored], axis=1, keepdims=True) for x in three]
-        return np.hstack([np.hstack(pair) for pair in zip(three, means, strict=True)])
-
-    names = [(encoder, target) for target in [*study.labels.targets, ""]]
-    found = auc_intervals(
-        scores.reshape(len(scores), -1),
-        correct.reshape(len(scores), -1),
-        study.labels.group[np.concatenate(held)],
-        statistic,
-        min(RESAMPLES, study.parameters.n_resamples),
-        study.parameters.seed,
-    )
-    metrics = ("AUC, all layers", "AUC, chosen layer", "AUC, all layers minus chosen")
-    return [
-        row
-        for i, metric in enumerate(metrics)
-        for row in rows_of(
-            metric, names, found[i * len(names) : (i + 1) * len(names)], "validation", len(scores)
-        )
-    ]

@@ -41,6 +41,33 @@ def rank_correlations(study: Study, encoder: str) -> list[Estimate]:
     return result
 
 
+def probe_profiles(study: Study, encoder: str) -> list[Estimate]:
+    """Return the probes of training rows by layer and pooling, constant states left out.
+
+    Returns
+    -------
+    list of Estimate
+        "J", "J_pca", "J_white", "d_eff", "anisotropy" and "AUC, cross-validated" (that of the best
+        dimension), means over targets and folds, without intervals; `router` names encoder, layer
+        and pooling, and `n` counts training rows.
+    """
+    place = ["fold", "pooling", "layer", "target"]
+    auc = study.layer_auc(encoder).groupby(place, as_index=False)["auc"].max()
+    both = study.probes(encoder).query("not constant").merge(auc, on=place)
+    both = both.rename(columns={"auc": "AUC, cross-validated"})
+    metrics = ["J", "J_pca", "J_white", "d_eff", "anisotropy", "AUC, cross-validated"]
+    means = both.groupby(["pooling", "layer"])[metrics].mean()
+    names = [(f"{encoder}, layer {layer}, {pooling}", "") for pooling, layer in means.index]
+    n = sum(len(split.train) for split in study.splits) // len(study.splits)
+    return [
+        row
+        for metric in metrics
+        for row in rows_of(
+            metric, names, [Interval(x, np.nan, np.nan) for x in means[metric]], "train", n
+        )
+    ]
+
+
 def n_peaks(values: Sequence[float]) -> int:
     """Count the local maxima of a profile, its ends included; a plateau is one."""
     kept = [v for i, v in enumerate(values) if i == 0 or v != values[i - 1]]

@@ -43,6 +43,29 @@ def brier(p: np.ndarray, correct: np.ndarray) -> np.ndarray:
     return _per_target(lambda s, y: np.mean((s - y) ** 2) if len(y) else np.nan, p, correct)
 
 
+def pairwise_brier(p: np.ndarray, correct: np.ndarray) -> np.ndarray:
+    """Return each query's Brier score of differences between targets, (N,).
+
+    Parameters
+    ----------
+    p, correct : (N, K) arrays
+        As for `auc`.
+
+    Returns
+    -------
+    (N,) array
+        The mean over pairs of targets labelled for it of ((p_j - p_k) - (y_j - y_k))^2; NaN with
+        fewer than two labels. What all targets share cancels, as it does in routing: a proper
+        score of just what decides which target is asked.
+    """
+    p, correct = _checked(p, correct)
+    residuals = np.where(np.isnan(correct), np.nan, p - correct)
+    n = (~np.isnan(residuals)).sum(axis=1)
+    mean = np.nansum(residuals, axis=1) / np.maximum(n, 1)
+    squares = np.nansum((residuals - mean[:, None]) ** 2, axis=1)
+    return np.divide(2 * squares, n - 1, out=np.full(len(n), np.nan), where=n > 1)
+
+
 def expected_calibration_error(
     p: np.ndarray, correct: np.ndarray, n_bins: int = N_BINS
 ) -> np.ndarray:

@@ -33,8 +33,9 @@ def model_card(config: RouterConfig, estimates: Sequence[Estimate], promise: str
     front = {
         "library_name": "prefill-router",
         "tags": ["llm-routing", "prefill-router"],
-        "base_model": [config.encoder.name],
     }
+    if config.encoder.revision:  # a model on the hub, by the name it has there
+        front["base_model"] = [config.encoder.name.partition("@")[0]]
     data, encoder = config.data, config.encoder
     routers = list(
         dict.fromkeys(e.router for e in estimates if e.metric == "accuracy" and not e.target)

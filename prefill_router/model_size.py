@@ -23,7 +23,7 @@ def n_parameters(source: ModelSource) -> int:
     Returns
     -------
     int
-        Embeddings included; weights that are tied are stored, and counted, once.
+        Embeddings and the language-model head included; tied ones are stored, and counted, once.
     """
     directory = source.location
     if (directory / INDEX).exists():

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -15,15 +14,10 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 from safetensors import SafetensorError
-from transformers import (
-    CONFIG_MAPPING,
-    AutoConfig,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-)
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
+from prefill_router.devices import Device, device_map
 from prefill_router.errors import InputError, did_you_mean
 from prefill_router.storage import file_hash, read_json
 
@@ -35,9 +29,6 @@ GIVE_A_DIRECTORY = (
     "A model on this disk is given by its directory (config.json, *.safetensors and the "
     "tokenizer's files), for example: -p encoder=path/to/directory (papermill: a space for the =)"
 )
-SPREAD = "spread"
-
-Device = str | Mapping[str, str | int]
 
 
 @dataclass(frozen=True)
@@ -171,39 +162,6 @@ def text_config(source: ModelSource) -> Any | None:
         return None
 
 
-def pick_device(name: str = "cpu") -> torch.device:
-    """Return the device called `name`; ``"auto"`` takes the best there is.
-
-    Raises
-    ------
-    InputError
-        If there is no such device here.
-    """
-    if name == "auto":
-        best = "mps" if torch.backends.mps.is_available() else "cpu"
-        return torch.device("cuda" if torch.cuda.is_available() else best)
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"device {name!r} cannot be used ({reason}); try cpu or auto.") from None
-    return device
-
-
-def device_map(device: Device) -> Any:
-    """Return where `from_pretrained` is to put each part of a model; parameters as `load_encoder`.
-
-    Raises
-    ------
-    InputError
-        If there is no such device here.
-    """
-    if isinstance(device, Mapping):
-        return dict(device)
-    return "auto" if device == SPREAD else {"": pick_device(device)}
-
-
 def input_device(model) -> torch.device:
     """Return the device on which a model wants its input, also where its weights lie elsewhere."""
     if model.device.type != "meta":
@@ -212,13 +170,6 @@ def input_device(model) -> torch.device:
     hooks = (getattr(module, "_hf_hook", None) for module in model.modules())
     devices = (getattr(hook, "execution_device", None) for hook in hooks)
     return torch.device(next(device for device in devices if device is not None))
-
-
-def device_name(device: torch.device) -> str:
-    """Return a device with the kind of hardware that it is, such as ``cpu (x86_64)``."""
-    if device.type == "cuda":
-        return f"{device} ({torch.cuda.get_device_name(device)})"
-    return f"{device} ({platform.machine()})"
 
 
 def load_encoder(
@@ -235,9 +186,9 @@ def load_encoder(
         From `resolve`. Of an encoder-decoder model the encoder is taken, of a model that also sees
         or hears the part that reads text.
     device : str or mapping, default "cpu"
-        As for `pick_device`; or ``"spread"`` for a model that is too large for one device: over
-        all GPUs, then the machine's memory, then its disk. A mapping of modules to devices says
-        where each part goes (the `device_map` of transformers).
+        As for `prefill_router.devices.pick_device`; or ``"spread"`` for a model that is too large
+        for one device: over all GPUs, then the machine's memory, then its disk. A mapping of
+        modules to devices says where each part goes (the `device_map` of transformers).
     dtype : {"float32", "bfloat16", "float16"}, default "float32"
         Type that it computes in. Weights that config.json says are quantised stay quantised.
     trust_remote_code : bool, default False

@@ -113,7 +113,11 @@ def moments(states: np.ndarray) -> Moments:
         scatter = dsyrk(1.0, block.T, beta=1.0, c=scatter, overwrite_c=True)
     offset = total / len(states)
     scatter = dsyr(-len(states), offset, a=scatter, overwrite_a=True)
-    scatter += np.triu(scatter, 1).T
+    for start in range(0, width, 128):  # a block's transpose stays in the cache
+        end = start + 128
+        scatter[start:end, :start] = scatter[:start, start:end].T
+        block = scatter[start:end, start:end]
+        block += np.triu(block, 1).T
     return Moments(len(states), origin + offset, scatter, largest_sizes(states))
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+PADDING = 1 / 16  # of the budget: about what one more batch costs by itself, in tokens
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -56,7 +58,9 @@ def make_plan(
     lengths : int64 ndarray of shape (N,)
         Tokens of each prompt.
     token_budget : int
-        The most tokens of a batch, padding included. A longer prompt gets a batch of its own.
+        The most tokens of a batch, padding included. A longer prompt gets a batch of its own. A
+        batch also ends where the next prompt would bring its padding above `PADDING` of the budget:
+        from there on another batch costs less than the padding.
     rows_per_shard : int
         A shard ends with the batch that brings it to as many rows; no batch has more, so that
         what is held of short prompts is bounded too.
@@ -70,17 +74,19 @@ def make_plan(
     """
     if rows is None:
         rows = np.argsort(-lengths, kind="stable")
-    batch_ends, shard_ends, widest, start, in_shard = [], [], 0, 0, 0
+    batch_ends, shard_ends, widest, total, start, in_shard = [], [], 0, 0, 0, 0
     for position, row in enumerate(rows):
-        widest = max(widest, int(lengths[row]))
-        n = position - start
-        if n and (widest * (n + 1) > token_budget or n >= rows_per_shard):
+        length, n = int(lengths[row]), position - start
+        widest, total = max(widest, length), total + length
+        padded = widest * (n + 1)
+        is_full = padded > token_budget or padded - total > PADDING * token_budget
+        if n and (is_full or n >= rows_per_shard):
             batch_ends.append(position)
             in_shard += n
             if in_shard >= rows_per_shard:
                 shard_ends.append(len(batch_ends))
                 in_shard = 0
-            start, widest = position, int(lengths[row])
+            start, widest, total = position, length, length
     if len(rows):
         batch_ends.append(len(rows))
         shard_ends.append(len(batch_ends))

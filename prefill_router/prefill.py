@@ -244,8 +244,9 @@ class Prefill:
     def read_places(self, batch: Batch) -> Tensor:
         """Return pooled states of a batch, float32 (n_places, B, D), on the device.
 
-        Places are in the order of the layers, and of their poolings within each. A batch that the device has no memory for is read in halves, and so is any later one of
-        more than half its tokens.
+        Places are in the order of the layers, and of their poolings within each. A batch that the
+        device has no memory for is read in halves, and so is any later one of more than half its
+        tokens.
 
         Raises
         ------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ def is_full(parameters: Parameters, notebook: str) -> bool:
     return chapter < FIRST_HEAVY or chapter in parameters.full
 
 
-def publish(run_dir: Path, into: Path) -> Path:
+def publish(run_dir: Path, into: Path, experiment: Mapping[str, Any] | None = None) -> Path:
     """Copy the results of a finished run, but for those on a sample, with what identifies them.
 
     Parameters
@@ -61,11 +61,16 @@ def publish(run_dir: Path, into: Path) -> Path:
         As `run_experiment` left it.
     into : pathlib.Path
         The directory, such as ``experiments/published/full``.
+    experiment : mapping, optional
+        The parameters of the experiment's file. What this machine gave as an absolute path is
+        recorded as the file names it, else by the path's last part; the content of encoders is
+        identified by hashes all the same.
 
     Returns
     -------
     pathlib.Path
-        The manifest: parameters, code, versions, machine, seconds, and a hash of each file.
+        The manifest: parameters, code, versions, machine, seconds, and hashes of files, labels
+        and encoders.
 
     Raises
     ------
@@ -83,9 +88,38 @@ def publish(run_dir: Path, into: Path) -> Path:
             with atomic_write(into / path.name) as temporary:
                 temporary.write_bytes(path.read_bytes())
             hashes[path.name] = file_hash(path)
-    kept = ("parameters", "code", "versions", "machine", "labels", "seconds")
-    write_json(into / MANIFEST, {name: manifest[name] for name in kept} | {"files": hashes})
+    given = manifest["parameters"]
+    named = _portable(given, experiment or {})
+    renamed = dict(zip(_encoders(given), _encoders(named), strict=True))
+    kept = ("code", "versions", "machine", "labels", "seconds")
+    record = {name: manifest[name] for name in kept} | {"parameters": named, "files": hashes}
+    record["encoders"] = {renamed.get(n, n): h for n, h in manifest["encoders"].items()}
+    write_json(into / MANIFEST, record)
     return into / MANIFEST
+
+
+def _portable(parameters: Mapping[str, Any], names: Mapping[str, Any]) -> dict[str, Any]:
+    """Return parameters without paths of this machine: as `names` has them, else the last part."""
+
+    def portable(value: Any, named: Any) -> Any:
+        if isinstance(value, list):
+            paths = any(isinstance(v, str) and Path(v).is_absolute() for v in value)
+            if paths and named and len(named) == len(value):
+                return list(named)
+            return [portable(v, None) for v in value]
+        if isinstance(value, str) and Path(value).is_absolute():
+            return named or Path(value).name
+        return value
+
+    return {name: portable(value, names.get(name)) for name, value in parameters.items()}
+
+
+def _encoders(parameters: Mapping[str, Any]) -> list[str]:
+    """Return everything that parameters name as an encoder, in a fixed order."""
+    return [
+        *parameters["encoders"],
+        *(parameters[n] for n in ("encoder", "untrained", "embedding")),
+    ]
 
 
 def read_published(directory: Path, notebook: str) -> list[Estimate]:
@@ -118,14 +152,51 @@ def results(study: Study, notebook: str, found: Sequence[Estimate]) -> list[Esti
     found : sequence of Estimate
         Its own results, of `sized`.
     """
+    directory = _published(study, notebook)
+    return list(found) if directory is None else read_published(directory, notebook)
+
+
+def provenance(study: Study, notebook: str) -> str:
+    """Return the sentence that says which queries, and whose run, the results shown rest on.
+
+    Parameters
+    ----------
+    study, notebook
+        As for `results`.
+    """
+    n = study.labels.n_queries
     if is_full(study.parameters, notebook):
-        return list(found)
-    for manifest in sorted((study.root / PUBLISHED).glob(f"*/{MANIFEST}")):
-        theirs = validate(read_json(manifest)["parameters"], str(manifest))
-        if is_full(theirs, notebook) and _identity(theirs) == _identity(study.parameters):
-            return read_published(manifest.parent, notebook)
-    return list(found)
+        return f"The numbers shown are this run's own, on all of its {n:,} queries."
+    directory = _published(study, notebook)
+    if directory is None:
+        fewer = sized(study, notebook).labels.n_queries
+        return (
+            f"The numbers shown are of a reduced run: {fewer:,} of the {n:,} queries, with fewer "
+            f"seeds, dimensions and resamples; full=[{int(notebook.split('_')[0])}] asks all."
+        )
+    manifest = read_json(directory / MANIFEST)
+    versions = ", ".join(f"{name} {version}" for name, version in manifest["versions"].items())
+    return (
+        f"The numbers shown are those of the published full run ({directory.name}), on all of its "
+        f"{n:,} queries, computed by code {manifest['code'][:12]} with {versions}."
+    )
+
+
+def _published(study: Study, notebook: str) -> Path | None:
+    """Return the directory of a published full run that this run on a sample stands for."""
+    if is_full(study.parameters, notebook):
+        return None
+    for path in sorted((study.root / PUBLISHED).glob(f"*/{MANIFEST}")):
+        manifest = read_json(path)
+        theirs = validate(manifest["parameters"], str(path))
+        if (
+            is_full(theirs, notebook)
+            and _identity(theirs) == _identity(study.parameters)
+            and manifest["labels"] == study.labels.fingerprint
+        ):
+            return path.parent
+    return None
 
 
 def _identity(parameters: Parameters) -> dict[str, Any]:
-    return parameters.model_dump(exclude=PLACES | {"full", "n_resamples"})
+    return _portable(parameters.model_dump(exclude=PLACES | {"full", "n_resamples"}), {})

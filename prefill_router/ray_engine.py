@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
@@ -15,11 +17,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prefill_router.devices import SPREAD, Device
 from prefill_router.errors import InputError
 from prefill_router.extraction import Reading
 from prefill_router.layout import Layout
-from prefill_router.models import SPREAD, Device
 from prefill_router.reader import Job, Worker, settle
+
+TRIES = 4  # workers that a shard may take down before it is given up
+PATIENCE = 5.0  # seconds for a machine to answer that is said to be a cluster's
+NAMED = 5  # queries named of a shard that is given up
 
 
 @contextlib.contextmanager
@@ -58,6 +64,7 @@ def ray_reader(
     is_mine = not ray.is_initialized()
     try:
         if is_mine:
+            _knock(address)
             ray.init(address, **options)
     except (ConnectionError, OSError, RuntimeError, ValueError, ImportError) as error:
         raise InputError(
@@ -68,6 +75,13 @@ def ray_reader(
     finally:
         if is_mine:
             ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raise OSError or ValueError if nobody listens there: Ray itself tries for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE).close()
 
 
 class RayReader:
@@ -81,7 +95,8 @@ class RayReader:
     Notes
     -----
     A worker that is lost is started again, and what it had not finished is read again: Ray Data
-    does so unless it is told otherwise.
+    does so without end. So a shard that was begun `TRIES` times in vain, as `Tally` knows, is
+    given up; the others are read all the same, unless more are given up than were read.
     """
 
     def __init__(self, job: Job, questions: list[str], workers: int | None):
@@ -103,16 +118,27 @@ class RayReader:
     def _settled(self) -> tuple[Reading, str]:
         import ray
 
-        task = ray.remote(settle).options(**needs(self.job.loading[0], threads=1))
+        task = ray.remote(settle).options(max_retries=1, **needs(self.job.loading[0], threads=1))
         try:
             return ray.get(task.remote(self.job, self.questions))
         except ray.exceptions.RayTaskError as error:
             raise (error.cause if isinstance(error.cause, InputError) else error) from None
+        except ray.exceptions.RayError as error:  # Ray has tried it twice
+            raise InputError(
+                "The worker that loads the encoder and counts tokens was lost, most likely for "
+                f"want of memory on its machine ({str(error).splitlines()[0]})."
+            ) from error
 
     def read(
         self, layout: Layout, layers: list[int], shards: list[int]
     ) -> Iterator[tuple[int, np.ndarray, Tensor]]:
-        """Yield shards as they are read; as `prefill_router.reader.LocalReader.read`."""
+        """Yield shards as they are read; as `prefill_router.reader.LocalReader.read`.
+
+        Raises
+        ------
+        InputError
+            At the end, if shards were given up.
+        """
         import ray
 
         sample = self.questions[int(layout.full_tokens.argmax())]
@@ -120,28 +146,70 @@ class RayReader:
         threads = layout.description["threads"]
         resources = needs(job.loading[0], threads)
         workers = self.workers or max(1, room(resources))
+        tally = ray.remote(Tally).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
+
+        def may_begin(shard: int) -> bool:
+            return ray.get(tally.begin.remote(shard)) <= TRIES
+
+        n_read, given_up = 0, []
         with _quiet(ray.data.DataContext.get_current()):
             results = ray.data.from_items(
                 [self._item(layout, shard) for shard in shards], override_num_blocks=len(shards)
             ).map_batches(
                 Worker,
-                fn_constructor_args=(job, sample, threads),
+                fn_constructor_args=(job, sample, threads, may_begin),
                 batch_size=1,
                 compute=ray.data.ActorPoolStrategy(size=min(workers, len(shards))),
                 **resources,
             )
             for batch in results.iter_batches(batch_size=None):
-                for shard, states, error in zip(
-                    batch["shard"], batch["states"], batch["error"], strict=True
+                for shard, begun, states, error in zip(
+                    *(batch[name] for name in ("shard", "begun", "states", "error")), strict=True
                 ):
                     if error:
                         raise InputError(error)
-                    yield int(shard), layout.plan.shard(shard), torch.tensor(states)
+                    if begun:
+                        n_read += 1
+                        yield int(shard), layout.plan.shard(shard), torch.tensor(states)
+                    else:
+                        given_up.append(int(shard))
+                if len(given_up) > n_read + 1:
+                    break
+        if given_up:
+            raise InputError(_lost(layout, given_up))
 
     def _item(self, layout: Layout, shard: int) -> dict[str, Any]:
         rows, batches = layout.plan.shard(shard), layout.plan.batches(shard)
         questions = [self.questions[row] for row in rows]
         return {"shard": shard, "questions": questions, "sizes": [len(rows) for rows in batches]}
+
+
+class Tally:
+    """Counts how often each shard is begun, in a process that outlives the workers."""
+
+    def __init__(self) -> None:
+        self._begun: Counter[int] = Counter()
+
+    def begin(self, shard: int) -> int:
+        """Return which try of a shard this is, from 1."""
+        self._begun[shard] += 1
+        return self._begun[shard]
+
+
+def _lost(layout: Layout, shards: list[int]) -> str:
+    named = []
+    for shard in sorted(shards):
+        rows = layout.plan.shard(shard)
+        more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
+        named.append(
+            f"shard {shard} (queries {', '.join(map(str, rows[:NAMED]))}{more}; up to "
+            f"{layout.n_tokens[rows].max()} tokens)"
+        )
+    return (
+        f"Every worker that read one of these was lost, {TRIES} times each: {'; '.join(named)}. "
+        "What else was read is kept. Mostly a worker's machine has too little memory: set a "
+        "smaller token_budget or max_tokens, or fewer workers. Then run again."
+    )
 
 
 def needs(device: Device, threads: int) -> dict[str, int]:

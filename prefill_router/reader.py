@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
@@ -13,13 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prefill_router.devices import Device, device_name
 from prefill_router.errors import InputError
 from prefill_router.extraction import Reading, prepare, read_batches
 from prefill_router.layout import Layout
 from prefill_router.models import (
-    Device,
     ModelSource,
-    device_name,
     input_device,
     load_encoder,
     quiet,
@@ -39,11 +38,11 @@ class Job:
     source : ModelSource
         The encoder.
     key : dict
-        What decides the states, from `prefill_router.streaming.make_key`.
+        What decides the states, from `prefill_router.keys.make_key`.
     loading : tuple of device, dtype and trust_remote_code
         As `load_encoder` takes them.
     settings : dict
-        As `prefill_router.extraction.prepare` takes them.
+        As `prefill_router.settings.Settings` takes them.
     """
 
     source: ModelSource
@@ -145,12 +144,15 @@ class Worker:
         The question whose prompt shows what kind of model it is (`prepare`): the longest of all.
     threads : int
         Threads to compute with, as the plan has them.
+    may_begin : callable
+        Told a shard before it is read, says whether it is to be.
     """
 
-    def __init__(self, job: Job, sample: str, threads: int):
+    def __init__(self, job: Job, sample: str, threads: int, may_begin: Callable[[int], bool]):
         self.job = job
         self.sample = sample
         self.threads = threads
+        self.may_begin = may_begin
 
     @cached_property
     def _loaded(self) -> tuple[Prefill, Reading]:
@@ -177,8 +179,12 @@ class Worker:
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
         """Read a batch of one shard, as Ray Data wants it done."""
         states, error = np.empty(0, dtype=np.float32), ""
+        begun = self.may_begin(int(batch["shard"][0]))
         try:
-            states = self.read(batch["questions"][0].tolist(), batch["sizes"][0])
+            if begun:
+                states = self.read(batch["questions"][0].tolist(), batch["sizes"][0])
         except InputError as caught:  # as text: Ray would add many words of its own
             error = str(caught)
-        return {"shard": batch["shard"], "states": states[None], "error": [error]}
+        return {
+            "shard": batch["shard"], "begun": [begun], "states": states[None], "error": [error]
+        }  # fmt: skip

@@ -13,11 +13,11 @@ from huggingface_hub import HfApi
 
 from prefill_router import router_files
 from prefill_router.added_targets import fit_added
-from prefill_router.costs import Prices
+from prefill_router.costs import Prices, expected_costs
 from prefill_router.errors import InputError
 from prefill_router.estimates import Estimate
 from prefill_router.extraction import Layers
-from prefill_router.guarantee import certify
+from prefill_router.guarantee import certify, check_levels
 from prefill_router.labels import Labels
 from prefill_router.model_card import model_card
 from prefill_router.models import Device, resolve
@@ -114,6 +114,10 @@ class Router(Predictor):
             If labels, prices, encoder or a parameter cannot be used.
         """
         split = make_splits(labels, seed=seed)[0]
+        check_levels(max_loss, confidence)
+        if prices is not None or not np.isnan(labels.cost_usd).all():
+            # before any prompt is read: its length does not matter to what is unknown
+            expected_costs(labels, prices, np.zeros(labels.n_queries), split.train)
         source = resolve(encoder)
         counters = read_own_tokenizers(tokenizers or {}, labels.targets)
         if encoder_price is None and prices is not None:

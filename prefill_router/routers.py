@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from prefill_router.baselines import (
 from prefill_router.fitting import ENSEMBLE, Fitting
 from prefill_router.latent_baselines import ItemResponse, MatrixFactorisation
 from prefill_router.progress import track
+from prefill_router.storage import read_json, write_json
 from prefill_router.study import Study
 from prefill_router.trees import TargetTrees
 from prefill_router.trunk import SharedTrunkEnsemble
@@ -44,22 +45,40 @@ BENCHMARK = "benchmark-aware"
 LENGTH = "length only"
 ACCURACY = "training accuracy"
 CONTROLS = (UNTRAINED, SHUFFLED, RANDOM_FEATURES)
+TREE_COLUMNS = 64
+"""Leading components of a layer that trees read: their time grows with every column."""
+TRIED = "configurations.json"
+CPU_EPOCH = 2e12
+"""Operations: about a minute on one core; a study's fine-tuning has up to 36 epochs a fold."""
 
 
 @dataclass(frozen=True)
 class Router:
     """How a router is fitted, whose states it reads, and whether only a full study has it.
 
-    Every default study fits the other routers, within minutes.
+    Every default study fits the other routers, within minutes; `affordable` says of which studies
+    even a full one can.
     """
 
     fit: Callable[[Fitting], np.ndarray]
     reads: Callable[[Study], Sequence[str]] = lambda study: ()
     full: bool = False
+    affordable: Callable[[Study], bool] = lambda study: True
 
 
 def _main(study: Study) -> list[str]:
     return [study.parameters.encoder]
+
+
+def can_fine_tune(study: Study) -> bool:
+    """Return whether an epoch of fine-tuning the main encoder takes at most `CPU_EPOCH` here.
+
+    Training takes six operations a token and parameter; a block of width D has about 12 D^2
+    parameters. On an accelerator there is no limit.
+    """
+    states = study.activations()
+    parameters = 12 * max(states.layers) * states.width**2
+    return study.parameters.device != "cpu" or 6 * parameters * states.n_tokens.sum() <= CPU_EPOCH
 
 
 def _embedding(study: Study) -> list[str]:
@@ -86,10 +105,10 @@ ROUTERS = {
     ),
     TREES: Router(
         lambda it: it.tuned(
-            it.distinct_features(),
+            it.distinct_features(TREE_COLUMNS),
             [
                 TargetTrees(n_trees, leaves, random_state=it.study.parameters.seed)
-                for n_trees in (100, 300, 600)
+                for n_trees in (100, 300)
                 for leaves in (4, 16)
             ],
         ),
@@ -156,6 +175,7 @@ ROUTERS = {
         ),
         _main,
         full=True,
+        affordable=can_fine_tune,
     ),
     BENCHMARK: Router(lambda it: it.tuned(it.study.labels.benchmark, [BenchmarkAware()])),
     LENGTH: Router(lambda it: it.tuned(it.lengths(), [LengthOnly()])),
@@ -166,9 +186,13 @@ ROUTERS = {
 def router_names(study: Study, full: bool = False) -> list[str]:
     """Return the routers that a study allows: some need a control, or several encoders.
 
-    `full` adds those that take too long for every default study.
+    `full` adds those that take too long for every default study, as far as they are affordable.
     """
-    left_out = set() if full else {name for name, router in ROUTERS.items() if router.full}
+    left_out = {
+        name
+        for name, router in ROUTERS.items()
+        if router.full and not (full and router.affordable(study))
+    }
     if not study.parameters.untrained:
         left_out.add(UNTRAINED)
     if len(study.trained_encoders) < 2:
@@ -177,7 +201,10 @@ def router_names(study: Study, full: bool = False) -> list[str]:
 
 
 def predictions(
-    study: Study, router: str, encoders: Sequence[str] | None = None
+    study: Study,
+    router: str,
+    encoders: Sequence[str] | None = None,
+    among: Mapping[str, Router] = ROUTERS,
 ) -> list[np.ndarray]:
     """Return a router's P(correct) in each fold.
 
@@ -186,35 +213,48 @@ def predictions(
     study : Study
         Whose folds.
     router : str
-        A key of `ROUTERS`.
+        A key of `among`.
     encoders : sequence of str, optional
         Whose states it reads, instead of the router's own choice.
+    among : mapping of name -> Router, default `ROUTERS`
 
     Returns
     -------
     list of ndarray, each of shape (N, K)
         NaN on that fold's training rows, so that nobody can report them.
     """
-    return [load_file(path / "p.safetensors")["p"] for path in _fitted(study, router, encoders)]
+    fitted = _fitted(study, router, among, encoders)
+    return [load_file(path / "p.safetensors")["p"] for path in fitted]
 
 
 def ensembles(study: Study, router: str = PRIMARY) -> list[SharedTrunkEnsemble]:
     """Return the trained ensemble of a SharedTrunkNet router in each fold."""
-    return [SharedTrunkEnsemble.load(path / ENSEMBLE) for path in _fitted(study, router)]
+    return [SharedTrunkEnsemble.load(path / ENSEMBLE) for path in _fitted(study, router, ROUTERS)]
 
 
-def _fitted(study: Study, router: str, encoders: Sequence[str] | None = None) -> list[Path]:
+def configurations(study: Study, router: str, among: Mapping[str, Router] = ROUTERS) -> int:
+    """Return how many configurations of a router's head were compared, in all folds; at least 1."""
+    return sum(read_json(path / TRIED) for path in _fitted(study, router, among))
+
+
+def _fitted(
+    study: Study,
+    router: str,
+    among: Mapping[str, Router],
+    encoders: Sequence[str] | None = None,
+) -> list[Path]:
     p = study.parameters
-    encoders = list(ROUTERS[router].reads(study) if encoders is None else encoders)
+    encoders = list(among[router].reads(study) if encoders is None else encoders)
     states = {encoder: study.states_key(encoder) for encoder in [*encoders, p.encoder]}
     settings = [p.dimensions, p.criterion, p.inner_folds, p.n_seeds, p.keep, p.embedding]
     key = study.key(*settings) | {"router": router, "reads": encoders, "states": states}
 
     def build(fold: int, directory: Path) -> None:
-        fitted = ROUTERS[router].fit(Fitting(study, fold, encoders, directory))
-        p_correct = np.array(fitted, dtype=np.float64)
+        fitting = Fitting(study, fold, encoders, directory)
+        p_correct = np.array(among[router].fit(fitting), dtype=np.float64)
         p_correct[study.splits[fold].train] = np.nan
         save_file({"p": np.ascontiguousarray(p_correct)}, directory / "p.safetensors")
+        write_json(directory / TRIED, sum(fitting.tried) or 1)
 
     folds = track(range(len(study.splits)), f"Fitting {router}")
     return [study.store.get("router", key | {"fold": f}, lambda d, f=f: build(f, d)) for f in folds]

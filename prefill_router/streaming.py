@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -12,22 +10,22 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from filelock import FileLock
 
 from prefill_router.activations import Activations, finish
+from prefill_router.devices import Device
 from prefill_router.errors import InputError, did_you_mean
-from prefill_router.extraction import Layers
+from prefill_router.keys import check_key, make_key, question_digest
 from prefill_router.layout import PLAN, Layout
-from prefill_router.models import Device, ModelSource, quiet, weights_hash
+from prefill_router.locks import alone_in
+from prefill_router.models import ModelSource, quiet
 from prefill_router.plan import make_plan
-from prefill_router.pooling import check_poolings
 from prefill_router.progress import meter
-from prefill_router.prompts import Truncation, check_questions
+from prefill_router.prompts import check_questions
 from prefill_router.ray_engine import RayReader, ray_reader
 from prefill_router.reader import Job, LocalReader
 from prefill_router.reuse import Known, find_known, named_known
-from prefill_router.shards import STORAGE, check_storage
-from prefill_router.storage import MANIFEST, Store, code_fingerprint, fingerprint
+from prefill_router.shards import STORAGE
+from prefill_router.storage import MANIFEST, Store
 from prefill_router.threads import behind
 from prefill_router.writer import ShardWriter
 
@@ -41,13 +39,6 @@ def extract(
     questions: Sequence[str],
     directory: str | Path,
     *,
-    layers: Layers = "all",
-    poolings: Sequence[str] = ("last", "mean"),
-    max_tokens: int | None = None,
-    truncation: Truncation = "error",
-    token_budget: int | None = None,
-    template_kwargs: dict[str, Any] | None = None,
-    template: str | None = None,
     storage_dtype: Literal["float32", "float16"] = "float32",
     device: Device = "cpu",
     dtype: str = "float32",
@@ -56,6 +47,7 @@ def extract(
     engine: Literal["local", "ray"] = "local",
     address: str | None = None,
     workers: int | None = None,
+    **settings: Any,
 ) -> Activations:
     """Write the pooled prefill states of `questions` into a directory, or go on doing so.
 
@@ -65,9 +57,7 @@ def extract(
         The encoder, from `prefill_router.models.resolve`.
     questions : sequence of str, length N
     directory : path-like
-        Made if need be. A second process that is given the same one waits for the first.
-    layers, poolings, max_tokens, truncation, token_budget, template_kwargs, template
-        As for `prefill_router.extraction.encode`.
+        Made if need be. A second process that is given the same one says so, and waits.
     storage_dtype : {"float32", "float16"}, default "float32"
         Type on disk; they are read back as float32.
     device, dtype, trust_remote_code
@@ -80,6 +70,8 @@ def extract(
         states are the same, and either goes on where the other stopped.
     address, workers : optional
         For Ray: as for `prefill_router.ray_engine.ray_reader`.
+    **settings
+        What is read and how: the parameters of `prefill_router.settings.Settings`.
 
     Returns
     -------
@@ -98,27 +90,7 @@ def extract(
     are the same, whether it was stopped or not. A shard is there whole or not at all, and the
     manifest comes last.
     """
-    key = make_key(
-        source,
-        questions,
-        layers=layers,
-        poolings=poolings,
-        max_tokens=max_tokens,
-        truncation=truncation,
-        template_kwargs=template_kwargs,
-        template=template,
-        storage_dtype=storage_dtype,
-        dtype=dtype,
-    )
-    settings = {
-        "layers": layers,
-        "poolings": poolings,
-        "max_tokens": max_tokens,
-        "truncation": truncation,
-        "token_budget": token_budget,
-        "template_kwargs": template_kwargs,
-        "template": template,
-    }
+    key = make_key(source, questions, storage_dtype=storage_dtype, dtype=dtype, **settings)
     job = Job(source, key, (device, dtype, trust_remote_code), settings)
     questions = check_questions(questions)
     reader = _choose(engine, job, questions, address, workers)
@@ -126,9 +98,9 @@ def extract(
     if not (directory / MANIFEST).is_file():
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            with FileLock(directory / ".lock"):
+            with alone_in(directory):
                 if (directory / PLAN).is_file():
-                    _check_key(directory, key)
+                    check_key(directory, key)
                 if not (directory / MANIFEST).is_file():  # nor has another process finished it
                     with reader as opened:
                         _go_on(directory, job, opened, questions, reuse)
@@ -137,7 +109,7 @@ def extract(
                 f"{directory} cannot be written ({error.strerror or error}). What is there is "
                 "kept: make room, or give another directory, and run again."
             ) from error
-    _check_key(directory, key)
+    check_key(directory, key)
     return Activations.open(directory)
 
 
@@ -167,53 +139,11 @@ def extract_to_store(
     InputError
         As for `extract`.
     """
-    kept = ("device", "token_budget", "trust_remote_code", "engine", "address", "workers")
+    kept = ("device", "trust_remote_code", "engine", "address", "workers")
     decisive = {name: value for name, value in settings.items() if name not in kept}
     directory = store.path("activations", make_key(source, questions, **decisive))
     reuse = sorted(path for path in store.root.glob("activations-*") if path != directory)
     return extract(source, questions, directory, reuse=reuse, **settings)
-
-
-def make_key(
-    source: ModelSource,
-    questions: Sequence[str],
-    *,
-    layers: Layers = "all",
-    poolings: Sequence[str] = ("last", "mean"),
-    max_tokens: int | None = None,
-    truncation: Truncation = "error",
-    template_kwargs: dict[str, Any] | None = None,
-    template: str | None = None,
-    storage_dtype: str = "float32",
-    dtype: str = "float32",
-) -> dict[str, Any]:
-    """Return all that decides the states, JSON-able; parameters as for `extract`."""
-    check_storage(storage_dtype)
-    key = {
-        "code": code_fingerprint(),
-        "weights": weights_hash(source),
-        "questions": fingerprint(check_questions(questions)),
-        "layers": layers if isinstance(layers, str) else sorted({int(layer) for layer in layers}),
-        "poolings": check_poolings(poolings),
-        "max_tokens": max_tokens,
-        "truncation": truncation,
-        "template_kwargs": template_kwargs,
-        "template": template,
-        "storage_dtype": storage_dtype,
-        "dtype": dtype,
-        "transformers": version("transformers"),
-    }
-    return json.loads(json.dumps(key))  # as it is read again: a tuple becomes a list
-
-
-def _check_key(directory: Path, key: dict[str, Any]) -> None:
-    found = Layout.load(directory).description["key"]
-    differing = sorted(name for name in found | key if found.get(name) != key.get(name))
-    if differing:
-        raise InputError(
-            f"{directory} holds activations of another kind (other {', '.join(differing)}); give "
-            "another directory, or delete it."
-        )
 
 
 Reader = LocalReader | RayReader
@@ -291,12 +221,6 @@ def _lay_out(
     }
     layout = Layout(description, plan, reading.n_tokens, reading.full_tokens, digests)
     return layout, known
-
-
-def question_digest(question: str) -> np.ndarray:
-    """Return 16 bytes that identify a question, uint8 (16,)."""
-    digest = hashlib.sha256(question.encode("utf-8", "surrogatepass")).digest()
-    return np.frombuffer(digest[:16], dtype=np.uint8)
 
 
 @contextlib.contextmanager

@@ -14,12 +14,13 @@ import pandas as pd
 from prefill_router import zoo
 from prefill_router.activations import Activations
 from prefill_router.costs import Prices, expected_costs, load_prices, query_costs
+from prefill_router.devices import device_map
 from prefill_router.errors import InputError
 from prefill_router.estimates import Estimate, write_metrics
 from prefill_router.extraction import check_layers
 from prefill_router.features import Choice, choose, cross_validated_auc
 from prefill_router.labels import Labels, load_labels
-from prefill_router.models import ModelSource, device_map, resolve, text_config, weights_hash
+from prefill_router.models import ModelSource, resolve, text_config, weights_hash
 from prefill_router.parameters import PLACES, Parameters, from_namespace
 from prefill_router.probes import probe_layers
 from prefill_router.project import project_root

@@ -31,7 +31,8 @@ def behind(function: Callable[..., None]) -> Iterator[Callable[..., None]]:
     """Yield a function that has `function` called in a thread, in order.
 
     It waits where too much is left to do. An error in the thread is raised by the next call, or at
-    the end, which waits for all that is left.
+    the end, which waits for all that is left; also where the block fails, so that nothing is lost
+    that was handed over.
     """
     pool, waiting = ThreadPoolExecutor(1), deque()
 
@@ -41,8 +42,10 @@ def behind(function: Callable[..., None]) -> Iterator[Callable[..., None]]:
             waiting.popleft().result()
 
     try:
-        yield submit
-        while waiting:
-            waiting.popleft().result()
+        try:
+            yield submit
+        finally:
+            while waiting:
+                waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)

@@ -18,15 +18,13 @@ from prefill_router.study import Study
 
 ROUTERS = (PRIMARY, LOGISTIC, TFIDF, BENCHMARK, LENGTH)
 SEEN, LEFT_OUT = "seen in training", "left out"
-MOST = 16
-"""Values left out at most, those with most test queries: each costs a choice of layers anew."""
 FEWEST = 20
 """Test queries that a value must have."""
 SEEDS = {"n_seeds": 3, "keep": 2}
 """SharedTrunkNets trained and kept at most, with and without the queries left out."""
 
 
-def leave_out(study: Study, values: np.ndarray) -> Study:
+def leave_out(study: Study, values: np.ndarray, most: int) -> Study:
     """Return a study whose every split tests one value that it neither trains nor validates on.
 
     Parameters
@@ -34,6 +32,8 @@ def leave_out(study: Study, values: np.ndarray) -> Study:
     study : Study
     values : (N,) array of str
         What is left out in turn, such as the queries' benchmarks.
+    most : int
+        Values left out at most, those with most test queries: each costs a choice of layers anew.
 
     Returns
     -------
@@ -49,7 +49,7 @@ def leave_out(study: Study, values: np.ndarray) -> Study:
     """
     tested, counts = np.unique(values[study.test_rows], return_counts=True)
     kept = tested[(counts >= FEWEST)]
-    kept = np.sort(kept[np.argsort(-counts[counts >= FEWEST], kind="stable")][:MOST])
+    kept = np.sort(kept[np.argsort(-counts[counts >= FEWEST], kind="stable")][:most])
     if len(kept) < 2:
         raise InputError(f"There must be two values with at least {FEWEST} test queries each.")
     first, group = study.splits[0], study.labels.group
@@ -86,8 +86,14 @@ def kinds(study: Study) -> dict[str, np.ndarray]:
     return found
 
 
-def transfer(study: Study) -> list[Estimate]:
+def transfer(study: Study, most: int = 16) -> list[Estimate]:
     """Compare routers on what they never saw with the same routers on what they did see.
+
+    Parameters
+    ----------
+    study : Study
+    most : int, default 16
+        As in `leave_out`.
 
     Returns
     -------
@@ -99,7 +105,7 @@ def transfer(study: Study) -> list[Estimate]:
     found = []
     for kind, values in kinds(study).items():
         try:
-            without = leave_out(study, values)
+            without = leave_out(study, values, most)
         except InputError:
             continue
         order = without.test_rows
@@ -158,10 +164,10 @@ def evaluate_transfer(
     Returns
     -------
     list of Estimate
-        By router and way: "AUC within a KIND", of pairs of queries of one value, averaged over
-        targets (levels that differ between values are not counted as skill), and "gap closed",
-        asking the likeliest target; and of both "lost" when left out: SEEN minus LEFT_OUT, paired.
-        `split` names the kind; `target` the way.
+        By router and way: "AUC", of pairs of queries of one value, averaged over targets (to tell
+        easy values from hard ones counts for nothing), and "gap closed", asking the likeliest
+        target; and of both what is "lost" when left out, SEEN minus LEFT_OUT, paired. `split`
+        names the kind, `target` the way.
     """
     keys, n_targets = list(p), correct.shape[1]
     routers = list(dict.fromkeys(name for name, _ in keys))

@@ -18,7 +18,7 @@ class TargetTrees(BaseEstimator):
         Trees of each target, each correcting the sum of those before it.
     max_leaf_nodes : int, default 8
         Leaves of a tree.
-    learning_rate : float, default 0.05
+    learning_rate : float, default 0.1
         By which each tree's correction is shrunk.
     random_state : int, default 0
 
@@ -44,7 +44,7 @@ class TargetTrees(BaseEstimator):
         self,
         n_trees: int = 100,
         max_leaf_nodes: int = 8,
-        learning_rate: float = 0.05,
+        learning_rate: float = 0.1,
         random_state: int = 0,
     ):
         self.n_trees = n_trees

@@ -95,9 +95,26 @@ class SharedTrunkEnsemble(BaseEstimator):
         ``train`` and ``validation`` losses by epoch of every network trained.
     validation_losses_ : ndarray of shape (n_seeds,)
         The least validation loss of every network trained.
+    held_out_ : list of ndarray
+        Rows that validated every network trained; known after `fit`, not saved.
     n_features_in_ : int
     labelled_ : ndarray of shape (K,)
         Which targets had any label; the others are given probability one half.
+
+    Notes
+    -----
+    Time grows with n_seeds, N and, for D well above the width, D; memory holds the features and,
+    beside the networks, n_seeds times those of the inner validation rows. Measured with the
+    defaults, an epoch of ten networks on one processor core:
+
+    ======= == ==== ======= ============
+    N       K  D    seconds added memory
+    ======= == ==== ======= ============
+    5,000   50 1600 2.1     0.4 GB
+    100,000 9  450  13      0.8 GB
+    ======= == ==== ======= ============
+
+    On the embedded zoo they stopped after 20 to 24 epochs.
     """
 
     def __init__(
@@ -173,6 +190,7 @@ class SharedTrunkEnsemble(BaseEstimator):
         for train, validation, _ in cuts:
             if np.isnan(Y[train]).all() or np.isnan(Y[validation]).all():
                 raise InputError("The inner split leaves a side without labels; give more rows.")
+        self.held_out_ = [validation for _, validation, _ in cuts]
         histories = train_together(
             networks,
             torch.from_numpy(X),
@@ -228,12 +246,21 @@ class SharedTrunkEnsemble(BaseEstimator):
         ----------
         X : ndarray of shape (n, D)
         """
+        return self.predict_each(X).mean(axis=0)
+
+    def predict_each(self, X: np.ndarray) -> np.ndarray:
+        """Return P(correct) by each of the networks kept, best first, (keep, n, K).
+
+        Parameters
+        ----------
+        X : ndarray of shape (n, D)
+        """
         X = np.asarray(X, dtype=np.float32)
         if X.ndim != 2 or X.shape[1] != self.n_features_in_:
             raise InputError(f"X has shape {X.shape}; expected (n, {self.n_features_in_}).")
         with torch.inference_mode():
             x = torch.from_numpy(X)
-            p = torch.stack([torch.sigmoid(network(x)) for network in self.networks_]).mean(dim=0)
+            p = torch.stack([torch.sigmoid(network(x)) for network in self.networks_])
         return np.where(self.labelled_, p.numpy().astype(np.float64), 0.5)
 
     def save(self, path: str | os.PathLike) -> None:

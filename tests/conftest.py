@@ -1,6 +1,7 @@
 """Studies that several test modules look at, each made once."""
 
 import pytest
+import tiny_routers
 import tiny_studies
 from tiny_studies import TARGETS, label_table
 
@@ -26,3 +27,15 @@ def with_constant(own_artifacts, tmp_path_factory):
     """One target more, `perfect`, is always right: no AUC, no J, nothing to learn."""
     directory = tmp_path_factory.mktemp("constant")
     return tiny_studies.study(directory, label_table(targets=TARGETS), outer_folds=2)
+
+
+@pytest.fixture(scope="session")
+def fitted(tmp_path_factory):
+    """A router of three targets, and the labels that it was fitted to."""
+    return tiny_routers.fit(tmp_path_factory.mktemp("router"))
+
+
+@pytest.fixture
+def saved(fitted, tmp_path):
+    """A directory with that router, for a test to spoil."""
+    return fitted[0].save_pretrained(tmp_path / "saved")

@@ -19,7 +19,7 @@ torch.set_num_threads(1)
 COMMANDS = [
     *([name] for name in ("collect", "fit", "evaluate", "route", "report", "add-target")),
     *([name] for name in ("run", "book", "publish", "extract", "notebooks", "zoo", "toolkit")),
-    *(["zoo", name] for name in ("train", "labels", "queries", "serve")),
+    *(["zoo", name] for name in ("train", "labels", "samples", "queries", "serve")),
     *(["toolkit", name] for name in ("pool", "labels")),
 ]
 

@@ -1,11 +1,8 @@
-import json
-
 import numpy as np
 import pytest
 import tiny_models
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GroupKFold
-from tokenizers import Tokenizer
 
 from prefill_router.cost_prediction import (
     PENALTIES,
@@ -115,9 +112,7 @@ def test_unknown_prices_are_refused():
 
 
 def test_a_targets_own_tokenizer_counts_its_input():
-    own = Tokenizer.from_str(
-        json.dumps(json.loads(tiny_models.byte_tokenizer().backend_tokenizer.to_str()))
-    )
+    own = tiny_models.byte_tokenizer().backend_tokenizer
     lengths = LengthModel(np.zeros((1, 2)), np.zeros(2), np.ones(2), np.zeros((2, 2)))
     model = CostModel(lengths, np.ones(2), np.zeros(2), {1: own})
     queries = ["abc", [{"role": "system", "content": "ab"}, {"role": "user", "content": "cde"}]]

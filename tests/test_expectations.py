@@ -48,6 +48,20 @@ def test_a_number_without_an_interval_may_differ_by_a_hundredth():
     assert len(compare(changed(3, estimate=-20.0), rows())) == 1
 
 
+@pytest.mark.parametrize(
+    ("metric", "value", "near", "far"),
+    [
+        ("p-value (Holm)", 0.04, 0.13, 0.15),
+        ("detectable difference", 0.02, 0.0259, 0.0261),
+        ("deviation between seeds, AUC", 0.01, 0.0071, 0.0069),
+    ],
+)
+def test_numbers_that_are_spreads_themselves_have_more_room(metric, value, near, far):
+    row = Estimate(metric, "r", "", "test", value, NAN, NAN, 9)
+    assert compare([replace(row, estimate=near)], rows([row])) == []
+    assert len(compare([replace(row, estimate=far)], rows([row]))) == 1
+
+
 def test_the_same_numbers_agree_in_any_order():
     assert compare(FOUND, rows()) == []
     assert compare(FOUND[::-1], rows()) == []

@@ -101,6 +101,9 @@ def test_a_chain_that_fails_goes_on_where_it_failed(root, values, executed):
     assert manifest["notebooks"] == {n: file_hash(run / "notebooks" / n) for n in names}
     assert manifest["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))
     assert {"torch", "transformers", "numpy"} < set(manifest["versions"])
+    assert set(manifest["encoders"]) == {values[n] for n in ("encoder", "untrained")} | set(
+        values["encoders"]
+    )
     assert manifest["labels"] == Study(Parameters(**manifest["parameters"])).labels.fingerprint
     book = nbformat.read(out, as_version=4)
     assert [cell.outputs[0].text for cell in book.cells if cell.get("outputs")] == ["seed 7\n"]

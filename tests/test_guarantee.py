@@ -47,7 +47,8 @@ def test_a_true_gain_is_found():
 
 def test_tolerances_are_tried_in_order_until_one_fails():
     p, correct, cost = pool()
-    found = certify(p, correct, cost, 1, targets=TARGETS, max_loss=0.05, confidence=0.9)
+    wanted = {"targets": TARGETS, "max_loss": 0.05, "confidence": 0.9}
+    found = certify(p, correct, cost, 1, **wanted)
     assert all(value <= 0.1 for value in found.p_values[:-1]) and found.p_values[-1] > 0.1
     assert found.tau == found.taus[-2] and found.taus[0] == 0
     assert "at most 5 points below always asking dear" in str(found)

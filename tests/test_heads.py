@@ -27,7 +27,7 @@ class Held:
 
 
 @pytest.fixture(scope="module")
-def fitted():
+def parts():
     activations, rng = Held(), np.random.default_rng(1)
     choices = [
         Choice("", 1, "mean", 4),
@@ -48,8 +48,8 @@ def fitted():
     return activations, features, x, ensemble, calibration
 
 
-def test_folding_changes_nothing_but_rounding(fitted):
-    activations, features, x, ensemble, calibration = fitted
+def test_folding_changes_nothing_but_rounding(parts):
+    activations, features, x, ensemble, calibration = parts
     heads = fold(features, ensemble, calibration)
     assert heads.places == [(1, "mean"), (0, "last")]
     states = np.stack([activations.states(*place) for place in heads.places])

@@ -6,14 +6,13 @@ import tiny_studies
 import torch
 from scipy.stats import spearmanr
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
 
 from prefill_router.comparison import pick
 from prefill_router.decomposition import decompose
 from prefill_router.features import masked_auc
 from prefill_router.layer_choice import (
     PROBES,
-    all_layers_against_one,
+    deepest_dip,
     held_out,
     held_out_ranking,
 )
@@ -69,9 +68,9 @@ def test_ranking_and_loss_follow_from_held_out_auc(with_constant, found):
     heads = found.heads.assign(held=masked_auc(found.correct, found.scores))
     lost = []
     for k, target in enumerate(with_constant.labels.targets[:3]):
-        for probe in PROBES:
+        for probe, column in PROBES.items():
             by_fold = [
-                spearmanr(of[probe], of["held"]).statistic
+                spearmanr(of[column], of["held"]).statistic
                 for _, of in heads[heads["target"] == k].groupby("fold")
             ]
             row = pick(estimates, f"Spearman of {probe}", f"{encoder}, all", target)
@@ -91,28 +90,74 @@ def test_ranking_and_loss_follow_from_held_out_auc(with_constant, found):
     assert np.isnan(pick(estimates, "Spearman of J", f"{encoder}, all", constant).estimate)
 
 
-def test_all_layers_side_by_side_equal_scikit_learn(tmp_path):
-    study = tiny_studies.study(tmp_path, layers=[1, 2], poolings=["mean"])
-    encoder, split = study.parameters.encoder, study.splits[0]
-    estimates = all_layers_against_one(study, encoder, dimension=4)
-    sides = []
-    for layer in (1, 2):
-        states = study.activations().states(layer, "mean")
-        reduction = decompose(states[split.train], 4)
-        sides.append([reduction.transform(states[s]) for s in (split.train, split.validation)])
-    train, held = (np.hstack(side) for side in zip(*sides, strict=True))
-    areas = []
-    for k, target in enumerate(study.labels.targets):
-        y = study.labels.correct[:, k]
-        model = LogisticRegression(solver="newton-cholesky", tol=1e-10).fit(train, y[split.train])
-        areas.append(roc_auc_score(y[split.validation], model.decision_function(held)))
-        every = pick(estimates, "AUC, all layers", encoder, target).estimate
-        one = pick(estimates, "AUC, chosen layer", encoder, target).estimate
-        assert every == pytest.approx(areas[-1], abs=2e-3)
-        gain = pick(estimates, "AUC, all layers minus chosen", encoder, target)
-        assert gain.estimate == pytest.approx(every - one, abs=1e-12)
-    mean = pick(estimates, "AUC, all layers", encoder, "").estimate
-    assert mean == pytest.approx(np.mean(areas), abs=2e-3)
+def test_pairs_across_poolings_and_differences_follow_from_held_out_auc(study):
+    encoder = study.parameters.encoder
+    estimates = held_out_ranking(study, encoder)
+    found = held_out(study, encoder)
+    heads = found.heads.assign(held=masked_auc(found.correct, found.scores))
+    means = {}
+    for probe in ("J", "J_white", "cross-validated AUC"):
+        column = PROBES[probe]
+        for k, target in enumerate(study.labels.targets):
+            by_fold = []
+            for _, of in heads[heads["target"] == k].groupby("fold"):
+                last, mean = (of[of["pooling"] == pooling] for pooling in ("last", "mean"))
+                agreed = [
+                    (1 + np.sign((x[column] - y[column]) * (x["held"] - y["held"]))) / 2
+                    for _, x in last.iterrows()
+                    for _, y in mean.iterrows()
+                ]
+                by_fold.append(np.mean(agreed))
+            row = pick(estimates, f"pairs across poolings ordered by {probe}", encoder, target)
+            assert row.estimate == pytest.approx(np.mean(by_fold), abs=1e-12)
+            means.setdefault(probe, []).append(np.mean(by_fold))
+    row = pick(estimates, "pairs across poolings ordered by J_white minus J", encoder)
+    expected = np.mean(means["J_white"]) - np.mean(means["J"])
+    assert row.estimate == pytest.approx(expected, abs=1e-12)
+    white, plain = (
+        pick(estimates, f"Spearman of {probe}", f"{encoder}, all").estimate
+        for probe in ("J_white", "J")
+    )
+    row = pick(estimates, "Spearman of J_white minus J", f"{encoder}, all")
+    assert row.estimate == pytest.approx(white - plain, abs=1e-12)
+
+
+def test_profiles_and_the_deepest_dip_are_means_over_targets_and_folds(study):
+    encoder = study.parameters.encoder
+    estimates = held_out_ranking(study, encoder)
+    found = held_out(study, encoder)
+    heads = found.heads.assign(held=masked_auc(found.correct, found.scores))
+    for pooling in ("last", "mean"):
+        profile = heads[heads["pooling"] == pooling].groupby("layer")[["auc", "held"]].mean()
+        for layer, held in profile["held"].items():
+            row = pick(estimates, "AUC, held out", f"{encoder}, layer {layer}, {pooling}")
+            assert row.estimate == pytest.approx(held, abs=1e-12)
+        left, valley, right = deepest_dip(profile["auc"].to_numpy())
+        held = profile["held"].to_numpy()
+        row = pick(estimates, "depth of the deepest dip", f"{encoder}, {pooling}")
+        assert row.estimate == pytest.approx(min(held[left], held[right]) - held[valley], abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("profile", "at"),
+    [([1, 2], None), ([3, 1, 2], (0, 1, 2)), ([1, 5, 2, 3, 1, 4], (1, 4, 5)),
+     ([1, 2, 3], (0, 1, 2)), ([1, 4, 2, 5, 3, 6], (1, 2, 5))],
+)  # fmt: skip
+def test_the_deepest_dip_lies_between_the_highest_places_on_either_side(profile, at):
+    assert deepest_dip(np.array(profile, dtype=float)) == at
+
+
+def test_one_layer_and_one_pooling_leave_comparisons_undefined(tmp_path):
+    study = tiny_studies.study(tmp_path, layers=[2], poolings=["mean"])
+    encoder = study.parameters.encoder
+    estimates = held_out_ranking(study, encoder)
+    assert 0 < pick(estimates, "AUC, held out", f"{encoder}, layer 2, mean").estimate < 1
+    for metric, router in (
+        ("Spearman of J", f"{encoder}, mean"),
+        ("pairs across poolings ordered by J", encoder),
+        ("depth of the deepest dip", f"{encoder}, mean"),
+    ):
+        assert np.isnan(pick(estimates, metric, router).estimate)
 
 
 def test_test_rows_are_never_read(tmp_path, monkeypatch):
@@ -132,8 +177,7 @@ def test_test_rows_are_never_read(tmp_path, monkeypatch):
             correct = study.labels.correct.copy()
             correct[test] = 1 - correct[test]
             study.labels = replace(study.labels, correct=correct)
-        asked = (held_out_ranking, all_layers_against_one)
-        rows = [row for f in asked for row in f(study, study.parameters.encoder)]
+        rows = held_out_ranking(study, study.parameters.encoder)
         return [(row.estimate, row.lower, row.upper) for row in rows]
 
     before = answers(tmp_path / "before", spoil=False)

@@ -10,6 +10,7 @@ from prefill_router.comparison import pick
 from prefill_router.layer_ranking import (
     auc_lost,
     n_peaks,
+    probe_profiles,
     rank_correlations,
     search_misses,
     ternary_search,
@@ -110,3 +111,17 @@ def test_search_misses_are_counted_over_all_profiles(with_constant):
     assert [row.estimate for row in found] == pytest.approx(expected)
     assert {row.n for row in found} == {len(peaks)}
     assert len(peaks) == 2 * 2 * 2 * 3  # folds, poolings, dimensions and targets with an AUC
+
+
+def test_probe_profiles_are_means_without_constant_states(with_constant):
+    study, encoder = with_constant, with_constant.parameters.encoder
+    found = probe_profiles(study, encoder)
+    probes, aucs = study.probes(encoder), study.layer_auc(encoder)
+    here = "layer == 2 and pooling == 'mean'"
+    for metric in ("J", "J_white", "d_eff"):
+        row = pick(found, metric, f"{encoder}, layer 2, mean")
+        assert row.estimate == pytest.approx(np.nanmean(probes.query(here)[metric]), rel=1e-12)
+    best = aucs.query(here).groupby(["fold", "target"])["auc"].max()
+    row = pick(found, "AUC, cross-validated", f"{encoder}, layer 2, mean")
+    assert row.estimate == pytest.approx(np.nanmean(best), rel=1e-12)
+    assert not [row for row in found if row.router == f"{encoder}, layer 0, last"]

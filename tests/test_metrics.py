@@ -1,5 +1,8 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
 from prefill_router import metrics
@@ -164,3 +167,20 @@ def test_bad_input_is_named():
         metrics.auc(np.zeros((2, 2)), np.zeros((2, 3)))
     with pytest.raises(InputError, match="NaN"):
         metrics.brier(np.array([[NAN]]), np.array([[1.0]]))
+
+
+def test_pairwise_brier_by_hand():
+    p = np.array([[0.9, 0.5, 0.1], [0.6, 0.2, 0.7], [0.3, 0.4, 0.5]])
+    Y = np.array([[1, 1, 0], [0, np.nan, 1], [np.nan, 1, np.nan]])
+    first = ((0.4 - 0) ** 2 + (0.8 - 1) ** 2 + (0.4 - 1) ** 2) / 3
+    second = (-0.1 - (-1)) ** 2
+    assert metrics.pairwise_brier(p, Y) == pytest.approx([first, second, np.nan], nan_ok=True)
+
+
+@given(arrays(float, (5, 4), elements=st.floats(0, 1)), st.integers(0, 2**20 - 1))
+def test_pairwise_brier_is_the_mean_over_pairs_and_blind_to_what_targets_share(p, bits):
+    Y = np.array([(bits >> i) & 1 for i in range(20)], dtype=float).reshape(5, 4)
+    j, k = np.triu_indices(4, k=1)
+    brute = (((p[:, j] - p[:, k]) - (Y[:, j] - Y[:, k])) ** 2).mean(axis=1)
+    assert metrics.pairwise_brier(p, Y) == pytest.approx(brute)
+    assert metrics.pairwise_brier(p + 0.3, Y) == pytest.approx(brute)

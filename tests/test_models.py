@@ -218,15 +218,6 @@ def test_the_hash_covers_all_that_is_loaded_and_nothing_else(copy):
     assert len(set(seen)) == 6
 
 
-def test_devices(monkeypatch):
-    assert models.pick_device("cpu") == torch.device("cpu")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert models.pick_device("auto") == torch.device("cuda")
-    for name in ("gpu", "cpux"):
-        with pytest.raises(InputError, match="try cpu or auto"):
-            models.pick_device(name)
-
-
 def test_any_tokenizer_has_something_to_pad_with():
     assert models.pad_id(tiny_models.tokenizer()) == 0
     assert models.pad_id(tiny_models.tokenizer(pad=False)) == 1

@@ -8,10 +8,9 @@ import tiny_models
 import torch
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 
-from prefill_router.errors import InputError
 from prefill_router.extraction import encode
 from prefill_router.generation import Decoding, generate
-from prefill_router.models import device_map, input_device, load_encoder, load_target, resolve
+from prefill_router.models import input_device, load_encoder, load_target, resolve
 
 QUESTIONS = tiny_models.questions(20)
 PARTS = {  # every weight lies in one of them
@@ -49,13 +48,6 @@ def test_a_model_in_one_piece_is_the_same_however_it_is_asked_for(tmp_path, devi
     found = encode(*load_encoder(source, device), QUESTIONS)
     plain = encode(AutoModel.from_pretrained(source.location), load_encoder(source)[1], QUESTIONS)
     np.testing.assert_array_equal(found.states, plain.states)
-
-
-def test_a_device_is_checked_before_anything_is_loaded():
-    assert device_map("spread") == "auto"
-    assert device_map("cpu") == {"": torch.device("cpu")}
-    with pytest.raises(InputError, match="cannot be used"):
-        device_map("gpu")
 
 
 def test_a_target_in_parts_answers_as_one_in_one_piece(tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefill_router.plan import make_plan
+from prefill_router.plan import PADDING, make_plan
 
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=50)
 
@@ -13,19 +13,23 @@ def all_batches(plan):
     return [rows for shard in range(len(plan.shard_ends)) for rows in plan.batches(shard)]
 
 
-@given(LENGTHS, st.integers(0, 100), st.integers(1, 20))
+@given(LENGTHS, st.integers(0, 400), st.integers(1, 20))
 def test_batches_hold_each_row_once_within_the_budget(lengths, budget, rows_per_shard):
     lengths = np.array(lengths)
     plan = make_plan(lengths, budget, rows_per_shard)
     found = all_batches(plan)
     assert sorted(np.concatenate(found)) == list(range(len(lengths)))
+
+    def fits(rows):
+        padded = len(rows) * lengths[rows].max()
+        return padded <= budget and padded - lengths[rows].sum() <= PADDING * budget
+
     for rows in found:
-        assert len(rows) == 1 or len(rows) * lengths[rows].max() <= budget
+        assert len(rows) == 1 or fits(rows)
         assert len(rows) <= rows_per_shard
     for rows, following in itertools.pairwise(found):
         assert lengths[rows].min() >= lengths[following].max()
-        # one more would not fit
-        assert (len(rows) + 1) * lengths[rows].max() > budget or len(rows) == rows_per_shard
+        assert len(rows) == rows_per_shard or not fits([*rows, following[0]])
 
 
 @given(LENGTHS, st.integers(1, 100), st.integers(1, 20))
@@ -40,7 +44,7 @@ def test_shards_are_whole_batches(lengths, budget, rows_per_shard):
 
 
 def test_a_plan_of_some_rows_followed_by_another():
-    lengths = np.array([5, 1, 4, 2, 3])
+    lengths = np.array([4, 2, 4, 2, 4])
     first = make_plan(lengths, 6, 2, rows=np.array([3, 1]))
     plan = first.followed_by(make_plan(lengths, 8, 2, rows=np.array([2, 4, 0])))
     assert [plan.shard(shard).tolist() for shard in range(3)] == [[3, 1], [2, 4], [0]]

@@ -101,3 +101,11 @@ def test_negative_parameters_are_refused():
         policy.tolerance(P, C, -0.1)
     with pytest.raises(InputError, match="lam"):
         policy.utility(P, C, float("nan"))
+
+
+def test_abstain_asks_nobody_where_the_highest_probability_is_too_low():
+    p = np.array([[0.2, 0.7], [0.4, 0.4], [0.1, 0.3]])
+    assert policy.abstain(p, 0.4, np.array([2.0, 1.0])).tolist() == [1, 1, policy.NOBODY]
+    assert policy.abstain(p, 0.0).tolist() == policy.argmax(p).tolist()
+    with pytest.raises(InputError, match="not a number"):
+        policy.abstain(p, np.nan)

@@ -11,12 +11,13 @@ from prefill_router.published import (
     PUBLISHED,
     REDUCED,
     is_full,
+    provenance,
     publish,
     read_published,
     results,
     sized,
 )
-from prefill_router.storage import write_json
+from prefill_router.storage import read_json, write_json
 from prefill_router.study import Study
 
 ROWS = [
@@ -26,11 +27,12 @@ ROWS = [
 HEAVY = "08_heavy"
 
 
-def finished(run_dir: Path, parameters: dict) -> Path:
+def finished(run_dir: Path, parameters: dict, **known) -> Path:
     """A run directory as `run_experiment` leaves it, with two chapters' results."""
     for name in ("06_light", HEAVY):
         write_metrics(run_dir / "metrics" / f"{name}.json", ROWS)
-    kept = dict.fromkeys(("code", "versions", "machine", "labels", "seconds"), "x")
+    kept = dict.fromkeys(("code", "versions", "machine", "labels", "seconds"), "x") | known
+    kept = {"encoders": {}} | kept
     write_json(run_dir / "manifest.json", kept | {"parameters": parameters})
     return run_dir
 
@@ -95,16 +97,69 @@ def test_an_unfinished_run_is_not_published(tmp_path):
         publish(tmp_path, tmp_path / "out")
 
 
-def test_a_study_shows_the_published_run_of_its_own_parameters_alone(tmp_path, monkeypatch):
+@pytest.fixture
+def values(tmp_path, monkeypatch):
+    """Parameters of a study whose project, with what is published, is this test's own."""
     monkeypatch.setattr(Study, "root", property(lambda self: tmp_path, lambda self, _: None), False)
-    values = tiny_studies.world(tmp_path / "world")
-    mine = Study(validate(values))
+    return tiny_studies.world(tmp_path / "world")
+
+
+def publish_full(tmp_path, values, **known) -> None:
     theirs = validate(values | {"full": [8], "n_resamples": 500, "run_dir": ""})
-    run_dir = finished(tmp_path / "run", theirs.model_dump(mode="json"))
+    run_dir = finished(tmp_path / "run", theirs.model_dump(mode="json"), **known)
+    publish(run_dir, tmp_path / PUBLISHED / "any")
+
+
+def test_a_study_shows_the_published_run_of_its_own_parameters_alone(tmp_path, values):
+    mine = Study(validate(values))
     found = [ROWS[0]] * 3
     assert results(mine, HEAVY, found) == found
-    publish(run_dir, tmp_path / PUBLISHED / "any")
+    publish_full(tmp_path, values, labels=mine.labels.fingerprint)
     assert results(mine, HEAVY, found)[0] == ROWS[0]
     assert len(results(mine, HEAVY, found)) == 2
     assert results(mine, "07_not_full", found) == found
     assert results(Study(validate(values | {"seed": 1})), HEAVY, found) == found
+
+
+def test_a_published_run_of_other_labels_is_not_shown(tmp_path, values):
+    publish_full(tmp_path, values, labels="other")
+    found = [ROWS[0]] * 3
+    assert results(Study(validate(values)), HEAVY, found) == found
+
+
+def test_it_is_said_whose_numbers_are_shown(tmp_path, values, monkeypatch):
+    monkeypatch.setitem(REDUCED, "n_queries", 100)
+    mine = Study(validate(values))
+    n = mine.labels.n_queries
+    assert f"100 of the {n:,} queries" in provenance(mine, HEAVY)
+    assert "full=[8]" in provenance(mine, HEAVY)
+    full = Study(validate(values | {"full": [8]}))
+    assert provenance(full, HEAVY) == (
+        f"The numbers shown are this run's own, on all of its {n:,} queries."
+    )
+    known = {"labels": mine.labels.fingerprint, "versions": {"python": "3.9.9"}, "code": "c" * 64}
+    publish_full(tmp_path, values, **known)
+    said = provenance(mine, HEAVY)
+    assert f"published full run (any), on all of its {n:,} queries" in said
+    assert "code cccccccccccc with python 3.9.9." in said
+
+
+def test_no_path_of_the_machine_is_published_but_the_content_is_identified(tmp_path):
+    given = {
+        "encoder": "/mine/model",
+        "embedding": "/mine/model",
+        "encoders": ["/a/b", "zoo/reader-s"],
+    }
+    parameters = validate(given | {"full": [8], "untrained": "", "run_dir": "/runs/x"})
+    run = finished(
+        tmp_path / "run",
+        parameters.model_dump(mode="json"),
+        encoders={"/mine/model": "h1", "/a/b": "h2", "zoo/reader-s": "h3"},
+    )
+    named = {"encoder": "org/model", "embedding": "org/model"}
+    manifest = read_json(publish(run, tmp_path / "out", named))
+    assert manifest["parameters"]["encoder"] == "org/model"
+    assert manifest["parameters"]["encoders"] == ["b", "zoo/reader-s"]
+    assert manifest["parameters"]["run_dir"] == "x"
+    assert manifest["encoders"] == {"org/model": "h1", "b": "h2", "zoo/reader-s": "h3"}
+    assert "/mine" not in (tmp_path / "out" / "manifest.json").read_text()

@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import socket
 import sys
+import time
 from dataclasses import replace
 
 import psutil
@@ -12,9 +14,10 @@ import torch
 
 from prefill_router import ray_engine, reader, shards, streaming, writer
 from prefill_router.errors import InputError
+from prefill_router.keys import make_key
 from prefill_router.models import ModelSource, resolve
 from prefill_router.reader import Job
-from prefill_router.streaming import extract, make_key
+from prefill_router.streaming import extract
 
 QUESTIONS = tiny_models.questions(60)
 
@@ -113,6 +116,62 @@ def test_what_a_lost_worker_was_reading_is_read_again(tmp_path, source, monkeypa
     assert before[0] not in after
     assert set(after) - set(before), "nothing had to be read again"
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+class Deadly(reader.Worker):
+    """Ends its process, as too little memory does, over any shard with a certain question."""
+
+    def read(self, questions, sizes):
+        if "w0 w0 w0" in questions:
+            os._exit(1)
+        return super().read(questions, sizes)
+
+
+def test_a_shard_that_kills_every_worker_is_given_up_and_named(tmp_path, source, monkeypatch):
+    monkeypatch.setattr(ray_engine, "Worker", Deadly)
+    monkeypatch.setattr(ray_engine, "TRIES", 2)
+    questions = [f"w{i} w{i} w{i}" for i in range(8)]
+    settings = {"layers": [3], "token_budget": 6}
+    monkeypatch.setattr(streaming, "SHARD_BYTES", 1)
+    with pytest.raises(InputError, match=r"2 times each: shard 0 \(queries 0; up to 5 tok") as said:
+        extract(source, questions, tmp_path / "out", engine="ray", workers=1, **settings)
+    assert "shard 1" not in str(said.value)
+    assert len(list((tmp_path / "out").glob("shard-*"))) == 7  # all others are there
+    extract(source, questions, tmp_path / "out", **settings)  # and one process can read it
+    extract(source, questions, tmp_path / "whole", **settings)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_where_all_workers_die_not_every_shard_is_tried(tmp_path, source, monkeypatch):
+    monkeypatch.setattr(ray_engine, "Worker", Deadly)
+    monkeypatch.setattr(ray_engine, "TRIES", 1)
+    monkeypatch.setattr(streaming, "SHARD_BYTES", 1)
+    settings = {"layers": [3], "token_budget": 6, "engine": "ray", "workers": 1}
+    with pytest.raises(InputError, match=r"shard 0 .*; shard 1 .*too little memory") as said:
+        extract(source, ["w0 w0 w0"] * 6, tmp_path / "out", **settings)
+    assert "shard 5" not in str(said.value)
+
+
+def end(*_):
+    os._exit(1)
+
+
+def test_a_worker_that_is_lost_before_there_is_a_plan(tmp_path, source, monkeypatch):
+    monkeypatch.setattr(ray_engine, "settle", end)
+    with pytest.raises(InputError, match="loads the encoder and counts tokens was lost"):
+        extract(source, QUESTIONS, tmp_path / "out", engine="ray")
+
+
+def test_a_cluster_that_nobody_answers_for_is_given_up_soon(tmp_path, source, monkeypatch, cluster):
+    monkeypatch.setattr(cluster, "is_initialized", lambda: False)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        closed = taken.getsockname()[1]
+    for address in (f"127.0.0.1:{closed}", f"ray://127.0.0.1:{closed}", "host:port"):
+        begun = time.monotonic()
+        with pytest.raises(InputError, match=rf"The Ray cluster at {address} cannot be reached"):
+            extract(source, QUESTIONS, tmp_path / "out", engine="ray", address=address)
+        assert time.monotonic() - begun < 10
 
 
 def test_what_a_worker_finds_wrong_is_said_in_plain_words(tmp_path, source):

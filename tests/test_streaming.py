@@ -9,7 +9,7 @@ import pytest
 import tiny_models
 import torch
 
-from prefill_router import extraction, reader, shards, streaming, writer
+from prefill_router import extraction, keys, reader, shards, streaming, writer
 from prefill_router.activations import Activations
 from prefill_router.errors import InputError
 from prefill_router.extraction import encode
@@ -218,7 +218,7 @@ def test_a_directory_of_other_activations_is_left_alone(tmp_path, source, monkey
     before = contents(tmp_path / "out")
     with pytest.raises(InputError, match=r"other layers, questions\)"):
         extract(source, QUESTIONS[1:], tmp_path / "out", layers=[1])
-    monkeypatch.setattr(streaming, "code_fingerprint", lambda: "another version")
+    monkeypatch.setattr(keys, "code_fingerprint", lambda: "another version")
     with pytest.raises(InputError, match=r"other code\)"):
         extract(source, QUESTIONS, tmp_path / "out")
     assert contents(tmp_path / "out") == before
@@ -234,7 +234,7 @@ def slowly(source, directory, started):
     extract(source, QUESTIONS, directory)
 
 
-def test_a_second_process_waits_for_the_first(tmp_path, source, reads):
+def test_a_second_process_waits_for_the_first(tmp_path, source, reads, capsys):
     context = multiprocessing.get_context("spawn")
     started = context.Event()
     first = context.Process(target=slowly, args=(source, tmp_path / "out", started))
@@ -242,6 +242,9 @@ def test_a_second_process_waits_for_the_first(tmp_path, source, reads):
     assert started.wait(60)
     assert not (tmp_path / "out" / MANIFEST).exists()
     second = extract(source, QUESTIONS, tmp_path / "out")
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert f"{tmp_path / 'out'} is being written by process {first.pid} on " in said
     first.join()
     assert first.exitcode == 0
     assert reads == []
@@ -342,7 +345,7 @@ def test_a_state_that_is_not_finite_loses_no_other(tmp_path, source, monkeypatch
 
     monkeypatch.setattr(reader, "load_encoder", load)
     with pytest.warns(UserWarning, match=r"last\.002: query 1; last\.003: query 1\)"):
-        found = extract(source, ["w1 w2 w3", "w7", "w3"], tmp_path / "out", poolings=["last"])
+        found = extract(source, ["w1 w2", "w7 w8", "w3 w4"], tmp_path / "out", poolings=["last"])
     assert found.layers == [0, 1]
     assert np.isfinite(found.states(1, "last")).all()
     with pytest.raises(InputError, match=r"last\.002: query 1"):

@@ -58,3 +58,17 @@ def test_errors_arrive():
         put(1)
     with pytest.raises(KeyError), behind(fail) as put:
         raise KeyError
+
+
+def test_what_was_handed_over_is_done_though_the_block_fails():
+    done = []
+
+    def work(item):
+        time.sleep(0.01)
+        done.append(item)
+
+    with pytest.raises(KeyError), behind(work) as put:
+        put(1)
+        put(2)
+        raise KeyError
+    assert done == [1, 2]

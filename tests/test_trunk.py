@@ -79,6 +79,52 @@ def test_one_sided_and_unlabelled_targets(rng):
     np.testing.assert_array_equal(p[:, 1], 0.5)
 
 
+@pytest.mark.parametrize("n_targets", [2, 50])
+def test_few_queries_and_few_or_many_targets(rng, n_targets):
+    X = rng.normal(size=(50, 3 * n_targets))
+    Y = (X[:, :n_targets] > 0).astype(float)
+    Y[rng.random(Y.shape) < 0.2] = np.nan
+    model = SharedTrunkEnsemble(**SMALL).fit(X, Y)
+    p = model.predict_proba(X)
+    assert p.shape == (50, n_targets)
+    assert ((p > 0) & (p < 1)).all()
+    assert np.nanmean(masked_auc(Y, p)) > 0.5
+
+
+def test_constant_features_teach_each_target_s_share(rng):
+    Y = (rng.random((600, 2)) < (0.3, 0.8)).astype(float)
+    settings = {"learning_rate": 1e-2, "max_epochs": 80, "batch_size": 128}
+    model = SharedTrunkEnsemble(2, 2, (8, 8), (0.0, 0.0), **settings)
+    p = model.fit(np.zeros((600, 3)), Y).predict_proba(np.zeros((4, 3)))
+    np.testing.assert_array_equal(p, np.tile(p[0], (4, 1)))
+    np.testing.assert_allclose(p[0], Y.mean(axis=0), atol=0.06)
+
+
+def test_a_missing_label_is_not_a_wrong_answer(rng):
+    X, Y = data(rng, missing=0)
+    asked = rng.random(200) < 0.5
+    model = SharedTrunkEnsemble(**{**SMALL, "max_epochs": 40, "learning_rate": 1e-2})
+    p = model.fit(X, np.where(asked[:, None] & (Y == 0), np.nan, 1.0)).predict_proba(X)
+    assert p.min() > 0.8
+
+
+def test_each_network_has_its_own_predictions_and_held_out_rows(rng):
+    X, Y = data(rng)
+    groups = np.arange(200) // 4
+    model = SharedTrunkEnsemble(**SMALL, split="published").fit(X, Y, groups)
+    each = model.predict_each(X)
+    assert each.shape == (2, 200, 3)
+    np.testing.assert_allclose(model.predict_proba(X), each.mean(axis=0))
+    assert len(model.held_out_) == 4
+    for seed, rows in enumerate(model.held_out_):
+        assert 30 <= len(rows) < 35
+        assert not set(groups[rows]) & set(np.delete(groups, rows))
+        if seed in model.kept_:
+            p, known = each[model.kept_.index(seed), rows], ~np.isnan(Y[rows])
+            loss = -np.log(np.where(Y[rows] == 1, p, 1 - p))[known].mean()
+            np.testing.assert_allclose(loss, model.validation_losses_[seed], rtol=1e-5)
+
+
 @pytest.mark.parametrize("split", ["inner", "published"])
 def test_the_same_seed_gives_the_same_bytes_and_loads_again(rng, tmp_path, split):
     X, Y = data(rng)
@@ -98,21 +144,11 @@ def test_the_same_seed_gives_the_same_bytes_and_loads_again(rng, tmp_path, split
     assert not np.allclose(other.predict_proba(X), model.predict_proba(X))
 
 
-def test_published_splits_differ_and_the_inner_one_does_not(rng, monkeypatch):
-    seen = {}
-
-    def remember(networks, X, Y, splits, *rest):
-        seen["held"] = [tuple(validation) for _, validation in splits]
-        return train(networks, X, Y, splits, *rest)
-
-    from prefill_router import trunk
-
-    train = trunk.train_together
-    monkeypatch.setattr(trunk, "train_together", remember)
+def test_published_splits_differ_and_the_inner_one_does_not(rng):
     X, Y = data(rng)
     for split, n_different in (("inner", 1), ("published", 4)):
-        SharedTrunkEnsemble(**SMALL, split=split).fit(X, Y)
-        assert len(set(seen["held"])) == n_different
+        model = SharedTrunkEnsemble(**SMALL, split=split).fit(X, Y)
+        assert len({tuple(rows) for rows in model.held_out_}) == n_different
 
 
 def test_what_is_not_an_ensemble_is_refused(tmp_path):

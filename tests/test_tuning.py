@@ -3,7 +3,12 @@ import pytest
 
 from prefill_router import policy
 from prefill_router.errors import InputError
-from prefill_router.tuning import choose_cheapest_policy, choose_policy
+from prefill_router.tuning import (
+    choose_cheapest_policy,
+    choose_policy,
+    fit_abstention,
+    fit_budget,
+)
 
 COST = np.array([1.0, 2.0, 6.0])
 
@@ -73,3 +78,33 @@ def test_a_policy_chooses_as_its_function_does(world):
 def test_an_unknown_policy_is_refused(world):
     with pytest.raises(InputError, match="Did you mean 'tolerance'"):
         choose_policy(*world, COST, "tolerence")
+
+
+def test_a_budget_is_spent_by_the_least_lambda_that_keeps_it():
+    rng = np.random.default_rng(0)
+    p, c = rng.random((80, 3)), rng.uniform(0.1, 5, size=(80, 3))
+    rows = np.arange(80)
+    for budget in np.linspace(c.min(axis=1).mean(), 3, 7):
+        lam = fit_budget(p, c, budget)
+        assert c[rows, policy.utility(p, c, lam)].mean() <= budget + 1e-9
+        if lam > 0:  # a little less, and it is broken
+            assert c[rows, policy.utility(p, c, lam * (1 - 1e-6))].mean() > budget
+    with pytest.raises(InputError, match="cheapest target"):
+        fit_budget(p, c, c.min(axis=1).mean() * 0.99)
+    assert fit_budget(p, np.zeros(3), 0.0) == 0
+
+
+def test_abstention_has_the_least_threshold_by_brute_force():
+    rng = np.random.default_rng(1)
+    p = np.round(rng.random((120, 3)), 2)  # with ties
+    correct = (rng.random((120, 3)) < p).astype(float)
+    correct[::7, 1] = np.nan
+    complete = ~np.isnan(correct).any(axis=1)
+    highest, right = p[complete].max(axis=1), correct[complete]
+    right = right[np.arange(len(right)), policy.argmax(p[complete])]
+    for accuracy in (0.5, 0.8, 0.9):
+        reached = [t for t in np.unique(highest) if right[highest >= t].mean() >= accuracy]
+        threshold = fit_abstention(p, correct, accuracy)
+        assert (highest >= threshold).sum() == (highest >= min(reached)).sum()
+    with pytest.raises(InputError, match="No threshold makes"):
+        fit_abstention(p, np.zeros_like(p), 0.999)

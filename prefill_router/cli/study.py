@@ -57,15 +57,19 @@ def publish(
 ) -> None:
     """Make a run's results the published ones, which the book's heavy chapters show.
 
-    They go to experiments/published/NAME, NAME being the directory's.
+    They go to experiments/published/NAME, NAME being the directory's. Paths of this machine are
+    recorded as experiments/NAME.yaml names what they hold, if there is such a file.
     """
     from prefill_router.project import project_root
     from prefill_router.published import PUBLISHED
     from prefill_router.published import publish as publish_results
+    from prefill_router.validation import read_mapping
 
-    into = project_root() / PUBLISHED / run_dir.name
+    name = run_dir.resolve().name
+    into, file = project_root() / PUBLISHED / name, project_root() / "experiments" / f"{name}.yaml"
     with plain_errors(into):
-        typer.echo(f"Written: {publish_results(run_dir, into).parent}")
+        named = read_mapping(file) if file.exists() else {}
+        typer.echo(f"Written: {publish_results(run_dir, into, named).parent}")
 
 
 def extract(

@@ -1,0 +1,108 @@
+"""What of the Hugging Face hub a router needs, on loopback: repositories, uploads, downloads."""
+
+import base64
+import hashlib
+import json
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+COMMIT = "c" * 40
+
+
+class Hub:
+    """Keeps what is uploaded; `files` by name, `requests` as (method, path, token)."""
+
+    def __init__(self):
+        self.files: dict[str, bytes] = {}
+        self.uploaded: dict[str, bytes] = {}
+        self.requests: list[tuple[str, str, str]] = []
+
+
+def handler(hub):
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_):
+            pass
+
+        def reply(self, content, status=200, headers=()):
+            content = content if isinstance(content, bytes) else json.dumps(content).encode()
+            self.send_response(status)
+            for name, value in {"Content-Length": len(content), **dict(headers)}.items():
+                self.send_header(name, str(value))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(content)
+
+        def body(self):
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+
+        def answer(self):
+            path, body = self.path.partition("?")[0], self.body()
+            hub.requests.append((self.command, path, self.headers.get("Authorization", "")))
+            base = f"http://{self.headers['Host']}"
+            if path == "/api/repos/create":
+                name = json.loads(body)["name"]
+                self.reply({"url": f"{base}/someone/{name}", "id": f"someone/{name}"})
+            elif path == "/api/validate-yaml":
+                front = json.loads(body)["content"].split("---")[1]
+                errors = [] if "library_name: prefill-router" in front else [{"message": front}]
+                self.reply({"errors": errors, "warnings": []}, 400 if errors else 200)
+            elif "/preupload/" in path:
+                asked = json.loads(body)["files"]
+                modes = [
+                    {
+                        "path": f["path"],
+                        "uploadMode": "lfs" if f["path"].endswith(".safetensors") else "regular",
+                        "shouldIgnore": False,
+                    }
+                    for f in asked
+                ]
+                self.reply({"files": modes})
+            elif path.endswith("/info/lfs/objects/batch"):
+                objects = [
+                    {**o, "actions": {"upload": {"href": f"{base}/lfs/{o['oid']}"}}}
+                    for o in json.loads(body)["objects"]
+                ]
+                self.reply({"transfer": "basic", "objects": objects})
+            elif path.startswith("/lfs/") and self.command == "PUT":
+                hub.uploaded[path.removeprefix("/lfs/")] = body
+                self.reply({})
+            elif "/commit/" in path:
+                for line in map(json.loads, body.splitlines()):
+                    value = line["value"]
+                    if line["key"] == "file":
+                        hub.files[value["path"]] = base64.b64decode(value["content"])
+                    elif line["key"] == "lfsFile":
+                        hub.files[value["path"]] = hub.uploaded[value["oid"]]
+                url = f"{base}/someone/router/commit/{COMMIT}"
+                self.reply({"success": True, "commitUrl": url, "commitOid": COMMIT})
+            elif "/revision/" in path or path == "/api/models/someone/router":
+                siblings = [{"rfilename": name} for name in hub.files]
+                self.reply({"id": "someone/router", "sha": COMMIT, "siblings": siblings})
+            elif "/tree/" in path:
+                self.reply([])
+            elif "/resolve/" in path and path.rpartition("/")[2] in hub.files:
+                content = hub.files[path.rpartition("/")[2]]
+                tag = hashlib.sha256(content).hexdigest()
+                self.reply(content, headers={"ETag": f'"{tag}"', "X-Repo-Commit": COMMIT})
+            else:
+                self.reply({"error": "not found"}, 404, {"X-Error-Code": "RepoNotFound"})
+
+        do_GET = do_HEAD = do_POST = do_PUT = answer
+
+    return Handler
+
+
+@contextmanager
+def serve():
+    """Yield the address of a hub, and the hub."""
+    hub = Hub()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(hub))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", hub
+    finally:
+        server.shutdown()
+        server.server_close()

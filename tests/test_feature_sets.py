@@ -1,0 +1,214 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tiny_studies
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from prefill_router import comparison, feature_sets
+from prefill_router.comparison import apply_policies, compare_choices, pick
+from prefill_router.decomposition import decompose
+from prefill_router.feature_sets import (
+    ALL,
+    BY_J,
+    LAST,
+    LOGISTIC,
+    ONE,
+    PAIRED,
+    PENALTIES,
+    SEVERAL,
+    TRUNK,
+    compare_features,
+    compare_layers,
+    evaluate_features,
+    feature_candidates,
+    feature_predictions,
+    layer_widths,
+    n_configurations,
+    tuned_logistic,
+)
+from prefill_router.features import choose, masked_auc
+from prefill_router.fitting import Fitting
+
+torch.set_num_threads(1)
+
+pytestmark = pytest.mark.usefixtures("own_artifacts")
+
+
+@pytest.fixture(scope="module")
+def compared(study):
+    return compare_features(study)
+
+
+def test_sets_are_what_they_are_called(study):
+    main, both = study.parameters.encoder, study.trained_encoders
+    split, states = study.splits[1], study.activations(main)
+    (one,) = feature_candidates(study, ONE, [main], 1)
+    for features, expected in zip(
+        one, Fitting(study, 1, [main], None).features_by_target(), strict=True
+    ):
+        np.testing.assert_array_equal(features, expected)
+    (last,) = feature_candidates(study, LAST, [main], 1)
+    table = study.layer_auc(main).query("fold == 1 and layer == 3")
+    for features, choice in zip(last, choose(table), strict=True):
+        reduction = decompose(states.states(3, choice.pooling)[split.train], choice.dimension)
+        expected = reduction.transform(states.states(3, choice.pooling))
+        np.testing.assert_allclose(features, expected, atol=1e-4)
+    (by_j,) = feature_candidates(study, BY_J, [main], 1)
+    probes = study.probes(main).query("fold == 1 and not constant")
+    for k, features in enumerate(by_j):
+        best = probes.loc[probes[probes["target"] == k]["J"].idxmax()]
+        at = states.states(int(best["layer"]), best["pooling"])
+        expected = decompose(at[split.train], features.shape[1]).transform(at)
+        np.testing.assert_allclose(features, expected, atol=1e-4)
+    widths = layer_widths(study, main)
+    every = feature_candidates(study, ALL, [main], 1)
+    n_places = len(states.layers) * len(states.poolings)
+    assert widths == [2, 6]
+    assert [x.shape[1] for (x,) in every] == [n_places * width for width in widths]
+    ((several,),) = feature_candidates(study, SEVERAL, both, 1)
+    own = [Fitting(study, 1, [e], None).distinct_features() for e in both]
+    np.testing.assert_array_equal(several, np.hstack(own))
+    assert len(feature_candidates(study, PAIRED, both, 1)[0]) == study.labels.n_targets
+
+
+def test_logistic_heads_are_scikit_learns_and_validation_chooses():
+    rng = np.random.default_rng(0)
+    latent = rng.normal(size=(300, 3))
+    noise = rng.normal(size=(300, 4))
+    Y = (latent[:, :2] + 0.5 * rng.normal(size=(300, 2)) > 0).astype(float)
+    Y[::7, 1] = np.nan
+    train, validation = np.arange(150), np.arange(150, 220)
+    collinear = np.hstack([latent, latent @ rng.normal(size=(3, 2))])
+    candidates = [[noise], [collinear]]
+    p, best = tuned_logistic(candidates, Y, train, validation)
+    assert best == 1
+    for k in range(2):
+        known = train[~np.isnan(Y[train, k])]
+        scored = {}
+        for (X,) in candidates:
+            for C in PENALTIES:
+                model = LogisticRegression(C=C, solver="newton-cholesky", tol=1e-10)
+                q = model.fit(X[known], Y[known, k]).predict_proba(X)[:, 1]
+                scored[np.nanmean((q[validation] - Y[validation, k]) ** 2)] = q
+        np.testing.assert_allclose(p[:, k], scored[min(scored)], atol=1e-5)
+
+
+def test_constant_features_and_a_target_without_validation_labels():
+    Y = np.column_stack([np.arange(40) % 2, np.arange(40) % 3 == 0]).astype(float)
+    Y[20:30, 1] = np.nan
+    p, _ = tuned_logistic([[np.zeros((40, 3))]], Y, np.arange(20), np.arange(20, 30))
+    assert np.isfinite(p).all()
+    np.testing.assert_allclose(p, p[:1].repeat(40, axis=0))
+
+
+def test_evaluation_follows_from_predictions(study):
+    rng = np.random.default_rng(1)
+    shape = study.labels.correct.shape
+    by_set = {name: [rng.random(shape) for _ in study.splits] for name in ("a", "b")}
+    found = evaluate_features(study, by_set, "a")
+    Y, folds = comparison.test_labels(study), study.test_folds
+    for k, target in enumerate([*study.labels.targets, ""]):
+        of = [k] if target else list(range(len(study.labels.targets)))
+        squares = {}
+        for name, p in by_set.items():
+            joined = study.over_folds(p)
+            squares[name] = np.mean((joined[:, of] - Y[:, of]) ** 2)
+            row = pick(found, "Brier", name, target)
+            assert row.estimate == pytest.approx(squares[name], abs=1e-12)
+            assert row.split == "test"
+            by_fold = [masked_auc(Y[folds == f], joined[folds == f])[of] for f in (0, 1)]
+            area = pick(found, "AUC", name, target).estimate
+            assert area == pytest.approx(np.mean(by_fold), abs=5e-3)  # folds weigh by their pairs
+        difference = pick(found, "Brier difference", "b", target)
+        assert difference.estimate == pytest.approx(squares["b"] - squares["a"], abs=1e-12)
+        areas = [pick(found, "AUC", name, target).estimate for name in ("b", "a")]
+        difference = pick(found, "AUC difference", "b", target)
+        assert difference.estimate == pytest.approx(areas[0] - areas[1], abs=1e-12)
+    choices = {name: apply_policies(study, p).choice for name, p in by_set.items()}
+    expected = compare_choices(study, choices)
+    gaps = {name: pick(expected, "gap closed", name) for name in by_set}
+    assert pick(found, "gap closed", "b") == gaps["b"]
+    difference = pick(found, "gap closed difference", "b")
+    assert difference.estimate == pytest.approx(gaps["b"].estimate - gaps["a"].estimate, abs=1e-12)
+    assert difference.lower <= difference.estimate <= difference.upper
+
+
+def test_every_set_and_head_is_compared_with_the_recipe(study, compared):
+    main, control = study.parameters.encoder, study.parameters.untrained
+    sets = [f"{name}, {main}" for name in (LAST, ONE, BY_J, ALL)]
+    sets += [f"{name}, trained encoders" for name in (PAIRED, SEVERAL)]
+    sets.append(f"{ONE}, {control}")
+    for head in (LOGISTIC, TRUNK):
+        for name in sets:
+            for metric in ("AUC", "Brier", "gap closed"):
+                value = pick(compared, metric, f"{name}, {head}").estimate
+                if name != f"{ONE}, {main}":
+                    recipe = pick(compared, metric, f"{ONE}, {main}, {head}").estimate
+                    row = pick(compared, f"{metric} difference", f"{name}, {head}")
+                    assert row.estimate == pytest.approx(value - recipe, abs=1e-12)
+    n_folds, n_targets = len(study.splits), study.labels.n_targets
+    table = study.layer_auc(main)
+    per_target = len(table) // (n_folds * n_targets)
+    for name, encoders, expected in (
+        (ONE, [main], per_target + len(PENALTIES)),
+        (ALL, [main], 2 * len(PENALTIES)),
+        (LAST, [main], per_target // 4 + len(PENALTIES)),
+    ):
+        assert n_configurations(study, name, encoders) == expected
+        row = pick(compared, "configurations tried", f"{name}, {main}, each head")
+        assert row.estimate == expected
+
+
+def test_layers_are_compared_for_the_other_encoders(study):
+    found = compare_layers(study)
+    others = [e for e in study.encoders if e != study.parameters.encoder]
+    assert {row.router for row in found} == {
+        f"{name}, {encoder}, {LOGISTIC}" for name in (ALL, LAST) for encoder in others
+    }
+    assert {row.target for row in found} == {""}
+
+
+def test_one_encoder_without_a_control_leaves_out_what_needs_more(tmp_path):
+    study = tiny_studies.study(tmp_path, encoders=[], untrained="", prices="")
+    found = compare_features(study)
+    names = {row.router.split(", ")[0] for row in found}
+    assert names == {LAST, ONE, BY_J, ALL}
+    assert compare_layers(study) == []
+
+
+def test_labels_of_test_rows_change_no_prediction(tmp_path):
+    """And training rows are not predicted, so that nobody can report them."""
+
+    def predicted(directory, spoil):
+        study = tiny_studies.study(directory)
+        split = study.splits[0]
+        if spoil:
+            correct = study.labels.correct.copy()
+            correct[split.test] = 1 - correct[split.test]
+            study.labels = replace(study.labels, correct=correct)
+        main = [study.parameters.encoder]
+        p = [feature_predictions(study, name, main, LOGISTIC)[0] for name in (ONE, ALL, BY_J)]
+        assert all(np.isnan(q[split.train]).all() for q in p)
+        assert all(np.isfinite(q[split.test]).all() for q in p)
+        return np.array(p)
+
+    before = predicted(tmp_path / "before", spoil=False)
+    np.testing.assert_array_equal(predicted(tmp_path / "after", spoil=True), before)
+
+
+def test_the_trunk_reads_the_candidate_that_validation_prefers(study, monkeypatch):
+    main, seen = study.parameters.encoder, []
+
+    def trunk(self, x, shuffle=False):
+        seen.append(x)
+        return np.full(study.labels.correct.shape, 0.5)
+
+    monkeypatch.setattr(feature_sets.Fitting, "trunk", trunk)
+    monkeypatch.setattr(feature_sets, "PENALTIES", (0.02, 0.2))  # another artifact
+    feature_predictions(study, ALL, [main], TRUNK)
+    split = study.splits[0]
+    candidates = feature_candidates(study, ALL, [main], 0)
+    best = tuned_logistic(candidates, study.labels.correct, split.train, split.validation)[1]
+    np.testing.assert_array_equal(seen[0], candidates[best][0])
