@@ -16,7 +16,7 @@ Model = TypeVar("Model", bound=BaseModel)
 LONGEST = 2**20
 """Bytes of a file of settings: nobody writes more by hand."""
 DEEPEST = 20
-PRIVATE = ("key", "base_url")
+PRIVATE = ("key", "base_url", "api_key")
 """Fields that a key may have been written into by mistake: an error does not repeat them."""
 
 
@@ -68,8 +68,10 @@ def _complaint(model: type[BaseModel], place: tuple, item: Mapping[str, Any]) ->
     if item["type"] == "extra_forbidden":
         hint = did_you_mean(name, model.model_fields) if len(place) == 1 else ""
         return f"{name}: no such parameter.{hint}"
-    shown = not any(part in PRIVATE for part in place) and item["type"] != "value_error"
-    return f"{name}: {item['msg']}" + (f" (given: {item['input']!r:.80})" if shown else "")
+    given = item["input"]
+    private = any(part in PRIVATE for part in place)
+    private |= isinstance(given, Mapping) and not given.keys().isdisjoint(PRIVATE)
+    return f"{name}: {item['msg']}" + (f" (given: {given!r:.80})" if not private else "")
 
 
 def read_mapping(path: str | Path) -> dict[str, Any]:

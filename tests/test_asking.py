@@ -114,7 +114,9 @@ def test_a_fault_is_tried_again(tmp_path, answers, fault, may_be_charged):
     faults = {QUESTIONS[0]: [fault], QUESTIONS[2]: [fault, fault]}
     with faulty(faults) as server:
         server.answerer.ask(MODEL, QUESTIONS[0], SHORT)  # loads the model
-        asked = ask(server, tmp_path / "j", QUESTIONS[:4], prices=PRICES, timeout=0.4)
+        # Only what never ends must run into it: a slow machine's good answers must not.
+        limit = 2 if fault in ("silence", "drip") else 60
+        asked = ask(server, tmp_path / "j", QUESTIONS[:4], prices=PRICES, timeout=limit)
     assert texts(asked) == [text for text, _ in answers[:4]]
     assert asked.problems == []
     assert [server.asked[q] for q in QUESTIONS[:4]] == [2, 1, 3, 1]
@@ -371,7 +373,6 @@ def test_the_key_is_in_no_log_error_or_file(tmp_path, monkeypatch, caplog, capfd
     with faulty(faults) as server:
         asked = ask(
             server, tmp_path / "j", QUESTIONS[:6], key="MINE", concurrency=1, retries=1,
-            timeout=2,
         )  # fmt: skip
     assert all(SECRET in headers["Authorization"] for _, _, headers, _ in server.requests)
     assert asked.replies["a"][0].text == "Bearer [MINE]"
