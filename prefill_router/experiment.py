@@ -14,7 +14,7 @@ import nbformat
 import papermill
 from nbclient.exceptions import DeadKernelError
 
-from prefill_router.book import headline
+from prefill_router.book import HEADLINE_NOTEBOOK, headline
 from prefill_router.errors import InputError
 from prefill_router.expectations import EXPECTED, accept
 from prefill_router.parameters import validate
@@ -225,5 +225,7 @@ def refresh_notebooks() -> list[Path]:
         written.append(notebook)
     figure = project_root() / "book" / "_static" / "headline.png"
     with atomic_write(figure) as temporary:
-        temporary.write_bytes(base64.b64decode(headline(notebooks()[-1])["headline_figure"]))
+        temporary.write_bytes(
+            base64.b64decode(headline(project_root() / HEADLINE_NOTEBOOK)["headline_figure"])
+        )
     return [*written, expected, figure]

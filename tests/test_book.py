@@ -28,6 +28,12 @@ NOTEBOOKS = [
     "04_encoder_target_decoupling",
     "05_shared_trunk_net",
     "06_cost_aware_routing",
+    "07_which_layer",
+    "08_beating_the_recipe",
+    "09_inside_the_trunk",
+    "10_noise_transfer_scale",
+    "11_real_labels",
+    "12_from_study_to_use",
 ]
 
 
