@@ -58,13 +58,11 @@ def feature_candidates(
     -------
     list of Features
     """
-    fitting = Fitting(study, fold, encoders, study.run_dir)
-    if features in (ONE, PAIRED):
-        return [fitting.features_by_target()]
-    if features == BY_J:
-        by_j = copy.copy(study)
-        by_j.parameters = study.parameters.model_copy(update={"criterion": "J"})
-        return [Fitting(by_j, fold, encoders, study.run_dir).features_by_target()]
+    criterion = {"criterion": "J" if features == BY_J else "auc"}  # whatever the study's own is
+    study = copy.copy(study)
+    study.parameters = study.parameters.model_copy(update=criterion)
+    if features in (ONE, PAIRED, BY_J):
+        return [Fitting(study, fold, encoders, study.run_dir).features_by_target()]
     if features == SEVERAL:
         own = [Fitting(study, fold, [e], study.run_dir).distinct_features() for e in encoders]
         return [[np.hstack(own)]]

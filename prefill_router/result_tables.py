@@ -99,7 +99,10 @@ def holm_summary(rows: Sequence[Estimate], primary: str, alpha: float = 0.05) ->
         if find(rows, "p-value (Holm)", pair).estimate > alpha:
             same.append(other)
         else:
-            higher = find(rows, "gap closed difference", pair).estimate > 0
+            # by accuracy: without headroom, gap closed is undefined
+            higher = (
+                find(rows, "accuracy", primary).estimate > find(rows, "accuracy", other).estimate
+            )
             (better if higher else worse).append(other)
     said = f"After Holm's correction (level {alpha:g}), {primary} is better than "
     said += f"{_listed(better)}, worse than {_listed(worse)}, and not distinguishable from "

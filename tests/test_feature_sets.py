@@ -1,3 +1,4 @@
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -71,6 +72,15 @@ def test_sets_are_what_they_are_called(study):
     own = [Fitting(study, 1, [e], None).distinct_features() for e in both]
     np.testing.assert_array_equal(several, np.hstack(own))
     assert len(feature_candidates(study, PAIRED, both, 1)[0]) == study.labels.n_targets
+
+
+def test_a_set_is_the_same_whatever_criterion_the_study_has(study):
+    by_j, main = copy.copy(study), study.parameters.encoder
+    by_j.parameters = study.parameters.model_copy(update={"criterion": "J"})
+    assert by_j.choices([main], 0) != study.choices([main], 0)
+    for features, encoders in ((ONE, [main]), (BY_J, [main]), (SEVERAL, study.trained_encoders)):
+        (mine,), (theirs,) = (feature_candidates(s, features, encoders, 0) for s in (study, by_j))
+        np.testing.assert_array_equal(np.hstack(mine), np.hstack(theirs))
 
 
 def test_logistic_heads_are_scikit_learns_and_validation_chooses():

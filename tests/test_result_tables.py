@@ -39,6 +39,10 @@ ROWS = [
     row("p-value", "A - D", 0.3),
     row("p-value (Holm)", "A - D", 0.3),
     row("detectable difference", "A - D", 0.03),
+    row("accuracy", "A", 0.6, 0.5, 0.7),
+    row("accuracy", "B", 0.56, 0.5, 0.6),
+    row("accuracy", "C", 0.62, 0.5, 0.7),
+    row("accuracy", "D", 0.58, 0.5, 0.7),
     row("win rate", "A over B", 0.75, 0.6, 0.9),
 ]
 
@@ -85,6 +89,12 @@ def test_the_summary_follows_the_corrected_p_values():
     )
     assert "better than none, worse than none" in holm_summary(ROWS, "A", alpha=0.001)
     assert "from B; C and D." in holm_summary(ROWS, "A", alpha=0.001)
+
+
+def test_without_headroom_the_summary_follows_accuracy():
+    rows = [r for r in ROWS if r.metric != "gap closed difference"]
+    rows += [row("gap closed difference", f"A - {other}", nan) for other in "BCD"]
+    assert holm_summary(rows, "A") == holm_summary(ROWS, "A")
 
 
 def test_a_comparison_says_its_corrected_p_value():

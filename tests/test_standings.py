@@ -51,6 +51,11 @@ def test_controls_are_no_hypotheses_and_holms_p_is_never_smaller(everything):
     assert f"{PRIMARY} - {TFIDF}" in p
     assert f"{PRIMARY} - {SHUFFLED}" not in p
     assert (corrected >= p).all()
+    resamples = p * 10_001 / 2  # however few the study has
+    assert resamples[p < 1].to_numpy() == pytest.approx(resamples[p < 1].round().to_numpy())
+    # the primary comparison is one hypothesis, in one family
+    assert f"{CHALLENGER} - {PRIMARY}" in p
+    assert f"{PRIMARY} - {CHALLENGER}" not in p
     n = 1 + sum(name in everything[0] for name in RIVALS)  # and the best single target
     assert (frame["metric"] == "win rate").sum() == n * (n - 1) // 2
 
