@@ -59,6 +59,7 @@ class Connection:
         )
         # These, too, it takes from the environment, where they are meant for another endpoint.
         self._client.organization = self._client.project = None
+        self._client._custom_headers = {}  # OPENAI_CUSTOM_HEADERS, which may hold keys
 
     async def ask(self, question: str) -> Reply:
         """Put one question, once.
