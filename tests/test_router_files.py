@@ -165,6 +165,12 @@ def set_to(*path_and_value):
     return change
 
 
+ADDED = {
+    "name": "new", "intercept": 0.0, "weights": [1.0, 0.0, 0.0], "accuracy": 0.5, "n": 20,
+    "certified": False, "input": 1.0, "output": 1.0, "output_tokens": 9.0, "mean_cost": 1e-5,
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("change", "match"),
     [
@@ -186,6 +192,11 @@ def set_to(*path_and_value):
         (set_to("encoder", "weights", "../../etc/passwd"), "encoder.weights"),
         (set_to("encoder", "dtype", "object"), "encoder.dtype"),
         (set_to("guarantee", "best_single", "nobody"), "best_single"),
+        (set_to("guarantee", "p_values", []), "guarantee.p_values"),
+        (set_to("prices", 0, "input", None), "unknown, which is not 0"),
+        (set_to("added", [ADDED | {"name": "early"}]), "named twice"),
+        (set_to("added", [ADDED | {"input": None}]), "has costs, or lacks them"),
+        (set_to("labelled", [0] * 100_000), "labelled.0"),
         (set_to("tensors", "0" * 64), "not the file that was saved"),
     ],
 )
