@@ -97,6 +97,8 @@ def test_what_is_sent(tmp_path, monkeypatch):
         ((500, {}, "broken"), False),
         ((503, {"Retry-After": "0"}, "busy"), False),
         ((429, {}, "slow down"), False),
+        ((502, {}, "bad gateway"), True),
+        ((504, {}, "gateway time-out"), True),
         ("cut", True),
         ("silence", True),
         ("drip", True),
@@ -134,6 +136,17 @@ def test_an_answer_without_usage_counts_at_its_worst(tmp_path, answers):
     reply = asked.replies["a"][0]
     assert (reply.text, reply.output_tokens, reply.cost_usd) == (answers[0][0], None, None)
     assert asked.uncertain > 0
+
+
+def test_an_impossible_count_is_none(tmp_path):
+    usage = b'{"prompt_tokens": 5, "completion_tokens": 1' + b"0" * 400 + b"}"
+    body = b'{"choices": [{"message": {"content": "7"}}], "usage": ' + usage + b"}"
+    with faulty({QUESTIONS[0]: [body]}) as server:
+        asked = ask(server, tmp_path / "j", QUESTIONS[:1], prices=PRICES)
+    reply = asked.replies["a"][0]
+    assert (reply.text, reply.output_tokens, reply.cost_usd) == ("7", None, None)
+    assert asked.uncertain == pytest.approx(worst(QUESTIONS[0]))
+    assert len(server.requests) == 1
 
 
 def test_retry_after_holds_back_every_request(tmp_path):
