@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_models
 from safetensors.numpy import load_file, save
 
 from prefill_router import router_files
@@ -145,6 +146,16 @@ def test_giant_files_are_refused_before_they_are_read(saved, name, monkeypatch):
 def test_json_bombs_do_nothing(saved, bomb):
     (saved / CONFIG).write_bytes(bomb)
     refused(saved, "router.json is no router of this version")
+
+
+def test_a_tokenizer_neither_cuts_nor_pads_what_it_counts():
+    tokenizer = tiny_models.byte_tokenizer().backend_tokenizer
+    whole = len(tokenizer.encode("abcdef").ids)
+    tokenizer.enable_truncation(2)
+    tokenizer.enable_padding(length=50)
+    content = tokenizer.to_str().encode()
+    counted = router_files.parse_tokenizer(content, Path("tokenizer.json"))
+    assert len(counted.encode("abcdef").ids) == whole
 
 
 def test_the_card_is_not_parsed(saved):
