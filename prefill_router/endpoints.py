@@ -14,6 +14,11 @@ from prefill_router.ledger import Reply
 from prefill_router.rate_limits import retry_after
 from prefill_router.targets import Endpoint
 
+GATEWAY = {502, 504, 520, 524}
+"""Statuses of a go-between that lost an answer, which whoever gave it may charge."""
+MOST_TOKENS = 2**40
+"""A count above is no count."""
+
 
 class Refused(Exception):
     """An attempt that was turned down, for which nothing is charged.
@@ -59,6 +64,7 @@ class Connection:
         )
         # These, too, it takes from the environment, where they are meant for another endpoint.
         self._client.organization = self._client.project = None
+        self._client._custom_headers = {}  # OPENAI_CUSTOM_HEADERS, which may hold keys
 
     async def ask(self, question: str) -> Reply:
         """Put one question, once.
@@ -93,8 +99,10 @@ class Connection:
         except openai.APIStatusError as error:
             raise self._refusal(error) from None
 
-    def _refusal(self, error: openai.APIStatusError) -> Refused:
+    def _refusal(self, error: openai.APIStatusError) -> Refused | Lost:
         status, reason = error.status_code, f"HTTP {error.status_code}: {self._clean(error)}"
+        if status in GATEWAY:
+            return Lost(reason)
         if status in (401, 403, 404) or error.code == "insufficient_quota":
             return Refused(reason, "endpoint")
         if status in (408, 409, 429) or status >= 500:
@@ -129,4 +137,4 @@ class Connection:
 
 
 def _count(value: object) -> int | None:
-    return value if type(value) is int and value >= 0 else None
+    return value if type(value) is int and 0 <= value < MOST_TOKENS else None

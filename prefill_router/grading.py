@@ -17,8 +17,9 @@ CLOSE = 1e-6
 """Two numbers that differ by this share of the larger are the same answer."""
 NUMBER = re.compile(r"[-+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?(?:\s*/\s*\d+)?")
 CHOICES = (  # ways to name one, the most explicit first; the last mention counts
-    re.compile(r"\banswer\b\W*(?:is|:)?\W*\(?([A-Za-z])\b(?!['’])", re.IGNORECASE),
-    re.compile(r"^[\s*_]*([A-Za-z])(?:\W*$|[).:])", re.MULTILINE),
+    # No two neighbours match the same text: a long run of it would be split in all possible ways.
+    re.compile(r"\banswer\b\W*(?:is\W*)?([A-Za-z])\b(?!['’])", re.IGNORECASE),
+    re.compile(r"^(?:[*_]|[^\S\n])*([A-Za-z])(?:\W*$|[).:])", re.MULTILINE),
     re.compile(r"\(([A-Za-z])\)"),
 )
 
@@ -173,5 +174,5 @@ def _value(text: str) -> float:
     try:
         below = Fraction(denominator.strip() or 1)
         return float(numerator) / float(below) if below else math.nan
-    except OverflowError:
+    except (OverflowError, ValueError):  # ValueError: more digits than Python reads
         return math.nan

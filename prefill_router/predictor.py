@@ -171,7 +171,8 @@ class Predictor:
         InputError
             If a query cannot be read, or `make_rule` refuses a setting.
         """
-        key = (policy, tau, lam, budget, accuracy, tuple(exclude))
+        exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
+        key = (policy, tau, lam, budget, accuracy, exclude)
         rule = self._rules.get(key)
         if rule is None:
             settings = dict(

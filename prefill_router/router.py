@@ -265,8 +265,20 @@ class Router(Predictor):
         Returns
         -------
         Router
+            Without the results of the certified tolerance that it had before.
+
+        Raises
+        ------
+        InputError
+            If these are the labels that it was fitted to, or lack a target.
         """
         labels = self._matched(labels)
+        fitted = labels.select_targets(self.config.targets)
+        if fitted.fingerprint == self.config.data.fingerprint:
+            raise InputError(
+                "The router was fitted to these labels, which can promise nothing of others; give "
+                "labels of queries that it has not seen."
+            )
         p, cost = self._predict(labels.question.tolist())
         promise = certify(
             p,
@@ -279,7 +291,8 @@ class Router(Predictor):
             confidence=confidence,
         )
         added = [record.model_copy(update={"certified": True}) for record in self.config.added]
-        update = {"guarantee": guarantee_record(promise), "added": added}
+        metrics = [row for row in self.config.metrics if row.router != "certified"]
+        update = {"guarantee": guarantee_record(promise), "added": added, "metrics": metrics}
         parts = replace(self._fitted, tuned=replace(self._fitted.tuned, guarantee=promise))
         return Router(self.config.model_copy(update=update), parts, self._source, self._device)
 

@@ -68,6 +68,12 @@ class PriceRecord(Part):
     predicted: Literal["output_tokens", "cost_usd"]
     tokenizer: Digest | None
 
+    @model_validator(mode="after")
+    def _is_known(self) -> PriceRecord:
+        if self.predicted == "output_tokens" and None in (self.input, self.output):
+            raise ValueError("a price is unknown, which is not 0")
+        return self
+
 
 class AddedRecord(Part):
     """A target added later: its head on the others' logits, and what its answers cost.
@@ -98,7 +104,7 @@ class GuaranteeRecord(Part):
     n: Count
     n_groups: Count
     taus: Annotated[list[Share], Field(max_length=MOST)]
-    p_values: Annotated[list[Share], Field(max_length=MOST)]
+    p_values: Annotated[list[Share], Field(min_length=1, max_length=MOST)]
 
 
 class MetricRecord(Part):
@@ -137,13 +143,13 @@ class RouterConfig(Part):
     places: Annotated[list[PlaceRecord], Field(min_length=1, max_length=MOST)]
     choices: Annotated[list[ChoiceRecord], Field(max_length=MOST)]
     shapes: ShapeRecord
-    labelled: list[bool]
-    calibration: list[Literal[FAMILIES]]
-    prices: list[PriceRecord] | None
+    labelled: Annotated[list[bool], Field(fail_fast=True)]
+    calibration: Annotated[list[Literal[FAMILIES]], Field(fail_fast=True)]
+    prices: Annotated[list[PriceRecord], Field(fail_fast=True)] | None
     as_of: Annotated[str, StringConstraints(max_length=1000)]
     tau: Share
     lam: Amount
-    accuracy: list[Share | None]
+    accuracy: Annotated[list[Share | None], Field(fail_fast=True)]
     guarantee: GuaranteeRecord
     metrics: Annotated[list[MetricRecord], Field(max_length=MOST)]
     data: DataRecord
@@ -161,9 +167,11 @@ class RouterConfig(Part):
         for record in self.added:
             if len(record.weights) != len(self.targets):
                 raise ValueError(f"added target {record.name!r} has {len(record.weights)} weights")
-            if (record.mean_cost is None) != (self.prices is None):
+            known = (record.input, record.output, record.output_tokens, record.mean_cost)
+            if any((value is None) != (self.prices is None) for value in known):
                 raise ValueError(f"added target {record.name!r} has costs, or lacks them")
-        if len(set(self.targets)) < len(self.targets):
+        names = [*self.targets, *(record.name for record in self.added)]
+        if len(set(names)) < len(names):
             raise ValueError("a target is named twice")
         if self.guarantee.best_single not in self.targets:
             raise ValueError("guarantee.best_single is not among the targets")

@@ -232,9 +232,12 @@ def parse_tokenizer(content: bytes, path: Path) -> Tokenizer:
         If it describes none.
     """
     try:
-        return Tokenizer.from_str(content.decode("utf-8"))
+        tokenizer = Tokenizer.from_str(content.decode("utf-8"))
     except Exception as error:  # the library raises nothing more specific
         raise InputError(f"{path} is no tokenizer ({str(error)[:200]}).") from error
+    tokenizer.no_truncation()  # what is counted is all that is paid for, and nothing else
+    tokenizer.no_padding()
+    return tokenizer
 
 
 def write(

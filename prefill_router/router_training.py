@@ -224,7 +224,7 @@ def evaluate(
         {name: rule.choose(p, expected) for name, rule in rules.items()},
         labels.correct,
         cost,
-        int(np.nanargmax(parts.tuned.accuracy)),
+        labels.targets.index(parts.tuned.guarantee.best_single),
         labels.group,
         n_resamples=n_resamples,
         **shared,

@@ -189,7 +189,7 @@ def make_rule(
             "with prices, or use argmax, tolerance or abstain."
         )
     if name == "tolerance" and tau is None:
-        return _promised(tuned, kept)
+        return _promised(tuned, kept, targets)
     if name == "tolerance":
         if not 0 <= tau <= 1:
             raise InputError(f"tau is {tau}; it must be from 0 to 1.")
@@ -219,12 +219,16 @@ def _kept(targets: Sequence[str], exclude: Sequence[str]) -> np.ndarray:
     return kept
 
 
-def _promised(tuned: Tuned, kept: np.ndarray) -> Rule:
+def _promised(tuned: Tuned, kept: np.ndarray, targets: Sequence[str]) -> Rule:
     """The tolerance that is certified, or the best single target where nothing is."""
     promise, left_out = tuned.guarantee, len(kept) < len(tuned.accuracy)
     bound = f"at most {100 * promise.max_loss:g} points below the best single target"
     if promise.tau is None:
-        best = int(np.nanargmax(tuned.accuracy[kept]))
+        names = [targets[k] for k in kept]
+        if promise.best_single in names:  # not a target added since, likely by few labels
+            best = names.index(promise.best_single)
+        else:
+            best = int(np.nan_to_num(tuned.accuracy[kept], nan=-1).argmax())
         return Rule("single", best, kept, f": no tolerance is certified to stay {bound}")
     note = f" (tau certified: {bound}, confidence {100 * promise.confidence:g} %)"
     if tuned.added:

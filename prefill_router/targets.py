@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
@@ -24,6 +25,8 @@ if TYPE_CHECKING:  # the command line reads this module to explain itself, and m
     from prefill_router.generation import Decoding
 
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+OURS = {"model", "messages", "max_tokens", "max_completion_tokens", "n", "best_of", "stream"}
+"""Fields of a request that decide who is asked what, and what it costs at most."""
 OVERHEAD = 64
 """Tokens that a chat template may add to a prompt, for the worst case of its cost."""
 
@@ -81,6 +84,13 @@ class Endpoint(BaseModel):
             raise ValueError("leave keys out of the address; name an environment variable in key")
         return value
 
+    @field_validator("extra")
+    @classmethod
+    def _leaves_costs_alone(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if taken := sorted(OURS & value.keys()):
+            raise ValueError(f"{taken[0]} is set by the collection, which keeps to the cap by it")
+        return value
+
     @model_validator(mode="after")
     def _keeps_key_private(self) -> Endpoint:
         parts = urlsplit(self.base_url)
@@ -115,7 +125,8 @@ class Endpoint(BaseModel):
 
     def most_input_tokens(self, question: str) -> int:
         """Return what a prompt's tokens cannot exceed: a token covers at least a byte of text."""
-        return len(self.system.encode()) + len(question.encode()) + OVERHEAD
+        extra = len(json.dumps(self.extra, default=str)) if self.extra else 0  # tools, schemata
+        return len(self.system.encode()) + len(question.encode()) + extra + OVERHEAD
 
     def answer_key(self, question: str, decoding: Decoding) -> str:
         """Return what identifies an answer: not the address, which may move, nor the limits."""

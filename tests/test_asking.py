@@ -70,6 +70,7 @@ def test_answers_are_the_models_own_and_are_asked_for_once(tmp_path, answers):
 def test_what_is_sent(tmp_path, monkeypatch):
     for name in ("OPENAI_API_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_ADMIN_KEY"):
         monkeypatch.setenv(name, SECRET)  # another endpoint's, which the client would take
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", f"X-Key: {SECRET}\nAuthorization: Bearer {SECRET}")
     with faulty() as server:
         ask(server, tmp_path / "j", QUESTIONS[:1], system="Be brief.", extra={"top_p": 0.5})
         _, _, headers, request = server.requests[0]
@@ -96,6 +97,8 @@ def test_what_is_sent(tmp_path, monkeypatch):
         ((500, {}, "broken"), False),
         ((503, {"Retry-After": "0"}, "busy"), False),
         ((429, {}, "slow down"), False),
+        ((502, {}, "bad gateway"), True),
+        ((504, {}, "gateway time-out"), True),
         ("cut", True),
         ("silence", True),
         ("drip", True),
@@ -133,6 +136,17 @@ def test_an_answer_without_usage_counts_at_its_worst(tmp_path, answers):
     reply = asked.replies["a"][0]
     assert (reply.text, reply.output_tokens, reply.cost_usd) == (answers[0][0], None, None)
     assert asked.uncertain > 0
+
+
+def test_an_impossible_count_is_none(tmp_path):
+    usage = b'{"prompt_tokens": 5, "completion_tokens": 1' + b"0" * 400 + b"}"
+    body = b'{"choices": [{"message": {"content": "7"}}], "usage": ' + usage + b"}"
+    with faulty({QUESTIONS[0]: [body]}) as server:
+        asked = ask(server, tmp_path / "j", QUESTIONS[:1], prices=PRICES)
+    reply = asked.replies["a"][0]
+    assert (reply.text, reply.output_tokens, reply.cost_usd) == ("7", None, None)
+    assert asked.uncertain == pytest.approx(worst(QUESTIONS[0]))
+    assert len(server.requests) == 1
 
 
 def test_retry_after_holds_back_every_request(tmp_path):

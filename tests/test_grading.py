@@ -1,3 +1,5 @@
+import time
+
 import pytest
 
 from prefill_router.errors import InputError
@@ -52,6 +54,7 @@ def test_exact_match(answer, reference, right):
         ("none", "1", False),
         ("", "0", False),
         ("9" * 400, "1", False),
+        ("1/" + "3" * 5000, "1", False),
     ],
 )
 def test_numeric_match(answer, reference, right):
@@ -88,6 +91,13 @@ def test_choice_match(answer, named):
     for letter in "ABCD":
         assert choice_match(answer, letter) is (named == letter.lower())
         assert choice_match(answer, f"({letter.lower()})") is (named == letter.lower())
+
+
+@pytest.mark.parametrize("answer", ["answer:" + " " * 100_000, "\n" * 100_000 + "-"])
+def test_an_answer_that_rambles_is_graded_at_once(answer):
+    started = time.perf_counter()
+    assert not choice_match(answer, "A")
+    assert time.perf_counter() - started < 5  # minutes, where a run is split in all possible ways
 
 
 def test_a_reference_without_one_letter_is_refused():

@@ -59,6 +59,10 @@ def test_one_route_is_the_same_alone_and_among_many(router):
     )
 
 
+def test_one_target_is_left_out_by_its_name(router):
+    assert "late" not in router.route(QUERIES[0], "argmax", exclude="late").p
+
+
 def test_a_route_says_what_was_known(router):
     route = router.route(QUERIES[0], "argmax", exclude=["late"])
     assert set(route.p) == {"early", "noisy"} == set(route.expected_cost)
@@ -111,6 +115,10 @@ def test_other_labels_give_another_guarantee(fitted):
     assert other.guarantee.tau == 1 and other.guarantee.max_loss == 0.9
     assert other.fingerprint != router.fingerprint
     assert "at most 90 points" in other.route(QUERIES[0]).why
+    assert "certified" in {e.router for e in router.metrics}
+    assert "certified" not in {e.router for e in other.metrics}  # of the tolerance before
+    with pytest.raises(InputError, match="was fitted to these labels"):
+        router.certify(labels)
     with pytest.raises(InputError, match="no target 'noisy'"):
         router.certify(labels.select_targets(["early", "late"]))
 

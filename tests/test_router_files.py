@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_models
 from safetensors.numpy import load_file, save
 
 from prefill_router import router_files
@@ -147,6 +148,16 @@ def test_json_bombs_do_nothing(saved, bomb):
     refused(saved, "router.json is no router of this version")
 
 
+def test_a_tokenizer_neither_cuts_nor_pads_what_it_counts():
+    tokenizer = tiny_models.byte_tokenizer().backend_tokenizer
+    whole = len(tokenizer.encode("abcdef").ids)
+    tokenizer.enable_truncation(2)
+    tokenizer.enable_padding(length=50)
+    content = tokenizer.to_str().encode()
+    counted = router_files.parse_tokenizer(content, Path("tokenizer.json"))
+    assert len(counted.encode("abcdef").ids) == whole
+
+
 def test_the_card_is_not_parsed(saved):
     pairs = itertools.pairwise("abcdefghijklmnopqrst")
     bomb = "a: &a [x, x]\n" + "".join(f"{c}: &{c} [*{p}, *{p}]\n" for p, c in pairs)
@@ -163,6 +174,12 @@ def set_to(*path_and_value):
         config[last] = value
 
     return change
+
+
+ADDED = {
+    "name": "new", "intercept": 0.0, "weights": [1.0, 0.0, 0.0], "accuracy": 0.5, "n": 20,
+    "certified": False, "input": 1.0, "output": 1.0, "output_tokens": 9.0, "mean_cost": 1e-5,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -186,6 +203,11 @@ def set_to(*path_and_value):
         (set_to("encoder", "weights", "../../etc/passwd"), "encoder.weights"),
         (set_to("encoder", "dtype", "object"), "encoder.dtype"),
         (set_to("guarantee", "best_single", "nobody"), "best_single"),
+        (set_to("guarantee", "p_values", []), "guarantee.p_values"),
+        (set_to("prices", 0, "input", None), "unknown, which is not 0"),
+        (set_to("added", [ADDED | {"name": "early"}]), "named twice"),
+        (set_to("added", [ADDED | {"input": None}]), "has costs, or lacks them"),
+        (set_to("labelled", [0] * 100_000), "labelled.0"),
         (set_to("tensors", "0" * 64), "not the file that was saved"),
     ],
 )

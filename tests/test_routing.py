@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -39,6 +41,10 @@ def test_the_best_single_target_is_asked_where_nothing_is_certified():
     assert "no tolerance is certified" in rule.why(1, P[0], COST[0], TARGETS)
     left = make_rule("tolerance", tuned(None), TARGETS, exclude=["b"])
     assert names(left) == ["a", "a"]  # the best of those that are left
+    lucky = replace(tuned(None), accuracy=np.array([0.5, 0.6, 0.9]), added=1)  # by few labels
+    assert names(make_rule("tolerance", lucky, TARGETS)) == ["b", "b"]
+    unknown = replace(tuned(None), accuracy=np.array([np.nan, 0.6, np.nan]))
+    assert names(make_rule("tolerance", unknown, TARGETS, exclude=["b"])) == ["a", "a"]
 
 
 def test_targets_can_be_left_out():

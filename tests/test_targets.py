@@ -21,6 +21,9 @@ LOCAL = {"name": "a", "base_url": "http://127.0.0.1:1/v1", "model": "m"}
         ({"concurrency": 0}, "greater than 0"),
         ({"price": {"input": -1, "output": 0}}, "greater than or equal"),
         ({"nmae": "x"}, "Extra inputs"),
+        ({"extra": {"max_tokens": 10**6}}, "max_tokens is set by the collection"),
+        ({"extra": {"top_p": 1, "n": 5}}, "n is set by the collection"),
+        ({"extra": {"model": "dear"}}, "model is set by the collection"),
     ],
 )
 def test_what_cannot_be_asked_is_refused(fields, said):
@@ -77,3 +80,5 @@ def test_what_changes_an_answer_changes_its_key_and_nothing_else_does():
 def test_the_most_tokens_a_prompt_can_have():
     endpoint = Endpoint(**LOCAL, system="ab")
     assert endpoint.most_input_tokens("é") == 2 + 2 + 64
+    tools = [{"type": "function", "function": {"name": "f", "description": "long " * 100}}]
+    assert Endpoint(**LOCAL, extra={"tools": tools}).most_input_tokens("é") > 2 + 64 + 500
