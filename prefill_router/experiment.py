@@ -22,6 +22,7 @@ from prefill_router.progress import track
 from prefill_router.project import project_root
 from prefill_router.published import PUBLISHED
 from prefill_router.storage import (
+    PRESENTATION,
     atomic_write,
     code_fingerprint,
     file_hash,
@@ -98,9 +99,8 @@ def prepare_kernels() -> None:
 def _shown() -> list[str]:
     """Return hashes of what computes nothing but decides what a notebook shows."""
     package = Path(__file__).parent
-    shown = [
-        package / name for name in ("expectations.py", "display.py", "plotting.py", "report.py")
-    ]
+    names = {"display", *PRESENTATION} - {"book", "cli", "experiment"}
+    shown = [package / f"{name}.py" for name in sorted(names)]
     committed = [project_root() / EXPECTED, *sorted((project_root() / PUBLISHED).glob("*/*.json"))]
     return [file_hash(path) for path in [*shown, *committed] if path.exists()]
 

@@ -137,7 +137,9 @@ def predict_new(study: Study, target: int, sizes: Sequence[int]) -> tuple[np.nda
         With no label at all: the other targets' mean logit.
     """
     settings = study.parameters
-    key = study.key(settings.n_seeds, settings.dimensions, settings.criterion, list(sizes))
+    key = study.key(
+        settings.n_seeds, settings.dimensions, settings.criterion, settings.inner_folds, list(sizes)
+    )
     key |= {"states": study.states_key(settings.encoder), "target": target}
 
     def build(directory: Path) -> None:

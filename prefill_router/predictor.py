@@ -68,17 +68,6 @@ class Predictor:
         The encoder, already compared with `config`.
     device : device, default "cpu"
         Where the encoder reads, as for `prefill_router.models.load_encoder`.
-
-    Attributes
-    ----------
-    config : RouterConfig
-    targets : list of str
-    encoder : str
-        The encoder's name.
-    metrics : list of Estimate
-        Of the test queries.
-    guarantee : Guarantee
-        The tolerance certified.
     """
 
     def __init__(

@@ -21,7 +21,7 @@ for command in (loop.collect, loop.fit, loop.evaluate, loop.route, loop.report):
 app.command("add-target", rich_help_panel="The loop", epilog=loop.FIELDS)(loop.add_target)
 for command in (study.run, study.book, study.publish, study.extract, study.notebooks):
     app.command(rich_help_panel="Studies")(command)
-for command in (zoo.train, zoo.labels, zoo.queries, zoo.serve):
+for command in (zoo.train, zoo.labels, zoo.samples, zoo.queries, zoo.serve):
     zoo_app.command()(command)
 for command in (toolkit.pool, toolkit.labels):
     toolkit_app.command()(command)
