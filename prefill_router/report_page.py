@@ -171,7 +171,7 @@ def tau_table(router: Router, seen: Examined, n_resamples: int) -> Display:
     expected = np.zeros(seen.p.shape) if seen.expected is None else seen.expected
     results = evaluate_choices(
         {f"{tau:g}": policy.tolerance(seen.p, expected, tau) for tau in taus},
-        seen.labels.correct, seen.paid, int(np.nanargmax(router.parts.tuned.accuracy)),
+        seen.labels.correct, seen.paid, seen.labels.targets.index(router.guarantee.best_single),
         seen.labels.group, targets=seen.labels.targets, n_resamples=n_resamples,
     )  # fmt: skip
     rows = []

@@ -21,8 +21,8 @@ from prefill_router.errors import InputError
 MANIFEST = "manifest.json"
 LIBRARIES = ("torch", "transformers", "datasets", "scikit-learn", "scipy", "numpy", "pandas")
 PRESENTATION = (
-    "ablation_report", "book", "cli", "expectations", "experiment", "layer_figures", "plotting", "published",
-    "real_pools", "report", "report_page", "result_tables", "trends",
+    "ablation_report", "book", "cli", "expectations", "experiment", "layer_figures", "plotting",
+    "published", "real_pools", "report", "report_page", "result_tables", "trends",
 )  # fmt: skip
 
 
