@@ -46,7 +46,7 @@ class Variant:
     """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
-    features: Callable[[Fitting], np.ndarray] = Fitting.features
+    features: Callable[[Fitting], np.ndarray] = field(default_factory=lambda: Fitting.features)
     separate: bool = False
     by_rows: bool = False
 

@@ -1,7 +1,7 @@
 """What might beat the published recipe: more of the states, and heads aimed at what decides routes.
 
-Each challenger is a `Router`: fitted on a fold's training rows, its settings chosen on validation
-rows. Which of them is reported on test is decided by `prefill_router.challenge`.
+Each challenger is a `Contender`: fitted on a fold's training rows, its settings chosen on
+validation rows. Which of them is reported on test is decided by `prefill_router.challenge`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from prefill_router.baselines import TargetLogistic
 from prefill_router.fitting import Fitting
 from prefill_router.metrics import pairwise_brier
 from prefill_router.ridge import KernelFeatures, RidgePath, join_parts, split_labels
-from prefill_router.routers import Router
+from prefill_router.routers import Contender
 from prefill_router.study import Study
 
 PENALTIES = tuple(np.logspace(-3, 3, 13))
@@ -185,19 +185,19 @@ def _logistic(it: Fitting, X: np.ndarray) -> np.ndarray:
 
 
 CHALLENGERS = {
-    "ridge, all layers": Router(_on_layers(_ridge, COLUMNS), _main),
-    "ridge, all layers, weighted": Router(weighted_ridge, _main),
-    "ridge, all layers and words": Router(with_words, _main),
-    "ridge, stacked layers": Router(stacked, _main),
-    "kernel ridge, all layers": Router(kernel_ridge, _main),
-    "logistic, all layers": Router(_on_layers(_logistic, FEWER), _main),
-    "factored logistic, all layers": Router(factored_logistic, _main),
-    "SharedTrunkNet, all layers": Router(_on_layers(Fitting.trunk, FEWER), _main),
-    "factored SharedTrunkNet, all layers": Router(factored_trunk, _main),
-    "ridge, all encoders": Router(_on_layers(_ridge, COLUMNS), _trained),
-    "ridge, stacked encoders": Router(stacked, _trained),
-    "kernel ridge, all encoders": Router(kernel_ridge, _trained),
-    "SharedTrunkNet, all encoders": Router(_on_layers(Fitting.trunk, FEWER), _trained),
+    "ridge, all layers": Contender(_on_layers(_ridge, COLUMNS), _main),
+    "ridge, all layers, weighted": Contender(weighted_ridge, _main),
+    "ridge, all layers and words": Contender(with_words, _main),
+    "ridge, stacked layers": Contender(stacked, _main),
+    "kernel ridge, all layers": Contender(kernel_ridge, _main),
+    "logistic, all layers": Contender(_on_layers(_logistic, FEWER), _main),
+    "factored logistic, all layers": Contender(factored_logistic, _main),
+    "SharedTrunkNet, all layers": Contender(_on_layers(Fitting.trunk, FEWER), _main),
+    "factored SharedTrunkNet, all layers": Contender(factored_trunk, _main),
+    "ridge, all encoders": Contender(_on_layers(_ridge, COLUMNS), _trained),
+    "ridge, stacked encoders": Contender(stacked, _trained),
+    "kernel ridge, all encoders": Contender(kernel_ridge, _trained),
+    "SharedTrunkNet, all encoders": Contender(_on_layers(Fitting.trunk, FEWER), _trained),
 }
 
 

@@ -37,7 +37,7 @@ PAIRS = (
 
 
 @dataclass(frozen=True)
-class Known:
+class PriorKnowledge:
     """What is known of all N queries before the new target has any label.
 
     Attributes
@@ -55,11 +55,13 @@ class Known:
     trunk: np.ndarray
 
 
-Head = Callable[[Known, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+Head = Callable[[PriorKnowledge, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 
-def _logistic(read: Callable[[Known], np.ndarray], C: float) -> Head:
-    def predict(known: Known, rows: np.ndarray, y: np.ndarray, at: np.ndarray) -> np.ndarray:
+def _logistic(read: Callable[[PriorKnowledge], np.ndarray], C: float) -> Head:
+    def predict(
+        known: PriorKnowledge, rows: np.ndarray, y: np.ndarray, at: np.ndarray
+    ) -> np.ndarray:
         X = read(known)
         return TargetLogistic(C).fit(X[rows], y[:, None]).predict_proba(X[at])[:, 0]
 
@@ -67,9 +69,13 @@ def _logistic(read: Callable[[Known], np.ndarray], C: float) -> Head:
 
 
 def _leaning(
-    likeness: float = 0.1, read: Callable[[Known], np.ndarray] | None = None, own: float = 1.0
+    likeness: float = 0.1,
+    read: Callable[[PriorKnowledge], np.ndarray] | None = None,
+    own: float = 1.0,
 ) -> Head:
-    def predict(known: Known, rows: np.ndarray, y: np.ndarray, at: np.ndarray) -> np.ndarray:
+    def predict(
+        known: PriorKnowledge, rows: np.ndarray, y: np.ndarray, at: np.ndarray
+    ) -> np.ndarray:
         head, X = NewTargetHead(likeness=likeness, own=own), read and read(known)
         head.fit(known.p[rows], y, None if X is None else X[rows])
         return head.predict_proba(known.p[at], None if X is None else X[at])
@@ -162,7 +168,7 @@ def _predict_new(study: Study, target: int, sizes: Sequence[int]) -> tuple[np.nd
     scores = np.zeros((len(sizes), len(HEADS), max(map(len, HEADS.values()))))
     at = split.validation
     for place, other in enumerate(others) if len(others) > 1 else ():
-        without = Known(known.X, np.delete(known.p, place, axis=1), known.trunk)
+        without = PriorKnowledge(known.X, np.delete(known.p, place, axis=1), known.trunk)
         for draw in range(TUNING_DRAWS):
             order = labelled(other, draw)
             for s, size in enumerate(sizes):
@@ -186,7 +192,7 @@ def _predict_new(study: Study, target: int, sizes: Sequence[int]) -> tuple[np.nd
     return p, expit(z.mean(axis=1))
 
 
-def what_is_known(study: Study, others: Sequence[int]) -> Known:
+def what_is_known(study: Study, others: Sequence[int]) -> PriorKnowledge:
     """Fit what the other targets' labels tell, on the training rows of the study's first split."""
     split, p = study.splits[0], study.parameters
     Y, group = study.labels.correct[:, others], study.labels.group
@@ -206,7 +212,7 @@ def what_is_known(study: Study, others: Sequence[int]) -> Known:
         predicted[train[outer]] = model.predict_proba(X[train[outer]])
     trunk = SharedTrunkEnsemble(1, 1, random_state=p.seed).fit(X[train], Y[train], group[train])
     hidden = last_hidden(trunk, X)
-    return Known(X, predicted, StandardScaler().fit(hidden[train]).transform(hidden))
+    return PriorKnowledge(X, predicted, StandardScaler().fit(hidden[train]).transform(hidden))
 
 
 def last_hidden(ensemble: SharedTrunkEnsemble, X: np.ndarray) -> np.ndarray:

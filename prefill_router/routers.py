@@ -53,7 +53,7 @@ CPU_EPOCH = 2e12
 
 
 @dataclass(frozen=True)
-class Router:
+class Contender:
     """How a router is fitted, whose states it reads, and whether only a full study has it.
 
     Every default study fits the other routers, within minutes; `affordable` says of which studies
@@ -87,23 +87,23 @@ def _embedding(study: Study) -> list[str]:
 
 
 ROUTERS = {
-    PRIMARY: Router(lambda it: it.trunk(it.features()), _main),
-    PAIRED: Router(lambda it: it.trunk(it.features()), lambda study: study.trained_encoders),
-    UNTRAINED: Router(
+    PRIMARY: Contender(lambda it: it.trunk(it.features()), _main),
+    PAIRED: Contender(lambda it: it.trunk(it.features()), lambda study: study.trained_encoders),
+    UNTRAINED: Contender(
         lambda it: it.trunk(it.features()), lambda study: [study.parameters.untrained]
     ),
-    SHUFFLED: Router(lambda it: it.trunk(it.features(), shuffle=True), _main),
-    RANDOM_FEATURES: Router(lambda it: it.trunk(it.random_features()), _main, full=True),
-    LOGISTIC: Router(
+    SHUFFLED: Contender(lambda it: it.trunk(it.features(), shuffle=True), _main),
+    RANDOM_FEATURES: Contender(lambda it: it.trunk(it.random_features()), _main, full=True),
+    LOGISTIC: Contender(
         lambda it: it.tuned(
             it.distinct_features(), [TargetLogistic(C=C) for C in (0.001, 0.01, 0.1, 1)]
         ),
         _main,
     ),
-    OWN: Router(
+    OWN: Contender(
         lambda it: it.tuned_by_target([TargetLogistic(C=C) for C in (0.001, 0.01, 0.1, 1)]), _main
     ),
-    TREES: Router(
+    TREES: Contender(
         lambda it: it.tuned(
             it.distinct_features(TREE_COLUMNS),
             [
@@ -115,23 +115,23 @@ ROUTERS = {
         _main,
         full=True,
     ),
-    TFIDF: Router(
+    TFIDF: Contender(
         lambda it: it.tuned(
             it.study.labels.question, [TfidfLogistic(C=C) for C in (0.1, 0.3, 1, 3, 10)]
         )
     ),
-    NEIGHBOURS: Router(
+    NEIGHBOURS: Contender(
         lambda it: it.tuned(it.embedding(), [NearestNeighbours(k) for k in (5, 10, 20, 50, 100)]),
         _embedding,
     ),
-    CLUSTERS: Router(
+    CLUSTERS: Contender(
         lambda it: it.tuned(
             it.embedding(),
             [Clusters(n, random_state=it.study.parameters.seed) for n in (8, 16, 32, 64)],
         ),
         _embedding,
     ),
-    FACTORS: Router(
+    FACTORS: Contender(
         lambda it: it.tuned(
             it.embedding(),
             [
@@ -143,7 +143,7 @@ ROUTERS = {
         _embedding,
         full=True,
     ),
-    MLP: Router(
+    MLP: Contender(
         lambda it: it.tuned(
             it.standardised_embedding(),
             [
@@ -157,7 +157,7 @@ ROUTERS = {
         _embedding,
         full=True,
     ),
-    RESPONSE: Router(
+    RESPONSE: Contender(
         lambda it: it.tuned(
             it.embedding(),
             [
@@ -169,7 +169,7 @@ ROUTERS = {
         _embedding,
         full=True,
     ),
-    FINE_TUNED: Router(
+    FINE_TUNED: Contender(
         lambda it: it.tuned(
             it.study.labels.question, it.text_classifiers((1e-4, 3e-4, 1e-3)), grouped=True
         ),
@@ -177,9 +177,9 @@ ROUTERS = {
         full=True,
         affordable=can_fine_tune,
     ),
-    BENCHMARK: Router(lambda it: it.tuned(it.study.labels.benchmark, [BenchmarkAware()])),
-    LENGTH: Router(lambda it: it.tuned(it.lengths(), [LengthOnly()])),
-    ACCURACY: Router(lambda it: it.tuned(it.lengths(), [TrainingAccuracy()])),
+    BENCHMARK: Contender(lambda it: it.tuned(it.study.labels.benchmark, [BenchmarkAware()])),
+    LENGTH: Contender(lambda it: it.tuned(it.lengths(), [LengthOnly()])),
+    ACCURACY: Contender(lambda it: it.tuned(it.lengths(), [TrainingAccuracy()])),
 }
 
 
@@ -204,7 +204,7 @@ def predictions(
     study: Study,
     router: str,
     encoders: Sequence[str] | None = None,
-    among: Mapping[str, Router] = ROUTERS,
+    among: Mapping[str, Contender] = ROUTERS,
 ) -> list[np.ndarray]:
     """Return a router's P(correct) in each fold.
 
@@ -216,7 +216,7 @@ def predictions(
         A key of `among`.
     encoders : sequence of str, optional
         Whose states it reads, instead of the router's own choice.
-    among : mapping of name -> Router, default `ROUTERS`
+    among : mapping of name -> Contender, default `ROUTERS`
 
     Returns
     -------
@@ -232,7 +232,7 @@ def ensembles(study: Study, router: str = PRIMARY) -> list[SharedTrunkEnsemble]:
     return [SharedTrunkEnsemble.load(path / ENSEMBLE) for path in _fitted(study, router, ROUTERS)]
 
 
-def configurations(study: Study, router: str, among: Mapping[str, Router] = ROUTERS) -> int:
+def configurations(study: Study, router: str, among: Mapping[str, Contender] = ROUTERS) -> int:
     """Return how many configurations of a router's head were compared, in all folds; at least 1."""
     return sum(read_json(path / TRIED) for path in _fitted(study, router, among))
 
@@ -240,7 +240,7 @@ def configurations(study: Study, router: str, among: Mapping[str, Router] = ROUT
 def _fitted(
     study: Study,
     router: str,
-    among: Mapping[str, Router],
+    among: Mapping[str, Contender],
     encoders: Sequence[str] | None = None,
 ) -> list[Path]:
     p = study.parameters

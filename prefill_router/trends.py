@@ -69,11 +69,11 @@ def against_number(
         shift = 1 + 0.04 * (i - (len(trends) - 1) / 2) if log and len(numbers) > 1 else 1
         x = [number * shift for number, _ in trend]
         y = scale * np.array([row.estimate for _, row in trend])
-        bounds = np.array([[row.lower for _, row in trend], [row.upper for _, row in trend]])
-        errors = np.maximum(np.abs(scale * bounds - y), 0)
+        bounds = scale * np.array([[row.lower, row.upper] for _, row in trend])
         look = {"marker": MARKERS[i % len(MARKERS)], "color": f"C{i % 10}", "label": name}
         line = LINES[i % len(LINES)] if len(trend) > 1 else "none"
-        ax.errorbar(x, y, errors, linestyle=line, capsize=3, elinewidth=1, **look)
+        ax.plot(x, y, linestyle=line, **look)
+        ax.vlines(x, *bounds.T, color=look["color"], linewidth=1)  # may lie on one side of it
     if level is not None:
         ax.axhline(scale * level.estimate, color=INK, linestyle="--", label=level.router)
         ax.axhspan(scale * level.lower, scale * level.upper, color=INK, alpha=0.08, linewidth=0)

@@ -26,10 +26,16 @@ def test_every_number_is_drawn_with_its_interval(percent):
     ax = plt.figure().add_subplot()
     against_number(ax, trends, "steps", "AUC", percent=percent, level=row("flat", 0.4))
     scale = 100 if percent else 1
-    heights = [container.lines[0].get_ydata() for container in ax.containers]
+    drawn = [line for line in ax.lines if line.get_label() in trends]
+    heights = [line.get_ydata() for line in drawn]
     np.testing.assert_allclose(np.concatenate(heights), scale * np.array([0.3, 0.5, 0.2]))
-    bars = ax.containers[0].lines[2][0].get_segments()
+    bars = ax.collections[0].get_segments()
     assert np.diff(bars[1][:, 1])[0] == pytest.approx(0.2 * scale)
+    aside = {"a": [(1, Estimate("AUC", "a", "", "test", 0.3, 0.4, 0.6, 9))]}
+    other = plt.figure().add_subplot()
+    against_number(other, aside, "steps", "AUC")
+    np.testing.assert_allclose(other.collections[0].get_segments()[0][:, 1], [0.4, 0.6])
+    plt.close(other.figure)
     assert ax.get_xscale() == "symlog" and [t.get_text() for t in ax.get_legend().texts]
     assert {0, 250} <= set(ax.get_xticks())
     plt.close(ax.figure)
