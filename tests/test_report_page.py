@@ -75,7 +75,8 @@ def test_it_shows_test_queries_alone(fitted, tmp_path):
     shown, known = unseen(router, labels)
     test = make_splits(labels, seed=0)[0].test
     assert known and shown.query_id.tolist() == labels.query_id[test].tolist()
-    assert f"{len(test)} test queries, on which nothing was fitted" in page(router, labels, tmp_path / "r.html")
+    shown = page(router, labels, tmp_path / "r.html")
+    assert f"{len(test)} test queries, on which nothing was fitted" in shown
     fewer = labels.take(np.arange(100))
     assert unseen(router, fewer)[1] is False
     assert "this page flatters it" in page(router, fewer, tmp_path / "r.html")
