@@ -13,7 +13,7 @@ from torch import Tensor
 from prefill_router.activations import Activations
 from prefill_router.errors import InputError, did_you_mean
 from prefill_router.models import input_device, pad_id, quiet
-from prefill_router.plan import make_plan
+from prefill_router.plan import make_plan, rope_switch
 from prefill_router.pooling import needs_user
 from prefill_router.prefill import Anatomy, Prefill, all_states, dissect
 from prefill_router.progress import meter
@@ -77,6 +77,8 @@ class Reading:
         As in `Encoding`.
     token_budget : int
         The most tokens of a batch.
+    switch : float
+        As for `prefill_router.plan.make_plan`.
     """
 
     prompts: Prompts
@@ -86,6 +88,7 @@ class Reading:
     n_tokens: np.ndarray
     full_tokens: np.ndarray
     token_budget: int
+    switch: float
 
 
 def prepare(model, tokenizer, questions: Sequence[str], **settings: Any) -> Reading:
@@ -108,6 +111,7 @@ def prepare(model, tokenizer, questions: Sequence[str], **settings: Any) -> Read
         n_tokens=np.minimum(full_tokens, max_tokens),
         full_tokens=full_tokens,
         token_budget=wanted.token_budget or default_budget(input_device(model), anatomy),
+        switch=rope_switch(model.config.get_text_config()),
     )
 
 
@@ -185,7 +189,7 @@ def encode(model, tokenizer, questions: Sequence[str], **settings: Any) -> Encod
     """
     reading = prepare(model, tokenizer, questions, **settings)
     n_tokens = reading.n_tokens
-    plan = make_plan(n_tokens, reading.token_budget, len(questions))
+    plan = make_plan(n_tokens, reading.token_budget, len(questions), reading.switch)
     shape = len(reading.layers), len(reading.poolings), len(questions), reading.anatomy.width
     states = np.empty(shape, np.float32)
 

@@ -26,6 +26,7 @@ def make_key(
     *,
     storage_dtype: str = "float32",
     dtype: str = "float32",
+    trust_remote_code: bool = False,
     **settings: Any,
 ) -> dict[str, Any]:
     """Return all that decides the states, JSON-able.
@@ -40,6 +41,7 @@ def make_key(
         "questions": fingerprint(check_questions(questions)),
         "storage_dtype": storage_dtype,
         "dtype": dtype,
+        "trust_remote_code": trust_remote_code,  # else other code may compute
         "transformers": version("transformers"),
     }
     return json.loads(json.dumps(key))  # as it is read again: a tuple becomes a list

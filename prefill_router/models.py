@@ -55,12 +55,13 @@ class ModelSource:
     def hashes(self) -> dict[str, str]:
         """Return the SHA-256 of every file that decides what the model computes, by name.
 
-        Weights, configuration, tokenizer and chat template count; a model card does not.
+        Weights, configuration, tokenizer, chat template and code of its own count; a model card
+        does not.
         """
         return {
             path.name: file_hash(path)
             for path in sorted(self.location.iterdir())
-            if path.is_file() and any(fnmatch(path.name, pattern) for pattern in LOADED)
+            if path.is_file() and any(fnmatch(path.name, pattern) for pattern in (*LOADED, "*.py"))
         }
 
 

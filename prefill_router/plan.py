@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,7 +50,11 @@ class Plan:
 
 
 def make_plan(
-    lengths: np.ndarray, token_budget: int, rows_per_shard: int, rows: np.ndarray | None = None
+    lengths: np.ndarray,
+    token_budget: int,
+    rows_per_shard: int,
+    switch: float = math.inf,
+    rows: np.ndarray | None = None,
 ) -> Plan:
     """Plan batches within a token budget, and shards of whole batches.
 
@@ -64,6 +69,8 @@ def make_plan(
     rows_per_shard : int
         A shard ends with the batch that brings it to as many rows; no batch has more, so that
         what is held of short prompts is bounded too.
+    switch : float, default infinity
+        No batch holds prompts of more tokens and others: `rope_switch`.
     rows : int64 ndarray, optional
         Which queries, in reading order. By default all, the longest first: prompts of like length
         share a batch, and what does not fit into memory fails at once.
@@ -80,7 +87,8 @@ def make_plan(
         widest, total = max(widest, length), total + length
         padded = widest * (n + 1)
         is_full = padded > token_budget or padded - total > PADDING * token_budget
-        if n and (is_full or n >= rows_per_shard):
+        is_other = (length > switch) != (int(lengths[rows[start]]) > switch)
+        if n and (is_full or is_other or n >= rows_per_shard):
             batch_ends.append(position)
             in_shard += n
             if in_shard >= rows_per_shard:
@@ -91,3 +99,21 @@ def make_plan(
         batch_ends.append(len(rows))
         shard_ends.append(len(batch_ends))
     return Plan(*(np.array(a, dtype=np.int64) for a in (rows, batch_ends, shard_ends)))
+
+
+def rope_switch(config) -> float:
+    """Return the longest prompt that a model's text config gives short-context positions.
+
+    LongRoPE turns every prompt of a batch by the factors of its longest, so that prompts on both
+    sides must not share a batch. Infinite for a model without it.
+    """
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = [rope, *(kind for kind in rope.values() if isinstance(kind, dict))]
+    return next(
+        (
+            kind["original_max_position_embeddings"]
+            for kind in kinds
+            if kind.get("rope_type") == "longrope"
+        ),
+        math.inf,
+    )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from typing import Any, Literal, get_args
 
@@ -23,10 +25,15 @@ Query = str | Sequence[Mapping[str, str]]
 POSITIONS = ("max_position_embeddings", "max_seq_len", "context_length")  # as configs call it
 NO_LIMIT = 1_000_000  # tokenizers that state no limit give a number beyond any prompt
 COUNTED_AT_ONCE = 1024
+ASKS_FOR_DATE = re.compile(r"""strftime_now\(\s*(["'])(?P<format>.*?)\1\s*\)""")
+TODAY = datetime(2025, 1, 1)  # for templates that write the date: states must not depend on it
 
 
 def check_questions(questions: Sequence[str]) -> list[str]:
-    """Return the questions as a list, or raise InputError if there is none or one is not text."""
+    """Return the questions as a list, or raise InputError if there is none or one is not text.
+
+    Half of a surrogate pair, as JSON can hold it, is no text: no tokenizer reads it.
+    """
     if len(questions) == 0:
         raise InputError("There is no question to read: the list is empty.")
     for index, question in enumerate(questions):
@@ -35,6 +42,13 @@ def check_questions(questions: Sequence[str]) -> list[str]:
                 f"Question {index} is {question!r} ({type(question).__name__}), not text; "
                 "drop it or convert it to str."
             )
+        try:
+            question.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"Question {index} ({question[:60]!r}) holds half of a surrogate pair at character "
+                f"{error.start}, which is not text; replace it or drop the question."
+            ) from None
     return [str(question) for question in questions]
 
 
@@ -68,6 +82,8 @@ def format_prompts(
 ) -> list[str]:
     """Return the text a model reads: the turns and the generation prompt, or the bare question.
 
+    A template that asks for today's date is told `TODAY`, whenever it is rendered.
+
     Parameters
     ----------
     tokenizer : transformers.PreTrainedTokenizerBase
@@ -92,13 +108,18 @@ def format_prompts(
     try:
         return tokenizer.apply_chat_template(
             turns,
-            chat_template=template,
+            chat_template=_on_one_day(tokenizer.get_chat_template(template)),
             tokenize=False,
             add_generation_prompt=True,
             **(template_kwargs or {}),
         )
     except (TemplateError, TypeError, ValueError) as error:
         raise InputError(f"The chat template cannot be used: {error}") from error
+
+
+def _on_one_day(template: str) -> str:
+    """Return a template with `TODAY` where it would ask for the date."""
+    return ASKS_FOR_DATE.sub(lambda found: repr(TODAY.strftime(found["format"])), template)
 
 
 def _is_messages(query: Query) -> bool:

@@ -63,6 +63,7 @@ class QueryReader:
         self.prompts = reading.prompts
         self.width = reading.anatomy.width
         self.token_budget = reading.token_budget
+        self.switch = reading.switch
         self._prefill = Prefill(model, reading.anatomy, reading.layers, by_layer)
         self._order = np.array([sorted(places).index(place) for place in places])
         self._find_user = needs_user(reading.poolings)
@@ -101,6 +102,7 @@ class QueryReader:
         start = 0
         while start < len(order):
             fits = np.arange(1, len(order) - start + 1) * lengths[start:] <= self.token_budget
+            fits &= (lengths[start:] > self.switch) == (lengths[start] > self.switch)
             size = min(max(1, int(fits.argmin()) if not fits.all() else len(fits)), AT_ONCE)
             yield order[start : start + size]
             start += size

@@ -90,7 +90,8 @@ def extract(
     are the same, whether it was stopped or not. A shard is there whole or not at all, and the
     manifest comes last.
     """
-    key = make_key(source, questions, storage_dtype=storage_dtype, dtype=dtype, **settings)
+    deciding = {"dtype": dtype, "trust_remote_code": trust_remote_code, **settings}
+    key = make_key(source, questions, storage_dtype=storage_dtype, **deciding)
     job = Job(source, key, (device, dtype, trust_remote_code), settings)
     questions = check_questions(questions)
     reader = _choose(engine, job, questions, address, workers)
@@ -139,7 +140,7 @@ def extract_to_store(
     InputError
         As for `extract`.
     """
-    kept = ("device", "trust_remote_code", "engine", "address", "workers")
+    kept = ("device", "engine", "address", "workers")
     decisive = {name: value for name, value in settings.items() if name not in kept}
     directory = store.path("activations", make_key(source, questions, **decisive))
     reuse = sorted(path for path in store.root.glob("activations-*") if path != directory)
@@ -198,7 +199,7 @@ def _lay_out(
     rows_per_shard = max(1, SHARD_BYTES // per_row)
     new = np.arange(len(questions)) if known is None else np.flatnonzero(known.rows < 0)
     new = new[np.argsort(-reading.n_tokens[new], kind="stable")]
-    sizes = reading.n_tokens, reading.token_budget, rows_per_shard
+    sizes = reading.n_tokens, reading.token_budget, rows_per_shard, reading.switch
     plan = make_plan(*sizes, rows=new)
     n_new_shards = len(plan.shard_ends)
     if known is not None:

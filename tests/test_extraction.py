@@ -1,14 +1,19 @@
+import math
+
 import numpy as np
 import pytest
 import tiny_models
 import torch
-from transformers import AutoModel
+from architectures import SHAPE
+from transformers import AutoModel, Phi3Config
 
 from prefill_router.errors import InputError
 from prefill_router.extraction import default_budget, encode
 from prefill_router.models import load_encoder, resolve
+from prefill_router.plan import rope_switch
 from prefill_router.pooling import POOLINGS
-from prefill_router.prefill import Anatomy
+from prefill_router.prefill import Anatomy, all_states
+from prefill_router.prompts import Prompts
 
 QUESTIONS = tiny_models.questions()
 
@@ -43,6 +48,24 @@ def test_states_are_those_of_an_unpadded_pass(name, side, template):
         assert got.layers == [0, 1, 2, 3]
         assert got.n_tokens.tolist() == [len(ids) for ids in prompts]
         np.testing.assert_allclose(got.states, want, rtol=1e-4, atol=1e-5)
+
+
+def test_longrope_turns_short_prompts_as_if_they_were_alone():
+    """Its factors are those of the longest prompt of a batch."""
+    factors = {"short_factor": [1.0] * 4, "long_factor": [9.0] * 4}
+    rope = {"rope_type": "longrope", "rope_theta": 10_000.0, **factors}
+    config = Phi3Config(**SHAPE, original_max_position_embeddings=8, rope_parameters=rope)
+    torch.manual_seed(0)
+    model, tokenizer = AutoModel.from_config(config).eval(), tiny_models.tokenizer()
+    assert rope_switch(model.config) == 8
+    assert rope_switch(tiny_models.model("phi3").config) == math.inf
+    questions = ["w1 w2 w3 w4 w5 w6 w7 w8", "w2 w4 w6 w8 w1 w3 w5 w7 w9"]
+    want = expected(model, [words(tokenizer, question) for question in questions])
+    got = encode(model, tokenizer, questions).states
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+    together = Prompts(tokenizer, 30).batch(questions)
+    mixed = all_states(model, together.tokens, together.lengths)[3][0, 7].numpy()
+    assert np.abs(mixed - want[3, 0, 0]).max() > 1e-3  # what a batch of both would have given
 
 
 def test_the_tests_tolerance_tells_layers_tokens_and_poolings_apart():

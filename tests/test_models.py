@@ -209,13 +209,15 @@ def test_the_hash_covers_all_that_is_loaded_and_nothing_else(copy):
     assert models.weights_hash(source) == seen[0]
     (copy / "chat_template.jinja").write_text(tiny_models.TEMPLATE)
     seen.append(models.weights_hash(source))
+    (copy / "modeling_own.py").write_text("1")
+    seen.append(models.weights_hash(source))
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         edit(copy / name, note="changed")
         seen.append(models.weights_hash(source))
     weights = copy / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
     seen.append(models.weights_hash(source))
-    assert len(set(seen)) == 6
+    assert len(set(seen)) == 7
 
 
 def test_any_tokenizer_has_something_to_pad_with():

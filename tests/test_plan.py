@@ -43,6 +43,16 @@ def test_shards_are_whole_batches(lengths, budget, rows_per_shard):
             assert len(plan.shard(shard)) >= rows_per_shard
 
 
+@given(LENGTHS, st.integers(1, 400), st.integers(1, 20), st.integers(1, 40), st.booleans())
+def test_no_batch_lies_across_the_switch(lengths, budget, rows_per_shard, switch, as_given):
+    lengths = np.array(lengths)
+    rows = np.arange(len(lengths)) if as_given else None
+    plan = make_plan(lengths, budget, rows_per_shard, switch, rows)
+    assert sorted(plan.rows) == list(range(len(lengths)))
+    for batch in all_batches(plan):
+        assert len(set(lengths[batch] > switch)) == 1
+
+
 def test_a_plan_of_some_rows_followed_by_another():
     lengths = np.array([4, 2, 4, 2, 4])
     first = make_plan(lengths, 6, 2, rows=np.array([3, 1]))

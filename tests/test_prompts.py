@@ -25,6 +25,18 @@ def test_a_template_in_a_question_is_text():
     assert format_prompts(tokenizer, ["{{ 1 + 1 }}"]) == ["<user> {{ 1 + 1 }} <assistant>"]
 
 
+def test_a_template_that_writes_the_date_writes_the_same_on_any_day():
+    template = "{{ strftime_now('%Y-%m-%d') }} {{ messages[0]['content'] }}"
+    tokenizer = tiny_models.tokenizer(template=template)
+    assert format_prompts(tokenizer, ["w1"]) == ["2025-01-01 w1"]
+    assert format_prompts(tiny_models.tokenizer(), ["w1"], template=template) == ["2025-01-01 w1"]
+
+
+def test_half_of_a_surrogate_pair_is_no_text():
+    with pytest.raises(InputError, match=r"Question 1 .* surrogate pair at character 3"):
+        format_prompts(tiny_models.tokenizer(), ["w1", "w2 \ud83d"])
+
+
 @pytest.mark.parametrize("bad", [None, 3, b"w1", float("nan")])
 def test_questions_must_be_text(bad):
     with pytest.raises(InputError, match=r"Question 1 is .* not text"):

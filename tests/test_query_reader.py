@@ -50,6 +50,13 @@ def test_small_batches_change_nothing(source, expected):
     np.testing.assert_allclose(reader.read(QUESTIONS)[0], expected, atol=1e-5)
 
 
+def test_no_batch_lies_across_the_switch(source):
+    reader = QueryReader(source, PLACES)
+    reader.switch = 4
+    batches = list(reader._batches(np.array([5, 3, 6, 4])))
+    assert [rows.tolist() for rows in batches] == [[1, 3], [0, 2]]
+
+
 def test_messages_are_rendered_by_the_chat_template(reader, source):
     text, n_text = reader.read(["w1 w2"])
     messages, n_messages = reader.read([[{"role": "user", "content": "w1 w2"}]])

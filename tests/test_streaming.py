@@ -115,6 +115,7 @@ def test_the_store_reads_what_it_has_and_nothing_stale(tmp_path, loads):
         {"truncation": "left"},
         {"storage_dtype": "float16"},
         {"dtype": "bfloat16"},
+        {"trust_remote_code": True},
         {"template": "{{ messages[0]['content'] }} w1"},
         {"template_kwargs": {"thinking": True}},
     ]
