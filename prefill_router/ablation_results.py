@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy.stats import binomtest
 
-from prefill_router import metrics, policy
+from prefill_router import metrics
 from prefill_router.ablations import (
     Networks,
     Predictions,
@@ -17,11 +17,11 @@ from prefill_router.ablations import (
     variants,
 )
 from prefill_router.bootstrap import auc_intervals, intervals
+from prefill_router.comparison import choose_targets
 from prefill_router.estimates import Estimate, complete_rows, rows_of
 from prefill_router.routers import PRIMARY
 from prefill_router.study import Study
 from prefill_router.trunk import SharedTrunkEnsemble
-from prefill_router.tuning import choose_policy
 
 METRICS = ("gap closed", "AUC", "Brier")
 PARTS = ("validation", "test")
@@ -52,7 +52,10 @@ def ablate(study: Study) -> list[Estimate]:
     p = configurations(study)
     pairs = [(name, PRIMARY) for name in p if name != PRIMARY]
     by_seed, pairs_by_seed = repeats(study)
-    choices = {name: route(study, folds) for name, folds in (p | by_seed).items()}
+    choices = {
+        name: [choose_targets(study, fold, values)[0] for fold, values in enumerate(folds)]
+        for name, folds in (p | by_seed).items()
+    }
     n_resamples = study.parameters.n_resamples
     few = min(SEED_RESAMPLES, n_resamples)
     rows = []
@@ -79,21 +82,6 @@ def last_epoch(name: str, folds: Sequence[Networks]) -> Estimate:
     late = int((epochs == SharedTrunkEnsemble().max_epochs).sum())
     low, high = binomtest(late, len(epochs)).proportion_ci(method="wilson")
     return Estimate(STOPPED, name, "", "train", late / len(epochs), low, high, len(epochs))
-
-
-def route(study: Study, p: Predictions) -> list[np.ndarray]:
-    """Return the target asked for every query, (N,) in each fold.
-
-    By the tolerance most accurate on the fold's validation queries; by argmax without costs.
-    """
-    if not study.has_costs:
-        return [policy.argmax(fold) for fold in p]
-    chosen = []
-    for f, fold in enumerate(p):
-        v, cost = study.splits[f].validation, study.expected_costs(f)
-        best = choose_policy(fold[v], study.labels.correct[v], cost[v])
-        chosen.append(best.choose(fold, cost))
-    return chosen
 
 
 def compare(
@@ -136,7 +124,7 @@ def compare(
         return np.hstack([values, values[:, first] - values[:, second]])
 
     def over_targets(values: np.ndarray) -> np.ndarray:
-        return with_differences(_mean(values.reshape(len(values), len(names), -1)))
+        return with_differences(metrics.macro(values.reshape(len(values), len(names), -1)))
 
     def gaps(means: np.ndarray) -> np.ndarray:
         best, oracle = means[:, [-2]], means[:, [-1]]
@@ -162,10 +150,3 @@ def compare(
         result += rows_of(metric, alone, these[: len(names)], part, n)
         result += rows_of(f"{metric} difference", differences, these[len(names) :], part, n)
     return result
-
-
-def _mean(values: np.ndarray) -> np.ndarray:
-    """The mean over the last axis of what is defined."""
-    known = ~np.isnan(values)
-    total, count = np.where(known, values, 0).sum(axis=-1), known.sum(axis=-1)
-    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)

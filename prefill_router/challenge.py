@@ -99,7 +99,7 @@ def greedy(stack: np.ndarray, Y: np.ndarray, n_steps: int = STEPS) -> np.ndarray
     stack : ndarray of shape (M, n, K)
         P(correct) of M models.
     Y : ndarray of shape (n, K)
-        Labels; rows with fewer than two say nothing.
+        Labels; rows with fewer than two say nothing, and without others all weigh alike.
     n_steps : int, default 20
         Models taken; the best number of them, at most so many, is kept.
 
@@ -114,6 +114,8 @@ def greedy(stack: np.ndarray, Y: np.ndarray, n_steps: int = STEPS) -> np.ndarray
     2004.
     """
     rows = (~np.isnan(Y)).sum(axis=1) > 1
+    if not rows.any():
+        return np.full(len(stack), 1 / len(stack))
     stack, Y = stack[:, rows], Y[rows]
     total, counts, best = np.zeros(stack.shape[1:]), np.zeros(len(stack)), (np.inf, None)
     for step in range(1, n_steps + 1):

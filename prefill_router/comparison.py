@@ -11,7 +11,7 @@ import pandas as pd
 
 from prefill_router import policy
 from prefill_router.costs import Prices, expected_costs, query_costs
-from prefill_router.estimates import Estimate
+from prefill_router.estimates import Estimate, pick
 from prefill_router.evaluation import evaluate_choices, evaluate_probabilities
 from prefill_router.fitting import Fitting
 from prefill_router.routers import OWN, PRIMARY, ensembles, predictions
@@ -54,24 +54,40 @@ def apply_policies(study: Study, by_fold: Sequence[np.ndarray]) -> Routed:
 
     `by_fold` holds P(correct), (N, K), in each fold: NaN on its training rows.
     """
-    choices, frugal, taus = [], [], []
-    for fold, p in enumerate(by_fold):
-        split, known = study.splits[fold], ~np.isnan(p).any(axis=1)
-        rows = np.zeros((2, len(p)), dtype=int)
-        if study.has_costs:
-            cost, Y, v = study.expected_costs(fold), study.labels.correct, split.validation
-            best = choose_policy(p[v], Y[v], cost[v])
-            cheap = choose_cheapest_policy(p[v], Y[v], cost[v], study.best_single[fold])
-            rows[0, known] = best.choose(p[known], cost[known])
-            rows[1, known] = cheap.choose(p[known], cost[known])
-            taus.append(best.parameter)
-        else:
-            rows[:, known] = policy.argmax(p[known])
-            taus.append(0.0)
-        choices.append(rows[0])
-        frugal.append(rows[1])
+    chosen = [choose_targets(study, fold, p) for fold, p in enumerate(by_fold)]
+    choices, frugal, taus = zip(*chosen, strict=True)
     join = study.over_folds
-    return Routed(join(by_fold), join(choices), join(frugal), taus)
+    return Routed(join(by_fold), join(choices), join(frugal), list(taus))
+
+
+def choose_targets(study: Study, fold: int, p: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """Choose policies on a fold's validation rows, and apply them wherever there are predictions.
+
+    Parameters
+    ----------
+    study : Study
+    fold : int
+    p : ndarray of shape (N, K)
+        P(correct); rows with NaN are not routed.
+
+    Returns
+    -------
+    choice, frugal : ndarrays of int, shape (N,)
+        As in `Routed`; 0 where there are no predictions.
+    tau : float
+        The tolerance of `choice`, 0 where there are no costs.
+    """
+    known, v = ~np.isnan(p).any(axis=1), study.splits[fold].validation
+    rows = np.zeros((2, len(p)), dtype=int)
+    if not study.has_costs:
+        rows[:, known] = policy.argmax(p[known])
+        return *rows, 0.0
+    cost, Y = study.expected_costs(fold), study.labels.correct
+    best = choose_policy(p[v], Y[v], cost[v])
+    cheap = choose_cheapest_policy(p[v], Y[v], cost[v], study.best_single[fold])
+    rows[0, known] = best.choose(p[known], cost[known])
+    rows[1, known] = cheap.choose(p[known], cost[known])
+    return *rows, best.parameter
 
 
 def test_labels(study: Study) -> np.ndarray:
@@ -255,12 +271,6 @@ def price_spread(
         row = pick(found, "cost saving", choose_with)
         split_costs[exponent] = replace(row, router=f"{choose_with}, prices to the {exponent:g}")
     return split_costs
-
-
-def pick(estimates: Sequence[Estimate], metric: str, router: str, target: str = "") -> Estimate:
-    """Return the one estimate of a metric, router and target."""
-    wanted = (metric, router, target)
-    return next(row for row in estimates if (row.metric, row.router, row.target) == wanted)
 
 
 def network_predictions(study: Study) -> list[np.ndarray]:

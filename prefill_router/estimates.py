@@ -52,6 +52,43 @@ def read_metrics(path: str | os.PathLike) -> list[Estimate]:
     return [Estimate(**row) for row in rows]
 
 
+def find(
+    estimates: Sequence[Estimate],
+    metric: str,
+    router: str,
+    target: str = "",
+    split: str | None = None,
+) -> Estimate | None:
+    """Return the first estimate of a metric, router and target, of any split by default.
+
+    None if there is none; see `pick` where there must be one.
+    """
+    wanted = (metric, router, target)
+    found = (row for row in estimates if (row.metric, row.router, row.target) == wanted)
+    return next((row for row in found if split in (None, row.split)), None)
+
+
+def pick(
+    estimates: Sequence[Estimate],
+    metric: str,
+    router: str,
+    target: str = "",
+    split: str | None = None,
+) -> Estimate:
+    """Return what `find` does.
+
+    Raises
+    ------
+    InputError
+        If there is no such estimate.
+    """
+    found = find(estimates, metric, router, target, split)
+    if found is None:
+        named = ", ".join(filter(None, (metric, router, target, split)))
+        raise InputError(f"There is no result of {named}.")
+    return found
+
+
 def complete_rows(correct: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return which rows are complete, (N,) bool, and their labels."""
     correct = np.asarray(correct, dtype=np.float64)

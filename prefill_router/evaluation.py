@@ -246,16 +246,9 @@ def _differences(keys: list, primary: str | None) -> tuple[Callable, list[tuple[
     return lambda columns: columns[:, [first]] - columns[:, others], pairs
 
 
-def _mean(values: np.ndarray) -> np.ndarray:
-    """Return the mean over the last axis of what is defined, NaN where nothing is."""
-    defined = ~np.isnan(values)
-    total, count = np.where(defined, values, 0).sum(axis=-1), defined.sum(axis=-1)
-    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
-
-
 def _with_macro(values: np.ndarray) -> np.ndarray:
     """Append the average over targets to metrics by target (..., K)."""
-    return np.concatenate([values, _mean(values)[..., None]], axis=-1)
+    return np.concatenate([values, metrics.macro(values)[..., None]], axis=-1)
 
 
 def _bin_columns(p: np.ndarray, correct: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import platform
 import time
@@ -12,17 +13,19 @@ from typing import Any
 
 import nbformat
 import papermill
+from IPython.core.inputtransformer2 import TransformerManager
 from nbclient.exceptions import DeadKernelError
 
 from prefill_router.book import HEADLINE_NOTEBOOK, headline
 from prefill_router.errors import InputError
 from prefill_router.expectations import EXPECTED, accept
+from prefill_router.imports import imported
+from prefill_router.inputs import check_inputs
 from prefill_router.parameters import validate
 from prefill_router.progress import track
 from prefill_router.project import project_root
 from prefill_router.published import PUBLISHED
 from prefill_router.storage import (
-    PRESENTATION,
     atomic_write,
     code_fingerprint,
     file_hash,
@@ -71,16 +74,11 @@ def run_experiment(
     parameters = validate({"run_dir": f"runs/{name}", **values}, source, origins)
     prepare_kernels()
     study = Study(parameters)
-    given, inputs = parameters.model_dump(mode="json"), study.inputs()
-    state = {
-        "parameters": given,
-        "inputs": inputs,
-        "code": code_fingerprint(),
-        "shown": _shown(),
-    }
+    given, inputs = parameters.model_dump(mode="json"), check_inputs(study)
+    state = {"parameters": given, "inputs": inputs, "committed": _committed(), "notebooks": []}
     study.claim()
     for notebook in track(notebooks(), f"running {name}"):
-        state["notebooks"] = [*state.get("notebooks", []), file_hash(notebook)]
+        state["notebooks"] += [file_hash(notebook), code_fingerprint(*_modules(notebook))]
         _execute(notebook, study.run_dir, given, fingerprint(state))
     write_json(study.run_dir / "metrics.json", _all_metrics(study.run_dir))
     write_json(study.run_dir / "manifest.json", _manifest(study, inputs["encoders"]))
@@ -96,13 +94,21 @@ def prepare_kernels() -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
-def _shown() -> list[str]:
-    """Return hashes of what computes nothing but decides what a notebook shows."""
-    package = Path(__file__).parent
-    names = {"display", *PRESENTATION} - {"book", "cli", "experiment"}
-    shown = [package / f"{name}.py" for name in sorted(names)]
-    committed = [project_root() / EXPECTED, *sorted((project_root() / PUBLISHED).glob("*/*.json"))]
-    return [file_hash(path) for path in [*shown, *committed] if path.exists()]
+def _committed() -> list[str]:
+    """Return hashes of what was found before, with which notebooks compare or which they show."""
+    root = project_root()
+    paths = [root / EXPECTED, *sorted((root / PUBLISHED).glob("*/*.json"))]
+    return [file_hash(path) for path in paths if path.exists()]
+
+
+def _modules(notebook: Path) -> list[str]:
+    """Return the modules of the package that a notebook's code imports."""
+    found, transform = [], TransformerManager().transform_cell  # magics are no Python
+    for cell in nbformat.read(notebook, as_version=4).cells:
+        if cell.cell_type == "code":
+            with contextlib.suppress(SyntaxError):  # it says so itself when it is run
+                found += imported(transform(cell.source))
+    return found
 
 
 def _all_metrics(run_dir: Path) -> list[dict[str, Any]]:
@@ -179,7 +185,7 @@ def _manifest(study: Study, encoders: dict[str, str]) -> dict[str, Any]:
     outputs = [study.run_dir / "notebooks" / path.name for path in notebooks()]
     return {
         "parameters": study.parameters.model_dump(mode="json"),
-        "code": code_fingerprint(),
+        "code": code_fingerprint(*(m for path in notebooks() for m in _modules(path))),
         "versions": {"python": platform.python_version(), **library_versions()},
         "machine": {"system": platform.platform(), "cores": os.cpu_count()},
         "labels": study.labels.fingerprint,

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from prefill_router.activations import Activations
+from prefill_router.anatomy import Anatomy, all_states, dissect
 from prefill_router.errors import InputError, did_you_mean
 from prefill_router.models import input_device, pad_id, quiet
 from prefill_router.plan import make_plan, rope_switch
 from prefill_router.pooling import needs_user
-from prefill_router.prefill import Anatomy, Prefill, all_states, dissect
+from prefill_router.prefill import Prefill
 from prefill_router.progress import meter
 from prefill_router.prompts import (
     Prompts,

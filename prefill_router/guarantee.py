@@ -122,10 +122,7 @@ def certify(
     control", 2021, for fixed-sequence testing.
     """
     check_levels(max_loss, confidence)
-    rows, right = complete_rows(correct)
-    p, price = np.asarray(p, dtype=np.float64)[rows], costs_of_rows(cost, rows, right.shape)
-    codes = np.arange(len(right)) if groups is None else np.asarray(groups)[rows]
-    codes = np.unique(codes, return_inverse=True)[1]
+    p, right, price, codes = complete(p, correct, cost, groups)
     sizes = np.bincount(codes)
     places = np.arange(len(right))
     tried, values, certified = [], [], None
@@ -147,6 +144,23 @@ def certify(
         len(sizes),
         tuple(tried),
         tuple(values),
+    )
+
+
+def complete(
+    p: np.ndarray, correct: np.ndarray, cost: np.ndarray, groups: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return P(correct), labels and costs, (n, K), of the queries labelled for every target.
+
+    And their groups, (n,), numbered from 0; the arguments are those of `certify`.
+    """
+    rows, right = complete_rows(correct)
+    codes = np.arange(len(right)) if groups is None else np.asarray(groups)[rows]
+    return (
+        np.asarray(p, dtype=np.float64)[rows],
+        right,
+        costs_of_rows(cost, rows, right.shape),
+        np.unique(codes, return_inverse=True)[1],
     )
 
 

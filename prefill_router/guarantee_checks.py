@@ -10,8 +10,7 @@ import pandas as pd
 from scipy.stats import beta
 
 from prefill_router import policy
-from prefill_router.estimates import complete_rows, costs_of_rows
-from prefill_router.guarantee import TAUS, certify
+from prefill_router.guarantee import TAUS, certify, complete
 from prefill_router.progress import track
 
 
@@ -177,10 +176,7 @@ def labels_needed(
         those), ``accuracy`` and ``cost`` (of that tau, on all the queries; NaN where there is
         none).
     """
-    rows, right = complete_rows(correct)
-    p, price = np.asarray(p, dtype=float)[rows], costs_of_rows(cost, rows, right.shape)
-    codes = np.arange(len(p)) if groups is None else np.asarray(groups)[rows]
-    codes = np.unique(codes, return_inverse=True)[1]
+    p, right, price, codes = complete(p, correct, cost, groups)
     n_groups, rng = codes.max() + 1, np.random.default_rng(seed)
     places, table = np.arange(len(p)), []
     for max_loss in max_losses:

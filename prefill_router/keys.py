@@ -15,7 +15,7 @@ from prefill_router.errors import InputError
 from prefill_router.layout import Layout
 from prefill_router.models import ModelSource, weights_hash
 from prefill_router.prompts import check_questions
-from prefill_router.settings import Settings
+from prefill_router.settings import READING, Settings
 from prefill_router.shards import check_storage
 from prefill_router.storage import code_fingerprint, fingerprint
 
@@ -36,7 +36,7 @@ def make_key(
     check_storage(storage_dtype)
     key = {
         **Settings(**settings).decisive(),
-        "code": code_fingerprint(),
+        "code": code_fingerprint(*READING),
         "weights": weights_hash(source),
         "questions": fingerprint(check_questions(questions)),
         "storage_dtype": storage_dtype,

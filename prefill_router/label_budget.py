@@ -24,6 +24,8 @@ from prefill_router.trunk import SharedTrunkEnsemble
 
 SIZES = (10, 30, 100, 300, 1000)
 TUNING_DRAWS = 2
+TUNED_ON = 3
+"""Other targets, at most, that are taken for new to choose what the heads are told beforehand."""
 OWN = "own head"
 SHARED = "shared difficulty"
 BOTH = "shared difficulty and own features"
@@ -97,9 +99,10 @@ def label_budget(study: Study, most: int = 6) -> list[Estimate]:
     """Take each target to be new in turn, and compare heads by the number of its labels.
 
     In the study's first split. The labelled queries are drawn from training rows, `n_seeds` times;
-    what the heads have to be told beforehand is chosen, for each size, on the *other* targets, as
-    if each of those were new, by the Brier score of validation rows. The new target's own labels
-    are used for nothing but the fit, and its test rows are looked at once.
+    what the heads have to be told beforehand is chosen, for each size, on `TUNED_ON` of the *other*
+    targets, as if each of those were new to what the rest know, by the Brier score of validation
+    rows. The new target's own labels are used for nothing but the fit, and its test rows are looked
+    at once.
 
     Parameters
     ----------
@@ -167,8 +170,8 @@ def _predict_new(study: Study, target: int, sizes: Sequence[int]) -> tuple[np.nd
 
     scores = np.zeros((len(sizes), len(HEADS), max(map(len, HEADS.values()))))
     at = split.validation
-    for place, other in enumerate(others) if len(others) > 1 else ():
-        without = PriorKnowledge(known.X, np.delete(known.p, place, axis=1), known.trunk)
+    for other in others[:TUNED_ON] if len(others) > 1 else ():
+        without = what_is_known(study, [k for k in others if k != other])
         for draw in range(TUNING_DRAWS):
             order = labelled(other, draw)
             for s, size in enumerate(sizes):

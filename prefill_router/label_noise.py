@@ -11,7 +11,7 @@ from prefill_router import policy
 from prefill_router.bootstrap import Interval, auc_intervals, intervals
 from prefill_router.comparison import best_single
 from prefill_router.estimates import Estimate, rows_of
-from prefill_router.metrics import gap_closed
+from prefill_router.metrics import gap_closed, macro
 from prefill_router.routers import LOGISTIC, PRIMARY, TFIDF, predictions
 from prefill_router.study import Study
 
@@ -166,6 +166,7 @@ def evaluate_ceiling(
     p: Mapping[str, np.ndarray],
     targets: tuple[str, ...],
     groups: np.ndarray | None = None,
+    folds: np.ndarray | None = None,
     *,
     n_resamples: int = 500,
     seed: int = 0,
@@ -177,6 +178,8 @@ def evaluate_ceiling(
     right : (S, N, K) array of bool
     p : mapping of router -> (N, K) array
         Predicted P(correct), whose AUC is taken against the same draws.
+    folds : (N,) array, optional
+        Only queries of the same fold are compared: its routers' scores have a scale of their own.
     targets, groups, n_resamples, seed
         As in `evaluate_reliability`.
 
@@ -200,10 +203,12 @@ def evaluate_ceiling(
 
     def with_mean(areas: np.ndarray) -> np.ndarray:
         areas = areas.reshape(len(areas), len(scores), n_targets)
-        mean = areas.mean(axis=2, keepdims=True)
-        return np.concatenate([areas, mean], axis=2).reshape(len(areas), -1)
+        return np.concatenate([areas, macro(areas)[..., None]], axis=2).reshape(len(areas), -1)
 
-    found = auc_intervals(columns, outcomes, np.tile(groups, n_draws), with_mean, n_resamples, seed)
+    found = auc_intervals(
+        columns, outcomes, np.tile(groups, n_draws), with_mean, n_resamples, seed,
+        None if folds is None else np.tile(folds, n_draws),
+    )  # fmt: skip
     keys = [(name, target) for name in scores for target in [*targets, ""]]
     return rows_of("AUC against a draw", keys, found, "test", n)
 
@@ -239,7 +244,8 @@ def label_noise(study: Study) -> list[Estimate]:
     )
     found += evaluate_reliability(right, labels.targets, groups, **settings)
     few = settings | {"n_resamples": min(500, p.n_resamples)}
-    found += evaluate_ceiling(right, predicted, labels.targets, groups, **few)
+    folds = study.test_folds[here]
+    found += evaluate_ceiling(right, predicted, labels.targets, groups, folds, **few)
     fresh_rows = np.sort(
         np.random.default_rng(p.seed).choice(len(rows), min(N_FRESH, len(rows)), replace=False)
     )

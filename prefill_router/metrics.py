@@ -79,10 +79,15 @@ def expected_calibration_error(
     return _per_target(one, p, correct)
 
 
-def macro(values: np.ndarray) -> float:
-    """Return the mean over the targets for which a metric is defined, NaN if for none."""
+def macro(values: np.ndarray) -> np.ndarray:
+    """Return the mean over the targets for which a metric is defined, NaN where for none.
+
+    Targets are on the last axis: (..., K) becomes (...).
+    """
     values = np.asarray(values, dtype=np.float64)
-    return float(np.mean(values[~np.isnan(values)])) if not np.isnan(values).all() else np.nan
+    defined = ~np.isnan(values)
+    total, count = np.where(defined, values, 0).sum(axis=-1), defined.sum(axis=-1)
+    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
 
 
 @dataclass(frozen=True)

@@ -41,10 +41,7 @@ def sized(study: Study, notebook: str) -> Study:
     if is_full(p, notebook):
         return study
     fewer = min(p.n_queries or REDUCED["n_queries"], REDUCED["n_queries"])
-    run_dir = str(study.run_dir / "reduced")
-    small = Study(p.model_copy(update=REDUCED | {"n_queries": fewer, "run_dir": run_dir}))
-    small.store = study.store
-    return small
+    return study.like(**REDUCED | {"n_queries": fewer})
 
 
 def is_full(parameters: Parameters, notebook: str) -> bool:

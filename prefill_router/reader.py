@@ -26,6 +26,7 @@ from prefill_router.models import (
     weights_hash,
 )
 from prefill_router.prefill import Prefill
+from prefill_router.settings import READING
 from prefill_router.storage import code_fingerprint
 
 
@@ -69,7 +70,7 @@ class Job:
             repository = source.name.partition("@")[0]
             source = resolve(f"{repository}@{source.revision}" if source.is_hub else source.name)
         here = {
-            "code": code_fingerprint(),
+            "code": code_fingerprint(*READING),
             "weights": weights_hash(source),
             "transformers": version("transformers"),
         }

@@ -20,7 +20,7 @@ from prefill_router.costs import Prices
 from prefill_router.curve_evaluation import curve_band
 from prefill_router.curves import routing_curve
 from prefill_router.display import Display, bullets, query_cards, table
-from prefill_router.estimates import Estimate
+from prefill_router.estimates import Estimate, find, pick
 from prefill_router.evaluation import evaluate_choices
 from prefill_router.labels import Labels
 from prefill_router.predictor import Examined
@@ -108,19 +108,13 @@ def write_page(
         temporary.write_text(page, encoding="utf-8")
 
 
-def find(results: list[Estimate], metric: str, router: str) -> Estimate | None:
-    """Return a router's result over all targets, None if there is none."""
-    rows = [r for r in results if (r.metric, r.router, r.target) == (metric, router, "")]
-    return rows[0] if rows else None
-
-
 def findings(router: Router, results: list[Estimate]) -> Display:
     """Return the few sentences to take away."""
     gap, saving = (
         row and replace(row, router=f"The router at tau = {router.config.tau:.3g}")
         for row in (find(results, m, "tolerance") for m in ("gap closed", "cost saving"))
     )
-    best, ours = (find(results, "accuracy", name) for name in ("best single target", "tolerance"))
+    best, ours = (pick(results, "accuracy", name) for name in ("best single target", "tolerance"))
     tau = router.config.tau
     advice = (
         f"Set tau to {router.guarantee.tau:.3g} to keep that promise (it is the default)"
@@ -176,11 +170,11 @@ def tau_table(router: Router, seen: Examined, n_resamples: int) -> Display:
     )  # fmt: skip
     rows = []
     for tau in taus:
-        row = [f"{tau:.3g}", format_interval(find(results, "accuracy", f"{tau:g}"))]
+        row = [f"{tau:.3g}", format_interval(pick(results, "accuracy", f"{tau:g}"))]
         if seen.paid is not None:
             row += [
-                format_interval(find(results, "mean cost", f"{tau:g}"), "USD"),
-                format_interval(find(results, "cost saving", f"{tau:g}")),
+                format_interval(pick(results, "mean cost", f"{tau:g}"), "USD"),
+                format_interval(pick(results, "cost saving", f"{tau:g}")),
             ]
         rows.append([*row, notes.get(tau, "")])
     costs = [] if seen.paid is None else ["cost of 1,000 queries", "saving against the dearest"]
@@ -267,7 +261,7 @@ def _trade_off(ax, seen: Examined, results: list[Estimate]) -> None:
     best = policy.oracle(Y, paid)
     rows = np.arange(len(Y))
     points = {
-        name: tuple(find(results, metric, name).estimate for metric in ("mean cost", "accuracy"))
+        name: tuple(pick(results, metric, name).estimate for metric in ("mean cost", "accuracy"))
         for name in ("tolerance",)
     }
     plotting.routing_curves(

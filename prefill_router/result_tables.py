@@ -7,19 +7,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from prefill_router.estimates import Estimate
+from prefill_router.estimates import Estimate, find, pick
 from prefill_router.report import format_interval, verdict
 
 MISSING = "–"
-
-
-def find(
-    rows: Sequence[Estimate], metric: str, router: str, split: str = "test"
-) -> Estimate | None:
-    """Return the row of a metric and router that is about no single target, None without one."""
-    wanted = (metric, router, "", split)
-    found = (r for r in rows if (r.metric, r.router, r.target, r.split) == wanted)
-    return next(found, None)
 
 
 def routers_of(rows: Sequence[Estimate], metric: str, split: str = "test") -> list[str]:
@@ -47,7 +38,7 @@ def results_table(
     """
     columns: dict[str, list[str]] = {"router": list(routers)}
     for metric, scale in metrics.items():
-        found = [find(rows, metric, router, split) for router in routers]
+        found = [find(rows, metric, router, split=split) for router in routers]
         if any(found):
             columns[metric] = [MISSING if row is None else _written(row, scale) for row in found]
     return pd.DataFrame(columns)
@@ -60,17 +51,17 @@ def differences_table(rows: Sequence[Estimate], primary: str) -> pd.DataFrame:
     correction, and the difference in gap closed that these queries find with a probability of 80 %.
     """
     pairs = [name for name in routers_of(rows, "p-value") if name.startswith(f"{primary} - ")]
-    headroom = find(rows, "headroom", "oracle")
+    headroom = pick(rows, "headroom", "oracle", split="test")
     lines = []
     for pair in pairs:
-        difference = find(rows, "gap closed difference", pair)
-        power = find(rows, "detectable difference", pair).estimate
+        difference = pick(rows, "gap closed difference", pair, split="test")
+        power = pick(rows, "detectable difference", pair).estimate
         lines.append(
             {
                 "other router": pair.removeprefix(f"{primary} - "),
                 "difference in gap closed": format_interval(difference, "points"),
-                "p": f"{find(rows, 'p-value', pair).estimate:.4f}",
-                "p (Holm)": f"{find(rows, 'p-value (Holm)', pair).estimate:.4f}",
+                "p": f"{pick(rows, 'p-value', pair).estimate:.4f}",
+                "p (Holm)": f"{pick(rows, 'p-value (Holm)', pair).estimate:.4f}",
                 "detectable": f"{100 * power / headroom.estimate:.1f} points"
                 if headroom.estimate > 0
                 else MISSING,
@@ -82,7 +73,7 @@ def differences_table(rows: Sequence[Estimate], primary: str) -> pd.DataFrame:
 def comparison_sentence(rows: Sequence[Estimate], a: str, b: str) -> str:
     """Return the verdict on the difference in gap closed of `a` minus `b`, Holm's p with it."""
     pair = f"{a} - {b}"
-    said = verdict(find(rows, "gap closed difference", pair), a, b, "gap closed")
+    said = verdict(pick(rows, "gap closed difference", pair, split="test"), a, b, "gap closed")
     corrected = find(rows, "p-value (Holm)", pair)
     if corrected is None:
         return said
@@ -96,14 +87,12 @@ def holm_summary(rows: Sequence[Estimate], primary: str, alpha: float = 0.05) ->
         if not pair.startswith(f"{primary} - "):
             continue
         other = pair.removeprefix(f"{primary} - ")
-        if find(rows, "p-value (Holm)", pair).estimate > alpha:
+        if pick(rows, "p-value (Holm)", pair).estimate > alpha:
             same.append(other)
         else:
             # by accuracy: without headroom, gap closed is undefined
-            higher = (
-                find(rows, "accuracy", primary).estimate > find(rows, "accuracy", other).estimate
-            )
-            (better if higher else worse).append(other)
+            ours, theirs = (pick(rows, "accuracy", n, split="test") for n in (primary, other))
+            (better if ours.estimate > theirs.estimate else worse).append(other)
     said = f"After Holm's correction (level {alpha:g}), {primary} is better than "
     said += f"{_listed(better)}, worse than {_listed(worse)}, and not distinguishable from "
     return said + f"{_listed(same)}."

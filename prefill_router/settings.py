@@ -10,6 +10,9 @@ from prefill_router.errors import InputError
 from prefill_router.pooling import check_poolings
 from prefill_router.prompts import Truncation
 
+READING = ("prefill_router.reader", "prefill_router.writer")
+"""The modules that, with all they import, decide the states that are read and written."""
+
 Layers = Literal["all", "upper"] | Sequence[int]
 
 

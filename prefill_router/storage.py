@@ -17,13 +17,10 @@ from typing import Any
 import numpy as np
 
 from prefill_router.errors import InputError
+from prefill_router.imports import closure
 
 MANIFEST = "manifest.json"
 LIBRARIES = ("torch", "transformers", "datasets", "scikit-learn", "scipy", "numpy", "pandas")
-PRESENTATION = (
-    "ablation_report", "book", "cli", "expectations", "experiment", "layer_figures", "plotting",
-    "published", "real_pools", "report", "report_page", "result_tables", "trends",
-)  # fmt: skip
 
 
 def fingerprint(*parts: Any) -> str:
@@ -59,18 +56,22 @@ def file_hash(path: str | os.PathLike) -> str:
 
 
 @functools.cache
-def code_fingerprint() -> str:
+def code_fingerprint(*modules: str) -> str:
     """Return what identifies the code that computes, so that an upgrade, too, computes anew.
 
-    That is every module of the package but those that only present, and the libraries' versions.
+    Parameters
+    ----------
+    *modules : str
+        Full names of the modules that compute.
+
+    Returns
+    -------
+    str
+        16 hexadecimal characters, of these modules, all that they import of this package, and the
+        libraries' versions.
     """
-    package = Path(__file__).parent
-    modules = {
-        path.relative_to(package).as_posix(): file_hash(path)
-        for path in sorted(package.rglob("*.py"))
-        if path.relative_to(package).parts[0].removesuffix(".py") not in PRESENTATION
-    }
-    return fingerprint(modules, library_versions())
+    files = {name: file_hash(path) for name, path in closure(modules).items()}
+    return fingerprint(files, library_versions())
 
 
 def library_versions() -> dict[str, str]:
@@ -137,14 +138,14 @@ class Store:
         self.root = Path(root)
 
     def path(self, kind: str, key: dict[str, Any]) -> Path:
-        """Return where the artifact of a key is, or would be: `get` says of what a key consists."""
-        return self.root / f"{kind}-{fingerprint({'code': code_fingerprint(), **key})}"
+        """Return where the artifact of a key is, or would be."""
+        return self.root / f"{kind}-{fingerprint(key)}"
 
     def get(self, kind: str, key: dict[str, Any], build: Callable[[Path], None]) -> Path:
         """Return the artifact's directory: the verified one on disk, else a newly built one.
 
-        An artifact is found again only by the code that made it: `code_fingerprint` is part of
-        every key, so nothing stale is served after a change.
+        An artifact is found again only by the code that made it: the `code_fingerprint` of the
+        module that defines `build` is part of the key, so nothing stale is served after a change.
 
         Parameters
         ----------
@@ -165,7 +166,7 @@ class Store:
         InputError
             If the artifact on disk is not what its manifest says.
         """
-        key = {"code": code_fingerprint(), **key}
+        key = {**key, "code": code_fingerprint(build.__module__)}
         directory = self.path(kind, key)
         if directory.exists():
             verify(directory)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -14,23 +15,23 @@ import pandas as pd
 from prefill_router import zoo
 from prefill_router.activations import Activations
 from prefill_router.costs import Prices, expected_costs, load_prices, query_costs
-from prefill_router.devices import device_map
 from prefill_router.errors import InputError
 from prefill_router.estimates import Estimate, write_metrics
-from prefill_router.extraction import check_layers
 from prefill_router.features import Choice, choose, cross_validated_auc
 from prefill_router.labels import Labels, load_labels
-from prefill_router.models import ModelSource, resolve, text_config, weights_hash
+from prefill_router.models import ModelSource, resolve
 from prefill_router.parameters import PLACES, Parameters, from_namespace
 from prefill_router.probes import probe_layers
 from prefill_router.project import project_root
-from prefill_router.prompts import check_max_tokens, config_limit
 from prefill_router.splits import Split, make_splits
 from prefill_router.storage import Store, fingerprint, read_json, write_json
 from prefill_router.streaming import extract_to_store
 
 ARTIFACTS = "PREFILL_ROUTER_ARTIFACTS"
 """Environment variable that names a store for all studies to share, instead of one in each run."""
+
+OF_FITS = {"criterion", "dimensions", "inner_folds", "n_seeds", "keep", "n_resamples"}
+"""Parameters that neither labels, splits nor states depend on."""
 
 
 class Study:
@@ -70,6 +71,34 @@ class Study:
             namespace = {n: v for n, v in namespace.items() if n in Parameters.model_fields}
         return cls(from_namespace(namespace))
 
+    def like(self, splits: Sequence[Split] | None = None, **parameters: Any) -> Study:
+        """Return a study of the same store and run directory, for a question on the side.
+
+        Parameters
+        ----------
+        splits : sequence of Split, optional
+            In place of those that the parameters make, of the same labels.
+        **parameters
+            Those that differ; with `splits`, of `OF_FITS` alone.
+
+        Returns
+        -------
+        Study
+            It records no results: the run directory is this study's.
+        """
+        other = copy.copy(self)
+        other.parameters = self.parameters.model_copy(update=parameters)
+        if splits is None and parameters.keys() <= OF_FITS:
+            return other
+        for name, value in vars(type(self)).items():
+            if isinstance(value, cached_property):  # it may follow from what differs
+                other.__dict__.pop(name, None)
+        if splits is None:
+            other._activations = {}
+        else:
+            other.labels, other.splits = self.labels, list(splits)
+        return other
+
     def _identity(self) -> dict[str, Any]:
         return self.parameters.model_dump(mode="json", exclude=PLACES)
 
@@ -90,55 +119,6 @@ class Study:
         path = self.run_dir / "parameters.json"
         if not path.exists():
             write_json(path, self._identity())
-
-    def inputs(self) -> dict[str, Any]:
-        """Read or find all that the parameters name, and return what identifies its content.
-
-        Raises
-        ------
-        InputError
-            If labels, prices, an encoder or the device are missing or cannot be used, the queries
-            are too few to be split, or what an answer costs is unknown.
-        """
-        p = self.parameters
-        encoders = [*self.encoders, *([] if p.embedding == "lsa" else [p.embedding])]
-        inputs = {
-            "labels": self.labels.fingerprint,
-            "prices": self._price_content(),
-            "encoders": {encoder: weights_hash(self.source(encoder)) for encoder in encoders},
-        }
-        for encoder in encoders:
-            self._check_encoder(encoder)
-        if p.engine == "local":  # a cluster's workers have devices of their own
-            device_map(p.device)
-        self._check_costs(self.splits)
-        return inputs
-
-    def _price_content(self) -> dict[str, Any] | None:
-        """Return what the price table says, wherever it lies."""
-        if self.prices is None:
-            return None
-        return {name: value for name, value in vars(self.prices).items() if name != "source"}
-
-    def _check_encoder(self, encoder: str) -> None:
-        """Refuse layers that an encoder lacks, and prompts longer than it reads, by its config."""
-        p, config = self.parameters, text_config(self.source(encoder))
-        n_layers = getattr(config, "num_hidden_layers", None)
-        try:
-            check_max_tokens(p.max_tokens, config_limit(config))
-            if encoder == p.encoder and n_layers:
-                check_layers(p.layers, n_layers)
-        except InputError as error:
-            raise InputError(f"{encoder}: {error}") from None
-
-    def _check_costs(self, splits: Sequence[Split]) -> None:
-        """Refuse unknown costs before any prompt is read: its length does not matter to that."""
-        if not self.has_costs:
-            return
-        lengths = np.zeros(self.labels.n_queries)
-        query_costs(self.labels, self.prices, lengths)
-        for split in splits:
-            expected_costs(self.labels, self.prices, lengths, split.train)
 
     # -- labels ------------------------------------------------------------------------------
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,7 +10,7 @@ from prefill_router import policy
 from prefill_router.bootstrap import auc_intervals, intervals
 from prefill_router.errors import InputError
 from prefill_router.estimates import Estimate, complete_rows, rows_of
-from prefill_router.metrics import gap_closed
+from prefill_router.metrics import gap_closed, macro
 from prefill_router.routers import BENCHMARK, LENGTH, LOGISTIC, PRIMARY, TFIDF, predictions
 from prefill_router.splits import Split
 from prefill_router.study import Study
@@ -66,12 +65,7 @@ def _with_splits(study: Study, splits: Sequence[Split]) -> Study:
     """Return a study of the same labels and states with other splits, and fewer seeds."""
     p = study.parameters
     fewer = {name: min(most, getattr(p, name)) for name, most in SEEDS.items()}
-    other = copy.copy(study)
-    for name in ("test_rows", "test_folds", "best_single"):
-        other.__dict__.pop(name, None)  # what the study's own splits gave
-    other.parameters = p.model_copy(update=fewer)
-    other.splits = list(splits)
-    return other
+    return study.like(splits, **fewer)
 
 
 def kinds(study: Study) -> dict[str, np.ndarray]:
@@ -177,7 +171,7 @@ def evaluate_transfer(
         return columns[:, pairs[0]] - columns[:, pairs[1]]
 
     def areas(by_column: np.ndarray) -> np.ndarray:
-        columns = np.nanmean(by_column.reshape(len(by_column), len(keys), n_targets), axis=2)
+        columns = macro(by_column.reshape(len(by_column), len(keys), n_targets))
         return np.hstack([columns, lost(columns)])
 
     strata = np.unique(

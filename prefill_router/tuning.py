@@ -111,11 +111,7 @@ def fit_budget(p: np.ndarray, expected_cost: np.ndarray, budget: float) -> float
             f"The budget of {budget:g} USD a query is less than the {least:g} that always asking "
             "the cheapest target is expected to cost; allow that much."
         )
-    a, b = np.triu_indices(p.shape[1], k=1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        turning = ((p[:, a] - p[:, b]) / (c[:, a] - c[:, b])).ravel()
-    turning = np.unique(turning[np.isfinite(turning) & (turning > 0)])
-    lams = np.concatenate([[0.0], turning])  # choices change only where two targets tie
+    lams = np.concatenate([[0.0], np.unique(_ties(p, c))])  # choices change only there
     rows = np.arange(len(p))
 
     def within(lam: float) -> bool:
@@ -179,11 +175,8 @@ def _candidates(
     c = costs_of_rows(expected_cost, rows, correct.shape)
     if name == "tolerance":
         return curves.routing_curve(p, correct, c)
-    a, b = np.triu_indices(p.shape[1], k=1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        turning = ((p[:, a] - p[:, b]) / (c[:, a] - c[:, b])).ravel()
-    turning = turning[np.isfinite(turning) & (turning > 0)]  # lambdas at which two targets tie
-    grid = np.unique(np.quantile(turning, np.linspace(0, 1, 512))) if len(turning) else []
+    ties = _ties(p, c)
+    grid = np.unique(np.quantile(ties, np.linspace(0, 1, 512))) if len(ties) else []
     lams = np.concatenate([[0.0], grid])
     chosen = np.column_stack([policy.utility(p, c, lam) for lam in lams])
     return curves.RoutingCurve(
@@ -191,6 +184,14 @@ def _candidates(
         np.take_along_axis(c, chosen, axis=1).mean(axis=0),
         np.take_along_axis(correct, chosen, axis=1).mean(axis=0),
     )
+
+
+def _ties(p: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """Return the lambdas above 0 at which two targets have the same utility for some query."""
+    a, b = np.triu_indices(p.shape[1], k=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ties = ((p[:, a] - p[:, b]) / (c[:, a] - c[:, b])).ravel()
+    return ties[np.isfinite(ties) & (ties > 0)]
 
 
 def _policy(name: str, candidates: curves.RoutingCurve, at: int) -> Policy:

@@ -13,14 +13,16 @@ from prefill_router.ablation_results import (
     ablate,
     compare,
     last_epoch,
-    route,
 )
 from prefill_router.ablations import Networks, configurations, variants
-from prefill_router.comparison import best_single
-from prefill_router.comparison import route as route_router
+from prefill_router.comparison import best_single, choose_targets
 from prefill_router.comparison import test_labels as labels_of_test
 from prefill_router.evaluation import evaluate_choices, evaluate_probabilities
-from prefill_router.routers import PRIMARY, predictions
+from prefill_router.routers import PRIMARY
+
+
+def routed(study, by_fold):
+    return [choose_targets(study, fold, p)[0] for fold, p in enumerate(by_fold)]
 
 
 @pytest.fixture
@@ -30,7 +32,7 @@ def made_up(study):
     p = {
         name: [rng.random(study.labels.correct.shape) for _ in study.splits] for name in ("a", "b")
     }
-    return p, {name: route(study, folds) for name, folds in p.items()}
+    return p, {name: routed(study, folds) for name, folds in p.items()}
 
 
 def test_results_equal_those_of_the_evaluation(study, made_up):
@@ -43,8 +45,8 @@ def test_results_equal_those_of_the_evaluation(study, made_up):
     Y = labels_of_test(study)
     probabilities = evaluate_probabilities(joined, Y, groups, folds=study.test_folds, **common)
     asked = {name: study.over_folds(folds) for name, folds in choices.items()}
-    routed = evaluate_choices(asked, Y, None, best_single(study), groups, **common)
-    expected = [row for row in [*probabilities, *routed] if not row.target]
+    by_choice = evaluate_choices(asked, Y, None, best_single(study), groups, **common)
+    expected = [row for row in [*probabilities, *by_choice] if not row.target]
     checked = 0
     for row in expected:
         if (row.metric, row.router) in found:
@@ -75,22 +77,6 @@ def test_missing_labels_are_left_out(study, made_up):
     brier = next(row for row in rows if (row.metric, row.router) == ("Brier", "a"))
     expected = [np.mean((scores - Y[v])[seen, k] ** 2) for k, seen in enumerate(asked.T)]
     np.testing.assert_allclose(brier.estimate, np.mean(expected))
-
-
-def test_queries_are_routed_as_in_the_other_chapters(study):
-    routed = route(study, predictions_without_gaps(study))
-    np.testing.assert_array_equal(study.over_folds(routed), route_router(study, PRIMARY).choice)
-
-
-def predictions_without_gaps(study):
-    """The router's P(correct), with any value on training rows, which are not routed."""
-    return [np.nan_to_num(p) for p in predictions(study, PRIMARY)]
-
-
-def test_without_costs_the_likeliest_target_is_asked(study, made_up, monkeypatch):
-    monkeypatch.setattr(type(study), "has_costs", False)
-    for p, choice in zip(made_up[0]["a"], route(study, made_up[0]["a"]), strict=True):
-        np.testing.assert_array_equal(choice, p.argmax(axis=1))
 
 
 def test_every_configuration_has_its_rows_and_is_counted(study, monkeypatch):

@@ -13,20 +13,20 @@ from prefill_router.comparison import (
     DEAREST,
     RANDOM,
     best_single,
+    choose_targets,
     compare_choices,
     compare_probabilities,
     encoder_matrix,
     ensemble_sizes,
     network_predictions,
     own_against_others,
-    pick,
     price_spread,
     random_choice,
     reference_choices,
     route,
 )
 from prefill_router.costs import Prices
-from prefill_router.estimates import Estimate
+from prefill_router.estimates import pick
 from prefill_router.routers import OWN, PRIMARY, TFIDF, ensembles, predictions
 
 torch.set_num_threads(1)
@@ -276,12 +276,6 @@ def test_everything_stands_a_constant_target(with_constant):
     assert np.isfinite(price_spread(study, PRIMARY, [1])[1].estimate)
 
 
-def test_pick_takes_the_one_row():
-    rows = [Estimate("m", "r", target, "test", 0.5, 0.4, 0.6, 9) for target in ("a", "")]
-    assert pick(rows, "m", "r").target == ""
-    assert pick(rows, "m", "r", "a").target == "a"
-
-
 def test_what_is_free_stays_free_however_prices_are_spread(tmp_path):
     study = tiny_studies.study(tmp_path)
     free = Prices(dict.fromkeys(study.prices.input, 0.0), dict.fromkeys(study.prices.output, 0.0))
@@ -290,3 +284,14 @@ def test_what_is_free_stays_free_however_prices_are_spread(tmp_path):
     saving = price_spread(study, TFIDF, [0])[0].estimate
     asked = route(study, TFIDF).choice == study.labels.targets.index("early")
     assert 0 <= saving <= 1 and (saving == 1) == (not asked.any())
+
+
+def test_without_costs_the_likeliest_target_is_asked(study, monkeypatch):
+    monkeypatch.setattr(type(study), "has_costs", False)
+    p = np.random.default_rng(0).random(study.labels.correct.shape)
+    p[study.splits[0].train] = np.nan
+    choice, frugal, tau = choose_targets(study, 0, p)
+    known = np.setdiff1d(np.arange(len(p)), study.splits[0].train)
+    np.testing.assert_array_equal(choice[known], p[known].argmax(axis=1))
+    np.testing.assert_array_equal(frugal, choice)
+    assert tau == 0

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from prefill_router.errors import InputError
-from prefill_router.estimates import Estimate, complete_rows, costs_of_rows, to_frame, write_metrics
+from prefill_router.estimates import (
+    Estimate,
+    complete_rows,
+    costs_of_rows,
+    find,
+    pick,
+    to_frame,
+    write_metrics,
+)
 
 
 def test_rows_are_written_with_null_for_what_is_undefined(tmp_path):
@@ -34,3 +42,17 @@ def test_no_complete_row_and_unknown_costs_are_errors():
         complete_rows([[1.0, np.nan]])
     with pytest.raises(InputError, match="price"):
         costs_of_rows([1.0, np.nan], np.array([True]), (1, 2))
+
+
+def test_a_row_is_found_by_all_that_names_it():
+    rows = [
+        Estimate("m", "r", target, split, 0.5, 0.4, 0.6, 9)
+        for split in ("validation", "test")
+        for target in ("a", "")
+    ]
+    assert find(rows, "m", "r") == rows[1]
+    assert find(rows, "m", "r", split="test") == rows[3]
+    assert pick(rows, "m", "r", "a", "test") == rows[2]
+    assert find(rows, "m", "other") is None
+    with pytest.raises(InputError, match="no result of m, other, a, test"):
+        pick(rows, "m", "other", "a", "test")

@@ -151,7 +151,7 @@ def test_what_changed_runs_again_with_all_that_may_rest_on_it(root, values, monk
     prices.write_text(prices.read_text().replace("40.0", "41.0"))
     rerun()  # other contents of the same name
     assert executed == both
-    monkeypatch.setattr(experiment, "code_fingerprint", lambda: "other code")
+    monkeypatch.setattr(experiment, "code_fingerprint", lambda *_: "other code")
     rerun()
     assert executed == both
 

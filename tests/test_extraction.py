@@ -7,12 +7,12 @@ import torch
 from architectures import SHAPE
 from transformers import AutoModel, Phi3Config
 
+from prefill_router.anatomy import Anatomy, all_states
 from prefill_router.errors import InputError
 from prefill_router.extraction import default_budget, encode
 from prefill_router.models import load_encoder, resolve
 from prefill_router.plan import rope_switch
 from prefill_router.pooling import POOLINGS
-from prefill_router.prefill import Anatomy, all_states
 from prefill_router.prompts import Prompts
 
 QUESTIONS = tiny_models.questions()

@@ -114,5 +114,20 @@ def test_the_ceiling_is_between_its_bounds_and_no_router_is_above_it(drawn):
     assert pick(found, "AUC against a draw", "knows").estimate == pytest.approx(np.mean(means))
 
 
+def test_the_ceiling_compares_queries_of_one_fold_alone(drawn):
+    chance, right = drawn
+    folds = np.arange(len(chance)) % 2
+    p = {"shifted": np.where(folds[:, None] == 0, chance, chance - 1)}  # the same ranks in a fold
+    found = evaluate_ceiling(right, p, ("a", "b", "c"), folds=folds, n_resamples=20)
+    for k, target in enumerate("abc"):
+        won = pairs = 0.0
+        for fold in (0, 1):
+            y, scores = right[:, folds == fold, k].ravel(), np.tile(chance[folds == fold, k], 10)
+            n_pairs = y.sum() * (~y).sum()
+            won, pairs = won + roc_auc_score(y, scores) * n_pairs, pairs + n_pairs
+        row = pick(found, "AUC against a draw", "shifted", target)
+        assert row.estimate == pytest.approx(won / pairs)
+
+
 def test_labels_that_cannot_be_sampled_leave_the_question_out(study):
     assert label_noise(study) == []

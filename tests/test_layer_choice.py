@@ -7,8 +7,8 @@ import torch
 from scipy.stats import spearmanr
 from sklearn.linear_model import LogisticRegression
 
-from prefill_router.comparison import pick
 from prefill_router.decomposition import decompose
+from prefill_router.estimates import pick
 from prefill_router.features import masked_auc
 from prefill_router.layer_choice import (
     PROBES,

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
-from prefill_router.comparison import pick
+from prefill_router.estimates import pick
 from prefill_router.layer_ranking import (
     auc_lost,
     n_peaks,

@@ -8,9 +8,10 @@ from architectures import SHAPE
 from torch import nn
 from transformers import AlbertConfig, AutoModel, Qwen3Config, ViTConfig
 
+from prefill_router.anatomy import all_states, dissect
 from prefill_router.errors import InputError
 from prefill_router.pooling import Batch
-from prefill_router.prefill import Prefill, all_states, dissect
+from prefill_router.prefill import Prefill
 
 SAMPLE = [5, 6, 7, 8, 9, 10]
 CAUSAL = ["qwen3", "llama", "gpt2", "gpt_neox"]

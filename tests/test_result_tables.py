@@ -5,7 +5,6 @@ from prefill_router.estimates import Estimate
 from prefill_router.result_tables import (
     comparison_sentence,
     differences_table,
-    find,
     holm_summary,
     results_table,
     routers_of,
@@ -47,10 +46,7 @@ ROWS = [
 ]
 
 
-def test_a_row_is_found_by_all_that_names_it():
-    assert find(ROWS, "gap closed", "A").estimate == 0.25
-    assert find(ROWS, "gap closed", "A", "validation").estimate == 0.9
-    assert find(ROWS, "gap closed", "single target") is None
+def test_routers_are_those_with_a_row():
     assert routers_of(ROWS, "gap closed") == ["A", "B"]
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from prefill_router.comparison import pick
+from prefill_router.estimates import pick
 from prefill_router.model_size import n_parameters
 from prefill_router.models import load_encoder, resolve
 from prefill_router.scaling import SIZE, STEPS, checkpoints, scaling

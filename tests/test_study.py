@@ -11,6 +11,7 @@ from tiny_studies import label_table, world
 from prefill_router.errors import InputError
 from prefill_router.extraction import encode
 from prefill_router.features import Choice, cross_validated_auc
+from prefill_router.inputs import check_inputs
 from prefill_router.models import load_encoder
 from prefill_router.parameters import Parameters, validate
 from prefill_router.probes import probe_layers
@@ -55,27 +56,9 @@ def test_a_run_directory_moved_elsewhere_is_still_the_same_run(tmp_path):
 def test_a_run_directory_that_holds_nothing_yet_is_anybodys(tmp_path):
     study = tiny_studies.study(tmp_path, encoder=str(tmp_path / "misspelled"))
     with pytest.raises(InputError, match="misspelled"):
-        study.inputs()
+        check_inputs(study)
     assert not study.run_dir.exists()
     tiny_studies.study(tmp_path)
-
-
-def test_inputs_are_identified_by_what_they_hold(tmp_path):
-    study = tiny_studies.study(tmp_path)
-    before = study.inputs()
-    assert Study(study.parameters).inputs() == before
-    assert set(before["encoders"]) == {str(tmp_path / n) for n in ("main", "other", "control")}
-    tiny_models.save(tmp_path / "control", seed=9)
-    prices = tmp_path / "prices.csv"
-    prices.write_text(prices.read_text().replace("40.0", "41.0"))
-    label_table(seed=3).to_csv(tmp_path / "labels.csv", index=False)
-    after = Study(study.parameters).inputs()
-    changed = {name for name in before if before[name] != after[name]}
-    assert changed == {"labels", "prices", "encoders"}
-    same = before["encoders"].items() & after["encoders"].items()
-    assert {name for name, _ in same} == {str(tmp_path / n) for n in ("main", "other")}
-    embedded = tiny_studies.study(tmp_path / "b", embedding=str(tmp_path / "main")).inputs()
-    assert str(tmp_path / "main") in embedded["encoders"]
 
 
 def test_an_empty_run_directory_derives_from_the_parameters(tmp_path, monkeypatch):
@@ -366,48 +349,6 @@ def test_an_unknown_price_is_an_error_and_never_0(tmp_path):
         _ = study.costs
 
 
-def test_unknown_costs_are_found_before_any_prompt_is_read(tmp_path):
-    study = tiny_studies.study(tmp_path / "a")
-    path = Path(study.parameters.prices)
-    path.write_text(path.read_text().replace("noisy", "noise"))
-    with pytest.raises(InputError, match=rf"'noisy' is unknown; add it to {path}, .*'noise'"):
-        study.inputs()
-    table = label_table()
-    table.loc[5, "output_tokens"] = np.nan
-    study = tiny_studies.study(tmp_path / "b", table)
-    with pytest.raises(InputError, match=r"neither output_tokens nor cost_usd .*'q5'"):
-        study.inputs()
-    tiny_studies.study(tmp_path / "b", table, prices="").inputs()  # nobody asks for costs
-    assert not study.store.root.exists()
-
-
-@pytest.mark.parametrize(
-    ("values", "said"),
-    [
-        ({"n_queries": 3}, r"n_queries.*outer_folds"),
-        ({"outer_folds": 500}, r"n_queries.*outer_folds"),
-        ({"layers": [1, 99]}, r"main: layers \[1, 99\] must be one or more of 0\.\.3"),
-        ({"max_tokens": 10**5}, r"(main|other): max_tokens is 100000; this model reads at most"),
-        ({"device": "abacus"}, "device 'abacus' cannot be used"),
-    ],
-    ids=str,
-)
-def test_what_cannot_be_used_is_found_before_any_prompt_is_read(tmp_path, values, said):
-    study = tiny_studies.study(tmp_path, **values)
-    with pytest.raises(InputError, match=said):
-        study.inputs()
-    assert not study.store.root.exists()
-
-
-def test_prices_moved_elsewhere_are_the_same_input(tmp_path):
-    one = tiny_studies.study(tmp_path)
-    (tmp_path / "prices.csv").rename(tmp_path / "moved.csv")
-    two = Study(validate({**one.parameters.model_dump(), "prices": str(tmp_path / "moved.csv")}))
-    two_prices = two.inputs()["prices"]
-    (tmp_path / "moved.csv").rename(tmp_path / "prices.csv")
-    assert one.inputs()["prices"] == two_prices
-
-
 def test_results_go_into_the_run_directory(study):
     study.record("01_mine", [])
     assert read_json(study.run_dir / "metrics" / "01_mine.json") == []
@@ -419,6 +360,26 @@ def test_splits_are_those_of_the_labels_where_the_table_has_them(tmp_path):
     assert split.test.tolist() == list(range(40, 60))
 
 
-@pytest.mark.parametrize("places", [{"device": "spread"}, {"device": "cuda:7", "engine": "ray"}])
-def test_devices_that_only_loading_or_a_cluster_has_are_no_obstacle(tmp_path, places):
-    assert tiny_studies.study(tmp_path, **places).inputs()["encoders"]
+# -- questions on the side -----------------------------------------------------------------------
+
+
+def test_a_study_like_another_differs_in_what_is_said_alone(study):
+    study.costs  # noqa: B018 - what is cached must not stay where it no longer holds
+    fewer = study.like(n_queries=60, n_seeds=1)
+    assert fewer.labels.n_queries == 60
+    assert (len(fewer.costs), fewer.activations().n_queries) == (60, 60)
+    assert (fewer.store, fewer.run_dir) == (study.store, study.run_dir)
+    assert study.labels.n_queries > 60
+    by_j = study.like(criterion="J")
+    assert by_j.labels is study.labels
+    assert by_j.activations() is study.activations()
+    assert study.parameters.criterion == "auc"
+
+
+def test_a_study_of_other_splits_follows_them(study):
+    first = study.splits[0]
+    swapped = study.like([Split(first.train, first.test, first.validation)], n_seeds=1)
+    np.testing.assert_array_equal(swapped.test_rows, np.sort(first.validation))
+    assert swapped.labels is study.labels
+    assert len(swapped.best_single) == 1
+    assert swapped.key() != study.key()
