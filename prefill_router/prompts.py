@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 from jinja2 import TemplateError
+from torch import nn
 
 from prefill_router.errors import InputError, did_you_mean
 from prefill_router.models import pad_id
@@ -139,7 +140,12 @@ def _only_text(query: Query) -> str:
 
 def token_limit(model, tokenizer) -> int:
     """Return the longest prompt, in tokens, that model and tokenizer both say they can read."""
-    return min(config_limit(model.config.get_text_config()), tokenizer.model_max_length)
+    limits = [config_limit(model.config.get_text_config()), tokenizer.model_max_length]
+    for name, module in model.named_modules():
+        counts = "position" in name.rpartition(".")[2] and isinstance(module, nn.Embedding)
+        if counts and module.padding_idx is not None:  # RoBERTa and its like begin after it
+            limits.append(module.num_embeddings - module.padding_idx - 1)
+    return min(limits)
 
 
 def config_limit(config) -> int:

@@ -217,8 +217,14 @@ def needs(device: Device, threads: int) -> dict[str, int]:
 
     On a GPU one of each, or all GPUs of a machine where the encoder is spread over them; on a CPU
     as many as threads. Never more than a machine has: a worker must start to say what it lacks.
+    InputError if no machine has a CPU: no worker would ever start.
     """
     most = {kind: max(int(m.get(kind, 0)) for m in machines()) for kind in ("CPU", "GPU")}
+    if not most["CPU"]:
+        raise InputError(
+            "The Ray cluster has no machine with a CPU for a worker; start one with "
+            "`ray start --address=ADDRESS`, without --num-cpus=0."
+        )
     is_spread = not isinstance(device, str) or device == SPREAD
     gpus = 0 if device == "cpu" else most["GPU"] if is_spread else min(1, most["GPU"])
     return {"num_cpus": 1 if gpus else min(threads, most["CPU"]), "num_gpus": gpus}

@@ -1,6 +1,8 @@
 import pytest
 import tiny_models
+import torch
 from tokenizers.processors import TemplateProcessing
+from transformers import RobertaConfig, RobertaModel
 
 from prefill_router.errors import InputError
 from prefill_router.prompts import COUNTED_AT_ONCE, Prompts, format_prompts, token_limit
@@ -188,3 +190,17 @@ def test_the_limit_is_the_stricter_of_model_and_tokenizer():
 @pytest.mark.parametrize(("name", "limit"), [("mpt", 32), ("rwkv", 32), ("mamba", 1_000_000)])
 def test_configs_call_their_limit_by_other_names(name, limit):
     assert token_limit(tiny_models.model(name), tiny_models.tokenizer(limit=int(1e30))) == limit
+
+
+def test_positions_that_begin_after_the_paddings_leave_fewer_tokens():
+    """As in RoBERTa: of 32 positions with padding 1, tokens get those from 2 on."""
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = RobertaConfig(
+        vocab_size=25, max_position_embeddings=32, intermediate_size=8, pad_token_id=1, **sizes
+    )
+    model = RobertaModel(config).eval()
+    limit = token_limit(model, tiny_models.tokenizer(limit=int(1e30)))
+    with torch.inference_mode():
+        assert model(torch.full((1, limit), 7)).last_hidden_state.shape[1] == limit
+        with pytest.raises((IndexError, RuntimeError)):
+            model(torch.full((1, limit + 1), 7))

@@ -224,6 +224,12 @@ def test_what_is_asked_of_an_engine_is_checked_first(tmp_path, source, monkeypat
         extract(source, QUESTIONS, tmp_path / "out", engine="ray")
 
 
+def test_a_cluster_without_a_cpu_is_refused(monkeypatch):
+    monkeypatch.setattr(ray_engine, "machines", lambda: [{"GPU": 1}, {}])
+    with pytest.raises(InputError, match="no machine with a CPU"):
+        ray_engine.needs("cpu", 4)
+
+
 @pytest.mark.parametrize(
     ("device", "threads", "wanted", "fit"),
     [
