@@ -7,7 +7,8 @@ choice with probabilities, expected costs and the reason. The bare pass is the e
 the highest layer read, without any hook, on token ids that are there already: template, tokeniser,
 pooling, probabilities, costs and choice are all counted as ours. Both are timed on the same queries
 in turn; the overhead is the median of the differences. Times are those of the processor, on one
-thread, so that what else runs on the machine does not count. That both compute the same
+thread, NumPy's included, so that what else runs on the machine does not count, nor a thread of one
+side that still waits for work while the other is timed. That both compute the same
 is checked: probabilities from the bare pass, pooled one prompt at a time and computed in float64,
 against those of the router. The last line is one JSON object.
 """
@@ -23,6 +24,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 from torch import nn
 
 from prefill_router import zoo
@@ -140,4 +142,5 @@ def main(n_queries: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--queries", type=int, default=300, help="how many are timed one by one")
-    main(parser.parse_args().queries)
+    with threadpool_limits(1):
+        main(parser.parse_args().queries)
