@@ -11,6 +11,8 @@ from prefill_router.errors import InputError, did_you_mean
 from prefill_router.estimates import Estimate
 
 UNDEFINED = "undefined"
+ALPHA = 0.05
+"""Level of tests after correction."""
 
 # How a number of each scale is written, and the unit after it.
 SCALES: dict[str, tuple[Callable[[float], str], str]] = {
@@ -62,6 +64,7 @@ def verdict(
     what: str,
     scale: str = "points",
     higher_is_better: bool = True,
+    corrected_p: float | None = None,
 ) -> str:
     """Return the sentence that an interval of a difference allows.
 
@@ -77,6 +80,9 @@ def verdict(
         As in `format_interval`.
     higher_is_better : bool, default True
         False for a cost, a Brier score or a calibration error.
+    corrected_p : float, optional
+        The p-value of one of several comparisons after Holm's correction; above `ALPHA` nothing is
+        better or worse, whatever the interval of this one alone.
 
     Returns
     -------
@@ -84,10 +90,12 @@ def verdict(
         That `a` is better than `b`, worse, or not distinguishable from it, with the numbers.
     """
     shown = f"{format_interval(difference, scale)}, 95 % interval"
+    if corrected_p is not None:
+        shown += f"; p = {corrected_p:.4f} after Holm's correction"
     low, high = difference.lower, difference.upper
     if np.isnan([difference.estimate, low, high]).any():
         return f"{a} and {b} cannot be compared in {what}: the difference is {UNDEFINED}."
-    if low <= 0 <= high:
+    if low <= 0 <= high or (corrected_p is not None and corrected_p > ALPHA):
         return f"{a} is not distinguishable from {b} in {what} ({shown})."
     better = (low > 0) == higher_is_better
     return f"{a} is {'better' if better else 'worse'} than {b} in {what} ({shown})."

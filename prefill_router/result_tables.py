@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from prefill_router.estimates import Estimate, find, pick
-from prefill_router.report import format_interval, verdict
+from prefill_router.report import ALPHA, format_interval, verdict
 
 MISSING = "–"
 
@@ -71,16 +71,17 @@ def differences_table(rows: Sequence[Estimate], primary: str) -> pd.DataFrame:
 
 
 def comparison_sentence(rows: Sequence[Estimate], a: str, b: str) -> str:
-    """Return the verdict on the difference in gap closed of `a` minus `b`, Holm's p with it."""
+    """Return the verdict on the difference in gap closed of `a` minus `b`, by Holm's p if given."""
     pair = f"{a} - {b}"
-    said = verdict(pick(rows, "gap closed difference", pair, split="test"), a, b, "gap closed")
-    corrected = find(rows, "p-value (Holm)", pair)
-    if corrected is None:
-        return said
-    return f"{said[:-1]}; p = {corrected.estimate:.4f} after Holm's correction."
+    difference, corrected = (
+        pick(rows, "gap closed difference", pair, split="test"),
+        find(rows, "p-value (Holm)", pair),
+    )
+    p = None if corrected is None else corrected.estimate
+    return verdict(difference, a, b, "gap closed", corrected_p=p)
 
 
-def holm_summary(rows: Sequence[Estimate], primary: str, alpha: float = 0.05) -> str:
+def holm_summary(rows: Sequence[Estimate], primary: str, alpha: float = ALPHA) -> str:
     """Return which routers `primary` differs from at `alpha` after Holm's correction."""
     better, worse, same = [], [], []
     for pair in routers_of(rows, "p-value (Holm)"):

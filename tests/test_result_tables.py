@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -95,9 +97,12 @@ def test_without_headroom_the_summary_follows_accuracy():
 
 def test_a_comparison_says_its_corrected_p_value():
     assert comparison_sentence(ROWS, "A", "B") == (
-        "A is better than B in gap closed (+20.0 points [+10.0, +30.0], 95 % interval); "
-        "p = 0.0200 after Holm's correction."
+        "A is better than B in gap closed (+20.0 points [+10.0, +30.0], 95 % interval; "
+        "p = 0.0200 after Holm's correction)."
     )
+    many = [replace(r, estimate=0.06) if r.metric == "p-value (Holm)" else r for r in ROWS]
+    assert "A is not distinguishable from B" in comparison_sentence(many, "A", "B")
+    assert "p = 0.0600" in comparison_sentence(many, "A", "B")
     without = [r for r in ROWS if r.metric != "p-value (Holm)"]
     assert comparison_sentence(without, "A", "B").endswith("95 % interval).")
 
