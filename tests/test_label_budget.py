@@ -5,12 +5,14 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from prefill_router import label_budget as label_budget_module
 from prefill_router.label_budget import (
     HEADS,
     NO_LABEL,
     OWN,
     PAIRS,
     SHARED,
+    TUNING_DRAWS,
     evaluate_budget,
     label_budget,
     last_hidden,
@@ -91,3 +93,28 @@ def test_any_label_table_can_be_asked(study):
     assert sizes == {"10 labels", "30 labels"}  # there are fewer than 100 training queries
     assert all(0 <= r.estimate <= 1 for r in found if r.metric in ("AUC", "Brier"))
     assert label_budget(study, most=1) == found
+
+
+def test_what_is_told_beforehand_is_chosen_without_the_pseudo_new_targets_labels(
+    study, monkeypatch
+):
+    """Each head is tuned on knowledge of the other targets, and of neither of the two."""
+    asked, tuned = [], []
+
+    def spy(study, others):
+        asked.append(tuple(others))
+        return what_is_known(study, others)
+
+    def head(known, rows, y, at):
+        tuned.append((asked[-1], y.tobytes(), rows.tobytes()))
+        return np.full(len(at), 0.5)
+
+    monkeypatch.setattr(label_budget_module, "what_is_known", spy)
+    monkeypatch.setattr(label_budget_module, "HEADS", {OWN: [head]})
+    label_budget_module._predict_new(study, 1, [10])
+    assert asked == [(0, 2), (2,), (0,)]
+    Y = study.labels.correct
+    for others, y, rows in tuned[: 2 * TUNING_DRAWS]:
+        rows = np.frombuffer(rows, dtype=int)
+        pseudo = ({0, 2} - set(others)).pop()
+        assert np.frombuffer(y).tolist() == Y[rows, pseudo].tolist()

@@ -1,0 +1,96 @@
+"""Time and memory of choosing layers and of intervals, by number of queries and of targets.
+
+    python benchmarks/scale.py
+
+Synthetic states, 384 wide, of two layers with two poolings; labels that hang on them, a tenth
+missing. Each line is a process of its own, so that its peak of memory is its own; what the process
+held before the task is subtracted. Seconds are on the clock, with all cores. `cross_validated_auc`
+tries four dimensions in five folds, `auc_intervals` draws 500 resamples of each target's predicted
+probability, `intervals` 10,000 of its Brier score. The AUC is checked against scikit-learn's. The
+last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import resource
+import time
+
+import numpy as np
+from sklearn.metrics import roc_auc_score
+
+from prefill_router.bootstrap import auc_intervals, intervals
+from prefill_router.features import cross_validated_auc
+from prefill_router.probes import probe_layers
+
+WIDTH, LAYERS, POOLINGS, DIMENSIONS = 384, [0, 1], ["last", "mean"], [50, 100, 200, 300]
+SIZES = [(50, 2), (5000, 9), (5000, 50), (100_000, 9)]
+TASKS = ("probe_layers", "cross_validated_auc", "auc_intervals", "intervals")
+
+
+class SyntheticStates:
+    """Activations of N queries, and the labels Y (N, K) that hang on them."""
+
+    layers, poolings, width = LAYERS, POOLINGS, WIDTH
+
+    def __init__(self, n_queries: int, n_targets: int):
+        rng = np.random.default_rng(0)
+        self.n_queries = n_queries
+        places = [(layer, pooling) for layer in LAYERS for pooling in POOLINGS]
+        scale = np.arange(1, WIDTH + 1, dtype=np.float32) ** -0.5
+        self.held = {
+            place: rng.standard_normal((n_queries, WIDTH), dtype=np.float32) * scale
+            for place in places
+        }
+        logits = self.held[1, "mean"] @ rng.normal(size=(WIDTH, n_targets))
+        self.p = 1 / (1 + np.exp(-2 * logits / logits.std(axis=0)))
+        self.Y = (rng.random(self.p.shape) < self.p).astype(np.float64)
+        self.Y[rng.random(self.p.shape) < 0.1] = np.nan
+
+    def states(self, layer: int, pooling: str) -> np.ndarray:
+        """Return float32 states of shape (N, D)."""
+        return self.held[layer, pooling]
+
+
+def peak() -> float:
+    """Return the most memory that this process has held so far, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def measure(task: str, n_queries: int, n_targets: int) -> tuple[float, float]:
+    """Return seconds, and MB of memory added, of one task."""
+    data = SyntheticStates(n_queries, n_targets)
+    rows = np.arange(n_queries)
+    before, start = peak(), time.perf_counter()
+    if task == "probe_layers":
+        probe_layers(data, data.Y, rows)
+    elif task == "cross_validated_auc":
+        cross_validated_auc(data, data.Y, rows, rows, LAYERS, POOLINGS, DIMENSIONS, 5, 0)
+    elif task == "auc_intervals":
+        found = auc_intervals(data.p, data.Y)[0].estimate
+        known = ~np.isnan(data.Y[:, 0])
+        if abs(found - roc_auc_score(data.Y[known, 0], data.p[known, 0])) > 1e-9:
+            raise SystemExit("The AUC is not scikit-learn's.")
+    else:
+        intervals((data.p - data.Y) ** 2, None, None, 10_000)
+    return time.perf_counter() - start, peak() - before
+
+
+def main() -> None:
+    """Measure every task at every size, and print a table."""
+    print(f"{len(LAYERS)} layers x {POOLINGS}, {WIDTH} wide")
+    print(f"{'':22}" + "".join(f"{f'N {n:,}, K {k}':>24}" for n, k in SIZES))
+    found: dict[str, list] = {}
+    for task in TASKS:
+        found[task] = []
+        for size in SIZES:
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                found[task].append(pool.apply(measure, (task, *size)))
+        shown = "".join(f"{seconds:14.2f} s {mb:5.0f} MB" for seconds, mb in found[task])
+        print(f"{task:22}{shown}", flush=True)
+    print(json.dumps({t: [[round(x, 2) for x in pair] for pair in v] for t, v in found.items()}))
+
+
+if __name__ == "__main__":
+    main()
