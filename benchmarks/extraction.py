@@ -35,9 +35,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Config
 
 from prefill_router.extraction import encode, prepare, read_batches
-from prefill_router.models import DTYPES
-from prefill_router.plan import make_plan
-from prefill_router.prefill import Prefill
+from prefill_router.extraction.models import DTYPES
+from prefill_router.extraction.plan import make_plan
+from prefill_router.extraction.prefill import Prefill
 
 SHAPE = {
     "vocab_size": 151_936,

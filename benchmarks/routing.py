@@ -28,8 +28,8 @@ from threadpoolctl import threadpool_limits
 from torch import nn
 
 from prefill_router import zoo
-from prefill_router.costs import load_prices
 from prefill_router.labels import load_labels
+from prefill_router.labels.costs import load_prices
 from prefill_router.router import Router
 
 BATCH, REPEATS, WARM_UP = 64, 20, 20

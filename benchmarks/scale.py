@@ -20,7 +20,7 @@ import time
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from prefill_router.bootstrap import auc_intervals, intervals
+from prefill_router.evaluation.bootstrap import auc_intervals, intervals
 from prefill_router.features import cross_validated_auc
 from prefill_router.probes import probe_layers
 

@@ -37,11 +37,11 @@ from sklearn.model_selection import GroupKFold, StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from prefill_router.decomposition import decompose
-from prefill_router.each_layer import each_layer
 from prefill_router.features import cross_validated_auc
-from prefill_router.layer_ranking import ternary_search
 from prefill_router.probes import probe_layers, reduced_separability, separability
+from prefill_router.probes.decomposition import decompose
+from prefill_router.probes.each_layer import each_layer
+from prefill_router.questions.layer_ranking import ternary_search
 
 N_LAYERS, POOLINGS, WIDTH, N_QUERIES, N_TARGETS = 24, ["last", "mean"], 1024, 5000, 9
 N_COMPONENTS = 50

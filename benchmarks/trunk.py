@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from prefill_router.trunk import SharedTrunkNet
-from prefill_router.trunk_training import TrainingSettings, grouped_split, train_together
+from prefill_router.trunk.training import TrainingSettings, grouped_split, train_together
 
 N_QUERIES, N_TARGETS, N_FEATURES, N_SEEDS, N_EPOCHS = 4000, 9, 450, 10, 5
 

@@ -18,13 +18,9 @@ from nbclient.exceptions import DeadKernelError
 
 from prefill_router.book import HEADLINE_NOTEBOOK, headline
 from prefill_router.errors import InputError
-from prefill_router.expectations import EXPECTED, accept
 from prefill_router.imports import imported
-from prefill_router.inputs import check_inputs
-from prefill_router.parameters import validate
 from prefill_router.progress import track
 from prefill_router.project import project_root
-from prefill_router.published import PUBLISHED
 from prefill_router.storage import (
     atomic_write,
     code_fingerprint,
@@ -35,6 +31,10 @@ from prefill_router.storage import (
     write_json,
 )
 from prefill_router.study import Study
+from prefill_router.study.expectations import EXPECTED, accept
+from prefill_router.study.inputs import check_inputs
+from prefill_router.study.parameters import validate
+from prefill_router.study.published import PUBLISHED
 
 
 def notebooks() -> list[Path]:

@@ -104,7 +104,7 @@ def abstain(p: np.ndarray, threshold: float, c: np.ndarray | None = None) -> np.
     p : (N, K) array
         Predicted P(correct).
     threshold : float
-        See `prefill_router.tuning.fit_abstention`.
+        See `prefill_router.evaluation.tuning.fit_abstention`.
     c : (K,) or (N, K) array, optional
         Cost of asking, in USD; it only breaks ties. Default: all alike.
 

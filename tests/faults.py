@@ -14,9 +14,10 @@ from pathlib import Path
 import tiny_models
 import torch
 
-from prefill_router import extraction, streaming
-from prefill_router.models import resolve
-from prefill_router.streaming import extract
+from prefill_router import extraction
+from prefill_router.extraction import streaming
+from prefill_router.extraction.models import resolve
+from prefill_router.extraction.streaming import extract
 
 streaming.SHARD_BYTES = 8 * 2**10
 extraction.CPU_TOKENS = (1, 60)

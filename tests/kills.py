@@ -13,9 +13,9 @@ from pathlib import Path
 
 import openai
 
-from prefill_router.asking import ask_endpoints
-from prefill_router.generation import Decoding
-from prefill_router.targets import Endpoint
+from prefill_router.answers.asking import ask_endpoints
+from prefill_router.answers.generation import Decoding
+from prefill_router.answers.targets import Endpoint
 
 
 def fork(base_url, journal, questions):

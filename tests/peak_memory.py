@@ -11,9 +11,10 @@ import tiny_models
 from architectures import SHAPE as TINY
 from transformers import LlamaConfig, LlamaModel
 
-from prefill_router import extraction, streaming
-from prefill_router.models import resolve
-from prefill_router.streaming import extract
+from prefill_router import extraction
+from prefill_router.extraction import streaming
+from prefill_router.extraction.models import resolve
+from prefill_router.extraction.streaming import extract
 
 streaming.SHARD_BYTES = 2 * 2**20
 extraction.CPU_TOKENS = (1, 1024)

@@ -9,10 +9,10 @@ import torch
 from typer.testing import CliRunner
 
 from prefill_router import cli
-from prefill_router.activations import Activations
 from prefill_router.errors import InputError
 from prefill_router.extraction import encode
-from prefill_router.models import load_encoder, resolve
+from prefill_router.extraction.activations import Activations
+from prefill_router.extraction.models import load_encoder, resolve
 from prefill_router.study import ARTIFACTS
 
 torch.set_num_threads(1)
@@ -229,7 +229,8 @@ def test_extract_writes_what_the_library_would(tmp_path, monkeypatch):
     assert f"{wanted.n_truncated} prompts cut" in result.stdout
     asked = []
     monkeypatch.setattr(
-        "prefill_router.streaming.extract", lambda *_, **given: asked.append(given) or found
+        "prefill_router.extraction.streaming.extract",
+        lambda *_, **given: asked.append(given) or found,
     )
     invoke(*arguments, "--engine", "ray", "--address", "head:6379", "--workers", 8)
     assert [asked[0][name] for name in ("engine", "address", "workers")] == ["ray", "head:6379", 8]

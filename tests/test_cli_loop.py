@@ -10,13 +10,13 @@ from fault_server import FaultyHandler, faulty
 from test_cli import invoke, refused
 from test_collect import counts_words
 
-from prefill_router.generation import Decoding, generate
-from prefill_router.grading import exact_match
+from prefill_router.answers.generation import Decoding, generate
+from prefill_router.answers.grading import exact_match
+from prefill_router.answers.targets import Endpoint
+from prefill_router.extraction.models import load_target, resolve
 from prefill_router.labels import load_labels
 from prefill_router.loop import Loop
-from prefill_router.models import load_target, resolve
 from prefill_router.router import Router
-from prefill_router.targets import Endpoint
 
 
 def write(directory, name="loop.yaml", **values):

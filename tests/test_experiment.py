@@ -9,9 +9,9 @@ from tiny_studies import world
 from prefill_router import experiment
 from prefill_router.errors import InputError
 from prefill_router.experiment import clean, run_experiment
-from prefill_router.parameters import Parameters
 from prefill_router.storage import file_hash, read_json, write_json
 from prefill_router.study import ARTIFACTS, Study
+from prefill_router.study.parameters import Parameters
 
 RECORD = """\
 import json, os, pathlib

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from prefill_router.activations import Activations
+from prefill_router.extraction.activations import Activations
 from prefill_router.storage import verify
 
 TESTS = Path(__file__).parent

@@ -1,10 +1,19 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from prefill_router import imports
 from prefill_router.imports import closure, imported
+
+FOUNDATIONS = {"errors", "imports", "progress", "project", "storage", "validation"}
+STAGES = [
+    *("labels", "extraction", "answers", "probes", "features", "trunk", "baselines", "policy"),
+    *("evaluation", "report", "router", "zoo", "loop", "study", "questions"),
+    *("book", "experiment", "cli"),
+]
 
 LOADED = """
 import importlib, json, sys
@@ -13,7 +22,7 @@ print(json.dumps([name for name in sys.modules if name.split(".")[0] == "prefill
 """
 
 
-@pytest.mark.parametrize("module", ["trunk", "reader", "routers", "zoo.labelling"])
+@pytest.mark.parametrize("module", ["trunk", "extraction.reader", "study.routers", "zoo.labelling"])
 def test_every_module_that_python_loads_for_it_is_found(module):
     name = f"prefill_router.{module}"
     command = [sys.executable, "-c", LOADED, name]
@@ -28,7 +37,7 @@ def test_what_a_function_imports_counts():
 
 
 def test_what_a_stage_does_not_rest_on_is_left_out():
-    found = closure(["prefill_router.reader"])
+    found = closure(["prefill_router.extraction.reader"])
     assert not {"prefill_router.trunk", "prefill_router.book"} & set(found)
 
 
@@ -51,3 +60,15 @@ text = "import prefill_router.trunk"
 
 def test_modules_that_are_not_there_are_nothing():
     assert closure(["prefill_router.no_such", "numpy"]) == {}
+
+
+def test_a_stage_imports_only_earlier_stages():
+    package = Path(imports.__file__).parent
+    for path in package.rglob("*.py"):
+        own, *_ = path.relative_to(package).with_suffix("").parts
+        found = {name.split(".")[1] for name in imported(path.read_text()) if "." in name}
+        known = FOUNDATIONS if own in FOUNDATIONS else {*FOUNDATIONS, *STAGES}
+        if own in STAGES:
+            known -= set(STAGES[STAGES.index(own) + 1 :])
+        assert own == "__init__" or own in {*FOUNDATIONS, *STAGES}, path
+        assert found <= known, path

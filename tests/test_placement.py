@@ -8,9 +8,9 @@ import tiny_models
 import torch
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 
+from prefill_router.answers.generation import Decoding, generate
 from prefill_router.extraction import encode
-from prefill_router.generation import Decoding, generate
-from prefill_router.models import input_device, load_encoder, load_target, resolve
+from prefill_router.extraction.models import input_device, load_encoder, load_target, resolve
 
 QUESTIONS = tiny_models.questions(20)
 PARTS = {  # every weight lies in one of them

@@ -54,10 +54,10 @@ def test_code_is_a_module_with_all_it_imports_and_nothing_else(monkeypatch, tmp_
     package = tmp_path / "prefill_router"
     shutil.copytree(Path(storage.__file__).parent, package, ignore=shutil.ignore_patterns("zoo"))
     monkeypatch.setattr(imports, "__file__", str(package / "imports.py"))
-    fingerprinted = code_fingerprint.__wrapped__
-    before = fingerprinted("prefill_router.reader"), fingerprinted("prefill_router.trunk")
+    fingerprinted, modules = code_fingerprint.__wrapped__, ("extraction.reader", "trunk")
+    before = [fingerprinted(f"prefill_router.{module}") for module in modules]
     assert before[0] != before[1]
-    with open(package / "pooling.py", "a") as stream:  # read by `reader`, two imports away
-        stream.write("# changed\n")
-    assert fingerprinted("prefill_router.reader") != before[0]
+    with open(package / "extraction" / "pooling.py", "a") as stream:
+        stream.write("# changed\n")  # `reader` imports it, through others
+    assert fingerprinted("prefill_router.extraction.reader") != before[0]
     assert fingerprinted("prefill_router.trunk") == before[1]

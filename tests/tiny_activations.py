@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from prefill_router.activations import finish
-from prefill_router.layout import Layout
-from prefill_router.plan import make_plan
-from prefill_router.shards import write_shard
+from prefill_router.extraction.activations import finish
+from prefill_router.extraction.layout import Layout
+from prefill_router.extraction.plan import make_plan
+from prefill_router.extraction.shards import write_shard
 
 LAYERS, POOLINGS = [0, 2, 5], ["last", "mean"]
 N_TOKENS = np.array([3, 9, 4, 1, 5, 9, 2])

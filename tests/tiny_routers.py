@@ -2,8 +2,8 @@
 
 import tiny_studies
 
-from prefill_router.costs import load_prices
 from prefill_router.labels import load_labels
+from prefill_router.labels.costs import load_prices
 from prefill_router.router import Router
 
 SETTINGS = {"dimensions": [2, 6], "n_seeds": 2, "keep": 2, "n_resamples": 50, "max_loss": 0.2}

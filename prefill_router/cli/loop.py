@@ -13,7 +13,7 @@ from prefill_router.errors import InputError
 from prefill_router.loop import Loop, read_loop
 
 if TYPE_CHECKING:
-    from prefill_router.estimates import Estimate
+    from prefill_router.evaluation.estimates import Estimate
     from prefill_router.router import Router
 
 LoopFile = Annotated[Path, typer.Argument(metavar="LOOP.yaml", help="The loop's file.")]
@@ -32,10 +32,10 @@ def collect(loop: LoopFile, parameter: Overrides = None, as_json: AsJson = False
     An answer that is there is never asked, or paid, for again: the same command goes on where it
     stopped. What could not be answered is left empty, and a rerun asks it again (exit code 3).
     """
-    from prefill_router.collect import collect_labels
-    from prefill_router.generation import Decoding
-    from prefill_router.grading import find_grader
-    from prefill_router.tables import read_table
+    from prefill_router.answers.collect import collect_labels
+    from prefill_router.answers.generation import Decoding
+    from prefill_router.answers.grading import find_grader
+    from prefill_router.labels.tables import read_table
 
     with plain_errors(loop):
         settings = read_loop(loop, overrides(parameter))
@@ -108,7 +108,7 @@ def evaluate(loop: LoopFile, parameter: Overrides = None, as_json: AsJson = Fals
     labels (`-p labels=FILE`), on all of them.
     """
     from prefill_router.labels import load_labels
-    from prefill_router.report_page import unseen
+    from prefill_router.loop.report_page import unseen
 
     with plain_errors(loop):
         settings = read_loop(loop, overrides(parameter))
@@ -150,7 +150,7 @@ def route(
 def report(loop: LoopFile, parameter: Overrides = None, as_json: AsJson = False) -> None:
     """Write a page about a router that needs nothing else: costs, guarantee, mistakes."""
     from prefill_router.labels import load_labels
-    from prefill_router.report_page import write_page
+    from prefill_router.loop.report_page import write_page
 
     with plain_errors(loop):
         settings = read_loop(loop, overrides(parameter))

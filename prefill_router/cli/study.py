@@ -61,8 +61,8 @@ def publish(
     recorded as experiments/NAME.yaml names what they hold, if there is such a file.
     """
     from prefill_router.project import project_root
-    from prefill_router.published import PUBLISHED
-    from prefill_router.published import publish as publish_results
+    from prefill_router.study.published import PUBLISHED
+    from prefill_router.study.published import publish as publish_results
     from prefill_router.validation import read_mapping
 
     name = run_dir.resolve().name
@@ -105,10 +105,10 @@ def extract(
 
         prefill-router extract queries.csv states -e path/to/encoder --layers upper --engine ray
     """
-    from prefill_router.models import resolve
-    from prefill_router.parameters import validate
-    from prefill_router.streaming import extract as write_states
-    from prefill_router.tables import read_table
+    from prefill_router.extraction.models import resolve
+    from prefill_router.extraction.streaming import extract as write_states
+    from prefill_router.labels.tables import read_table
+    from prefill_router.study.parameters import validate
 
     with plain_errors(out):
         p = validate(

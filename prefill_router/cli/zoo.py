@@ -20,7 +20,7 @@ def train(
 ) -> None:
     """Train models of the zoo from scratch; an interrupted training goes on where it stopped."""
     from prefill_router.errors import did_you_mean
-    from prefill_router.models import ZOO
+    from prefill_router.extraction.models import ZOO
     from prefill_router.zoo.recipes import RECIPES
     from prefill_router.zoo.training import train as train_model
 
@@ -62,7 +62,7 @@ def queries(
     out: Annotated[Path, typer.Argument(help="Table to write: .parquet, .csv or .csv.gz.")],
 ) -> None:
     """Write the skills benchmark, as `collect` reads it."""
-    from prefill_router.tables import write_table
+    from prefill_router.labels.tables import write_table
     from prefill_router.zoo.skills import benchmark
 
     with plain_errors(out):

@@ -8,14 +8,14 @@ import numpy as np
 import pandas as pd
 
 from prefill_router import zoo
-from prefill_router.collect import collect, collect_labels
-from prefill_router.generation import Decoding
-from prefill_router.grading import exact_match
+from prefill_router.answers.collect import collect, collect_labels
+from prefill_router.answers.generation import Decoding
+from prefill_router.answers.grading import exact_match
+from prefill_router.extraction.model_size import n_parameters
+from prefill_router.extraction.models import resolve, weights_hash
 from prefill_router.labels import Labels
-from prefill_router.model_size import n_parameters
-from prefill_router.models import resolve, weights_hash
+from prefill_router.labels.tables import write_table
 from prefill_router.storage import Store, file_hash, fingerprint, read_json, write_json
-from prefill_router.tables import write_table
 from prefill_router.zoo.cards import write_card
 from prefill_router.zoo.recipes import RECIPES, TARGETS
 from prefill_router.zoo.skills import PER_CELL, benchmark

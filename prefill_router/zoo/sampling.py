@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 
 from prefill_router import zoo
-from prefill_router.collect import collect
+from prefill_router.answers.collect import collect
+from prefill_router.answers.grading import exact_match
 from prefill_router.errors import InputError
-from prefill_router.grading import exact_match
+from prefill_router.extraction.models import resolve, weights_hash
 from prefill_router.labels import Labels, load_labels
-from prefill_router.models import resolve, weights_hash
+from prefill_router.labels.tables import write_table
 from prefill_router.storage import Store, file_hash, read_json, write_json
-from prefill_router.tables import write_table
 from prefill_router.zoo.labelling import DECODING, target_names
 from prefill_router.zoo.skills import benchmark
 

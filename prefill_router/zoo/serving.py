@@ -12,10 +12,10 @@ from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from prefill_router.answers.generation import Decoding, generate
 from prefill_router.errors import InputError
-from prefill_router.generation import Decoding, generate
-from prefill_router.models import load_target, resolve, zoo_names
-from prefill_router.prompts import Prompts, token_limit
+from prefill_router.extraction.models import load_target, resolve, zoo_names
+from prefill_router.extraction.prompts import Prompts, token_limit
 
 LOOPBACK = "127.0.0.1"
 BODY_LIMIT = 2**20

@@ -8,8 +8,8 @@ import pandas as pd
 from prefill_router import policy
 from prefill_router.baselines import BenchmarkAware, LengthOnly, TfidfLogistic, TrainingAccuracy
 from prefill_router.errors import InputError
+from prefill_router.evaluation.metrics import gap_closed
 from prefill_router.labels import Labels
-from prefill_router.metrics import gap_closed
 from prefill_router.zoo.vocabulary import build_tokenizer
 
 

@@ -4,12 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from prefill_router import models, zoo
-from prefill_router.costs import load_prices
-from prefill_router.generation import Decoding, generate
+from prefill_router import zoo
+from prefill_router.answers.generation import Decoding, generate
+from prefill_router.extraction import models
+from prefill_router.extraction.model_size import n_parameters
+from prefill_router.extraction.models import load_target, resolve, weights_hash
 from prefill_router.labels import load_labels
-from prefill_router.model_size import n_parameters
-from prefill_router.models import load_target, resolve, weights_hash
+from prefill_router.labels.costs import load_prices
 from prefill_router.storage import Store, file_hash, read_json
 from prefill_router.zoo import labelling as module
 from prefill_router.zoo.labelling import (

@@ -4,11 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from prefill_router import models, zoo
+from prefill_router import zoo
+from prefill_router.answers.generation import Decoding
 from prefill_router.errors import InputError
-from prefill_router.generation import Decoding
+from prefill_router.extraction import models
+from prefill_router.extraction.models import resolve, weights_hash
 from prefill_router.labels import load_labels
-from prefill_router.models import resolve, weights_hash
 from prefill_router.storage import Store, file_hash, read_json
 from prefill_router.zoo import labelling, sampling
 from prefill_router.zoo.recipes import RECIPES

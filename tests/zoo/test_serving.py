@@ -5,9 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from prefill_router.answers.generation import Decoding, generate
 from prefill_router.errors import InputError
-from prefill_router.generation import Decoding, generate
-from prefill_router.models import load_target, resolve
+from prefill_router.extraction.models import load_target, resolve
 from prefill_router.zoo.serving import ZooServer, serve
 from prefill_router.zoo.skills import benchmark
 

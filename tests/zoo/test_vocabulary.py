@@ -3,8 +3,8 @@ import os
 import subprocess
 import sys
 
-from prefill_router.models import load_encoder, resolve
-from prefill_router.prompts import format_prompts
+from prefill_router.extraction.models import load_encoder, resolve
+from prefill_router.extraction.prompts import format_prompts
 from prefill_router.zoo.practice import answer_text, practice_queries
 from prefill_router.zoo.recipes import MAX_POSITIONS, RECIPES
 from prefill_router.zoo.vocabulary import SPECIAL, vocabulary

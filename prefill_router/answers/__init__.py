@@ -1,0 +1,1 @@
+"""Answers of targets: generated here or asked for, graded, and paid for once."""

@@ -1,0 +1,239 @@
+"""Labels by asking: every target answers every query, the answers are graded and priced."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from prefill_router import __version__
+from prefill_router.answers.asking import ask_endpoints
+from prefill_router.answers.generation import GREEDY, Decoding, generate
+from prefill_router.answers.grading import Grader, exact_match, grade
+from prefill_router.answers.targets import Endpoint
+from prefill_router.errors import InputError
+from prefill_router.extraction.models import ModelSource, load_target, resolve, weights_hash
+from prefill_router.extraction.prompts import check_questions
+from prefill_router.labels.costs import Prices
+from prefill_router.labels.tables import write_table
+from prefill_router.progress import track
+from prefill_router.storage import Store, fingerprint, read_json, write_json
+
+NEEDED = ("query_id", "question", "benchmark", "reference")
+PASSED_ON = ("group", "split")
+FORMATS = (".parquet", ".csv", ".csv.gz")
+
+
+def collect(
+    source: ModelSource,
+    questions: Sequence[str],
+    references: Sequence[str],
+    grader: Grader = exact_match,
+    decoding: Decoding = GREEDY,
+    *,
+    batch_size: int = 256,
+    chunk_size: int = 2048,
+    device: str = "cpu",
+    work: str | Path | None = None,
+) -> pd.DataFrame:
+    """Ask one model every question and grade its answers.
+
+    Parameters
+    ----------
+    source : ModelSource
+        From `prefill_router.extraction.models.resolve`.
+    questions, references : sequences of str, length N
+        What is asked, and what is right.
+    grader : callable, default `exact_match`
+        From answer and reference to whether the answer is right.
+    decoding : Decoding
+        How answers are generated.
+    batch_size : int, default 256
+        Prompts at a time.
+    chunk_size : int, default 2048
+        Questions between two visits to the disk.
+    device : str, default "cpu"
+        As for `prefill_router.extraction.models.pick_device`.
+    work : path-like, optional
+        Directory that keeps finished chunks, so that an interrupted run goes on where it stopped.
+        They are addressed by the model's files, the questions and `decoding`; the grader is
+        applied anew each time.
+
+    Returns
+    -------
+    DataFrame
+        Columns ``answer``, ``is_correct`` (0 or 1) and ``output_tokens``, N rows in order.
+
+    Raises
+    ------
+    InputError
+        As for `generate` and `prefill_router.extraction.models.load_target`.
+    """
+    if len(questions) != len(references):
+        raise InputError(f"{len(questions)} questions, but {len(references)} references.")
+    questions = check_questions(questions)
+    settings = {"weights": weights_hash(source), "prefill_router": __version__, **asdict(decoding)}
+    settings["batch_size"] = batch_size if decoding.temperature else None  # decides who draws what
+    loaded: list[tuple[Any, Any]] = []  # once, and only if some chunk is not on disk
+
+    def ask(chunk: list[str], key: dict[str, Any]) -> dict[str, list]:
+        if not loaded:
+            loaded.append(load_target(source, device, decoding.dtype))
+        # models and chunks that drew from one random stream would err together
+        own_seed = replace(decoding, seed=int(fingerprint(key), 16) >> 1)
+        answers, n_tokens = generate(*loaded[0], chunk, own_seed, batch_size)
+        return {"answer": answers, "output_tokens": n_tokens.tolist()}
+
+    def finished(chunk: list[str], key: dict[str, Any]) -> dict[str, list]:
+        def build(directory: Path) -> None:
+            write_json(directory / "answers.json", ask(chunk, key))
+
+        return read_json(Store(work).get("answers", key, build) / "answers.json")
+
+    parts = []
+    for start in track(range(0, len(questions), chunk_size), f"Asking {source.name}"):
+        chunk = questions[start : start + chunk_size]
+        key = {"questions": fingerprint(chunk), **settings}
+        parts.append(ask(chunk, key) if work is None else finished(chunk, key))
+    frame = pd.concat([pd.DataFrame(part) for part in parts], ignore_index=True)
+    graded = [
+        grade(grader, answer, reference)
+        for answer, reference in zip(frame["answer"], references, strict=True)
+    ]
+    return frame.assign(is_correct=graded)[["answer", "is_correct", "output_tokens"]]
+
+
+@dataclass(frozen=True, eq=False)
+class Collection:
+    """What a collection brought.
+
+    Attributes
+    ----------
+    labels : pandas.DataFrame
+        The long table: query_id, question, benchmark, model, is_correct, output_tokens, cost_usd
+        where an endpoint has a price, and what is passed on; a row for each target and query.
+        A query without an answer has an empty label, which is missing and not wrong.
+    spent_usd, uncertain_usd : float
+        What endpoints charged, runs before included, and what they may have charged besides for
+        answers that were lost, at most.
+    problems : list of str
+        What went wrong, in words; empty if every query has its answer.
+    """
+
+    labels: pd.DataFrame
+    spent_usd: float = 0.0
+    uncertain_usd: float = 0.0
+    problems: list[str] = field(default_factory=list)
+
+
+def collect_labels(
+    targets: Sequence[str | Endpoint],
+    queries: pd.DataFrame,
+    out: str | Path,
+    grader: Grader = exact_match,
+    decoding: Decoding = GREEDY,
+    *,
+    prices: Prices | None = None,
+    cap_usd: float | None = None,
+    **settings: Any,
+) -> Collection:
+    """Ask every target every query and write the label table.
+
+    Parameters
+    ----------
+    targets : sequence of (str or Endpoint)
+        Local models by name, as for `prefill_router.extraction.models.resolve`, and models behind
+        endpoints; their names fill the column ``model``.
+    queries : DataFrame
+        Columns ``query_id``, ``question``, ``benchmark``, ``reference``; ``group`` and ``split``
+        are passed on.
+    out : path-like
+        A ``.parquet``, ``.csv`` or ``.csv.gz`` file. Answers are kept beside it, in the directory
+        ``<out>.parts``, and make a rerun go on where it stopped; delete it when done.
+    grader, decoding
+        As for `collect`. Another grader asks nothing anew.
+    prices : Prices, optional
+        Of endpoints, by name.
+    cap_usd : float, optional
+        As for `prefill_router.answers.asking.ask_endpoints`.
+    **settings
+        ``batch_size``, ``chunk_size`` and ``device``, as for `collect`.
+
+    Returns
+    -------
+    Collection
+
+    Raises
+    ------
+    InputError
+        If a column is missing, a query_id occurs twice, a target is named twice, or the format of
+        `out` is unknown; otherwise as for `collect` and `ask_endpoints`.
+    """
+    out = Path(out)
+    endpoints = [target for target in targets if isinstance(target, Endpoint)]
+    names = [getattr(target, "name", target) for target in targets]
+    _check_request(names, queries, out)
+    # all, before hours go into the first
+    sources = {name: resolve(name) for name in targets if isinstance(name, str)}
+    for endpoint in endpoints:
+        endpoint.secret()
+    questions = check_questions(queries["question"].tolist())
+    references = queries["reference"].tolist()
+    parts = out.with_name(out.name + ".parts")
+    answers, rest = {}, {}
+    if endpoints:
+        asked = ask_endpoints(
+            endpoints, questions, decoding, parts / "answers.jsonl", prices, cap_usd
+        )
+        rest = {"spent_usd": asked.spent, "uncertain_usd": asked.uncertain}
+        rest["problems"] = asked.problems
+        for name, replies in asked.replies.items():
+            answers[name] = _graded(replies, references, grader)
+    for name, source in sources.items():
+        answers[name] = collect(
+            source, questions, references, grader, decoding, work=parts, **settings
+        )
+    columns = ["query_id", "question", "benchmark"]
+    passed_on = [column for column in PASSED_ON if column in queries]
+    measured = ["is_correct", "output_tokens"]
+    measured += ["cost_usd"] * any("cost_usd" in table for table in answers.values())
+    tables = []
+    for name in names:
+        table = queries[columns].reset_index(drop=True).assign(model=name)
+        table[measured] = answers[name].reindex(columns=measured)
+        table[passed_on] = queries[passed_on].reset_index(drop=True)
+        tables.append(table)
+    labels = pd.concat(tables, ignore_index=True)
+    for column in ("is_correct", "output_tokens"):
+        labels[column] = labels[column].astype("Int64" if labels[column].isna().any() else "int64")
+    write_table(labels, out)
+    return Collection(labels, **rest)
+
+
+def _graded(replies: Sequence, references: Sequence[str], grader: Grader) -> pd.DataFrame:
+    """Return grades, lengths and, where any is known, costs; NaN where there is no answer."""
+    rows = [
+        (np.nan, None, None)
+        if reply is None
+        else (grade(grader, reply.text, reference), reply.output_tokens, reply.cost_usd)
+        for reply, reference in zip(replies, references, strict=True)
+    ]
+    frame = pd.DataFrame(rows, columns=["is_correct", "output_tokens", "cost_usd"], dtype=float)
+    return frame if frame["cost_usd"].notna().any() else frame.drop(columns="cost_usd")
+
+
+def _check_request(names: Sequence[str], queries: pd.DataFrame, out: Path) -> None:
+    missing = [column for column in NEEDED if column not in queries]
+    if missing:
+        raise InputError(f"queries lack the column {missing[0]}; there are {list(queries)}.")
+    repeated = queries["query_id"][queries["query_id"].duplicated()]
+    if len(repeated):
+        raise InputError(f"query_id {repeated.iloc[0]!r} occurs more than once in queries.")
+    if not names or len(set(names)) < len(names):
+        raise InputError(f"targets {list(names)} must be one or more different models.")
+    if not out.name.endswith(FORMATS):
+        raise InputError(f"{out} must end in {', '.join(FORMATS)}.")

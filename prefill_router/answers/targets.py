@@ -1,0 +1,143 @@
+"""Whom a loop asks: local models by name, and models behind OpenAI-compatible endpoints."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
+
+from prefill_router.errors import InputError
+from prefill_router.storage import fingerprint
+
+if TYPE_CHECKING:  # the command line reads this module to explain itself, and must start fast
+    from prefill_router.answers.generation import Decoding
+
+LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+OURS = {"model", "messages", "max_tokens", "max_completion_tokens", "n", "best_of", "stream"}
+"""Fields of a request that decide who is asked what, and what it costs at most."""
+OVERHEAD = 64
+"""Tokens that a chat template may add to a prompt, for the worst case of its cost."""
+
+
+class Price(BaseModel):
+    """What a target charges."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    input: NonNegativeFloat = Field(description="USD per million input tokens")
+    output: NonNegativeFloat = Field(description="USD per million output tokens")
+
+
+class Endpoint(BaseModel):
+    """A target behind an OpenAI-compatible endpoint."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(min_length=1, description="what the target is called in labels and router")
+    base_url: str = Field(description="the endpoint, as https://api.openai.com/v1")
+    model: str = Field(min_length=1, description="the model's name at the endpoint")
+    key: str = Field(
+        "",
+        pattern=r"^([A-Z_][A-Z0-9_]*)?$",
+        description="environment variable that holds the key (never the key itself); or empty",
+    )
+    price: Price | None = Field(
+        None, description="USD per million tokens: {input: ..., output: ...}; else from prices"
+    )
+    system: str = Field("", description="system message, sent before each question")
+    extra: dict[str, Any] = Field({}, description="more fields of the request's JSON body")
+    limit_field: Literal["max_tokens", "max_completion_tokens"] = Field(
+        "max_tokens", description="how the endpoint calls the longest answer"
+    )
+    send_temperature: bool = Field(
+        True, description="false for reasoning models that refuse a temperature"
+    )
+    concurrency: PositiveInt = Field(4, le=256, description="requests at a time")
+    requests_per_minute: NonNegativeFloat = Field(0, description="at most so many; 0: no limit")
+    tokens_per_minute: NonNegativeFloat = Field(
+        0, description="at most so many, prompt and longest answer counted; 0: no limit"
+    )
+    timeout: float = Field(
+        120, gt=0, description="seconds until an answer must be there, all of it"
+    )
+    retries: NonNegativeInt = Field(6, description="more attempts at a question that failed")
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_address(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("write it as https://HOST/v1")
+        if parts.username or parts.password or parts.query:
+            raise ValueError("leave keys out of the address; name an environment variable in key")
+        return value
+
+    @field_validator("extra")
+    @classmethod
+    def _leaves_costs_alone(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if taken := sorted(OURS & value.keys()):
+            raise ValueError(f"{taken[0]} is set by the collection, which keeps to the cap by it")
+        return value
+
+    @model_validator(mode="after")
+    def _keeps_key_private(self) -> Endpoint:
+        parts = urlsplit(self.base_url)
+        if self.key and parts.scheme == "http" and parts.hostname not in LOOPBACK:
+            raise ValueError("a key is sent over https only (or to this machine): use https://")
+        return self
+
+    def secret(self) -> str:
+        """Return the key from the environment, the empty string if none is named.
+
+        Raises
+        ------
+        InputError
+            If the variable is not set, or holds what no key is.
+        """
+        if not self.key:
+            return ""
+        secret = os.environ.get(self.key, "").strip()
+        if not secret:
+            raise InputError(
+                f"Target {self.name!r}: the environment variable {self.key} is not set; it must "
+                "hold the endpoint's key."
+            )
+        if not (secret.isascii() and secret.isprintable()) or " " in secret:
+            raise InputError(f"Target {self.name!r}: {self.key} holds characters that no key has.")
+        return secret
+
+    def messages(self, question: str) -> list[dict[str, str]]:
+        """Return the chat that asks a question."""
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        return [*system, {"role": "user", "content": question}]
+
+    def most_input_tokens(self, question: str) -> int:
+        """Return what a prompt's tokens cannot exceed: a token covers at least a byte of text."""
+        extra = len(json.dumps(self.extra, default=str)) if self.extra else 0  # tools, schemata
+        return len(self.system.encode()) + len(question.encode()) + extra + OVERHEAD
+
+    def answer_key(self, question: str, decoding: Decoding) -> str:
+        """Return what identifies an answer: not the address, which may move, nor the limits."""
+        said = {"name": self.name, "model": self.model, "messages": self.messages(question)}
+        return fingerprint(said | {"body": self.body(decoding)})
+
+    def body(self, decoding: Decoding) -> dict[str, Any]:
+        """Return the fields of a request besides model and messages."""
+        fields: dict[str, Any] = {self.limit_field: decoding.max_new_tokens}
+        if self.send_temperature:
+            fields["temperature"] = decoding.temperature
+        if decoding.temperature:
+            fields["seed"] = decoding.seed
+        return fields | self.extra

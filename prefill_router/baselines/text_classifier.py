@@ -1,0 +1,195 @@
+"""A small language model fine-tuned to say, from the text, which targets will answer correctly."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from scipy.special import logit
+from sklearn.base import BaseEstimator
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from prefill_router.baselines import base_rate, label_matrix
+from prefill_router.extraction.models import ModelSource, load_encoder, pad_id
+from prefill_router.extraction.plan import make_plan
+from prefill_router.extraction.pooling import Batch, pool_mean
+from prefill_router.extraction.prompts import Prompts, Truncation, token_limit
+from prefill_router.progress import track
+from prefill_router.trunk.training import grouped_split, masked_loss
+
+TOKEN_BUDGET = 8192  # of a batch that is only read
+
+
+class TextClassifier(BaseEstimator):
+    """An encoder with one logit a target on its mean-pooled last states, all of it fine-tuned.
+
+    Parameters
+    ----------
+    encoder : ModelSource
+        From `prefill_router.extraction.models.resolve`.
+    learning_rate : float, default 3e-4
+        Of Adam, for encoder and head alike.
+    max_epochs, patience : int, default 12 and 3
+        Training stops after `patience` epochs without a lower loss on the inner validation rows;
+        the model gets its best epoch's weights.
+    batch_size : int, default 32
+        Prompts a step.
+    inner_share : float, default 0.15
+        Share of the rows given to `fit` that validate.
+    max_tokens : int, optional
+        The most tokens of a prompt; by default what the encoder allows.
+    truncation : {"error", "left", "right"}, default "error"
+        What to do with longer prompts.
+    device : str, default "cpu"
+    random_state : int, default 0
+        Decides the inner split, the order of the rows and dropout.
+
+    Attributes
+    ----------
+    model_, tokenizer_
+        The fine-tuned encoder and its tokenizer.
+    head_ : torch.nn.Linear
+        D -> K. It starts at weights 0 and each target's base rate, which stays where no epoch
+        improves on it.
+    losses_ : list of float
+        Inner validation loss before training and after each epoch.
+    labelled_ : ndarray of bool, shape (K,)
+        The other targets are given probability one half.
+    """
+
+    def __init__(
+        self,
+        encoder: ModelSource,
+        learning_rate: float = 3e-4,
+        max_epochs: int = 12,
+        patience: int = 3,
+        batch_size: int = 32,
+        inner_share: float = 0.15,
+        max_tokens: int | None = None,
+        truncation: Truncation = "error",
+        device: str = "cpu",
+        random_state: int = 0,
+    ):
+        self.encoder = encoder
+        self.learning_rate = learning_rate
+        self.max_epochs = max_epochs
+        self.patience = patience
+        self.batch_size = batch_size
+        self.inner_share = inner_share
+        self.max_tokens = max_tokens
+        self.truncation = truncation
+        self.device = device
+        self.random_state = random_state
+
+    def fit(
+        self, X: Sequence[str], Y: np.ndarray, groups: np.ndarray | None = None
+    ) -> TextClassifier:
+        """Fine-tune on questions and labels.
+
+        Parameters
+        ----------
+        X : sequence of str, length N
+        Y : ndarray of shape (N, K)
+            1 right, 0 wrong, NaN never asked.
+        groups : ndarray of shape (N,), optional
+            Rows that share a value are on the same side of the inner split.
+
+        Returns
+        -------
+        TextClassifier
+
+        Raises
+        ------
+        InputError
+            If the encoder cannot be loaded, a question cannot be read, or rows are too few.
+        """
+        Y = label_matrix(X, Y)
+        rng = np.random.default_rng(self.random_state)
+        groups = np.arange(len(X)) if groups is None else np.asarray(groups)
+        train, held, _ = grouped_split(groups, self.inner_share, rng)
+        self.labelled_ = ~np.isnan(Y).all(axis=0)
+        self.model_, self.tokenizer_ = load_encoder(self.encoder, self.device)
+        ids, labels = self._ids(X), torch.tensor(Y, dtype=torch.float32, device=self.model_.device)
+        with torch.random.fork_rng():
+            torch.manual_seed(self.random_state)
+            width = self._pooled(ids[:1]).shape[1]
+            self.head_ = nn.Linear(width, Y.shape[1], device=self.model_.device)
+            nn.init.zeros_(self.head_.weight)
+            with torch.no_grad():
+                self.head_.bias.copy_(torch.from_numpy(logit(base_rate(Y[train]))))
+            self._train(ids, labels, train, held, rng)
+        return self
+
+    def _train(
+        self,
+        ids: list[Tensor],
+        labels: Tensor,
+        train: np.ndarray,
+        held: np.ndarray,
+        rng: np.random.Generator,
+    ) -> None:
+        network = nn.ModuleList([self.model_, self.head_])
+        optimiser = torch.optim.Adam(network.parameters(), lr=self.learning_rate)
+        best, waited = copy.deepcopy(network.state_dict()), 0
+        self.losses_ = [self._loss(ids, labels, held)]
+        for _ in track(range(self.max_epochs), "Fine-tuning"):
+            network.train()
+            order = rng.permutation(train)
+            for start in range(0, len(order), self.batch_size):
+                rows = order[start : start + self.batch_size]
+                logits = self.head_(self._pooled([ids[row] for row in rows]))
+                optimiser.zero_grad()
+                masked_loss(logits[None], labels[rows][None]).sum().backward()
+                optimiser.step()
+            network.eval()
+            loss = self._loss(ids, labels, held)
+            if loss < min(self.losses_):
+                best, waited = copy.deepcopy(network.state_dict()), 0
+            else:
+                waited += 1
+            self.losses_.append(loss)
+            if waited == self.patience:
+                break
+        network.load_state_dict(best)
+
+    def predict_proba(self, X: Sequence[str]) -> np.ndarray:
+        """Predict from questions `X`, (n, K)."""
+        ids = self._ids(X)
+        p = np.empty((len(ids), len(self.labelled_)))
+        for rows, logits in self._batched_logits(ids, np.arange(len(ids))):
+            p[rows] = torch.sigmoid(logits).cpu().numpy()
+        return np.where(self.labelled_, p, 0.5)
+
+    def _ids(self, X: Sequence[str]) -> list[Tensor]:
+        limit = self.max_tokens or token_limit(self.model_, self.tokenizer_)
+        prompts = Prompts(self.tokenizer_, limit, self.truncation)
+        prompts.count(X)  # refuses what cannot be read
+        return [torch.tensor(tokens, device=self.model_.device) for tokens in prompts.ids(X)]
+
+    def _pooled(self, ids: Sequence[Tensor]) -> Tensor:
+        """Mean of the last block's states over each prompt, (B, D); padded on the right."""
+        lengths = torch.tensor([len(tokens) for tokens in ids], device=self.model_.device)
+        tokens = pad_sequence(list(ids), batch_first=True, padding_value=pad_id(self.tokenizer_))
+        mask = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
+        output = self.model_(input_ids=tokens, attention_mask=mask.long())
+        whole = torch.stack([torch.zeros_like(lengths), lengths], dim=1)
+        return pool_mean(output.last_hidden_state, Batch(tokens, lengths, whole))
+
+    def _loss(self, ids: list[Tensor], labels: Tensor, rows: np.ndarray) -> float:
+        found = list(self._batched_logits(ids, rows))
+        logits = torch.cat([values for _, values in found])
+        order = np.concatenate([at for at, _ in found])
+        return masked_loss(logits[None], labels[order][None]).item()
+
+    @torch.inference_mode()
+    def _batched_logits(
+        self, ids: list[Tensor], rows: np.ndarray
+    ) -> Iterator[tuple[np.ndarray, Tensor]]:
+        """Yield rows of similar length and their logits."""
+        lengths = np.array([len(ids[row]) for row in rows])
+        for places in make_plan(lengths, TOKEN_BUDGET, len(rows)).batches(0):
+            at = rows[places]
+            yield at, self.head_(self._pooled([ids[row] for row in at]))

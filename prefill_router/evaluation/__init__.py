@@ -1,0 +1,267 @@
+"""Routers compared on the same queries: every result with its interval and its count.
+
+Routing metrics use the queries labelled for every target; metrics of probabilities use, for each
+target, the queries labelled for it. All routers share the resamples, so differences are paired.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from prefill_router import policy
+from prefill_router.errors import InputError, did_you_mean
+from prefill_router.evaluation import metrics
+from prefill_router.evaluation.bootstrap import auc_intervals, intervals
+from prefill_router.evaluation.estimates import Estimate, complete_rows, costs_of_rows, rows_of
+from prefill_router.progress import track
+
+ORACLE, BEST, SINGLE = "oracle", "best single target", "single target"
+
+
+def evaluate_choices(
+    choices: Mapping[str, np.ndarray],
+    correct: np.ndarray,
+    cost: np.ndarray | None,
+    best_single: int | np.ndarray,
+    groups: np.ndarray | None = None,
+    *,
+    targets: Sequence[str],
+    primary: str | None = None,
+    split: str = "test",
+    n_resamples: int = 2000,
+    seed: int = 0,
+) -> list[Estimate]:
+    """Evaluate what routers choose, beside the oracle and every single target.
+
+    Parameters
+    ----------
+    choices : mapping of router -> (N,) int array
+        The target each router asks for each query.
+    correct : (N, K) array
+        1 right, 0 wrong, NaN never asked; incomplete rows are left out.
+    cost : (K,) or (N, K) array, or None
+        What asking cost, in USD a query. None where prices are unknown: no metric of cost then.
+    best_single : int or (N,) int array
+        The best single target, chosen on training queries (for each row where folds differ).
+    groups : (N,) int array, optional
+        Queries drawn together by the bootstrap. Default: each by itself.
+    targets : sequence of str
+        The names of the K targets.
+    primary : str, optional
+        The router whose gap closed is compared with every other's.
+    split : str, default "test"
+    n_resamples : int, default 2000
+    seed : int, default 0
+
+    Returns
+    -------
+    list of Estimate
+        For each router, and for ``"oracle"``, ``"best single target"`` and ``"single target"``
+        (with `target` named): accuracy, gap closed, mean cost (USD a query) and cost saving
+        (against the target that is dearest on average). For the oracle also the headroom. With
+        `primary`, gap closed difference and cost saving difference of router ``"A - B"``.
+
+    Raises
+    ------
+    InputError
+        If a name is reserved or unknown, a choice is no target, or no row is complete.
+    """
+    _check_names(choices, primary)
+    rows, correct = complete_rows(correct)
+    price = None if cost is None else costs_of_rows(cost, rows, correct.shape)
+    groups = None if groups is None else np.asarray(groups)[rows]
+    single = np.broadcast_to(best_single, rows.shape)[rows]
+    named = {(name, ""): np.asarray(choice)[rows] for name, choice in choices.items()}
+    named[ORACLE, ""] = policy.oracle(correct, price)
+    named[BEST, ""] = single
+    named |= {(SINGLE, target): np.full(len(correct), k) for k, target in enumerate(targets)}
+    for (name, _), choice in named.items():
+        if choice.min() < 0 or choice.max() >= correct.shape[1]:
+            raise InputError(f"Router {name!r} chooses a target outside 0..{correct.shape[1] - 1}.")
+
+    keys = list(named)
+    at = np.array(list(named.values())).T
+    oracle, best = keys.index((ORACLE, "")), keys.index((BEST, ""))
+    values = np.take_along_axis(correct, at, axis=1)
+    minus, pairs = _differences(keys, primary)
+
+    def gap_closed(means: np.ndarray) -> np.ndarray:
+        return metrics.gap_closed(means[:, :n], means[:, [best]], means[:, [oracle]])
+
+    n = len(keys)
+    parts = [
+        ("accuracy", keys, lambda means: means[:, :n]),
+        ("gap closed", keys, gap_closed),
+        ("headroom", keys[oracle : oracle + 1], lambda m: m[:, [oracle]] - m[:, [best]]),
+        ("gap closed difference", pairs, lambda means: minus(gap_closed(means))),
+    ]
+    if price is not None:
+        dearest = price[:, [price.mean(axis=0).argmax()]]
+        values = np.hstack([values, np.take_along_axis(price, at, axis=1), dearest])
+
+        def saving(means: np.ndarray) -> np.ndarray:
+            return metrics.cost_saving(means[:, n:-1], means[:, -1:])
+
+        parts += [
+            ("mean cost", keys, lambda means: means[:, n:-1]),
+            ("cost saving", keys, saving),
+            ("cost saving difference", pairs, lambda means: minus(saving(means))),
+        ]
+    labels = [(metric, label) for metric, labels, _ in parts for label in labels]
+    found = intervals(
+        values,
+        groups,
+        lambda means: np.hstack([part(means) for *_, part in parts]),
+        n_resamples,
+        seed,
+    )
+    return [
+        row
+        for (metric, label), interval in zip(labels, found, strict=True)
+        for row in rows_of(metric, [label], [interval], split, len(correct))
+    ]
+
+
+def evaluate_best_single(
+    correct: np.ndarray,
+    best_single: int | np.ndarray,
+    groups: np.ndarray | None = None,
+    *,
+    split: str = "test",
+    n_resamples: int = 2000,
+    seed: int = 0,
+) -> list[Estimate]:
+    """Say how much better the best single target looks when it is chosen on the test queries.
+
+    Parameters
+    ----------
+    correct, best_single, groups, split, n_resamples, seed
+        As in `evaluate_choices`.
+
+    Returns
+    -------
+    list of Estimate
+        "accuracy" of ``"chosen on training"`` and of ``"chosen on test"``, and "accuracy
+        difference" of ``"chosen on test - chosen on training"``, at least 0: by so much the
+        baseline of a gap closed as the toolkit has it [T] is higher, and its headroom smaller. The
+        choice on test is made anew in every resample.
+    """
+    rows, correct = complete_rows(correct)
+    single = np.broadcast_to(best_single, rows.shape)[rows]
+    chosen = np.take_along_axis(correct, single[:, None], axis=1)
+    groups = None if groups is None else np.asarray(groups)[rows]
+
+    def both(means: np.ndarray) -> np.ndarray:
+        training, test = means[:, -1], means[:, :-1].max(axis=1)
+        return np.column_stack([training, test, test - training])
+
+    found = intervals(np.hstack([correct, chosen]), groups, both, n_resamples, seed)
+    training, test = ("chosen on training", ""), ("chosen on test", "")
+    difference = ("chosen on test - chosen on training", "")
+    accuracies = rows_of("accuracy", [training, test], found[:2], split, len(correct))
+    return accuracies + rows_of("accuracy difference", [difference], found[2:], split, len(correct))
+
+
+def evaluate_probabilities(
+    p: Mapping[str, np.ndarray],
+    correct: np.ndarray,
+    groups: np.ndarray | None = None,
+    *,
+    targets: Sequence[str],
+    folds: np.ndarray | None = None,
+    primary: str | None = None,
+    split: str = "test",
+    n_resamples: int = 500,
+    seed: int = 0,
+) -> list[Estimate]:
+    """Evaluate how well predicted probabilities rank and how well they are calibrated.
+
+    Parameters
+    ----------
+    p : mapping of router -> (N, K) array
+        Predicted P(correct).
+    correct : (N, K) array
+        1 right, 0 wrong, NaN never asked.
+    folds : (N,) array, optional
+        Which fold's model predicted each row. AUC compares rows of the same fold alone: models of
+        different folds differ in level, which is no failure to rank.
+    groups, targets, primary, split, n_resamples, seed
+        As in `evaluate_choices`.
+
+    Returns
+    -------
+    list of Estimate
+        For each router AUC, Brier score and ECE (15 equal-mass bins), for each target and, with an
+        empty `target`, averaged over targets; with `primary`, the difference of the averaged AUC.
+
+    Notes
+    -----
+    The bins of the ECE are fixed on the given rows. Resampling adds noise to each bin, which only
+    ever adds to an absolute value; its interval is shifted back by that bias.
+    """
+    _check_names(p, primary)
+    correct = np.asarray(correct, dtype=np.float64)
+    seen = ~np.isnan(correct)
+    counts = [*seen.sum(axis=0).tolist(), int(seen.any(axis=1).sum())]
+    p = {name: np.asarray(values, dtype=np.float64) for name, values in p.items()}
+    minus, pairs = _differences([(name, "") for name in p], primary)
+    labels = [(name, target) for name in p for target in [*targets, ""]]
+
+    def areas(by_column: np.ndarray) -> np.ndarray:
+        by_router = _with_macro(by_column.reshape(len(by_column), len(p), -1))
+        differences = minus(by_router[:, :, -1])
+        return np.hstack([by_router.reshape(len(by_column), -1), differences])
+
+    scores, repeated = np.hstack(list(p.values())), np.tile(correct, (1, len(p)))
+    found = auc_intervals(scores, repeated, groups, areas, n_resamples, seed, folds)
+    result = rows_of("AUC", labels, found[: len(labels)], split, counts * len(p))
+    result += rows_of("AUC difference", pairs, found[len(labels) :], split, counts[-1])
+    for name, values in track(p.items(), "calibration"):
+        labels = [(name, target) for target in [*targets, ""]]
+        squares, bins = (values - correct) ** 2, _bin_columns(values, correct)
+        for metric, columns, statistic, centred in (
+            ("Brier", squares, _with_macro, False),
+            ("ECE", bins, _ece_from_bins, True),
+        ):
+            found = intervals(columns, groups, statistic, n_resamples, seed, centred)
+            result += rows_of(metric, labels, found, split, counts)
+    return result
+
+
+def _check_names(routers: Mapping[str, np.ndarray], primary: str | None) -> None:
+    for name in routers:
+        if name in (ORACLE, BEST, SINGLE):
+            raise InputError(f"The router name {name!r} is reserved; give it another.")
+    if primary is not None and primary not in routers:
+        raise InputError(f"Unknown primary router {primary!r}.{did_you_mean(primary, routers)}")
+
+
+def _differences(keys: list, primary: str | None) -> tuple[Callable, list[tuple[str, str]]]:
+    """Return a function from columns to `primary` minus each other router, and the pairs' names."""
+    routers = [i for i, (name, _) in enumerate(keys) if name not in (ORACLE, BEST, SINGLE)]
+    others = [i for i in routers if primary is not None and keys[i][0] != primary]
+    first = [key[0] for key in keys].index(primary) if others else 0
+    pairs = [(f"{primary} - {keys[i][0]}", "") for i in others]
+    return lambda columns: columns[:, [first]] - columns[:, others], pairs
+
+
+def _with_macro(values: np.ndarray) -> np.ndarray:
+    """Append the average over targets to metrics by target (..., K)."""
+    return np.concatenate([values, metrics.macro(values)[..., None]], axis=-1)
+
+
+def _bin_columns(p: np.ndarray, correct: np.ndarray) -> np.ndarray:
+    """Return p - correct spread over one column a target and bin, (N, K * N_BINS)."""
+    columns = np.zeros((*p.shape, metrics.N_BINS))
+    for k in range(p.shape[1]):
+        seen = np.flatnonzero(~np.isnan(correct[:, k]))
+        columns[np.isnan(correct[:, k]), k] = np.nan
+        columns[seen, k, metrics.equal_mass_bins(p[seen, k])] = (p - correct)[seen, k]
+    return columns.reshape(len(p), -1)
+
+
+def _ece_from_bins(means: np.ndarray) -> np.ndarray:
+    bins = np.abs(means).reshape(len(means), -1, metrics.N_BINS)
+    return _with_macro(bins.sum(axis=-1))

@@ -1,0 +1,200 @@
+"""The parameter of a policy, chosen on validation queries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from prefill_router import policy
+from prefill_router.errors import InputError, did_you_mean
+from prefill_router.evaluation import curves
+from prefill_router.evaluation.estimates import complete_rows, costs_of_rows
+
+POLICIES: dict[str, Callable] = {"tolerance": policy.tolerance, "utility": policy.utility}
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A policy with its parameter, and what it reached on the queries it was chosen on."""
+
+    name: str
+    parameter: float
+    accuracy: float
+    cost: float
+
+    def choose(self, p: np.ndarray, c: np.ndarray) -> np.ndarray:
+        """Return the targets (N,) that the policy asks; see `prefill_router.policy`."""
+        return POLICIES[self.name](p, c, self.parameter)
+
+
+def choose_policy(
+    p: np.ndarray, correct: np.ndarray, expected_cost: np.ndarray, name: str = "tolerance"
+) -> Policy:
+    """Choose the parameter with the highest accuracy on validation; of equals, the cheapest.
+
+    Parameters
+    ----------
+    p, correct : (N, K) arrays
+        Predicted P(correct) and labels of the validation queries; incomplete rows are left out.
+    expected_cost : (K,) or (N, K) array
+        Cost of asking as known beforehand, in USD.
+    name : {"tolerance", "utility"}, default "tolerance"
+        The policy.
+
+    Returns
+    -------
+    Policy
+    """
+    candidates = _candidates(p, correct, expected_cost, name)
+    best = np.lexsort((candidates.tau, candidates.cost, -candidates.accuracy))[0]
+    return _policy(name, candidates, best)
+
+
+def choose_cheapest_policy(
+    p: np.ndarray,
+    correct: np.ndarray,
+    expected_cost: np.ndarray,
+    best_single: int,
+    name: str = "tolerance",
+) -> Policy:
+    """Choose the cheapest parameter that is as accurate on validation as the best single target.
+
+    Parameters
+    ----------
+    p, correct, expected_cost, name
+        As in `choose_policy`.
+    best_single : int
+        The best single target, chosen on the training split.
+
+    Returns
+    -------
+    Policy
+        That of `choose_policy` if no parameter is as accurate.
+    """
+    candidates = _candidates(p, correct, expected_cost, name)
+    wanted = complete_rows(correct)[1][:, best_single].mean()
+    enough = np.flatnonzero(candidates.accuracy >= wanted - policy.ROUNDING)
+    if len(enough) == 0:
+        return choose_policy(p, correct, expected_cost, name)
+    keys = (-candidates.accuracy[enough], candidates.cost[enough])
+    return _policy(name, candidates, enough[np.lexsort(keys)[0]])
+
+
+def fit_budget(p: np.ndarray, expected_cost: np.ndarray, budget: float) -> float:
+    """Return the least lambda with which `policy.utility` spends at most `budget` on average.
+
+    Parameters
+    ----------
+    p : (N, K) array
+        Predicted P(correct) of validation queries.
+    expected_cost : (K,) or (N, K) array
+        Cost of asking as known beforehand, in USD.
+    budget : float
+        Average spend, in USD a query.
+
+    Returns
+    -------
+    float
+        0 where asking the likeliest target is within the budget. Of all choices that cost as much,
+        those of a lambda promise the most right answers: it is the price of the constraint.
+
+    Raises
+    ------
+    InputError
+        If always asking the cheapest target costs more than that.
+    """
+    p, c = policy.aligned(p, expected_cost)
+    least = c.min(axis=1).mean()
+    if not budget >= least - policy.ROUNDING * least:
+        raise InputError(
+            f"The budget of {budget:g} USD a query is less than the {least:g} that always asking "
+            "the cheapest target is expected to cost; allow that much."
+        )
+    lams = np.concatenate([[0.0], np.unique(_ties(p, c))])  # choices change only there
+    rows = np.arange(len(p))
+
+    def within(lam: float) -> bool:
+        spent = c[rows, policy.utility(p, c, lam)].mean()
+        return spent <= budget + policy.ROUNDING * least
+
+    low, high = 0, len(lams) - 1  # spending never rises with lambda
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if within(lams[middle]) else (middle + 1, high)
+    return float(lams[low])
+
+
+def fit_abstention(p: np.ndarray, correct: np.ndarray, accuracy: float) -> float:
+    """Return the least threshold at which the queries still answered are answered so accurately.
+
+    Parameters
+    ----------
+    p, correct : (N, K) arrays
+        Predicted P(correct) and labels of validation queries; incomplete rows are left out.
+    accuracy : float
+        Wanted share of right answers among the queries that `policy.abstain` does not leave out.
+
+    Returns
+    -------
+    float
+        Below every p where all may be answered.
+
+    Raises
+    ------
+    InputError
+        If no threshold reaches that accuracy, or it is not between 0 and 1.
+    """
+    if not 0 < accuracy < 1:
+        raise InputError(f"accuracy is {accuracy}; it must be between 0 and 1.")
+    rows, correct = complete_rows(correct)
+    p = np.asarray(p, dtype=np.float64)[rows]
+    right = correct[np.arange(len(p)), policy.argmax(p)]
+    highest = p.max(axis=1)
+    order = np.argsort(-highest, kind="stable")
+    reached = np.cumsum(right[order]) / np.arange(1, len(p) + 1)
+    values = highest[order]
+    last_of_ties = np.append(values[1:] < values[:-1] - policy.ROUNDING, True)
+    enough = np.flatnonzero((reached >= accuracy - policy.ROUNDING) & last_of_ties)
+    if len(enough) == 0:
+        raise InputError(
+            f"No threshold makes {100 * accuracy:g} % of the answers right; on validation queries "
+            f"the most is {100 * reached[last_of_ties].max():.3g} %. Ask for less."
+        )
+    return float(values[enough[-1]]) if enough[-1] < len(p) - 1 else 0.0
+
+
+def _candidates(
+    p: np.ndarray, correct: np.ndarray, expected_cost: np.ndarray, name: str
+) -> curves.RoutingCurve:
+    """Evaluate every parameter worth trying on the complete rows."""
+    if name not in POLICIES:
+        raise InputError(f"Unknown policy {name!r}.{did_you_mean(name, POLICIES)}")
+    rows, correct = complete_rows(correct)
+    p = np.asarray(p, dtype=np.float64)[rows]
+    c = costs_of_rows(expected_cost, rows, correct.shape)
+    if name == "tolerance":
+        return curves.routing_curve(p, correct, c)
+    ties = _ties(p, c)
+    grid = np.unique(np.quantile(ties, np.linspace(0, 1, 512))) if len(ties) else []
+    lams = np.concatenate([[0.0], grid])
+    chosen = np.column_stack([policy.utility(p, c, lam) for lam in lams])
+    return curves.RoutingCurve(
+        lams,
+        np.take_along_axis(c, chosen, axis=1).mean(axis=0),
+        np.take_along_axis(correct, chosen, axis=1).mean(axis=0),
+    )
+
+
+def _ties(p: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """Return the lambdas above 0 at which two targets have the same utility for some query."""
+    a, b = np.triu_indices(p.shape[1], k=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ties = ((p[:, a] - p[:, b]) / (c[:, a] - c[:, b])).ravel()
+    return ties[np.isfinite(ties) & (ties > 0)]
+
+
+def _policy(name: str, candidates: curves.RoutingCurve, at: int) -> Policy:
+    values = (candidates.tau[at], candidates.accuracy[at], candidates.cost[at])
+    return Policy(name, *map(float, values))

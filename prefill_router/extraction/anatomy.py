@@ -1,0 +1,197 @@
+"""Where in a model its hidden states arise, and whether later tokens change them."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from prefill_router.errors import InputError
+from prefill_router.extraction.models import input_device
+
+SAMPLE_TOKENS = 16
+
+
+class Place(NamedTuple):
+    """Where in a model a hidden state arises: what a module takes in, or what it gives out."""
+
+    module: nn.Module
+    is_input: bool
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """What a sample's forward pass shows of a model; made by `dissect`.
+
+    Attributes
+    ----------
+    last : int
+        L: there are hidden states 0..L.
+    places : list of Place or None
+        Where each arises. None where that cannot be told for each of them: then whole forward
+        passes are made, and transformers is asked for all states.
+    is_causal : bool
+        Whether no token's state depends on later tokens, so that padding on the right needs no
+        attention mask.
+    width : int
+        D, numbers in a state.
+    bytes_per_token : int
+        What the modules of one block write per token: about the memory that a batch needs.
+    """
+
+    last: int
+    places: list[Place] | None
+    is_causal: bool
+    width: int
+    bytes_per_token: int
+
+
+def dissect(model: nn.Module, sample: Sequence[int], padding: int) -> Anatomy:
+    """Find where a model's hidden states arise, by looking at one forward pass.
+
+    No architecture is known by name. A place counts only if what passes there is, bit for bit, the
+    hidden state that transformers returns, the final norm included where that is part of state L.
+    Likewise a model counts as causal only if the first half of the sample has the same states, bit
+    for bit, whether the rest of the sample follows or padding.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+    sample : sequence of int
+        Token ids of a prompt; `SAMPLE_TOKENS` of them suffice.
+    padding : int
+        The token that prompts are padded with.
+
+    Returns
+    -------
+    Anatomy
+
+    Raises
+    ------
+    InputError
+        If the model cannot read text alone, or gives no hidden states.
+    """
+    if "input_ids" not in inspect.signature(model.forward).parameters:
+        raise InputError(f"{type(model).__name__} cannot read text; take a language model.")
+    sample = list(sample[:SAMPLE_TOKENS])
+    half = len(sample) // 2
+    padded = sample[:half] + [padding] * (len(sample) - half)
+    passing: list[tuple[Place, Tensor]] = []
+    calls: Counter[nn.Module] = Counter()
+    written = 0
+
+    def before(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        calls[module] += 1
+        keep(Place(module, True), (*args, *kwargs.values()))
+
+    def after(module: nn.Module, args: tuple, output: object) -> None:
+        nonlocal written
+        state = keep(Place(module, False), output)
+        if state is not None and not any(module.children()):
+            written += state.nbytes
+
+    def keep(place: Place, values: object) -> Tensor | None:
+        state = first_tensor(values)
+        if state is not None and state.shape[:2] == (1, len(sample)) and state.dim() == 3:
+            # A copy, for a later module may write over it; on the host, for devices may differ.
+            passing.append((place, state.cpu().clone()))
+        return state
+
+    handles = []
+    try:
+        for module in model.modules():
+            handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+            handles.append(module.register_forward_hook(after))
+        hidden = [state.cpu() for state in all_states(model, torch.tensor([sample]))]
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{type(model).__name__} cannot read text alone: {error}") from error
+    finally:
+        for handle in handles:
+            handle.remove()
+    if len({state.shape for state in hidden}) > 1:
+        raise InputError(f"{type(model).__name__} has hidden states of more than one shape.")
+    is_causal = False
+    if half and padded != sample:
+        other = all_states(model, torch.tensor([padded]))
+        is_causal = all(
+            torch.equal(a[:, :half], b.cpu()[:, :half]) for a, b in zip(hidden, other, strict=True)
+        )
+    last = len(hidden) - 1
+    return Anatomy(
+        last=last,
+        places=_match(hidden, [(p, state) for p, state in passing if calls[p.module] == 1]),
+        is_causal=is_causal,
+        width=hidden[-1].shape[-1],
+        bytes_per_token=max(1, written // (len(sample) * max(1, last))),
+    )
+
+
+def first_tensor(values: object) -> Tensor | None:
+    """Return the first tensor among what a module takes or gives, None without one."""
+    if isinstance(values, Tensor):
+        return values
+    values = values.values() if isinstance(values, dict) else values
+    values = values if isinstance(values, Sequence | type({}.values())) else ()
+    return next((value for value in values if isinstance(value, Tensor)), None)
+
+
+def _match(hidden: Sequence[Tensor], passing: list[tuple[Place, Tensor]]) -> list[Place] | None:
+    """Return the first place where each hidden state passes, or None if one cannot be told."""
+    places = []
+    for layer, state in enumerate(hidden):
+        # States that are alike, or not numbers, could stand for one another in this sample alone.
+        if not state.isfinite().all() or any(torch.equal(state, h) for h in hidden[:layer]):
+            return None
+        found = (place for place, other in passing if torch.equal(state, other))
+        place = next(found, None)
+        if place is None:
+            return None
+        places.append(place)
+    return places
+
+
+@torch.inference_mode()
+def all_states(model: nn.Module, tokens: Tensor, lengths: Tensor | None = None) -> Sequence[Tensor]:
+    """Return what transformers calls the hidden states, L + 1 tensors of shape (B, T, D).
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+    tokens : int64 Tensor of shape (B, T)
+        Token ids, padded on the right.
+    lengths : int64 Tensor of shape (B,), optional
+        Tokens of each prompt, for the attention mask; without them nothing is masked.
+
+    Raises
+    ------
+    InputError
+        If the model gives no hidden states.
+    """
+    output = model(**model_inputs(model, tokens, lengths), output_hidden_states=True)
+    if output.get("hidden_states") is None:
+        raise InputError(f"{type(model).__name__} gives no hidden states; take another encoder.")
+    return output.hidden_states
+
+
+def model_inputs(model: nn.Module, tokens: Tensor, lengths: Tensor | None) -> dict[str, object]:
+    """Return what a model is called with to read a batch; arguments as for `all_states`."""
+    device = input_device(model)
+    inputs: dict[str, object] = {"input_ids": tokens.to(device)}
+    if lengths is not None:
+        position = torch.arange(tokens.shape[1], device=lengths.device)
+        inputs["attention_mask"] = (position < lengths[:, None]).long().to(device)
+    if _takes_cache(type(model)):
+        inputs["use_cache"] = False  # keys and values are for generating, which never happens
+    return inputs
+
+
+@functools.cache
+def _takes_cache(kind: type[nn.Module]) -> bool:
+    accepted = inspect.signature(kind.forward).parameters
+    return "use_cache" in accepted or any(p.kind is p.VAR_KEYWORD for p in accepted.values())

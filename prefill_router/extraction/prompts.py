@@ -1,0 +1,305 @@
+"""From questions to token ids: chat template, length limit, batches for a model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from jinja2 import TemplateError
+from torch import nn
+
+from prefill_router.errors import InputError, did_you_mean
+from prefill_router.extraction.models import pad_id
+from prefill_router.extraction.pooling import Batch
+from prefill_router.extraction.user_tokens import character_spans, frame, token_span
+
+Truncation = Literal["error", "left", "right"]
+TRUNCATIONS = get_args(Truncation)
+Query = str | Sequence[Mapping[str, str]]
+"""A question, or the messages of a conversation: mappings with ``role`` and ``content``."""
+POSITIONS = ("max_position_embeddings", "max_seq_len", "context_length")  # as configs call it
+NO_LIMIT = 1_000_000  # tokenizers that state no limit give a number beyond any prompt
+COUNTED_AT_ONCE = 1024
+ASKS_FOR_DATE = re.compile(r"""strftime_now\(\s*(["'])(?P<format>.*?)\1\s*\)""")
+TODAY = datetime(2025, 1, 1)  # for templates that write the date: states must not depend on it
+
+
+def check_questions(questions: Sequence[str]) -> list[str]:
+    """Return the questions as a list, or raise InputError if there is none or one is not text.
+
+    Half of a surrogate pair, as JSON can hold it, is no text: no tokenizer reads it.
+    """
+    if len(questions) == 0:
+        raise InputError("There is no question to read: the list is empty.")
+    for index, question in enumerate(questions):
+        if not isinstance(question, str):
+            raise InputError(
+                f"Question {index} is {question!r} ({type(question).__name__}), not text; "
+                "drop it or convert it to str."
+            )
+        try:
+            question.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"Question {index} ({question[:60]!r}) holds half of a surrogate pair at character "
+                f"{error.start}, which is not text; replace it or drop the question."
+            ) from None
+    return [str(question) for question in questions]
+
+
+def turns_of(query: Query) -> list[dict[str, str]]:
+    """Return the messages of a query: its own, or one user turn that holds the question.
+
+    Raises
+    ------
+    InputError
+        If it is neither text nor messages with a text each.
+    """
+    if isinstance(query, str):
+        return [{"role": "user", "content": query}]
+    if not query:
+        raise InputError("A conversation has no message; give at least one.")
+    for number, message in enumerate(query):
+        fields = message if isinstance(message, Mapping) else {}
+        if not all(isinstance(fields.get(name), str) for name in ("role", "content")):
+            raise InputError(
+                f"Message {number} is {str(message)[:60]!r}; it must be a mapping with a text each "
+                "for 'role' and 'content'."
+            )
+    return [dict(message) for message in query]
+
+
+def format_prompts(
+    tokenizer,
+    questions: Sequence[Query],
+    template_kwargs: dict[str, Any] | None = None,
+    template: str | None = None,
+) -> list[str]:
+    """Return the text a model reads: the turns and the generation prompt, or the bare question.
+
+    A template that asks for today's date is told `TODAY`, whenever it is rendered.
+
+    Parameters
+    ----------
+    tokenizer : transformers.PreTrainedTokenizerBase
+        Its chat template is used if it has one.
+    questions : sequence of str or of messages
+        One a prompt; a text is one user turn.
+    template_kwargs : dict, optional
+        Passed to the chat template, such as ``{"enable_thinking": False}``.
+    template : str, optional
+        A chat template (Jinja) to use instead of the tokenizer's.
+
+    Raises
+    ------
+    InputError
+        If there is no question, one is not text, or the template cannot be used. A conversation of
+        more than one message needs a template.
+    """
+    check_questions(["" if _is_messages(question) else question for question in questions])
+    if not (template or tokenizer.chat_template):
+        return [_only_text(question) for question in questions]
+    turns = [turns_of(question) for question in questions]
+    try:
+        return tokenizer.apply_chat_template(
+            turns,
+            chat_template=_on_one_day(tokenizer.get_chat_template(template)),
+            tokenize=False,
+            add_generation_prompt=True,
+            **(template_kwargs or {}),
+        )
+    except (TemplateError, TypeError, ValueError) as error:
+        raise InputError(f"The chat template cannot be used: {error}") from error
+
+
+def _on_one_day(template: str) -> str:
+    """Return a template with `TODAY` where it would ask for the date."""
+    return ASKS_FOR_DATE.sub(lambda found: repr(TODAY.strftime(found["format"])), template)
+
+
+def _is_messages(query: Query) -> bool:
+    return isinstance(query, list | tuple)
+
+
+def _only_text(query: Query) -> str:
+    """Return the text of a query where there is no template to join several with."""
+    turns = turns_of(query)
+    if len(turns) > 1:
+        raise InputError(
+            f"This encoder has no chat template, so that a conversation of {len(turns)} messages "
+            "cannot be rendered; give one text."
+        )
+    return turns[0]["content"]
+
+
+def token_limit(model, tokenizer) -> int:
+    """Return the longest prompt, in tokens, that model and tokenizer both say they can read."""
+    limits = [config_limit(model.config.get_text_config()), tokenizer.model_max_length]
+    for name, module in model.named_modules():
+        counts = "position" in name.rpartition(".")[2] and isinstance(module, nn.Embedding)
+        if counts and module.padding_idx is not None:  # RoBERTa and its like begin after it
+            limits.append(module.num_embeddings - module.padding_idx - 1)
+    return min(limits)
+
+
+def config_limit(config) -> int:
+    """Return the longest prompt that a model's text config says it can read."""
+    return min(getattr(config, name, None) or NO_LIMIT for name in POSITIONS)
+
+
+def check_max_tokens(max_tokens: int, limit: int) -> None:
+    """Raise InputError if prompts of `max_tokens` are longer than a model reads."""
+    if max_tokens > limit:
+        raise InputError(f"max_tokens is {max_tokens}; this model reads at most {limit} tokens.")
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """How questions become prompts of token ids.
+
+    Parameters
+    ----------
+    tokenizer : transformers.PreTrainedTokenizerBase
+        Whatever side it pads, and whatever limits are saved with it: neither is used.
+    max_tokens : int
+        The most tokens of a prompt.
+    truncation : {"error", "left", "right"}, default "error"
+        What to do with longer prompts: refuse, or drop tokens on that side.
+    template_kwargs, template
+        As for `format_prompts`.
+
+    Raises
+    ------
+    InputError
+        If `max_tokens` or `truncation` cannot be used.
+    """
+
+    tokenizer: Any
+    max_tokens: int
+    truncation: Truncation = "error"
+    template_kwargs: dict[str, Any] | None = None
+    template: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        if self.truncation not in TRUNCATIONS:
+            known = did_you_mean(self.truncation, TRUNCATIONS)
+            raise InputError(f"truncation {self.truncation!r} is unknown.{known}")
+        if self.max_tokens < 1:
+            raise InputError(f"max_tokens is {self.max_tokens}; it must be at least 1.")
+
+    def count(self, questions: Sequence[Query]) -> np.ndarray:
+        """Return the tokens of each prompt before any is cut, int64 (N,); keeps no prompt.
+
+        Raises
+        ------
+        InputError
+            If a prompt has no token, or is too long and `truncation` is ``"error"``.
+        """
+        if len(questions) == 0:
+            check_questions(questions)
+        lengths = []
+        for start in range(0, len(questions), COUNTED_AT_ONCE):
+            chunk = self._encode(questions[start : start + COUNTED_AT_ONCE])["input_ids"]
+            lengths += [len(tokens) for tokens in chunk]
+        self._check_lengths(lengths, questions)
+        return np.array(lengths, dtype=np.int64)
+
+    def _check_lengths(self, lengths: list[int], questions: Sequence[Query]) -> None:
+        if 0 in lengths:
+            index = lengths.index(0)
+            raise InputError(f"Question {index} ({questions[index]!r}) has no token; drop it.")
+        longest = int(np.argmax(lengths))
+        if lengths[longest] > self.max_tokens and self.truncation == "error":
+            n_too_long = sum(length > self.max_tokens for length in lengths)
+            raise InputError(
+                f"{n_too_long} of {len(lengths)} prompts are longer than {self.max_tokens} tokens; "
+                f"the longest is question {longest} ({questions[longest][:60]!r}...) with "
+                f"{lengths[longest]}. Drop them, raise max_tokens if the model allows, or set "
+                "truncation to left or right."
+            )
+
+    def ids(self, questions: Sequence[Query]) -> list[list[int]]:
+        """Return the token ids of each prompt, cut to `max_tokens`, unpadded."""
+        return [self._cut(tokens) for tokens in self._encode(questions)["input_ids"]]
+
+    def batch(self, questions: Sequence[Query], find_user: bool = False) -> Batch:
+        """Return prompts as one batch, padded on the right.
+
+        Parameters
+        ----------
+        questions : sequence of str or of messages
+        find_user : bool, default False
+            Whether to look for the user's own tokens.
+
+        Raises
+        ------
+        InputError
+            As for `count`, or if the user's own tokens are wanted and cannot be found.
+        """
+        if find_user and any(map(_is_messages, questions)):
+            raise InputError(
+                "The user's own tokens are those of one question; give a text instead of messages, "
+                "or use pooling mean."
+            )
+        encoded = self._encode(questions, offsets=find_user)
+        self._check_lengths([len(tokens) for tokens in encoded["input_ids"]], questions)
+        ids = [self._cut(tokens) for tokens in encoded["input_ids"]]
+        lengths = torch.tensor([len(tokens) for tokens in ids])
+        user = torch.stack([torch.zeros_like(lengths), lengths], dim=1)
+        if find_user:
+            user = torch.tensor(self._user_spans(questions, encoded))
+        padding, width = pad_id(self.tokenizer), int(lengths.max())
+        padded = [tokens + [padding] * (width - len(tokens)) for tokens in ids]
+        return Batch(torch.tensor(padded), lengths, user)
+
+    def _format(self, questions: Sequence[Query]) -> list[str]:
+        return format_prompts(self.tokenizer, questions, self.template_kwargs, self.template)
+
+    def _encode(self, questions: Sequence[Query], offsets: bool = False):
+        if offsets and not self.tokenizer.is_fast:
+            raise InputError(
+                "The user's own tokens can only be found with a fast tokenizer (tokenizer.json); "
+                "use pooling mean."
+            )
+        # A chat template writes the special tokens itself; adding them again would double them.
+        return self.tokenizer(
+            self._format(questions),
+            add_special_tokens=not (self.template or self.tokenizer.chat_template),
+            padding=False,
+            truncation=False,
+            return_offsets_mapping=offsets,
+            verbose=False,
+        )
+
+    def _cut(self, tokens: list[int]) -> list[int]:
+        if self.truncation == "left":
+            return tokens[-self.max_tokens :]
+        return tokens[: self.max_tokens]
+
+    @cached_property
+    def _frame(self) -> tuple[str, str]:
+        return frame(lambda question: self._format([question])[0])
+
+    def _user_spans(self, questions: Sequence[str], encoded) -> list[tuple[int, int]]:
+        spans = []
+        characters = character_spans(self._format(questions), questions, *self._frame)
+        for question, offsets, span in zip(
+            questions, encoded["offset_mapping"], characters, strict=True
+        ):
+            dropped = len(offsets) - self.max_tokens if self.truncation == "left" else 0
+            first, last = np.array(token_span(offsets, *span)) - max(0, dropped)
+            first, last = max(0, int(first)), min(int(last), self.max_tokens)
+            if first >= last:
+                raise InputError(
+                    f"Of question {question[:60]!r} no token of its own is read, so there is "
+                    "nothing for a user_ pooling; drop it, raise max_tokens, or use mean."
+                )
+            spans.append((first, last))
+        return spans

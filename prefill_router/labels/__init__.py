@@ -1,0 +1,245 @@
+"""Who answered what correctly: the label matrix Y (N, K), NaN where a target was never asked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from prefill_router.errors import InputError, did_you_mean
+from prefill_router.labels.formats import AMOUNTS, ROW, one_per_query, to_long
+from prefill_router.labels.grouping import connected_groups, stratified_places
+from prefill_router.labels.tables import read_table, write_table
+from prefill_router.storage import fingerprint
+
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """Queries, targets, and which target answered which query correctly.
+
+    Parameters
+    ----------
+    query_id, question, benchmark : ndarray of shape (N,)
+        Names (str), texts (object) and benchmarks (str) of the queries.
+    targets : tuple of str, of length K
+        Names of the targets.
+    correct : ndarray of shape (N, K)
+        1 right, 0 wrong, NaN never asked.
+    output_tokens, cost_usd : ndarray of shape (N, K)
+        Length of the answer in tokens and its cost in US dollars; NaN unknown.
+    group : ndarray of int64 of shape (N,)
+        Queries of the same group (the same text, say) must stay on one side of every split.
+    split : ndarray of str of shape (N,), optional
+        ``train``, ``validation`` or ``test``, where the table says so.
+    """
+
+    query_id: np.ndarray
+    question: np.ndarray
+    benchmark: np.ndarray
+    targets: tuple[str, ...]
+    correct: np.ndarray
+    output_tokens: np.ndarray
+    cost_usd: np.ndarray
+    group: np.ndarray
+    split: np.ndarray | None = None
+
+    @property
+    def n_queries(self) -> int:
+        """Number of queries N."""
+        return len(self.query_id)
+
+    @property
+    def n_targets(self) -> int:
+        """Number of targets K."""
+        return len(self.targets)
+
+    @property
+    def complete(self) -> np.ndarray:
+        """Whether every target was asked: ndarray of bool of shape (N,)."""
+        return ~np.isnan(self.correct).any(axis=1)
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal characters that identify the labels by value."""
+        texts = (self.query_id, self.question, self.benchmark, self.split)
+        lists = [None if text is None else text.tolist() for text in texts]
+        numbers = (self.correct, self.output_tokens, self.cost_usd, self.group)
+        return fingerprint(*lists, list(self.targets), *numbers)
+
+    def take(self, rows: np.ndarray) -> Labels:
+        """Return the labels of some queries: row numbers (n,) or a mask (N,)."""
+        fields = ("query_id", "question", "benchmark", "group", "split")
+        fields += ("correct", "output_tokens", "cost_usd")
+        taken = {field: getattr(self, field) for field in fields}
+        taken = {field: None if array is None else array[rows] for field, array in taken.items()}
+        return replace(self, **taken)
+
+    def select_targets(self, names: Sequence[str], at_least: int = 2) -> Labels:
+        """Return the labels of some targets, in the order given; every query is kept.
+
+        Raises
+        ------
+        InputError
+            If a target is unknown, named twice, or fewer than `at_least` are named.
+        """
+        for name in names:
+            if name not in self.targets:
+                raise InputError(f"Unknown target {name!r}.{did_you_mean(name, self.targets)}")
+        _check_targets(names, "targets", at_least)
+        columns = [self.targets.index(name) for name in names]
+        return replace(
+            self,
+            targets=tuple(names),
+            correct=self.correct[:, columns],
+            output_tokens=self.output_tokens[:, columns],
+            cost_usd=self.cost_usd[:, columns],
+        )
+
+    def summary(self) -> pd.DataFrame:
+        """Describe each target.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Indexed by `target`: `n_labelled` (queries it was asked), `accuracy` on them,
+            `mean_output_tokens`, and `constant`: its labels do not vary (always right, always
+            wrong, or none), so that no AUC exists and nothing can be learned for it.
+        """
+        correct = pd.DataFrame(self.correct, columns=list(self.targets))
+        tokens = pd.DataFrame(self.output_tokens, columns=list(self.targets))
+        table = pd.DataFrame(
+            {
+                "n_labelled": correct.count(),
+                "accuracy": correct.mean(),
+                "mean_output_tokens": tokens.mean(),
+                "constant": correct.nunique() < 2,
+            }
+        )
+        return table.rename_axis("target")
+
+
+def load_labels(
+    source: str | os.PathLike,
+    targets: Sequence[str] = (),
+    n_queries: int = 0,
+    seed: int = 0,
+    at_least: int = 2,
+) -> Labels:
+    """Load a label table: long, wide or the toolkit's, from a file, a data set or the hub.
+
+    Parameters
+    ----------
+    source : str or path-like
+        See `prefill_router.labels.tables.read_table` for what can be read, and
+        `prefill_router.labels.formats.to_long` for the columns it needs.
+    targets : sequence of str
+        The targets to keep, in this order; none means all, in order of first appearance.
+    n_queries : int
+        If positive and less than there are: keep about so many (whole groups; exactly so many
+        where each group is one query), drawn at random within each benchmark (and split).
+    seed : int
+        Decides which.
+    at_least : int, default 2
+        Targets there must be: routing needs two, adding one to a router that one alone.
+
+    Returns
+    -------
+    Labels
+
+    Raises
+    ------
+    InputError
+        If the table cannot be used; the message names row, column or target.
+    """
+    name = os.fspath(source)
+    labels = _assemble(to_long(read_table(source), name, targets), name, at_least)
+    if targets:
+        labels = labels.select_targets(targets, at_least)
+    if n_queries < 0:
+        raise InputError(f"n_queries is {n_queries}; give a positive number, or 0 for all.")
+    if 0 < n_queries < labels.n_queries:
+        strata = labels.benchmark
+        if labels.split is not None:
+            strata = np.strings.add(np.strings.add(strata, " "), labels.split)
+        chosen = stratified_places(strata, labels.group, seed) < n_queries / labels.n_queries
+        if not chosen.any():
+            raise InputError(
+                f"n_queries is {n_queries}, which is less than a group of {name} holds."
+            )
+        labels = labels.take(chosen)
+    never = [t for t, y in zip(labels.targets, labels.correct.T, strict=True) if np.isnan(y).all()]
+    if never:
+        raise InputError(
+            f"{name}: target {', '.join(map(repr, never))} has no label on these queries; leave it "
+            "out by naming the others (targets=A,B...), or ask it some of them."
+        )
+    return labels
+
+
+def write_labels(labels: Labels, path: str | os.PathLike) -> None:
+    """Write labels as a long table; `load_labels` reads the same back (groups renumbered).
+
+    Parameters
+    ----------
+    labels : Labels
+        What to write. A target that was never asked has a row too, with `is_correct` empty.
+    path : path-like
+        Ends in ``.csv``, ``.csv.gz`` or ``.parquet``.
+    """
+    n, k = labels.correct.shape
+    columns = {
+        "query_id": np.repeat(labels.query_id, k),
+        "question": np.repeat(labels.question, k),
+        "benchmark": np.repeat(labels.benchmark, k),
+        "model": np.tile(np.array(labels.targets, dtype=object), n),
+        "is_correct": pd.array(labels.correct.ravel(), dtype="Int8"),
+        "output_tokens": labels.output_tokens.ravel(),
+        "cost_usd": labels.cost_usd.ravel(),
+        "group": np.repeat(labels.group, k),
+    }
+    if labels.split is not None:
+        columns["split"] = np.repeat(labels.split, k)
+    write_table(pd.DataFrame(columns), path)
+
+
+def _check_targets(names: Sequence[str], where: str, at_least: int) -> None:
+    if len(set(names)) < len(names):
+        raise InputError(f"{where}: a target is named twice among {', '.join(names)}.")
+    if len(names) < at_least:
+        given = f"only {names[0]!r}" if len(names) else "none"
+        raise InputError(f"{where}: routing needs at least two targets, and there is {given}.")
+
+
+def _assemble(table: pd.DataFrame, name: str, at_least: int) -> Labels:
+    """Make the matrices from a checked long table."""
+    query, query_id = pd.factorize(table["query_id"])
+    target, targets = pd.factorize(table["model"])
+    _check_targets(list(targets), name, at_least)
+    queries = one_per_query(table, name)
+
+    cell = query * len(targets) + target
+    cells = table.groupby(cell)
+    differ = cells["is_correct"].min() < cells["is_correct"].max()
+    if differ.any():
+        rows = table[cell == differ.idxmax()]
+        raise InputError(
+            f"{name}: query {rows['query_id'].iloc[0]!r} has different answers of target "
+            f"{rows['model'].iloc[0]!r} in rows {', '.join(map(str, rows[ROW]))}; keep one."
+        )
+    shape = len(query_id), len(targets)
+    known = cells[["is_correct", *AMOUNTS]].first().reindex(range(shape[0] * shape[1]))
+    correct, tokens, cost = (known[column].to_numpy(float).reshape(shape) for column in known)
+    return Labels(
+        query_id=query_id.to_numpy(str),
+        question=queries["question"].to_numpy(object),
+        benchmark=queries["benchmark"].to_numpy(str),
+        targets=tuple(map(str, targets)),
+        correct=correct,
+        output_tokens=tokens,
+        cost_usd=cost,
+        group=connected_groups(queries.reindex(columns=["text", "group"], fill_value="")),
+        split=queries["split"].to_numpy(str) if "split" in queries else None,
+    )

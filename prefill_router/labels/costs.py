@@ -1,0 +1,201 @@
+"""What a query costs at each target: afterwards, and as far as it is known before asking."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from prefill_router.errors import InputError, did_you_mean
+from prefill_router.labels import Labels
+from prefill_router.labels.formats import amount
+from prefill_router.labels.tables import read_table
+
+MILLION = 1_000_000
+
+
+@dataclass(frozen=True)
+class Prices:
+    """What models charge.
+
+    Parameters
+    ----------
+    input, output : dict of str to float
+        US dollars per million input and output tokens, by model.
+    as_of : str
+        When that was so, as the price file says; empty if it does not.
+    source : str
+        The price file, for error messages.
+    """
+
+    input: dict[str, float]
+    output: dict[str, float]
+    as_of: str = ""
+    source: str = field(default="the price table", compare=False)
+
+
+def load_prices(path: str | os.PathLike) -> Prices:
+    """Read a price table.
+
+    Parameters
+    ----------
+    path : path-like
+        A table with columns `model`, `usd_per_m_input` and `usd_per_m_output`, and perhaps
+        `as_of`; others are not read. A price of 0 must be written as 0.
+
+    Returns
+    -------
+    Prices
+
+    Raises
+    ------
+    InputError
+        If a column is missing, a model is named twice, or a price is missing, negative or not a
+        number.
+    """
+    name = os.fspath(path)
+    table = read_table(path)
+    for column in ("model", "usd_per_m_input", "usd_per_m_output"):
+        if column not in table:
+            hint = did_you_mean(column, table.columns)
+            raise InputError(f"{name} has no column {column!r}, which a price table needs.{hint}")
+    models = table["model"].str.strip().tolist()
+    for row, model in enumerate(models, start=1):
+        if not model:
+            raise InputError(f"{name}, row {row}: 'model' is empty.")
+        if model in models[: row - 1]:
+            raise InputError(f"{name}, row {row}: {model!r} has a price already; keep one row.")
+    prices = {}
+    for column in ("usd_per_m_input", "usd_per_m_output"):
+        values = [amount(text) for text in table[column]]
+        for row, (value, text) in enumerate(zip(values, table[column], strict=True), start=1):
+            if value is None or math.isnan(value):
+                raise InputError(
+                    f"{name}, row {row} ({models[row - 1]!r}): {column} is {text!r}; it must be a "
+                    "number of US dollars per million tokens, 0 or more."
+                )
+        prices[column] = dict(zip(models, values, strict=True))
+    as_of = ", ".join(sorted(set(table["as_of"]) - {""})) if "as_of" in table else ""
+    return Prices(prices["usd_per_m_input"], prices["usd_per_m_output"], as_of, name)
+
+
+def query_costs(labels: Labels, prices: Prices | None, n_input_tokens: np.ndarray) -> np.ndarray:
+    """Price every answer: input tokens and output tokens, or `cost_usd` where the labels have it.
+
+    Parameters
+    ----------
+    labels : Labels
+        With `output_tokens` or `cost_usd` of every query a target was asked.
+    prices : Prices or None
+        None will do where `cost_usd` is complete.
+    n_input_tokens : ndarray of shape (N,) or (N, K)
+        Length of each prompt in tokens, by target where their tokenizers differ.
+
+    Returns
+    -------
+    ndarray of float64 of shape (N, K)
+        US dollars; NaN where the target was never asked and nothing else tells the cost.
+
+    Raises
+    ------
+    InputError
+        If a price or the length of an answer is needed and unknown: an unknown cost is never 0.
+    """
+    n_input_tokens = _checked_lengths(labels, n_input_tokens)
+    costs = labels.cost_usd.copy()
+    for k, target in enumerate(labels.targets):
+        rows = np.isnan(costs[:, k])
+        if not rows.any():
+            continue
+        tokens = labels.output_tokens[rows, k]
+        unknown = np.isnan(tokens) & ~np.isnan(labels.correct[rows, k])
+        if unknown.any():
+            query_id = labels.query_id[rows][unknown][0]
+            raise InputError(
+                f"Target {target!r}: the labels say neither output_tokens nor cost_usd of "
+                f"{unknown.sum()} answers (of query {str(query_id)!r}, for one), so that their "
+                "cost is unknown; give either."
+            )
+        if not np.isnan(tokens).all():
+            costs[rows, k] = _priced(target, prices, n_input_tokens[rows, k], tokens)
+    return costs
+
+
+def expected_costs(
+    labels: Labels, prices: Prices | None, n_input_tokens: np.ndarray, train_rows: np.ndarray
+) -> np.ndarray:
+    """Estimate what each query would cost at each target, from what is known before asking.
+
+    A target is priced at the query's own input tokens and its *median* output length on training
+    rows, as the paper is said to do [S]. A target whose training answers all have `cost_usd`,
+    which is then its actual cost, is priced at the median of those.
+
+    Parameters
+    ----------
+    labels : Labels
+        Only its `train_rows` are looked at.
+    prices : Prices or None
+        None will do where every training answer has its `cost_usd`.
+    n_input_tokens : ndarray of shape (N,) or (N, K)
+        Length of each prompt in tokens, by target where their tokenizers differ.
+    train_rows : ndarray of int
+        Rows whose answers may be looked at.
+
+    Returns
+    -------
+    ndarray of float64 of shape (N, K)
+        US dollars; no NaN.
+
+    Raises
+    ------
+    InputError
+        If a price is unknown, or a target has no training answer of known length.
+    """
+    n_input_tokens = _checked_lengths(labels, n_input_tokens)
+    train = labels.take(train_rows)
+    costs = np.empty((labels.n_queries, labels.n_targets))
+    for k, target in enumerate(labels.targets):
+        asked = ~np.isnan(train.correct[:, k])
+        known = train.cost_usd[asked, k]
+        if asked.any() and not np.isnan(known).any():
+            costs[:, k] = np.median(known)
+            continue
+        tokens = train.output_tokens[asked, k]
+        tokens = tokens[~np.isnan(tokens)]
+        if not len(tokens):
+            raise InputError(
+                f"Target {target!r}: the length (output_tokens) of none of its training answers "
+                "is known, so that its cost cannot be estimated."
+            )
+        costs[:, k] = _priced(target, prices, n_input_tokens[:, k], np.median(tokens))
+    return costs
+
+
+def _priced(
+    target: str, prices: Prices | None, n_input: np.ndarray, n_output: np.ndarray | float
+) -> np.ndarray:
+    if prices is None:
+        raise InputError(
+            f"The price of target {target!r} is unknown: not all of its answers have a cost_usd, "
+            "and there is no price table; give one (prices=FILE.csv)."
+        )
+    if target not in prices.input:
+        raise InputError(
+            f"The price of target {target!r} is unknown; add it to {prices.source}, with 0 if it "
+            f"is free.{did_you_mean(target, prices.input)}"
+        )
+    return (n_input * prices.input[target] + n_output * prices.output[target]) / MILLION
+
+
+def _checked_lengths(labels: Labels, n_input_tokens: np.ndarray) -> np.ndarray:
+    lengths = np.asarray(n_input_tokens, dtype=float)
+    shapes = (labels.n_queries,), labels.correct.shape
+    if lengths.shape not in shapes or not (np.isfinite(lengths) & (lengths >= 0)).all():
+        raise InputError(
+            f"n_input_tokens must hold one number of tokens for each of {labels.n_queries} "
+            f"queries, or one for each target; it has shape {lengths.shape}."
+        )
+    lengths = lengths if lengths.ndim == 2 else lengths[:, None]
+    return np.broadcast_to(lengths, labels.correct.shape)

@@ -1,0 +1,122 @@
+"""Grouped, stratified, seeded splits: no group of queries is on two sides of one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from prefill_router.errors import InputError
+from prefill_router.labels import Labels
+from prefill_router.labels.formats import PARTS
+from prefill_router.labels.grouping import stratified_places
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Row numbers of the three parts: disjoint, each sorted.
+
+    Parameters
+    ----------
+    train, validation, test : ndarray of int64
+        What is fitted on, what chooses a policy's parameter, and what is reported.
+    """
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+
+
+def make_splits(
+    labels: Labels,
+    outer_folds: int = 1,
+    test_share: float = 0.25,
+    validation_share: float = 0.15,
+    seed: int = 0,
+) -> list[Split]:
+    """Split the queries once, or so often that each is tested once.
+
+    Groups stay whole; benchmarks are spread evenly over the parts.
+
+    Parameters
+    ----------
+    labels : Labels
+        What to split.
+    outer_folds : int
+        1: one split, the table's own if it has a `split` column (then the shares and the seed do
+        not matter). From 2: a cross-validation, every query in exactly one test part; a `split`
+        column is not looked at.
+    test_share : float
+        Share of all queries to test on, for one split; with folds it is 1 / `outer_folds`.
+    validation_share : float
+        Share of all queries to validate on.
+    seed : int
+        Decides which query goes where.
+
+    Returns
+    -------
+    list of Split
+        `outer_folds` of them; each covers all queries.
+
+    Raises
+    ------
+    InputError
+        If the shares leave nothing to train on, a part would be empty, or the table's own split
+        has a group on two sides.
+    """
+    if outer_folds == 1 and labels.split is not None:
+        return [_own_split(labels)]
+    if outer_folds < 1:
+        raise InputError(f"outer_folds is {outer_folds}; give 1 for one split, or more for folds.")
+    if outer_folds > 1:
+        test_share = 1 / outer_folds
+    if not (test_share > 0 and validation_share > 0 and test_share + validation_share < 1):
+        raise InputError(
+            f"A test share of {test_share:g} and a validation_share of {validation_share:g} must "
+            "both be positive and leave something to train on: together less than 1."
+        )
+    places = stratified_places(labels.benchmark, labels.group, seed)
+    if outer_folds == 1:
+        part = np.digitize(places, [test_share, test_share + validation_share])
+        return [_split(part == 2, part == 1, part == 0, labels)]
+    fold = np.floor(places * outer_folds)
+    splits = []
+    for number in range(outer_folds):
+        test = fold == number
+        # The stretch of the line that follows the test fold validates; the line is a ring.
+        behind = (places - (number + 1) * test_share) % 1.0
+        validation = ~test & (behind < validation_share)
+        splits.append(_split(~test & ~validation, validation, test, labels))
+    return splits
+
+
+def _split(train: np.ndarray, validation: np.ndarray, test: np.ndarray, labels: Labels) -> Split:
+    for name, chosen in zip(PARTS, (train, validation, test), strict=True):
+        if not chosen.any():
+            raise InputError(
+                f"The {name} part would be empty: {labels.n_queries} queries in "
+                f"{len(np.unique(labels.group))} groups are too few for these shares or folds. Use "
+                "more queries (n_queries) or fewer folds (outer_folds)."
+            )
+    return Split(*map(np.flatnonzero, (train, validation, test)))
+
+
+def _own_split(labels: Labels) -> Split:
+    order = np.argsort(labels.group, kind="stable")
+    group, part = labels.group[order], labels.split[order]
+    across = np.flatnonzero((group[1:] == group[:-1]) & (part[1:] != part[:-1]))
+    if len(across):
+        one, other = order[across[0] : across[0] + 2]
+        raise InputError(
+            f"Queries {str(labels.query_id[one])!r} ({labels.split[one]}) and "
+            f"{str(labels.query_id[other])!r} ({labels.split[other]}) have the same text or group, "
+            "but the column 'split' puts them on different sides; put them on one."
+        )
+    masks = [labels.split == name for name in PARTS]
+    for name, mask in zip(PARTS, masks, strict=True):
+        if not mask.any():
+            raise InputError(
+                f"The column 'split' has no {name!r} query; it needs some of each of "
+                f"{', '.join(PARTS)}. Drop the column to have a split made."
+            )
+    return Split(*map(np.flatnonzero, masks))

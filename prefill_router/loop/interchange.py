@@ -1,0 +1,144 @@
+"""Exchange with the toolkit of the paper's authors: its label CSV and its YAML of models [T]."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from prefill_router.answers.targets import Endpoint
+from prefill_router.errors import InputError
+from prefill_router.labels import Labels
+from prefill_router.labels.tables import write_table
+from prefill_router.storage import atomic_write
+from prefill_router.validation import checked, read_mapping
+
+PROVIDERS = {  # what a model's LiteLLM name begins with: where it is asked, and whose key it takes
+    "openrouter": ("https://openrouter.ai/api/v1", "OPENROUTER_API_KEY"),
+    "nvidia_nim": ("https://integrate.api.nvidia.com/v1", "NVIDIA_API_KEY"),
+    "openai": ("https://api.openai.com/v1", "OPENAI_API_KEY"),
+}
+MOST = 1000
+"""Models of a pool."""
+
+
+def write_toolkit_labels(labels: Labels, path: str | os.PathLike) -> tuple[int, int]:
+    """Write labels as the toolkit's CSV: question, model, isCorrect, output_tokens.
+
+    The toolkit counts a missing answer as wrong [T]: a question is written only if every target
+    was asked it. An unknown length is left empty.
+
+    Returns
+    -------
+    n, left_out : int
+        Labels written, and questions left out.
+
+    Raises
+    ------
+    InputError
+        If no question is left, or two questions have the same text, which is how the toolkit tells
+        them apart.
+    """
+    whole = labels.take(labels.complete)
+    if not whole.n_queries:
+        raise InputError("No question was asked of every target, so that nothing can be written.")
+    texts = pd.Series(whole.question)
+    if texts.duplicated().any():
+        text = texts[texts.duplicated()].iloc[0]
+        raise InputError(
+            f"The question {text!r:.80} occurs twice; the toolkit tells questions apart by their "
+            "text. Keep one."
+        )
+    n, k = whole.correct.shape
+    table = pd.DataFrame(
+        {
+            "question": np.repeat(whole.question, k),
+            "model": np.tile(np.array(whole.targets, dtype=object), n),
+            "isCorrect": whole.correct.ravel().astype(int),
+            "output_tokens": pd.array(whole.output_tokens.ravel(), dtype="Int64"),
+        }
+    )
+    write_table(table, path)
+    return len(table), labels.n_queries - n
+
+
+def read_pool(path: str | os.PathLike) -> list[Endpoint]:
+    """Read the toolkit's YAML of models as endpoints.
+
+    Parameters
+    ----------
+    path : path-like
+        Its ``models`` have ``name``, ``litellm_model`` (``PROVIDER/MODEL``),
+        ``cost_per_m_input_tokens``, ``cost_per_m_output_tokens`` and perhaps ``api_base``,
+        ``system_prompt`` and ``chat_template_kwargs``; the section ``routing`` is not read.
+
+    Returns
+    -------
+    list of Endpoint
+
+    Raises
+    ------
+    InputError
+        If it is no such file, a price is missing (an unknown price is not 0), or a provider's
+        address is unknown.
+    """
+    entries = read_mapping(path).get("models")
+    if not isinstance(entries, list) or not entries:
+        raise InputError(f"{path} has no list of models.")
+    if len(entries) > MOST:
+        raise InputError(f"{path} lists {len(entries):,} models; {MOST:,} at most are read.")
+    endpoints = [_endpoint(entry, f"{path}, model {i}") for i, entry in enumerate(entries, start=1)]
+    names = [endpoint.name for endpoint in endpoints]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"{path} names the model {name!r} twice.")
+    return endpoints
+
+
+def import_pool(source: str | os.PathLike, out: str | os.PathLike) -> list[Endpoint]:
+    """Write a toolkit's pool as a loop's YAML file of targets, and return them.
+
+    Raises
+    ------
+    InputError
+        As for `read_pool`.
+    """
+    endpoints = read_pool(source)
+    targets = [endpoint.model_dump(exclude_defaults=True) for endpoint in endpoints]
+    with atomic_write(out) as temporary:
+        text = yaml.safe_dump({"targets": targets}, sort_keys=False, allow_unicode=True)
+        temporary.write_text(text, encoding="utf-8")
+    return endpoints
+
+
+def _endpoint(entry: Any, where: str) -> Endpoint:
+    if not isinstance(entry, dict):
+        raise InputError(f"{where} is no mapping of fields.")
+    for name in ("name", "litellm_model", "cost_per_m_input_tokens", "cost_per_m_output_tokens"):
+        if entry.get(name) is None:
+            raise InputError(f"{where} has no {name}.")
+    provider, slash, model = str(entry["litellm_model"]).partition("/")
+    address, key = PROVIDERS.get(provider, ("", ""))
+    base_url = entry.get("api_base") or address
+    if not slash or not base_url:
+        raise InputError(
+            f"{where}: the address of {entry['litellm_model']!r:.80} is unknown (known: "
+            f"{', '.join(PROVIDERS)}); add api_base."
+        )
+    kwargs = entry.get("chat_template_kwargs")
+    fields = {
+        "name": entry["name"],
+        "base_url": base_url,
+        "model": model,
+        "key": "" if entry.get("api_base") else key,  # another server's key is nobody else's
+        "price": {
+            "input": entry["cost_per_m_input_tokens"],
+            "output": entry["cost_per_m_output_tokens"],
+        },
+        "system": entry.get("system_prompt") or "",
+        "extra": {"chat_template_kwargs": kwargs} if kwargs else {},
+    }
+    return checked(Endpoint, fields, where)

@@ -1,0 +1,1 @@
+"""The questions that a reviewer asks, each answered for any study."""

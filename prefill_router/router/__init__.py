@@ -1,0 +1,347 @@
+"""The router as an artifact: fitted once, saved as data, asked query by query."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from huggingface_hub import HfApi
+
+from prefill_router.errors import InputError
+from prefill_router.evaluation.estimates import Estimate
+from prefill_router.extraction import Layers
+from prefill_router.extraction.models import Device, resolve
+from prefill_router.extraction.prompts import Truncation
+from prefill_router.extraction.streaming import extract_to_store
+from prefill_router.labels import Labels
+from prefill_router.labels.costs import Prices, expected_costs
+from prefill_router.labels.splits import make_splits
+from prefill_router.router import files as router_files
+from prefill_router.router.added_targets import fit_added
+from prefill_router.router.description import (
+    describe,
+    find_encoder,
+    guarantee_record,
+    read_own_tokenizers,
+)
+from prefill_router.router.guarantee import certify, check_levels
+from prefill_router.router.model_card import model_card
+from prefill_router.router.parts import from_tensors, to_tensors
+from prefill_router.router.predictor import Predictor
+from prefill_router.router.training import train
+from prefill_router.storage import Store, fingerprint
+
+
+class Router(Predictor):
+    """A `Predictor` that is made from labels, saved, loaded and shared."""
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal characters that identify the router by content."""
+        return fingerprint(self.config.model_dump(mode="json"))
+
+    @classmethod
+    def fit(
+        cls,
+        labels: Labels,
+        encoder: str = "zoo/reader-l",
+        *,
+        prices: Prices | None = None,
+        layers: Layers = "all",
+        poolings: Sequence[str] = ("last", "mean"),
+        dimensions: Sequence[int] = (16, 32, 64, 128),
+        n_seeds: int = 10,
+        keep: int = 5,
+        max_tokens: int | None = None,
+        truncation: Truncation = "error",
+        max_loss: float = 0.02,
+        confidence: float = 0.95,
+        tokenizers: Mapping[str, str | os.PathLike] | None = None,
+        encoder_price: float | None = None,
+        device: Device = "cpu",
+        dtype: str = "float32",
+        seed: int = 0,
+        n_resamples: int = 2000,
+        store: Store | None = None,
+    ) -> Router:
+        """Make a router from labels.
+
+        Layers, features, networks and answer lengths are fitted on training queries, calibration
+        and policies on validation queries; the tolerance is certified and everything evaluated on
+        test queries. No group of queries is on two sides.
+
+        Parameters
+        ----------
+        labels : Labels
+            Which target answered which query correctly. Their own split is kept if they have one.
+        encoder : str, default "zoo/reader-l"
+            As for `prefill_router.extraction.models.resolve`.
+        prices : Prices, optional
+            Without them, and without `cost_usd` in the labels, policies know no costs.
+        layers, poolings, max_tokens, truncation
+            As for `prefill_router.extraction.encode`: what is tried and how prompts are read.
+        dimensions : sequence of int, default (16, 32, 64, 128)
+            Numbers of principal components tried.
+        n_seeds, keep : int, default 10 and 5
+            Networks trained, and kept.
+        max_loss, confidence : float, default 0.02 and 0.95
+            What the certified tolerance promises: see `prefill_router.router.guarantee.certify`.
+        tokenizers : mapping of str to path, optional
+            Of targets whose input tokens are counted by their own ``tokenizer.json`` (or the
+            directory that holds it). The encoder's tokenizer counts for the others.
+        encoder_price : float, optional
+            What the encoder's prefill costs, in USD per million tokens. Default: the price table's
+            input price of that name; where it has none, no saving includes it.
+        device, dtype
+            As for `prefill_router.extraction.models.load_encoder`.
+        seed : int, default 0
+        n_resamples : int, default 2000
+            Of the bootstrap.
+        store : Store, optional
+            Where extracted states are kept and found again. Default: they are thrown away.
+
+        Returns
+        -------
+        Router
+
+        Raises
+        ------
+        InputError
+            If labels, prices, encoder or a parameter cannot be used.
+        """
+        split = make_splits(labels, seed=seed)[0]
+        check_levels(max_loss, confidence)
+        if prices is not None or not np.isnan(labels.cost_usd).all():
+            # before any prompt is read: its length does not matter to what is unknown
+            expected_costs(labels, prices, np.zeros(labels.n_queries), split.train)
+        source = resolve(encoder)
+        counters = read_own_tokenizers(tokenizers or {}, labels.targets)
+        if encoder_price is None and prices is not None:
+            encoder_price = prices.input.get(encoder)
+        with tempfile.TemporaryDirectory() as scratch:
+            activations = extract_to_store(
+                store or Store(scratch),
+                source,
+                labels.question.tolist(),
+                layers=layers,
+                poolings=poolings,
+                max_tokens=max_tokens,
+                truncation=truncation,
+                device=device,
+                dtype=dtype,
+            )
+            trained = train(
+                activations,
+                labels,
+                split,
+                prices,
+                counters,
+                dimensions=dimensions,
+                n_seeds=n_seeds,
+                keep=keep,
+                max_loss=max_loss,
+                confidence=confidence,
+                encoder_price=encoder_price,
+                n_resamples=n_resamples,
+                seed=seed,
+            )
+        reading = {"dtype": dtype, "max_tokens": max_tokens, "truncation": truncation}
+        config = describe(trained, labels, split, source, prices, reading, seed)
+        return cls(config, trained.parts, source, device)
+
+    def save_pretrained(self, directory: str | os.PathLike) -> Path:
+        """Write the router, with a model card, into a directory, which is made if need be.
+
+        Returns
+        -------
+        pathlib.Path
+            The directory.
+        """
+        costs = self._fitted.costs
+        router_files.write(
+            Path(directory),
+            self.config,
+            to_tensors(self._fitted),
+            costs.tokenizers if costs else {},
+            model_card(self.config, self.metrics, str(self.guarantee)),
+        )
+        return Path(directory)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | os.PathLike,
+        revision: str | None = None,
+        device: Device = "cpu",
+        encoder: str | None = None,
+    ) -> Router:
+        """Load a router and its encoder. Nothing in either is executed.
+
+        Parameters
+        ----------
+        name : str or path-like
+            A directory, or ``owner/name`` on the Hugging Face hub.
+        revision : str, optional
+            A commit, branch or tag on the hub.
+        device : device, default "cpu"
+            Where the encoder reads.
+        encoder : str, optional
+            Where the encoder lies, if not under the name it had; its hash must be the same.
+
+        Returns
+        -------
+        Router
+
+        Raises
+        ------
+        InputError
+            If there is no router, a file is not what it says it is, or the encoder is missing or
+            another one.
+        """
+        directory = router_files.find(os.fspath(name), revision)
+        config = router_files.read_config(directory)
+        tensors = router_files.read_tensors(directory, config)
+        parts = from_tensors(config, tensors, router_files.read_tokenizers(directory, config))
+        return cls(config, parts, find_encoder(config, encoder), device)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        token: str | None = None,
+        private: bool | None = None,
+        revision: str | None = None,
+        commit_message: str = "Upload a router",
+        create_pr: bool = False,
+    ) -> str:
+        """Upload the router to the Hugging Face hub, into a repository that is made if need be.
+
+        Parameters
+        ----------
+        repo_id : str
+            ``owner/name``.
+        token : str, optional
+            Default: the one that ``hf auth login`` keeps.
+        private : bool, optional
+            Of a new repository. Default: as the owner's settings say.
+        revision : str, optional
+            The branch. Default: the main one.
+        commit_message : str
+        create_pr : bool, default False
+            Whether to open a pull request instead.
+
+        Returns
+        -------
+        str
+            The address of the commit.
+        """
+        api = HfApi(token=token)
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        with tempfile.TemporaryDirectory() as directory:
+            self.save_pretrained(directory)
+            commit = api.upload_folder(
+                repo_id=repo_id,
+                folder_path=directory,
+                revision=revision,
+                commit_message=commit_message,
+                create_pr=create_pr,
+            )
+        return commit.commit_url
+
+    def certify(self, labels: Labels, max_loss: float = 0.02, confidence: float = 0.95) -> Router:
+        """Return the router with the guarantee that other held-out labels allow.
+
+        Parameters
+        ----------
+        labels : Labels
+            Of queries that neither the fit nor any choice has seen.
+        max_loss, confidence : float
+            As for `prefill_router.router.guarantee.certify`.
+
+        Returns
+        -------
+        Router
+            Without the results of the certified tolerance that it had before.
+
+        Raises
+        ------
+        InputError
+            If these are the labels that it was fitted to, or lack a target.
+        """
+        labels = self._matched(labels)
+        fitted = labels.select_targets(self.config.targets)
+        if fitted.fingerprint == self.config.data.fingerprint:
+            raise InputError(
+                "The router was fitted to these labels, which can promise nothing of others; give "
+                "labels of queries that it has not seen."
+            )
+        p, cost = self._predict(labels.question.tolist())
+        promise = certify(
+            p,
+            labels.correct,
+            np.zeros(p.shape[1]) if cost is None else cost,
+            self.targets.index(self.guarantee.best_single),
+            labels.group,
+            targets=self.targets,
+            max_loss=max_loss,
+            confidence=confidence,
+        )
+        added = [record.model_copy(update={"certified": True}) for record in self.config.added]
+        metrics = [row for row in self.config.metrics if row.router != "certified"]
+        update = {"guarantee": guarantee_record(promise), "added": added, "metrics": metrics}
+        parts = replace(self._fitted, tuned=replace(self._fitted.tuned, guarantee=promise))
+        return Router(self.config.model_copy(update=update), parts, self._source, self._device)
+
+    def add_target(
+        self, labels: Labels, prices: Prices | None = None, n_resamples: int = 2000, seed: int = 0
+    ) -> tuple[Router, list[Estimate]]:
+        """Return the router with one target more, from few labels of it.
+
+        Its probability is read off those of the other targets: what they find hard it is supposed
+        to find hard, as far as its own labels do not say otherwise. Fit a new router once there are
+        many.
+
+        Parameters
+        ----------
+        labels : Labels
+            Of the new target alone; best of queries that the router was not fitted to, on which
+            it predicts the others too well.
+        prices : Prices, optional
+            With the new target's; needed where the router knows costs.
+        n_resamples, seed
+            Of the bootstrap, and of the folds that say how sure it is.
+
+        Returns
+        -------
+        router : Router
+            Its guarantee does not cover the new target until `certify` is given labels of all.
+        estimates : list of Estimate
+            How sure it is: see `prefill_router.router.added_targets.fit_added`.
+
+        Raises
+        ------
+        InputError
+            If the labels are too few, all alike or of several targets, the target is known
+            already, or its price is not.
+        """
+        if labels.n_targets != 1 or labels.targets[0] in self.targets:
+            raise InputError(
+                f"The labels are of {', '.join(labels.targets)}; they must be of one target that "
+                f"the router does not know (it knows {', '.join(self.targets)})."
+            )
+        read = self._read(labels.question.tolist())
+        record, estimates = fit_added(
+            labels,
+            read.p[:, : len(self.config.targets)],
+            read.n_tokens,
+            prices,
+            self.parts.costs is not None,
+            n_resamples,
+            seed,
+        )
+        config = self.config.model_copy(update={"added": [*self.config.added, record]})
+        return Router(config, self._fitted, self._source, self._device), estimates

@@ -1,0 +1,224 @@
+"""How long an answer will be, read from the same states: a cost for each query before it is asked.
+
+The paper is said to price a target at the median length of its training answers [S]. Here the
+logarithm of the length is regressed on the features, and transformed back without bias.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.model_selection import GroupKFold
+from tokenizers import Tokenizer
+
+from prefill_router.errors import InputError
+from prefill_router.extraction.prompts import Query, turns_of
+from prefill_router.labels import Labels
+from prefill_router.labels.costs import MILLION, Prices, expected_costs
+
+PENALTIES = (1.0, 10.0, 100.0, 1e3, 1e4, 1e5, np.inf)  # of ridge; the last leaves the mean alone
+FOLDS = 5
+
+
+@dataclass(frozen=True)
+class LengthModel:
+    """Log-linear models of K positive amounts, such as answer lengths in tokens.
+
+    Attributes
+    ----------
+    slopes : ndarray of shape (D, K)
+    intercepts : ndarray of shape (K,)
+    smearing : ndarray of shape (K,)
+        Mean of exp(residual): exp of a mean logarithm is less than the mean.
+    bounds : ndarray of shape (2, K)
+        Least and largest amount of the training rows; no prediction leaves them.
+    """
+
+    slopes: np.ndarray
+    intercepts: np.ndarray
+    smearing: np.ndarray
+    bounds: np.ndarray
+
+    def predict(self, features: np.ndarray) -> np.ndarray:
+        """Return expected amounts (N, K) of features (N, D)."""
+        amounts = np.exp(features @ self.slopes + self.intercepts) * self.smearing
+        return np.clip(amounts, *self.bounds)
+
+
+def fit_lengths(
+    X: np.ndarray, amounts: np.ndarray, groups: np.ndarray | None = None, seed: int = 0
+) -> LengthModel:
+    """Fit a log-linear ridge regression with smearing for each target.
+
+    Parameters
+    ----------
+    X : ndarray of shape (N, D)
+        Features of the training queries.
+    amounts : ndarray of shape (N, K)
+        Lengths in tokens (or costs), at least 0; NaN unknown. A zero counts as half of the least
+        positive amount.
+    groups : ndarray of shape (N,), optional
+        Queries that share a value are on the same side of every fold.
+    seed : int, default 0
+        Deals the groups into five folds.
+
+    Returns
+    -------
+    LengthModel
+        Of each target with the penalty whose predictions of held-out folds have the least mean
+        squared error; an infinite one, the mean amount, is among them.
+
+    Raises
+    ------
+    InputError
+        If a target has no known amount, or one is negative.
+
+    References
+    ----------
+    Duan, "Smearing estimate: a nonparametric retransformation method", JASA, 1983. The residuals
+    are those of held-out folds: within a fold's fit they would be too small.
+    """
+    X, amounts = np.asarray(X, dtype=np.float64), np.asarray(amounts, dtype=np.float64)
+    groups = np.arange(len(X)) if groups is None else np.asarray(groups)
+    if len(X) != len(amounts):
+        raise InputError(f"There are {len(X)} rows of features for {len(amounts)} of amounts.")
+    if (amounts < 0).any():
+        raise InputError("An answer's length or cost is negative; correct it.")
+    fitted = []
+    for k, column in enumerate(amounts.T):
+        known = ~np.isnan(column)
+        if not known.any():
+            raise InputError(
+                f"Target {k}: the length (output_tokens) of no training answer is known."
+            )
+        fitted.append(_fit_one(X[known], column[known], groups[known], seed))
+    slopes, intercepts, smearing, bounds = zip(*fitted, strict=True)
+    return LengthModel(
+        np.column_stack(slopes),
+        np.array(intercepts),
+        np.array(smearing),
+        np.column_stack(bounds),
+    )
+
+
+def _fit_one(
+    X: np.ndarray, y: np.ndarray, groups: np.ndarray, seed: int
+) -> tuple[np.ndarray, float, float, np.ndarray]:
+    """Return slopes (D,), intercept, smearing factor and bounds (2,) of one target."""
+    bounds = np.array([y.min(), y.max()])
+    constant = np.zeros(X.shape[1]), np.log(max(y.mean(), 1e-300)), 1.0, bounds
+    n_groups = len(np.unique(groups))
+    if bounds[0] == bounds[1] or n_groups < FOLDS:
+        return constant
+    logs = np.log(np.maximum(y, y[y > 0].min() / 2))
+    held = np.zeros((len(PENALTIES), len(y)))
+    for fit, rest in GroupKFold(FOLDS, shuffle=True, random_state=seed).split(X, groups=groups):
+        slopes, intercepts = _ridges(X[fit], logs[fit])
+        held[:, rest] = (X[rest] @ slopes + intercepts).T
+    smearing = np.exp(logs - held).mean(axis=1)
+    predicted = np.clip(np.exp(held) * smearing[:, None], *bounds)
+    best = int(((predicted - y) ** 2).mean(axis=1).argmin())
+    if np.isinf(PENALTIES[best]):
+        return constant
+    slopes, intercepts = _ridges(X, logs)
+    return slopes[:, best], intercepts[best], smearing[best], bounds
+
+
+def _ridges(X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return slopes (D, M) and intercepts (M,) for every penalty, from one decomposition."""
+    centre, level = X.mean(axis=0), y.mean()
+    values, vectors = np.linalg.eigh((X - centre).T @ (X - centre))
+    values = np.maximum(values, 0)
+    rotated = vectors.T @ ((X - centre).T @ (y - level))
+    slopes = vectors @ (rotated[:, None] / (values[:, None] + np.array(PENALTIES)))
+    return slopes, level - centre @ slopes
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """What asking each of K targets is expected to cost.
+
+    Attributes
+    ----------
+    lengths : LengthModel
+        Of answers, in tokens; of a target whose training answers all have a `cost_usd`, of that.
+    input_price, output_price : ndarray of shape (K,)
+        USD per token, or 0 and 1 where `lengths` are costs.
+    tokenizers : dict of int to tokenizers.Tokenizer
+        Targets whose own tokenizer counts the input; for the others the encoder's does.
+    """
+
+    lengths: LengthModel
+    input_price: np.ndarray
+    output_price: np.ndarray
+    tokenizers: dict[int, Tokenizer]
+
+    def input_tokens(self, queries: Sequence[Query], n_tokens: np.ndarray) -> np.ndarray:
+        """Return input tokens (N, K); `n_tokens` (N,) are the encoder's counts.
+
+        A target's own tokenizer counts the texts of the messages, without what a chat template
+        would add.
+        """
+        counts = np.repeat(np.asarray(n_tokens)[:, None], len(self.input_price), axis=1)
+        if self.tokenizers:
+            texts = ["\n".join(turn["content"] for turn in turns_of(query)) for query in queries]
+        for k, tokenizer in self.tokenizers.items():
+            counts[:, k] = [len(encoding.ids) for encoding in tokenizer.encode_batch(texts)]
+        return counts
+
+    def expected(
+        self, features: np.ndarray, queries: Sequence[Query], n_tokens: np.ndarray
+    ) -> np.ndarray:
+        """Return the expected cost of each query at each target, (N, K) in USD."""
+        inputs = self.input_tokens(queries, n_tokens) * self.input_price
+        return inputs + self.lengths.predict(features) * self.output_price
+
+
+def fit_costs(
+    labels: Labels,
+    prices: Prices | None,
+    features: np.ndarray,
+    train: np.ndarray,
+    n_tokens: np.ndarray,
+    tokenizers: Mapping[int, Tokenizer] | None = None,
+    seed: int = 0,
+) -> CostModel:
+    """Fit what answers of each target will cost.
+
+    Parameters
+    ----------
+    labels : Labels
+    prices : Prices or None
+        None will do where every training answer has its `cost_usd`.
+    features : ndarray of shape (N, D)
+    train : ndarray of int
+        The rows that are looked at.
+    n_tokens : ndarray of shape (N,)
+        Prompt tokens as the encoder counts them.
+    tokenizers : mapping of int to tokenizers.Tokenizer, optional
+        Own tokenizers of some targets.
+    seed : int, default 0
+
+    Returns
+    -------
+    CostModel
+
+    Raises
+    ------
+    InputError
+        If a price is unknown, or a target has no training answer of known length.
+    """
+    expected_costs(labels, prices, n_tokens, train)  # says what is missing
+    asked = labels.take(train)
+    amounts = asked.output_tokens.copy()
+    rates = np.empty((2, labels.n_targets))
+    for k, target in enumerate(labels.targets):
+        known = asked.cost_usd[~np.isnan(asked.correct[:, k]), k]
+        if len(known) and not np.isnan(known).any():
+            amounts[:, k], rates[:, k] = asked.cost_usd[:, k], (0, 1)
+        else:
+            rates[:, k] = prices.input[target] / MILLION, prices.output[target] / MILLION
+    lengths = fit_lengths(features[train], amounts, asked.group, seed)
+    return CostModel(lengths, *rates, dict(tokenizers or {}))

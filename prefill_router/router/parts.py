@@ -1,0 +1,119 @@
+"""What a router computes with, and the tensors that it is saved as."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from prefill_router.labels.costs import MILLION
+from prefill_router.router.calibration import ISOTONIC, Calibration
+from prefill_router.router.config import RouterConfig
+from prefill_router.router.cost_prediction import CostModel, LengthModel
+from prefill_router.router.guarantee import Guarantee
+from prefill_router.router.heads import Heads
+from prefill_router.router.routing import Tuned
+
+UNKNOWN = -1  # a missing label, in int8
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The fitted parts of a router.
+
+    Attributes
+    ----------
+    heads : Heads
+        From states to probabilities.
+    costs : CostModel or None
+        From states to expected costs, where prices are known.
+    tuned : Tuned
+        What policies need to know.
+    """
+
+    heads: Heads
+    costs: CostModel | None
+    tuned: Tuned
+
+
+def to_tensors(parts: Parts) -> dict[str, np.ndarray]:
+    """Return all numbers of a router as the tensors of `router_files.tensor_layout`."""
+    heads, tuned = parts.heads, parts.tuned
+    tensors = {
+        "centre": heads.centre,
+        "projection": heads.projection,
+        "calibration.coefficients": heads.calibration.coefficients,
+        "validation.p": tuned.p,
+        "validation.correct": np.nan_to_num(tuned.correct, nan=UNKNOWN).astype(np.int8),
+    }
+    tensors |= {f"weight.{i}": weight for i, weight in enumerate(heads.weights)}
+    tensors |= {f"bias.{i}": bias for i, bias in enumerate(heads.biases)}
+    steps = heads.calibration.steps
+    tensors |= {f"calibration.steps.{k}": values for k, values in steps.items()}
+    if parts.costs is not None:
+        lengths = parts.costs.lengths
+        tensors |= {
+            "validation.cost": tuned.cost,
+            "lengths.slopes": lengths.slopes,
+            "lengths.intercepts": lengths.intercepts,
+            "lengths.smearing": lengths.smearing,
+            "lengths.bounds": lengths.bounds,
+        }
+    return tensors
+
+
+def from_tensors(
+    config: RouterConfig, tensors: dict[str, np.ndarray], tokenizers: dict[int, Tokenizer]
+) -> Parts:
+    """Return the parts that a config and checked tensors describe."""
+    steps = {
+        k: tensors[f"calibration.steps.{k}"]
+        for k, family in enumerate(config.calibration)
+        if family == ISOTONIC
+    }
+    n_layers = len(config.shapes.hidden) + 1
+    heads = Heads(
+        places=[(place.layer, place.pooling) for place in config.places],
+        centre=tensors["centre"],
+        projection=tensors["projection"],
+        weights=[tensors[f"weight.{i}"] for i in range(n_layers)],
+        biases=[tensors[f"bias.{i}"] for i in range(n_layers)],
+        labelled=np.array(config.labelled),
+        calibration=Calibration(
+            list(config.calibration), tensors["calibration.coefficients"], steps
+        ),
+    )
+    correct = tensors["validation.correct"].astype(np.float64)
+    tuned = Tuned(
+        p=tensors["validation.p"],
+        cost=tensors.get("validation.cost"),
+        correct=np.where(correct == UNKNOWN, np.nan, correct),
+        lam=config.lam,
+        accuracy=np.array([np.nan if a is None else a for a in config.accuracy]),
+        guarantee=Guarantee(
+            **{
+                name: tuple(value) if isinstance(value, list) else value
+                for name, value in config.guarantee.model_dump().items()
+            }
+        ),
+    )
+    return Parts(heads, _costs(config, tensors, tokenizers), tuned)
+
+
+def _costs(
+    config: RouterConfig, tensors: dict[str, np.ndarray], tokenizers: dict[int, Tokenizer]
+) -> CostModel | None:
+    if config.prices is None:
+        return None
+    lengths = LengthModel(
+        *(tensors[f"lengths.{name}"] for name in ("slopes", "intercepts", "smearing", "bounds"))
+    )
+    in_usd = np.array([price.predicted == "cost_usd" for price in config.prices])
+    prices = np.array([(price.input or 0, price.output or 0) for price in config.prices]).T
+    return CostModel(
+        lengths,
+        np.where(in_usd, 0, prices[0] / MILLION),
+        np.where(in_usd, 1, prices[1] / MILLION),
+        tokenizers,
+    )

@@ -1,0 +1,281 @@
+"""A router in use: it reads queries, predicts, chooses, and is evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from prefill_router.errors import InputError, did_you_mean
+from prefill_router.evaluation.estimates import Estimate
+from prefill_router.extraction.models import Device, ModelSource
+from prefill_router.extraction.prompts import Query
+from prefill_router.labels import Labels
+from prefill_router.labels.costs import Prices, query_costs
+from prefill_router.policy import NOBODY
+from prefill_router.router.added_targets import tuned_with_added, with_added, with_added_costs
+from prefill_router.router.config import RouterConfig
+from prefill_router.router.guarantee import Guarantee
+from prefill_router.router.parts import Parts
+from prefill_router.router.query_reader import QueryReader
+from prefill_router.router.routing import Route, Rule, make_rule
+from prefill_router.router.training import evaluate
+
+
+@dataclass(frozen=True, eq=False)
+class Examined:
+    """Labelled queries, and what a router says of them.
+
+    Attributes
+    ----------
+    labels : Labels
+        Of the router's targets, in its order.
+    raw, p : ndarray of shape (N, K)
+        P(correct) before and after calibration.
+    expected, paid : ndarray of shape (N, K) or None
+        Costs in USD as expected beforehand, and as they turned out; None where none are known.
+    """
+
+    labels: Labels
+    raw: np.ndarray
+    p: np.ndarray
+    expected: np.ndarray | None
+    paid: np.ndarray | None
+
+
+@dataclass(frozen=True, eq=False)
+class _Read:
+    """Queries as read: prompt tokens (N,), and (N, K) as in `Examined`."""
+
+    n_tokens: np.ndarray
+    raw: np.ndarray
+    p: np.ndarray
+    expected: np.ndarray | None
+
+
+class Predictor:
+    """Says which of K targets to ask.
+
+    Parameters
+    ----------
+    config : RouterConfig
+        What it says of itself.
+    parts : Parts
+        What it computes with.
+    source : ModelSource
+        The encoder, already compared with `config`.
+    device : device, default "cpu"
+        Where the encoder reads, as for `prefill_router.extraction.models.load_encoder`.
+    """
+
+    def __init__(
+        self, config: RouterConfig, parts: Parts, source: ModelSource, device: Device = "cpu"
+    ):
+        self.config = config
+        self._fitted = parts  # what is saved; targets added since are in `config`
+        self.parts = replace(parts, tuned=tuned_with_added(parts.tuned, config.added))
+        self._source = source
+        self._device = device
+        self._rules: dict[tuple, Rule] = {}
+        self._reader = QueryReader(
+            source,
+            parts.heads.places,
+            max_tokens=config.encoder.max_tokens,
+            truncation=config.encoder.truncation,
+            device=device,
+            dtype=config.encoder.dtype,
+        )
+        if self._reader.width != config.shapes.width:
+            raise InputError(
+                f"The encoder's states are {self._reader.width} wide, those that the router was "
+                f"fitted to {config.shapes.width}."
+            )
+
+    @property
+    def targets(self) -> list[str]:
+        """Names of the K targets, those added since at the end."""
+        return [*self.config.targets, *(record.name for record in self.config.added)]
+
+    @property
+    def encoder(self) -> str:
+        """Name of the encoder."""
+        return self.config.encoder.name
+
+    @property
+    def guarantee(self) -> Guarantee:
+        """The tolerance certified on held-out labels, or that none is."""
+        return self.parts.tuned.guarantee
+
+    @property
+    def metrics(self) -> list[Estimate]:
+        """Results on the test queries, with intervals."""
+        rows = [record.model_dump() for record in self.config.metrics]
+        return [Estimate(**{k: np.nan if v is None else v for k, v in r.items()}) for r in rows]
+
+    def route(self, query: Query, policy: str = "tolerance", **settings: Any) -> Route:
+        """Say which target to ask; a query is a text, or a list of messages.
+
+        Parameters
+        ----------
+        query : str or list of messages
+            Messages are mappings with ``role`` and ``content``, rendered by the encoder's chat
+            template.
+        policy, **settings
+            As for `route_many`.
+
+        Returns
+        -------
+        Route
+        """
+        return self.route_many([query], policy, **settings)[0]
+
+    def route_many(
+        self,
+        queries: Sequence[Query],
+        policy: str = "tolerance",
+        *,
+        tau: float | None = None,
+        lam: float | None = None,
+        budget: float | None = None,
+        accuracy: float | None = None,
+        exclude: Sequence[str] = (),
+    ) -> list[Route]:
+        """Say for each query which target to ask.
+
+        Parameters
+        ----------
+        queries : sequence of str or of messages
+        policy : {"tolerance", "argmax", "utility", "budget", "abstain"}
+        tau, lam, budget, accuracy, exclude
+            As for `prefill_router.router.routing.make_rule`.
+
+        Returns
+        -------
+        list of Route
+
+        Raises
+        ------
+        InputError
+            If a query cannot be read, or `make_rule` refuses a setting.
+        """
+        exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
+        key = (policy, tau, lam, budget, accuracy, exclude)
+        rule = self._rules.get(key)
+        if rule is None:
+            settings = dict(
+                zip(("tau", "lam", "budget", "accuracy", "exclude"), key[1:], strict=True)
+            )
+            rule = self._rules[key] = make_rule(policy, self.parts.tuned, self.targets, **settings)
+        p, cost = self._predict(queries)
+        targets = self.targets
+        kept = [(int(k), targets[k]) for k in rule.kept]
+        routes = []
+        for row, choice in enumerate(rule.choose(p, cost)):
+            expected = None if cost is None else {name: float(cost[row, k]) for k, name in kept}
+            why = rule.why(choice, p[row], None if cost is None else cost[row], targets)
+            chosen = None if choice == NOBODY else targets[choice]
+            routes.append(
+                Route(chosen, {name: float(p[row, k]) for k, name in kept}, expected, why)
+            )
+        return routes
+
+    def predict_proba(self, queries: Sequence[Query]) -> np.ndarray:
+        """Return calibrated P(correct), (N, K)."""
+        return self._predict(queries)[0]
+
+    def expected_costs(self, queries: Sequence[Query]) -> np.ndarray:
+        """Return the expected cost of asking each target, (N, K) in USD.
+
+        Raises
+        ------
+        InputError
+            If the router was fitted without prices.
+        """
+        cost = self._predict(queries)[1]
+        if cost is None:
+            raise InputError("This router was fitted without prices; fit it with prices.")
+        return cost
+
+    def _predict(self, queries: Sequence[Query]) -> tuple[np.ndarray, np.ndarray | None]:
+        read = self._read(queries)
+        return read.p, read.expected
+
+    def _read(self, queries: Sequence[Query]) -> _Read:
+        states, n_tokens = self._reader.read(queries)
+        heads, costs, added = self.parts.heads, self.parts.costs, self.config.added
+        features = heads.features(states)
+        expected = None if costs is None else costs.expected(features, queries, n_tokens)
+        raw = heads.raw(features)
+        p = with_added(heads.calibration.apply(raw), added)
+        return _Read(
+            n_tokens,
+            np.hstack([raw, p[:, raw.shape[1] :]]),
+            p,
+            with_added_costs(expected, n_tokens, added),
+        )
+
+    def evaluate(
+        self, labels: Labels, prices: Prices | None = None, n_resamples: int = 2000, seed: int = 0
+    ) -> list[Estimate]:
+        """Evaluate the router on labels that it was not fitted to.
+
+        Parameters
+        ----------
+        labels : Labels
+            Of the router's targets, in any order, and perhaps of others.
+        prices : Prices, optional
+            Of what answers turned out to cost. Default: those it was fitted with.
+        n_resamples, seed
+            Of the bootstrap.
+
+        Returns
+        -------
+        list of Estimate
+            As `metrics`, of the split ``"new"``.
+        """
+        seen = self.examine(labels, prices)
+        return evaluate(
+            self.parts, seen.labels, self.config.tau, seen.raw, seen.p, seen.expected, seen.paid,
+            "new", n_resamples, seed,
+        )  # fmt: skip
+
+    def examine(self, labels: Labels, prices: Prices | None = None) -> Examined:
+        """Return what the router says of labelled queries, beside what came of them.
+
+        Parameters
+        ----------
+        labels, prices
+            As for `evaluate`.
+
+        Returns
+        -------
+        Examined
+        """
+        labels = self._matched(labels)
+        questions = labels.question.tolist()
+        read = self._read(questions)
+        paid = None
+        if self.parts.costs is not None:
+            inputs = self.parts.costs.input_tokens(questions, read.n_tokens)
+            extra = np.repeat(read.n_tokens[:, None], len(self.config.added), axis=1)
+            inputs = np.hstack([inputs, extra])
+            paid = query_costs(labels, prices or self._prices(), inputs)
+        return Examined(labels, read.raw, read.p, read.expected, paid)
+
+    def _matched(self, labels: Labels) -> Labels:
+        if missing := [name for name in self.targets if name not in labels.targets]:
+            hint = did_you_mean(missing[0], labels.targets)
+            raise InputError(f"The labels have no target {missing[0]!r}.{hint}")
+        return labels.select_targets(self.targets)
+
+    def _prices(self) -> Prices:
+        known = {
+            name: (price.input, price.output)
+            for name, price in zip(self.config.targets, self.config.prices, strict=True)
+            if price.input is not None
+        }
+        known |= {record.name: (record.input, record.output) for record in self.config.added}
+        columns = ({name: price[side] for name, price in known.items()} for side in (0, 1))
+        return Prices(*columns, self.config.as_of)

@@ -1,0 +1,238 @@
+"""One decision: which target is asked, with what was known when it was chosen, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from prefill_router import policy
+from prefill_router.errors import InputError, did_you_mean
+from prefill_router.evaluation.tuning import fit_abstention, fit_budget
+from prefill_router.router.guarantee import Guarantee
+
+NAMES = ("tolerance", "argmax", "utility", "budget", "abstain")
+
+
+@dataclass(frozen=True)
+class Route:
+    """Where a query goes.
+
+    Attributes
+    ----------
+    choice : str or None
+        The target to ask; None where the policy abstains.
+    p : dict of str to float
+        Calibrated P(correct) of each target that could be asked.
+    expected_cost : dict of str to float, or None
+        In USD; None where prices are unknown.
+    why : str
+        The reason in words.
+    """
+
+    choice: str | None
+    p: dict[str, float]
+    expected_cost: dict[str, float] | None
+    why: str
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What policies need to know beforehand, from the queries that a router was fitted to.
+
+    Attributes
+    ----------
+    p : ndarray of shape (n, K)
+        Calibrated P(correct) of validation queries.
+    cost : ndarray of shape (n, K) or None
+        Their expected costs in USD.
+    correct : ndarray of shape (n, K)
+        Their labels; NaN never asked.
+    lam : float
+        Of the utility policy, chosen on them.
+    accuracy : ndarray of shape (K,)
+        Of each target on training queries.
+    guarantee : Guarantee
+        What tolerance can be promised.
+    added : int
+        Targets added since, which that promise does not cover.
+    """
+
+    p: np.ndarray
+    cost: np.ndarray | None
+    correct: np.ndarray
+    lam: float
+    accuracy: np.ndarray
+    guarantee: Guarantee
+    added: int = 0
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A policy with all that it needs, for the targets that can be asked.
+
+    Attributes
+    ----------
+    name : str
+        One of `NAMES`, or ``"single"``: always the best single target.
+    parameter : float
+        tau, lambda or a threshold, by policy.
+    kept : ndarray of int
+        Columns of the targets that can be asked.
+    note : str
+        What else there is to say, for `Route.why`.
+    """
+
+    name: str
+    parameter: float
+    kept: np.ndarray
+    note: str = ""
+
+    def choose(self, p: np.ndarray, cost: np.ndarray | None) -> np.ndarray:
+        """Return the chosen columns (N,) of `p` and `cost` (N, K); `policy.NOBODY` for none."""
+        p = p[:, self.kept]
+        c = np.zeros_like(p) if cost is None else cost[:, self.kept]
+        match self.name:
+            case "single":
+                chosen = np.full(len(p), int(self.parameter))
+            case "argmax":
+                chosen = policy.argmax(p, c)
+            case "tolerance":
+                chosen = policy.tolerance(p, c, self.parameter)
+            case "abstain":
+                chosen = policy.abstain(p, self.parameter, c)
+            case _:
+                chosen = policy.utility(p, c, self.parameter)
+        return np.where(chosen == policy.NOBODY, policy.NOBODY, self.kept[chosen])
+
+    def why(self, choice: int, p: np.ndarray, cost: np.ndarray | None, targets) -> str:
+        """Return the reason of one choice; `p` and `cost` (K,)."""
+        best = self.kept[p[self.kept].argmax()]
+        highest = f"the highest P(correct), {p[best]:.2f} of {targets[best]}"
+        match self.name:
+            case "single":
+                reason = "the best single target on training queries"
+            case "argmax":
+                reason = highest
+            case "abstain" if choice == policy.NOBODY:
+                reason = f"{highest}, is below {self.parameter:.3f}"
+            case "abstain":
+                reason = f"{highest}, is at least {self.parameter:.3f}"
+            case "tolerance":
+                gap = policy.gaps(p[None, self.kept])[0]
+                within = int((gap <= self.parameter + policy.ROUNDING).sum())
+                reason = f"the cheapest of {within} within {self.parameter:g} of {highest}"
+            case _:
+                worth = p[choice] - self.parameter * cost[choice]
+                reason = (
+                    f"the highest p - lambda * cost, {worth:.3f} at lambda {self.parameter:.4g}"
+                )
+        return f"{reason}{self.note}."
+
+
+def make_rule(
+    name: str,
+    tuned: Tuned,
+    targets: Sequence[str],
+    *,
+    tau: float | None = None,
+    lam: float | None = None,
+    budget: float | None = None,
+    accuracy: float | None = None,
+    exclude: Sequence[str] = (),
+) -> Rule:
+    """Settle a policy before any query is looked at.
+
+    Parameters
+    ----------
+    name : {"tolerance", "argmax", "utility", "budget", "abstain"}
+    tuned : Tuned
+    targets : sequence of str
+        Names of the K targets.
+    tau : float, optional
+        Of ``tolerance``. Default: the certified one; where nothing is certified, the best single
+        target is always asked.
+    lam : float, optional
+        Of ``utility``. Default: the one chosen on validation queries.
+    budget : float
+        Of ``budget``: average spend in USD a query, at most; met on validation queries.
+    accuracy : float
+        Of ``abstain``: share of right answers wanted among the queries that are answered; reached
+        on validation queries.
+    exclude : sequence of str
+        Targets that cannot be asked now.
+
+    Returns
+    -------
+    Rule
+
+    Raises
+    ------
+    InputError
+        If a name is unknown, a parameter is missing or belongs to another policy, no target is
+        left, costs are needed and unknown, or the budget or the accuracy cannot be met.
+    """
+    if name not in NAMES:
+        raise InputError(f"Unknown policy {name!r}.{did_you_mean(name, NAMES)}")
+    given = {"tolerance": tau, "utility": lam, "budget": budget, "abstain": accuracy}
+    words = {"tolerance": "tau", "utility": "lam", "budget": "budget", "abstain": "accuracy"}
+    for other, value in given.items():
+        if other != name and value is not None:
+            raise InputError(f"{words[other]} belongs to the policy {other!r}, not to {name!r}.")
+    if name in ("budget", "abstain") and given[name] is None:
+        raise InputError(f"The policy {name!r} needs {words[name]}.")
+    kept = _kept(targets, exclude)
+    if name in ("utility", "budget") and tuned.cost is None:
+        raise InputError(
+            f"The policy {name!r} weighs costs, and this router was fitted without prices; fit it "
+            "with prices, or use argmax, tolerance or abstain."
+        )
+    if name == "tolerance" and tau is None:
+        return _promised(tuned, kept, targets)
+    if name == "tolerance":
+        if not 0 <= tau <= 1:
+            raise InputError(f"tau is {tau}; it must be from 0 to 1.")
+        return Rule(name, float(tau), kept)
+    if name == "utility":
+        return Rule(name, float(tuned.lam if lam is None else lam), kept)
+    if name == "budget":
+        found = fit_budget(tuned.p[:, kept], tuned.cost[:, kept], budget)
+        return Rule(name, found, kept, f", which spends at most {budget:g} USD a query on average")
+    if name == "abstain":
+        threshold = fit_abstention(tuned.p[:, kept], tuned.correct[:, kept], accuracy)
+        note = f", from which {100 * accuracy:g} % of validation queries are answered correctly"
+        return Rule(name, threshold, kept, note)
+    return Rule(name, 0.0, kept)
+
+
+def _kept(targets: Sequence[str], exclude: Sequence[str]) -> np.ndarray:
+    exclude = [exclude] if isinstance(exclude, str) else list(exclude)
+    for target in exclude:
+        if target not in targets:
+            raise InputError(
+                f"Unknown target {target!r} in exclude.{did_you_mean(target, targets)}"
+            )
+    kept = np.array([k for k, target in enumerate(targets) if target not in exclude], dtype=int)
+    if len(kept) == 0:
+        raise InputError("All targets are excluded, so there is none to ask.")
+    return kept
+
+
+def _promised(tuned: Tuned, kept: np.ndarray, targets: Sequence[str]) -> Rule:
+    """The tolerance that is certified, or the best single target where nothing is."""
+    promise, left_out = tuned.guarantee, len(kept) < len(tuned.accuracy)
+    bound = f"at most {100 * promise.max_loss:g} points below the best single target"
+    if promise.tau is None:
+        names = [targets[k] for k in kept]
+        if promise.best_single in names:  # not a target added since, likely by few labels
+            best = names.index(promise.best_single)
+        else:
+            best = int(np.nan_to_num(tuned.accuracy[kept], nan=-1).argmax())
+        return Rule("single", best, kept, f": no tolerance is certified to stay {bound}")
+    note = f" (tau certified: {bound}, confidence {100 * promise.confidence:g} %)"
+    if tuned.added:
+        note = " (tau was certified without the targets added since)"
+    if left_out:
+        note = " (tau was certified for all targets together, not without those left out)"
+    return Rule("tolerance", promise.tau, kept, note)

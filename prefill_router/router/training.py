@@ -1,0 +1,248 @@
+"""From labels to a router: layers and networks on training rows, the rest on held-out ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from prefill_router.evaluation import evaluate_choices, evaluate_probabilities
+from prefill_router.evaluation.estimates import Estimate
+from prefill_router.evaluation.tuning import choose_cheapest_policy, choose_policy
+from prefill_router.extraction.activations import Activations
+from prefill_router.features import Choice, TargetFeatures, choose, cross_validated_auc
+from prefill_router.labels import Labels
+from prefill_router.labels.costs import MILLION, Prices, expected_costs, query_costs
+from prefill_router.labels.splits import Split
+from prefill_router.router.calibration import IDENTITY, Calibration, fit_calibration
+from prefill_router.router.cost_comparison import MEDIAN, PREDICTED, TRUE, compare_expected_costs
+from prefill_router.router.cost_prediction import CostModel, fit_costs
+from prefill_router.router.guarantee import certify
+from prefill_router.router.heads import Heads, fold
+from prefill_router.router.parts import Parts
+from prefill_router.router.routing import Rule, Tuned, make_rule
+from prefill_router.trunk import SharedTrunkEnsemble
+
+FOLDS = 5
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A router's parts, with what was chosen on the way.
+
+    Attributes
+    ----------
+    parts : Parts
+    choices : list of Choice
+        Of each target, on training rows.
+    tau : float
+        The tolerance that is cheapest on validation rows among those as accurate there as the best
+        single target; where costs are unknown, the most accurate.
+    metrics : list of Estimate
+        Of the test rows.
+    """
+
+    parts: Parts
+    choices: list[Choice]
+    tau: float
+    metrics: list[Estimate]
+
+
+def choose_features(
+    activations: Activations,
+    labels: Labels,
+    train: np.ndarray,
+    dimensions: Sequence[int],
+    seed: int,
+) -> TargetFeatures:
+    """Choose each target's layer, pooling and dimension on training rows, and fit its features."""
+    aucs = cross_validated_auc(
+        activations,
+        labels.correct,
+        train,
+        labels.group,
+        activations.layers,
+        activations.poolings,
+        dimensions,
+        FOLDS,
+        seed,
+    )
+    return TargetFeatures(choose(aucs)).fit({"": activations}, train)
+
+
+def train(
+    activations: Activations,
+    labels: Labels,
+    split: Split,
+    prices: Prices | None,
+    tokenizers: Mapping[int, object],
+    *,
+    dimensions: Sequence[int],
+    n_seeds: int,
+    keep: int,
+    max_loss: float,
+    confidence: float,
+    encoder_price: float | None,
+    n_resamples: int,
+    seed: int,
+) -> Trained:
+    """Fit and test a router; parameters and errors as for `prefill_router.router.Router.fit`."""
+    groups, correct = labels.group, labels.correct
+    features = choose_features(activations, labels, split.train, dimensions, seed)
+    x = np.hstack(features.transform({"": activations}))
+    ensemble = SharedTrunkEnsemble(n_seeds, keep, random_state=seed)
+    ensemble.fit(x[split.train], correct[split.train], groups[split.train])
+    untouched = Calibration(
+        ["identity"] * labels.n_targets, np.tile(IDENTITY, (len(correct[0]), 1))
+    )
+    heads = fold(features, ensemble, untouched)
+    reduced = reduced_states(activations, heads)
+    raw = heads.raw(reduced)
+    held = split.validation
+    heads = replace(
+        heads, calibration=fit_calibration(raw[held], correct[held], groups[held], seed=seed)
+    )
+    p = heads.probabilities(reduced)
+    costs, expected = None, None
+    if prices is not None or not np.isnan(labels.cost_usd).all():
+        costs = fit_costs(
+            labels, prices, reduced, split.train, activations.full_tokens, tokenizers, seed
+        )
+        expected = costs.expected(reduced, labels.question.tolist(), activations.full_tokens)
+    accuracy = labels.take(split.train).summary()["accuracy"].to_numpy()
+    best = int(np.nanargmax(accuracy))
+    seen = np.zeros(p.shape[1:]) if expected is None else expected
+    tau, lam = _tune(p[held], correct[held], None if expected is None else expected[held], best)
+    test = split.test
+    promise = certify(
+        p[test],
+        correct[test],
+        seen if seen.ndim == 1 else seen[test],
+        best,
+        groups[test],
+        targets=labels.targets,
+        max_loss=max_loss,
+        confidence=confidence,
+    )
+    tuned = Tuned(
+        p[held], None if expected is None else expected[held], correct[held], lam, accuracy, promise
+    )
+    parts = Parts(heads, costs, tuned)
+    tested = labels.take(test)
+    cost = None if costs is None else paid(labels, prices, costs, activations.full_tokens)[test]
+    predicted = None if expected is None else expected[test]
+    metrics = evaluate(
+        parts, tested, tau, raw[test], p[test], predicted, cost, "test", n_resamples, seed
+    )
+    if costs is not None:
+        inputs = costs.input_tokens(labels.question.tolist(), activations.full_tokens)
+        median = expected_costs(labels, prices, inputs, split.train)[test]
+        metrics += compare_expected_costs(
+            p[test],
+            tested.correct,
+            cost,
+            {PREDICTED: predicted, MEDIAN: median, TRUE: cost},
+            best,
+            tested.group,
+            targets=labels.targets,
+            encoder_cost=None
+            if encoder_price is None
+            else activations.full_tokens[test] * encoder_price / MILLION,
+            n_resamples=min(1000, n_resamples),
+            seed=seed,
+        )
+    return Trained(parts, features.choices, tau, metrics)
+
+
+def reduced_states(activations: Activations, heads: Heads) -> np.ndarray:
+    """Return the components of all queries, (N, P * d); one place's states at a time in memory."""
+    return np.hstack(
+        [
+            (activations.states(*place) - centre) @ projection
+            for place, centre, projection in zip(
+                heads.places, heads.centre, heads.projection, strict=True
+            )
+        ]
+    )
+
+
+def paid(
+    labels: Labels, prices: Prices | None, costs: CostModel, n_tokens: np.ndarray
+) -> np.ndarray:
+    """Return what every answer cost, (N, K) in USD, input tokens counted as the router does."""
+    inputs = costs.input_tokens(labels.question.tolist(), n_tokens)
+    return query_costs(labels, prices, inputs)
+
+
+def _tune(
+    p: np.ndarray, correct: np.ndarray, expected: np.ndarray | None, best: int
+) -> tuple[float, float]:
+    """Choose tau and lambda on validation rows."""
+    if expected is None:
+        return choose_policy(p, correct, np.zeros(p.shape[1])).parameter, 0.0
+    tau = choose_cheapest_policy(p, correct, expected, best).parameter
+    return tau, choose_cheapest_policy(p, correct, expected, best, "utility").parameter
+
+
+def evaluate(
+    parts: Parts,
+    labels: Labels,
+    tau: float,
+    raw: np.ndarray,
+    p: np.ndarray,
+    expected: np.ndarray | None,
+    cost: np.ndarray | None,
+    split: str,
+    n_resamples: int,
+    seed: int,
+) -> list[Estimate]:
+    """Evaluate a router's policies and probabilities on labels it was not fitted to.
+
+    Parameters
+    ----------
+    parts : Parts
+    labels : Labels
+        N queries.
+    tau : float
+        The tolerance chosen on validation rows.
+    raw, p : ndarray of shape (N, K)
+        P(correct) before and after calibration.
+    expected, cost : ndarray of shape (N, K) or None
+        Costs as expected beforehand, and as they turned out.
+    split, n_resamples, seed
+        As in `prefill_router.evaluation.evaluate_choices`.
+
+    Returns
+    -------
+    list of Estimate
+        Those of `evaluate_choices` and of `evaluate_probabilities`.
+    """
+    rules = rules_of(parts.tuned, labels.targets, tau, expected is not None)
+    shared = {"targets": labels.targets, "split": split, "seed": seed}
+    found = evaluate_choices(
+        {name: rule.choose(p, expected) for name, rule in rules.items()},
+        labels.correct,
+        cost,
+        labels.targets.index(parts.tuned.guarantee.best_single),
+        labels.group,
+        n_resamples=n_resamples,
+        **shared,
+    )
+    return found + evaluate_probabilities(
+        {"calibrated": p, "uncalibrated": raw},
+        labels.correct,
+        labels.group,
+        n_resamples=min(500, n_resamples),
+        **shared,
+    )
+
+
+def rules_of(tuned: Tuned, targets: Sequence[str], tau: float, priced: bool) -> dict[str, Rule]:
+    """Return the policies that are evaluated, by name."""
+    rules = {
+        "argmax": make_rule("argmax", tuned, targets),
+        "tolerance": make_rule("tolerance", tuned, targets, tau=tau),
+        "certified": make_rule("tolerance", tuned, targets),
+    }
+    return rules | ({"utility": make_rule("utility", tuned, targets)} if priced else {})

@@ -1,0 +1,308 @@
+"""Routers side by side over a study's folds: policy chosen on validation, results on test."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from prefill_router import policy
+from prefill_router.evaluation import evaluate_choices, evaluate_probabilities
+from prefill_router.evaluation.estimates import Estimate, pick
+from prefill_router.evaluation.tuning import choose_cheapest_policy, choose_policy
+from prefill_router.labels.costs import Prices, expected_costs, query_costs
+from prefill_router.study import Study
+from prefill_router.study.fitting import Fitting
+from prefill_router.study.routers import OWN, PRIMARY, ensembles, predictions
+
+RANDOM, DEAREST, CHEAPEST = "random", "always dearest", "always cheapest"
+
+
+@dataclass(frozen=True)
+class Routed:
+    """What a router does with the study's test queries (n of them, in the order of `test_rows`).
+
+    Attributes
+    ----------
+    p : ndarray of shape (n, K)
+        Predicted P(correct).
+    choice : ndarray of int, shape (n,)
+        The target asked by the policy most accurate on validation.
+    frugal : ndarray of int, shape (n,)
+        The target asked by the cheapest policy that is on validation as accurate as the best
+        single target.
+    tau : list of float
+        The tolerance of `choice` in each fold; 0 where there are no costs (argmax).
+    """
+
+    p: np.ndarray
+    choice: np.ndarray
+    frugal: np.ndarray
+    tau: list[float]
+
+
+def route(study: Study, router: str) -> Routed:
+    """Apply a router to the study's test queries."""
+    return apply_policies(study, predictions(study, router))
+
+
+def apply_policies(study: Study, by_fold: Sequence[np.ndarray]) -> Routed:
+    """Choose policies on validation rows, and apply them to the study's test queries.
+
+    `by_fold` holds P(correct), (N, K), in each fold: NaN on its training rows.
+    """
+    chosen = [choose_targets(study, fold, p) for fold, p in enumerate(by_fold)]
+    choices, frugal, taus = zip(*chosen, strict=True)
+    join = study.over_folds
+    return Routed(join(by_fold), join(choices), join(frugal), list(taus))
+
+
+def choose_targets(study: Study, fold: int, p: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """Choose policies on a fold's validation rows, and apply them wherever there are predictions.
+
+    Parameters
+    ----------
+    study : Study
+    fold : int
+    p : ndarray of shape (N, K)
+        P(correct); rows with NaN are not routed.
+
+    Returns
+    -------
+    choice, frugal : ndarrays of int, shape (N,)
+        As in `Routed`; 0 where there are no predictions.
+    tau : float
+        The tolerance of `choice`, 0 where there are no costs.
+    """
+    known, v = ~np.isnan(p).any(axis=1), study.splits[fold].validation
+    rows = np.zeros((2, len(p)), dtype=int)
+    if not study.has_costs:
+        rows[:, known] = policy.argmax(p[known])
+        return *rows, 0.0
+    cost, Y = study.expected_costs(fold), study.labels.correct
+    best = choose_policy(p[v], Y[v], cost[v])
+    cheap = choose_cheapest_policy(p[v], Y[v], cost[v], study.best_single[fold])
+    rows[0, known] = best.choose(p[known], cost[known])
+    rows[1, known] = cheap.choose(p[known], cost[known])
+    return *rows, best.parameter
+
+
+def test_labels(study: Study) -> np.ndarray:
+    """Return the labels of the test queries, (n, K)."""
+    return study.labels.correct[study.test_rows]
+
+
+def best_single(study: Study) -> np.ndarray:
+    """Return each test query's best single target, (n,): its fold's, by training accuracy."""
+    rows = [np.full(study.labels.n_queries, k) for k in study.best_single]
+    return study.over_folds(rows)
+
+
+def compare_choices(
+    study: Study, choices: Mapping[str, np.ndarray], primary: str | None = None
+) -> list[Estimate]:
+    """Evaluate choices on the test queries, beside the oracle and the single targets.
+
+    Costs are what the answers really cost; see `evaluation.evaluate_choices`.
+    """
+    return evaluate_choices(
+        choices,
+        test_labels(study),
+        study.costs[study.test_rows] if study.has_costs else None,
+        best_single(study),
+        study.labels.group[study.test_rows],
+        targets=study.labels.targets,
+        primary=primary,
+        n_resamples=study.parameters.n_resamples,
+        seed=study.parameters.seed,
+    )
+
+
+def compare_probabilities(
+    study: Study, p: Mapping[str, np.ndarray], primary: str | None = PRIMARY
+) -> list[Estimate]:
+    """Evaluate predicted probabilities on the test queries: AUC, Brier score and ECE."""
+    return evaluate_probabilities(
+        p,
+        test_labels(study),
+        study.labels.group[study.test_rows],
+        targets=study.labels.targets,
+        folds=study.test_folds,
+        primary=primary,
+        n_resamples=min(500, study.parameters.n_resamples),
+        seed=study.parameters.seed,
+    )
+
+
+def random_choice(study: Study) -> np.ndarray:
+    """Return a target drawn evenly for each test query, (n,)."""
+    rng = np.random.default_rng(study.parameters.seed)
+    return rng.integers(study.labels.n_targets, size=len(study.test_rows))
+
+
+def reference_choices(study: Study) -> dict[str, np.ndarray]:
+    """Return what policies that read nothing choose for the test queries, (n,) each.
+
+    "random", and where there are costs "always dearest" and "always cheapest": the target whose
+    expected cost, on average over the fold's training queries, is highest or lowest.
+    """
+    choices = {RANDOM: random_choice(study)}
+    if study.has_costs:
+        costs = [
+            study.expected_costs(fold)[split.train].mean(axis=0)
+            for fold, split in enumerate(study.splits)
+        ]
+        for name, extreme in ((DEAREST, np.argmax), (CHEAPEST, np.argmin)):
+            rows = [np.full(study.labels.n_queries, extreme(cost)) for cost in costs]
+            choices[name] = study.over_folds(rows)
+    return choices
+
+
+def encoder_matrix(study: Study) -> tuple[pd.DataFrame, list[Estimate]]:
+    """Say how well each encoder's states predict each target on the test queries.
+
+    By a logistic regression for each target on the layer chosen for it: the simplest head there
+    is, so that what differs between encoders is their states.
+
+    Returns
+    -------
+    matrix : pandas.DataFrame
+        AUC by encoder (rows) and target (columns).
+    estimates : list of Estimate
+        The same with intervals; `router` names the encoder.
+    """
+    p = {e: study.over_folds(predictions(study, OWN, [e])) for e in study.encoders}
+    found = compare_probabilities(study, p, primary=None)
+    aucs = [row for row in found if row.metric == "AUC" and row.target]
+    frame = pd.DataFrame([(row.router, row.target, row.estimate) for row in aucs])
+    matrix = frame.pivot(index=0, columns=1, values=2)
+    return matrix.loc[study.encoders, list(study.labels.targets)], aucs
+
+
+def own_against_others(study: Study) -> list[Estimate]:
+    """Compare a target's own states with those of the best other encoder, for every such target.
+
+    The other encoder is chosen, in each fold, by cross-validated AUC on training rows; the
+    untrained control is not among them. Empty where no target is among the encoders.
+
+    Returns
+    -------
+    list of Estimate
+        AUC of the other's minus AUC of its own on test queries, paired.
+    """
+    result = []
+    for k, target in enumerate(study.labels.targets):
+        others = [e for e in study.encoders if e not in (target, study.parameters.untrained)]
+        if target not in study.encoders or not others:
+            continue
+        chosen = []
+        for fold in range(len(study.splits)):
+            tables = {e: study.layer_auc(e) for e in others}
+            inner = {
+                e: t.loc[(t["target"] == k) & (t["fold"] == fold), "auc"].max()
+                for e, t in tables.items()
+            }
+            chosen.append(predictions(study, OWN, [max(inner, key=inner.get)])[fold])
+        own = predictions(study, OWN, [target])
+        difference = evaluate_probabilities(
+            {"other": study.over_folds(chosen)[:, [k]], "own": study.over_folds(own)[:, [k]]},
+            test_labels(study)[:, [k]],
+            study.labels.group[study.test_rows],
+            targets=[target],
+            folds=study.test_folds,
+            primary="other",
+            n_resamples=min(500, study.parameters.n_resamples),
+            seed=study.parameters.seed,
+        )
+        row = next(row for row in difference if row.metric == "AUC difference")
+        result.append(
+            Estimate("AUC difference", "best other encoder - own", target, row.split,
+                     row.estimate, row.lower, row.upper, row.n)
+        )  # fmt: skip
+    return result
+
+
+def price_spread(
+    study: Study, choose_with: str, exponents: Sequence[float]
+) -> dict[float, Estimate]:
+    """Say how a router's cost saving moves with how much prices differ between targets.
+
+    Every price is raised to an exponent: 0 makes all targets cost alike per token, 1 leaves prices
+    as they are, above 1 spreads them further; what is free stays free. The policy is chosen anew
+    for each.
+
+    Returns
+    -------
+    dict of float to Estimate
+        The cost saving at each exponent.
+    """
+    split_costs, labels = {}, study.labels
+    n_tokens = study.activations().full_tokens
+    by_fold = predictions(study, choose_with)
+    for exponent in exponents:
+        prices = Prices(
+            *(
+                {target: price and price**exponent for target, price in table.items()}
+                for table in (study.prices.input, study.prices.output)
+            )
+        )
+        cost = query_costs(labels, prices, n_tokens)
+        chosen = []
+        for fold, p in enumerate(by_fold):
+            split = study.splits[fold]
+            seen = expected_costs(labels, prices, n_tokens, split.train)
+            v, t = split.validation, split.test
+            rows = np.zeros(len(p), dtype=int)
+            rows[t] = choose_policy(p[v], labels.correct[v], seen[v]).choose(p[t], seen[t])
+            chosen.append(rows)
+        found = evaluate_choices(
+            {choose_with: study.over_folds(chosen)},
+            test_labels(study),
+            cost[study.test_rows],
+            best_single(study),
+            labels.group[study.test_rows],
+            targets=labels.targets,
+            n_resamples=study.parameters.n_resamples,
+            seed=study.parameters.seed,
+        )
+        row = pick(found, "cost saving", choose_with)
+        split_costs[exponent] = replace(row, router=f"{choose_with}, prices to the {exponent:g}")
+    return split_costs
+
+
+def network_predictions(study: Study) -> list[np.ndarray]:
+    """Return P(correct) of the test queries by each SharedTrunkNet kept, best first, (n, K) each.
+
+    They differ in their seeds alone, for `significance.seed_deviation`. The kept ones are those of
+    the lowest validation loss, so that all that were trained spread somewhat wider.
+    """
+    by_fold = []
+    for fold, ensemble in enumerate(ensembles(study)):
+        x = Fitting(study, fold, [study.parameters.encoder], study.run_dir).features()
+        alone = [copy.copy(ensemble) for _ in ensemble.networks_]
+        for one, network in zip(alone, ensemble.networks_, strict=True):
+            one.networks_ = [network]
+        by_fold.append([one.predict_proba(x) for one in alone])
+    return [study.over_folds(p) for p in zip(*by_fold, strict=True)]
+
+
+def ensemble_sizes(study: Study) -> list[Estimate]:
+    """Return the AUC of averages of the 1, 2, ... best SharedTrunkNets kept, on test queries."""
+    fitted = ensembles(study)
+    features = [
+        Fitting(study, fold, [study.parameters.encoder], study.run_dir).features()
+        for fold in range(len(study.splits))
+    ]
+    p = {}
+    for size in range(1, study.parameters.keep + 1):
+        by_fold = []
+        for ensemble, x in zip(fitted, features, strict=True):
+            smaller = copy.copy(ensemble)
+            smaller.networks_ = ensemble.networks_[:size]
+            by_fold.append(smaller.predict_proba(x))
+        p[str(size)] = study.over_folds(by_fold)
+    found = compare_probabilities(study, p, primary=None)
+    return [row for row in found if row.metric == "AUC" and not row.target]

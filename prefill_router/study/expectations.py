@@ -1,0 +1,112 @@
+"""Do the numbers of a run agree with the committed ones of the same parameters?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from prefill_router.evaluation.estimates import Estimate
+from prefill_router.storage import read_json, write_json
+from prefill_router.study import Study
+
+EXPECTED = Path("experiments") / "expectations.json"
+SHARE_OF_HALF_WIDTH = 0.5
+"""A number with an interval may differ by half of the interval's half-width."""
+RELATIVE = 0.01
+"""A number without an interval (J, d_eff...) may differ by one part in a hundred..."""
+ROUNDING = 1e-6
+"""...and by this where it is zero but for rounding."""
+
+
+def _name(row: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(str(row[part]) for part in ("metric", "router", "target", "split"))
+
+
+def tolerance(row: dict[str, Any]) -> float:
+    """Return by how much a number may differ from an expected row."""
+    if row["lower"] is not None and row["upper"] is not None and row["upper"] > row["lower"]:
+        return SHARE_OF_HALF_WIDTH * (row["upper"] - row["lower"]) / 2
+    return max(RELATIVE * abs(row["estimate"] or 0.0), ROUNDING)
+
+
+def compare(found: Sequence[Estimate], expected: Sequence[dict[str, Any]]) -> list[str]:
+    """Return one line for every number that is not as expected, none if all are.
+
+    Parameters
+    ----------
+    found : sequence of Estimate
+        The results of this run.
+    expected : sequence of dict
+        Committed rows: the fields of `Estimate`, None where a number is undefined.
+    """
+    rows = {_name(asdict(estimate)): estimate for estimate in found}
+    lines = [f"{' / '.join(filter(None, _name(row)))}: missing" for row in expected
+             if _name(row) not in rows]  # fmt: skip
+    known = {_name(row) for row in expected}
+    lines += [f"{' / '.join(filter(None, name))}: not expected" for name in rows.keys() - known]
+    for row in expected:
+        if _name(row) not in rows:
+            continue
+        name = " / ".join(filter(None, _name(row)))
+        for part in ("estimate", "lower", "upper"):
+            mine = getattr(rows[_name(row)], part)
+            theirs = math.nan if row[part] is None else row[part]
+            both_undefined = math.isnan(mine) and math.isnan(theirs)
+            if not (abs(mine - theirs) <= tolerance(row) or both_undefined):
+                which = "" if part == "estimate" else f" ({part} bound)"
+                lines.append(
+                    f"{name}{which}: {mine:.4g}, expected {theirs:.4g} +- {tolerance(row):.2g}"
+                )
+        if rows[_name(row)].n != row["n"]:
+            lines.append(f"{name}: n = {rows[_name(row)].n}, expected {row['n']}")
+    return sorted(lines)
+
+
+def check(
+    study: Study, notebook: str, found: Sequence[Estimate], noted: Sequence[Estimate] = ()
+) -> str:
+    """Record a notebook's results and say whether they are as expected.
+
+    Parameters
+    ----------
+    study : Study
+        Expectations are kept for its exact parameters only.
+    notebook : str
+        Name of the notebook, without its ending.
+    found : sequence of Estimate
+        Its results.
+    noted : sequence of Estimate, optional
+        Results that are recorded and not compared: those that jump where a single answer turns,
+        such as p-values.
+
+    Returns
+    -------
+    str
+        The verdict; the same text on every machine as long as all numbers are as expected.
+    """
+    study.record(notebook, [*found, *noted])
+    path = study.root / EXPECTED
+    by_parameters = read_json(path) if path.exists() else {}
+    expected = by_parameters.get(study.parameters.fingerprint, {}).get(notebook)
+    if expected is None:
+        return "no expectation for these parameters"
+    apart = {_name(asdict(row)) for row in noted}
+    expected = [row for row in expected if _name(row) not in apart]
+    lines = compare(found, expected)
+    if not lines:
+        return f"all {len(expected)} numbers are as expected"
+    return "\n".join([f"{len(lines)} numbers are not as expected:", *lines])
+
+
+def accept(study: Study) -> Path:
+    """Make a run's recorded results the expectation for its parameters, and return the file."""
+    path = study.root / EXPECTED
+    by_parameters = read_json(path) if path.exists() else {}
+    by_parameters[study.parameters.fingerprint] = {
+        metrics.stem: read_json(metrics) for metrics in sorted(study.run_dir.glob("metrics/*.json"))
+    }
+    write_json(path, by_parameters)
+    return path

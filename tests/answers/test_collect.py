@@ -1,0 +1,195 @@
+import json
+
+import pandas as pd
+import pytest
+import tiny_models
+from fault_server import FaultyHandler, faulty
+
+from prefill_router.answers import collect as module
+from prefill_router.answers.collect import collect, collect_labels
+from prefill_router.answers.generation import Decoding, generate
+from prefill_router.answers.targets import Endpoint
+from prefill_router.errors import InputError
+from prefill_router.extraction.models import load_target, resolve
+from prefill_router.labels import load_labels
+from prefill_router.labels.costs import Prices
+
+QUESTIONS = tiny_models.questions(20)
+SHORT = Decoding(max_new_tokens=6)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    root = tmp_path_factory.mktemp("targets")
+    return {
+        "a": str(tiny_models.save(root / "a", "qwen3")),
+        "b": str(tiny_models.save(root / "b", "gpt2", template=tiny_models.TEMPLATE)),
+    }
+
+
+@pytest.fixture
+def queries():
+    return pd.DataFrame(
+        {
+            "query_id": [f"q{i}" for i in range(len(QUESTIONS))],
+            "question": QUESTIONS,
+            "benchmark": ["odd", "even"] * 10,
+            "reference": "w1",
+            "split": ["train", "test"] * 10,
+            "note": "not passed on",
+        },
+        index=range(100, 120),
+    )
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Record how many questions each call to `generate` gets."""
+    seen = []
+
+    def record(model, tokenizer, questions, *arguments):
+        seen.append(len(questions))
+        return generate(model, tokenizer, questions, *arguments)
+
+    monkeypatch.setattr(module, "generate", record)
+    return seen
+
+
+def test_collect_grades_each_answer_against_its_own_reference(saved):
+    source = resolve(saved["a"])
+    answers, n_tokens = generate(*load_target(source), QUESTIONS, SHORT)
+    references = [answer if i % 3 else "else" for i, answer in enumerate(answers)]
+    for chunk_size in (3, 2048):
+        table = collect(source, QUESTIONS, references, decoding=SHORT, chunk_size=chunk_size)
+        assert table["answer"].tolist() == answers
+        assert table["output_tokens"].tolist() == n_tokens.tolist()
+        assert table["is_correct"].tolist() == [int(i % 3 > 0) for i in range(20)]
+    lenient = collect(source, QUESTIONS, references, lambda answer, reference: True, SHORT)
+    assert lenient["is_correct"].all()
+    with pytest.raises(InputError, match="20 questions, but 1 references"):
+        collect(source, QUESTIONS, ["w1"])
+    with pytest.raises(InputError, match="There is no question"):
+        collect(source, [], [])
+
+
+def test_sampled_chunks_do_not_share_a_random_stream(saved):
+    decoding = Decoding(max_new_tokens=6, temperature=5.0)
+    questions = ["w1 w2"] * 8 + ["w1 w2 w3"]
+    table = collect(
+        resolve(saved["a"]), questions[::-1], ["w1"] * 9, decoding=decoding, chunk_size=5
+    )
+    again = collect(
+        resolve(saved["a"]), questions[::-1], ["w1"] * 9, decoding=decoding, chunk_size=5
+    )
+    pd.testing.assert_frame_equal(table, again)
+    assert table["answer"].tolist()[1:5] != table["answer"].tolist()[5:]
+
+
+def test_the_label_table_holds_each_target_and_query_once(saved, queries, tmp_path):
+    out = tmp_path / "labels.parquet"
+    targets = [saved["b"], saved["a"]]
+    labels = collect_labels(targets, queries, out, decoding=SHORT).labels
+    pd.testing.assert_frame_equal(pd.read_parquet(out), labels, check_dtype=False)
+    assert list(labels) == [
+        "query_id", "question", "benchmark", "model", "is_correct", "output_tokens", "split",
+    ]  # fmt: skip
+    assert labels["model"].drop_duplicates().tolist() == targets
+    for target, rows in labels.groupby("model"):
+        assert rows["query_id"].tolist() == queries["query_id"].tolist()
+        assert rows["split"].tolist() == queries["split"].tolist()
+        alone = collect(resolve(target), QUESTIONS, ["w1"] * 20, decoding=SHORT)
+        assert rows["output_tokens"].tolist() == alone["output_tokens"].tolist()
+        assert rows["is_correct"].tolist() == alone["is_correct"].tolist()
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(saved, queries, tmp_path, asked, monkeypatch):
+    whole = collect_labels(
+        list(saved.values()), queries, tmp_path / "whole.csv", decoding=SHORT, chunk_size=6
+    ).labels
+    asked.clear()
+    recorder, out = module.generate, tmp_path / "labels.csv"
+
+    def interrupted(*arguments):
+        if len(asked) == 5:  # one chunk into the second target
+            raise KeyboardInterrupt
+        return recorder(*arguments)
+
+    monkeypatch.setattr(module, "generate", interrupted)
+    settings = {"decoding": SHORT, "chunk_size": 6}
+    with pytest.raises(KeyboardInterrupt):
+        collect_labels(list(saved.values()), queries, out, **settings)
+    assert not out.exists()
+    monkeypatch.setattr(module, "generate", recorder)
+    asked.clear()
+    resumed = collect_labels(list(saved.values()), queries, out, **settings).labels
+    assert asked == [6, 6, 2]
+    pd.testing.assert_frame_equal(resumed, whole)
+    assert out.read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
+def test_finished_chunks_serve_only_the_run_they_were_made_by(saved, queries, tmp_path, asked):
+    out, target = tmp_path / "labels.csv.gz", [saved["a"]]
+    collect_labels(target, queries, out, decoding=SHORT)
+    first = out.read_bytes()
+    collect_labels(target, queries, out, decoding=SHORT)
+    assert asked == [20]
+    assert out.read_bytes() == first
+    collect_labels(target, queries, out, lambda *_: True, SHORT)
+    assert asked == [20]  # graded anew, not asked anew
+    assert pd.read_csv(out)["is_correct"].all()
+    collect_labels(target, queries, out, decoding=Decoding(max_new_tokens=5))
+    collect_labels(target, queries.iloc[1:], out, decoding=SHORT)
+    collect_labels([saved["b"]], queries, out, decoding=SHORT)
+    assert asked == [20, 20, 19, 20]
+
+
+def test_requests_that_cannot_be_met_are_refused_before_any_model_is_asked(
+    saved, queries, tmp_path, asked
+):
+    out, target = tmp_path / "labels.csv", saved["a"]
+    for targets, table, path, message in [
+        ([target], queries.drop(columns="reference"), out, "lack the column reference"),
+        ([target], pd.concat([queries, queries.iloc[:1]]), out, "'q0' occurs more than once"),
+        ([target, target], queries, out, "different models"),
+        ([], queries, out, "different models"),
+        ([target], queries, tmp_path / "labels.xlsx", "must end in"),
+        ([target, "./nowhere"], queries, out, "no such directory"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            collect_labels(targets, table, path)
+    assert asked == []
+
+
+def counts_words(self, content):
+    """Answer with how many words the question has: what is right is then plain."""
+    words = len(json.loads(content)["messages"][-1]["content"].split())
+    return 200, {
+        "choices": [{"message": {"content": str(words)}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": words, "completion_tokens": 1},
+    }
+
+
+def test_endpoints_and_local_models_fill_one_table(saved, queries, tmp_path, monkeypatch):
+    monkeypatch.setattr(FaultyHandler, "answer", counts_words)
+    with faulty({QUESTIONS[2]: [(400, {}, "no")]}) as server:
+        priced = Endpoint(name="p", base_url=server.base_url, model="m")
+        free = Endpoint(name="f", base_url=server.base_url, model="m")
+        prices = Prices({"p": 1e6}, {"p": 1e6})
+        found = collect_labels(
+            [priced, saved["b"], free], queries, tmp_path / "l.csv", lambda a, r: a == "3",
+            decoding=SHORT, prices=prices,
+        )  # fmt: skip
+        before = len(server.requests)
+        collect_labels([priced, free], queries, tmp_path / "l.csv", decoding=SHORT)
+        assert len(server.requests) == before + 1  # the one that was refused, for one of the two
+    by_model = dict(list(found.labels.groupby("model", sort=False)))
+    assert list(by_model) == ["p", saved["b"], "f"]
+    assert by_model["f"]["cost_usd"].isna().all()
+    labels = load_labels(tmp_path / "l.csv")
+    assert labels.targets == ("p", "f")
+    refused = [name for name in ("p", "f") if by_model[name]["is_correct"].isna().any()]
+    assert len(refused) == 1 and len(found.problems) == 1  # a fault is played once
+    whole = next(name for name in ("p", "f") if name not in refused)
+    assert by_model[whole]["is_correct"].tolist() == [int(len(q.split()) == 3) for q in QUESTIONS]
+    costs = by_model["p"].drop_duplicates("question")["cost_usd"].dropna()  # asked once
+    assert found.spent_usd == pytest.approx(costs.sum()) and (costs > 0).all()

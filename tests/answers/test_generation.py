@@ -1,0 +1,100 @@
+import numpy as np
+import pytest
+import tiny_models
+import torch
+from transformers import AutoModelForCausalLM, GenerationConfig
+
+from prefill_router.answers.generation import Decoding, generate
+from prefill_router.errors import InputError
+
+QUESTIONS = tiny_models.questions(20)
+SHORT = Decoding(max_new_tokens=6)
+
+
+def causal(name, seed=0):
+    return tiny_models.model(name, AutoModelForCausalLM, seed)
+
+
+def greedy(model, ids, ends, max_new_tokens):
+    """Continue one prompt by a loop over argmax: no batch, no padding, no cache."""
+    tokens = list(ids)
+    for _ in range(max_new_tokens):
+        with torch.no_grad():
+            tokens.append(int(model(torch.tensor([tokens])).logits[0, -1].argmax()))
+        if tokens[-1] in ends:
+            break
+    return tokens[len(ids) :]
+
+
+@pytest.mark.parametrize("template", [None, tiny_models.TEMPLATE], ids=["bare", "chat"])
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("name", ["qwen3", "llama", "gpt2", "gpt_neox"])
+def test_batched_answers_are_those_of_a_loop_over_one_prompt(name, side, template):
+    model, tokenizer = causal(name), tiny_models.tokenizer(side, template)
+    # stop at several tokens, so that answers end at different lengths
+    ends = [1, 7, 9, 12, 20]
+    model.generation_config.eos_token_id = ends
+    framed = "<user> {} <assistant>" if template else "{}"
+    want = [
+        greedy(model, tokenizer.convert_tokens_to_ids(framed.format(text).split()), ends, 6)
+        for text in QUESTIONS
+    ]
+    assert len({len(tokens) for tokens in want}) > 1
+    for batch_size in (1, 7, 20):
+        answers, n_tokens = generate(model, tokenizer, QUESTIONS, SHORT, batch_size)
+        assert n_tokens.tolist() == [len(tokens) for tokens in want]
+        assert answers == [tokenizer.decode(ids, skip_special_tokens=True) for ids in want]
+
+
+def test_padding_with_the_end_token_is_hidden_from_the_model():
+    """Without a mask transformers guesses one, and guesses that such padding is text."""
+    model = causal("gpt2")
+    tokenizer = tiny_models.tokenizer(pad=False)
+    alone = [generate(model, tokenizer, [question], SHORT) for question in QUESTIONS]
+    answers, n_tokens = generate(model, tokenizer, QUESTIONS, SHORT)
+    assert answers == [answer for [answer], _ in alone]
+    assert n_tokens.tolist() == [n for _, [n] in alone]
+
+
+def test_the_models_own_generation_settings_do_not_bend_greedy_decoding():
+    model, tokenizer = causal("qwen3"), tiny_models.tokenizer()
+    plain = generate(model, tokenizer, QUESTIONS, SHORT)[0]
+    own = GenerationConfig(
+        eos_token_id=1, do_sample=True, temperature=3.0, repetition_penalty=5.0, num_beams=3,
+        no_repeat_ngram_size=1, min_new_tokens=6,
+    )  # fmt: skip
+    model.generation_config = own
+    assert generate(model, tokenizer, QUESTIONS, SHORT)[0] == plain
+    assert model.generation_config is own
+
+
+def test_sampling_follows_the_models_distribution_and_the_seed():
+    model, tokenizer = causal("qwen3"), tiny_models.tokenizer()
+    decoding = Decoding(max_new_tokens=1, temperature=2.0, seed=3)
+    before = torch.random.get_rng_state()
+    answers, _ = generate(model, tokenizer, ["w1 w2"] * 4000, decoding, 4000)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert generate(model, tokenizer, ["w1 w2"] * 4000, decoding, 4000)[0] == answers
+    ids = torch.tensor([tokenizer.convert_tokens_to_ids(["w1", "w2"])])
+    with torch.no_grad():
+        p = (model(ids).logits[0, -1] / 2.0).softmax(-1).numpy()
+    for word in ("w0", "w5", "w19"):
+        share = np.mean([answer == word for answer in answers])
+        expected = p[tokenizer.convert_tokens_to_ids(word)]
+        assert abs(share - expected) < 4 * np.sqrt(expected * (1 - expected) / 4000) + 1e-9
+
+
+def test_a_model_that_cannot_end_and_a_prompt_that_leaves_no_room():
+    model, tokenizer = causal("gpt2"), tiny_models.tokenizer()
+    with pytest.raises(InputError, match="longer than 2 tokens"):
+        generate(model, tokenizer, ["w1 w2 w3"], Decoding(max_new_tokens=28))
+    model.generation_config.eos_token_id = None
+    tokenizer.eos_token = None
+    with pytest.raises(InputError, match="eos_token_id"):
+        generate(model, tokenizer, ["w1"], SHORT)
+
+
+@pytest.mark.parametrize("setting", [{"max_new_tokens": 0}, {"temperature": -1.0}])
+def test_decoding_is_checked(setting):
+    with pytest.raises(InputError, match=next(iter(setting))):
+        Decoding(**setting)

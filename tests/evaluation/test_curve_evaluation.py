@@ -1,0 +1,137 @@
+import numpy as np
+import pytest
+
+from prefill_router.errors import InputError
+from prefill_router.evaluation import curves
+from prefill_router.evaluation.curve_evaluation import curve_band, evaluate_curves
+from prefill_router.evaluation.curves import routing_curve, saving_at_equal_accuracy
+
+COST = np.array([1.0, 2.0, 6.0])
+
+
+@pytest.fixture(scope="module")
+def world():
+    rng = np.random.default_rng(0)
+    true = rng.beta(1.2, 0.9, size=(600, 3))
+    correct = (rng.random((600, 3)) < true).astype(float)
+    correct[::50, 1] = np.nan
+    return true, np.clip(true + rng.normal(0, 0.5, true.shape), 0, 1), correct
+
+
+def test_curves_summaries_have_intervals_and_rank_the_true_p_first(world):
+    true, noisy, correct = world
+    rows = evaluate_curves(
+        {"true": true, "noisy": noisy}, correct, COST, pair=(0, 2), n_resamples=30
+    )
+    rows = {(e.metric, e.router, e.target): e for e in rows}
+    for metric in ("P-AUCCC", "MDP-AUCCC", "AIQ", "APGR"):
+        a, b = rows[metric, "true", ""], rows[metric, "noisy", ""]
+        assert a.estimate > b.estimate
+        assert a.lower < a.estimate < a.upper
+    assert rows["CPT(80 %)", "true", ""].estimate <= 1
+    assert len(rows) == 16
+
+
+def test_a_band_lies_on_the_curve(world):
+    true, _, correct = world
+    band = curve_band(true, correct, COST, n_points=12, n_resamples=100)
+    complete = ~np.isnan(correct).any(axis=1)
+    curve = routing_curve(true[complete], correct[complete], COST)
+    at = np.searchsorted(curve.tau, band["tau"])
+    assert band["accuracy"].to_numpy() == pytest.approx(curve.accuracy[at])
+    assert band["cost"].to_numpy() == pytest.approx(curve.cost[at])
+    assert len(band) == 12 and (band["lower"] < band["accuracy"]).all()
+    assert (band["accuracy"] < band["upper"]).all()
+
+
+def test_the_saving_at_equal_accuracy_is_that_of_the_curve(world):
+    true, _, correct = world
+    found = evaluate_curves({"r": true}, correct, COST, best_single=1, n_resamples=40)
+    rows = {row.metric: row for row in found}
+    complete = ~np.isnan(correct).any(axis=1)
+    curve, y = routing_curve(true[complete], correct[complete], COST), correct[complete]
+    want = saving_at_equal_accuracy(curve, (COST, y.mean(axis=0)), best=1)
+    for name, value in (
+        ("best", want.saving_against_best),
+        ("dearest", want.saving_against_dearest),
+    ):
+        row = rows[f"saving at equal accuracy ({name})"]
+        assert row.estimate == pytest.approx(value)
+        assert row.lower <= row.estimate <= row.upper and row.lower < row.upper
+
+
+def test_the_best_single_target_may_differ_between_folds():
+    # each half has a best target that is always right there; both together cost 1 and 3
+    correct = np.repeat([[1.0, 0, 0], [0, 1, 0]], 20, axis=0)
+    cost, best = np.array([1.0, 3.0, 9.0]), np.repeat([0, 1], 20)
+    found = evaluate_curves({"r": correct}, correct, cost, best_single=best, n_resamples=5)
+    rows = {row.metric: row.estimate for row in found}
+    assert rows["saving at equal accuracy (best)"] == pytest.approx(0)
+    assert rows["saving at equal accuracy (dearest)"] == pytest.approx(1 - 2 / 9)
+
+
+@pytest.mark.parametrize("cost", [np.zeros(3), np.full(3, 2.0)], ids=["zero", "equal"])
+def test_zero_and_equal_costs_leave_areas_undefined_and_nothing_else(world, cost):
+    true, _, correct = world
+    found = evaluate_curves({"r": true}, correct, cost, pair=(0, 2), best_single=0, n_resamples=5)
+    rows = {row.metric: row.estimate for row in found}
+    for metric in ("P-AUCCC", "MDP-AUCCC", "PDP-AUCCC", "AIQ"):
+        assert np.isnan(rows[metric])
+    assert np.isfinite(rows["APGR"])
+    assert np.isnan(rows["saving at equal accuracy (best)"]) == (cost[0] == 0)
+
+
+def test_an_unknown_cost_is_an_error(world):
+    true, _, correct = world
+    with pytest.raises(InputError, match="unknown price is not 0"):
+        evaluate_curves({"r": true}, correct, np.array([1, np.nan, 2]), n_resamples=5)
+
+
+@pytest.fixture(scope="module")
+def costs(world):
+    """What each query turned out to cost, and what was expected of it: far from the same."""
+    rng = np.random.default_rng(1)
+    paid = COST * rng.lognormal(0, 1, world[2].shape)
+    return paid, paid * rng.lognormal(0, 1, paid.shape)
+
+
+def test_the_policy_looks_at_expected_costs_and_pays_the_actual_ones(world, costs):
+    """Every summary equals that of `curves` on the complete rows; AIQ is over one range for all."""
+    true, noisy, correct = world
+    paid, expected = costs
+    routers = {"true": true, "noisy": noisy, "dearest": paid / paid.max()}
+    rows = evaluate_curves(routers, correct, paid, expected, pair=(0, 2), n_resamples=2)
+    found = {(row.metric, row.router): row.estimate for row in rows}
+
+    some = ~np.isnan(correct).any(axis=1)
+    single = paid[some].mean(axis=0), correct[some].mean(axis=0)
+    points = {
+        name: routing_curve(p[some], correct[some], paid[some], expected[some]).points
+        for name, p in routers.items()
+    }
+    shared = curves.shared_cost_range(single, *points.values())
+    for name, curve in points.items():
+        recovered = curves.pgr_curve(routers[name][some], correct[some], 0, 2)
+        want = {
+            "P-AUCCC": curves.p_auccc(curve, single),
+            "MDP-AUCCC": curves.mdp_auccc(curve, single),
+            "PDP-AUCCC": curves.pdp_auccc(curve, single),
+            "AIQ": curves.aiq(*curve, shared),
+            "AIQ (divided by the largest cost)": curves.aiq(*curve, shared, True),
+            "APGR": curves.apgr(*recovered),
+            "CPT(50 %)": curves.cpt(*recovered, 0.5),
+            "CPT(80 %)": curves.cpt(*recovered, 0.8),
+        }
+        assert {metric: found[metric, name] for metric in want} == pytest.approx(want)
+    own = {name: curves.shared_cost_range(single, curve) for name, curve in points.items()}
+    assert len(set(own.values())) > 1  # else a range of each router's own would do, too
+
+
+def test_a_band_looks_at_expected_costs_and_pays_the_actual_ones(world, costs):
+    true, _, correct = world
+    band = curve_band(true, correct, *costs, n_points=12, n_resamples=2)
+    some = ~np.isnan(correct).any(axis=1)
+    curve = routing_curve(true[some], correct[some], *(cost[some] for cost in costs))
+    at = np.searchsorted(curve.tau, band["tau"])
+    assert band["accuracy"].to_numpy() == pytest.approx(curve.accuracy[at])
+    assert band["cost"].to_numpy() == pytest.approx(curve.cost[at])

@@ -1,0 +1,186 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from sklearn.metrics import brier_score_loss, roc_auc_score
+
+from prefill_router.errors import InputError
+from prefill_router.evaluation import metrics
+
+NAN = np.nan
+
+
+@pytest.fixture
+def problem():
+    rng = np.random.default_rng(0)
+    p = rng.random((200, 3)).round(2)
+    correct = (rng.random((200, 3)) < p).astype(float)
+    correct[rng.random((200, 3)) < 0.3] = NAN
+    return p, correct
+
+
+def test_auc_and_brier_equal_sklearn_on_the_labelled_rows(problem):
+    p, correct = problem
+    for k in range(3):
+        seen = ~np.isnan(correct[:, k])
+        y, s = correct[seen, k], p[seen, k]
+        assert metrics.auc(p, correct)[k] == pytest.approx(roc_auc_score(y, s))
+        assert metrics.brier(p, correct)[k] == pytest.approx(brier_score_loss(y, s))
+
+
+def test_a_target_of_one_class_or_without_labels_has_no_auc_and_is_not_averaged():
+    p = np.array([[0.2, 0.3, 0.1], [0.8, 0.4, 0.2]])
+    correct = np.array([[0, 1, NAN], [1, 1, NAN]])
+    assert metrics.auc(p, correct).tolist() == pytest.approx([1, NAN, NAN], nan_ok=True)
+    assert np.isnan(metrics.brier(p, correct)[2])
+    assert np.isnan(metrics.expected_calibration_error(p, correct)[2])
+    assert metrics.macro(metrics.auc(p, correct)) == 1
+    assert np.isnan(metrics.macro([NAN, NAN]))
+
+
+def test_ece_golden():
+    p = np.array([[0.1], [0.2], [0.8], [0.9]])
+    correct = np.array([[0], [1], [1], [1]])
+    # bins {.1, .2} and {.8, .9}: |.15 - .5| and |.85 - 1|, half the mass each
+    assert metrics.expected_calibration_error(p, correct, 2)[0] == pytest.approx(0.25)
+
+
+def test_equal_mass_bins_hold_equally_many_and_never_split_a_tie():
+    p = np.random.default_rng(1).permutation(45) / 45
+    assert np.bincount(metrics.equal_mass_bins(p, 15)).tolist() == [3] * 15
+    tied = metrics.equal_mass_bins(np.array([0.3, 0.5, 0.5, 0.5, 0.5, 0.7]), 3)
+    assert len(set(tied[1:5])) == 1
+
+
+def test_there_are_15_bins_unless_another_number_is_given():
+    p = np.linspace(0, 1, 450)
+    assert metrics.reliability_curve(p, p > 0.5).count.tolist() == [30] * 15
+    both = metrics.expected_calibration_error(p[:, None], (p > 0.5)[:, None])
+    assert both == metrics.expected_calibration_error(p[:, None], (p > 0.5)[:, None], 15)
+
+
+def test_a_constant_prediction_equal_to_the_accuracy_is_calibrated():
+    correct = np.array([1.0, 0, 0, 1, 1, 0, 1, 1])[:, None]
+    p = np.full((8, 1), correct.mean())
+    assert metrics.expected_calibration_error(p, correct)[0] == pytest.approx(0)
+
+
+def test_reliability_curve_counts_all_labelled_cells(problem):
+    p, correct = problem
+    curve = metrics.reliability_curve(p, correct)
+    seen = ~np.isnan(correct)
+    assert curve.count.sum() == seen.sum()
+    assert np.average(curve.observed, weights=curve.count) == pytest.approx(correct[seen].mean())
+    assert np.average(curve.predicted, weights=curve.count) == pytest.approx(p[seen].mean())
+    assert (np.diff(curve.predicted) > 0).all()
+
+
+def test_zones_golden():
+    correct = np.array([[1, 1], [1, 0], [0, 1], [0, 0], [1, NAN]])
+    zones = metrics.zones(correct)
+    assert (zones.all_right, zones.some_right, zones.all_wrong, zones.n) == (0.25, 0.5, 0.25, 4)
+    assert metrics.zones(np.array([[NAN, 1.0]])).n == 0
+
+
+def test_agreement_equals_a_loop(problem):
+    _, correct = problem
+    table = metrics.agreement(correct)
+    for a in range(3):
+        for b in range(3):
+            both = ~np.isnan(correct[:, a]) & ~np.isnan(correct[:, b])
+            assert table[a, b] == pytest.approx((correct[both, a] == correct[both, b]).mean())
+    assert np.isnan(metrics.agreement(np.array([[1, NAN], [NAN, 0]]))[0, 1])
+
+
+def test_gap_closed_and_cost_saving():
+    assert metrics.gap_closed(0.75, 0.5, 1.0) == 0.5
+    assert np.isnan(metrics.gap_closed(0.75, 0.75, 0.75))
+    many = metrics.gap_closed(np.array([0.5, 0.4]), 0.5, np.array([0.9, 0.7]))
+    assert many.tolist() == pytest.approx([0, -0.5])
+    assert metrics.cost_saving(1.0, 4.0) == 0.75
+    assert np.isnan(metrics.cost_saving(0.0, 0.0))
+
+
+def test_brier_and_auc_golden():
+    p = np.array([[0.9], [0.4], [0.6], [0.2]])
+    correct = np.array([[1], [0], [0], [1]])
+    assert metrics.brier(p, correct)[0] == pytest.approx((0.01 + 0.16 + 0.36 + 0.64) / 4)
+    # of the four pairs of a right and a wrong answer .9 wins both, .2 none
+    assert metrics.auc(p, correct)[0] == 0.5
+
+
+def test_reliability_curve_golden():
+    p = np.array([0.1, 0.2, 0.8, 0.9, 0.5])
+    curve = metrics.reliability_curve(p, np.array([0, 1, 1, 1, NAN]), 2)
+    assert curve.predicted.tolist() == pytest.approx([0.15, 0.85])
+    assert curve.observed.tolist() == [0.5, 1]
+    assert curve.count.tolist() == [2, 2]
+
+
+def test_regret_golden():
+    correct = np.array([[1, 1], [0, 1], [0, 0]])
+    cost = np.array([0.1, 0.3])
+    # worth at lam 2: (.8, .4), (-.2, .4), (-.2, -.6); the second target is asked each time
+    found = metrics.regret(np.array([1, 1, 1]), correct, cost, lam=2)
+    assert found.tolist() == pytest.approx([0.4, 0, 0.4])
+    assert metrics.regret(np.array([1, 0, 1]), correct, cost).tolist() == [0, 1, 0]
+
+
+def test_regret_without_a_price_on_costs_is_the_headroom_left():
+    rng = np.random.default_rng(3)
+    correct, choice = rng.integers(0, 2, (50, 3)), rng.integers(0, 3, 50)
+    best, oracle = correct[:, 0].mean(), correct.max(axis=1).mean()
+    router = correct[np.arange(50), choice].mean()
+    left = (oracle - best) * (1 - metrics.gap_closed(router, best, oracle))
+    assert metrics.regret(choice, correct, np.ones(3)).mean() == pytest.approx(left)
+
+
+def test_near_misses_golden():
+    p = np.array([[0.7, 0.6, 0.1], [0.7, 0.6, 0.1], [0.7, 0.6, 0.1], [0.7, 0.6, 0.1]])
+    correct = np.array([[0, 1, 0], [0, 0, 1], [1, 1, 1], [1, 0, 0]])
+    choice = np.array([0, 0, 0, 1])
+    # near; only a far one was right; not wrong; near, from below
+    assert metrics.near_misses(p, choice, correct, 0.1).tolist() == [True, False, False, True]
+    assert not metrics.near_misses(p, choice, correct, 0.09).any()
+
+
+def test_win_rates_golden():
+    right = np.array([[1, 0, NAN], [1, 0, 1], [0, 1, 1], [1, 1, 1], [0, 0, 0]])
+    table = metrics.win_rates(right)
+    assert table[0, 1] == pytest.approx(2 / 3) and table[1, 0] == pytest.approx(1 / 3)
+    assert (table[0, 2], table[2, 0]) == (0, 1)  # they differ once, on the third query
+    assert np.isnan(np.diag(table)).all()
+
+
+def test_unknown_costs_are_an_error_and_never_0():
+    with pytest.raises(InputError, match="unknown price is not 0"):
+        metrics.regret(np.array([0]), np.array([[1, 0]]), np.array([1.0, NAN]))
+    with pytest.raises(InputError, match="lam"):
+        metrics.regret(np.array([0]), np.array([[1, 0]]), np.ones(2), lam=-1)
+    with pytest.raises(InputError, match="labels"):
+        metrics.near_misses(np.ones((1, 2)), np.array([0]), np.array([[NAN, 1]]), 0.1)
+
+
+def test_bad_input_is_named():
+    with pytest.raises(InputError, match="shape"):
+        metrics.auc(np.zeros((2, 2)), np.zeros((2, 3)))
+    with pytest.raises(InputError, match="NaN"):
+        metrics.brier(np.array([[NAN]]), np.array([[1.0]]))
+
+
+def test_pairwise_brier_by_hand():
+    p = np.array([[0.9, 0.5, 0.1], [0.6, 0.2, 0.7], [0.3, 0.4, 0.5]])
+    Y = np.array([[1, 1, 0], [0, np.nan, 1], [np.nan, 1, np.nan]])
+    first = ((0.4 - 0) ** 2 + (0.8 - 1) ** 2 + (0.4 - 1) ** 2) / 3
+    second = (-0.1 - (-1)) ** 2
+    assert metrics.pairwise_brier(p, Y) == pytest.approx([first, second, np.nan], nan_ok=True)
+
+
+@given(arrays(float, (5, 4), elements=st.floats(0, 1)), st.integers(0, 2**20 - 1))
+def test_pairwise_brier_is_the_mean_over_pairs_and_blind_to_what_targets_share(p, bits):
+    Y = np.array([(bits >> i) & 1 for i in range(20)], dtype=float).reshape(5, 4)
+    j, k = np.triu_indices(4, k=1)
+    brute = (((p[:, j] - p[:, k]) - (Y[:, j] - Y[:, k])) ** 2).mean(axis=1)
+    assert metrics.pairwise_brier(p, Y) == pytest.approx(brute)
+    assert metrics.pairwise_brier(p + 0.3, Y) == pytest.approx(brute)

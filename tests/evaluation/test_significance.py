@@ -1,0 +1,137 @@
+import itertools
+
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prefill_router.errors import InputError
+from prefill_router.evaluation.bootstrap import intervals, p_values
+from prefill_router.evaluation.significance import (
+    evaluate_significance,
+    holm,
+    minimal_detectable_difference,
+    seed_deviation,
+    standard_error,
+)
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=6))
+def test_holm_is_the_closed_test_of_bonferroni(p):
+    """A hypothesis is rejected where every set of hypotheses that holds it is."""
+    subsets = [s for r in range(1, len(p) + 1) for s in itertools.combinations(range(len(p)), r)]
+    for i, adjusted in enumerate(holm(p)):
+        want = max(min(1, len(s) * min(p[j] for j in s)) for s in subsets if i in s)
+        assert adjusted == pytest.approx(want)
+
+
+def test_holm_golden():
+    assert holm([0.01, 0.04, 0.03]).tolist() == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.6, 0.5]).tolist() == [1, 1]
+
+
+def test_the_standard_error_is_that_of_the_mean_and_of_the_bootstrap_of_groups():
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=600)
+    assert standard_error(values) == pytest.approx(scipy.stats.sem(values))
+    groups = rng.integers(0, 150, 600)
+    grouped = rng.normal(size=150)[groups] + values
+    found = intervals(grouped[:, None], groups, n_resamples=8000)[0]
+    by_bootstrap = (found.upper - found.lower) / (2 * scipy.stats.norm.ppf(0.975))
+    assert standard_error(grouped, groups) == pytest.approx(by_bootstrap, rel=0.05)
+    assert standard_error(grouped, groups) > 1.3 * standard_error(grouped)
+
+
+def test_a_difference_of_the_detectable_size_is_detected_as_often_as_it_says():
+    """Tests of many simulated studies whose true difference is the one that was promised."""
+    rng = np.random.default_rng(1)
+    n_groups, shared = 150, np.repeat(np.arange(150), 2)
+
+    def study(difference):
+        lead = rng.normal(difference, 1, n_groups)[shared] + rng.normal(0, 0.5, 2 * n_groups)
+        common = rng.normal(size=2 * n_groups)
+        return common + lead, common
+
+    promised = np.mean([minimal_detectable_difference(*study(0), shared) for _ in range(200)])
+    differences = np.column_stack([np.subtract(*study(promised)) for _ in range(400)])
+    found = (p_values(differences, shared, n_resamples=1000) < 0.05).mean()
+    assert found == pytest.approx(0.8, abs=0.06)
+
+
+def test_more_power_or_a_stricter_level_needs_a_larger_difference():
+    rng = np.random.default_rng(2)
+    a, b = rng.integers(0, 2, (2, 500))
+    usual = minimal_detectable_difference(a, b)
+    assert usual == pytest.approx((1.959964 + 0.841621) * scipy.stats.sem(a - b), rel=1e-5)
+    assert minimal_detectable_difference(a, b, power=0.9) > usual
+    assert minimal_detectable_difference(a, b, alpha=0.01) > usual
+    assert minimal_detectable_difference(a, a) == 0
+
+
+def test_the_deviation_between_seeds():
+    by_seed = [np.full((3, 2), value) for value in (0.2, 0.4, 0.9)]
+    want = np.sqrt((0.3**2 + 0.1**2 + 0.4**2) / 2)
+    assert seed_deviation(by_seed, np.mean) == pytest.approx(want)
+
+
+def test_the_primary_is_tested_against_each_other_router():
+    rng = np.random.default_rng(3)
+    correct = (rng.random((400, 2)) < [0.8, 0.5]).astype(float)
+    correct[:10, 1] = np.nan
+    choices = {
+        "same": np.zeros(400, int),
+        "poor": np.ones(400, int),
+        "mine": np.zeros(400, int),
+        "nearly": (np.arange(400) % 40 == 0).astype(int),
+    }
+    table = evaluate_significance(choices, correct, primary="mine", n_resamples=999)
+    table = table.set_index("router")
+    assert table.index.tolist() == ["same", "poor", "nearly"]
+    rows = correct[10:]
+    want = rows[:, 0].mean() - rows[:, 1].mean()
+    assert table.loc["poor", "difference"] == pytest.approx(want)
+    assert table.loc["poor", "p"] == 0.002
+    assert table.loc["poor", "p_holm"] == pytest.approx(0.006)
+    assert table.loc["same", ["difference", "p", "detectable"]].tolist() == [0, 1, 0]
+    detectable = minimal_detectable_difference(rows[:, 0], rows[:, 1])
+    assert table.loc["poor", "detectable"] == pytest.approx(detectable)
+    assert table.loc["poor", "difference"] > table.loc["poor", "detectable"]
+    np.testing.assert_allclose(table["p_holm"], holm(table["p"]))
+
+
+def test_p_values_of_accuracy_are_those_of_gap_closed():
+    rng = np.random.default_rng(4)
+    correct = (rng.random((120, 3)) < [0.6, 0.5, 0.5]).astype(float)
+    a, b = rng.integers(0, 3, (2, 120))
+    table = evaluate_significance({"a": a, "b": b}, correct, primary="a", n_resamples=500)
+    at = np.arange(120)
+    columns = np.column_stack([correct[at, a], correct[at, b], correct[:, 0], correct.max(axis=1)])
+    drawn = []
+    intervals(
+        columns,
+        statistic=lambda m: (
+            drawn.append((m[:, [0]] - m[:, [1]]) / (m[:, [3]] - m[:, [2]])) or drawn[-1]
+        ),
+        n_resamples=500,
+    )
+    resampled = np.concatenate(drawn[:-1])  # the last is of the rows as they are
+    smaller = min((resampled <= 0).sum(), (resampled >= 0).sum())
+    assert table["p"][0] == pytest.approx(2 * (1 + smaller) / 501)
+
+
+def test_bad_input_is_named():
+    ones = np.ones((4, 2))
+    with pytest.raises(InputError, match="Unknown primary router 'x'"):
+        evaluate_significance({"a": np.zeros(4, int)}, ones, primary="x")
+    with pytest.raises(InputError, match="no other router"):
+        evaluate_significance({"a": np.zeros(4, int)}, ones, primary="a")
+    with pytest.raises(InputError, match="two groups"):
+        standard_error(np.ones(3), np.zeros(3))
+    with pytest.raises(InputError, match="same rows"):
+        minimal_detectable_difference(np.ones(3), np.ones(4))
+    with pytest.raises(InputError, match="between 0 and 1"):
+        minimal_detectable_difference(np.ones(3), np.ones(3), power=1)
+    with pytest.raises(InputError, match="two of them, not 1"):
+        seed_deviation([ones], np.mean)

@@ -1,0 +1,110 @@
+import numpy as np
+import pytest
+
+from prefill_router import policy
+from prefill_router.errors import InputError
+from prefill_router.evaluation.tuning import (
+    choose_cheapest_policy,
+    choose_policy,
+    fit_abstention,
+    fit_budget,
+)
+
+COST = np.array([1.0, 2.0, 6.0])
+
+
+@pytest.fixture(scope="module")
+def world():
+    rng = np.random.default_rng(0)
+    true = rng.beta(1.2, 0.9, size=(200, 3))
+    correct = (rng.random((200, 3)) < true).astype(float)
+    correct[::20, 1] = np.nan
+    return np.clip(true + rng.normal(0, 0.3, true.shape), 0, 1), correct
+
+
+def every(p, correct, function, parameters):
+    complete = ~np.isnan(correct).any(axis=1)
+    p, y = p[complete], correct[complete]
+    choices = [function(p, COST, parameter) for parameter in parameters]
+    accuracy = np.array([y[np.arange(len(y)), choice].mean() for choice in choices])
+    return accuracy, np.array([COST[choice].mean() for choice in choices])
+
+
+def test_the_most_accurate_tau_is_chosen_and_of_equals_the_cheapest(world):
+    p, correct = world
+    chosen = choose_policy(p, correct, COST)
+    taus = np.unique(p.max(axis=1, keepdims=True) - p)
+    accuracy, cost = every(p, correct, policy.tolerance, taus)
+    assert chosen.accuracy == pytest.approx(accuracy.max())
+    assert chosen.cost == pytest.approx(cost[np.isclose(accuracy, accuracy.max())].min())
+    again, paid = every(p, correct, policy.tolerance, [chosen.parameter])
+    assert (again[0], paid[0]) == pytest.approx((chosen.accuracy, chosen.cost))
+
+
+def test_the_cheapest_tau_as_accurate_as_the_best_single_target(world):
+    p, correct = world
+    chosen = choose_cheapest_policy(p, correct, COST, best_single=0)
+    taus = np.unique(p.max(axis=1, keepdims=True) - p)
+    accuracy, cost = every(p, correct, policy.tolerance, taus)
+    complete = ~np.isnan(correct).any(axis=1)
+    enough = accuracy >= correct[complete, 0].mean() - 1e-12
+    assert chosen.cost == pytest.approx(cost[enough].min())
+    assert chosen.accuracy >= correct[complete, 0].mean() - 1e-12
+
+
+def test_if_none_is_as_accurate_the_most_accurate_is_chosen():
+    p = np.array([[0.9, 0.1], [0.9, 0.1]])
+    correct = np.array([[0.0, 1.0], [0.0, 1.0]])
+    chosen = choose_cheapest_policy(p, correct, np.array([1.0, 2.0]), best_single=1)
+    assert chosen == choose_policy(p, correct, np.array([1.0, 2.0]))
+    assert chosen.accuracy == 0
+
+
+def test_utility_does_at_least_as_well_as_argmax_and_is_what_it_says(world):
+    p, correct = world
+    chosen = choose_policy(p, correct, COST, "utility")
+    accuracy, cost = every(p, correct, policy.utility, [0.0, chosen.parameter])
+    assert chosen.accuracy == pytest.approx(accuracy[1]) and accuracy[1] >= accuracy[0]
+    assert chosen.cost == pytest.approx(cost[1])
+
+
+def test_a_policy_chooses_as_its_function_does(world):
+    p, correct = world
+    for name, function in (("tolerance", policy.tolerance), ("utility", policy.utility)):
+        chosen = choose_policy(p, correct, COST, name)
+        assert np.array_equal(chosen.choose(p, COST), function(p, COST, chosen.parameter))
+
+
+def test_an_unknown_policy_is_refused(world):
+    with pytest.raises(InputError, match="Did you mean 'tolerance'"):
+        choose_policy(*world, COST, "tolerence")
+
+
+def test_a_budget_is_spent_by_the_least_lambda_that_keeps_it():
+    rng = np.random.default_rng(0)
+    p, c = rng.random((80, 3)), rng.uniform(0.1, 5, size=(80, 3))
+    rows = np.arange(80)
+    for budget in np.linspace(c.min(axis=1).mean(), 3, 7):
+        lam = fit_budget(p, c, budget)
+        assert c[rows, policy.utility(p, c, lam)].mean() <= budget + 1e-9
+        if lam > 0:  # a little less, and it is broken
+            assert c[rows, policy.utility(p, c, lam * (1 - 1e-6))].mean() > budget
+    with pytest.raises(InputError, match="cheapest target"):
+        fit_budget(p, c, c.min(axis=1).mean() * 0.99)
+    assert fit_budget(p, np.zeros(3), 0.0) == 0
+
+
+def test_abstention_has_the_least_threshold_by_brute_force():
+    rng = np.random.default_rng(1)
+    p = np.round(rng.random((120, 3)), 2)  # with ties
+    correct = (rng.random((120, 3)) < p).astype(float)
+    correct[::7, 1] = np.nan
+    complete = ~np.isnan(correct).any(axis=1)
+    highest, right = p[complete].max(axis=1), correct[complete]
+    right = right[np.arange(len(right)), policy.argmax(p[complete])]
+    for accuracy in (0.5, 0.8, 0.9):
+        reached = [t for t in np.unique(highest) if right[highest >= t].mean() >= accuracy]
+        threshold = fit_abstention(p, correct, accuracy)
+        assert (highest >= threshold).sum() == (highest >= min(reached)).sum()
+    with pytest.raises(InputError, match="No threshold makes"):
+        fit_abstention(p, np.zeros_like(p), 0.999)

@@ -1,0 +1,244 @@
+import math
+
+import numpy as np
+import pytest
+import tiny_models
+import torch
+from architectures import SHAPE
+from transformers import AutoModel, Phi3Config
+
+from prefill_router.errors import InputError
+from prefill_router.extraction import default_budget, encode
+from prefill_router.extraction.anatomy import Anatomy, all_states
+from prefill_router.extraction.models import load_encoder, resolve
+from prefill_router.extraction.plan import rope_switch
+from prefill_router.extraction.pooling import POOLINGS
+from prefill_router.extraction.prompts import Prompts
+
+QUESTIONS = tiny_models.questions()
+
+
+def alone(model, ids):
+    """Return (L + 1, T, D) hidden states of one prompt: no batch, no padding, no mask."""
+    with torch.no_grad():
+        output = model(input_ids=torch.tensor([ids]), output_hidden_states=True)
+    return torch.cat(output.hidden_states).numpy()
+
+
+def expected(model, prompts):
+    states = [alone(model, ids) for ids in prompts]
+    pooled = [[state[:, -1], state.mean(axis=1)] for state in states]
+    return np.array(pooled).transpose(2, 1, 0, 3)  # (N, poolings, layers, D) -> (layers, ..)
+
+
+def words(tokenizer, text):
+    return [tokenizer.convert_tokens_to_ids(word) for word in text.split()]
+
+
+@pytest.mark.parametrize("template", [None, tiny_models.TEMPLATE], ids=["bare", "chat"])
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("name", ["qwen3", "llama", "gpt2", "gpt_neox", "bert", "roberta"])
+def test_states_are_those_of_an_unpadded_pass(name, side, template):
+    model, tokenizer = tiny_models.model(name), tiny_models.tokenizer(side, template)
+    framed = "<user> {} <assistant>" if template else "{}"
+    prompts = [words(tokenizer, framed.format(question)) for question in QUESTIONS]
+    want = expected(model, prompts)
+    for token_budget in (1, 20, 8192):  # alone, a few together, all in one batch
+        got = encode(model, tokenizer, QUESTIONS, token_budget=token_budget)
+        assert got.layers == [0, 1, 2, 3]
+        assert got.n_tokens.tolist() == [len(ids) for ids in prompts]
+        np.testing.assert_allclose(got.states, want, rtol=1e-4, atol=1e-5)
+
+
+def test_longrope_turns_short_prompts_as_if_they_were_alone():
+    """Its factors are those of the longest prompt of a batch."""
+    factors = {"short_factor": [1.0] * 4, "long_factor": [9.0] * 4}
+    rope = {"rope_type": "longrope", "rope_theta": 10_000.0, **factors}
+    config = Phi3Config(**SHAPE, original_max_position_embeddings=8, rope_parameters=rope)
+    torch.manual_seed(0)
+    model, tokenizer = AutoModel.from_config(config).eval(), tiny_models.tokenizer()
+    assert rope_switch(model.config) == 8
+    assert rope_switch(tiny_models.model("phi3").config) == math.inf
+    questions = ["w1 w2 w3 w4 w5 w6 w7 w8", "w2 w4 w6 w8 w1 w3 w5 w7 w9"]
+    want = expected(model, [words(tokenizer, question) for question in questions])
+    got = encode(model, tokenizer, questions).states
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+    together = Prompts(tokenizer, 30).batch(questions)
+    mixed = all_states(model, together.tokens, together.lengths)[3][0, 7].numpy()
+    assert np.abs(mixed - want[3, 0, 0]).max() > 1e-3  # what a batch of both would have given
+
+
+def test_the_tests_tolerance_tells_layers_tokens_and_poolings_apart():
+    model, tokenizer = tiny_models.model("llama"), tiny_models.tokenizer()
+    state = alone(model, words(tokenizer, "w1 w2 w3"))
+    assert np.abs(np.diff(state, axis=0)).max(axis=(1, 2)).min() > 0.05
+    assert np.abs(np.diff(state, axis=1)).max(axis=(0, 2)).min() > 0.05
+    assert np.abs(state.mean(axis=1) - state[:, -1]).max(axis=1).min() > 0.05
+
+
+def test_the_last_block_is_read_and_so_is_the_last_token():
+    """Changing the last block changes layer L alone; changing the last word changes `last`."""
+    model, tokenizer = tiny_models.model("qwen3"), tiny_models.tokenizer()
+    before = encode(model, tokenizer, ["w1 w2 w3"]).states
+    reworded = encode(model, tokenizer, ["w1 w2 w4"]).states
+    with torch.no_grad():
+        model.layers[-1].mlp.down_proj.weight.mul_(2)
+    after = encode(model, tokenizer, ["w1 w2 w3"]).states
+    np.testing.assert_array_equal(before[:3], after[:3])
+    assert np.abs(before[3] - after[3]).max() > 0.01
+    assert (np.abs(before - reworded).max(axis=(2, 3)) > 0.01).all()
+
+
+def test_under_a_chat_template_layer_0_of_the_last_token_is_constant():
+    tokenizer = tiny_models.tokenizer(template=tiny_models.TEMPLATE)
+    states = encode(tiny_models.model("qwen3"), tokenizer, QUESTIONS).states
+    assert np.ptp(states[0, 0], axis=0).max() == 0
+    assert np.ptp(states[1, 0], axis=0).max() > 0
+
+
+def test_a_model_left_in_training_mode_reads_without_dropout():
+    model, tokenizer = tiny_models.model("gpt2"), tiny_models.tokenizer()
+    want = encode(model, tokenizer, QUESTIONS).states
+    np.testing.assert_array_equal(encode(model.train(), tokenizer, QUESTIONS).states, want)
+
+
+def test_a_tokenizer_without_padding_token():
+    model = tiny_models.model("llama")
+    want = encode(model, tiny_models.tokenizer(), QUESTIONS).states
+    got = encode(model, tiny_models.tokenizer(pad=False), QUESTIONS).states
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+def test_the_encoder_of_an_encoder_decoder(tmp_path):
+    tiny_models.save(tmp_path, "t5", AutoModel)
+    model, tokenizer = load_encoder(resolve(str(tmp_path)))
+    want = expected(model, [words(tokenizer, question) for question in QUESTIONS])
+    np.testing.assert_allclose(encode(model, tokenizer, QUESTIONS).states, want, atol=1e-4)
+
+
+def test_half_precision_is_pooled_in_single():
+    """A mean taken in bfloat16 would be a bfloat16 number; this one is not."""
+    model, tokenizer = tiny_models.model("llama").to(torch.bfloat16), tiny_models.tokenizer()
+    states = encode(model, tokenizer, ["w1 w2 w3"]).states
+    rounded = torch.tensor(states).to(torch.bfloat16).float().numpy()
+    np.testing.assert_array_equal(states[:, 0], rounded[:, 0])
+    assert (states[:, 1] != rounded[:, 1]).any()
+
+
+@pytest.mark.parametrize(
+    ("layers", "chosen"),
+    [("all", [0, 1, 2, 3]), ("upper", [2, 3]), ([3, 0, 3], [0, 3]), ([1], [1])],
+)
+def test_layers_and_poolings_are_selections_of_all(layers, chosen):
+    model, tokenizer = tiny_models.model("qwen3"), tiny_models.tokenizer()
+    full = encode(model, tokenizer, QUESTIONS).states
+    part = encode(model, tokenizer, QUESTIONS, layers=layers, poolings=["mean"])
+    assert (part.layers, part.poolings) == (chosen, ["mean"])
+    np.testing.assert_array_equal(part.states, full[chosen][:, [1]])
+
+
+def test_a_new_pooling_needs_one_function(monkeypatch):
+    monkeypatch.setitem(POOLINGS, "first", lambda states, batch: states[:, 0].float())
+    model, tokenizer = tiny_models.model("llama"), tiny_models.tokenizer()
+    states = encode(model, tokenizer, ["w1 w2", "w1"], poolings=["first"]).states
+    np.testing.assert_allclose(states[:, 0, 0], states[:, 0, 1], rtol=1e-4, atol=1e-5)
+
+
+def anatomy(bytes_per_token):
+    return Anatomy(3, None, True, 16, bytes_per_token)
+
+
+def test_the_token_budget_is_found(monkeypatch):
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    for bytes_per_token, tokens in ((1, 8192), (20_000, 2048), (70_000, 1024), (10**9, 1024)):
+        assert default_budget(cpu, anatomy(bytes_per_token)) == tokens
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2 * 10**9, 8 * 10**9))
+    for bytes_per_token, tokens in ((1, 16384), (10**6, 512), (10**10, 1)):
+        assert default_budget(gpu, anatomy(bytes_per_token)) == tokens
+    model, tokenizer = tiny_models.model("llama"), tiny_models.tokenizer()
+    by_itself = encode(model, tokenizer, QUESTIONS).states
+    np.testing.assert_array_equal(
+        by_itself, encode(model, tokenizer, QUESTIONS, token_budget=8192).states
+    )
+
+
+def test_a_model_short_of_memory_reads_smaller_batches():
+    model, tokenizer = tiny_models.model("llama"), tiny_models.tokenizer()
+    want = encode(model, tokenizer, QUESTIONS).states
+
+    def check(module, args, kwargs):
+        if kwargs["input_ids"].numel() > 16:
+            raise torch.OutOfMemoryError("no room")
+
+    model.register_forward_pre_hook(check, with_kwargs=True)
+    np.testing.assert_allclose(
+        encode(model, tokenizer, QUESTIONS).states, want, rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_the_users_tokens_alone(side):
+    model, tokenizer = tiny_models.model("qwen3"), tiny_models.tokenizer(side, tiny_models.TEMPLATE)
+    got = encode(model, tokenizer, QUESTIONS, poolings=["user_mean"], token_budget=20).states
+    for row, question in enumerate(QUESTIONS):
+        state = alone(model, words(tokenizer, f"<user> {question} <assistant>"))
+        np.testing.assert_allclose(
+            got[:, 0, row], state[:, 1:-1].mean(axis=1), rtol=1e-4, atol=1e-5
+        )
+
+
+def test_odd_questions():
+    """One token, other scripts, emoji, a very long one, and nothing but white space."""
+    tokenizer = tiny_models.byte_tokenizer(tiny_models.TEMPLATE)
+    model = tiny_models.model("llama", vocabulary=len(tokenizer), positions=512)
+    questions = ["a", "", " \n", "你好，世界", "سؤال", "👩‍🚀🚀 e\u0301", "x" * 400]
+    got = encode(model, tokenizer, questions)
+    framed = [f"<user> {question} <assistant>" for question in questions]
+    prompts = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in framed]
+    assert [tokenizer.decode(ids) for ids in prompts] == framed
+    np.testing.assert_allclose(got.states, expected(model, prompts), rtol=1e-4, atol=2e-5)
+    asked = [questions[0], *questions[3:]]  # the others have no token of the user's
+    states = encode(model, tokenizer, asked, poolings=["user_mean"]).states
+    for row, question in enumerate(asked):
+        before = len(tokenizer("<user>", add_special_tokens=False)["input_ids"])
+        after = len(tokenizer(f"<user> {question}", add_special_tokens=False)["input_ids"])
+        prompt = tokenizer(f"<user> {question} <assistant>", add_special_tokens=False)["input_ids"]
+        want = alone(model, prompt)[:, before + 1 : after].mean(axis=1)
+        np.testing.assert_allclose(states[:, 0, row], want, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"layers": [4]}, r"0\.\.3"),
+        ({"layers": [-1]}, r"0\.\.3"),
+        ({"layers": []}, r"0\.\.3"),
+        ({"layers": "uper"}, "Did you mean 'upper'"),
+        ({"poolings": ["avg"]}, "pooling 'avg' is unknown"),
+        ({"poolings": []}, "poolings is empty"),
+        ({"max_tokens": 0}, "at least 1"),
+        ({"token_budget": 0}, "at least 1"),
+        ({"max_tokens": 31}, "at most 30"),
+        ({"truncation": "middle"}, "truncation 'middle'"),
+    ],
+)
+def test_settings_that_cannot_be_used(settings, message):
+    with pytest.raises(InputError, match=message):
+        encode(tiny_models.model("llama"), tiny_models.tokenizer(), ["w1"], **settings)
+
+
+def test_a_state_that_is_not_finite_is_named():
+    model, tokenizer = tiny_models.model("llama"), tiny_models.tokenizer()
+    with torch.no_grad():  # the embedding of w7 runs over in layer 0
+        model.embed_tokens.weight[len(tiny_models.SPECIAL) + 7] = float("inf")
+    with pytest.raises(InputError, match=r"Question 1 \('w7 w2'\) .* layer 0"):
+        encode(model, tokenizer, ["w1 w2 w3", "w7 w2", "w3"])
+
+
+def test_padding_that_is_not_finite_harms_nobody():
+    model, tokenizer = tiny_models.model("llama"), tiny_models.tokenizer()
+    want = encode(model, tokenizer, ["w1 w2 w3", "w4"], layers=[0]).states
+    with torch.no_grad():
+        model.embed_tokens.weight[tokenizer.pad_token_id] = float("nan")
+    got = encode(model, tokenizer, ["w1 w2 w3", "w4"], layers=[0]).states
+    np.testing.assert_array_equal(got, want)

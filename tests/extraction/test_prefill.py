@@ -1,0 +1,190 @@
+import contextlib
+import weakref
+
+import pytest
+import tiny_models
+import torch
+from architectures import SHAPE
+from torch import nn
+from transformers import AlbertConfig, AutoModel, Qwen3Config, ViTConfig
+
+from prefill_router.errors import InputError
+from prefill_router.extraction.anatomy import all_states, dissect
+from prefill_router.extraction.pooling import Batch
+from prefill_router.extraction.prefill import Prefill
+
+SAMPLE = [5, 6, 7, 8, 9, 10]
+CAUSAL = ["qwen3", "llama", "gpt2", "gpt_neox"]
+
+
+def batch(lengths=(2, 6, 3)):
+    lengths = torch.tensor(lengths)
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(5, 25, (len(lengths), int(lengths.max())), generator=generator)
+    tokens[torch.arange(tokens.shape[1]) >= lengths[:, None]] = 0
+    return Batch(tokens, lengths, torch.stack([torch.zeros_like(lengths), lengths], 1))
+
+
+def hooks(model):
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_causal_models_are_told_by_what_they_do(name):
+    anatomy = dissect(tiny_models.model(name), SAMPLE, 0)
+    assert anatomy.is_causal
+    assert anatomy.last == 3
+    assert anatomy.width == 16
+    assert len(anatomy.places) == 4
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta"])
+def test_bidirectional_models_too(name):
+    anatomy = dissect(tiny_models.model(name), SAMPLE, 0)
+    assert not anatomy.is_causal
+    assert len(anatomy.places) == 4
+
+
+@pytest.mark.parametrize("sample", [[5], [0, 0, 0, 0]])
+def test_a_sample_that_proves_nothing_proves_nothing(sample):
+    assert not dissect(tiny_models.model("qwen3"), sample, 0).is_causal
+
+
+class LooksAhead(nn.Module):
+    """The last block's attention output with a millionth of the mean over all tokens."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, *args, **kwargs):
+        states, *rest = self.layer(*args, **kwargs)
+        return states + 1e-6 * states.mean(dim=1, keepdim=True), *rest
+
+
+def test_a_glance_ahead_is_enough_to_need_the_mask():
+    model = tiny_models.model("qwen3")
+    model.layers[2].self_attn = LooksAhead(model.layers[2].self_attn)
+    assert not dissect(model, SAMPLE, 0).is_causal
+
+
+@pytest.mark.parametrize("name", ["qwen3", "gpt2", "bert"])
+@pytest.mark.parametrize("highest", [0, 1, 2, 3])
+def test_blocks_above_the_highest_layer_are_not_run(name, highest):
+    model = tiny_models.model(name)
+    blocks = next(m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == 3)
+    ran = []
+    for number, block in enumerate(blocks):
+        block.register_forward_pre_hook(lambda *_, number=number: ran.append(number + 1))
+    anatomy = dissect(model, SAMPLE, 0)
+    ran.clear()
+    Prefill(model, anatomy, [0, highest] if highest else [0], ["mean"]).read(batch())
+    assert ran == list(range(1, highest + 1))
+
+
+def test_the_last_state_is_that_after_the_final_norm():
+    model = tiny_models.model("qwen3")
+    with torch.no_grad():
+        model.norm.weight.fill_(3)
+    pooled = Prefill(model, dissect(model, SAMPLE, 0), [2, 3], ["last"]).read(batch([6]))
+    want = model(input_ids=batch([6]).tokens).last_hidden_state[0, -1].detach()
+    torch.testing.assert_close(pooled[1, 0, 0], want)
+    assert not torch.allclose(pooled[1], pooled[0])
+
+
+def test_states_per_token_never_outlive_their_block():
+    """Only pooled states are alive when the next block begins."""
+    shape = SHAPE | {"num_hidden_layers": 6}
+    config = Qwen3Config(**shape, num_key_value_heads=1, head_dim=8)
+    model = AutoModel.from_config(config).eval()
+    anatomy = dissect(model, SAMPLE, 0)
+    seen, alive = [], []
+
+    def begin(module, args):
+        alive.append(sum(state() is not None for state in seen[1:]))  # transformers keeps layer 0
+        seen.append(weakref.ref(args[0]))
+
+    handles = [block.register_forward_pre_hook(begin) for block in model.layers]
+    Prefill(model, anatomy, list(range(7)), ["last", "mean"]).read(batch())
+    for handle in handles:
+        handle.remove()
+    assert alive == [0] * 6
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError, KeyboardInterrupt])
+def test_a_model_is_left_as_it_was(error):
+    model = tiny_models.model("qwen3")
+    all_states(model, torch.tensor([SAMPLE]))  # transformers places hooks of its own, once
+    before = hooks(model)
+    anatomy = dissect(model, SAMPLE, 0)
+    assert hooks(model) == before
+    during = []
+
+    def interrupt(*_):
+        during.append(hooks(model))
+        if error:
+            raise error
+
+    handle = model.layers[1].register_forward_pre_hook(interrupt)
+    with pytest.raises(error) if error else contextlib.nullcontext():
+        Prefill(model, anatomy, [1, 2], ["mean"]).read(batch())
+    handle.remove()
+    assert hooks(model) == before
+    assert during == [before + 3]
+
+
+def test_no_keys_and_values_are_kept():
+    model = tiny_models.model("qwen3")
+    anatomy = dissect(model, SAMPLE, 0)
+    seen = []
+    model.layers[0].register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs.get("past_key_values")), with_kwargs=True
+    )
+    Prefill(model, anatomy, [1], ["mean"]).read(batch())
+    assert seen == [None]
+
+
+def test_blocks_that_share_weights_are_read_by_whole_passes():
+    config = AlbertConfig(**SHAPE, embedding_size=8)
+    model = AutoModel.from_config(config).eval()
+    anatomy = dissect(model, SAMPLE, 0)
+    assert anatomy.places is None
+    pooled = Prefill(model, anatomy, [1, 3], ["last"]).read(batch())
+    alone = all_states(model, batch().tokens[:1, :2])
+    torch.testing.assert_close(pooled[:, 0, 0], torch.stack([alone[1][0, -1], alone[3][0, -1]]))
+
+
+def limited(model, most, sizes):
+    """Let a model run out of memory above `most` tokens, and note the sizes of its batches."""
+
+    def check(module, args, kwargs):
+        sizes.append(kwargs["input_ids"].numel())
+        if sizes[-1] > most:
+            raise torch.OutOfMemoryError("no room")
+
+    return model.register_forward_pre_hook(check, with_kwargs=True)
+
+
+def test_what_does_not_fit_is_halved_until_it_does():
+    model = tiny_models.model("qwen3")
+    anatomy = dissect(model, SAMPLE, 0)
+    lengths, sizes = [6, 6, 5, 5, 4, 4, 1], []
+    prefill = Prefill(model, anatomy, [1, 3], ["last", "mean"])
+    want = prefill.read(batch(lengths))
+    limited(model, 13, sizes)
+    torch.testing.assert_close(prefill.read(batch(lengths)), want)
+    assert sizes == [42, 12, 10, 12]
+    sizes.clear()
+    torch.testing.assert_close(prefill.read(batch(lengths)), want)
+    assert sizes == [12, 10, 12]  # what failed is not tried again
+    with pytest.raises(InputError, match="14 tokens does not fit"):
+        prefill.read(batch([14]))
+
+
+def test_a_model_that_does_not_read_text():
+    model = AutoModel.from_config(
+        ViTConfig(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1,
+                  image_size=16, patch_size=8)
+    )  # fmt: skip
+    with pytest.raises(InputError, match="ViTModel cannot read text"):
+        dissect(model.eval(), SAMPLE, 0)

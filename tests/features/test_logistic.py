@@ -1,0 +1,106 @@
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from prefill_router.errors import InputError
+from prefill_router.features.logistic import fit_logistic, fit_nested_logistic, predict_logistic
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def problem(rng, n=300, d=6, k=4, missing=0.3):
+    X = rng.normal(size=(n, d)) * np.linspace(0.1, 4, d)
+    p = 1 / (1 + np.exp(-X @ rng.normal(size=(d, k)) - rng.normal(size=k)))
+    Y = (rng.random((n, k)) < p).astype(float)
+    return X, np.where(rng.random((n, k)) < missing, np.nan, Y)
+
+
+@pytest.mark.parametrize("C", [1e-3, 1.0, 1e3])
+def test_equals_scikit_learn_on_each_targets_labelled_rows(rng, C):
+    X, Y = problem(rng)
+    Y[:, 3] = np.where(np.isnan(Y[:, 2]), np.nan, Y[:, 3])
+    coef, intercept = fit_logistic(X, Y, C)
+    p = predict_logistic(X, coef, intercept)
+    for k, y in enumerate(Y.T):
+        known = ~np.isnan(y)
+        reference = LogisticRegression(C=C, solver="newton-cholesky", tol=1e-10, max_iter=1000)
+        reference.fit(X[known], y[known])
+        np.testing.assert_allclose(coef[k], reference.coef_[0], atol=1e-4)
+        np.testing.assert_allclose(intercept[k], reference.intercept_[0], atol=1e-4)
+        np.testing.assert_allclose(p[:, k], reference.predict_proba(X)[:, 1], atol=1e-4)
+
+
+def test_nested_columns_equal_separate_fits(rng):
+    X, Y = problem(rng)
+    coef, intercept = fit_nested_logistic(X, Y, [2, 6, 3])
+    assert coef.shape == (3, 4, 6)
+    for i, d in enumerate((2, 6, 3)):
+        alone, alone_intercept = fit_logistic(X[:, :d], Y)
+        np.testing.assert_allclose(coef[i, :, :d], alone, atol=1e-5)
+        np.testing.assert_array_equal(coef[i, :, d:], 0)
+        np.testing.assert_allclose(intercept[i], alone_intercept, atol=1e-5)
+
+
+@pytest.mark.parametrize("C", [1e-3, 1e-1, 10.0])
+def test_collinear_columns_of_unequal_size(rng, C):
+    """Columns repeated, nearly repeated and a thousand times larger: the product of many layers."""
+    X, Y = problem(rng, n=400, k=2, missing=0)
+    X = np.hstack([X, X, 1000 * X, X + 1e-3 * rng.normal(size=X.shape)])
+    X -= X.mean(axis=0)
+    p = predict_logistic(X, *fit_logistic(X, Y, C))
+    for k, y in enumerate(Y.T):
+        reference = LogisticRegression(C=C, solver="newton-cholesky", tol=1e-10, max_iter=1000)
+        expected = reference.fit(X, y).predict_proba(X)[:, 1]
+        np.testing.assert_allclose(p[:, k], expected, atol=2e-3)
+
+
+def test_more_columns_than_rows(rng):
+    X, Y = problem(rng, n=20, d=60, k=1, missing=0)
+    coef, intercept = fit_logistic(X, Y)
+    reference = LogisticRegression(solver="newton-cholesky", tol=1e-10).fit(X, Y[:, 0])
+    np.testing.assert_allclose(coef, reference.coef_, atol=1e-4)
+    np.testing.assert_allclose(intercept, reference.intercept_, atol=1e-4)
+
+
+def test_intercept_is_not_penalised(rng):
+    X, Y = problem(rng, missing=0)
+    coef, intercept = fit_logistic(X, Y, C=1e-9)
+    np.testing.assert_allclose(
+        predict_logistic(X, coef, intercept).mean(axis=0), Y.mean(axis=0), atol=1e-6
+    )
+
+
+def test_separable_labels_with_hardly_a_penalty_stay_finite(rng):
+    X = rng.normal(size=(50, 2)) * 100
+    Y = (X[:, :1] > 0).astype(float)
+    coef, intercept = fit_logistic(X, Y, C=1e8)
+    assert np.isfinite(coef).all()
+    assert ((predict_logistic(X, coef, intercept) > 0.5) == Y).all()
+
+
+def test_targets_without_both_classes_get_their_smoothed_base_rate(rng):
+    X = rng.normal(size=(8, 3))
+    Y = np.column_stack([np.ones(8), np.zeros(8), np.full(8, np.nan), np.arange(8) % 2])
+    Y[4:, 0] = np.nan
+    coef, intercept = fit_logistic(X, Y)
+    p = predict_logistic(X, coef, intercept)
+    np.testing.assert_allclose(p[:, :3], np.tile([5 / 6, 1 / 10, 1 / 2], (8, 1)))
+    assert np.ptp(p[:, 3]) > 0
+
+
+def test_unlabelled_rows_do_not_matter(rng):
+    X, Y = problem(rng, k=1)
+    known = ~np.isnan(Y[:, 0])
+    other = np.where(known[:, None], X, 1e6)
+    np.testing.assert_array_equal(fit_logistic(other, Y)[0], fit_logistic(X, Y)[0])
+
+
+def test_bad_arguments_are_named(rng):
+    X, Y = problem(rng)
+    with pytest.raises(InputError, match="as many rows"):
+        fit_logistic(X[1:], Y)
+    with pytest.raises(InputError, match="C is 0"):
+        fit_logistic(X, Y, C=0)

@@ -1,0 +1,149 @@
+from dataclasses import replace
+from math import nan
+
+import numpy as np
+import pytest
+
+from prefill_router.errors import InputError
+from prefill_router.labels import Labels
+from prefill_router.labels.costs import Prices, expected_costs, load_prices, query_costs
+
+PRICES = Prices({"cheap": 1.0, "dear": 10.0}, {"cheap": 2.0, "dear": 40.0})
+INPUT = np.array([100, 200, 300, 400])
+TOKENS = np.array([[10.0, 1], [20, 2], [60, 9], [1000, 1000]])
+
+
+def labels_of(tokens=TOKENS, correct=None, cost=None):
+    n = len(tokens)
+    return Labels(
+        query_id=np.array([f"q{i}" for i in range(n)]),
+        question=np.array([f"{i}?" for i in range(n)], dtype=object),
+        benchmark=np.full(n, "a"),
+        targets=("cheap", "dear"),
+        correct=np.ones((n, 2)) if correct is None else correct,
+        output_tokens=tokens,
+        cost_usd=np.full((n, 2), nan) if cost is None else cost,
+        group=np.arange(n),
+    )
+
+
+def changed(array, cells):
+    array = array.astype(float)
+    for place, value in cells.items():
+        array[place] = value
+    return array
+
+
+def test_query_costs_against_a_loop():
+    costs = query_costs(labels_of(), PRICES, INPUT)
+    for i in range(4):
+        for k, name in enumerate(("cheap", "dear")):
+            dollars = INPUT[i] * PRICES.input[name] + TOKENS[i, k] * PRICES.output[name]
+            assert costs[i, k] == pytest.approx(dollars / 1e6, rel=1e-12)
+
+
+def test_a_stated_cost_wins():
+    cost = np.full((4, 2), nan)
+    cost[1, 0] = 0.5
+    plain = query_costs(labels_of(), PRICES, INPUT)
+    costs = query_costs(labels_of(cost=cost), PRICES, INPUT)
+    assert costs[1, 0] == 0.5
+    np.testing.assert_array_equal(np.delete(costs, 2), np.delete(plain, 2))
+    assert np.isnan(cost[0, 0])  # the labels themselves are left alone
+
+
+def test_stated_costs_need_no_prices():
+    cost = np.arange(8.0).reshape(4, 2)
+    labels = labels_of(tokens=np.full((4, 2), nan), cost=cost)
+    np.testing.assert_array_equal(query_costs(labels, None, INPUT), cost)
+    expected = expected_costs(labels, None, INPUT, np.array([0, 1, 3]))
+    np.testing.assert_array_equal(expected, [[2.0, 3.0]] * 4)
+
+
+def test_an_unknown_price_is_an_error_and_never_0():
+    prices = Prices({"cheep": 1.0, "dear": 1.0}, {"cheep": 1.0, "dear": 1.0})
+    for known in (prices, None):
+        with pytest.raises(InputError, match="price of target 'cheap' is unknown"):
+            query_costs(labels_of(), known, INPUT)
+        with pytest.raises(InputError, match="price of target 'cheap' is unknown"):
+            expected_costs(labels_of(), known, INPUT, np.arange(3))
+    with pytest.raises(InputError, match="Did you mean 'cheep'"):
+        query_costs(labels_of(), prices, INPUT)
+
+
+def test_an_unknown_length_is_an_error_unless_never_asked():
+    tokens = changed(TOKENS, {(2, 1): nan})
+    with pytest.raises(InputError, match=r"'dear'.*1 answers \(of query 'q2'"):
+        query_costs(labels_of(tokens), PRICES, INPUT)
+    never = changed(np.ones((4, 2)), {(2, 1): nan})
+    costs = query_costs(labels_of(tokens, never), PRICES, INPUT)
+    assert np.argwhere(np.isnan(costs)).tolist() == [[2, 1]]
+
+
+def test_expected_costs_take_the_median_training_length():
+    train = np.array([0, 1, 2])
+    costs = expected_costs(labels_of(), PRICES, INPUT, train)
+    np.testing.assert_allclose(costs[:, 0], (INPUT * 1 + 20 * 2) / 1e6)
+    np.testing.assert_allclose(costs[:, 1], (INPUT * 10 + 2 * 40) / 1e6)
+
+
+def test_expected_costs_look_at_training_rows_only():
+    train = np.array([0, 2])
+    labels = labels_of(cost=np.full((4, 2), nan))
+    other = replace(
+        labels,
+        output_tokens=changed(TOKENS, {1: 7e7, 3: nan}),
+        cost_usd=changed(labels.cost_usd, {1: 9.0, 3: 9.0}),
+    )
+    np.testing.assert_array_equal(
+        expected_costs(labels, PRICES, INPUT, train), expected_costs(other, PRICES, INPUT, train)
+    )
+
+
+def test_expected_costs_without_a_known_length():
+    tokens = changed(TOKENS, {(0, 1): nan, (1, 1): nan})
+    with pytest.raises(InputError, match=r"'dear'.*output_tokens"):
+        expected_costs(labels_of(tokens), PRICES, INPUT, np.array([0, 1]))
+
+
+@pytest.mark.parametrize("lengths", [INPUT[:3], INPUT[:, None], INPUT - 101, INPUT * nan])
+def test_bad_input_lengths(lengths):
+    with pytest.raises(InputError, match="n_input_tokens"):
+        query_costs(labels_of(), PRICES, lengths)
+
+
+def price_file(tmp_path, *rows, header="model,usd_per_m_input,usd_per_m_output,as_of,status"):
+    path = tmp_path / "prices.csv"
+    path.write_text("\n".join([header, *rows]) + "\n")
+    return path
+
+
+def test_load_prices(tmp_path):
+    path = price_file(tmp_path, "m1,0.075,0.30,2024-10,list", "m2,0,5,2024-10,hosted")
+    prices = load_prices(path)
+    assert prices == Prices({"m1": 0.075, "m2": 0.0}, {"m1": 0.3, "m2": 5.0}, "2024-10")
+    path = price_file(tmp_path, "m1,1,2", header="model,usd_per_m_input,usd_per_m_output")
+    assert load_prices(path) == Prices({"m1": 1.0}, {"m1": 2.0}, "")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("m1,1,2,,", "row 2: 'm1' has a price already"),
+        ("m2,-1,2,,", r"row 2 \('m2'\): usd_per_m_input is '-1'"),
+        ("m2,1,two,,", r"row 2 \('m2'\): usd_per_m_output is 'two'"),
+        ("m2,1,,,", "usd_per_m_output is ''"),
+        ("m2,1,inf,,", "usd_per_m_output is 'inf'"),
+        (",1,2,,", "row 2: 'model' is empty"),
+    ],
+)
+def test_bad_prices(tmp_path, row, message):
+    with pytest.raises(InputError, match=message) as caught:
+        load_prices(price_file(tmp_path, "m1,1,2,,", row))
+    assert "prices.csv" in str(caught.value)
+
+
+def test_a_price_file_without_a_column(tmp_path):
+    path = price_file(tmp_path, "m1,1,2", header="model,usd_per_m_in,usd_per_m_output")
+    with pytest.raises(InputError, match="no column 'usd_per_m_input'"):
+        load_prices(path)

@@ -1,0 +1,369 @@
+import json
+from math import nan
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prefill_router.errors import InputError
+from prefill_router.labels import Labels, load_labels, write_labels
+from prefill_router.labels.formats import normalise
+from prefill_router.labels.grouping import connected_groups, stratified_places
+
+LONG = [
+    # query_id, question, benchmark, model, is_correct, output_tokens
+    ("q1", "One?", "a", "small", "1", "5"),
+    ("q1", "One?", "a", "large", "0", ""),
+    ("q2", "Two?", "b", "large", "1", "7.5"),
+    ("q2", "Two?", "b", "small", "", ""),
+    ("q3", "Three?", "b", "small", "0", "9"),
+]
+COLUMNS = ["query_id", "question", "benchmark", "model", "is_correct", "output_tokens"]
+CORRECT = [[1, 0], [nan, 1], [0, nan]]  # columns: small, large
+
+
+def save(tmp_path, rows, columns=COLUMNS):
+    path = tmp_path / "labels.csv"
+    pd.DataFrame(rows, columns=columns).to_csv(path, index=False)
+    return path
+
+
+def changed(row, **cells):
+    """Return LONG with cells of one row (from 1, as errors count) changed."""
+    rows = [dict(zip(COLUMNS, values, strict=True)) for values in LONG]
+    rows[row - 1] |= cells
+    return [list(values.values()) for values in rows]
+
+
+def assert_same(one, other):
+    for field in ("query_id", "question", "benchmark", "group"):
+        assert getattr(one, field).tolist() == getattr(other, field).tolist(), field
+    assert one.targets == other.targets
+    for field in ("correct", "output_tokens", "cost_usd"):
+        np.testing.assert_array_equal(getattr(one, field), getattr(other, field), err_msg=field)
+    assert (one.split is None) == (other.split is None)
+    if one.split is not None:
+        assert one.split.tolist() == other.split.tolist()
+
+
+def test_long_table(tmp_path):
+    labels = load_labels(save(tmp_path, LONG))
+    assert labels.query_id.tolist() == ["q1", "q2", "q3"]
+    assert labels.question.tolist() == ["One?", "Two?", "Three?"]
+    assert labels.question.dtype == object
+    assert labels.benchmark.tolist() == ["a", "b", "b"]
+    assert labels.targets == ("small", "large")
+    np.testing.assert_array_equal(labels.correct, CORRECT)
+    np.testing.assert_array_equal(labels.output_tokens, [[5, nan], [nan, 7.5], [9, nan]])
+    assert np.isnan(labels.cost_usd).all()
+    assert labels.complete.tolist() == [True, False, False]
+    assert labels.group.dtype == np.int64
+    assert labels.split is None
+    assert (labels.n_queries, labels.n_targets) == (3, 2)
+
+
+def test_wide_table_with_typed_cells(tmp_path):
+    rows = [
+        {"query_id": 1, "question": "One?", "benchmark": "a", "small": True, "large": 0},
+        {"query_id": 2, "question": "Two?", "benchmark": "b", "small": None, "large": 1.0},
+        {"query_id": 3, "question": "Three?", "benchmark": "b", "small": "0"},
+    ]
+    path = tmp_path / "labels.json"
+    path.write_text(json.dumps(rows))
+    labels = load_labels(path)
+    assert labels.query_id.tolist() == ["1", "2", "3"]
+    assert labels.targets == ("small", "large")
+    np.testing.assert_array_equal(labels.correct, CORRECT)
+
+
+def test_wide_table_reads_only_the_targets_named(tmp_path):
+    rows = [("q1", "One?", "a", "1", "0", "easy"), ("q2", "Two?", "b", "", "1", "hard")]
+    path = save(tmp_path, rows, ["query_id", "question", "benchmark", "small", "large", "level"])
+    labels = load_labels(path, targets=["large", "small"])
+    assert labels.targets == ("large", "small")
+    np.testing.assert_array_equal(labels.correct, [[0, 1], [1, nan]])
+    with pytest.raises(InputError, match=r"row 1 .*target 'level'.*'easy'"):
+        load_labels(path)
+    with pytest.raises(InputError, match="Did you mean 'small'"):
+        load_labels(path, targets=["smal", "large"])
+
+
+def test_a_target_may_have_any_other_name(tmp_path):
+    rows = [("q1", "One?", "a", "1", "0", "1")]
+    path = save(tmp_path, rows, ["query_id", "question", "benchmark", "row", "text", "index"])
+    assert load_labels(path).targets == ("row", "text", "index")
+
+
+def test_toolkit_table(tmp_path):
+    rows = [row[1:2] + row[3:] for row in LONG]
+    rows.append((" One?\n", "large", "False", "3"))  # the same question, spaced differently
+    path = save(tmp_path, rows, ["question", "model", "isCorrect", "output_tokens"])
+    labels = load_labels(path)
+    assert labels.question.tolist() == ["One?", "Two?", "Three?"]
+    assert len(set(labels.query_id)) == 3
+    assert set(labels.benchmark) == {"all"}
+    np.testing.assert_array_equal(labels.correct, CORRECT)
+    assert labels.output_tokens[0].tolist() == [5, 3]
+    shuffled = load_labels(save(tmp_path, rows[::-1], path.read_text().split("\n")[0].split(",")))
+    assert set(shuffled.query_id) == set(labels.query_id)
+
+
+def test_equal_duplicates_are_merged(tmp_path):
+    rows = [*LONG, ("q3", "Three? ", "b", "small", "False", ""), *LONG[:1]]
+    assert_same(load_labels(save(tmp_path, rows)), load_labels(save(tmp_path, LONG)))
+
+
+@pytest.mark.parametrize("spelling", ["1", "1.0", "True", "true", " 1 ", "TRUE"])
+def test_spellings_of_right(tmp_path, spelling):
+    labels = load_labels(save(tmp_path, changed(2, is_correct=spelling)))
+    assert labels.correct[0, 1] == 1
+
+
+@pytest.mark.parametrize("spelling", ["", "nan", "None", "NA"])
+def test_spellings_of_never_asked(tmp_path, spelling):
+    labels = load_labels(save(tmp_path, changed(1, is_correct=spelling)))
+    assert np.isnan(labels.correct[0, 0])
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (changed(3, is_correct="2"), r"row 3 .*'q2'.*'large'.*is_correct is '2'.* 0 or 1"),
+        (changed(3, is_correct="0.5"), "row 3 "),
+        (changed(3, is_correct="yes"), "row 3 "),
+        (changed(3, is_correct="-1"), "row 3 "),
+        (changed(1, output_tokens="-5"), "row 1 .*output_tokens is '-5'"),
+        (changed(1, output_tokens="many"), "row 1 .*output_tokens is 'many'"),
+        (changed(1, output_tokens="inf"), "row 1 "),
+        (changed(5, question=" "), "row 5: 'question' is empty"),
+        (changed(5, query_id=""), "row 5: 'query_id' is empty"),
+        (changed(5, model=""), "row 5: 'model' is empty"),
+        (changed(5, benchmark=""), "row 5: 'benchmark' is empty"),
+        (changed(2, question="one?"), "'q1' has a different question in row 2 than in row 1"),
+        (changed(2, benchmark="b"), "'q1' has a different benchmark in row 2"),
+        ([*LONG, ("q3", "Three?", "b", "small", "1", "")], "'q3'.*'small' in rows 5, 6"),
+        (LONG[4:], "at least two targets.*only 'small'"),
+    ],
+)
+def test_bad_rows(tmp_path, rows, message):
+    with pytest.raises(InputError, match=message) as caught:
+        load_labels(save(tmp_path, rows))
+    assert "labels.csv" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("question", "qestion", "no column 'question'.*query_id, qestion, .*Is it 'qestion'"),
+        ("benchmark", "x", "no column 'benchmark', which a long .*query_id, question, x"),
+        ("model", "modle", "no column 'model'.*'modle'"),
+        ("is_correct", "is_corect", "no column 'is_correct'.*'is_corect'"),
+        ("query_id", "id", "no column 'query_id'"),
+    ],
+)
+def test_missing_column(tmp_path, old, new, message):
+    columns = [new if column == old else column for column in COLUMNS]
+    with pytest.raises(InputError, match=message):
+        load_labels(save(tmp_path, LONG, columns))
+
+
+def test_a_wide_table_without_targets(tmp_path):
+    with pytest.raises(InputError, match="at least two targets, and there is none"):
+        load_labels(save(tmp_path, [("q", "Q?", "a")], COLUMNS[:3]))
+
+
+def test_choice_of_targets(tmp_path):
+    labels = load_labels(save(tmp_path, LONG), targets=["large", "small"])
+    np.testing.assert_array_equal(labels.correct, np.array(CORRECT)[:, ::-1])
+    np.testing.assert_array_equal(labels.output_tokens[0], [nan, 5])
+    with pytest.raises(InputError, match=r"'lagre'.*Did you mean 'large'"):
+        labels.select_targets(["small", "lagre"])
+    with pytest.raises(InputError, match="named twice"):
+        labels.select_targets(["small", "small"])
+    with pytest.raises(InputError, match="at least two"):
+        labels.select_targets(["small"])
+
+
+def test_constant_targets_are_kept_and_flagged(tmp_path):
+    rows = [
+        (f"q{i}", f"{i}?", "a", model, str(answer), str(tokens))
+        for i in range(4)
+        for model, answer, tokens in (("right", 1, i), ("wrong", 0, 2), ("mixed", i % 2, ""))
+        if (i, model) != (0, "wrong")
+    ]
+    summary = load_labels(save(tmp_path, rows)).summary()
+    assert summary["constant"].to_dict() == {"right": True, "wrong": True, "mixed": False}
+    assert summary["n_labelled"].to_dict() == {"right": 4, "wrong": 3, "mixed": 4}
+    assert summary["accuracy"].to_dict() == {"right": 1.0, "wrong": 0.0, "mixed": 0.5}
+    tokens = summary["mean_output_tokens"]
+    assert tokens[["right", "wrong"]].tolist() == [1.5, 2.0]
+    assert np.isnan(tokens["mixed"])
+
+
+def test_groups_join_equal_texts_and_the_group_column(tmp_path):
+    questions = {"q1": "Caf\u00e9  au\nlait", "q2": "Cafe\u0301 au lait", "q3": "CAF\u00c9 au lait"}
+    questions |= {"q4": "Four", "q5": "Five"}
+    groups = {"q1": "x", "q2": "y", "q3": "z", "q4": "y", "q5": ""}
+    rows = [
+        (name, text, "a", model, "1", groups[name])
+        for name, text in questions.items()
+        for model in ("m", "n")
+    ]
+    columns = [*COLUMNS[:5], "group"]
+    assert load_labels(save(tmp_path, rows, columns)).group.tolist() == [0, 0, 1, 0, 2]
+    without = [row[:5] for row in rows]
+    assert load_labels(save(tmp_path, without, columns[:5])).group.tolist() == [0, 0, 1, 2, 3]
+    rows[1] = (*rows[1][:5], "other")
+    with pytest.raises(InputError, match="different group"):
+        load_labels(save(tmp_path, rows, columns))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(*[st.sampled_from(["", "a", "b", "c", "d", "e"])] * 2), min_size=1))
+def test_connected_groups_against_merging_sets(rows):
+    parts = [{i} for i in range(len(rows))]
+    merged = True
+    while merged:
+        merged = False
+        for one in parts:
+            for other in parts:
+                linked = any(
+                    rows[i][c] and rows[i][c] == rows[j][c]
+                    for i in one
+                    for j in other
+                    for c in (0, 1)
+                )
+                if one is not other and linked:
+                    one |= other
+                    parts.remove(other)
+                    merged = True
+                    break
+            if merged:
+                break
+    group = connected_groups(pd.DataFrame(rows, columns=["text", "group"]))
+    found = {frozenset(np.flatnonzero(group == number)) for number in group}
+    assert found == set(map(frozenset, parts))
+
+
+def test_normalise_keeps_case():
+    assert normalise(" A\u00a0b\t\nc ") == "A b c"
+    assert normalise("e\u0301") == "\u00e9"
+    assert normalise("Polish") != normalise("polish")
+
+
+def test_split_column(tmp_path):
+    rows = [(*row[:5], part) for row, part in zip(LONG, "AABBC", strict=True)]
+    parts = {"A": "train", "B": "validation", "C": "test"}
+    rows = [(*row[:5], parts[row[5]]) for row in rows]
+    columns = [*COLUMNS[:5], "split"]
+    labels = load_labels(save(tmp_path, rows, columns))
+    assert labels.split.tolist() == ["train", "validation", "test"]
+    rows[4] = (*rows[4][:5], "dev")
+    with pytest.raises(InputError, match=r"row 5 .*split is 'dev'.*train, validation, test"):
+        load_labels(save(tmp_path, rows, columns))
+
+
+def synthetic(n, seed=0, group_size=1, split=False):
+    rng = np.random.default_rng(seed)
+    correct = rng.integers(0, 2, (n, 3)).astype(float)
+    correct[rng.random((n, 3)) < 0.2] = nan
+    tokens = rng.integers(1, 99, (n, 3)).astype(float)
+    tokens[rng.random((n, 3)) < 0.2] = nan
+    return Labels(
+        query_id=np.array([f"q{i}" for i in range(n)]),
+        question=np.array([f'"{i}",\r\n \t?' for i in range(n)], dtype=object),
+        benchmark=np.array(["x", "yy", "zzz"])[rng.integers(0, 3, n)],
+        targets=("m1", "m2", "m3"),
+        correct=correct,
+        output_tokens=tokens,
+        cost_usd=np.where(np.isnan(tokens), rng.random((n, 3)) / 3e6, nan),
+        group=np.arange(n) // group_size,
+        split=np.resize(["train", "validation", "test"], n) if split else None,
+    )
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "labels.csv.gz", "labels.parquet"])
+@pytest.mark.parametrize("split", [False, True])
+def test_write_and_load_round_trip(tmp_path, name, split):
+    labels = synthetic(20, group_size=1 if split else 2, split=split)
+    write_labels(labels, tmp_path / name)
+    loaded = load_labels(tmp_path / name)
+    assert_same(loaded, labels)
+    assert loaded.fingerprint == labels.fingerprint
+
+
+def test_fingerprint_tells_every_field_and_not_the_storage():
+    labels = synthetic(12, split=True)
+    assert labels.take(np.arange(12)).fingerprint == labels.fingerprint
+    short = labels.take(labels.benchmark == "x")
+    retyped = Labels(**{**vars(short), "benchmark": short.benchmark.astype("U99")})
+    assert retyped.fingerprint == short.fingerprint
+    variants = {
+        "query_id": np.roll(labels.query_id, 1),
+        "question": np.roll(labels.question, 1),
+        "benchmark": np.roll(labels.benchmark, 1),
+        "targets": ("m1", "m2", "m4"),
+        "correct": 1 - labels.correct,
+        "output_tokens": labels.output_tokens + 1,
+        "cost_usd": labels.cost_usd + 1,
+        "group": labels.group + 1,
+        "split": None,
+    }
+    prints = [Labels(**{**vars(labels), key: value}).fingerprint for key, value in variants.items()]
+    assert len({labels.fingerprint, *prints}) == 1 + len(variants)
+
+
+def test_take_by_rows_and_by_mask():
+    labels = synthetic(10, split=True)
+    mask = np.arange(10) % 3 == 0
+    assert_same(labels.take(mask), labels.take(np.flatnonzero(mask)))
+    assert labels.take(np.array([7, 2])).query_id.tolist() == ["q7", "q2"]
+
+
+def test_subsample_is_exact_stratified_seeded_and_in_order(tmp_path):
+    labels = synthetic(300)
+    write_labels(labels, tmp_path / "labels.csv")
+
+    def load(n, seed=0):
+        return load_labels(tmp_path / "labels.csv", n_queries=n, seed=seed)
+
+    sample = load(100)
+    assert sample.n_queries == 100
+    numbers = [int(name[1:]) for name in sample.query_id]
+    assert numbers == sorted(numbers)
+    for benchmark in ("x", "yy", "zzz"):
+        share = (labels.benchmark == benchmark).mean()
+        assert abs((sample.benchmark == benchmark).sum() - 100 * share) <= 2
+    assert load(100).fingerprint == sample.fingerprint
+    assert load(100, seed=1).fingerprint != sample.fingerprint
+    assert load(300).n_queries == load(999).n_queries == load(0).n_queries == 300
+    with pytest.raises(InputError, match="n_queries is -1"):
+        load(-1)
+
+
+def test_subsample_keeps_groups_whole(tmp_path):
+    write_labels(synthetic(60, group_size=4), tmp_path / "labels.csv")
+    sample = load_labels(tmp_path / "labels.csv", n_queries=21)
+    assert abs(sample.n_queries - 21) < 4
+    assert set(np.unique(sample.group, return_counts=True)[1]) == {4}
+    with pytest.raises(InputError, match="n_queries is 1"):
+        load_labels(tmp_path / "labels.csv", n_queries=1)
+
+
+def test_stratified_places_are_spread_in_every_stratum():
+    strata = np.repeat(["a", "b", "c"], [600, 90, 10])
+    places = stratified_places(strata, np.arange(700), seed=3)
+    np.testing.assert_allclose(np.sort(places), (np.arange(700) + 0.5) / 700)
+    for stratum, size in (("a", 600), ("b", 90), ("c", 10)):
+        counts, _ = np.histogram(places[strata == stratum], bins=5, range=(0, 1))
+        assert abs(counts - size / 5).max() <= 2
+
+
+def test_a_target_without_any_label_is_named(tmp_path):
+    path = tmp_path / "labels.csv"
+    path.write_text("query_id,question,benchmark,a,b,c\nq1,x,m,1,0,\nq2,y,m,0,1,\n")
+    with pytest.raises(InputError, match=r"target 'c' has no label .*targets="):
+        load_labels(path)
+    assert load_labels(path, ["a", "b"]).targets == ("a", "b")

@@ -1,0 +1,137 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prefill_router.errors import InputError
+from prefill_router.labels import Labels
+from prefill_router.labels.splits import make_splits
+
+
+def labels_of(group, benchmark, split=None):
+    n = len(group)
+    return Labels(
+        query_id=np.array([f"q{i}" for i in range(n)]),
+        question=np.array([f"{i}?" for i in range(n)], dtype=object),
+        benchmark=np.asarray(benchmark),
+        targets=("m1", "m2"),
+        correct=np.zeros((n, 2)),
+        output_tokens=np.ones((n, 2)),
+        cost_usd=np.full((n, 2), np.nan),
+        group=np.asarray(group, dtype=np.int64),
+        split=None if split is None else np.asarray(split),
+    )
+
+
+def parts(split):
+    return split.train, split.validation, split.test
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    group=st.lists(st.integers(0, 40), min_size=60, max_size=150),
+    outer_folds=st.integers(1, 5),
+    seed=st.integers(0, 9),
+)
+def test_parts_cover_everything_once_and_keep_groups_whole(group, outer_folds, seed):
+    labels = labels_of(group, np.array(group) % 3)
+    try:
+        splits = make_splits(labels, outer_folds, seed=seed)
+    except InputError as error:
+        assert "part would be empty" in str(error)
+        # Two neighbours on the line are no further apart than the largest group is long.
+        assert np.bincount(group).max() >= 0.15 * len(group)
+        return
+    assert len(splits) == outer_folds
+    for split in splits:
+        for part in parts(split):
+            assert part.dtype == np.int64
+            assert len(part)
+            assert (np.diff(part) > 0).all()
+        assert sorted(np.concatenate(parts(split))) == list(range(len(group)))
+        sides = [set(labels.group[part]) for part in parts(split)]
+        assert not (sides[0] & sides[1] or sides[0] & sides[2] or sides[1] & sides[2])
+    if outer_folds > 1:
+        assert sorted(np.concatenate([split.test for split in splits])) == list(range(len(group)))
+
+
+def test_shares_of_rows_and_of_benchmarks():
+    benchmark = np.repeat(["a", "b", "c"], [500, 400, 100])
+    labels = labels_of(np.arange(1000), benchmark)
+    (split,) = make_splits(labels, test_share=0.2, validation_share=0.1)
+    assert [len(part) for part in parts(split)] == [700, 100, 200]
+    folds = make_splits(labels, outer_folds=4, validation_share=0.1)
+    for one in folds:
+        assert len(one.test) == 250
+        assert abs(len(one.validation) - 100) <= 1
+    for one, shares in [(split, (0.7, 0.1, 0.2)), *((fold, (0.65, 0.1, 0.25)) for fold in folds)]:
+        for part, share in zip(parts(one), shares, strict=True):
+            for name in "abc":
+                size = (benchmark == name).sum()
+                assert abs((benchmark[part] == name).sum() - share * size) <= 3
+
+
+def test_validation_parts_of_folds_differ():
+    splits = make_splits(labels_of(np.arange(100), np.zeros(100)), outer_folds=5)
+    assert len({tuple(split.validation) for split in splits}) == 5
+
+
+def test_seed_decides():
+    labels = labels_of(np.arange(100), np.zeros(100))
+
+    def tests(seed):
+        return [split.test.tolist() for split in make_splits(labels, 3, seed=seed)]
+
+    assert tests(0) == tests(0)
+    assert tests(0) != tests(1)
+
+
+SPLIT = ["test", "train", "validation", "train", "train", "test"]
+
+
+def test_the_tables_own_split_is_taken():
+    labels = labels_of([0, 1, 2, 3, 3, 0], np.zeros(6), SPLIT)
+    (split,) = make_splits(labels, test_share=0.9, seed=5)
+    assert [part.tolist() for part in parts(split)] == [[1, 3, 4], [2], [0, 5]]
+
+
+def test_the_tables_own_split_is_not_looked_at_by_folds():
+    own = labels_of(np.arange(30), np.zeros(30), np.resize(SPLIT, 30))
+    bare = replace(own, split=None)
+    for one, other in zip(make_splits(own, 3), make_splits(bare, 3), strict=True):
+        assert one.test.tolist() == other.test.tolist()
+
+
+def test_the_tables_own_split_must_keep_groups_whole():
+    labels = labels_of([0, 1, 2, 3, 4, 3], np.zeros(6), SPLIT)
+    with pytest.raises(InputError, match=r"'q3' \(train\) and 'q5' \(test\).*same text or group"):
+        make_splits(labels)
+
+
+def test_the_tables_own_split_needs_every_part():
+    labels = labels_of(np.arange(6), np.zeros(6), ["train"] * 5 + ["test"])
+    with pytest.raises(InputError, match="no 'validation' query"):
+        make_splits(labels)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"outer_folds": 0},
+        {"test_share": 0.0},
+        {"validation_share": 0.0},
+        {"test_share": 0.6, "validation_share": 0.4},
+        {"outer_folds": 2, "validation_share": 0.5},
+    ],
+)
+def test_impossible_shares(arguments):
+    with pytest.raises(InputError, match=r"outer_folds|share"):
+        make_splits(labels_of(np.arange(100), np.zeros(100)), **arguments)
+
+
+@pytest.mark.parametrize("folds", [1, 5])
+def test_too_few_groups(folds):
+    with pytest.raises(InputError, match="part would be empty: 100 queries in 2 groups"):
+        make_splits(labels_of(np.arange(100) % 2, np.zeros(100)), outer_folds=folds)

@@ -1,0 +1,145 @@
+import gzip
+import json
+
+import datasets
+import pandas as pd
+import pytest
+
+from prefill_router.errors import InputError
+from prefill_router.labels.tables import read_table, write_table
+
+RECORDS = [
+    {"question": 'Say "NA",\nthen stop', "model": "None", "is_correct": "1"},
+    {"question": "  ünïcode 数  ", "model": "nan", "is_correct": ""},
+]
+
+
+def written(directory, name, content):
+    path = directory / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def as_csv(records):
+    return pd.DataFrame(records).to_csv(index=False)
+
+
+def test_every_format_gives_the_same_text_cells(tmp_path):
+    table = pd.DataFrame(RECORDS)
+    table.to_parquet(tmp_path / "t.parquet")
+    datasets.Dataset.from_list(RECORDS).save_to_disk(tmp_path / "saved")
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    written(repository, "train.jsonl", "\n".join(map(json.dumps, RECORDS)))
+    sources = [
+        written(tmp_path, "t.csv", as_csv(RECORDS)),
+        written(tmp_path, "bom.csv", b"\xef\xbb\xbf" + as_csv(RECORDS).encode()),
+        written(tmp_path, "t.CSV.gz", gzip.compress(as_csv(RECORDS).encode())),
+        written(tmp_path, "t.json", json.dumps(RECORDS)),
+        written(tmp_path, "t.jsonl", "\n".join(map(json.dumps, RECORDS)) + "\n\n"),
+        tmp_path / "t.parquet",
+        tmp_path / "saved",
+        f"hub:{repository}",
+        f"hub:{repository}:train",
+    ]
+    for source in sources:
+        read = read_table(source)
+        assert read.to_dict("records") == RECORDS, source
+
+
+def test_typed_cells_become_text_and_missing_ones_empty(tmp_path):
+    rows = [{"a": True, "b": 1, "c": None, "d": 0.5}, {"a": None, "b": 2, "c": "x"}]
+    path = written(tmp_path, "t.json", json.dumps(rows))
+    assert read_table(path).to_numpy().tolist() == [["True", "1", "", "0.5"], ["", "2", "x", ""]]
+
+
+def test_splits_of_a_data_set_are_joined_and_named(tmp_path):
+    parts = {"train": RECORDS, "test": RECORDS[:1]}
+    parts = {name: datasets.Dataset.from_list(rows) for name, rows in parts.items()}
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "saved")
+    assert read_table(tmp_path / "saved")["split"].tolist() == ["train", "train", "test"]
+
+
+def test_a_saved_row_index_is_left_out(tmp_path):
+    pd.DataFrame(RECORDS).to_csv(tmp_path / "t.csv")
+    pd.DataFrame(RECORDS, index=[3, 5]).to_parquet(tmp_path / "t.parquet")
+    for name in ("t.csv", "t.parquet"):
+        assert list(read_table(tmp_path / name)) == ["question", "model", "is_correct"]
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.csv.gz", "t.parquet"])
+def test_write_table_round_trip_and_same_bytes(tmp_path, name):
+    (tmp_path / "again").mkdir()
+    for path in (tmp_path / name, tmp_path / "again" / name):
+        write_table(pd.DataFrame(RECORDS), path)
+        assert read_table(path).to_dict("records") == RECORDS
+    assert (tmp_path / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+def test_write_table_refuses_other_names(tmp_path):
+    with pytest.raises(InputError, match=r"\.csv, \.csv\.gz or \.parquet"):
+        write_table(pd.DataFrame(RECORDS), tmp_path / "t.json")
+
+
+CSV = as_csv(RECORDS).encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.parquet", CSV, "holds Parquet data, but it holds text"),
+        ("t.csv.gz", CSV, "holds gzip data, but it holds text"),
+        ("t.csv", gzip.compress(CSV), "holds text, but it holds gzip data"),
+        ("t.csv.gz", gzip.compress(b'[{"a": 1}]'), "holds text, but it holds JSON"),
+        ("t.json", CSV, "holds JSON, but it holds text"),
+        ("t.jsonl", b"PAR1....", "holds JSON, but it holds Parquet"),
+        ("t.csv", b"\n<!doctype html>", "HTML"),
+        ("t.csv", b"PK\x03\x04....", "spreadsheet"),
+        ("t.csv", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        ("t.csv", b"a\0b", "binary"),
+        ("t.xlsx", CSV, "must end in"),
+        ("t.csv", b"", "is empty"),
+        ("t.csv", b"\n \n", "is empty"),
+        ("t.csv.gz", gzip.compress(b""), "is empty"),
+        ("t.csv", b"a,b\n", "no rows"),
+        ("t.json", b"[]", "no rows"),
+        ("t.csv", b"a,b\n1,2,3\n", "cannot be read.*row 1 has 3 cells, but the header 2"),
+        ("t.csv", b'a,b\n1,"2\n', "cannot be read"),
+        ("t.csv", b"a,a\n1,2\n", "two columns named 'a'"),
+        ("t.csv", b"a,b\n\xff\xfe,2\n", "not UTF-8"),
+        ("t.csv", "a,b\n1,2\n3,é\n".encode("latin-1"), r"0xe9 in line 3\); save .* as UTF-8"),
+        ("t.csv.gz", gzip.compress(CSV * 99)[:60], "cannot be read"),
+        ("t.parquet", b"PAR1 and no more", "cannot be read"),
+        ("t.json", b'{"a": 1}\n{"a": 2}\n', "cannot be read"),
+        ("t.json", b'{"a": 1}', "expected objects"),
+        ("t.jsonl", b'{"a": 1}\n{"a": 2\n', "line 2"),
+        ("t.json", rb'[{"a": "\ud800"}]', "surrogates not allowed"),
+    ],
+)
+def test_a_file_that_is_not_what_its_name_says(tmp_path, name, content, message):
+    path = written(tmp_path, name, content)
+    with pytest.raises(InputError, match=message) as caught:
+        read_table(path)
+    assert name in str(caught.value)
+
+
+def test_nothing_there(tmp_path):
+    (tmp_path / "directory").mkdir()
+    with pytest.raises(InputError, match=r"no such file.*hub:"):
+        read_table(tmp_path / "absent.csv")
+    with pytest.raises(InputError, match="save_to_disk"):
+        read_table(tmp_path / "directory")
+    with pytest.raises(InputError, match="save_to_disk"):
+        read_table(f"hub:{tmp_path / 'directory'}")
+
+
+def test_a_short_row_is_named_and_not_filled_up(tmp_path):
+    path = written(tmp_path, "t.csv", b"a,b,c\n1,2,3\n4,5\n")
+    with pytest.raises(InputError, match="row 2 has 2 cells, but the header 3"):
+        read_table(path)
+
+
+def test_empty_cells_are_no_short_row(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("a,b,c\n,,\n1,,\n")
+    assert read_table(path).to_numpy().tolist() == [["", "", ""], ["1", "", ""]]

@@ -1,0 +1,117 @@
+import pandas as pd
+import pytest
+import yaml
+
+from prefill_router.errors import InputError
+from prefill_router.labels import load_labels
+from prefill_router.loop import read_loop
+from prefill_router.loop.interchange import import_pool, read_pool, write_toolkit_labels
+
+MODEL = {
+    "name": "small",
+    "litellm_model": "openrouter/vendor/small-1",
+    "cost_per_m_input_tokens": 0.05,
+    "cost_per_m_output_tokens": 0.2,
+}
+
+
+def pool(tmp_path, *models, **rest):
+    path = tmp_path / "pool.yaml"
+    path.write_text(yaml.safe_dump({"routing": {"method": "prefill"}, "models": models, **rest}))
+    return path
+
+
+def test_labels_come_back_as_they_were(tmp_path):
+    (tmp_path / "l.csv").write_text(
+        "query_id,question,benchmark,model,is_correct,output_tokens\n"
+        'q1,"What, is 1?",m,a,1,3\nq1,"What, is 1?",m,b,0,\nq2,Two,m,a,0,5\nq2,Two,m,b,1,6\n'
+        "q3,Three,m,a,1,2\n"
+    )
+    labels = load_labels(tmp_path / "l.csv")
+    assert write_toolkit_labels(labels, tmp_path / "t.csv") == (4, 1)
+    table = pd.read_csv(tmp_path / "t.csv")
+    assert list(table) == ["question", "model", "isCorrect", "output_tokens"]
+    assert "Three" not in set(table["question"])  # the toolkit would count b as wrong on it
+    again = load_labels(tmp_path / "t.csv")
+    whole = labels.take(labels.complete)
+    assert again.targets == whole.targets
+    assert again.question.tolist() == whole.question.tolist()
+    assert again.correct.tolist() == whole.correct.tolist()
+    pd.testing.assert_frame_equal(
+        pd.DataFrame(again.output_tokens), pd.DataFrame(whole.output_tokens)
+    )
+
+
+def test_questions_that_the_toolkit_would_mix_up_are_refused(tmp_path):
+    (tmp_path / "l.csv").write_text(
+        "query_id,question,benchmark,a,b\n1,Same,m,0,1\n2,Same,n,1,1\n3,Other,m,0,\n"
+    )
+    labels = load_labels(tmp_path / "l.csv")
+    with pytest.raises(InputError, match="'Same' occurs twice"):
+        write_toolkit_labels(labels, tmp_path / "t.csv")
+    with pytest.raises(InputError, match="No question was asked of every target"):
+        write_toolkit_labels(labels.take([2]), tmp_path / "t.csv")
+
+
+def test_a_pool_becomes_the_targets_of_a_loop(tmp_path):
+    thinking = MODEL | {
+        "name": "thinking", "display_name": "T", "system_prompt": "Think.",
+        "chat_template_kwargs": {"enable_thinking": True},
+    }  # fmt: skip
+    local = MODEL | {
+        "name": "local", "litellm_model": "openai/served", "api_base": "http://127.0.0.1:8000/v1",
+    }  # fmt: skip
+    out = tmp_path / "loop.yaml"
+    endpoints = import_pool(pool(tmp_path, MODEL, thinking, local), out)
+    loop = read_loop(out)
+    assert loop.targets == endpoints
+    assert [e.name for e in endpoints] == ["small", "thinking", "local"]
+    small, second, third = endpoints
+    assert (small.base_url, small.key) == ("https://openrouter.ai/api/v1", "OPENROUTER_API_KEY")
+    assert small.model == "vendor/small-1"
+    assert (small.price.input, small.price.output) == (0.05, 0.2)
+    assert second.system == "Think."
+    assert second.extra == {"chat_template_kwargs": {"enable_thinking": True}}
+    assert (third.base_url, third.key) == ("http://127.0.0.1:8000/v1", "")
+    assert loop.price_table().output["thinking"] == 0.2
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ({"name": None}, "model 1 has no name"),
+        ({"cost_per_m_output_tokens": None}, "has no cost_per_m_output_tokens"),
+        ({"cost_per_m_input_tokens": -1}, "price.input"),
+        ({"litellm_model": "elsewhere/x"}, "add api_base"),
+        ({"litellm_model": "openrouter"}, "add api_base"),
+        ({"api_base": "file:///etc/passwd"}, "write it as https"),
+    ],
+)
+def test_what_is_missing_in_a_pool_is_named(tmp_path, model, said):
+    with pytest.raises(InputError, match=said):
+        read_pool(pool(tmp_path, MODEL | model))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("models: []", "no list of models"),
+        ("models: {a: 1}", "no list of models"),
+        ("models: [1]", "no mapping"),
+        ("routing: {}", "no list of models"),
+        ("models: !!python/object/apply:os.getcwd []", "not plain YAML"),
+        ("a: &a [1, 1]\nmodels: [*a]", "aliases"),
+        ("models: " + "[" * 3000, "not plain YAML"),
+        ("models: [" + "1, " * 1001 + "]", "lists 1,001 models"),
+        ("# " + "x" * 2**20, "longer than"),
+    ],
+)
+def test_hostile_pools_are_refused(tmp_path, text, said):
+    (tmp_path / "pool.yaml").write_text(text)
+    with pytest.raises(InputError, match=said):
+        read_pool(tmp_path / "pool.yaml")
+
+
+def test_two_models_of_one_name_are_refused(tmp_path):
+    with pytest.raises(InputError, match="'small' twice"):
+        read_pool(pool(tmp_path, MODEL, dict(MODEL)))

@@ -1,0 +1,77 @@
+import pytest
+import yaml
+
+from prefill_router.answers.targets import Endpoint
+from prefill_router.errors import InputError
+from prefill_router.loop import Loop, read_loop
+
+REMOTE = {"name": "a", "base_url": "https://host/v1", "model": "m"}
+
+
+def write(tmp_path, **values):
+    path = tmp_path / "loop.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def test_local_models_and_endpoints_stand_side_by_side(tmp_path):
+    path = write(tmp_path, targets=["zoo/gpt2-a", REMOTE], seed=3)
+    loop = read_loop(path, {"seed": 4, "exclude": "a, b"})
+    assert loop.target_names == ["zoo/gpt2-a", "a"]
+    assert isinstance(loop.targets[1], Endpoint)
+    assert (loop.seed, loop.exclude) == (4, ["a", "b"])
+    assert read_loop(path, {"targets": "x, y"}).targets == ["x", "y"]
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"quries": "x"}, "quries: no such parameter. Did you mean 'queries'?"),
+        ({"targets": [{"name": "a"}]}, "targets[0].endpoint.base_url: Field required"),
+        ({"targets": ["x", REMOTE | {"timeout": -1}]}, "targets[1].endpoint.timeout: "),
+        ({"targets": [REMOTE, "a"]}, "two have the same name"),
+        ({"tau": 2}, "tau: "),
+        ({"policy": "luck"}, "policy: "),
+        ({"max_new_tokens": 0}, "max_new_tokens: "),
+        ({"cap_usd": -1}, "cap_usd: "),
+    ],
+)
+def test_what_cannot_be_is_named(tmp_path, values, said):
+    with pytest.raises(InputError) as error:
+        read_loop(write(tmp_path, **values))
+    assert said in str(error.value)
+    assert "loop.yaml" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"key": "sk-4711secret"},
+        {"base_url": "https://me:sk-4711secret@host/v1"},
+        {"base_url": "https://host/v1?api_key=sk-4711secret"},
+        {"api_key": "sk-4711secret"},
+    ],
+)
+def test_a_key_written_into_the_file_is_refused_and_not_repeated(tmp_path, fields):
+    with pytest.raises(InputError) as error:
+        read_loop(write(tmp_path, targets=[REMOTE | fields]))
+    assert "4711secret" not in str(error.value)
+
+
+def test_prices_are_stated_once(tmp_path):
+    (tmp_path / "p.csv").write_text("model,usd_per_m_input,usd_per_m_output\nb,1,2\n")
+    priced = REMOTE | {"price": {"input": 3, "output": 4}}
+    loop = read_loop(write(tmp_path, targets=[priced], prices=str(tmp_path / "p.csv")))
+    table = loop.price_table()
+    assert (table.input, table.output) == ({"b": 1, "a": 3}, {"b": 2, "a": 4})
+    assert Loop().price_table() is None
+    assert "zoo/gpt2-a" in Loop(prices="zoo").price_table().input
+    twice = priced | {"name": "b"}
+    with pytest.raises(InputError, match="price of its own"):
+        read_loop(write(tmp_path, targets=[twice], prices=str(tmp_path / "p.csv"))).price_table()
+
+
+def test_every_field_is_explained():
+    names = [name for name, _, meaning in Loop.explained() if meaning]
+    wanted = [*Loop.model_fields, *(f"targets: {name}" for name in Endpoint.model_fields)]
+    assert names == wanted

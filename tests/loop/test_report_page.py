@@ -1,0 +1,101 @@
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import tiny_studies
+
+from prefill_router.labels import load_labels
+from prefill_router.labels.costs import load_prices
+from prefill_router.labels.splits import make_splits
+from prefill_router.loop.report_page import unseen, write_page
+from prefill_router.router import Router
+
+HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)> $x$ {{ 7 * 7 }} \x00 ]]>"
+
+
+class Page(HTMLParser):
+    """Every element with its attributes, and the text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.text = [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("page")
+    table = tiny_studies.label_table()
+    # hostile names and groups; questions must stay readable for the tiny encoder
+    table["benchmark"] = table["benchmark"].replace("red", HOSTILE.replace("\x00", ""))
+    world = tiny_studies.world(directory, table)
+    labels = load_labels(world["labels"])
+    router = Router.fit(
+        labels, world["encoder"], prices=load_prices(world["prices"]), dimensions=[2, 6],
+        n_seeds=1, keep=1, n_resamples=50,
+    )  # fmt: skip
+    return router, labels
+
+
+def page(router, labels, path):
+    write_page(router, labels, path, n_resamples=50)
+    return path.read_text(encoding="utf-8")
+
+
+def test_the_page_loads_nothing_and_runs_nothing(fitted, tmp_path):
+    router, labels = fitted
+    text = page(router, labels, tmp_path / "r.html")
+    found = Page(text)
+    tags = {tag for tag, _ in found.elements}
+    assert not tags & {"script", "link", "iframe", "object", "embed", "form", "base", "a"}
+    for tag, attributes in found.elements:
+        assert not [name for name in attributes if name.startswith("on")], tag
+        for name in ("src", "href", "srcset", "style"):
+            value = attributes.get(name) or ""
+            assert "url(" not in value
+            if name == "src" and name in attributes:
+                assert value.startswith("data:image/svg+xml;base64,")
+    policy = next(a["content"] for t, a in found.elements if a.get("http-equiv"))
+    assert "default-src 'none'" in policy
+    assert "<script>alert(1)</script>" in found.text  # shown, as text
+    assert "{{ 7 * 7 }}" in found.text and "@import" not in text
+    images = [attributes for tag, attributes in found.elements if tag == "img"]
+    assert len(images) == 2 and all(image["alt"] for image in images)
+
+
+def test_it_shows_test_queries_alone(fitted, tmp_path):
+    router, labels = fitted
+    shown, known = unseen(router, labels)
+    test = make_splits(labels, seed=0)[0].test
+    assert known and shown.query_id.tolist() == labels.query_id[test].tolist()
+    shown = page(router, labels, tmp_path / "r.html")
+    assert f"{len(test)} test queries, on which nothing was fitted" in shown
+    fewer = labels.take(np.arange(100))
+    assert unseen(router, fewer)[1] is False
+    assert "this page flatters it" in page(router, fewer, tmp_path / "r.html")
+
+
+def test_its_numbers_are_the_router_s(fitted, tmp_path):
+    router, labels = fitted
+    text = Page(page(router, labels, tmp_path / "r.html")).text
+    accuracy = next(r for r in router.metrics if (r.metric, r.router) == ("accuracy", "tolerance"))
+    assert f"{100 * accuracy.estimate:.1f} %" in text
+    assert str(router.guarantee) in text
+    assert re.search(r"chosen on validation", text)
+
+
+def test_without_prices_it_says_so(fitted, tmp_path):
+    router, labels = fitted
+    bare = Router.fit(
+        labels, router._source.name, dimensions=[2, 6], n_seeds=1, keep=1, n_resamples=50
+    )
+    text = page(bare, labels, tmp_path / "r.html")
+    assert "No prices are known" in text
+    assert text.count("<img") == 1 and "USD" not in Page(text).text

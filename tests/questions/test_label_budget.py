@@ -1,0 +1,120 @@
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from prefill_router.questions import label_budget as label_budget_module
+from prefill_router.questions.label_budget import (
+    HEADS,
+    NO_LABEL,
+    OWN,
+    PAIRS,
+    SHARED,
+    TUNING_DRAWS,
+    evaluate_budget,
+    label_budget,
+    last_hidden,
+    what_is_known,
+)
+from prefill_router.trunk import SharedTrunkEnsemble
+
+
+def with_labels(study, correct):
+    other = copy.copy(study)
+    other.labels = replace(study.labels, correct=correct)
+    return other
+
+
+def test_what_is_known_does_not_come_from_the_new_target(study):
+    before = what_is_known(study, [0, 2])
+    correct = study.labels.correct.copy()
+    correct[:, 1] = 1 - correct[:, 1]
+    after = what_is_known(with_labels(study, correct), [0, 2])
+    np.testing.assert_array_equal(before.p, after.p)
+    np.testing.assert_array_equal(before.trunk, after.trunk)
+    assert before.p.shape == (study.labels.n_queries, 2)
+    train = study.splits[0].train
+    np.testing.assert_allclose(before.trunk[train].mean(axis=0), 0, atol=1e-6)
+
+
+def test_predictions_of_training_queries_are_not_from_heads_fitted_to_them(study):
+    before, train = what_is_known(study, [0, 1]), study.splits[0].train
+    correct = study.labels.correct.copy()
+    row = train[0]
+    correct[row, 0] = 1 - correct[row, 0]
+    after = what_is_known(with_labels(study, correct), [0, 1])
+    assert after.p[row, 0] == pytest.approx(before.p[row, 0], abs=1e-9)
+    assert np.abs(after.p[train, 0] - before.p[train, 0]).max() > 1e-6
+
+
+def test_the_last_hidden_layer_gives_the_networks_logits(study):
+    rng = np.random.default_rng(0)
+    X, Y = rng.normal(size=(60, 4)), (rng.random((60, 2)) < 0.5).astype(float)
+    ensemble = SharedTrunkEnsemble(1, 1, (8, 5), max_epochs=3).fit(X, Y)
+    last = ensemble.networks_[0].linears[-1]
+    logits = last_hidden(ensemble, X) @ last.weight.detach().numpy().T + last.bias.detach().numpy()
+    np.testing.assert_allclose(
+        ensemble.predict_proba(X), 1 / (1 + np.exp(-logits)), rtol=1e-4, atol=1e-6
+    )
+
+
+def test_estimates_are_means_over_targets_and_draws():
+    rng = np.random.default_rng(1)
+    shape = (2, 3, 2, len(HEADS), 150)
+    correct = (rng.random((150, 2)) < 0.5).astype(float)
+    p = np.clip(0.3 * correct.T[:, None, None, None] + 0.7 * rng.random(shape), 0, 1)
+    nothing = rng.random((2, 150))
+    found = evaluate_budget(p, nothing, correct, np.arange(150), sizes=[10, 30], n_resamples=100)
+    rows = {(r.metric, r.router): r for r in found}
+    assert len(rows) == len(found) == 2 * (2 * len(HEADS) + 1 + 2 * len(PAIRS))
+    heads = list(HEADS)
+    for s, size in enumerate((10, 30)):
+        for h, head in enumerate(heads):
+            areas = [
+                roc_auc_score(correct[:, k], p[k, d, s, h]) for k in range(2) for d in range(3)
+            ]
+            row = rows["AUC", f"{head}, {size} labels"]
+            assert row.estimate == pytest.approx(np.mean(areas))
+            assert row.lower < row.estimate < row.upper
+            brier = ((p[:, :, s, h] - correct.T[:, None]) ** 2).mean()
+            assert rows["Brier", f"{head}, {size} labels"].estimate == pytest.approx(brier)
+        difference = rows["AUC difference", f"{SHARED} - {OWN}, {size} labels"].estimate
+        ours, own = (rows["AUC", f"{name}, {size} labels"].estimate for name in (SHARED, OWN))
+        assert difference == pytest.approx(ours - own)
+    areas = [roc_auc_score(correct[:, k], nothing[k]) for k in range(2)]
+    assert rows["AUC", NO_LABEL].estimate == pytest.approx(np.mean(areas))
+
+
+def test_any_label_table_can_be_asked(study):
+    found = label_budget(study, most=1)
+    sizes = {r.router.rsplit(", ", 1)[1] for r in found if r.router.startswith(OWN)}
+    assert sizes == {"10 labels", "30 labels"}  # there are fewer than 100 training queries
+    assert all(0 <= r.estimate <= 1 for r in found if r.metric in ("AUC", "Brier"))
+    assert label_budget(study, most=1) == found
+
+
+def test_what_is_told_beforehand_is_chosen_without_the_pseudo_new_targets_labels(
+    study, monkeypatch
+):
+    """Each head is tuned on knowledge of the other targets, and of neither of the two."""
+    asked, tuned = [], []
+
+    def spy(study, others):
+        asked.append(tuple(others))
+        return what_is_known(study, others)
+
+    def head(known, rows, y, at):
+        tuned.append((asked[-1], y.tobytes(), rows.tobytes()))
+        return np.full(len(at), 0.5)
+
+    monkeypatch.setattr(label_budget_module, "what_is_known", spy)
+    monkeypatch.setattr(label_budget_module, "HEADS", {OWN: [head]})
+    label_budget_module._predict_new(study, 1, [10])
+    assert asked == [(0, 2), (2,), (0,)]
+    Y = study.labels.correct
+    for others, y, rows in tuned[: 2 * TUNING_DRAWS]:
+        rows = np.frombuffer(rows, dtype=int)
+        pseudo = ({0, 2} - set(others)).pop()
+        assert np.frombuffer(y).tolist() == Y[rows, pseudo].tolist()

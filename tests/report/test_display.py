@@ -1,0 +1,165 @@
+import html
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+from mdit_py_plugins.dollarmath import dollarmath_plugin
+from mdit_py_plugins.myst_role import myst_role_plugin
+
+from prefill_router.errors import InputError
+from prefill_router.report import display
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    "$$x^2$$ and $y$ and \\(z\\) and \\begin{align}1\\end{align}",
+    "```{include} /etc/passwd\n```",
+    "{download}`secret`",
+    ":::{note}\nhello\n:::",
+    "[click](javascript:alert(1))",
+    "# heading\n- item\n1. one\n    code",
+    "a | b\n--|--\n1 | 2",
+    "{{ substitution }} &amp; &lt;b&gt; \"quoted\" 'too'",
+    "(label)=\n% comment\n+++",
+    "*bold* _it_ ~~gone~~ https://example.org",
+]
+
+
+class Reader(HTMLParser):
+    """Collects what a browser would show, each text node apart, and the elements it would make."""
+
+    def __init__(self):
+        super().__init__(convert_charrefs=True)
+        self.texts, self.tags, self.attributes = [""], [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.attributes += attributes
+        self.texts.append("\n" if tag == "br" else "")
+        if tag == "br":
+            self.texts.append("")
+
+    def handle_endtag(self, tag):
+        self.texts.append("")
+
+    def handle_data(self, data):
+        self.texts[-1] += data
+
+
+def read(markup):
+    reader = Reader()
+    reader.feed(markup)
+    reader.close()
+    return reader
+
+
+def assert_literal(markup, text):
+    seen = read(markup)
+    assert "".join(seen.texts) == text
+    assert set(seen.tags) <= {"span", "br"}
+    assert all(name == "class" for name, _ in seen.attributes)
+    for node in seen.texts:  # MathJax looks for delimiters within a text node
+        assert "$" not in node or node == "$"
+        assert "\\" not in node or node == "\\"
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_untrusted_text_is_shown_literally_in_html(text):
+    assert_literal(display.escape(text), text)
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_untrusted_text_is_shown_literally_in_markdown_and_myst(text):
+    markdown = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
+    markdown.use(dollarmath_plugin).use(myst_role_plugin)
+    rendered = markdown.render(display.escape(text))
+    assert rendered.startswith("<p>") and rendered.endswith("</p>\n")
+    assert_literal(rendered[3:-5], text)
+
+
+@given(st.text())
+def test_any_text_is_one_line_of_inert_html(text):
+    markup = display.escape(text)
+    assert "\n" not in markup
+    seen = read(markup)
+    assert set(seen.tags) <= {"span", "br"}
+    printable = text.replace("\r\n", "\n").replace("\r", "\n")
+    shown = "".join(seen.texts)
+    assert len(shown) == len(printable)
+    assert all(a == b or b == "\ufffd" for a, b in zip(printable, shown, strict=True))
+
+
+def test_a_table_shows_every_cell_escaped_and_formatted():
+    frame = pd.DataFrame(
+        {"<b>": [HOSTILE[0], "x"], "share": [0.25, np.nan], "n": [3, 4]}, index=[7, 8]
+    )
+    shown = display.table(frame, caption="$c$", formats={"share": ".0%"})
+    seen = read(shown._repr_html_())
+    assert "script" not in seen.tags and "b" not in seen.tags
+    cells = "".join(seen.texts)
+    for expected in (HOSTILE[0], "<b>", "25%", "–", "$c$"):
+        assert expected in cells
+    assert repr(shown).splitlines()[0] == "$c$"
+    assert "25%" in repr(shown) and HOSTILE[0] in repr(shown)
+    by_default = display.table(pd.DataFrame({"x": [1 / 3]}))
+    assert "0.333" in html.unescape(by_default.html) and repr(by_default).split() == ["x", "0.333"]
+
+
+def test_a_format_for_no_column_is_refused():
+    with pytest.raises(InputError, match="Did you mean 'share'"):
+        display.table(pd.DataFrame({"share": [1.0]}), formats={"shar": ".1%"})
+
+
+def test_plain_text_obeys_no_terminal_codes():
+    shown = display.table(pd.DataFrame({"q": ["a\x1b[31mb\nc"]}))
+    assert "\x1b" not in repr(shown) and "b c" in repr(shown)
+    assert "\x1b" not in display.paragraph("a\x1b[0m").text
+
+
+def test_a_paragraph_is_escaped():
+    seen = read(display.paragraph("One.", "<i>Two</i>.").html)
+    assert "".join(seen.texts) == "One. <i>Two</i>." and "i" not in seen.tags
+
+
+def test_query_cards_tell_each_answer_its_probability_and_the_choice():
+    shown = display.query_cards(
+        ["<script>", "2 + 2"],
+        np.array([[1.0, 0.0], [np.nan, 1.0]]),
+        np.array([[0.9, 0.125], [0.3, 0.7]]),
+        np.array([0, 1]),
+        ("small", "large"),
+    )
+    seen = read(shown.html)
+    cells = [text for text in "".join(t + "\n" for t in seen.texts).split("\n") if text.strip()]
+    assert cells == [
+        *["question", "small", "large", "router asks"],
+        *["<script>", "right (0.90)", "wrong (0.12)", "small: right"],
+        *["2 + 2", "not asked (0.30)", "right (0.70)", "large: right"],
+    ]
+
+
+def test_query_cards_show_what_was_written_where_it_is_known():
+    shown = display.query_cards(
+        ["2 + 2"],
+        np.array([[1.0, 0.0]]),
+        np.array([[0.9, 0.1]]),
+        np.array([0]),
+        ("small", "large"),
+        np.array([["4", "<b>5</b>"]], dtype=object),
+    )
+    seen = read(shown.html)
+    assert "b" not in seen.tags
+    cells = [text.strip() for text in seen.texts if text.strip()]
+    assert cells[5:9] == ["right (0.90)", "4", "wrong (0.10)", "<b>5</b>"]
+
+
+def test_bullets_are_a_list_of_escaped_sentences():
+    shown = display.bullets("<b>one</b>", "two $$")
+    assert shown.html.count("<li>") == 2
+    assert "<b>" not in shown.html
+    assert "$$" not in shown.html
+    assert repr(shown) == "- <b>one</b>\n- two $$"

@@ -1,0 +1,57 @@
+import numpy as np
+import pytest
+
+from prefill_router import report
+from prefill_router.errors import InputError
+from prefill_router.evaluation.bootstrap import Interval
+from prefill_router.evaluation.estimates import Estimate
+
+
+def test_intervals_are_written_with_their_units():
+    interval = Interval(0.4558, 0.421, 0.4904)
+    assert report.format_interval(interval) == "45.6 % [42.1, 49.0]"
+    assert report.format_interval(interval, "points") == "+45.6 points [+42.1, +49.0]"
+    assert report.format_interval(interval, "value") == "0.456 [0.421, 0.490]"
+    money = Interval(0.00000123, 0.000001, 0.000002)
+    assert report.format_interval(money, "USD") == "0.00123 USD [0.001, 0.002]"
+    assert report.format_interval(Interval(np.nan, np.nan, np.nan)) == "undefined"
+    with pytest.raises(InputError, match="scale"):
+        report.format_interval(interval, "percent")
+
+
+@pytest.mark.parametrize(
+    ("bounds", "higher", "says"),
+    [
+        ((0.01, 0.05), True, "a is better than b"),
+        ((-0.05, -0.01), True, "a is worse than b"),
+        ((-0.05, 0.01), True, "a is not distinguishable from b"),
+        ((0.0, 0.05), True, "a is not distinguishable from b"),
+        ((0.01, 0.05), False, "a is worse than b"),
+        ((-0.05, -0.01), False, "a is better than b"),
+        ((np.nan, np.nan), True, "a and b cannot be compared"),
+    ],
+)
+def test_a_verdict_follows_from_the_interval_alone(bounds, higher, says):
+    interval = Interval(float(np.mean(bounds)), *bounds)
+    sentence = report.verdict(interval, "a", "b", "gap closed", higher_is_better=higher)
+    assert sentence.startswith(says) and sentence.endswith(".")
+    if not np.isnan(bounds[0]):
+        assert f"{100 * bounds[0]:+.1f}, {100 * bounds[1]:+.1f}" in sentence
+
+
+def estimate(value, lower, upper):
+    return Estimate("gap closed", "trunk", "", "test", value, lower, upper, 3000)
+
+
+def test_the_headline_says_only_what_the_intervals_allow():
+    saving = Estimate("cost saving", "trunk", "", "test", 0.743, 0.72, 0.76, 3000)
+    good = report.headline(estimate(0.456, 0.421, 0.49), saving)
+    assert good == (
+        "trunk closes 45.6 % [42.1, 49.0] of the gap between the best single target and the "
+        "oracle, at a cost saving of 74.3 % [72.0, 76.0] against always asking the dearest target "
+        "(n = 3,000 test queries, 95 % intervals)."
+    )
+    assert "not distinguishable" in report.headline(estimate(0.02, -0.01, 0.05))
+    assert "does worse" in report.headline(estimate(-0.2, -0.3, -0.1))
+    assert "saving" not in report.headline(estimate(0.2, 0.1, 0.3))
+    assert "no headroom" in report.headline(estimate(np.nan, np.nan, np.nan))

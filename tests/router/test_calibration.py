@@ -1,0 +1,94 @@
+import numpy as np
+import pytest
+from scipy.special import expit, logit
+from sklearn.isotonic import IsotonicRegression
+from sklearn.linear_model import LogisticRegression
+
+from prefill_router.errors import InputError
+from prefill_router.evaluation.metrics import expected_calibration_error
+from prefill_router.router.calibration import FAMILIES, Calibration, fit_calibration
+
+
+def draws(n, transform, seed=0):
+    """Return probabilities p and labels that are right with probability transform(p)."""
+    rng = np.random.default_rng(seed)
+    p = rng.uniform(0.02, 0.98, size=(n, 1))
+    return p, (rng.random((n, 1)) < transform(p)).astype(float)
+
+
+def test_a_temperature_is_found():
+    p, y = draws(20_000, lambda p: expit(0.5 * logit(p)))
+    fitted = fit_calibration(p, y, families=["temperature"])
+    a, b, c = fitted.coefficients[0]
+    assert a == b and c == 0 and a == pytest.approx(0.5, abs=0.05)
+
+
+def test_platt_is_a_logistic_regression_on_logits():
+    p, y = draws(3000, lambda p: expit(0.7 * logit(p) - 1))
+    fitted = fit_calibration(p, y, families=["platt"])
+    model = LogisticRegression(C=np.inf, tol=1e-10).fit(logit(p), y[:, 0])
+    np.testing.assert_allclose(
+        fitted.apply(p)[:, 0], model.predict_proba(logit(p))[:, 1], atol=1e-4
+    )
+
+
+def test_beta_is_a_logistic_regression_on_both_logarithms():
+    p, y = draws(3000, lambda p: expit(1.5 * np.log(p) - 0.4 * np.log1p(-p) + 0.8))
+    fitted = fit_calibration(p, y, families=["beta"])
+    X = np.hstack([np.log(p), -np.log1p(-p)])
+    model = LogisticRegression(C=np.inf, tol=1e-10).fit(X, y[:, 0])
+    np.testing.assert_allclose(fitted.apply(p)[:, 0], model.predict_proba(X)[:, 1], atol=1e-4)
+    assert (fitted.coefficients[:, :2] >= 0).all()
+
+
+def test_isotonic_steps_are_those_of_scikit_learn():
+    p, y = draws(2000, lambda p: (p > 0.5) * 0.8)
+    fitted = fit_calibration(p, y, families=["isotonic"])
+    model = IsotonicRegression(out_of_bounds="clip").fit(p[:, 0], y[:, 0])
+    new = np.linspace(0, 1, 101)[:, None]
+    np.testing.assert_allclose(fitted.apply(new)[:, 0], model.predict(new[:, 0]), atol=1e-12)
+
+
+def test_what_is_calibrated_stays_and_what_is_not_is_mended():
+    good, bad = draws(4000, lambda p: p, 1), draws(4000, lambda p: expit(2 * logit(p) + 1), 2)
+    p, y = (np.hstack(pair) for pair in zip(good, bad, strict=True))
+    fitted = fit_calibration(p, y)
+    assert fitted.families[0] == "identity" and fitted.families[1] != "identity"
+    np.testing.assert_allclose(fitted.apply(p)[:, 0], p[:, 0], atol=1e-9)
+    new, truth = draws(20_000, lambda p: expit(2 * logit(p) + 1), 3)
+    both = np.hstack([new, new])
+    after = expected_calibration_error(fitted.apply(both)[:, 1:], truth)[0]
+    assert after < expected_calibration_error(new, truth)[0] / 3
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_map_keeps_the_order(family):
+    p, y = draws(1500, lambda p: 1 - p)  # the worst case: the best increasing map is flat
+    fitted = fit_calibration(p, y, families=[family])
+    values = fitted.apply(np.sort(p, axis=0))[:, 0]
+    assert (np.diff(values) >= -1e-12).all() and (values >= 0).all() and (values <= 1).all()
+
+
+def test_few_alike_or_missing_labels_change_nothing():
+    rng = np.random.default_rng(0)
+    p = rng.random((30, 3))
+    y = np.column_stack([np.ones(30), np.full(30, np.nan), rng.random(30) < 0.5])
+    fitted = fit_calibration(p, y, groups=np.arange(30) // 10)
+    assert fitted.families == ["identity"] * 3
+    np.testing.assert_allclose(fitted.apply(p), np.clip(p, 1e-6, 1 - 1e-6))
+    assert np.isfinite(fitted.apply(np.array([[0.0, 1.0, 0.5]]))).all()
+
+
+def test_bad_input_is_refused():
+    with pytest.raises(InputError, match="must be"):
+        fit_calibration(np.zeros((3, 2)), np.zeros((3, 1)))
+    with pytest.raises(InputError, match="missing"):
+        fit_calibration(np.full((3, 2), np.nan), np.zeros((3, 2)))
+    with pytest.raises(InputError, match="Unknown calibration 'spline'"):
+        fit_calibration(np.zeros((3, 2)), np.zeros((3, 2)), families=["spline"])
+
+
+def test_applying_leaves_its_input_alone():
+    p = np.array([[0.2, 0.7]])
+    Calibration(["platt", "identity"], np.array([[2.0, 2, 1], [1, 1, 0]])).apply(p)
+    assert p.tolist() == [[0.2, 0.7]]

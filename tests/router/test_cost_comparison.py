@@ -1,0 +1,88 @@
+import numpy as np
+import pytest
+
+from prefill_router import policy
+from prefill_router.router import cost_comparison
+from prefill_router.router.cost_comparison import (
+    ENCODER,
+    ERROR,
+    MEDIAN,
+    PREDICTED,
+    SAVING,
+    compare_expected_costs,
+    cost_verdict,
+)
+
+TARGETS = ["a", "b", "c"]
+
+
+@pytest.fixture(scope="module")
+def pool():
+    """Targets that are alike but for what an answer costs, which varies tenfold by query."""
+    rng = np.random.default_rng(0)
+    truth = rng.uniform(0.3, 0.9, size=(300, 1)) + rng.normal(0, 0.03, size=(300, 3))
+    correct = (rng.random((300, 3)) < truth).astype(float)
+    paid = 10 ** rng.uniform(-1, 1, size=(300, 3))
+    median = np.repeat(np.median(paid, axis=0)[None], 300, axis=0)
+    return truth, correct, paid, median
+
+
+@pytest.fixture(autouse=True)
+def coarse(monkeypatch):
+    """Look at fewer settings, to be quick."""
+    monkeypatch.setattr(cost_comparison, "POINTS", 80)
+
+
+def compare(pool, expected, **settings):
+    p, correct, paid, _ = pool
+    settings = {"targets": TARGETS, "n_resamples": 50, **settings}
+    found = compare_expected_costs(p, correct, paid, expected, 0, **settings)
+    return {(e.metric, e.router, e.target): e for e in found}
+
+
+def test_the_saving_is_that_of_the_cheapest_setting_that_is_as_accurate(pool):
+    """By brute force: every gap is a tolerance."""
+    p, correct, paid, median = pool
+    found = compare(pool, {PREDICTED: paid, MEDIAN: median})
+    for way, seen in ((PREDICTED, paid), (MEDIAN, median)):
+        least = np.inf
+        for tau in np.unique(policy.gaps(p)):
+            chosen = policy.tolerance(p, seen, tau)[:, None]
+            if np.take_along_axis(correct, chosen, 1).mean() >= correct[:, 0].mean() - 1e-12:
+                least = min(least, np.take_along_axis(paid, chosen, 1).mean())
+        saving = found[SAVING, f"tolerance, {way}", ""].estimate
+        assert saving <= 1 - least / paid[:, 0].mean() + 1e-12
+        assert saving == pytest.approx(1 - least / paid[:, 0].mean(), abs=0.06)
+
+
+def test_knowing_costs_that_vary_saves_and_the_verdict_says_so(pool):
+    _, _, paid, median = pool
+    found = compare(pool, {PREDICTED: paid, MEDIAN: median})
+    for name in ("tolerance", "utility"):
+        difference = found[SAVING + " difference", f"{name}, {PREDICTED} - {MEDIAN}", ""]
+        assert difference.lower > 0.1
+        assert "is better than expecting median lengths" in cost_verdict(list(found.values()), name)
+    swapped = compare(pool, {PREDICTED: median, MEDIAN: paid})
+    assert "is worse than expecting" in cost_verdict(list(swapped.values()))
+    same = compare(pool, {PREDICTED: median, MEDIAN: median})
+    assert "not distinguishable" in cost_verdict(list(same.values()))
+
+
+def test_only_routing_pays_the_encoder(pool):
+    _, _, paid, median = pool
+    cost = np.full(300, 0.25)
+    found = compare(pool, {PREDICTED: paid, MEDIAN: median}, encoder_cost=cost)
+    for way in (PREDICTED, MEDIAN):
+        without = found[SAVING, f"utility, {way}", ""].estimate
+        included = found[SAVING + ENCODER, f"utility, {way}", ""].estimate
+        assert without - included == pytest.approx(0.25 / paid[:, 0].mean())
+    assert not any(ENCODER in metric for metric, *_ in compare(pool, {PREDICTED: paid}))
+
+
+def test_errors_are_shares_of_the_mean_cost(pool):
+    _, _, paid, median = pool
+    found = compare(pool, {PREDICTED: paid * 1.1, MEDIAN: median})
+    for k, target in enumerate(TARGETS):
+        expected = np.sqrt(np.mean((median - paid)[:, k] ** 2)) / paid[:, k].mean()
+        assert found[ERROR, MEDIAN, target].estimate == pytest.approx(expected)
+        assert found[ERROR + " difference", f"{PREDICTED} - {MEDIAN}", target].upper < 0

@@ -1,0 +1,121 @@
+import numpy as np
+import pytest
+import tiny_models
+from sklearn.linear_model import Ridge
+from sklearn.model_selection import GroupKFold
+
+from prefill_router.errors import InputError
+from prefill_router.labels import Labels
+from prefill_router.labels.costs import Prices
+from prefill_router.router.cost_prediction import (
+    PENALTIES,
+    CostModel,
+    LengthModel,
+    _ridges,
+    fit_costs,
+    fit_lengths,
+)
+
+
+def test_ridges_are_those_of_scikit_learn():
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(60, 7)) + 3, rng.normal(size=60)
+    slopes, intercepts = _ridges(X, y)
+    for place, penalty in enumerate(PENALTIES[:-1]):
+        model = Ridge(alpha=penalty).fit(X, y)
+        np.testing.assert_allclose(slopes[:, place], model.coef_, atol=1e-9)
+        assert intercepts[place] == pytest.approx(model.intercept_)
+    assert (slopes[:, -1] == 0).all() and intercepts[-1] == pytest.approx(y.mean())
+
+
+def test_the_mean_of_lognormal_lengths_is_found_without_bias():
+    """exp(x + s^2 / 2) is the mean; exp of the mean logarithm would be a third too small."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(6000, 1)) * 0.5
+    amounts = np.exp(3 + x + 0.8 * rng.normal(size=(6000, 1)))
+    model = fit_lengths(x, amounts)
+    predicted, truth = model.predict(x), np.exp(3 + x + 0.32)
+    assert np.abs(predicted / truth - 1).mean() < 0.05
+    assert predicted.mean() == pytest.approx(amounts.mean(), rel=0.04)
+
+
+def test_smearing_is_the_mean_of_exponentials_of_held_out_residuals():
+    rng = np.random.default_rng(1)
+    X, groups = rng.normal(size=(200, 3)), np.arange(200) // 2
+    y = np.exp(X @ [1, 0.5, 0] + 0.3 * rng.normal(size=200))
+    model = fit_lengths(X, y[:, None], groups)
+    candidates = []
+    for penalty in PENALTIES[:-1]:
+        held = np.empty(200)
+        for fit, rest in GroupKFold(5, shuffle=True, random_state=0).split(X, groups=groups):
+            held[rest] = Ridge(alpha=penalty).fit(X[fit], np.log(y[fit])).predict(X[rest])
+        candidates.append(np.exp(np.log(y) - held).mean())
+    assert np.abs(np.array(candidates) - model.smearing[0]).min() < 1e-9
+
+
+def test_features_that_say_nothing_leave_the_mean():
+    rng = np.random.default_rng(0)
+    amounts = np.exp(rng.normal(size=(80, 1)))
+    model = fit_lengths(rng.normal(size=(80, 60)), amounts)
+    assert np.ptp(model.predict(rng.normal(size=(9, 60)))) < 0.2 * amounts.mean()
+
+
+def test_predictions_stay_within_what_was_seen():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(300, 1))
+    amounts = np.column_stack([np.exp(X[:, 0] + 2), np.full(300, 5.0), np.zeros(300)])
+    amounts[:10, 0] = np.nan
+    model = fit_lengths(X, amounts)
+    far = model.predict(np.array([[100.0], [-100.0]]))
+    assert far[0, 0] == np.nanmax(amounts[:, 0]) and far[1, 0] == np.nanmin(amounts[:, 0])
+    assert (far[:, 1] == 5).all() and (far[:, 2] == 0).all()
+
+
+def test_bad_amounts_are_refused():
+    with pytest.raises(InputError, match=r"Target 1: the length .* no training answer"):
+        fit_lengths(np.zeros((3, 1)), np.array([[1.0, np.nan]] * 3))
+    with pytest.raises(InputError, match="negative"):
+        fit_lengths(np.zeros((3, 1)), np.full((3, 1), -1.0))
+    with pytest.raises(InputError, match="3 rows of features for 2"):
+        fit_lengths(np.zeros((3, 1)), np.ones((2, 1)))
+
+
+def labels(n=40, cost_usd=None):
+    nothing = np.full((n, 2), np.nan)
+    tokens = np.column_stack([np.full(n, 10.0), np.full(n, 30.0)])
+    return Labels(
+        query_id=np.arange(n).astype(str),
+        question=np.array(["w1 w2"] * n, dtype=object),
+        benchmark=np.array(["b"] * n),
+        targets=("a", "b"),
+        correct=np.ones((n, 2)),
+        output_tokens=tokens,
+        cost_usd=nothing if cost_usd is None else cost_usd,
+        group=np.arange(n),
+    )
+
+
+def test_tokens_are_priced_and_costs_are_taken_as_they_are():
+    costs = np.full((40, 2), np.nan)
+    costs[:, 1] = 0.25
+    prices = Prices({"a": 2e6}, {"a": 3e6})
+    model = fit_costs(labels(cost_usd=costs), prices, np.zeros((40, 1)), np.arange(20), np.ones(40))
+    found = model.expected(np.zeros((2, 1)), ["w1", "w1"], np.array([1, 4]))
+    np.testing.assert_allclose(found, [[2 * 1 + 3 * 10, 0.25], [2 * 4 + 3 * 10, 0.25]])
+
+
+def test_unknown_prices_are_refused():
+    with pytest.raises(InputError, match="price of target 'b' is unknown"):
+        fit_costs(
+            labels(), Prices({"a": 1}, {"a": 1}), np.zeros((40, 1)), np.arange(20), np.ones(40)
+        )
+
+
+def test_a_targets_own_tokenizer_counts_its_input():
+    own = tiny_models.byte_tokenizer().backend_tokenizer
+    lengths = LengthModel(np.zeros((1, 2)), np.zeros(2), np.ones(2), np.zeros((2, 2)))
+    model = CostModel(lengths, np.ones(2), np.zeros(2), {1: own})
+    queries = ["abc", [{"role": "system", "content": "ab"}, {"role": "user", "content": "cde"}]]
+    counts = model.input_tokens(queries, np.array([7, 9]))
+    assert counts.tolist() == [[7, 3], [9, 6]]  # bytes; messages are joined by a line break
+    assert model.expected(np.zeros((2, 1)), queries, np.array([7, 9])).tolist() == [[7, 3], [9, 6]]

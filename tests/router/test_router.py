@@ -1,0 +1,212 @@
+import json
+
+import hub_standin
+import numpy as np
+import pytest
+import tiny_models
+import tiny_routers
+import tiny_studies
+
+from prefill_router.errors import InputError
+from prefill_router.evaluation import metrics
+from prefill_router.evaluation.estimates import Estimate
+from prefill_router.labels.costs import Prices
+from prefill_router.labels.splits import make_splits
+from prefill_router.router import Router
+
+QUERIES = ["w1 w2 w3", "w15 w16 w17", "w4 w18"]
+
+
+@pytest.fixture(scope="module")
+def router(fitted):
+    return fitted[0]
+
+
+def test_a_saved_router_answers_as_before(router, saved):
+    loaded = Router.from_pretrained(saved)
+    assert loaded.fingerprint == router.fingerprint and loaded.targets == router.targets
+    np.testing.assert_array_equal(loaded.predict_proba(QUERIES), router.predict_proba(QUERIES))
+    np.testing.assert_array_equal(loaded.expected_costs(QUERIES), router.expected_costs(QUERIES))
+    for policy, settings in (
+        ("tolerance", {}),
+        ("utility", {}),
+        ("budget", {"budget": 1e-3}),
+        ("abstain", {"accuracy": 0.6}),
+        ("argmax", {"exclude": ["early"]}),
+    ):
+        assert loaded.route_many(QUERIES, policy, **settings) == router.route_many(
+            QUERIES, policy, **settings
+        )
+    assert {str(e) for e in loaded.metrics} == {str(e) for e in router.metrics}
+    assert loaded.guarantee == router.guarantee
+
+
+def test_saving_again_writes_the_same_bytes(router, saved, tmp_path):
+    again = Router.from_pretrained(saved).save_pretrained(tmp_path / "again")
+    assert sorted(p.name for p in again.iterdir()) == sorted(p.name for p in saved.iterdir())
+    for path in again.iterdir():
+        assert path.read_bytes() == (saved / path.name).read_bytes()
+
+
+def test_one_route_is_the_same_alone_and_among_many(router):
+    many = router.route_many(QUERIES, "argmax")
+    for query, route in zip(QUERIES, many, strict=True):
+        alone = router.route(query, "argmax")
+        assert alone.choice == route.choice
+        assert list(alone.p.values()) == pytest.approx(list(route.p.values()), abs=1e-5)
+    assert router.route([{"role": "user", "content": QUERIES[0]}], "argmax") == router.route(
+        QUERIES[0], "argmax"
+    )
+
+
+def test_one_target_is_left_out_by_its_name(router):
+    assert "late" not in router.route(QUERIES[0], "argmax", exclude="late").p
+
+
+def test_a_route_says_what_was_known(router):
+    route = router.route(QUERIES[0], "argmax", exclude=["late"])
+    assert set(route.p) == {"early", "noisy"} == set(route.expected_cost)
+    assert route.choice == max(route.p, key=route.p.get)
+    assert f"{route.p[route.choice]:.2f} of {route.choice}" in route.why
+    assert all(0 < cost < 1e-3 for cost in route.expected_cost.values())
+
+
+def test_it_has_learned_what_can_be_learned(router):
+    """`early` knows the words below w10, `late` the others."""
+    words = ["w1 w2 w3 w4 w5", "w2 w3 w1 w7 w8"], ["w15 w16 w17 w11", "w18 w19 w12 w14"]
+    first, last = (router.predict_proba(part).mean(axis=0) for part in words)
+    early, late = router.targets.index("early"), router.targets.index("late")
+    assert first[early] > last[early] + 0.2 and last[late] > first[late] + 0.2
+
+
+def test_results_are_those_of_the_test_queries(fitted):
+    router, labels = fitted
+    split = make_splits(labels)[0]
+    test = labels.take(split.test)
+    p = router.predict_proba(test.question.tolist())
+    found = {(e.metric, e.router, e.target): e for e in router.metrics}
+    accuracy = found["accuracy", "argmax", ""]
+    right = test.correct[np.arange(len(p)), p.argmax(axis=1)]
+    assert accuracy.estimate == pytest.approx(right.mean()) and accuracy.n == len(split.test)
+    expected = metrics.auc(p, test.correct)
+    assert found["AUC", "calibrated", "early"].estimate == pytest.approx(expected[0])
+    for name in ("calibrated", "uncalibrated"):
+        assert found["ECE", name, ""].lower <= found["ECE", name, ""].estimate
+    assert router.config.data.fingerprint == labels.fingerprint
+    assert all(isinstance(e, Estimate) for e in router.metrics)
+
+
+def test_evaluating_on_the_test_queries_gives_the_same_results(fitted):
+    router, labels = fitted
+    test = labels.take(make_splits(labels)[0].test)
+    again = {(e.metric, e.router, e.target): e for e in router.evaluate(test, n_resamples=50)}
+    known = {(e.metric, e.router, e.target): e for e in router.metrics}
+    for key, estimate in again.items():
+        assert estimate.estimate == pytest.approx(known[key].estimate, abs=1e-5, nan_ok=True)
+        assert estimate.split == "new"
+    dear = Prices(*(dict.fromkeys(router.targets, 1000000.0) for _ in range(2)))
+    costly = {(e.metric, e.router): e for e in router.evaluate(test, dear, 20)}
+    assert costly["mean cost", "argmax"].estimate > 1
+
+
+def test_other_labels_give_another_guarantee(fitted):
+    router, labels = fitted
+    other = router.certify(labels.take(make_splits(labels)[0].test), max_loss=0.9, confidence=0.5)
+    assert other.guarantee.tau == 1 and other.guarantee.max_loss == 0.9
+    assert other.fingerprint != router.fingerprint
+    assert "at most 90 points" in other.route(QUERIES[0]).why
+    assert "certified" in {e.router for e in router.metrics}
+    assert "certified" not in {e.router for e in other.metrics}  # of the tolerance before
+    with pytest.raises(InputError, match="was fitted to these labels"):
+        router.certify(labels)
+    with pytest.raises(InputError, match="no target 'noisy'"):
+        router.certify(labels.select_targets(["early", "late"]))
+
+
+def test_a_router_without_prices_knows_no_costs(tmp_path):
+    router, labels = tiny_routers.fit(tmp_path / "world", prices=None)
+    again = Router.from_pretrained(router.save_pretrained(tmp_path / "saved"))
+    assert again.route(QUERIES[0], "argmax").expected_cost is None
+    assert not any("cost" in e.metric for e in router.metrics)
+    with pytest.raises(InputError, match="fitted without prices"):
+        again.expected_costs(QUERIES)
+    assert again.evaluate(labels.take(np.arange(40)), n_resamples=10)
+    assert "Prices: unknown" in (tmp_path / "saved/README.md").read_text()
+
+
+def test_a_targets_own_tokenizer_travels_with_the_router(tmp_path):
+    tiny_models.byte_tokenizer().save_pretrained(tmp_path / "own")
+    router, _ = tiny_routers.fit(
+        tmp_path / "world", tokenizers={"late": tmp_path / "own"}, encoder_price=0.1
+    )
+    saved = router.save_pretrained(tmp_path / "saved")
+    k = router.targets.index("late")
+    again = Router.from_pretrained(saved)
+    np.testing.assert_array_equal(again.expected_costs(QUERIES), router.expected_costs(QUERIES))
+    assert list(again.parts.costs.tokenizers) == [k]
+    assert "own tokenizers for `late`" in (saved / "README.md").read_text()
+    assert any("encoder included" in e.metric for e in again.metrics)
+    (saved / f"tokenizer-{k}.json").write_text(json.dumps({"version": "1.0"}))
+    with pytest.raises(InputError, match="not the file that was saved"):
+        Router.from_pretrained(saved)
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"encoder_name": "zoo/reader-xl"}, "no model"),
+        ({"tokenizers": {"nobody": "."}}, "unknown target 'nobody'"),
+        ({"tokenizers": {"late": "/nowhere"}}, "has no /nowhere"),
+        ({"prices": Prices({}, {})}, "price of target"),
+        ({"max_loss": 0.0}, "between 0 and 1"),
+    ],
+)
+def test_what_cannot_be_fitted_is_refused(fitted, settings, match):
+    encoder = settings.pop("encoder_name", fitted[0].encoder)
+    with pytest.raises(InputError, match=match):
+        Router.fit(fitted[1], encoder, **{**tiny_routers.SETTINGS, **settings})
+
+
+def test_the_encoder_may_lie_elsewhere_if_it_is_the_same(router, saved, tmp_path):
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    tiny_models.save(moved, seed=0, template=tiny_models.TEMPLATE)
+    again = Router.from_pretrained(saved, encoder=str(moved))
+    np.testing.assert_array_equal(again.predict_proba(QUERIES), router.predict_proba(QUERIES))
+    other = tmp_path / "other"
+    tiny_models.save(other, seed=1, template=tiny_models.TEMPLATE)
+    with pytest.raises(InputError, match="is not the encoder"):
+        Router.from_pretrained(saved, encoder=str(other))
+
+
+def test_a_router_goes_to_the_hub_and_comes_back(router, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    with hub_standin.serve() as (address, hub):
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+        template = address + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+        url = router.push_to_hub("someone/router", token="hf_secret", private=True)
+        assert url.endswith(hub_standin.COMMIT)
+        assert {"README.md", "router.json", "router.safetensors"} <= set(hub.files)
+        writing = [
+            token
+            for method, path, token in hub.requests
+            if method == "POST" and ("/repos/create" in path or "/commit/" in path)
+        ]
+        assert writing == ["Bearer hf_secret"] * 2
+        again = Router.from_pretrained("someone/router", revision="main")
+        assert again.fingerprint == router.fingerprint
+        with pytest.raises(InputError, match="no router 'someone/else'"):
+            Router.from_pretrained("someone/else")
+    links = list((tmp_path / "cache").rglob("snapshots/*/router.json"))
+    assert len(links) == 1
+
+
+def test_groups_of_one_text_stay_on_one_side(fitted):
+    labels = fitted[1]
+    split = make_splits(labels)[0]
+    sides = [set(labels.group[rows]) for rows in (split.train, split.validation, split.test)]
+    assert not (sides[0] & sides[1] or sides[0] & sides[2] or sides[1] & sides[2])
+    assert len(tiny_studies.TARGETS) > 3

@@ -1,0 +1,310 @@
+"""A router's directory as a stranger might send it: nothing runs, and what is wrong is said."""
+
+import hashlib
+import itertools
+import json
+import os
+import pickle
+import shutil
+import struct
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_models
+from safetensors.numpy import load_file, save
+
+from prefill_router.errors import InputError
+from prefill_router.router import Router
+from prefill_router.router import files as router_files
+from prefill_router.router.files import CARD, CONFIG, TENSORS
+
+
+class Trap:
+    """Leaves a file where it is unpickled."""
+
+    def __init__(self, mark):
+        self.mark = str(mark)
+
+    def __reduce__(self):
+        return (os.mkdir, (self.mark,))
+
+
+def config_of(directory):
+    return json.loads((directory / CONFIG).read_text())
+
+
+def rewrite(directory, change=None, tensors=None):
+    """Change the config, or replace the tensors by others whose hash is right."""
+    config = config_of(directory)
+    if tensors is not None:
+        (directory / TENSORS).write_bytes(tensors)
+        config["tensors"] = hashlib.sha256(tensors).hexdigest()
+    if change:
+        change(config)
+    (directory / CONFIG).write_text(json.dumps(config))
+
+
+def refused(directory, match):
+    with pytest.raises(InputError, match=match) as caught:
+        Router.from_pretrained(directory)
+    assert len(str(caught.value)) < 2000
+    return str(caught.value)
+
+
+def test_pickles_are_never_opened(saved, tmp_path):
+    mark = tmp_path / "pickle was run"
+    trap = pickle.dumps(Trap(mark))
+    for name in ("model.pkl", "pytorch_model.bin", "tokenizer-0.json"):
+        (saved / name).write_bytes(trap)
+    Router.from_pretrained(saved)  # what is not part of a router is not looked at
+    rewrite(saved, tensors=trap)
+    refused(saved, "router.safetensors is no safetensors file")
+    (saved / TENSORS).unlink()
+    assert "pickled files can run code" in refused(saved, "no such file, though there is")
+    (saved / CONFIG).write_bytes(trap)
+    refused(saved, "router.json is no router of this version")
+    assert not mark.exists()
+    pickle.loads(trap)  # noqa: S301 - the trap works
+    assert mark.exists()
+
+
+@pytest.mark.parametrize("name", [CONFIG, TENSORS])
+def test_missing_files_are_named(saved, name):
+    (saved / name).unlink()
+    refused(saved, f"{name}: no such file")
+
+
+@pytest.mark.parametrize("name", [CONFIG, TENSORS])
+def test_links_out_of_the_directory_are_refused(saved, tmp_path, name):
+    outside = tmp_path / "outside"
+    shutil.move(saved / name, outside)
+    (saved / name).symlink_to(outside)
+    refused(saved, f"{name} is a link out of its directory")
+    (saved / name).unlink()
+    (saved / name).symlink_to(saved / name)
+    refused(saved, f"{name}: no such file")  # a link to itself
+    (saved / name).unlink()
+    shutil.move(outside, saved / "other")
+    (saved / name).symlink_to("other")
+    Router.from_pretrained(saved)  # a link within it leads nowhere else
+
+
+def test_links_of_the_hub_cache_are_followed_and_no_others(saved, tmp_path):
+    """snapshots/REVISION/FILE is a link to blobs/HASH there."""
+    cache = tmp_path / "models--someone--router"
+    snapshot, blobs = cache / "snapshots" / ("a" * 40), cache / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for name in (CONFIG, TENSORS, CARD):
+        shutil.copy(saved / name, blobs / name[::-1])
+        (snapshot / name).symlink_to(f"../../blobs/{name[::-1]}")
+    Router.from_pretrained(snapshot)
+    (blobs / "refs").mkdir()
+    shutil.move(blobs / CONFIG[::-1], blobs / "refs" / "x")
+    (snapshot / CONFIG).unlink()
+    (snapshot / CONFIG).symlink_to("../../blobs/refs/x")
+    refused(snapshot, "link out of its directory")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no pipes in directories")
+@pytest.mark.parametrize("name", [CONFIG, TENSORS])
+def test_pipes_and_directories_are_not_opened(saved, name):
+    (saved / name).unlink()
+    os.mkfifo(saved / name)  # opening it would wait for ever
+    refused(saved, "no plain file")
+    (saved / name).unlink()
+    (saved / name).mkdir()
+    refused(saved, "no plain file")
+
+
+@pytest.mark.parametrize("name", [CONFIG, TENSORS])
+def test_giant_files_are_refused_before_they_are_read(saved, name, monkeypatch):
+    with (saved / name).open("wb") as stream:
+        stream.truncate(3 * 2**30)  # takes no room on disk
+    opened = Path.open
+    guard = lambda p, *a: pytest.fail("it was opened") if p.name == name else opened(p, *a)  # noqa: E731
+    monkeypatch.setattr(Path, "open", guard)
+    refused(saved, "3,221,225,472 bytes and is not read")
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        b"[" * 100_000,
+        b'{"format":' * 50_000,
+        b'{"format": ' + b"9" * 100_000 + b"}",
+        b'{"format": 1e999}',
+        b"\xff\xfe\x00",
+        b"",
+        b"null",
+        b'{"format": NaN}',
+    ],
+    ids=["nested lists", "nested objects", "digits", "infinity", "no text", "empty", "null", "NaN"],
+)
+def test_json_bombs_do_nothing(saved, bomb):
+    (saved / CONFIG).write_bytes(bomb)
+    refused(saved, "router.json is no router of this version")
+
+
+def test_a_tokenizer_neither_cuts_nor_pads_what_it_counts():
+    tokenizer = tiny_models.byte_tokenizer().backend_tokenizer
+    whole = len(tokenizer.encode("abcdef").ids)
+    tokenizer.enable_truncation(2)
+    tokenizer.enable_padding(length=50)
+    content = tokenizer.to_str().encode()
+    counted = router_files.parse_tokenizer(content, Path("tokenizer.json"))
+    assert len(counted.encode("abcdef").ids) == whole
+
+
+def test_the_card_is_not_parsed(saved):
+    pairs = itertools.pairwise("abcdefghijklmnopqrst")
+    bomb = "a: &a [x, x]\n" + "".join(f"{c}: &{c} [*{p}, *{p}]\n" for p, c in pairs)
+    (saved / CARD).write_text(f"---\n{bomb}run: !!python/object/apply:os.system ['false']\n---\n")
+    Router.from_pretrained(saved)
+
+
+def set_to(*path_and_value):
+    *path, last, value = path_and_value
+
+    def change(config):
+        for step in path:
+            config = config[step]
+        config[last] = value
+
+    return change
+
+
+ADDED = {
+    "name": "new", "intercept": 0.0, "weights": [1.0, 0.0, 0.0], "accuracy": 0.5, "n": 20,
+    "certified": False, "input": 1.0, "output": 1.0, "output_tokens": 9.0, "mean_cost": 1e-5,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (set_to("format", 2), "format"),
+        (set_to("extra", 1), "extra"),
+        (set_to("targets", ["early"]), "targets"),
+        (set_to("targets", ["early", "early", "late"]), "named twice"),
+        (set_to("targets", 0, 7), "valid string"),
+        (set_to("tau", "0.1"), "valid number"),
+        (set_to("tau", -1.0), "greater than or equal to 0"),
+        (set_to("shapes", "width", 10**30), "shapes.width"),
+        (set_to("shapes", "width", -5), "shapes.width"),
+        (set_to("shapes", "hidden", [1] * 100), "shapes.hidden"),
+        (set_to("places", 0, "layer", 10**9), "places.0.layer"),
+        (set_to("places", 0, "pooling", "__import__"), "places.0.pooling"),
+        (set_to("calibration", 0, "eval"), "calibration.0"),
+        (set_to("calibration", []), "3 targets"),
+        (set_to("labelled", [True]), "3 targets"),
+        (set_to("encoder", "weights", "../../etc/passwd"), "encoder.weights"),
+        (set_to("encoder", "dtype", "object"), "encoder.dtype"),
+        (set_to("guarantee", "best_single", "nobody"), "best_single"),
+        (set_to("guarantee", "p_values", []), "guarantee.p_values"),
+        (set_to("prices", 0, "input", None), "unknown, which is not 0"),
+        (set_to("added", [ADDED | {"name": "early"}]), "named twice"),
+        (set_to("added", [ADDED | {"input": None}]), "has costs, or lacks them"),
+        (set_to("labelled", [0] * 100_000), "labelled.0"),
+        (set_to("tensors", "0" * 64), "not the file that was saved"),
+    ],
+)
+def test_configs_that_say_something_else_are_refused(saved, change, match):
+    rewrite(saved, change)
+    refused(saved, match)
+
+
+@pytest.mark.parametrize(
+    ("name", "match"),
+    [
+        ("../../secrets", "no such directory"),
+        ("/etc", "no config.json in"),
+        ("zoo/../../secrets", "no model"),
+        ("a\nb/c", "cannot be reached|no hub id|no model|no such directory"),
+        ("$(touch x)", "hub"),
+    ],
+)
+def test_an_encoder_that_is_a_path_elsewhere_is_no_encoder(saved, name, match, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    rewrite(saved, set_to("encoder", "name", name))
+    refused(saved, match)
+
+
+def test_another_encoder_under_the_same_name_is_refused(saved, fitted):
+    rewrite(saved, set_to("encoder", "weights", "0" * 64))
+    refused(saved, "is not the encoder that the router was fitted to")
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "match"),
+    [
+        ("centre", lambda t: t.astype(np.float64), "centre is float64"),
+        ("weight.0", lambda t: t[:, :-1], r"weight.0 is float32 \(2, .*it must be float32"),
+        ("bias.0", lambda t: t[0], "bias.0"),
+        ("projection", lambda t: np.full_like(t, np.nan), "no finite numbers"),
+        ("validation.p", lambda t: t[:0], "validation.p"),
+        ("lengths.slopes", lambda t: None, "lacks tensor 'lengths.slopes'"),
+        ("more", lambda t: np.zeros(3), "unexpected tensor 'more'"),
+        ("validation.correct", lambda t: t.astype(np.int64), "validation.correct is int64"),
+    ],
+)
+def test_tensors_of_other_types_shapes_and_values_are_refused(saved, name, make, match):
+    tensors = load_file(saved / TENSORS)
+    tensors.setdefault("more", np.zeros(1))
+    if name != "more":
+        del tensors["more"]
+    tensors[name] = make(tensors[name])
+    rewrite(saved, tensors=save({k: v for k, v in tensors.items() if v is not None}))
+    refused(saved, match)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"centre": {"dtype": "F32", "shape": [2**62, 2**62], "data_offsets": [0, 8]}},
+        {"centre": {"dtype": "F32", "shape": [10**12], "data_offsets": [0, 4 * 10**12]}},
+        {"centre": {"dtype": "F32", "shape": [2], "data_offsets": [8, 0]}},
+        {"centre": {"dtype": "PICKLE", "shape": [2], "data_offsets": [0, 8]}},
+        {"centre": {"dtype": "F32", "shape": [-2], "data_offsets": [0, 8]}},
+        [[[[1]]]],
+    ],
+    ids=["overflow", "beyond the file", "backwards", "unknown type", "negative", "no object"],
+)
+def test_huge_and_impossible_shapes_are_refused(saved, header):
+    text = json.dumps(header).encode()
+    rewrite(saved, tensors=struct.pack("<Q", len(text)) + text + bytes(8))
+    refused(saved, "no safetensors file|unexpected|lacks")
+
+
+@pytest.mark.parametrize("content", [b"", struct.pack("<Q", 2**62) + b"{}", b"\x80\x04junk"])
+def test_files_that_are_no_safetensors_are_refused(saved, content):
+    rewrite(saved, tensors=content)
+    refused(saved, "no safetensors file")
+
+
+def test_an_altered_byte_is_noticed(saved):
+    content = bytearray((saved / TENSORS).read_bytes())
+    content[-1] ^= 1
+    (saved / TENSORS).write_bytes(content)
+    refused(saved, "its hash differs")
+
+
+def test_a_directory_that_is_gone_is_no_router(tmp_path):
+    """As the hub's cache has it where a repository holds no file of a router."""
+    with pytest.raises(InputError, match="no such file"):
+        router_files.read_config(tmp_path / "gone")
+
+
+def test_a_name_that_is_nothing_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for name in ("./nothing", "/nothing", "a/b/c"):
+        with pytest.raises(InputError, match="no such directory"):
+            router_files.find(name)
+    file = tmp_path / "file"
+    file.write_text("x")
+    with pytest.raises(InputError, match="no such directory"):
+        router_files.find(str(file))
+    with pytest.raises(InputError, match="hub cannot be reached"):
+        router_files.find("nobody/nothing")

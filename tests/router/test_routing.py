@@ -1,0 +1,113 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from prefill_router import policy
+from prefill_router.errors import InputError
+from prefill_router.router.guarantee import Guarantee
+from prefill_router.router.routing import Tuned, make_rule
+
+TARGETS = ["a", "b", "c"]
+P = np.array([[0.9, 0.8, 0.2], [0.3, 0.35, 0.1]])
+COST = np.array([[5.0, 1.0, 0.1], [5.0, 1.0, 0.1]])
+
+
+def tuned(tau=0.15, cost=True):
+    rng = np.random.default_rng(0)
+    p = rng.random((200, 3))
+    promise = Guarantee(tau, 0.02, 0.95, "b", 200, 200, (0.0,), (0.01,))
+    correct = (rng.random((200, 3)) < p).astype(float)
+    costs = np.tile([5.0, 1.0, 0.1], (200, 1)) if cost else None
+    return Tuned(p, costs, correct, 0.05, np.array([0.5, 0.6, 0.4]), promise)
+
+
+def names(rule, cost=COST):
+    return [None if k == policy.NOBODY else TARGETS[k] for k in rule.choose(P, cost)]
+
+
+def test_every_policy_is_the_one_it_is_called():
+    assert names(make_rule("argmax", tuned(), TARGETS)) == ["a", "b"]
+    assert names(make_rule("tolerance", tuned(), TARGETS, tau=0.25)) == ["b", "c"]
+    assert names(make_rule("tolerance", tuned(), TARGETS)) == ["b", "b"]  # the certified 0.15
+    assert names(make_rule("utility", tuned(), TARGETS, lam=0.5)) == ["b", "c"]
+    rule = make_rule("utility", tuned(), TARGETS)
+    assert rule.parameter == 0.05 and names(rule) == ["b", "b"]
+
+
+def test_the_best_single_target_is_asked_where_nothing_is_certified():
+    rule = make_rule("tolerance", tuned(None), TARGETS)
+    assert names(rule) == ["b", "b"]
+    assert "no tolerance is certified" in rule.why(1, P[0], COST[0], TARGETS)
+    left = make_rule("tolerance", tuned(None), TARGETS, exclude=["b"])
+    assert names(left) == ["a", "a"]  # the best of those that are left
+    lucky = replace(tuned(None), accuracy=np.array([0.5, 0.6, 0.9]), added=1)  # by few labels
+    assert names(make_rule("tolerance", lucky, TARGETS)) == ["b", "b"]
+    unknown = replace(tuned(None), accuracy=np.array([np.nan, 0.6, np.nan]))
+    assert names(make_rule("tolerance", unknown, TARGETS, exclude=["b"])) == ["a", "a"]
+
+
+def test_targets_can_be_left_out():
+    rule = make_rule("argmax", tuned(), TARGETS, exclude=["a"])
+    assert names(rule) == ["b", "b"]
+    assert names(make_rule("argmax", tuned(), TARGETS, exclude="b")) == ["a", "a"]
+    note = make_rule("tolerance", tuned(), TARGETS, exclude=["c"]).why(1, P[0], COST[0], TARGETS)
+    assert "not without those left out" in note
+    with pytest.raises(InputError, match="Unknown target 'd' in exclude"):
+        make_rule("argmax", tuned(), TARGETS, exclude=["d"])
+    with pytest.raises(InputError, match="All targets are excluded"):
+        make_rule("argmax", tuned(), TARGETS, exclude=TARGETS)
+
+
+def test_a_budget_is_kept_on_validation_queries():
+    known = tuned()
+    for budget in (0.1, 0.5, 2.0, 10.0):
+        rule = make_rule("budget", known, TARGETS, budget=budget)
+        chosen = rule.choose(known.p, known.cost)
+        assert known.cost[np.arange(200), chosen].mean() <= budget + 1e-12
+    assert rule.parameter == 0  # ten dollars buy the likeliest target every time
+    with pytest.raises(InputError, match="cheapest target"):
+        make_rule("budget", known, TARGETS, budget=0.01)
+
+
+def test_abstention_reaches_its_accuracy_on_validation_queries():
+    known = tuned()
+    rule = make_rule("abstain", known, TARGETS, accuracy=0.9)
+    chosen = rule.choose(known.p, known.cost)
+    asked = np.flatnonzero(chosen != policy.NOBODY)
+    assert 0 < len(asked) < 200
+    assert known.correct[asked, chosen[asked]].mean() >= 0.9
+    assert names(rule)[1] is None
+    assert "is below" in rule.why(policy.NOBODY, P[1], COST[1], TARGETS)
+
+
+def test_reasons_name_what_decided():
+    rule = make_rule("tolerance", tuned(), TARGETS, tau=0.15)
+    why = rule.why(1, P[0], COST[0], TARGETS)
+    assert why == "the cheapest of 2 within 0.15 of the highest P(correct), 0.90 of a."
+    utility = make_rule("utility", tuned(), TARGETS, lam=0.1).why(1, P[0], COST[0], TARGETS)
+    assert "0.700 at lambda 0.1" in utility
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "match"),
+    [
+        ("cheapest", {}, "Unknown policy 'cheapest'"),
+        ("argmax", {"tau": 0.1}, "tau belongs to the policy 'tolerance'"),
+        ("tolerance", {"budget": 0.1}, "budget belongs to the policy 'budget'"),
+        ("tolerance", {"tau": 2.0}, "tau is 2.0; it must be from 0 to 1"),
+        ("budget", {}, "needs budget"),
+        ("abstain", {}, "needs accuracy"),
+        ("abstain", {"accuracy": 1.5}, "between 0 and 1"),
+    ],
+)
+def test_settings_that_cannot_be_meant_are_refused(name, settings, match):
+    with pytest.raises(InputError, match=match):
+        make_rule(name, tuned(), TARGETS, **settings)
+
+
+def test_policies_that_weigh_costs_need_prices():
+    for name, settings in (("utility", {}), ("budget", {"budget": 1.0})):
+        with pytest.raises(InputError, match="fitted without prices"):
+            make_rule(name, tuned(cost=False), TARGETS, **settings)
+    assert names(make_rule("tolerance", tuned(cost=False), TARGETS, tau=0.2), None) == ["a", "b"]

@@ -1,0 +1,104 @@
+import numpy as np
+import pytest
+from scipy.special import expit, logit
+from sklearn.linear_model import LogisticRegression
+
+from prefill_router.errors import InputError
+from prefill_router.trunk.few_labels import NewTargetHead
+
+
+@pytest.fixture
+def drawn():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(300, 5)) * 3
+    p = expit(X @ rng.normal(size=(5, 3)) / 3)
+    y = (rng.random(300) < expit(logit(p).mean(axis=1) - 0.5 + X[:, 0])).astype(float)
+    return p, X, y
+
+
+def test_without_labels_it_is_the_others_mean_logit(drawn):
+    p, X, _ = drawn
+    head = NewTargetHead().fit(p, np.full(len(p), np.nan), X)
+    np.testing.assert_allclose(head.predict_proba(p, X), expit(logit(p).mean(axis=1)))
+
+
+def test_where_the_others_say_nothing_it_is_scikit_learns_ridge_logistic_regression(drawn):
+    _, X, y = drawn
+    even = np.full((len(X), 2), 0.5)
+    head = NewTargetHead(ability=2.0, own=0.7).fit(even, y, X)
+    centred = X - X.mean(axis=0)
+    scale = np.sqrt(0.7 / (centred**2).sum(axis=1).mean())
+    design = np.column_stack([np.full(len(X), np.sqrt(2.0)), centred * scale])
+    theirs = LogisticRegression(C=1, fit_intercept=False, tol=1e-10, max_iter=10_000)
+    expected = theirs.fit(design, y).predict_proba(design)[:, 1]
+    np.testing.assert_allclose(head.predict_proba(even, X), expected, atol=1e-4)
+    assert expected.std() > 0.2
+
+
+def test_no_other_coefficients_are_more_probable(drawn):
+    p, X, y = drawn
+    variances = {"ability": 0.8, "likeness": 0.3, "own": 1.5}
+    head = NewTargetHead(**variances).fit(p, y, X)
+    z = logit(p.clip(1e-3, 1 - 1e-3))
+    centred = X - X.mean(axis=0)
+    own = 1.5 / (centred**2).sum(axis=1).mean()
+
+    def energy(a, w, v):
+        scores = z.mean(axis=1) + a + z @ w + centred @ v
+        loss = np.log1p(np.exp(-(2 * y - 1) * scores)).sum()
+        return loss + a**2 / 0.8 / 2 + w @ w / 0.3 / 2 + v @ v / own / 2
+
+    a = head.intercept_ + X.mean(axis=0) @ head.coef_
+    w, v = head.coef_others_ - 1 / 3, head.coef_
+    best = energy(a, w, v)
+    rng = np.random.default_rng(1)
+    for size in (1e-3, 1e-2, 1e-1):
+        for _ in range(20):
+            step = size * rng.normal(size=9)
+            assert energy(a + step[0], w + step[1:4], v + step[4:]) > best
+
+
+def test_scale_of_features_and_rows_without_a_label_do_not_matter(drawn):
+    p, X, y = drawn
+    y[200:] = np.nan
+    head = NewTargetHead().fit(p[:200], y[:200], X[:200])
+    other = NewTargetHead().fit(p, y, 1000 * X)
+    np.testing.assert_allclose(
+        other.predict_proba(p, 1000 * X), head.predict_proba(p, X), atol=1e-4
+    )
+
+
+def test_labels_all_alike_give_no_certainty(drawn):
+    p, X, _ = drawn
+    said = NewTargetHead().fit(p[:5], np.ones(5), X[:5]).predict_proba(p, X)
+    assert said.mean() > p.mean() and said.max() < 1
+
+
+@pytest.mark.parametrize("size", [0, 10, 100])
+def test_it_beats_a_head_of_its_own_where_labels_are_few(size):
+    rng = np.random.default_rng(2)
+    X = rng.normal(size=(3000, 40))
+    shared = X @ rng.normal(size=40) / 3
+    p = expit(shared[:, None] + rng.normal(size=3) / 3)
+    truth = expit(1.2 * shared - 0.3)
+    y = (rng.random(3000) < truth).astype(float)
+    leaning = NewTargetHead().fit(p[:size], y[:size], X[:size]).predict_proba(p, X)
+    alone = NewTargetHead().fit(np.full_like(p, 0.5)[:size], y[:size], X[:size])
+    own = alone.predict_proba(np.full_like(p, 0.5), X)
+    assert ((leaning - truth) ** 2)[size:].mean() < ((own - truth) ** 2)[size:].mean() / 2
+
+
+def test_what_cannot_be_used_is_refused(drawn):
+    p, X, y = drawn
+    with pytest.raises(InputError, match="matrix of probabilities"):
+        NewTargetHead().fit(logit(p), y)
+    with pytest.raises(InputError, match="one label a query"):
+        NewTargetHead().fit(p, y[:-1])
+    with pytest.raises(InputError, match="0, 1 and NaN"):
+        NewTargetHead().fit(p, y + 0.5)
+    with pytest.raises(InputError, match="finite"):
+        NewTargetHead().fit(p, y, X[:-1])
+    with pytest.raises(InputError, match="variances"):
+        NewTargetHead(own=-1).fit(p, y)
+    with pytest.raises(InputError, match="fitted to 3 and 0"):
+        NewTargetHead().fit(p, y).predict_proba(p, X)
