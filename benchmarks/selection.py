@@ -40,7 +40,7 @@ from sklearn.preprocessing import StandardScaler
 from prefill_router.features import cross_validated_auc
 from prefill_router.probes import probe_layers, reduced_separability, separability
 from prefill_router.probes.decomposition import decompose
-from prefill_router.probes.each_layer import each_layer
+from prefill_router.probes.parallel import each_layer
 from prefill_router.questions.layer_ranking import ternary_search
 
 N_LAYERS, POOLINGS, WIDTH, N_QUERIES, N_TARGETS = 24, ["last", "mean"], 1024, 5000, 9

@@ -58,7 +58,7 @@ def spoil(path: Path, old: str, new: str) -> None:
 
 def test_a_wrong_separability_fails(copy, tmp_path):
     spoil(
-        copy / "prefill_router" / "probes.py",
+        copy / "prefill_router" / "probes" / "__init__.py",
         "(right.variance + wrong.variance)",
         "(1.1 * right.variance + wrong.variance)",
     )
@@ -69,7 +69,7 @@ def test_a_wrong_separability_fails(copy, tmp_path):
 
 
 def test_a_wrong_pooling_fails(copy, tmp_path):
-    spoil(copy / "prefill_router" / "pooling.py", "lengths - 1]", "lengths - 2]")
+    spoil(copy / "prefill_router" / "extraction" / "pooling.py", "lengths - 1]", "lengths - 2]")
     result = nbval(copy, EXTRACTION, tmp_path / "artifacts")
     assert result.returncode == 1
     assert "extraction equals the plain forward pass: False" in result.stdout

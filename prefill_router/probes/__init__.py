@@ -11,8 +11,8 @@ import pandas as pd
 
 from prefill_router.errors import InputError
 from prefill_router.probes.decomposition import decompose
-from prefill_router.probes.each_layer import each_layer
-from prefill_router.probes.moments import (
+from prefill_router.probes.parallel import each_layer
+from prefill_router.probes.statistics import (
     Moments,
     chunks,
     first_mean,

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import linalg
 from scipy.linalg import lapack
 
-from prefill_router.probes.moments import Moments, chunks, column_scale, moments, pool
+from prefill_router.probes.statistics import Moments, chunks, column_scale, moments, pool
 
 
 @dataclass(frozen=True)

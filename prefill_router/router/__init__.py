@@ -22,6 +22,7 @@ from prefill_router.labels.costs import Prices, expected_costs
 from prefill_router.labels.splits import make_splits
 from prefill_router.router import files as router_files
 from prefill_router.router.added_targets import fit_added
+from prefill_router.router.card import model_card
 from prefill_router.router.description import (
     describe,
     find_encoder,
@@ -29,7 +30,6 @@ from prefill_router.router.description import (
     read_own_tokenizers,
 )
 from prefill_router.router.guarantee import certify, check_levels
-from prefill_router.router.model_card import model_card
 from prefill_router.router.parts import from_tensors, to_tensors
 from prefill_router.router.predictor import Predictor
 from prefill_router.router.training import train

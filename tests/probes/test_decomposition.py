@@ -5,7 +5,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from prefill_router.probes.decomposition import decompose, decompose_folds
-from prefill_router.probes.moments import column_scale
+from prefill_router.probes.statistics import column_scale
 
 
 @pytest.fixture

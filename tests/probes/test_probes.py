@@ -15,10 +15,10 @@ from prefill_router.probes import (
     anisotropy,
     comparable_separability,
     effective_dimensionality,
-    moments,
     probe_layers,
     reduced_separability,
     separability,
+    statistics,
 )
 from prefill_router.probes.decomposition import decompose
 
@@ -174,7 +174,7 @@ def test_probes_do_not_depend_on_how_rows_fall_into_chunks(rng, monkeypatch):
     states, Y = rng.normal(size=(90, 6)) * np.logspace(-3, 3, 6) + 100, labels(rng, 90, 3)
     arguments = (StandIn({(0, "mean"): states}), Y, np.arange(90), 4)
     at_once = probe_layers(*arguments)
-    monkeypatch.setattr(moments, "CHUNK", 8)
+    monkeypatch.setattr(statistics, "CHUNK", 8)
     pd.testing.assert_frame_equal(probe_layers(*arguments), at_once, rtol=1e-9)
 
 

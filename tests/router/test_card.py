@@ -3,7 +3,7 @@ import re
 import yaml
 
 from prefill_router.report import format_interval
-from prefill_router.router.model_card import code, model_card
+from prefill_router.router.card import code, model_card
 
 
 def test_the_card_says_what_was_measured_and_where_it_ends(fitted):
