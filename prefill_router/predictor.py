@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,9 @@ from prefill_router.router_config import RouterConfig
 from prefill_router.router_parts import Parts
 from prefill_router.router_training import evaluate
 from prefill_router.routing import Route, Rule, make_rule
+
+RULES = 64
+"""Settled policies that are kept; a service that varies its settings settles others anew."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +82,7 @@ class Predictor:
         self.parts = replace(parts, tuned=tuned_with_added(parts.tuned, config.added))
         self._source = source
         self._device = device
-        self._rules: dict[tuple, Rule] = {}
+        self._rule = lru_cache(RULES)(self._make_rule)
         self._reader = QueryReader(
             source,
             parts.heads.places,
@@ -161,13 +165,9 @@ class Predictor:
             If a query cannot be read, or `make_rule` refuses a setting.
         """
         exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
-        key = (policy, tau, lam, budget, accuracy, exclude)
-        rule = self._rules.get(key)
-        if rule is None:
-            settings = dict(
-                zip(("tau", "lam", "budget", "accuracy", "exclude"), key[1:], strict=True)
-            )
-            rule = self._rules[key] = make_rule(policy, self.parts.tuned, self.targets, **settings)
+        rule = self._rule(
+            policy, tau=tau, lam=lam, budget=budget, accuracy=accuracy, exclude=exclude
+        )
         p, cost = self._predict(queries)
         targets = self.targets
         kept = [(int(k), targets[k]) for k in rule.kept]
@@ -180,6 +180,9 @@ class Predictor:
                 Route(chosen, {name: float(p[row, k]) for k, name in kept}, expected, why)
             )
         return routes
+
+    def _make_rule(self, policy: str, **settings: Any) -> Rule:
+        return make_rule(policy, self.parts.tuned, self.targets, **settings)
 
     def predict_proba(self, queries: Sequence[Query]) -> np.ndarray:
         """Return calibrated P(correct), (N, K)."""

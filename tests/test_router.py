@@ -7,7 +7,7 @@ import tiny_models
 import tiny_routers
 import tiny_studies
 
-from prefill_router import metrics
+from prefill_router import metrics, predictor
 from prefill_router.costs import Prices
 from prefill_router.errors import InputError
 from prefill_router.estimates import Estimate
@@ -61,6 +61,16 @@ def test_one_route_is_the_same_alone_and_among_many(router):
 
 def test_one_target_is_left_out_by_its_name(router):
     assert "late" not in router.route(QUERIES[0], "argmax", exclude="late").p
+
+
+def test_settled_policies_do_not_pile_up(router):
+    for tau in np.linspace(0, 1, predictor.RULES + 20):
+        router._rule("tolerance", tau=tau)
+    assert router._rule.cache_info().currsize == predictor.RULES
+    route = router.route(QUERIES[0], tau=0.3)
+    hits = router._rule.cache_info().hits
+    assert router.route(QUERIES[0], tau=0.3) == route
+    assert router._rule.cache_info().hits == hits + 1  # settled once
 
 
 def test_a_route_says_what_was_known(router):
