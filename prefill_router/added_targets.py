@@ -14,7 +14,7 @@ from prefill_router.estimates import Estimate
 from prefill_router.evaluation import evaluate_choices, evaluate_probabilities
 from prefill_router.few_labels import NewTargetHead
 from prefill_router.labels import Labels
-from prefill_router.router_config import AddedRecord
+from prefill_router.router_config import AddedRecord, MetricRecord
 from prefill_router.routing import Tuned
 
 FOLDS = 5
@@ -106,6 +106,7 @@ def fit_added(
         accuracy=float(y.mean()),
         n=len(y),
         certified=False,
+        metrics=[MetricRecord.of(row) for row in estimates],
         **(_costs(labels, n_tokens, prices) if priced else {}),
     )
     return record, estimates

@@ -115,8 +115,7 @@ class Predictor:
     @property
     def metrics(self) -> list[Estimate]:
         """Results on the test queries, with intervals."""
-        rows = [record.model_dump() for record in self.config.metrics]
-        return [Estimate(**{k: np.nan if v is None else v for k, v in r.items()}) for r in rows]
+        return [record.estimate_of() for record in self.config.metrics]
 
     def route(self, query: Query, policy: str = "tolerance", **settings: Any) -> Route:
         """Say which target to ask; a query is a text, or a list of messages.

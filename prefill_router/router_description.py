@@ -18,7 +18,7 @@ from prefill_router.errors import InputError, did_you_mean
 from prefill_router.guarantee import Guarantee
 from prefill_router.labels import Labels
 from prefill_router.models import ModelSource, resolve, weights_hash
-from prefill_router.router_config import FORMAT, GuaranteeRecord, RouterConfig
+from prefill_router.router_config import FORMAT, GuaranteeRecord, MetricRecord, RouterConfig
 from prefill_router.router_files import parse_tokenizer, tensor_bytes
 from prefill_router.router_parts import Parts, to_tensors
 from prefill_router.router_training import Trained
@@ -84,9 +84,7 @@ def describe(
         "lam": tuned.lam,
         "accuracy": [None if np.isnan(a) else float(a) for a in tuned.accuracy],
         "guarantee": guarantee_record(tuned.guarantee),
-        "metrics": [
-            {k: None if v != v else v for k, v in asdict(row).items()} for row in trained.metrics
-        ],
+        "metrics": [MetricRecord.of(row) for row in trained.metrics],
         "data": {
             "fingerprint": labels.fingerprint,
             "queries": labels.n_queries,

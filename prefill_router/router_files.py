@@ -27,7 +27,7 @@ from prefill_router.storage import atomic_write
 CONFIG, TENSORS, CARD = "router.json", "router.safetensors", "README.md"
 TOKENIZER = "tokenizer-{}.json"
 PATTERNS = (CONFIG, TENSORS, CARD, TOKENIZER.format("*"))
-LIMITS = {CONFIG: 8 * 2**20, TENSORS: 2 * 2**30, TOKENIZER: 64 * 2**20}  # bytes
+LIMITS = {CONFIG: 2 * 2**20, TENSORS: 2 * 2**30, TOKENIZER: 64 * 2**20}  # bytes
 PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib", ".ckpt", ".npy", ".npz")
 SHOWN = 3  # faults of a file that a message names
 
@@ -130,7 +130,9 @@ def read_config(directory: Path) -> RouterConfig:
         ]
         more = f" (and {len(faults) - SHOWN} more)" if len(faults) > SHOWN else ""
         raise InputError(
-            f"{directory / CONFIG} is no router of this version: {'; '.join(faults[:SHOWN])}{more}."
+            f"{directory / CONFIG} is no router of this version: "
+            f"{'; '.join(faults[:SHOWN])}{more}. If an earlier version "
+            "saved it, fit and save it again."
         ) from None
 
 

@@ -8,6 +8,7 @@ import pickle
 import shutil
 import struct
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -148,6 +149,42 @@ def test_json_bombs_do_nothing(saved, bomb):
     refused(saved, "router.json is no router of this version")
 
 
+ROOM = router_files.LIMITS[CONFIG] - 2**18  # beside what a router says of itself
+
+
+def fill(template, start="{", end="}"):
+    """Return JSON of that many bytes, of as many items as fit."""
+    n = ROOM // (len(template) + 8)
+    return json.loads(start + ",".join(template.replace("#", f"{i:06}") for i in range(n)) + end)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda c: c.update(fill('"#":0')), r"the file: .* unknown fields, such as '000000'"),
+        (lambda c: c["encoder"].update(fill('"#":0')), "encoder: .* unknown fields"),
+        (lambda c: c["data"].update(benchmarks=fill("0", "[", "]")), "data.benchmarks"),
+        (lambda c: c.update(metrics=[{}] * (ROOM // 4)), "metrics"),
+        (lambda c: c.update(added=[{"x": 0}] * 10_000), "added.0"),
+        (lambda c: c.update(choices=[[]] * 10_000), "choices.0"),
+        (lambda c: c.update(prices=[{}] * (ROOM // 4)), "prices.0"),
+    ],
+    ids=["keys", "nested keys", "benchmarks", "metrics", "added", "choices", "prices"],
+)
+def test_a_file_full_of_faults_is_refused_quickly(saved, change, match):
+    rewrite(saved, change)
+    assert (saved / CONFIG).stat().st_size < router_files.LIMITS[CONFIG]
+    start = time.process_time()
+    refused(saved, match)
+    assert time.process_time() - start < 0.5
+
+
+def test_a_config_longer_than_it_can_be_is_not_read(saved):
+    assert router_files.LIMITS[CONFIG] == 2 * 2**20
+    rewrite(saved, lambda c: c.update(as_of="x" * 2 * 2**20))
+    refused(saved, "bytes and is not read; at most 2,097,152 are")
+
+
 def test_a_tokenizer_neither_cuts_nor_pads_what_it_counts():
     tokenizer = tiny_models.byte_tokenizer().backend_tokenizer
     whole = len(tokenizer.encode("abcdef").ids)
@@ -179,13 +216,14 @@ def set_to(*path_and_value):
 ADDED = {
     "name": "new", "intercept": 0.0, "weights": [1.0, 0.0, 0.0], "accuracy": 0.5, "n": 20,
     "certified": False, "input": 1.0, "output": 1.0, "output_tokens": 9.0, "mean_cost": 1e-5,
+    "metrics": [],
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        (set_to("format", 2), "format"),
+        (set_to("format", 1), "format: .* save it again"),
         (set_to("extra", 1), "extra"),
         (set_to("targets", ["early"]), "targets"),
         (set_to("targets", ["early", "early", "late"]), "named twice"),
