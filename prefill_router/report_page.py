@@ -22,8 +22,8 @@ from prefill_router.curves import routing_curve
 from prefill_router.display import Display, bullets, query_cards, table
 from prefill_router.estimates import Estimate, find, pick
 from prefill_router.evaluation import evaluate_choices
+from prefill_router.examiner import Examined
 from prefill_router.labels import Labels
-from prefill_router.predictor import Examined
 from prefill_router.report import format_interval, headline
 from prefill_router.router import Router
 from prefill_router.router_training import evaluate, rules_of

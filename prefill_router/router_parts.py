@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,7 +39,7 @@ class Parts:
 
 
 def to_tensors(parts: Parts) -> dict[str, np.ndarray]:
-    """Return all numbers of a router as the tensors of `router_files.tensor_layout`."""
+    """Return all numbers of a router as the tensors of `tensor_layout`."""
     heads, tuned = parts.heads, parts.tuned
     tensors = {
         "centre": heads.centre,
@@ -61,6 +62,33 @@ def to_tensors(parts: Parts) -> dict[str, np.ndarray]:
             "lengths.bounds": lengths.bounds,
         }
     return tensors
+
+
+def tensor_layout(config: RouterConfig) -> dict[str, tuple[str, tuple[int | None, ...]]]:
+    """Return the type and shape of every tensor that a router has, by name; None is any length."""
+    n_places, n_targets, shapes = len(config.places), len(config.targets), config.shapes
+    n_inputs = n_places * shapes.components
+    layout = {
+        "centre": ("float32", (n_places, 1, shapes.width)),
+        "projection": ("float32", (n_places, shapes.width, shapes.components)),
+        "calibration.coefficients": ("float64", (n_targets, 3)),
+        "validation.p": ("float64", (shapes.validation, n_targets)),
+        "validation.correct": ("int8", (shapes.validation, n_targets)),
+    }
+    widths = [n_inputs, *shapes.hidden, n_targets]
+    for i, (inputs, outputs) in enumerate(itertools.pairwise(widths)):
+        layout[f"weight.{i}"] = ("float32", (shapes.networks, inputs, outputs))
+        layout[f"bias.{i}"] = ("float32", (shapes.networks, 1, outputs))
+    for k, family in enumerate(config.calibration):
+        if family == "isotonic":
+            layout[f"calibration.steps.{k}"] = ("float64", (2, None))
+    if config.prices is not None:
+        layout["validation.cost"] = ("float64", (shapes.validation, n_targets))
+        layout["lengths.slopes"] = ("float64", (n_inputs, n_targets))
+        layout["lengths.bounds"] = ("float64", (2, n_targets))
+        for name in ("intercepts", "smearing"):
+            layout[f"lengths.{name}"] = ("float64", (n_targets,))
+    return layout
 
 
 def from_tensors(
