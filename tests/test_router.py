@@ -1,6 +1,5 @@
 import json
 
-import hub_standin
 import numpy as np
 import pytest
 import tiny_models
@@ -187,31 +186,6 @@ def test_the_encoder_may_lie_elsewhere_if_it_is_the_same(router, saved, tmp_path
     tiny_models.save(other, seed=1, template=tiny_models.TEMPLATE)
     with pytest.raises(InputError, match="is not the encoder"):
         Router.from_pretrained(saved, encoder=str(other))
-
-
-def test_a_router_goes_to_the_hub_and_comes_back(router, tmp_path, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
-    with hub_standin.serve() as (address, hub):
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
-        template = address + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-        url = router.push_to_hub("someone/router", token="hf_secret", private=True)
-        assert url.endswith(hub_standin.COMMIT)
-        assert {"README.md", "router.json", "router.safetensors"} <= set(hub.files)
-        writing = [
-            token
-            for method, path, token in hub.requests
-            if method == "POST" and ("/repos/create" in path or "/commit/" in path)
-        ]
-        assert writing == ["Bearer hf_secret"] * 2
-        again = Router.from_pretrained("someone/router", revision="main")
-        assert again.fingerprint == router.fingerprint
-        with pytest.raises(InputError, match="no router 'someone/else'"):
-            Router.from_pretrained("someone/else")
-    links = list((tmp_path / "cache").rglob("snapshots/*/router.json"))
-    assert len(links) == 1
 
 
 def test_groups_of_one_text_stay_on_one_side(fitted):

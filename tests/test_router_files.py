@@ -16,7 +16,7 @@ import pytest
 import tiny_models
 from safetensors.numpy import load_file, save
 
-from prefill_router import router_files, router_hub
+from prefill_router import router_files
 from prefill_router.errors import InputError
 from prefill_router.router import Router
 from prefill_router.router_files import CARD, CONFIG, TENSORS
@@ -333,16 +333,3 @@ def test_a_directory_that_is_gone_is_no_router(tmp_path):
     """As the hub's cache has it where a repository holds no file of a router."""
     with pytest.raises(InputError, match="no such file"):
         router_files.read_config(tmp_path / "gone")
-
-
-def test_a_name_that_is_nothing_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    for name in ("./nothing", "/nothing", "a/b/c"):
-        with pytest.raises(InputError, match="no such directory"):
-            router_hub.find(name)
-    file = tmp_path / "file"
-    file.write_text("x")
-    with pytest.raises(InputError, match="no such directory"):
-        router_hub.find(str(file))
-    with pytest.raises(InputError, match="hub cannot be reached"):
-        router_hub.find("nobody/nothing")
