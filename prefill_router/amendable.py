@@ -14,7 +14,8 @@ from prefill_router.estimates import Estimate
 from prefill_router.examiner import Examiner
 from prefill_router.guarantee import certify
 from prefill_router.labels import Labels
-from prefill_router.router_description import guarantee_record
+from prefill_router.router_description import guarantee_record, tensors_digest
+from prefill_router.seen_questions import digests
 
 
 class Amendable(Examiner):
@@ -26,7 +27,8 @@ class Amendable(Examiner):
         Parameters
         ----------
         labels : Labels
-            Of queries that neither the fit nor any choice has seen.
+            Of queries that neither the fit nor any choice has seen, see `unseen`; best of those
+            that were not among its test queries either.
         max_loss, confidence : float
             As for `prefill_router.guarantee.certify`.
 
@@ -38,15 +40,9 @@ class Amendable(Examiner):
         Raises
         ------
         InputError
-            If these are the labels that it was fitted to, or lack a target.
+            If it was fitted to some of the questions, or the labels lack a target.
         """
         labels = self._matched(labels)
-        fitted = labels.select_targets(self.config.targets)
-        if fitted.fingerprint == self.config.data.fingerprint:
-            raise InputError(
-                "The router was fitted to these labels, which can promise nothing of others; give "
-                "labels of queries that it has not seen."
-            )
         p, cost = self._predict(labels.question.tolist())
         promise = certify(
             p,
@@ -76,8 +72,8 @@ class Amendable(Examiner):
         Parameters
         ----------
         labels : Labels
-            Of the new target alone; best of queries that the router was not fitted to, on which
-            it predicts the others too well.
+            Of the new target alone; best of queries that the router was not fitted to (`unseen`),
+            on which it predicts the others too well. From then on they count as seen.
         prices : Prices, optional
             With the new target's; needed where the router knows costs.
         n_resamples, seed
@@ -111,5 +107,13 @@ class Amendable(Examiner):
             n_resamples,
             seed,
         )
-        config = self.config.model_copy(update={"added": [*self.config.added, record]})
-        return type(self)(config, self._fitted, self._source, self._device), estimates
+        used = labels.question[~np.isnan(labels.correct[:, 0])]
+        seen = np.union1d(self._fitted.seen, digests(used))
+        parts = replace(self._fitted, seen=seen)
+        update = {
+            "added": [*self.config.added, record],
+            "shapes": self.config.shapes.model_copy(update={"seen": len(seen)}),
+            "tensors": tensors_digest(parts),
+        }
+        config = self.config.model_copy(update=update)
+        return type(self)(config, parts, self._source, self._device), estimates

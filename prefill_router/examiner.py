@@ -12,6 +12,7 @@ from prefill_router.estimates import Estimate
 from prefill_router.labels import Labels
 from prefill_router.predictor import Predictor
 from prefill_router.router_training import evaluate
+from prefill_router.seen_questions import are_seen
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,15 +39,44 @@ class Examined:
 class Examiner(Predictor):
     """A `Predictor` that is measured by labels."""
 
-    def evaluate(
-        self, labels: Labels, prices: Prices | None = None, n_resamples: int = 2000, seed: int = 0
-    ) -> list[Estimate]:
-        """Evaluate the router on labels that it was not fitted to.
+    def unseen(self, labels: Labels) -> Labels:
+        """Return the labels of questions that the router was not fitted to.
 
         Parameters
         ----------
         labels : Labels
-            Of the router's targets, in any order, and perhaps of others.
+            All or some of those that it was fitted to, or others, or both.
+
+        Returns
+        -------
+        Labels
+            Without the rows whose question was one of its training or validation queries, or of
+            those by which a target was added. Its test queries are left: nothing but the certified
+            tolerance rests on them.
+
+        Raises
+        ------
+        InputError
+            If none is left.
+        """
+        rows = np.flatnonzero(~are_seen(labels.question, self.parts.seen))
+        if len(rows) == 0:
+            raise InputError(
+                f"The router was fitted to the questions of all {labels.n_queries:,} rows, which "
+                "can say nothing of others; give labels of other queries."
+            )
+        return labels if len(rows) == labels.n_queries else labels.take(rows)
+
+    def evaluate(
+        self, labels: Labels, prices: Prices | None = None, n_resamples: int = 2000, seed: int = 0
+    ) -> list[Estimate]:
+        """Evaluate the router on labels of queries that it was not fitted to.
+
+        Parameters
+        ----------
+        labels : Labels
+            Of the router's targets, in any order, and perhaps of others; of queries that it was
+            not fitted to, see `unseen`.
         prices : Prices, optional
             Of what answers turned out to cost. Default: those it was fitted with.
         n_resamples, seed
@@ -56,6 +86,11 @@ class Examiner(Predictor):
         -------
         list of Estimate
             As `metrics`, of the split ``"new"``.
+
+        Raises
+        ------
+        InputError
+            If it was fitted to some of the questions, or the labels lack a target.
         """
         seen = self.examine(labels, prices)
         return evaluate(
@@ -74,6 +109,11 @@ class Examiner(Predictor):
         Returns
         -------
         Examined
+
+        Raises
+        ------
+        InputError
+            As for `evaluate`.
         """
         labels = self._matched(labels)
         questions = labels.question.tolist()
@@ -87,9 +127,15 @@ class Examiner(Predictor):
         return Examined(labels, read.raw, read.p, read.expected, paid)
 
     def _matched(self, labels: Labels) -> Labels:
+        """Return the labels of the router's targets, of which it must not have seen a question."""
         if missing := [name for name in self.targets if name not in labels.targets]:
             hint = did_you_mean(missing[0], labels.targets)
             raise InputError(f"The labels have no target {missing[0]!r}.{hint}")
+        if n_seen := labels.n_queries - self.unseen(labels).n_queries:
+            raise InputError(
+                f"The router was fitted to the questions of {n_seen:,} of {labels.n_queries:,} "
+                "rows, on which it looks better than it is; leave them out: router.unseen(labels)."
+            )
         return labels.select_targets(self.targets)
 
     def _prices(self) -> Prices:

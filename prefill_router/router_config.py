@@ -69,6 +69,7 @@ class ShapeRecord(Part):
     networks: Count
     hidden: Annotated[list[Count], Field(max_length=20)]
     validation: Count
+    seen: Count
 
 
 class PriceRecord(Part):

@@ -75,6 +75,7 @@ def describe(
             "networks": len(heads.weights[0]),
             "hidden": [weight.shape[2] for weight in heads.weights[:-1]],
             "validation": len(tuned.p),
+            "seen": len(parts.seen),
         },
         "labelled": heads.labelled.tolist(),
         "calibration": heads.calibration.families,
@@ -95,9 +96,14 @@ def describe(
             "benchmarks": sorted(set(labels.benchmark.tolist())),
             "seed": seed,
         },
-        "tensors": hashlib.sha256(tensor_bytes(to_tensors(parts))).hexdigest(),
+        "tensors": tensors_digest(parts),
     }
     return RouterConfig.model_validate(record)
+
+
+def tensors_digest(parts: Parts) -> str:
+    """Return the hash of the file that `parts` are saved as."""
+    return hashlib.sha256(tensor_bytes(to_tensors(parts))).hexdigest()
 
 
 def _price_records(parts: Parts, labels: Labels, prices: Prices | None) -> list[dict] | None:

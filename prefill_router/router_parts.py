@@ -31,11 +31,15 @@ class Parts:
         From states to expected costs, where prices are known.
     tuned : Tuned
         What policies need to know.
+    seen : ndarray of uint64
+        `seen_questions.digests` of the questions that any of it, or of the heads of targets added
+        since, was fitted to or chosen on.
     """
 
     heads: Heads
     costs: CostModel | None
     tuned: Tuned
+    seen: np.ndarray
 
 
 def to_tensors(parts: Parts) -> dict[str, np.ndarray]:
@@ -47,6 +51,7 @@ def to_tensors(parts: Parts) -> dict[str, np.ndarray]:
         "calibration.coefficients": heads.calibration.coefficients,
         "validation.p": tuned.p,
         "validation.correct": np.nan_to_num(tuned.correct, nan=UNKNOWN).astype(np.int8),
+        "seen": parts.seen,
     }
     tensors |= {f"weight.{i}": weight for i, weight in enumerate(heads.weights)}
     tensors |= {f"bias.{i}": bias for i, bias in enumerate(heads.biases)}
@@ -74,6 +79,7 @@ def tensor_layout(config: RouterConfig) -> dict[str, tuple[str, tuple[int | None
         "calibration.coefficients": ("float64", (n_targets, 3)),
         "validation.p": ("float64", (shapes.validation, n_targets)),
         "validation.correct": ("int8", (shapes.validation, n_targets)),
+        "seen": ("uint64", (shapes.seen,)),
     }
     widths = [n_inputs, *shapes.hidden, n_targets]
     for i, (inputs, outputs) in enumerate(itertools.pairwise(widths)):
@@ -126,7 +132,7 @@ def from_tensors(
             }
         ),
     )
-    return Parts(heads, _costs(config, tensors, tokenizers), tuned)
+    return Parts(heads, _costs(config, tensors, tokenizers), tuned, tensors["seen"])
 
 
 def _costs(

@@ -285,6 +285,8 @@ def test_another_encoder_under_the_same_name_is_refused(saved, fitted):
         ("validation.p", lambda t: t[:0], "validation.p"),
         ("lengths.slopes", lambda t: None, "lacks tensor 'lengths.slopes'"),
         ("more", lambda t: np.zeros(3), "unexpected tensor 'more'"),
+        ("seen", lambda t: t.astype(np.int64), "seen is int64"),
+        ("seen", lambda t: t[:-1], "seen is uint64"),
         ("validation.correct", lambda t: t.astype(np.int64), "validation.correct is int64"),
     ],
 )
@@ -320,6 +322,20 @@ def test_huge_and_impossible_shapes_are_refused(saved, header):
 def test_files_that_are_no_safetensors_are_refused(saved, content):
     rewrite(saved, tensors=content)
     refused(saved, "no safetensors file")
+
+
+def test_a_router_of_an_earlier_version_is_refused_by_that_name(saved):
+    """It kept no digests of the questions that it was fitted to."""
+    tensors = load_file(saved / TENSORS)
+    del tensors["seen"]
+
+    def earlier(config):
+        config["format"] = 1
+        del config["shapes"]["seen"]
+
+    rewrite(saved, earlier, tensors=save(tensors))
+    said = refused(saved, "no router of this version: format: Input should be 2")
+    assert "If an earlier version saved it, fit and save it again." in said
 
 
 def test_an_altered_byte_is_noticed(saved):
