@@ -1,5 +1,6 @@
 """The zoo's server, which counts what it is asked and misbehaves as it is told, for tests."""
 
+import gzip
 import json
 import threading
 import time
@@ -62,6 +63,10 @@ class FaultyHandler(Handler):
                 if self.server.stop.wait(0.05):
                     break
             self.close_connection = True
+        elif isinstance(fault, int):  # a body with no end, under this status
+            self.flood(fault)
+        elif fault == "packed":
+            self.send_body(200, gzip.compress(b" " * 2**24), {"Content-Encoding": "gzip"})
         elif isinstance(fault, bytes):
             self.send_body(200, fault)
         else:
@@ -72,6 +77,18 @@ class FaultyHandler(Handler):
                 with self.server.lock:
                     self.server.answered[question] += 1
             self.reply(status, body)
+
+    def flood(self, status):
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        self.close_connection = True
+        chunk = b"10000\r\n" + b"x" * 2**16 + b"\r\n"
+        while not self.server.stop.is_set():  # until the other side hangs up
+            self.wfile.write(chunk)
+            with self.server.lock:
+                self.server.flooded += 2**16
 
     def send_body(self, status, content, headers=None):
         self.send_response(status)
@@ -92,6 +109,7 @@ class FaultyServer(ZooServer):
         self.lock, self.stop = threading.Lock(), threading.Event()
         self.requests, self.answered = [], Counter()
         self.n_open = self.most_open = 0
+        self.flooded = 0  # bytes of endless bodies that were sent
 
     @property
     def asked(self):

@@ -11,10 +11,11 @@ COMMIT = "c" * 40
 
 
 class Hub:
-    """Keeps what is uploaded; `files` by name, `requests` as (method, path, token)."""
+    """Keeps what is uploaded; `files` and `sizes` by name, `requests` as (method, path, token)."""
 
     def __init__(self):
         self.files: dict[str, bytes] = {}
+        self.sizes: dict[str, int | None] = {}  # instead of the true ones
         self.uploaded: dict[str, bytes] = {}
         self.requests: list[tuple[str, str, str]] = []
 
@@ -83,6 +84,10 @@ def handler(hub):
                 self.reply({"success": True, "commitUrl": url, "commitOid": COMMIT})
             elif "/revision/" in path or path == "/api/models/someone/router":
                 siblings = [{"rfilename": name} for name in hub.files]
+                if "blobs=" in self.path:
+                    for one in siblings:
+                        name = one["rfilename"]
+                        one["size"] = hub.sizes.get(name, len(hub.files[name]))
                 self.reply({"id": "someone/router", "sha": COMMIT, "siblings": siblings})
             elif "/tree/" in path:
                 listed = [

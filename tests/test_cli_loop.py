@@ -166,17 +166,33 @@ def test_fit_saves_a_router_and_says_how_good_it_is(loop):
     assert str(router.guarantee) in said
 
 
-def test_evaluate_tells_test_queries_from_new_labels(loop, tmp_path):
+def test_evaluate_leaves_out_what_the_router_was_fitted_to(loop, tmp_path):
     path, _ = loop
     router = Router.from_pretrained(path.parent / "router")
-    found = json.loads(invoke("evaluate", path, "--json").stdout)["metrics"]
-    assert {row["split"] for row in found} == {"test"}
-    assert len(found) == len(router.metrics)
+    data = router.config.data
+    found = json.loads(invoke("evaluate", path, "--json").stdout)
+    assert (found["n"], found["n_left_out"]) == (data.test, data.train + data.validation)
+    names = ("metric", "router", "target")
+    again = {tuple(row[k] for k in names): row["estimate"] for row in found["metrics"]}
+    for row in router.metrics:
+        if (key := (row.metric, row.router, row.target)) in again and row.estimate == row.estimate:
+            assert again[key] == pytest.approx(row.estimate, abs=1e-5)
     other = tmp_path / "other.csv"
-    tiny_studies.label_table(n=80, seed=5).to_csv(other, index=False)
-    found = json.loads(invoke("evaluate", path, "-p", f"labels={other}", "--json").stdout)
+    new = tiny_studies.label_table(n=80, seed=5).assign(group="")
+    new["query_id"] = "new " + new["query_id"]
+    old = pd.read_csv(path.parent / "labels.csv").assign(group="")
+    known = set(old["question"])
+    n_new = int((~new["question"].isin(known)).sum() / len(router.targets))
+    new.to_csv(other, index=False)
+    given = ("evaluate", path, "-p", f"labels={other}")
+    found = json.loads(invoke(*given, "--json").stdout)
     assert {row["split"] for row in found["metrics"]} == {"new"}
-    assert {row["n"] for row in found["metrics"] if row["metric"] == "accuracy"} == {80}
+    counts = {row["n"] for row in found["metrics"] if row["metric"] == "accuracy"}
+    assert counts == {n_new} == {found["n"]} and 0 < n_new <= 80
+    assert f"{n_new} queries; {80 - n_new} that the router was fitted to" in invoke(*given).stdout
+    pd.concat([new, old]).to_csv(other, index=False)  # row by row, not as a whole
+    mixed = json.loads(invoke(*given, "--json").stdout)
+    assert mixed["n"] == n_new + data.test
 
 
 def test_route_says_whom_to_ask_and_why(loop):

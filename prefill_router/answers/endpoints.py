@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 
 import httpx
 import openai
@@ -18,6 +18,8 @@ GATEWAY = {502, 504, 520, 524}
 """Statuses of a go-between that lost an answer, which whoever gave it may charge."""
 MOST_TOKENS = 2**40
 """A count above is no count."""
+MOST_BYTES = 16 * 2**20
+"""A longer body is not read to its end; an answer's is shorter by orders of magnitude."""
 
 
 class Refused(Exception):
@@ -38,6 +40,37 @@ class Refused(Exception):
 
 class Lost(Exception):
     """An attempt whose answer did not arrive, though it may be charged."""
+
+
+class TooLong(Exception):
+    """A body that is not read, or not to its end."""
+
+
+class _Bounded(httpx.AsyncByteStream):
+    """A response's body, of which no more than `MOST_BYTES` are read."""
+
+    def __init__(self, response: httpx.Response):
+        self._stream, self._fails = response.stream, response.is_error
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        n = 0
+        async for chunk in self._stream:
+            n += len(chunk)
+            if n > MOST_BYTES:
+                if self._fails:
+                    return  # the status says enough
+                raise TooLong(f"the answer is longer than {MOST_BYTES:,} bytes")
+            yield chunk
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+async def _bound(response: httpx.Response) -> None:
+    if (coding := response.headers.get("content-encoding", "identity")) != "identity":
+        # a few packed bytes can unfold to any number
+        raise TooLong(f"the answer is compressed ({coding[:20]}), though that was not accepted")
+    response.stream = _Bounded(response)
 
 
 class Connection:
@@ -61,6 +94,9 @@ class Connection:
             base_url=endpoint.base_url,
             timeout=endpoint.timeout,
             max_retries=0,  # every attempt passes the cap and the limits
+            http_client=openai.DefaultAsyncHttpxClient(
+                headers={"Accept-Encoding": "identity"}, event_hooks={"response": [_bound]}
+            ),
         )
         # These, too, it takes from the environment, where they are meant for another endpoint.
         self._client.organization = self._client.project = None
@@ -93,6 +129,8 @@ class Connection:
             raise Lost(f"no answer within {self.endpoint.timeout:g} s") from None
         except openai.APIConnectionError as error:
             cause = error.__cause__
+            if isinstance(cause, TooLong):
+                raise Lost(self._clean(cause)) from None
             if isinstance(cause, httpx.ConnectError):
                 raise Refused(f"no connection ({self._clean(cause)})", "retry") from None
             raise Lost(f"the connection broke ({self._clean(cause or error)})") from None

@@ -102,13 +102,12 @@ def fit(loop: LoopFile, parameter: Overrides = None, as_json: AsJson = False) ->
 
 
 def evaluate(loop: LoopFile, parameter: Overrides = None, as_json: AsJson = False) -> None:
-    """Evaluate a saved router.
+    """Evaluate a saved router on labels of queries that it was not fitted to.
 
-    On the labels that it was fitted to, these are its results on their test queries; on other
-    labels (`-p labels=FILE`), on all of them.
+    Of the labels that it was fitted to, these are its test queries; of others (`-p labels=FILE`),
+    those with other questions. The others are left out, and counted.
     """
     from prefill_router.labels import load_labels
-    from prefill_router.loop.report_page import unseen
 
     with plain_errors(loop):
         settings = read_loop(loop, overrides(parameter))
@@ -116,12 +115,15 @@ def evaluate(loop: LoopFile, parameter: Overrides = None, as_json: AsJson = Fals
         labels = load_labels(
             settings.label_source, router.targets, settings.n_queries, settings.seed
         )
-        labels, fitted = unseen(router, labels)
-        if fitted and not router.config.added:
-            metrics = router.metrics
-        else:
-            metrics = router.evaluate(labels, settings.price_table(), seed=settings.seed)
-    say(as_json, _results(metrics), *_summary(router, metrics))
+        unseen = router.unseen(labels)
+        metrics = router.evaluate(unseen, settings.price_table(), seed=settings.seed)
+    n, n_left_out = unseen.n_queries, labels.n_queries - unseen.n_queries
+    say(
+        as_json,
+        {"n": n, "n_left_out": n_left_out, **_results(metrics)},
+        f"{n:,} queries; {n_left_out:,} that the router was fitted to are left out.",
+        *_summary(router, metrics),
+    )
 
 
 def route(

@@ -22,11 +22,10 @@ from prefill_router.evaluation.curves import routing_curve
 from prefill_router.evaluation.estimates import Estimate, find, pick
 from prefill_router.labels import Labels
 from prefill_router.labels.costs import Prices
-from prefill_router.labels.splits import make_splits
 from prefill_router.report import format_interval, headline, plotting
 from prefill_router.report.display import Display, bullets, query_cards, table
 from prefill_router.router import Router
-from prefill_router.router.predictor import Examined
+from prefill_router.router.examiner import Examined
 from prefill_router.router.training import evaluate, rules_of
 from prefill_router.storage import atomic_write
 
@@ -34,27 +33,6 @@ TAUS = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
 MISTAKES = 12
 LONGEST = 400
 """Characters of a question that are shown."""
-
-
-def unseen(router: Router, labels: Labels) -> tuple[Labels, bool]:
-    """Return the labels that a router has not seen, as far as it can tell.
-
-    Returns
-    -------
-    labels : Labels
-        Its test queries, if these are the labels that it was fitted to (with or without targets
-        added since); else all of them.
-    fitted : bool
-        Whether they are. Of other labels a router cannot tell whether it has seen a query.
-    """
-    own = [name for name in router.config.targets if name in labels.targets]
-    data = router.config.data
-    if len(own) < len(router.config.targets):
-        return labels, False
-    original = labels.select_targets(own)
-    if original.fingerprint != data.fingerprint:
-        return labels, False
-    return labels.take(make_splits(original, seed=data.seed)[0].test), True
 
 
 def write_page(
@@ -70,7 +48,7 @@ def write_page(
     ----------
     router : Router
     labels : Labels
-        Those it was fitted to, of which its test queries are shown, or others.
+        Of any queries; those that the router was fitted to are left out, see `Router.unseen`.
     path : path-like
         An ``.html`` file.
     prices : Prices, optional
@@ -78,8 +56,7 @@ def write_page(
     n_resamples : int, default 2000
         Of the bootstrap.
     """
-    shown, fitted = unseen(router, labels)
-    seen = router.examine(shown, prices)
+    seen = router.examine(router.unseen(labels), prices)
     results = evaluate(
         router.parts, seen.labels, router.config.tau, seen.raw, seen.p, seen.expected, seen.paid,
         "held-out", n_resamples, 0,
@@ -88,7 +65,7 @@ def write_page(
     context = {
         "router": router,
         "n": seen.labels.n_queries,
-        "fitted": fitted,
+        "left_out": labels.n_queries - seen.labels.n_queries,
         "findings": _html(findings(router, results)),
         "trade_off": None
         if seen.paid is None

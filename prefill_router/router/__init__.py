@@ -5,14 +5,10 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from huggingface_hub import HfApi
 
-from prefill_router.errors import InputError
-from prefill_router.evaluation.estimates import Estimate
 from prefill_router.extraction import Layers
 from prefill_router.extraction.models import Device, resolve
 from prefill_router.extraction.prompts import Truncation
@@ -21,23 +17,22 @@ from prefill_router.labels import Labels
 from prefill_router.labels.costs import Prices, expected_costs
 from prefill_router.labels.splits import make_splits
 from prefill_router.router import files as router_files
-from prefill_router.router.added_targets import fit_added
+from prefill_router.router import hub as router_hub
+from prefill_router.router.amendable import Amendable
 from prefill_router.router.card import model_card
 from prefill_router.router.description import (
     describe,
     find_encoder,
-    guarantee_record,
     read_own_tokenizers,
 )
-from prefill_router.router.guarantee import certify, check_levels
+from prefill_router.router.guarantee import check_levels
 from prefill_router.router.parts import from_tensors, to_tensors
-from prefill_router.router.predictor import Predictor
 from prefill_router.router.training import train
 from prefill_router.storage import Store, fingerprint
 
 
-class Router(Predictor):
-    """A `Predictor` that is made from labels, saved, loaded and shared."""
+class Router(Amendable):
+    """Made from labels, saved, loaded and shared; it routes, is evaluated and can be amended."""
 
     @property
     def fingerprint(self) -> str:
@@ -202,7 +197,7 @@ class Router(Predictor):
             If there is no router, a file is not what it says it is, or the encoder is missing or
             another one.
         """
-        directory = router_files.find(os.fspath(name), revision)
+        directory = router_hub.find(os.fspath(name), revision)
         config = router_files.read_config(directory)
         tensors = router_files.read_tensors(directory, config)
         parts = from_tensors(config, tensors, router_files.read_tokenizers(directory, config))
@@ -239,109 +234,13 @@ class Router(Predictor):
         str
             The address of the commit.
         """
-        api = HfApi(token=token)
-        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         with tempfile.TemporaryDirectory() as directory:
-            self.save_pretrained(directory)
-            commit = api.upload_folder(
-                repo_id=repo_id,
-                folder_path=directory,
+            return router_hub.upload(
+                self.save_pretrained(directory),
+                repo_id,
+                token=token,
+                private=private,
                 revision=revision,
                 commit_message=commit_message,
                 create_pr=create_pr,
             )
-        return commit.commit_url
-
-    def certify(self, labels: Labels, max_loss: float = 0.02, confidence: float = 0.95) -> Router:
-        """Return the router with the guarantee that other held-out labels allow.
-
-        Parameters
-        ----------
-        labels : Labels
-            Of queries that neither the fit nor any choice has seen.
-        max_loss, confidence : float
-            As for `prefill_router.router.guarantee.certify`.
-
-        Returns
-        -------
-        Router
-            Without the results of the certified tolerance that it had before.
-
-        Raises
-        ------
-        InputError
-            If these are the labels that it was fitted to, or lack a target.
-        """
-        labels = self._matched(labels)
-        fitted = labels.select_targets(self.config.targets)
-        if fitted.fingerprint == self.config.data.fingerprint:
-            raise InputError(
-                "The router was fitted to these labels, which can promise nothing of others; give "
-                "labels of queries that it has not seen."
-            )
-        p, cost = self._predict(labels.question.tolist())
-        promise = certify(
-            p,
-            labels.correct,
-            np.zeros(p.shape[1]) if cost is None else cost,
-            self.targets.index(self.guarantee.best_single),
-            labels.group,
-            targets=self.targets,
-            max_loss=max_loss,
-            confidence=confidence,
-        )
-        added = [record.model_copy(update={"certified": True}) for record in self.config.added]
-        metrics = [row for row in self.config.metrics if row.router != "certified"]
-        update = {"guarantee": guarantee_record(promise), "added": added, "metrics": metrics}
-        parts = replace(self._fitted, tuned=replace(self._fitted.tuned, guarantee=promise))
-        return Router(self.config.model_copy(update=update), parts, self._source, self._device)
-
-    def add_target(
-        self, labels: Labels, prices: Prices | None = None, n_resamples: int = 2000, seed: int = 0
-    ) -> tuple[Router, list[Estimate]]:
-        """Return the router with one target more, from few labels of it.
-
-        Its probability is read off those of the other targets: what they find hard it is supposed
-        to find hard, as far as its own labels do not say otherwise. Fit a new router once there are
-        many.
-
-        Parameters
-        ----------
-        labels : Labels
-            Of the new target alone; best of queries that the router was not fitted to, on which
-            it predicts the others too well.
-        prices : Prices, optional
-            With the new target's; needed where the router knows costs.
-        n_resamples, seed
-            Of the bootstrap, and of the folds that say how sure it is.
-
-        Returns
-        -------
-        router : Router
-            Its guarantee does not cover the new target until `certify` is given labels of all.
-        estimates : list of Estimate
-            How sure it is: see `prefill_router.router.added_targets.fit_added`.
-
-        Raises
-        ------
-        InputError
-            If the labels are too few, all alike or of several targets, the target is known
-            already, or its price is not.
-        """
-        if labels.n_targets != 1 or labels.targets[0] in self.targets:
-            raise InputError(
-                f"The labels are of {', '.join(labels.targets)}; they must be of one target that "
-                f"the router does not know (it knows {', '.join(self.targets)})."
-            )
-        read = self._read(labels.question.tolist())
-        record, estimates = fit_added(
-            labels,
-            read.p[:, : len(self.config.targets)],
-            read.n_tokens,
-            prices,
-            self.parts.costs is not None,
-            n_resamples,
-            seed,
-        )
-        config = self.config.model_copy(update={"added": [*self.config.added, record]})
-        return Router(config, self._fitted, self._source, self._device), estimates

@@ -13,7 +13,7 @@ from prefill_router.evaluation import evaluate_choices, evaluate_probabilities
 from prefill_router.evaluation.estimates import Estimate
 from prefill_router.labels import Labels
 from prefill_router.labels.costs import MILLION, Prices, query_costs
-from prefill_router.router.config import AddedRecord
+from prefill_router.router.config import AddedRecord, MetricRecord
 from prefill_router.router.routing import Tuned
 from prefill_router.trunk.few_labels import NewTargetHead
 
@@ -106,6 +106,7 @@ def fit_added(
         accuracy=float(y.mean()),
         n=len(y),
         certified=False,
+        metrics=[MetricRecord.of(row) for row in estimates],
         **(_costs(labels, n_tokens, prices) if priced else {}),
     )
     return record, estimates

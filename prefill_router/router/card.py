@@ -8,10 +8,11 @@ import yaml
 
 from prefill_router.evaluation.estimates import Estimate
 from prefill_router.report import format_interval
-from prefill_router.router.config import RouterConfig
+from prefill_router.router.config import AddedRecord, RouterConfig
 
 ROUTED = {"accuracy": "%", "gap closed": "%", "mean cost": "USD", "cost saving": "%"}
 PREDICTED = {"AUC": "value", "Brier": "value", "ECE": "value"}
+ADDED = {"AUC": "value", "AUC difference": "value", "Brier": "value", "ECE": "value"}
 
 
 def model_card(config: RouterConfig, estimates: Sequence[Estimate], promise: str) -> str:
@@ -89,6 +90,7 @@ def model_card(config: RouterConfig, estimates: Sequence[Estimate], promise: str
         "",
         f"Guarantee: {promise}",
         "",
+        *_added(config.added),
         "## Limits",
         "",
         "- What is measured holds for queries like those of the labels; other subjects, languages "
@@ -132,11 +134,45 @@ def _price_line(config: RouterConfig) -> str:
     )
 
 
-def _row(estimates, scales, router: str, target: str, shown: str | None = None) -> list[str]:
+def _added(added: Sequence[AddedRecord]) -> list[str]:
+    """Return what is known of targets added since, and by how many labels; nothing if none were."""
+    if not added:
+        return []
+    facts, measured = [], []
+    for record in added:
+        estimates = [row.estimate_of() for row in record.metrics]
+        accuracy = [format_interval(e) for e in estimates if e.metric == "accuracy"]
+        price = "unknown" if record.input is None else f"{record.input:g} and {record.output:g}"
+        covered = "covers it" if record.certified else "does not cover it"
+        facts.append([code(record.name), f"{record.n:,}", *accuracy[:1], price, covered])
+        for name in dict.fromkeys(e.router for e in estimates if e.metric != "accuracy"):
+            measured.append([code(record.name), *_row(estimates, ADDED, name)])
+    return [
+        "## Targets added since",
+        "",
+        "Each has a head on the other targets' probabilities, fitted to a few labels of its own.",
+        "",
+        *_table(
+            ["target", "labels", "accuracy on them", "price in USD per million tokens in and out",
+             "guarantee"],
+            facts,
+        ),
+        "",
+        "On held-out folds of those labels, beside the mean of the other targets' probabilities, "
+        "which uses none of them:",
+        "",
+        *_table(["target", "probabilities", *ADDED], measured),
+        "",
+    ]  # fmt: skip
+
+
+def _row(
+    estimates, scales, router: str, target: str | None = None, shown: str | None = None
+) -> list[str]:
     found = {
         e.metric: format_interval(e, scales[e.metric])
         for e in estimates
-        if e.router == router and e.target == target and e.metric in scales
+        if e.router == router and (target is None or e.target == target) and e.metric in scales
     }
     first = [code(router)] if shown is None else [code(router), code(shown)]
     return first + [found.get(metric, "") for metric in scales]

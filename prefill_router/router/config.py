@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import math
+from dataclasses import asdict
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from prefill_router.evaluation.estimates import Estimate
 from prefill_router.extraction.pooling import POOLINGS
 from prefill_router.extraction.prompts import TRUNCATIONS
 from prefill_router.router.calibration import FAMILIES
 
-FORMAT = 1
+FORMAT = 2
 MOST = 10_000  # of anything that is counted in a router: targets, layers, networks, rows of metrics
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
@@ -24,6 +27,14 @@ class Part(BaseModel):
     """Strict: no unknown field, no number for a text, no infinity."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_no_unknown_field(cls, data: Any) -> Any:
+        # One fault for all of them: a file may hold a hundred thousand.
+        if isinstance(data, dict) and (unknown := data.keys() - cls.model_fields.keys()):
+            raise ValueError(f"{len(unknown)} unknown fields, such as {min(unknown)[:50]!r}")
+        return data
 
 
 class EncoderRecord(Part):
@@ -58,6 +69,7 @@ class ShapeRecord(Part):
     networks: Count
     hidden: Annotated[list[Count], Field(max_length=20)]
     validation: Count
+    seen: Count
 
 
 class PriceRecord(Part):
@@ -75,38 +87,6 @@ class PriceRecord(Part):
         return self
 
 
-class AddedRecord(Part):
-    """A target added later: its head on the others' logits, and what its answers cost.
-
-    `input` and `output` are USD per million tokens, `output_tokens` and `mean_cost` means over its
-    `n` labelled queries; `certified` says whether the guarantee covers it.
-    """
-
-    name: Name
-    intercept: float
-    weights: Annotated[list[float], Field(max_length=MOST)]
-    accuracy: Share
-    n: Count
-    certified: bool
-    input: Amount | None = None
-    output: Amount | None = None
-    output_tokens: Amount | None = None
-    mean_cost: Amount | None = None
-
-
-class GuaranteeRecord(Part):
-    """The fields of `guarantee.Guarantee`."""
-
-    tau: Share | None
-    max_loss: Share
-    confidence: Share
-    best_single: Name
-    n: Count
-    n_groups: Count
-    taus: Annotated[list[Share], Field(max_length=MOST)]
-    p_values: Annotated[list[Share], Field(min_length=1, max_length=MOST)]
-
-
 class MetricRecord(Part):
     """The fields of `estimates.Estimate`; None is undefined."""
 
@@ -119,6 +99,49 @@ class MetricRecord(Part):
     upper: float | None
     n: Annotated[int, Field(ge=0)]
 
+    @classmethod
+    def of(cls, estimate: Estimate) -> MetricRecord:
+        """Return an estimate as ``router.json`` has it."""
+        return cls(**{k: None if v != v else v for k, v in asdict(estimate).items()})
+
+    def estimate_of(self) -> Estimate:
+        """Return the estimate."""
+        return Estimate(**{k: math.nan if v is None else v for k, v in self.model_dump().items()})
+
+
+class AddedRecord(Part):
+    """A target added later: its head on the others' logits, and what its answers cost.
+
+    `input` and `output` are USD per million tokens, `output_tokens` and `mean_cost` means over its
+    `n` labelled queries; `certified` says whether the guarantee covers it; `metrics` are what
+    `added_targets.fit_added` measured.
+    """
+
+    name: Name
+    intercept: float
+    weights: Annotated[list[float], Field(max_length=MOST, fail_fast=True)]
+    accuracy: Share
+    n: Count
+    certified: bool
+    input: Amount | None = None
+    output: Amount | None = None
+    output_tokens: Amount | None = None
+    mean_cost: Amount | None = None
+    metrics: Annotated[list[MetricRecord], Field(max_length=100, fail_fast=True)]
+
+
+class GuaranteeRecord(Part):
+    """The fields of `guarantee.Guarantee`."""
+
+    tau: Share | None
+    max_loss: Share
+    confidence: Share
+    best_single: Name
+    n: Count
+    n_groups: Count
+    taus: Annotated[list[Share], Field(max_length=MOST, fail_fast=True)]
+    p_values: Annotated[list[Share], Field(min_length=1, max_length=MOST, fail_fast=True)]
+
 
 class DataRecord(Part):
     """The labels that it was made from."""
@@ -129,7 +152,7 @@ class DataRecord(Part):
     train: Count
     validation: Count
     test: Count
-    benchmarks: Annotated[list[str], Field(max_length=MOST)]
+    benchmarks: Annotated[list[str], Field(max_length=MOST, fail_fast=True)]
     seed: int
 
 
@@ -138,10 +161,10 @@ class RouterConfig(Part):
 
     format: Literal[FORMAT]
     package: Name
-    targets: Annotated[list[Name], Field(min_length=2, max_length=MOST)]
+    targets: Annotated[list[Name], Field(min_length=2, max_length=MOST, fail_fast=True)]
     encoder: EncoderRecord
-    places: Annotated[list[PlaceRecord], Field(min_length=1, max_length=MOST)]
-    choices: Annotated[list[ChoiceRecord], Field(max_length=MOST)]
+    places: Annotated[list[PlaceRecord], Field(min_length=1, max_length=MOST, fail_fast=True)]
+    choices: Annotated[list[ChoiceRecord], Field(max_length=MOST, fail_fast=True)]
     shapes: ShapeRecord
     labelled: Annotated[list[bool], Field(fail_fast=True)]
     calibration: Annotated[list[Literal[FAMILIES]], Field(fail_fast=True)]
@@ -151,10 +174,10 @@ class RouterConfig(Part):
     lam: Amount
     accuracy: Annotated[list[Share | None], Field(fail_fast=True)]
     guarantee: GuaranteeRecord
-    metrics: Annotated[list[MetricRecord], Field(max_length=MOST)]
+    metrics: Annotated[list[MetricRecord], Field(max_length=MOST, fail_fast=True)]
     data: DataRecord
     tensors: Digest
-    added: Annotated[list[AddedRecord], Field(max_length=MOST)] = []
+    added: Annotated[list[AddedRecord], Field(max_length=MOST, fail_fast=True)] = []
 
     @model_validator(mode="after")
     def _one_for_each_target(self) -> RouterConfig:

@@ -18,7 +18,7 @@ from prefill_router.extraction.models import ModelSource, resolve, weights_hash
 from prefill_router.labels import Labels
 from prefill_router.labels.costs import Prices
 from prefill_router.labels.splits import Split
-from prefill_router.router.config import FORMAT, GuaranteeRecord, RouterConfig
+from prefill_router.router.config import FORMAT, GuaranteeRecord, MetricRecord, RouterConfig
 from prefill_router.router.files import parse_tokenizer, tensor_bytes
 from prefill_router.router.guarantee import Guarantee
 from prefill_router.router.parts import Parts, to_tensors
@@ -75,6 +75,7 @@ def describe(
             "networks": len(heads.weights[0]),
             "hidden": [weight.shape[2] for weight in heads.weights[:-1]],
             "validation": len(tuned.p),
+            "seen": len(parts.seen),
         },
         "labelled": heads.labelled.tolist(),
         "calibration": heads.calibration.families,
@@ -84,9 +85,7 @@ def describe(
         "lam": tuned.lam,
         "accuracy": [None if np.isnan(a) else float(a) for a in tuned.accuracy],
         "guarantee": guarantee_record(tuned.guarantee),
-        "metrics": [
-            {k: None if v != v else v for k, v in asdict(row).items()} for row in trained.metrics
-        ],
+        "metrics": [MetricRecord.of(row) for row in trained.metrics],
         "data": {
             "fingerprint": labels.fingerprint,
             "queries": labels.n_queries,
@@ -97,9 +96,14 @@ def describe(
             "benchmarks": sorted(set(labels.benchmark.tolist())),
             "seed": seed,
         },
-        "tensors": hashlib.sha256(tensor_bytes(to_tensors(parts))).hexdigest(),
+        "tensors": tensors_digest(parts),
     }
     return RouterConfig.model_validate(record)
+
+
+def tensors_digest(parts: Parts) -> str:
+    """Return the hash of the file that `parts` are saved as."""
+    return hashlib.sha256(tensor_bytes(to_tensors(parts))).hexdigest()
 
 
 def _price_records(parts: Parts, labels: Labels, prices: Prices | None) -> list[dict] | None:

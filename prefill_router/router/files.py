@@ -7,13 +7,10 @@ targets, and a model card, which nobody parses. No other file is opened, and non
 from __future__ import annotations
 
 import hashlib
-import itertools
 import stat
 from pathlib import Path
 
 import numpy as np
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
@@ -22,49 +19,14 @@ from tokenizers import Tokenizer
 
 from prefill_router.errors import InputError
 from prefill_router.router.config import RouterConfig
+from prefill_router.router.parts import tensor_layout
 from prefill_router.storage import atomic_write
 
 CONFIG, TENSORS, CARD = "router.json", "router.safetensors", "README.md"
 TOKENIZER = "tokenizer-{}.json"
-PATTERNS = (CONFIG, TENSORS, CARD, TOKENIZER.format("*"))
-LIMITS = {CONFIG: 8 * 2**20, TENSORS: 2 * 2**30, TOKENIZER: 64 * 2**20}  # bytes
+LIMITS = {CONFIG: 2 * 2**20, TENSORS: 2 * 2**30, TOKENIZER: 64 * 2**20}  # bytes
 PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib", ".ckpt", ".npy", ".npz")
 SHOWN = 3  # faults of a file that a message names
-
-
-def find(name: str, revision: str | None = None) -> Path:
-    """Return the directory of a router: a local one, else its snapshot from the hub.
-
-    Parameters
-    ----------
-    name : str
-        A path, or ``owner/name`` on the Hugging Face hub.
-    revision : str, optional
-        A commit, branch or tag on the hub.
-
-    Raises
-    ------
-    InputError
-        If it is neither, or the hub cannot be reached.
-    """
-    directory = Path(name).expanduser()
-    if directory.is_dir():
-        return directory
-    if directory.exists() or str(name).startswith((".", "/", "~")) or str(name).count("/") > 1:
-        raise InputError(f"{name}: no such directory; give that of a saved router, or a hub id.")
-    try:
-        return Path(snapshot_download(str(name), revision=revision, allow_patterns=list(PATTERNS)))
-    except (RepositoryNotFoundError, RevisionNotFoundError):
-        at = f" at {revision}" if revision else ""
-        raise InputError(
-            f"The Hugging Face hub has no router {name!r}{at} that it would show (is it spelled "
-            "right; does it ask for a login?), and there is no such directory."
-        ) from None
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{name!r} is no directory, and the Hugging Face hub cannot be reached for it "
-            f"({type(error).__name__}): this machine is offline, or the name is no hub id."
-        ) from error
 
 
 def read_bytes(directory: Path, name: str, limit: int) -> bytes:
@@ -130,7 +92,9 @@ def read_config(directory: Path) -> RouterConfig:
         ]
         more = f" (and {len(faults) - SHOWN} more)" if len(faults) > SHOWN else ""
         raise InputError(
-            f"{directory / CONFIG} is no router of this version: {'; '.join(faults[:SHOWN])}{more}."
+            f"{directory / CONFIG} is no router of this version: "
+            f"{'; '.join(faults[:SHOWN])}{more}. If an earlier version "
+            "saved it, fit and save it again."
         ) from None
 
 
@@ -172,33 +136,6 @@ def read_tensors(directory: Path, config: RouterConfig) -> dict[str, np.ndarray]
         if not np.isfinite(tensor).all() or tensor.size == 0:
             raise InputError(f"{path}: {name} holds values that are no finite numbers, or none.")
     return tensors
-
-
-def tensor_layout(config: RouterConfig) -> dict[str, tuple[str, tuple[int | None, ...]]]:
-    """Return the type and shape of every tensor that a router has, by name; None is any length."""
-    n_places, n_targets, shapes = len(config.places), len(config.targets), config.shapes
-    n_inputs = n_places * shapes.components
-    layout = {
-        "centre": ("float32", (n_places, 1, shapes.width)),
-        "projection": ("float32", (n_places, shapes.width, shapes.components)),
-        "calibration.coefficients": ("float64", (n_targets, 3)),
-        "validation.p": ("float64", (shapes.validation, n_targets)),
-        "validation.correct": ("int8", (shapes.validation, n_targets)),
-    }
-    widths = [n_inputs, *shapes.hidden, n_targets]
-    for i, (inputs, outputs) in enumerate(itertools.pairwise(widths)):
-        layout[f"weight.{i}"] = ("float32", (shapes.networks, inputs, outputs))
-        layout[f"bias.{i}"] = ("float32", (shapes.networks, 1, outputs))
-    for k, family in enumerate(config.calibration):
-        if family == "isotonic":
-            layout[f"calibration.steps.{k}"] = ("float64", (2, None))
-    if config.prices is not None:
-        layout["validation.cost"] = ("float64", (shapes.validation, n_targets))
-        layout["lengths.slopes"] = ("float64", (n_inputs, n_targets))
-        layout["lengths.bounds"] = ("float64", (2, n_targets))
-        for name in ("intercepts", "smearing"):
-            layout[f"lengths.{name}"] = ("float64", (n_targets,))
-    return layout
 
 
 def read_tokenizers(directory: Path, config: RouterConfig) -> dict[int, Tokenizer]:

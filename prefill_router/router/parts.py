@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,15 +31,19 @@ class Parts:
         From states to expected costs, where prices are known.
     tuned : Tuned
         What policies need to know.
+    seen : ndarray of uint64
+        `seen_questions.digests` of the questions that any of it, or of the heads of targets added
+        since, was fitted to or chosen on.
     """
 
     heads: Heads
     costs: CostModel | None
     tuned: Tuned
+    seen: np.ndarray
 
 
 def to_tensors(parts: Parts) -> dict[str, np.ndarray]:
-    """Return all numbers of a router as the tensors of `router_files.tensor_layout`."""
+    """Return all numbers of a router as the tensors of `tensor_layout`."""
     heads, tuned = parts.heads, parts.tuned
     tensors = {
         "centre": heads.centre,
@@ -46,6 +51,7 @@ def to_tensors(parts: Parts) -> dict[str, np.ndarray]:
         "calibration.coefficients": heads.calibration.coefficients,
         "validation.p": tuned.p,
         "validation.correct": np.nan_to_num(tuned.correct, nan=UNKNOWN).astype(np.int8),
+        "seen": parts.seen,
     }
     tensors |= {f"weight.{i}": weight for i, weight in enumerate(heads.weights)}
     tensors |= {f"bias.{i}": bias for i, bias in enumerate(heads.biases)}
@@ -61,6 +67,34 @@ def to_tensors(parts: Parts) -> dict[str, np.ndarray]:
             "lengths.bounds": lengths.bounds,
         }
     return tensors
+
+
+def tensor_layout(config: RouterConfig) -> dict[str, tuple[str, tuple[int | None, ...]]]:
+    """Return the type and shape of every tensor that a router has, by name; None is any length."""
+    n_places, n_targets, shapes = len(config.places), len(config.targets), config.shapes
+    n_inputs = n_places * shapes.components
+    layout = {
+        "centre": ("float32", (n_places, 1, shapes.width)),
+        "projection": ("float32", (n_places, shapes.width, shapes.components)),
+        "calibration.coefficients": ("float64", (n_targets, 3)),
+        "validation.p": ("float64", (shapes.validation, n_targets)),
+        "validation.correct": ("int8", (shapes.validation, n_targets)),
+        "seen": ("uint64", (shapes.seen,)),
+    }
+    widths = [n_inputs, *shapes.hidden, n_targets]
+    for i, (inputs, outputs) in enumerate(itertools.pairwise(widths)):
+        layout[f"weight.{i}"] = ("float32", (shapes.networks, inputs, outputs))
+        layout[f"bias.{i}"] = ("float32", (shapes.networks, 1, outputs))
+    for k, family in enumerate(config.calibration):
+        if family == "isotonic":
+            layout[f"calibration.steps.{k}"] = ("float64", (2, None))
+    if config.prices is not None:
+        layout["validation.cost"] = ("float64", (shapes.validation, n_targets))
+        layout["lengths.slopes"] = ("float64", (n_inputs, n_targets))
+        layout["lengths.bounds"] = ("float64", (2, n_targets))
+        for name in ("intercepts", "smearing"):
+            layout[f"lengths.{name}"] = ("float64", (n_targets,))
+    return layout
 
 
 def from_tensors(
@@ -98,7 +132,7 @@ def from_tensors(
             }
         ),
     )
-    return Parts(heads, _costs(config, tensors, tokenizers), tuned)
+    return Parts(heads, _costs(config, tensors, tokenizers), tuned, tensors["seen"])
 
 
 def _costs(

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from prefill_router.errors import InputError, did_you_mean
+from prefill_router.errors import InputError
 from prefill_router.evaluation.estimates import Estimate
 from prefill_router.extraction.models import Device, ModelSource
 from prefill_router.extraction.prompts import Query
-from prefill_router.labels import Labels
-from prefill_router.labels.costs import Prices, query_costs
 from prefill_router.policy import NOBODY
 from prefill_router.router.added_targets import tuned_with_added, with_added, with_added_costs
 from prefill_router.router.config import RouterConfig
@@ -21,28 +20,9 @@ from prefill_router.router.guarantee import Guarantee
 from prefill_router.router.parts import Parts
 from prefill_router.router.query_reader import QueryReader
 from prefill_router.router.routing import Route, Rule, make_rule
-from prefill_router.router.training import evaluate
 
-
-@dataclass(frozen=True, eq=False)
-class Examined:
-    """Labelled queries, and what a router says of them.
-
-    Attributes
-    ----------
-    labels : Labels
-        Of the router's targets, in its order.
-    raw, p : ndarray of shape (N, K)
-        P(correct) before and after calibration.
-    expected, paid : ndarray of shape (N, K) or None
-        Costs in USD as expected beforehand, and as they turned out; None where none are known.
-    """
-
-    labels: Labels
-    raw: np.ndarray
-    p: np.ndarray
-    expected: np.ndarray | None
-    paid: np.ndarray | None
+RULES = 64
+"""Settled policies that are kept; a service that varies its settings settles others anew."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +58,7 @@ class Predictor:
         self.parts = replace(parts, tuned=tuned_with_added(parts.tuned, config.added))
         self._source = source
         self._device = device
-        self._rules: dict[tuple, Rule] = {}
+        self._rule = lru_cache(RULES)(self._make_rule)
         self._reader = QueryReader(
             source,
             parts.heads.places,
@@ -111,8 +91,7 @@ class Predictor:
     @property
     def metrics(self) -> list[Estimate]:
         """Results on the test queries, with intervals."""
-        rows = [record.model_dump() for record in self.config.metrics]
-        return [Estimate(**{k: np.nan if v is None else v for k, v in r.items()}) for r in rows]
+        return [record.estimate_of() for record in self.config.metrics]
 
     def route(self, query: Query, policy: str = "tolerance", **settings: Any) -> Route:
         """Say which target to ask; a query is a text, or a list of messages.
@@ -161,13 +140,9 @@ class Predictor:
             If a query cannot be read, or `make_rule` refuses a setting.
         """
         exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
-        key = (policy, tau, lam, budget, accuracy, exclude)
-        rule = self._rules.get(key)
-        if rule is None:
-            settings = dict(
-                zip(("tau", "lam", "budget", "accuracy", "exclude"), key[1:], strict=True)
-            )
-            rule = self._rules[key] = make_rule(policy, self.parts.tuned, self.targets, **settings)
+        rule = self._rule(
+            policy, tau=tau, lam=lam, budget=budget, accuracy=accuracy, exclude=exclude
+        )
         p, cost = self._predict(queries)
         targets = self.targets
         kept = [(int(k), targets[k]) for k in rule.kept]
@@ -180,6 +155,9 @@ class Predictor:
                 Route(chosen, {name: float(p[row, k]) for k, name in kept}, expected, why)
             )
         return routes
+
+    def _make_rule(self, policy: str, **settings: Any) -> Rule:
+        return make_rule(policy, self.parts.tuned, self.targets, **settings)
 
     def predict_proba(self, queries: Sequence[Query]) -> np.ndarray:
         """Return calibrated P(correct), (N, K)."""
@@ -215,67 +193,3 @@ class Predictor:
             p,
             with_added_costs(expected, n_tokens, added),
         )
-
-    def evaluate(
-        self, labels: Labels, prices: Prices | None = None, n_resamples: int = 2000, seed: int = 0
-    ) -> list[Estimate]:
-        """Evaluate the router on labels that it was not fitted to.
-
-        Parameters
-        ----------
-        labels : Labels
-            Of the router's targets, in any order, and perhaps of others.
-        prices : Prices, optional
-            Of what answers turned out to cost. Default: those it was fitted with.
-        n_resamples, seed
-            Of the bootstrap.
-
-        Returns
-        -------
-        list of Estimate
-            As `metrics`, of the split ``"new"``.
-        """
-        seen = self.examine(labels, prices)
-        return evaluate(
-            self.parts, seen.labels, self.config.tau, seen.raw, seen.p, seen.expected, seen.paid,
-            "new", n_resamples, seed,
-        )  # fmt: skip
-
-    def examine(self, labels: Labels, prices: Prices | None = None) -> Examined:
-        """Return what the router says of labelled queries, beside what came of them.
-
-        Parameters
-        ----------
-        labels, prices
-            As for `evaluate`.
-
-        Returns
-        -------
-        Examined
-        """
-        labels = self._matched(labels)
-        questions = labels.question.tolist()
-        read = self._read(questions)
-        paid = None
-        if self.parts.costs is not None:
-            inputs = self.parts.costs.input_tokens(questions, read.n_tokens)
-            extra = np.repeat(read.n_tokens[:, None], len(self.config.added), axis=1)
-            inputs = np.hstack([inputs, extra])
-            paid = query_costs(labels, prices or self._prices(), inputs)
-        return Examined(labels, read.raw, read.p, read.expected, paid)
-
-    def _matched(self, labels: Labels) -> Labels:
-        if missing := [name for name in self.targets if name not in labels.targets]:
-            hint = did_you_mean(missing[0], labels.targets)
-            raise InputError(f"The labels have no target {missing[0]!r}.{hint}")
-        return labels.select_targets(self.targets)
-
-    def _prices(self) -> Prices:
-        known = {
-            name: (price.input, price.output)
-            for name, price in zip(self.config.targets, self.config.prices, strict=True)
-            if price.input is not None
-        }
-        known |= {record.name: (record.input, record.output) for record in self.config.added}
-        columns = ({name: price[side] for name, price in known.items()} for side in (0, 1))
-        return Prices(*columns, self.config.as_of)

@@ -159,7 +159,7 @@ def make_rule(
         Of ``budget``: average spend in USD a query, at most; met on validation queries.
     accuracy : float
         Of ``abstain``: share of right answers wanted among the queries that are answered; reached
-        on validation queries.
+        on validation queries, which all targets that can be asked must have answered.
     exclude : sequence of str
         Targets that cannot be asked now.
 
@@ -171,7 +171,8 @@ def make_rule(
     ------
     InputError
         If a name is unknown, a parameter is missing or belongs to another policy, no target is
-        left, costs are needed and unknown, or the budget or the accuracy cannot be met.
+        left, costs are needed and unknown, the budget or the accuracy cannot be met, or ``abstain``
+        is to choose a target that was added since.
     """
     if name not in NAMES:
         raise InputError(f"Unknown policy {name!r}.{did_you_mean(name, NAMES)}")
@@ -200,6 +201,7 @@ def make_rule(
         found = fit_budget(tuned.p[:, kept], tuned.cost[:, kept], budget)
         return Rule(name, found, kept, f", which spends at most {budget:g} USD a query on average")
     if name == "abstain":
+        _check_labelled(tuned, kept, targets)
         threshold = fit_abstention(tuned.p[:, kept], tuned.correct[:, kept], accuracy)
         note = f", from which {100 * accuracy:g} % of validation queries are answered correctly"
         return Rule(name, threshold, kept, note)
@@ -217,6 +219,18 @@ def _kept(targets: Sequence[str], exclude: Sequence[str]) -> np.ndarray:
     if len(kept) == 0:
         raise InputError("All targets are excluded, so there is none to ask.")
     return kept
+
+
+def _check_labelled(tuned: Tuned, kept: np.ndarray, targets: Sequence[str]) -> None:
+    """Refuse targets of which no answer to a validation query was graded, as of those added."""
+    unknown = [targets[k] for k in kept if np.isnan(tuned.correct[:, k]).all()]
+    if unknown:
+        names = ", ".join(map(repr, unknown))
+        raise InputError(
+            f"The policy 'abstain' finds its threshold on validation queries, which {names} never "
+            f"answered (targets added since never did). Leave out what was not asked "
+            f"(exclude={unknown}), or fit a new router to labels of all targets."
+        )
 
 
 def _promised(tuned: Tuned, kept: np.ndarray, targets: Sequence[str]) -> Rule:

@@ -22,6 +22,7 @@ from prefill_router.router.guarantee import certify
 from prefill_router.router.heads import Heads, fold
 from prefill_router.router.parts import Parts
 from prefill_router.router.routing import Rule, Tuned, make_rule
+from prefill_router.router.seen_questions import digests
 from prefill_router.trunk import SharedTrunkEnsemble
 
 FOLDS = 5
@@ -128,7 +129,8 @@ def train(
     tuned = Tuned(
         p[held], None if expected is None else expected[held], correct[held], lam, accuracy, promise
     )
-    parts = Parts(heads, costs, tuned)
+    used = np.concatenate([split.train, split.validation])
+    parts = Parts(heads, costs, tuned, digests(labels.question[used]))
     tested = labels.take(test)
     cost = None if costs is None else paid(labels, prices, costs, activations.full_tokens)[test]
     predicted = None if expected is None else expected[test]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from fault_server import faulty
 
-from prefill_router.answers import asking
+from prefill_router.answers import asking, endpoints
 from prefill_router.answers.asking import ask_endpoints
 from prefill_router.answers.generation import Decoding, generate
 from prefill_router.answers.targets import Endpoint
@@ -128,6 +128,41 @@ def test_a_fault_is_tried_again(tmp_path, answers, fault, may_be_charged):
         for i, n in ((0, 1), (2, 2))
     )
     assert asked.uncertain == pytest.approx(worst if may_be_charged else 0)
+
+
+@pytest.mark.parametrize("status", [200, 500])
+def test_a_body_without_end_is_not_read_to_its_end(tmp_path, monkeypatch, status):
+    monkeypatch.setattr(endpoints, "MOST_BYTES", 2**20)
+    with faulty({QUESTIONS[0]: [status, status]}) as server:
+        asked = ask(
+            server, tmp_path / "j", QUESTIONS[:2], prices=PRICES, retries=1, timeout=60,
+            concurrency=1,
+        )  # fmt: skip
+        assert 2 * 2**20 < server.flooded < 2 * 2**24  # sockets hold some more
+    assert texts(asked)[0] is None and texts(asked)[1] is not None
+    [problem] = asked.problems
+    reason = "is longer than 1,048,576 bytes" if status == 200 else "HTTP 500"
+    assert "no answer to" in problem and reason in problem and len(problem) < 600
+    assert asked.uncertain == pytest.approx(2 * worst(QUESTIONS[0]) if status == 200 else 0)
+
+
+def test_a_body_that_would_unfold_is_not_unpacked(tmp_path, answers):
+    with faulty({QUESTIONS[0]: ["packed"]}) as server:
+        asked = ask(server, tmp_path / "j", QUESTIONS[:1], retries=0)
+        assert "compressed (gzip)" in asked.problems[0]
+        assert texts(ask(server, tmp_path / "j", QUESTIONS[:1])) == [answers[0][0]]
+        assert {headers["Accept-Encoding"] for *_, headers, _ in server.requests} == {"identity"}
+
+
+@pytest.mark.parametrize("fault", [(500, {}, "broken"), "cut", b"null"], ids=repr)
+@pytest.mark.parametrize("retries", [0, 1, 3])
+def test_retries_are_requests_after_the_first(tmp_path, answers, fault, retries):
+    faults = {QUESTIONS[0]: [fault] * (retries + 1), QUESTIONS[1]: [fault] * retries}
+    with faulty(faults) as server:
+        asked = ask(server, tmp_path / "j", QUESTIONS[:2], retries=retries)
+    assert server.asked == dict.fromkeys(QUESTIONS[:2], retries + 1)
+    assert texts(asked) == [None, answers[1][0]]  # the last request may still succeed
+    assert len(asked.problems) == 1
 
 
 def test_an_answer_without_usage_counts_at_its_worst(tmp_path, answers):
@@ -342,7 +377,7 @@ def test_a_full_disk_stops_the_asking(tmp_path, monkeypatch):
 def test_killed_at_random_moments_nothing_answered_is_asked_for_twice(tmp_path, answers):
     """A child is killed again and again; its journal says what it had been paid for."""
     journal = tmp_path / "j"
-    script = Path(__file__).parents[1] / "kills.py"
+    script = Path(__file__).with_name("kills.py")
     with faulty() as server:
         server.faults = {MANY[3]: ["cut"], MANY[5]: [(500, {}, "x")]}
         command = [sys.executable, script, server.base_url, journal, "12", *MANY]

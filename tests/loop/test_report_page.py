@@ -1,14 +1,14 @@
 import re
 from html.parser import HTMLParser
 
-import numpy as np
 import pytest
 import tiny_studies
 
+from prefill_router.errors import InputError
 from prefill_router.labels import load_labels
 from prefill_router.labels.costs import load_prices
 from prefill_router.labels.splits import make_splits
-from prefill_router.loop.report_page import unseen, write_page
+from prefill_router.loop.report_page import write_page
 from prefill_router.router import Router
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)> $x$ {{ 7 * 7 }} \x00 ]]>"
@@ -70,16 +70,18 @@ def test_the_page_loads_nothing_and_runs_nothing(fitted, tmp_path):
     assert len(images) == 2 and all(image["alt"] for image in images)
 
 
-def test_it_shows_test_queries_alone(fitted, tmp_path):
+def test_it_shows_unseen_queries_alone(fitted, tmp_path):
     router, labels = fitted
-    shown, known = unseen(router, labels)
-    test = make_splits(labels, seed=0)[0].test
-    assert known and shown.query_id.tolist() == labels.query_id[test].tolist()
-    shown = page(router, labels, tmp_path / "r.html")
-    assert f"{len(test)} test queries, on which nothing was fitted" in shown
-    fewer = labels.take(np.arange(100))
-    assert unseen(router, fewer)[1] is False
-    assert "this page flatters it" in page(router, fewer, tmp_path / "r.html")
+    split = make_splits(labels, seed=0)[0]
+    n_fitted = len(split.train) + len(split.validation)
+    shown = Page(page(router, labels, tmp_path / "r.html")).text
+    assert f"{len(split.test)} queries on which nothing was fitted or chosen" in shown
+    assert f"of the labels, {n_fitted} more are of queries that the router was fitted to" in shown
+    shown = Page(page(router, labels.take(split.test), tmp_path / "r.html")).text
+    assert f"{len(split.test)} queries on which" in shown and "left out" not in shown
+    with pytest.raises(InputError, match="questions of all 10 rows"):
+        write_page(router, labels.take(split.train[:10]), tmp_path / "none.html")
+    assert not (tmp_path / "none.html").exists()
 
 
 def test_its_numbers_are_the_router_s(fitted, tmp_path):

@@ -1,8 +1,12 @@
 import re
+from dataclasses import replace
 
+import numpy as np
 import yaml
 
+from prefill_router.labels.costs import Prices
 from prefill_router.report import format_interval
+from prefill_router.router import Router
 from prefill_router.router.card import code, model_card
 
 
@@ -29,6 +33,30 @@ def test_a_model_on_the_hub_is_named_as_its_base(fitted):
     encoder = config.encoder.model_copy(update={"name": "owner/name@main", "revision": "c" * 40})
     card = model_card(config.model_copy(update={"encoder": encoder}), [], "None.")
     assert yaml.safe_load(card.split("---")[1])["base_model"] == ["owner/name"]
+
+
+def test_targets_added_since_are_listed_with_what_was_measured(fitted, tmp_path):
+    router, labels = fitted
+    assert (
+        "## Targets added since"
+        not in router.save_pretrained(tmp_path).joinpath("README.md").read_text()
+    )
+    new = replace(labels.select_targets(["late"], at_least=1), targets=("n|w",)).take(np.arange(60))
+    wider, estimates = router.add_target(new, Prices({"n|w": 3.5}, {"n|w": 7.25}), n_resamples=50)
+    again = Router.from_pretrained(wider.save_pretrained(tmp_path))
+    card = (tmp_path / "README.md").read_text()
+    section = card.partition("## Targets added since")[2].partition("## Limits")[0]
+    accuracy, found = estimates[0], {(e.metric, e.router): e for e in estimates}
+    known = f"| 60 | {format_interval(accuracy)} | 3.5 and 7.25 | does not cover it |"
+    assert rf"| `n\|w` {known}" in section
+    for name in ("the new head", "the others' mean"):
+        auc, error = (format_interval(found[m, name], "value") for m in ("AUC", "ECE"))
+        [line] = [x for x in section.splitlines() if f"| `{name.replace('`', chr(39))}` |" in x]
+        assert auc in line and error in line
+    difference = next(e for e in estimates if e.metric == "AUC difference")
+    assert format_interval(difference, "value") in section
+    assert len({x.count(" | ") for x in section.splitlines() if "probabilities |" in x}) == 1
+    assert [e.estimate_of() for e in again.config.added[0].metrics] == estimates
 
 
 def test_names_are_no_markup():

@@ -1,18 +1,20 @@
 import json
+from dataclasses import replace
 
-import hub_standin
 import numpy as np
 import pytest
 import tiny_models
 import tiny_routers
 import tiny_studies
+from safetensors.numpy import load_file
 
 from prefill_router.errors import InputError
 from prefill_router.evaluation import metrics
 from prefill_router.evaluation.estimates import Estimate
 from prefill_router.labels.costs import Prices
 from prefill_router.labels.splits import make_splits
-from prefill_router.router import Router
+from prefill_router.router import Router, predictor
+from prefill_router.router.files import TENSORS
 
 QUERIES = ["w1 w2 w3", "w15 w16 w17", "w4 w18"]
 
@@ -61,6 +63,16 @@ def test_one_route_is_the_same_alone_and_among_many(router):
 
 def test_one_target_is_left_out_by_its_name(router):
     assert "late" not in router.route(QUERIES[0], "argmax", exclude="late").p
+
+
+def test_settled_policies_do_not_pile_up(router):
+    for tau in np.linspace(0, 1, predictor.RULES + 20):
+        router._rule("tolerance", tau=tau)
+    assert router._rule.cache_info().currsize == predictor.RULES
+    route = router.route(QUERIES[0], tau=0.3)
+    hits = router._rule.cache_info().hits
+    assert router.route(QUERIES[0], tau=0.3) == route
+    assert router._rule.cache_info().hits == hits + 1  # settled once
 
 
 def test_a_route_says_what_was_known(router):
@@ -117,10 +129,69 @@ def test_other_labels_give_another_guarantee(fitted):
     assert "at most 90 points" in other.route(QUERIES[0]).why
     assert "certified" in {e.router for e in router.metrics}
     assert "certified" not in {e.router for e in other.metrics}  # of the tolerance before
-    with pytest.raises(InputError, match="was fitted to these labels"):
-        router.certify(labels)
     with pytest.raises(InputError, match="no target 'noisy'"):
         router.certify(labels.select_targets(["early", "late"]))
+
+
+@pytest.mark.parametrize("sample", [1.0, 0.5, 0.1])
+def test_labels_of_fitted_questions_are_recognised_row_by_row(fitted, sample):
+    router, labels = fitted
+    split = make_splits(labels)[0]
+    rows = np.random.default_rng(0).permutation(labels.n_queries)
+    rows = rows[: int(sample * len(rows))]
+    part = labels.take(rows).select_targets(["noisy", "late", "early"])
+    known = set(labels.question[np.concatenate([split.train, split.validation])])
+    expected = [
+        i for i, text in zip(part.query_id, part.question, strict=True) if text not in known
+    ]
+    assert 0 < len(expected) < len(rows)
+    assert router.unseen(part).query_id.tolist() == expected
+    match = rf"questions of {len(rows) - len(expected)} of {len(rows)} rows.*router\.unseen\("
+    for use in (router.evaluate, router.examine, router.certify):
+        with pytest.raises(InputError, match=match):
+            use(part)
+    assert router.examine(router.unseen(part)).labels.n_queries == len(expected)
+    padded = replace(part, question=np.array([f" {q}\n" for q in part.question], dtype=object))
+    assert router.unseen(padded).query_id.tolist() == expected
+    with pytest.raises(InputError, match="questions of all 7 rows"):
+        router.unseen(labels.take(split.train[:7]))
+    test = labels.take(split.test)
+    assert router.unseen(test) is test
+
+
+def test_what_a_target_was_added_by_counts_as_seen(fitted, tmp_path):
+    router, labels = fitted
+    test = labels.take(make_splits(labels)[0].test)
+    few = test.take(np.arange(30)).select_targets(["late"], at_least=1)
+    prices = Prices({"new": 1.0}, {"new": 1.0})
+    wider, _ = router.add_target(replace(few, targets=("new",)), prices, n_resamples=20)
+    wider = Router.from_pretrained(wider.save_pretrained(tmp_path))
+    questions = set(few.question)
+    expected = [i for i, q in zip(test.query_id, test.question, strict=True) if q not in questions]
+    assert wider.unseen(test).query_id.tolist() == expected
+    assert router.unseen(test) is test  # the router before is as it was
+    four = replace(
+        test,
+        targets=(*test.targets, "new"),
+        correct=np.column_stack([test.correct, test.correct[:, 1]]),
+        output_tokens=np.column_stack([test.output_tokens, test.output_tokens[:, 1]]),
+        cost_usd=np.column_stack([test.cost_usd, test.cost_usd[:, 1]]),
+    )
+    with pytest.raises(InputError, match="fitted to the questions of 30 of"):
+        wider.certify(four)
+    sure = wider.certify(wider.unseen(four), max_loss=0.9, confidence=0.5)
+    assert sure.config.added[0].certified
+    with pytest.raises(InputError, match="'new' never answered"):
+        wider.route(QUERIES[0], "abstain", accuracy=0.6)
+    assert "new" not in wider.route(QUERIES[0], "abstain", accuracy=0.6, exclude="new").p
+
+
+def test_a_fitted_question_takes_eight_bytes(fitted, saved):
+    router, labels = fitted
+    split = make_splits(labels)[0]
+    known = set(labels.question[np.concatenate([split.train, split.validation])])
+    assert router.config.shapes.seen == len(known) == load_file(saved / TENSORS)["seen"].size
+    assert load_file(saved / TENSORS)["seen"].dtype == np.uint64
 
 
 def test_a_router_without_prices_knows_no_costs(tmp_path):
@@ -130,7 +201,7 @@ def test_a_router_without_prices_knows_no_costs(tmp_path):
     assert not any("cost" in e.metric for e in router.metrics)
     with pytest.raises(InputError, match="fitted without prices"):
         again.expected_costs(QUERIES)
-    assert again.evaluate(labels.take(np.arange(40)), n_resamples=10)
+    assert again.evaluate(again.unseen(labels), n_resamples=10)
     assert "Prices: unknown" in (tmp_path / "saved/README.md").read_text()
 
 
@@ -177,31 +248,6 @@ def test_the_encoder_may_lie_elsewhere_if_it_is_the_same(router, saved, tmp_path
     tiny_models.save(other, seed=1, template=tiny_models.TEMPLATE)
     with pytest.raises(InputError, match="is not the encoder"):
         Router.from_pretrained(saved, encoder=str(other))
-
-
-def test_a_router_goes_to_the_hub_and_comes_back(router, tmp_path, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
-    with hub_standin.serve() as (address, hub):
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
-        template = address + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-        url = router.push_to_hub("someone/router", token="hf_secret", private=True)
-        assert url.endswith(hub_standin.COMMIT)
-        assert {"README.md", "router.json", "router.safetensors"} <= set(hub.files)
-        writing = [
-            token
-            for method, path, token in hub.requests
-            if method == "POST" and ("/repos/create" in path or "/commit/" in path)
-        ]
-        assert writing == ["Bearer hf_secret"] * 2
-        again = Router.from_pretrained("someone/router", revision="main")
-        assert again.fingerprint == router.fingerprint
-        with pytest.raises(InputError, match="no router 'someone/else'"):
-            Router.from_pretrained("someone/else")
-    links = list((tmp_path / "cache").rglob("snapshots/*/router.json"))
-    assert len(links) == 1
 
 
 def test_groups_of_one_text_stay_on_one_side(fitted):

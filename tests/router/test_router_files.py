@@ -8,6 +8,7 @@ import pickle
 import shutil
 import struct
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -148,6 +149,42 @@ def test_json_bombs_do_nothing(saved, bomb):
     refused(saved, "router.json is no router of this version")
 
 
+ROOM = router_files.LIMITS[CONFIG] - 2**18  # beside what a router says of itself
+
+
+def fill(template, start="{", end="}"):
+    """Return JSON of that many bytes, of as many items as fit."""
+    n = ROOM // (len(template) + 8)
+    return json.loads(start + ",".join(template.replace("#", f"{i:06}") for i in range(n)) + end)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda c: c.update(fill('"#":0')), r"the file: .* unknown fields, such as '000000'"),
+        (lambda c: c["encoder"].update(fill('"#":0')), "encoder: .* unknown fields"),
+        (lambda c: c["data"].update(benchmarks=fill("0", "[", "]")), "data.benchmarks"),
+        (lambda c: c.update(metrics=[{}] * (ROOM // 4)), "metrics"),
+        (lambda c: c.update(added=[{"x": 0}] * 10_000), "added.0"),
+        (lambda c: c.update(choices=[[]] * 10_000), "choices.0"),
+        (lambda c: c.update(prices=[{}] * (ROOM // 4)), "prices.0"),
+    ],
+    ids=["keys", "nested keys", "benchmarks", "metrics", "added", "choices", "prices"],
+)
+def test_a_file_full_of_faults_is_refused_quickly(saved, change, match):
+    rewrite(saved, change)
+    assert (saved / CONFIG).stat().st_size < router_files.LIMITS[CONFIG]
+    start = time.process_time()
+    refused(saved, match)
+    assert time.process_time() - start < 0.5
+
+
+def test_a_config_longer_than_it_can_be_is_not_read(saved):
+    assert router_files.LIMITS[CONFIG] == 2 * 2**20
+    rewrite(saved, lambda c: c.update(as_of="x" * 2 * 2**20))
+    refused(saved, "bytes and is not read; at most 2,097,152 are")
+
+
 def test_a_tokenizer_neither_cuts_nor_pads_what_it_counts():
     tokenizer = tiny_models.byte_tokenizer().backend_tokenizer
     whole = len(tokenizer.encode("abcdef").ids)
@@ -179,13 +216,14 @@ def set_to(*path_and_value):
 ADDED = {
     "name": "new", "intercept": 0.0, "weights": [1.0, 0.0, 0.0], "accuracy": 0.5, "n": 20,
     "certified": False, "input": 1.0, "output": 1.0, "output_tokens": 9.0, "mean_cost": 1e-5,
+    "metrics": [],
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        (set_to("format", 2), "format"),
+        (set_to("format", 1), "format: .* save it again"),
         (set_to("extra", 1), "extra"),
         (set_to("targets", ["early"]), "targets"),
         (set_to("targets", ["early", "early", "late"]), "named twice"),
@@ -247,6 +285,8 @@ def test_another_encoder_under_the_same_name_is_refused(saved, fitted):
         ("validation.p", lambda t: t[:0], "validation.p"),
         ("lengths.slopes", lambda t: None, "lacks tensor 'lengths.slopes'"),
         ("more", lambda t: np.zeros(3), "unexpected tensor 'more'"),
+        ("seen", lambda t: t.astype(np.int64), "seen is int64"),
+        ("seen", lambda t: t[:-1], "seen is uint64"),
         ("validation.correct", lambda t: t.astype(np.int64), "validation.correct is int64"),
     ],
 )
@@ -284,6 +324,20 @@ def test_files_that_are_no_safetensors_are_refused(saved, content):
     refused(saved, "no safetensors file")
 
 
+def test_a_router_of_an_earlier_version_is_refused_by_that_name(saved):
+    """It kept no digests of the questions that it was fitted to."""
+    tensors = load_file(saved / TENSORS)
+    del tensors["seen"]
+
+    def earlier(config):
+        config["format"] = 1
+        del config["shapes"]["seen"]
+
+    rewrite(saved, earlier, tensors=save(tensors))
+    said = refused(saved, "no router of this version: format: Input should be 2")
+    assert "If an earlier version saved it, fit and save it again." in said
+
+
 def test_an_altered_byte_is_noticed(saved):
     content = bytearray((saved / TENSORS).read_bytes())
     content[-1] ^= 1
@@ -295,16 +349,3 @@ def test_a_directory_that_is_gone_is_no_router(tmp_path):
     """As the hub's cache has it where a repository holds no file of a router."""
     with pytest.raises(InputError, match="no such file"):
         router_files.read_config(tmp_path / "gone")
-
-
-def test_a_name_that_is_nothing_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    for name in ("./nothing", "/nothing", "a/b/c"):
-        with pytest.raises(InputError, match="no such directory"):
-            router_files.find(name)
-    file = tmp_path / "file"
-    file.write_text("x")
-    with pytest.raises(InputError, match="no such directory"):
-        router_files.find(str(file))
-    with pytest.raises(InputError, match="hub cannot be reached"):
-        router_files.find("nobody/nothing")

@@ -81,6 +81,17 @@ def test_abstention_reaches_its_accuracy_on_validation_queries():
     assert "is below" in rule.why(policy.NOBODY, P[1], COST[1], TARGETS)
 
 
+def test_abstention_says_what_to_do_about_targets_without_validation_labels():
+    correct = tuned().correct.copy()
+    correct[:, 2] = np.nan  # as of a target added since
+    wider = replace(tuned(), correct=correct, added=1)
+    with pytest.raises(InputError, match=r"which 'c' never answered .* \(exclude=\['c'\]\)"):
+        make_rule("abstain", wider, TARGETS, accuracy=0.9)
+    rule = make_rule("abstain", wider, TARGETS, accuracy=0.9, exclude=["c"])
+    before = make_rule("abstain", tuned(), TARGETS, accuracy=0.9, exclude=["c"])
+    assert rule.parameter == before.parameter
+
+
 def test_reasons_name_what_decided():
     rule = make_rule("tolerance", tuned(), TARGETS, tau=0.15)
     why = rule.why(1, P[0], COST[0], TARGETS)

@@ -1,0 +1,118 @@
+"""A router on the Hugging Face hub: found there, and put there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+from prefill_router.errors import InputError
+from prefill_router.router.files import CONFIG, LIMITS, TENSORS, TOKENIZER, read_config
+
+
+def find(name: str, revision: str | None = None) -> Path:
+    """Return the directory of a router: a local one, else its snapshot from the hub.
+
+    Of a repository only the files that ``router.json`` names are fetched, none that is too large.
+
+    Parameters
+    ----------
+    name : str
+        A path, or ``owner/name`` on the Hugging Face hub.
+    revision : str, optional
+        A commit, branch or tag on the hub.
+
+    Raises
+    ------
+    InputError
+        If it is neither, the hub cannot be reached, or the repository there is no router or has a
+        file that is too large.
+    """
+    directory = Path(name).expanduser()
+    if directory.is_dir():
+        return directory
+    if directory.exists() or str(name).startswith((".", "/", "~")) or str(name).count("/") > 1:
+        raise InputError(f"{name}: no such directory; give that of a saved router, or a hub id.")
+    name = str(name)
+    try:
+        return _fetch(name, revision)
+    except (RepositoryNotFoundError, RevisionNotFoundError):
+        at = f" at {revision}" if revision else ""
+        raise InputError(
+            f"The Hugging Face hub has no router {name!r}{at} that it would show (is it spelled "
+            "right; does it ask for a login?), and there is no such directory."
+        ) from None
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{name!r} is no directory, and the Hugging Face hub cannot be reached for it "
+            f"({type(error).__name__}): this machine is offline, or the name is no hub id."
+        ) from error
+
+
+def _fetch(name: str, revision: str | None) -> Path:
+    """Download the files that a router consists of, each once its size is known."""
+    try:
+        info = HfApi().model_info(name, revision=revision, files_metadata=True)
+    except (RepositoryNotFoundError, RevisionNotFoundError):
+        raise
+    except Exception:  # however the client says that there is no connection: what was fetched once
+        kept = [CONFIG, TENSORS]
+        return Path(
+            snapshot_download(name, revision=revision, allow_patterns=kept, local_files_only=True)
+        )
+    sizes = {file.rfilename: file.size for file in info.siblings}
+    _check_size(name, sizes, CONFIG, LIMITS[CONFIG])
+    directory = Path(snapshot_download(name, revision=revision, allow_patterns=[CONFIG]))
+    if directory.name != info.sha:
+        raise InputError(f"{name} was changed on the hub while it was fetched; try again.")
+    needed = {TENSORS: LIMITS[TENSORS]}
+    for k, record in enumerate(read_config(directory).prices or ()):
+        if record.tokenizer is not None:
+            needed[TOKENIZER.format(k)] = LIMITS[TOKENIZER]
+    for file, limit in needed.items():
+        _check_size(name, sizes, file, limit)
+    snapshot_download(name, revision=info.sha, allow_patterns=list(needed))
+    return directory
+
+
+def _check_size(name: str, sizes: dict[str, int | None], file: str, limit: int) -> None:
+    if file not in sizes:
+        raise InputError(f"{name} on the Hugging Face hub is no router: it has no {file}.")
+    if sizes[file] is None or sizes[file] > limit:
+        size = "an unknown number of" if sizes[file] is None else f"{sizes[file]:,}"
+        raise InputError(
+            f"{file} of {name} has {size} bytes on the Hugging Face hub and is not fetched; at "
+            f"most {limit:,} are."
+        )
+
+
+def upload(
+    directory: Path,
+    repo_id: str,
+    *,
+    token: str | None,
+    private: bool | None,
+    revision: str | None,
+    commit_message: str,
+    create_pr: bool,
+) -> str:
+    """Upload a saved router; parameters as for `prefill_router.router.Router.push_to_hub`.
+
+    Returns
+    -------
+    str
+        The address of the commit.
+    """
+    api = HfApi(token=token)
+    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    commit = api.upload_folder(
+        repo_id=repo_id,
+        folder_path=directory,
+        revision=revision,
+        commit_message=commit_message,
+        create_pr=create_pr,
+    )
+    return commit.commit_url

@@ -1,0 +1,131 @@
+"""A router on the hub, which a server on loopback stands in for."""
+
+import json
+
+import hub_standin
+import pytest
+
+from prefill_router.errors import InputError
+from prefill_router.router import Router
+from prefill_router.router import hub as router_hub
+from prefill_router.router.files import CONFIG, LIMITS, TENSORS
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    with hub_standin.serve() as (address, hub):
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+        template = address + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+        yield hub
+
+
+@pytest.fixture
+def shared(hub, saved):
+    """The hub, with the files of a saved router."""
+    hub.files = {path.name: path.read_bytes() for path in saved.iterdir()}
+    return hub
+
+
+def fetched(hub):
+    """The names of the files whose content was asked for."""
+    return {
+        path.rpartition("/")[2]
+        for method, path, _ in hub.requests
+        if method == "GET" and "/resolve/" in path
+    }
+
+
+def test_a_router_goes_to_the_hub_and_comes_back(fitted, hub, tmp_path):
+    router = fitted[0]
+    url = router.push_to_hub("someone/router", token="hf_secret", private=True)
+    assert url.endswith(hub_standin.COMMIT)
+    assert {"README.md", "router.json", "router.safetensors"} <= set(hub.files)
+    writing = [
+        token
+        for method, path, token in hub.requests
+        if method == "POST" and ("/repos/create" in path or "/commit/" in path)
+    ]
+    assert writing == ["Bearer hf_secret"] * 2
+    again = Router.from_pretrained("someone/router", revision="main")
+    assert again.fingerprint == router.fingerprint
+    with pytest.raises(InputError, match="no router 'someone/else'"):
+        Router.from_pretrained("someone/else")
+    links = list((tmp_path / "cache").rglob("snapshots/*/router.json"))
+    assert len(links) == 1
+
+
+def test_only_a_router_s_own_files_are_fetched(fitted, shared):
+    shared.files |= dict.fromkeys(("model.safetensors", "run.py", "tokenizer-0.json"), b"x")
+    assert Router.from_pretrained("someone/router").fingerprint == fitted[0].fingerprint
+    assert fetched(shared) == {CONFIG, TENSORS}
+
+
+def test_what_was_fetched_once_is_found_without_a_connection(fitted, shared, monkeypatch):
+    Router.from_pretrained("someone/router")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert Router.from_pretrained("someone/router").fingerprint == fitted[0].fingerprint
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "said"),
+    [
+        (CONFIG, LIMITS[CONFIG] + 1, "2,097,153 bytes"),
+        (TENSORS, 3 * 2**30, "3,221,225,472 bytes"),
+        (TENSORS, None, "an unknown number of bytes"),
+    ],
+)
+def test_a_giant_file_is_refused_before_it_is_fetched(shared, name, size, said):
+    shared.sizes[name] = size
+    with pytest.raises(InputError, match=f"{name} of someone/router has {said} .* not fetched"):
+        Router.from_pretrained("someone/router")
+    assert fetched(shared) == ({CONFIG} if name == TENSORS else set())
+
+
+def test_a_giant_tokenizer_is_refused_before_it_is_fetched(shared):
+    config = json.loads(shared.files[CONFIG])
+    config["prices"][1]["tokenizer"] = "0" * 64
+    shared.files |= {CONFIG: json.dumps(config).encode(), "tokenizer-1.json": b"{}"}
+    shared.sizes["tokenizer-1.json"] = 2**30
+    with pytest.raises(InputError, match=r"tokenizer-1.json of someone/router has 1,073,741,824"):
+        Router.from_pretrained("someone/router")
+    assert fetched(shared) == {CONFIG}
+
+
+@pytest.mark.parametrize("name", [CONFIG, TENSORS])
+def test_a_repository_that_lacks_a_file_is_no_router(shared, name):
+    del shared.files[name]
+    shared.files["router.pkl"] = b"x"
+    with pytest.raises(InputError, match=f"is no router: it has no {name}"):
+        Router.from_pretrained("someone/router")
+    assert "router.pkl" not in fetched(shared)
+
+
+def test_a_repository_that_changes_meanwhile_is_asked_for_again(shared, monkeypatch):
+    real = router_hub.snapshot_download
+    monkeypatch.setattr(hub_standin, "COMMIT", "d" * 40)
+
+    def changed(*arguments, **options):
+        monkeypatch.setattr(hub_standin, "COMMIT", "e" * 40)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(router_hub, "snapshot_download", changed)
+    with pytest.raises(InputError, match="changed on the hub while it was fetched"):
+        Router.from_pretrained("someone/router")
+    assert fetched(shared) == {CONFIG}
+
+
+def test_a_name_that_is_nothing_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for name in ("./nothing", "/nothing", "a/b/c"):
+        with pytest.raises(InputError, match="no such directory"):
+            router_hub.find(name)
+    file = tmp_path / "file"
+    file.write_text("x")
+    with pytest.raises(InputError, match="no such directory"):
+        router_hub.find(str(file))
+    with pytest.raises(InputError, match="hub cannot be reached"):
+        router_hub.find("nobody/nothing")
