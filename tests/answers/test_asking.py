@@ -377,7 +377,7 @@ def test_a_full_disk_stops_the_asking(tmp_path, monkeypatch):
 def test_killed_at_random_moments_nothing_answered_is_asked_for_twice(tmp_path, answers):
     """A child is killed again and again; its journal says what it had been paid for."""
     journal = tmp_path / "j"
-    script = Path(__file__).with_name("kills.py")
+    script = Path(__file__).parents[1] / "kills.py"
     with faulty() as server:
         server.faults = {MANY[3]: ["cut"], MANY[5]: [(500, {}, "x")]}
         command = [sys.executable, script, server.base_url, journal, "12", *MANY]
