@@ -125,3 +125,12 @@ def faulty(faults=None, delay=0.0):
             yield server
         finally:
             server.stop.set()
+
+
+def counts_words(self, content):
+    """Answer with how many words the question has: what is right is then plain."""
+    words = len(json.loads(content)["messages"][-1]["content"].split())
+    return 200, {
+        "choices": [{"message": {"content": str(words)}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": words, "completion_tokens": 1},
+    }

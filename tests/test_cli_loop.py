@@ -6,9 +6,8 @@ import pytest
 import tiny_models
 import tiny_studies
 import yaml
-from fault_server import FaultyHandler, faulty
+from fault_server import FaultyHandler, counts_words, faulty
 from test_cli import invoke, refused
-from test_collect import counts_words
 
 from prefill_router.answers.generation import Decoding, generate
 from prefill_router.answers.grading import exact_match

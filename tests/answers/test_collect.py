@@ -1,9 +1,7 @@
-import json
-
 import pandas as pd
 import pytest
 import tiny_models
-from fault_server import FaultyHandler, faulty
+from fault_server import FaultyHandler, counts_words, faulty
 
 from prefill_router.answers import collect as module
 from prefill_router.answers.collect import collect, collect_labels
@@ -158,15 +156,6 @@ def test_requests_that_cannot_be_met_are_refused_before_any_model_is_asked(
         with pytest.raises(InputError, match=message):
             collect_labels(targets, table, path)
     assert asked == []
-
-
-def counts_words(self, content):
-    """Answer with how many words the question has: what is right is then plain."""
-    words = len(json.loads(content)["messages"][-1]["content"].split())
-    return 200, {
-        "choices": [{"message": {"content": str(words)}, "finish_reason": "stop"}],
-        "usage": {"prompt_tokens": words, "completion_tokens": 1},
-    }
 
 
 def test_endpoints_and_local_models_fill_one_table(saved, queries, tmp_path, monkeypatch):
