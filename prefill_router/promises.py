@@ -1,0 +1,252 @@
+"""What a study's router promises, as rows, and the sentences and tables that they allow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from prefill_router.against_single import LEAD, SAVED
+from prefill_router.calibrated_predictions import (
+    AFTER,
+    AMONG_ANSWERED,
+    ANSWERED,
+    BEFORE,
+    calibrated_predictions,
+    evaluate_abstention,
+    evaluate_calibration,
+)
+from prefill_router.cost_comparison import ENCODER, MEDIAN, PREDICTED, SAVING
+from prefill_router.estimates import Estimate, find, pick
+from prefill_router.evaluation import BEST
+from prefill_router.report import format_interval, verdict
+from prefill_router.result_tables import MISSING, results_table, routers_of
+from prefill_router.spending import (
+    BUDGET,
+    SPENT,
+    costs_by_way,
+    evaluate_budgets,
+    evaluate_expected_costs,
+)
+from prefill_router.study import Study
+from prefill_router.study_guarantee import (
+    CERTIFIED,
+    FIRST_P,
+    GIVEN,
+    LOSSES,
+    MEDIAN_TAU,
+    REPORTING,
+    TAU,
+    WRONG,
+    allowed,
+    evaluate_guarantee,
+    evaluate_labels_needed,
+    simulate_guarantee,
+)
+from prefill_router.trends import by_number
+
+ENOUGH = 0.8
+"""Share of draws in which a promise can be made with labels that are said to be enough."""
+POLICIES = ("tolerance", "utility")
+
+
+def promises(study: Study, draws: int = 20, simulated: int = 1000) -> list[Estimate]:
+    """Return all that chapter 13 says of a study's SharedTrunkNet.
+
+    Parameters
+    ----------
+    study : Study
+    draws : int, default 20
+        As in `evaluate_labels_needed`.
+    simulated : int, default 1000
+        As in `simulate_guarantee`.
+
+    Returns
+    -------
+    list of Estimate
+        Of calibration, the guarantee, the labels it takes, its simulation, abstention, and, where
+        costs are known, of predicted costs and budgets.
+    """
+    raw, p = calibrated_predictions(study)
+    found = evaluate_calibration(study, raw, p)
+    found += evaluate_guarantee(study, p)
+    found += evaluate_labels_needed(study, p, repetitions=draws)
+    found += simulate_guarantee(simulated, study.parameters.seed)
+    found += evaluate_abstention(study, p)
+    if study.has_costs:
+        ways = costs_by_way(study)
+        found += evaluate_expected_costs(study, p, ways) + evaluate_budgets(study, p, ways)
+    return found
+
+
+def calibration_table(rows: Sequence[Estimate]) -> pd.DataFrame:
+    """Return the ECE and the Brier score of each target, before and after."""
+    targets = dict.fromkeys(r.target for r in rows if r.metric == "ECE" and r.target)
+    return pd.DataFrame(
+        {"target": target or "mean of targets"}
+        | {
+            f"{metric}, {name}": format_interval(pick(rows, metric, name, target), "value")
+            for metric in ("ECE", "Brier")
+            for name in (BEFORE, AFTER)
+        }
+        for target in [*targets, ""]
+    )
+
+
+def calibration_line(rows: Sequence[Estimate]) -> str:
+    """Return the verdict on calibration: the expected calibration error, mean of targets."""
+    difference = pick(rows, "ECE difference", f"{AFTER} - {BEFORE}")
+    what = "expected calibration error (mean of targets)"
+    names = f"{AFTER.capitalize()} P(correct)", f"{BEFORE} P(correct)"
+    return verdict(difference, *names, what, "difference", higher_is_better=False)
+
+
+def guarantee_lines(rows: Sequence[Estimate]) -> list[str]:
+    """Return for each loss allowed what is certified, and what it does on the other half."""
+    lines = []
+    for loss in LOSSES:
+        name = allowed(loss)
+        folds = [r for r in rows if r.metric == TAU and r.router.startswith(f"{name}, fold ")]
+        if folds:
+            lines.append(f"A loss of {name} allowed: {_certified(rows, folds)}{_kept(rows, loss)}")
+    return lines
+
+
+def _certified(rows: Sequence[Estimate], folds: Sequence[Estimate]) -> str:
+    taus = [row.estimate for row in folds if not np.isnan(row.estimate)]
+    labels = f"{np.mean([row.n for row in folds]):,.0f} held-out labels"
+    each = f" in {len(taus)} of {len(folds)} folds" if len(folds) > 1 else ""
+    labels += " each" if each else ""
+    if taus:
+        span = f"{min(taus):g}" + (f" to {max(taus):g}" if max(taus) > min(taus) else "")
+        return f"tau {span} is certified{each}, by {labels}."
+    least = min(pick(rows, FIRST_P, row.router).estimate for row in folds)
+    reason = "the least p-value" if len(folds) > 1 else "p"
+    return f"nothing is certified{each} by {labels} ({reason} is {least:.2g}); the best single \
+target is asked."
+
+
+def _kept(rows: Sequence[Estimate], loss: float) -> str:
+    lead = find(rows, LEAD, f"{allowed(loss)} - {BEST}", split=REPORTING)
+    if lead is None or (lead.estimate, lead.lower, lead.upper) == (0, 0, 0):
+        return ""
+    if lead.estimate >= -loss:
+        said = "within what is allowed"
+    else:
+        said = "more than is allowed, " + (
+            "and not by chance" if lead.upper < -loss else "though chance may explain it"
+        )
+    text = f" On the other half its accuracy differs from the best single target's by \
+{format_interval(lead, 'points')}: {said}."
+    saved = find(rows, SAVED, allowed(loss), split=REPORTING)
+    if saved is None:
+        return text
+    return f"{text} It saves {format_interval(saved)} of that target's cost."
+
+
+def labels_lines(rows: Sequence[Estimate]) -> list[str]:
+    """Return how many labels it takes until a promise can be made in most draws."""
+    lines = []
+    for name, trend in by_number(rows, CERTIFIED, "labels").items():
+        enough = [number for number, row in trend if row.estimate >= ENOUGH]
+        most, last = trend[-1]
+        lines.append(
+            f"A loss of {name}: about {enough[0]:,.0f} labels are enough."
+            if enough
+            else f"A loss of {name}: not even all {most:,.0f} labels of a test part are enough "
+            f"(certified in {100 * last.estimate:.0f} % of the folds)."
+        )
+    return lines
+
+
+def simulation_lines(rows: Sequence[Estimate]) -> list[str]:
+    """Return how often simulated promises were wrong, against how often they may be."""
+    lines = []
+    for name in routers_of(rows, WRONG, "simulated"):
+        wrong, given = pick(rows, WRONG, name), pick(rows, GIVEN, name)
+        may = 1 - float(name.split()[1]) / 100
+        said = "more often than they may be" if wrong.lower > may else "as seldom as they must be"
+        lines.append(
+            f"At {name}, {wrong.n:,} promises simulated: {format_interval(wrong)} are wrong, "
+            f"{said} ({100 * may:.0f} %); {format_interval(given)} are given at all."
+        )
+    return lines
+
+
+def saving_rows(rows: Sequence[Estimate]) -> list[Estimate]:
+    """Return the savings of policies chosen on validation queries, without and with the encoder."""
+    routers = [f"{name}, {way}" for name in POLICIES for way in (PREDICTED, MEDIAN)]
+    found = (find(rows, SAVED + extra, name) for name in routers for extra in ("", ENCODER))
+    return [row for row in found if row is not None]
+
+
+def saving_table(rows: Sequence[Estimate]) -> pd.DataFrame:
+    """Return accuracy and savings by policy and way of expecting costs."""
+    routers = [name for name in routers_of(rows, SAVED) if name.startswith(POLICIES)]
+    columns = {"accuracy": "%", SAVED: "%", SAVED + ENCODER: "%", SAVING: "%"}
+    return results_table(rows, routers, columns | {SAVING + ENCODER: "%"})
+
+
+def cost_lines(rows: Sequence[Estimate]) -> list[str]:
+    """Return the verdicts on predicting lengths: on the curves, and for policies fixed before."""
+    lines = []
+    for name in POLICIES:
+        pair = f"{name}, {PREDICTED} - {name}, {MEDIAN}"
+        read_off = find(rows, SAVING + " difference", f"{name}, {PREDICTED} - {MEDIAN}")
+        if read_off is None:
+            continue
+        names = f"expecting {PREDICTED}", f"expecting {MEDIAN}"
+        for row, what, scope in (
+            (read_off, SAVING, "read off the curves"),
+            (pick(rows, SAVED + " difference", pair), SAVED, "chosen on validation"),
+            (pick(rows, LEAD, pair), "accuracy", "chosen on validation"),
+        ):
+            lines.append(f"{name.capitalize()}, {scope}: {verdict(row, *names, what)}")
+    return lines
+
+
+def budget_table(rows: Sequence[Estimate]) -> pd.DataFrame:
+    """Return budgets, what was really spent of them, and the accuracy reached."""
+    routers = routers_of(rows, SPENT)
+    table = results_table(rows, routers, {BUDGET: "USD", SPENT: "%", "accuracy": "%"})
+    return table.rename(columns={"router": "budget at", BUDGET: "budget (USD per 1,000 queries)"})
+
+
+def budget_lines(rows: Sequence[Estimate]) -> list[str]:
+    """Return for each way of expecting costs how many budgets were kept on test."""
+    lines = []
+    for way in (PREDICTED, MEDIAN):
+        spent = [r for r in rows if r.metric == SPENT and r.router.endswith(way)]
+        if spent:
+            over = [row for row in spent if row.lower > 1]
+            most = max(spent, key=lambda row: row.estimate)
+            lines.append(
+                f"Expecting {way}, {len(over)} of {len(spent)} budgets are overspent on test "
+                f"queries beyond chance; at most {format_interval(most)} of one is spent."
+            )
+    return lines
+
+
+def abstention_table(rows: Sequence[Estimate]) -> pd.DataFrame:
+    """Return the share answered, and the accuracy among those, for each accuracy wanted."""
+    routers = routers_of(rows, ANSWERED)
+    return results_table(rows, routers, {ANSWERED: "%", AMONG_ANSWERED: "%"})
+
+
+def labels_table(rows: Sequence[Estimate]) -> pd.DataFrame:
+    """Return how often a promise can be made by loss allowed and number of labels."""
+    lines = []
+    for name, trend in by_number(rows, CERTIFIED, "labels").items():
+        for number, row in trend:
+            tau = find(rows, MEDIAN_TAU, row.router)
+            lines.append(
+                {
+                    "loss": name,
+                    "labels": f"{number:,.0f}",
+                    "certified": f"{100 * row.estimate:.0f} %",
+                    "draws": row.n,
+                    "tau (median)": MISSING if tau is None else f"{tau.estimate:g}",
+                }
+            )
+    return pd.DataFrame(lines)

@@ -1,0 +1,15 @@
+import numpy as np
+import pytest
+import tiny_studies
+
+from prefill_router.promises import promises
+
+
+@pytest.fixture(scope="module")
+def priced(study):
+    return promises(study, draws=3, simulated=20)
+
+
+def test_x(priced):
+    for r in priced:
+        print(r)
