@@ -21,6 +21,8 @@ ROUNDING = 1e-6
 """...and by this where it is zero but for rounding."""
 P_VALUE = 0.1
 """A p-value may differ by this..."""
+TAU = 0.1
+"""...so may a certified tolerance, which steps..."""
 SPREADS = ("detectable", "deviation")
 SPREAD = 0.3
 """...and a number that is itself a spread of results by this share of it."""
@@ -36,6 +38,8 @@ def tolerance(row: dict[str, Any]) -> float:
         return SHARE_OF_HALF_WIDTH * (row["upper"] - row["lower"]) / 2
     if row["metric"].startswith("p-value"):
         return P_VALUE
+    if row["metric"].endswith("certified tau"):
+        return TAU
     if row["metric"].startswith(SPREADS):
         return SPREAD * abs(row["estimate"] or 0.0)
     return max(RELATIVE * abs(row["estimate"] or 0.0), ROUNDING)

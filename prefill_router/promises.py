@@ -17,9 +17,10 @@ from prefill_router.calibrated_predictions import (
     evaluate_abstention,
     evaluate_calibration,
 )
-from prefill_router.cost_comparison import ENCODER, MEDIAN, PREDICTED, SAVING
+from prefill_router.cost_comparison import ENCODER, ERROR, MEDIAN, PREDICTED, SAVING
 from prefill_router.estimates import Estimate, find, pick
 from prefill_router.evaluation import BEST
+from prefill_router.plotting import QUERIES
 from prefill_router.report import format_interval, verdict
 from prefill_router.result_tables import MISSING, results_table, routers_of
 from prefill_router.spending import (
@@ -189,8 +190,23 @@ def saving_table(rows: Sequence[Estimate]) -> pd.DataFrame:
 
 
 def cost_lines(rows: Sequence[Estimate]) -> list[str]:
-    """Return the verdicts on predicting lengths: on the curves, and for policies fixed before."""
+    """Return the verdicts on predicting lengths: on the curves, and for policies fixed before.
+
+    And, of the latter, what they save and lose against the best single target.
+    """
     lines = []
+    for name in POLICIES:
+        for way in (PREDICTED, MEDIAN):
+            saved = find(rows, SAVED, f"{name}, {way}")
+            if saved is not None:
+                lead = pick(rows, LEAD, f"{name}, {way} - {BEST}")
+                whole = find(rows, SAVED + ENCODER, f"{name}, {way}")
+                read = "" if whole is None else f"{format_interval(whole)} with the encoder, "
+                lines.append(
+                    f"{name.capitalize()}, {way}, chosen on validation: saves "
+                    f"{format_interval(saved)} of the best single target's cost, {read}at an "
+                    f"accuracy that differs by {format_interval(lead, 'points')}."
+                )
     for name in POLICIES:
         pair = f"{name}, {PREDICTED} - {name}, {MEDIAN}"
         read_off = find(rows, SAVING + " difference", f"{name}, {PREDICTED} - {MEDIAN}")
@@ -206,11 +222,30 @@ def cost_lines(rows: Sequence[Estimate]) -> list[str]:
     return lines
 
 
+def error_table(rows: Sequence[Estimate]) -> pd.DataFrame:
+    """Return how far expected costs are off, by target and way of expecting them."""
+    targets = dict.fromkeys(r.target for r in rows if r.metric == ERROR)
+    columns = {way: (ERROR, way) for way in (PREDICTED, MEDIAN)}
+    columns["difference"] = (f"{ERROR} difference", f"{PREDICTED} - {MEDIAN}")
+    return pd.DataFrame(
+        {"target": target}
+        | {
+            title: format_interval(
+                pick(rows, *place, target), "points" if title == "difference" else "%"
+            )
+            for title, place in columns.items()
+        }
+        for target in targets
+    )
+
+
 def budget_table(rows: Sequence[Estimate]) -> pd.DataFrame:
     """Return budgets, what was really spent of them, and the accuracy reached."""
     routers = routers_of(rows, SPENT)
-    table = results_table(rows, routers, {BUDGET: "USD", SPENT: "%", "accuracy": "%"})
-    return table.rename(columns={"router": "budget at", BUDGET: "budget (USD per 1,000 queries)"})
+    table = results_table(rows, routers, {SPENT: "%", "accuracy": "%"})
+    limits = [f"{QUERIES * pick(rows, BUDGET, name).estimate:.3g}" for name in routers]
+    table.insert(1, f"USD per {QUERIES:,} queries", limits)
+    return table
 
 
 def budget_lines(rows: Sequence[Estimate]) -> list[str]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from prefill_router import policy
 from prefill_router.against_single import compare_with_single
-from prefill_router.bootstrap import intervals
+from prefill_router.bootstrap import Interval, intervals
 from prefill_router.comparison import best_single, test_labels
 from prefill_router.cost_comparison import MEDIAN, PREDICTED, TRUE, compare_expected_costs
 from prefill_router.cost_prediction import fit_costs
@@ -146,9 +146,9 @@ def evaluate_budgets(
     Returns
     -------
     list of Estimate
-        For each budget and way of expecting costs, which have the same `BUDGET` (USD a query, mean
-        over folds): `SPENT`, what test queries really cost as a share of it, and "accuracy". A
-        budget below what a way expects to be spent at least is left out.
+        For each way of expecting costs and each `BUDGET` (USD a query, mean over folds): `SPENT`,
+        what test queries really cost as a share of it, and "accuracy". A budget below what a way
+        expects to be spent at least is left out.
     """
     labels, found = study.labels, []
     rows, right = complete_rows(test_labels(study))
@@ -169,16 +169,16 @@ def evaluate_budgets(
             if chosen is None:
                 continue
             asked = chosen[rows]
-            values = np.column_stack([paid[here, asked] / limit, right[here, asked], limit])
             measured = intervals(
-                values,
+                np.column_stack([paid[here, asked] / limit, right[here, asked]]),
                 groups,
                 n_resamples=study.parameters.n_resamples,
                 seed=study.parameters.seed,
             )
+            fixed = Interval(float(np.mean(limits)), np.nan, np.nan)
             label = [(f"budget at {100 * share:g} % of the range, {way}", "")]
-            for metric, interval in zip((SPENT, "accuracy", BUDGET), measured, strict=True):
-                found += rows_of(metric, label, [interval], "test", len(asked))
+            for metric, x in zip((BUDGET, SPENT, "accuracy"), (fixed, *measured), strict=True):
+                found += rows_of(metric, label, [x], "test", len(asked))
     return found
 
 

@@ -37,7 +37,7 @@ SIMULATED_LABELS = 800
 
 def allowed(loss: float) -> str:
     """Name the router that may lose so much."""
-    return f"at most {100 * loss:g} points"
+    return f"at most {100 * loss:g} point{'s' * (loss != 0.01)}"
 
 
 def tolerances(study: Study) -> tuple[float, ...]:
