@@ -37,7 +37,7 @@ SIMULATED_LABELS = 800
 
 def allowed(loss: float) -> str:
     """Name the router that may lose so much."""
-    return f"at most {100 * loss:g} point{'s' * (loss != 0.01)}"
+    return f"at most {100 * loss:g} point{'' if loss == 0.01 else 's'}"
 
 
 def tolerances(study: Study) -> tuple[float, ...]:
@@ -176,9 +176,8 @@ def evaluate_labels_needed(
     result = []
     for place in range(len(tables[0]) if tables else 0):
         lines = [table.iloc[place] for table in tables]
-        name = (
-            f"{allowed(lines[0]['max_loss'])}, {np.mean([r['queries'] for r in lines]):.0f} labels"
-        )
+        labels = np.mean([line["queries"] for line in lines])
+        name = f"{allowed(lines[0]['max_loss'])}, {labels:.0f} labels"
         n = len(lines) * (1 if SHARES[place % len(SHARES)] == 1 else repetitions)
         share = float(np.mean([line["certified"] for line in lines]))
         result.append(_of_draws(CERTIFIED, name, round(share * n), n))
