@@ -35,6 +35,7 @@ from prefill_router.study_guarantee import (
     CERTIFIED,
     FIRST_P,
     GIVEN,
+    GROUPS,
     LOSSES,
     MEDIAN_TAU,
     REPORTING,
@@ -116,7 +117,8 @@ def guarantee_lines(rows: Sequence[Estimate]) -> list[str]:
 
 def _certified(rows: Sequence[Estimate], folds: Sequence[Estimate]) -> str:
     taus = [row.estimate for row in folds if not np.isnan(row.estimate)]
-    labels = f"{np.mean([row.n for row in folds]):,.0f} held-out labels"
+    groups = np.mean([pick(rows, GROUPS, row.router).estimate for row in folds])
+    labels = f"{np.mean([row.n for row in folds]):,.0f} held-out queries in {groups:,.0f} groups"
     each = f" in {len(taus)} of {len(folds)} folds" if len(folds) > 1 else ""
     labels += " each" if each else ""
     if taus:
@@ -150,14 +152,18 @@ def labels_lines(rows: Sequence[Estimate]) -> list[str]:
     """Return how many labels it takes until a promise can be made in most draws."""
     lines = []
     for name, trend in by_number(rows, CERTIFIED, "labels").items():
-        enough = [number for number, row in trend if row.estimate >= ENOUGH]
-        most, last = trend[-1]
-        lines.append(
-            f"A loss of {name}: about {enough[0]:,.0f} labels are enough."
-            if enough
-            else f"A loss of {name}: not even all {most:,.0f} labels of a test part are enough "
-            f"(certified in {100 * last.estimate:.0f} % of the folds)."
-        )
+        shares = {number: f"{100 * row.estimate:.0f} %" for number, row in trend}
+        enough = [number for number, row in trend[:-1] if row.estimate >= ENOUGH]
+        if enough:
+            said = f"{enough[0]:,.0f} labels are enough in {shares[enough[0]]} of the draws"
+        else:
+            *_, fewer, most = shares
+            one = trend[-1][1].n == 1
+            whole = "" if one else f" in {shares[most]} of the folds"
+            certify = "certify" if trend[-1][1].estimate or not one else "do not certify"
+            said = f"all {most:,.0f} labels of a test part {certify} a tolerance{whole}, "
+            said += f"{fewer:,.0f} in {shares[fewer]} of the draws"
+        lines.append(f"A loss of {name}: {said}.")
     return lines
 
 
@@ -167,10 +173,14 @@ def simulation_lines(rows: Sequence[Estimate]) -> list[str]:
     for name in routers_of(rows, WRONG, "simulated"):
         wrong, given = pick(rows, WRONG, name), pick(rows, GIVEN, name)
         may = 1 - float(name.split()[1]) / 100
-        said = "more often than they may be" if wrong.lower > may else "as seldom as they must be"
+        if wrong.estimate <= may:
+            said = f"no more than the {100 * may:.0f} % that may be"
+        else:
+            said = f"more than the {100 * may:.0f} % that may be, "
+            said += "though chance may explain it" if wrong.lower <= may else "and not by chance"
         lines.append(
-            f"At {name}, {wrong.n:,} promises simulated: {format_interval(wrong)} are wrong, "
-            f"{said} ({100 * may:.0f} %); {format_interval(given)} are given at all."
+            f"At {name}, {wrong.n:,} promises were simulated: {format_interval(wrong)} are wrong, "
+            f"{said}; {format_interval(given)} are given at all."
         )
     return lines
 
@@ -186,7 +196,8 @@ def saving_table(rows: Sequence[Estimate]) -> pd.DataFrame:
     """Return accuracy and savings by policy and way of expecting costs."""
     routers = [name for name in routers_of(rows, SAVED) if name.startswith(POLICIES)]
     columns = {"accuracy": "%", SAVED: "%", SAVED + ENCODER: "%", SAVING: "%"}
-    return results_table(rows, routers, columns | {SAVING + ENCODER: "%"})
+    table = results_table(rows, routers, columns | {SAVING + ENCODER: "%"})
+    return table.rename(columns={SAVED: "saving", SAVED + ENCODER: "saving" + ENCODER})
 
 
 def cost_lines(rows: Sequence[Estimate]) -> list[str]:

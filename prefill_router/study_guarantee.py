@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 from scipy.stats import binomtest
 
 from prefill_router import policy
@@ -28,7 +29,7 @@ CONFIDENCE = 0.95
 SHARES = (0.1, 0.25, 0.5, 1.0)
 """Shares of a fold's test groups that are drawn to see how many labels a promise takes."""
 CERTIFYING, REPORTING = "test, certifying half", "test, reporting half"
-TAU, FIRST_P = "certified tau", "p-value, tau 0"
+TAU, FIRST_P, GROUPS = "certified tau", "p-value, tau 0", "certifying groups"
 CERTIFIED, MEDIAN_TAU = "share certified", "median certified tau"
 WRONG, GIVEN = "simulated error rate", "simulated share certified"
 SIMULATED_TAUS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4)
@@ -80,8 +81,8 @@ def evaluate_guarantee(
     -------
     list of Estimate
         For each loss and fold (router "at most 2 points, fold 1") on the `CERTIFYING` half `TAU`,
-        undefined where nothing is certified, and `FIRST_P`, the p-value of the first tolerance
-        tried. For each loss, on the `REPORTING` half of all folds, what `compare_with_single` says
+        undefined where nothing is certified, `FIRST_P`, the p-value of the first tolerance tried,
+        and the number of `GROUPS`. For each loss, on the `REPORTING` half of all folds, what `compare_with_single` says
         of the certified tolerances; where there is none, the best single target is asked.
     """
     parts = [halves(study, fold) for fold in range(len(study.splits))]
@@ -128,7 +129,7 @@ def evaluate_guarantee(
 def _certificate(promise: Guarantee, name: str) -> list[Estimate]:
     nan = float("nan")
     tau = nan if promise.tau is None else promise.tau
-    values = ((TAU, tau), (FIRST_P, promise.p_values[0]))
+    values = ((TAU, tau), (FIRST_P, promise.p_values[0]), (GROUPS, float(promise.n_groups)))
     return [Estimate(m, name, "", CERTIFYING, x, nan, nan, promise.n) for m, x in values]
 
 
@@ -152,12 +153,10 @@ def evaluate_labels_needed(
         where costs are known, `MEDIAN_TAU` of the draws in which one was, with the least and the
         largest over folds. `n` counts draws.
     """
-    tables = []
-    for fold in range(len(study.splits)):
-        test = np.sort(np.concatenate(halves(study, fold)))
-        if not len(test):
-            continue
-        tables.append(
+    parts = [np.sort(np.concatenate(halves(study, fold))) for fold in range(len(study.splits))]
+    result = []
+    for loss in losses:
+        tables = [
             labels_needed(
                 p[fold][test],
                 study.labels.correct[test],
@@ -165,27 +164,25 @@ def evaluate_labels_needed(
                 study.best_single[fold],
                 study.labels.group[test],
                 targets=study.labels.targets,
-                max_losses=losses,
+                max_losses=(loss,),
                 confidence=CONFIDENCE,
                 shares=SHARES,
                 repetitions=repetitions,
                 seed=study.parameters.seed,
                 taus=tolerances(study),
             )
-        )
-    result = []
-    for place in range(len(tables[0]) if tables else 0):
-        lines = [table.iloc[place] for table in tables]
-        labels = np.mean([line["queries"] for line in lines])
-        name = f"{allowed(lines[0]['max_loss'])}, {labels:.0f} labels"
-        n = len(lines) * (1 if SHARES[place % len(SHARES)] == 1 else repetitions)
-        share = float(np.mean([line["certified"] for line in lines]))
-        result.append(_of_draws(CERTIFIED, name, round(share * n), n))
-        taus = np.array([line["tau"] for line in lines])
-        taus = taus[~np.isnan(taus)]
-        if study.has_costs and len(taus):
-            spread = Interval(float(np.median(taus)), float(taus.min()), float(taus.max()))
-            result += rows_of(MEDIAN_TAU, [(name, "")], [spread], "test", n)
+            for fold, test in enumerate(parts)
+            if len(test)
+        ]
+        for place, share in enumerate(SHARES if tables else ()):
+            lines = pd.DataFrame([table.iloc[place] for table in tables])
+            name = f"{allowed(loss)}, {lines['queries'].mean():.0f} labels"
+            n = len(lines) * (1 if share == 1 else repetitions)
+            result.append(_of_draws(CERTIFIED, name, round(lines["certified"].mean() * n), n))
+            taus = lines["tau"].dropna()
+            if study.has_costs and len(taus):
+                spread = Interval(float(taus.median()), float(taus.min()), float(taus.max()))
+                result += rows_of(MEDIAN_TAU, [(name, "")], [spread], "test", n)
     return result
 
 
