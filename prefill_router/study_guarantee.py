@@ -82,8 +82,9 @@ def evaluate_guarantee(
     list of Estimate
         For each loss and fold (router "at most 2 points, fold 1") on the `CERTIFYING` half `TAU`,
         undefined where nothing is certified, `FIRST_P`, the p-value of the first tolerance tried,
-        and the number of `GROUPS`. For each loss, on the `REPORTING` half of all folds, what `compare_with_single` says
-        of the certified tolerances; where there is none, the best single target is asked.
+        and the number of `GROUPS`. For each loss, on the `REPORTING` half of all folds, what
+        `compare_with_single` says of the certified tolerances; where there is none, the best
+        single target is asked.
     """
     parts = [halves(study, fold) for fold in range(len(study.splits))]
     n, correct, targets = study.labels.n_queries, study.labels.correct, study.labels.targets

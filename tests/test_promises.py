@@ -1,6 +1,4 @@
-import numpy as np
 import pytest
-import tiny_studies
 
 from prefill_router.promises import promises
 
