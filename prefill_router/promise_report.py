@@ -80,13 +80,13 @@ def _certified(rows: Sequence[Estimate], folds: Sequence[Estimate]) -> str:
     taus = [row.estimate for row in folds if not np.isnan(row.estimate)]
     groups = np.mean([pick(rows, GROUPS, row.router).estimate for row in folds])
     labels = f"{np.mean([row.n for row in folds]):,.0f} held-out queries in {groups:,.0f} groups"
-    each = f" in {len(taus)} of {len(folds)} folds" if len(folds) > 1 else ""
-    labels += " each" if each else ""
+    labels += " each" if len(folds) > 1 else ""
     if taus:
+        each = f" in {len(taus)} of {len(folds)} folds" if len(folds) > 1 else ""
         span = f"{min(taus):g}" + (f" to {max(taus):g}" if max(taus) > min(taus) else "")
         return f"tau {span} is certified{each}, by {labels}."
     least = min(pick(rows, FIRST_P, row.router).estimate for row in folds)
-    reason = "the least p-value" if len(folds) > 1 else "p"
+    each, reason = (" in any fold", "the least p-value") if len(folds) > 1 else ("", "p")
     return f"nothing is certified{each} by {labels} ({reason} is {least:.2g}); the best single \
 target is asked."
 
