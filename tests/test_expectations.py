@@ -138,3 +138,9 @@ def test_bounds_and_counts_are_held_too():
     assert "lower bound" in compare([replace(row, lower=0.46)], expected)[0]
     assert "upper bound" in compare([replace(row, upper=0.54)], expected)[0]
     assert compare([replace(row, n=7)], expected) == ["m / r / test: n = 7, expected 9"]
+
+
+def test_a_certified_tolerance_may_step():
+    for metric in ("certified tau", "median certified tau"):
+        row = Estimate(metric, "at most 2 points", "", "test", 0.2, NAN, NAN, 90)
+        assert tolerance(rows([row])[0]) == 0.1

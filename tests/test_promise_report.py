@@ -47,7 +47,10 @@ def test_a_promise_that_is_not_made_says_what_is_asked():
         "groups (p is 0.3); the best single target is asked."
     )
     [line] = report.guarantee_lines(list(certificates(NAN, NAN)))
-    assert "nothing is certified in any fold by 90 held-out queries" in line and "least p-value is 0.15" in line
+    assert (
+        "nothing is certified in any fold by 90 held-out queries" in line
+        and "least p-value is 0.15" in line
+    )
 
 
 @pytest.mark.parametrize(

@@ -62,3 +62,10 @@ def test_an_altered_pool_is_refused(root):
 def test_rows_that_are_checked_name_their_pool():
     [row] = pool_rows({"zeroeval": ROWS})
     assert (row.router, row.estimate) == ("ZeroEval: SharedTrunkNet", 0.1)
+
+
+def test_a_run_that_did_not_ask_a_chapter_says_so(root):
+    pools, missing = published_pools(root, "13_what_it_promises")
+    assert pools == {}
+    assert len(missing) == len(POOLS)
+    assert "ZeroEval: the published run has no results of chapter 13." in missing[-1]
