@@ -167,7 +167,8 @@ def test_savings_are_grouped_by_router_and_hatched_by_metric(ax):
         for router, value in zip(("tolerance", "utility"), values, strict=True)
     ]
     plotting.savings(ax, rows)
-    widths = [[bar.get_width() for bar in bars.patches] for bars in ax.containers if bars.patches]
+    bars = [drawn for drawn in ax.containers if isinstance(drawn, mpl.container.BarContainer)]
+    widths = [[bar.get_width() for bar in drawn] for drawn in bars]
     assert widths == [pytest.approx([30, 20]), pytest.approx([-50, 10])]
     assert [text.get_text() for text in ax.get_yticklabels()] == ["tolerance", "utility"]
     assert legend(ax) == ["saving", "with encoder"]
