@@ -34,6 +34,7 @@ NOTEBOOKS = [
     "10_noise_transfer_scale",
     "11_real_labels",
     "12_from_study_to_use",
+    "13_what_it_promises",
 ]
 
 

@@ -238,6 +238,27 @@ def forest(
     return ax
 
 
+def savings(ax: Axes, rows: Sequence[Estimate]) -> Axes:
+    """Draw savings as bars with intervals, grouped by router, one hatching a metric."""
+    routers = list(dict.fromkeys(row.router for row in rows))
+    metrics = list(dict.fromkeys(row.metric for row in rows))
+    height = 0.8 / max(len(metrics), 1)
+    for i, metric in enumerate(metrics):
+        shown = [row for row in rows if row.metric == metric]
+        place = [routers.index(row.router) + (i - (len(metrics) - 1) / 2) * height for row in shown]
+        values = [100 * row.estimate for row in shown]
+        look = {"color": _colour(i), "hatch": HATCHES[i % len(HATCHES)], "edgecolor": "white"}
+        errors = {"xerr": _errors(shown, 100), "ecolor": INK, "capsize": 3}
+        ax.barh(place, values, height, label=metric, **look, **errors)
+    ax.axvline(0, color=INK, linewidth=1.2)
+    ax.set_yticks(range(len(routers)), routers)
+    ax.invert_yaxis()
+    ax.grid(False, axis="y")
+    ax.set(xlabel="saving (%), 95 % interval", ylabel="policy")
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=1, frameon=False)
+    return ax
+
+
 def price_spread(ax: Axes, saving: Mapping[float, Estimate]) -> Axes:
     """Draw a router's cost saving against the exponent that all prices were raised to."""
     values = [100 * estimate.estimate for estimate in saving.values()]

@@ -24,7 +24,7 @@ def compare_expected_costs(
     correct: np.ndarray,
     paid: np.ndarray,
     expected: Mapping[str, np.ndarray],
-    best_single: int,
+    best_single: int | np.ndarray,
     groups: np.ndarray | None = None,
     *,
     targets: Sequence[str],
@@ -45,8 +45,8 @@ def compare_expected_costs(
         What each answer cost, in USD.
     expected : mapping of str to ndarray of shape (N, K)
         Expected costs by how they were found. The first is compared with every other.
-    best_single : int
-        The best single target, chosen on training queries.
+    best_single : int or ndarray of shape (N,)
+        The best single target, chosen on training queries (for each row where folds differ).
     groups : ndarray of shape (N,), optional
         Queries drawn together by the bootstrap.
     targets : sequence of str
@@ -81,7 +81,9 @@ def compare_expected_costs(
         for name in ("tolerance", "utility")
         for way, values in seen.items()
     }
-    columns = [right[:, [best_single]], cost[:, [best_single]], read[:, None]]
+    single = np.broadcast_to(best_single, rows.shape)[rows][:, None]
+    columns = [np.take_along_axis(values, single, axis=1) for values in (right, cost)]
+    columns.append(read[:, None])
     for chosen in curves.values():
         columns += [np.take_along_axis(values, chosen, axis=1) for values in (right, cost)]
 

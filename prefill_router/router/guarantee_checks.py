@@ -154,12 +154,13 @@ def labels_needed(
     shares: Sequence[float] = (0.1, 0.25, 0.5, 1.0),
     repetitions: int = 20,
     seed: int = 0,
+    taus: Sequence[float] = TAUS,
 ) -> pd.DataFrame:
     """Say how many held-out labels a guarantee takes on a pool, by drawing fewer of them.
 
     Parameters
     ----------
-    p, correct, cost, best_single, groups, targets, confidence
+    p, correct, cost, best_single, groups, targets, confidence, taus
         As for `prefill_router.router.guarantee.certify`.
     max_losses : sequence of float
     shares : sequence of float
@@ -182,7 +183,7 @@ def labels_needed(
     for max_loss in max_losses:
         for share in shares:
             size = round(share * n_groups)
-            taus, queries = [], []
+            certified, queries = [], []
             for _ in range(repetitions if size < n_groups else 1):
                 drawn = np.isin(codes, rng.permutation(n_groups)[:size])
                 promise = certify(
@@ -194,14 +195,15 @@ def labels_needed(
                     targets=targets,
                     max_loss=max_loss,
                     confidence=confidence,
+                    taus=taus,
                 )
-                taus.append(np.nan if promise.tau is None else promise.tau)
+                certified.append(np.nan if promise.tau is None else promise.tau)
                 queries.append(promise.n)
-            given = ~np.isnan(taus)
+            given = ~np.isnan(certified)
             row = {"max_loss": max_loss, "groups": size, "queries": round(np.mean(queries))}
             row |= {"certified": given.mean(), "tau": np.nan, "accuracy": np.nan, "cost": np.nan}
             if given.any():
-                tau = float(np.median(np.array(taus)[given]))
+                tau = float(np.median(np.array(certified)[given]))
                 chosen = policy.tolerance(p, price, tau)
                 row |= {"tau": tau, "accuracy": right[places, chosen].mean()}
                 row |= {"cost": price[places, chosen].mean()}

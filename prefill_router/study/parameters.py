@@ -79,7 +79,7 @@ class Parameters(BaseModel):
     )
     n_resamples: int = Field(2000, ge=100, description="bootstrap resamples of query groups")
     full: list[PositiveInt] = Field(
-        [], description="chapters (of 7 to 10) asked at full size, not on a sample: takes hours"
+        [], description="chapters (of 7 to 10, 13) asked at full size, not on a sample: takes hours"
     )
     fresh_labels: bool = Field(False, description="ask the zoo's targets everything again")
     device: str = Field("cpu", description="torch device of the encoders, auto, or spread over all")

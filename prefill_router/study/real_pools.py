@@ -22,20 +22,25 @@ CHAPTER = "08_beating_the_recipe"
 CHECKED = ("gap closed", "cost saving", "AUC", "gap closed difference")
 
 
-def published_pools(root: Path) -> tuple[dict[str, list[Estimate]], list[str]]:
+def published_pools(
+    root: Path, chapter: str = CHAPTER
+) -> tuple[dict[str, list[Estimate]], list[str]]:
     """Read what is published of each pool.
 
     Parameters
     ----------
     root : pathlib.Path
         The project's directory.
+    chapter : str, default `CHAPTER`
+        Whose results.
 
     Returns
     -------
     pools : dict of str to list of Estimate
         By the experiment's name.
     missing : list of str
-        A sentence for each pool of which nothing is published, with the commands that would.
+        A sentence for each pool of which nothing is published, with the commands that would, or
+        whose published run did not ask that chapter in full.
 
     Raises
     ------
@@ -45,13 +50,17 @@ def published_pools(root: Path) -> tuple[dict[str, list[Estimate]], list[str]]:
     pools, missing = {}, []
     for name, title in POOLS.items():
         directory = root / PUBLISHED / name
-        if (directory / MANIFEST).exists():
-            pools[name] = read_published(directory, CHAPTER)
-        else:
+        again = f"Run experiments/{name}.yaml (its first lines say how), then prefill-router "
+        again += f"publish runs/{name}."
+        if not (directory / MANIFEST).exists():
+            missing.append(f"{title}: nothing is published yet. {again}")
+        elif f"{chapter}.json" not in read_json(directory / MANIFEST)["files"]:
+            number = int(chapter.split("_")[0])
             missing.append(
-                f"{title}: nothing is published yet. Run experiments/{name}.yaml (its first lines "
-                f"say how), then prefill-router publish runs/{name}."
+                f"{title}: the published run has no results of chapter {number}. {again}"
             )
+        else:
+            pools[name] = read_published(directory, chapter)
     return pools, missing
 
 

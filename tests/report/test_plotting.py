@@ -158,3 +158,17 @@ def test_probability_scatter_sorts_queries_by_who_was_right(ax):
     plotting.probability_scatter(ax, p, correct, ("a", "b"))
     assert [c.get_offsets().tolist() for c in ax.collections] == [[row] for row in p[:4].tolist()]
     assert legend(ax)[:4] == ["both right", "only a", "only b", "neither"]
+
+
+def test_savings_are_grouped_by_router_and_hatched_by_metric(ax):
+    rows = [
+        Estimate(metric, router, "", "test", value, value - 0.1, value + 0.1, 9)
+        for metric, values in (("saving", (0.3, 0.2)), ("with encoder", (-0.5, 0.1)))
+        for router, value in zip(("tolerance", "utility"), values, strict=True)
+    ]
+    plotting.savings(ax, rows)
+    bars = [drawn for drawn in ax.containers if isinstance(drawn, mpl.container.BarContainer)]
+    widths = [[bar.get_width() for bar in drawn] for drawn in bars]
+    assert widths == [pytest.approx([30, 20]), pytest.approx([-50, 10])]
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["tolerance", "utility"]
+    assert legend(ax) == ["saving", "with encoder"]

@@ -86,3 +86,22 @@ def test_errors_are_shares_of_the_mean_cost(pool):
         expected = np.sqrt(np.mean((median - paid)[:, k] ** 2)) / paid[:, k].mean()
         assert found[ERROR, MEDIAN, target].estimate == pytest.approx(expected)
         assert found[ERROR + " difference", f"{PREDICTED} - {MEDIAN}", target].upper < 0
+
+
+def test_the_best_single_target_may_differ_by_row(pool):
+    p, correct, paid, median = pool
+    best = np.arange(300) % 3
+    # the same targets in another order in each row, so that the best single one is the first
+    moved = [np.take_along_axis(x, (np.arange(3) + best[:, None]) % 3, axis=1) for x in pool]
+    found = compare(pool, {PREDICTED: paid, MEDIAN: median})
+    q, right, spent, middle = moved
+    settings = {"targets": TARGETS, "n_resamples": 50}
+    by_row = compare_expected_costs(
+        p, correct, paid, {PREDICTED: paid, MEDIAN: median}, best, **settings
+    )
+    alike = compare_expected_costs(
+        q, right, spent, {PREDICTED: spent, MEDIAN: middle}, 0, **settings
+    )
+    saved = [[e.estimate for e in rows if e.metric == SAVING] for rows in (by_row, alike)]
+    assert saved[0] == pytest.approx(saved[1])
+    assert saved[0] != pytest.approx([e.estimate for e in found.values() if e.metric == SAVING])

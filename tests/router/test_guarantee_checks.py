@@ -80,3 +80,12 @@ def test_fewer_labels_certify_less(world):
     assert not all_["tau"] > generous["tau"]
     cheapest = World(world.truth, world.p, world.cost).cost[0]
     assert cheapest <= generous["cost"] <= world.cost[-1]
+
+
+def test_other_tolerances_can_be_tried(world):
+    correct = (np.random.default_rng(0).random(world.truth.shape) < world.truth).astype(float)
+    table = labels_needed(
+        world.p, correct, world.cost, world.best_single,
+        targets=["a", "b", "c"], max_losses=(0.1,), shares=(1.0,), taus=(0.0,),
+    )  # fmt: skip
+    assert table[["certified", "tau"]].to_numpy().tolist() == [[1.0, 0.0]]

@@ -46,7 +46,7 @@ def test_pools_are_read_and_the_missing_ones_say_how_to_run_them(root):
 
 def test_every_pool_has_an_experiment_that_asks_its_chapter_in_full():
     for name in POOLS:
-        assert read_mapping(project_root() / "experiments" / f"{name}.yaml")["full"] == [8]
+        assert read_mapping(project_root() / "experiments" / f"{name}.yaml")["full"] == [8, 13]
     assert (project_root() / "notebooks" / f"{CHAPTER}.ipynb").exists()
 
 
@@ -68,3 +68,10 @@ def test_an_altered_pool_is_refused(root):
 def test_rows_that_are_checked_name_their_pool():
     [row] = pool_rows({"zeroeval": ROWS})
     assert (row.router, row.estimate) == ("ZeroEval: SharedTrunkNet", 0.1)
+
+
+def test_a_run_that_did_not_ask_a_chapter_says_so(root):
+    pools, missing = published_pools(root, "13_what_it_promises")
+    assert pools == {}
+    assert len(missing) == len(POOLS)
+    assert "ZeroEval: the published run has no results of chapter 13." in missing[-1]
