@@ -36,6 +36,9 @@ from prefill_router.study.inputs import check_inputs
 from prefill_router.study.parameters import validate
 from prefill_router.study.published import PUBLISHED
 
+KINDS_READ = ("parquet", "csv", "j2")
+"""Kinds of the package's own files that notebooks read."""
+
 
 def notebooks() -> list[Path]:
     """Return the project's notebooks in the order of the method."""
@@ -95,9 +98,13 @@ def prepare_kernels() -> None:
 
 
 def _committed() -> list[str]:
-    """Return hashes of what was found before, with which notebooks compare or which they show."""
-    root = project_root()
+    """Return hashes of what notebooks read that neither parameters nor code stand for.
+
+    That is what was found before, and the package's own tables and templates.
+    """
+    root, package = project_root(), Path(__file__).parent
     paths = [root / EXPECTED, *sorted((root / PUBLISHED).glob("*/*.json"))]
+    paths += sorted(p for kind in KINDS_READ for p in package.rglob(f"*.{kind}"))
     return [file_hash(path) for path in paths if path.exists()]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -124,7 +125,11 @@ def query_costs(labels: Labels, prices: Prices | None, n_input_tokens: np.ndarra
 
 
 def expected_costs(
-    labels: Labels, prices: Prices | None, n_input_tokens: np.ndarray, train_rows: np.ndarray
+    labels: Labels,
+    prices: Prices | None,
+    n_input_tokens: np.ndarray,
+    train_rows: np.ndarray,
+    typical: Callable[[np.ndarray], float] = np.median,
 ) -> np.ndarray:
     """Estimate what each query would cost at each target, from what is known before asking.
 
@@ -142,6 +147,9 @@ def expected_costs(
         Length of each prompt in tokens, by target where their tokenizers differ.
     train_rows : ndarray of int
         Rows whose answers may be looked at.
+    typical : callable, default numpy.median
+        What sums up a target's training lengths, or costs; `numpy.mean` expects what is paid on
+        average, where the median expects what is paid mostly.
 
     Returns
     -------
@@ -160,7 +168,7 @@ def expected_costs(
         asked = ~np.isnan(train.correct[:, k])
         known = train.cost_usd[asked, k]
         if asked.any() and not np.isnan(known).any():
-            costs[:, k] = np.median(known)
+            costs[:, k] = typical(known)
             continue
         tokens = train.output_tokens[asked, k]
         tokens = tokens[~np.isnan(tokens)]
@@ -169,7 +177,7 @@ def expected_costs(
                 f"Target {target!r}: the length (output_tokens) of none of its training answers "
                 "is known, so that its cost cannot be estimated."
             )
-        costs[:, k] = _priced(target, prices, n_input_tokens[:, k], np.median(tokens))
+        costs[:, k] = _priced(target, prices, n_input_tokens[:, k], typical(tokens))
     return costs
 
 

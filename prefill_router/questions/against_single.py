@@ -25,6 +25,7 @@ def compare_with_single(
     *,
     encoder_cost: np.ndarray | None = None,
     pairs: Sequence[tuple[str, str]] = (),
+    each_group_once: bool = False,
     split: str = "test",
     n_resamples: int = 2000,
     seed: int = 0,
@@ -46,6 +47,8 @@ def compare_with_single(
         What the encoder's prefill costs, in USD, which only routing pays. Default: unknown.
     pairs : sequence of (str, str)
         Of the choices: those whose savings and accuracies are compared.
+    each_group_once : bool, default False
+        Average over groups, as a certificate does, and not over queries.
     split, n_resamples, seed
         As in `prefill_router.evaluation.evaluate_choices`.
 
@@ -85,9 +88,14 @@ def compare_with_single(
         parts.append(
             (SAVED + " difference", between, lambda x: saving(x)[:, one] - saving(x)[:, other])
         )
+    values, codes = np.hstack(columns), np.unique(np.asarray(groups)[rows], return_inverse=True)[1]
+    if each_group_once:
+        sums = np.zeros((codes.max() + 1, values.shape[1]))
+        np.add.at(sums, codes, values)
+        values, codes = sums / np.bincount(codes)[:, None], np.arange(len(sums))
     found = intervals(
-        np.hstack(columns),
-        np.asarray(groups)[rows],
+        values,
+        codes,
         lambda means: np.hstack([part(means) for *_, part in parts]),
         n_resamples,
         seed,

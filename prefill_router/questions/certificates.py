@@ -9,6 +9,7 @@ what tests one has trained another.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -83,8 +84,8 @@ def evaluate_guarantee(
         For each loss and fold (router "at most 2 points, fold 1") on the `CERTIFYING` half `TAU`,
         undefined where nothing is certified, `FIRST_P`, the p-value of the first tolerance tried,
         and the number of `GROUPS`. For each loss, on the `REPORTING` half of all folds, what
-        `compare_with_single` says of the certified tolerances; where there is none, the best
-        single target is asked.
+        `compare_with_single` says of the certified tolerances, each group counting once as in the
+        certificate; where there is none, the best single target is asked.
     """
     parts = [halves(study, fold) for fold in range(len(study.splits))]
     n, correct, targets = study.labels.n_queries, study.labels.correct, study.labels.targets
@@ -121,6 +122,7 @@ def evaluate_guarantee(
         study.costs[rows] if study.has_costs else None,
         best_single(study)[np.searchsorted(study.test_rows, rows)],
         study.labels.group[rows],
+        each_group_once=True,
         split=REPORTING,
         n_resamples=study.parameters.n_resamples,
         seed=study.parameters.seed,
@@ -150,9 +152,9 @@ def evaluate_labels_needed(
     -------
     list of Estimate
         For each loss and share (router "at most 2 points, 300 labels"), over draws and folds:
-        `CERTIFIED`, with an interval that covers the drawing alone (Clopper and Pearson), and,
-        where costs are known, `MEDIAN_TAU` of the draws in which one was, with the least and the
-        largest over folds. `n` counts draws.
+        `CERTIFIED`, with an interval that covers the drawing alone (Clopper and Pearson; none
+        where all are taken), and, where costs are known, `MEDIAN_TAU` of the draws in which one
+        was, with the least and the largest over folds. `n` counts draws.
     """
     parts = [np.sort(np.concatenate(halves(study, fold))) for fold in range(len(study.splits))]
     result = []
@@ -178,8 +180,12 @@ def evaluate_labels_needed(
         for place, share in enumerate(SHARES if tables else ()):
             lines = pd.DataFrame([table.iloc[place] for table in tables])
             name = f"{allowed(loss)}, {lines['queries'].mean():.0f} labels"
+            if any(row.router == name for row in result):
+                continue  # so few groups that two shares are as many
             n = len(lines) * (1 if share == 1 else repetitions)
-            result.append(_of_draws(CERTIFIED, name, round(lines["certified"].mean() * n), n))
+            drawn = _of_draws(CERTIFIED, name, round(lines["certified"].mean() * n), n)
+            all_taken = {"lower": np.nan, "upper": np.nan} if share == 1 else {}
+            result.append(replace(drawn, **all_taken))
             taus = lines["tau"].dropna()
             if study.has_costs and len(taus):
                 spread = Interval(float(taus.median()), float(taus.min()), float(taus.max()))

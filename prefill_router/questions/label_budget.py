@@ -101,8 +101,8 @@ def label_budget(study: Study, most: int = 6) -> list[Estimate]:
     In the study's first split. The labelled queries are drawn from training rows, `n_seeds` times;
     what the heads have to be told beforehand is chosen, for each size, on `TUNED_ON` of the *other*
     targets, as if each of those were new to what the rest know, by the Brier score of validation
-    rows. The new target's own labels are used for nothing but the fit, and its test rows are looked
-    at once.
+    rows; the middle setting where there is one other target alone. The new target's own labels are
+    used for nothing but the fit, and its test rows are looked at once.
 
     Parameters
     ----------
@@ -181,7 +181,12 @@ def _predict_new(study: Study, target: int, sizes: Sequence[int]) -> tuple[np.nd
                         p = head(without, rows, Y[rows, other], at)
                         scores[s, h, c] += np.nanmean((p - Y[at, other]) ** 2)
     heads = [
-        [candidates[int(scores[s, h, : len(candidates)].argmin())] for s in range(len(sizes))]
+        [
+            candidates[int(scores[s, h, : len(candidates)].argmin())]
+            if len(others) > 1
+            else candidates[len(candidates) // 2]
+            for s in range(len(sizes))
+        ]
         for h, candidates in enumerate(HEADS.values())
     ]
     p = np.empty((study.parameters.n_seeds, len(sizes), len(HEADS), len(split.test)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -36,11 +37,19 @@ from prefill_router.report import format_interval, verdict
 from prefill_router.report.plotting import QUERIES
 from prefill_router.report.result_tables import MISSING, results_table, routers_of
 from prefill_router.report.trends import by_number
-from prefill_router.router.cost_comparison import ENCODER, ERROR, MEDIAN, PREDICTED, SAVING
+from prefill_router.router.cost_comparison import (
+    ENCODER,
+    ERROR,
+    MEAN,
+    MEDIAN,
+    PREDICTED,
+    SAVING,
+)
 
 ENOUGH = 0.8
 """Share of draws in which a promise can be made with labels that are said to be enough."""
 POLICIES = ("tolerance", "utility")
+WAYS = (PREDICTED, MEDIAN, MEAN)
 
 
 def calibration_table(rows: Sequence[Estimate]) -> pd.DataFrame:
@@ -101,8 +110,8 @@ def _kept(rows: Sequence[Estimate], loss: float) -> str:
         said = "more than is allowed, " + (
             "and not by chance" if lead.upper < -loss else "though chance may explain it"
         )
-    text = f" On the other half its accuracy differs from the best single target's by \
-{format_interval(lead, 'points')}: {said}."
+    text = f" On the other half, each group counting once, its accuracy differs from the best \
+single target's by {format_interval(lead, 'points')}: {said}."
     saved = find(rows, SAVED, allowed(loss), split=REPORTING)
     if saved is None:
         return text
@@ -148,7 +157,7 @@ def simulation_lines(rows: Sequence[Estimate]) -> list[str]:
 
 def saving_rows(rows: Sequence[Estimate]) -> list[Estimate]:
     """Return the savings of policies chosen on validation queries, without and with the encoder."""
-    routers = [f"{name}, {way}" for name in POLICIES for way in (PREDICTED, MEDIAN)]
+    routers = [f"{name}, {way}" for name in POLICIES for way in WAYS]
     found = (find(rows, SAVED + extra, name) for name in routers for extra in ("", ENCODER))
     return [row for row in found if row is not None]
 
@@ -168,7 +177,7 @@ def cost_lines(rows: Sequence[Estimate]) -> list[str]:
     """
     lines = []
     for name in POLICIES:
-        for way in (PREDICTED, MEDIAN):
+        for way in WAYS:
             saved = find(rows, SAVED, f"{name}, {way}")
             if saved is not None:
                 lead = pick(rows, LEAD, f"{name}, {way} - {BEST}")
@@ -179,12 +188,12 @@ def cost_lines(rows: Sequence[Estimate]) -> list[str]:
                     f"{format_interval(saved)} of the best single target's cost, {read}at an "
                     f"accuracy that differs by {format_interval(lead, 'points')}."
                 )
-    for name in POLICIES:
-        pair = f"{name}, {PREDICTED} - {name}, {MEDIAN}"
-        read_off = find(rows, SAVING + " difference", f"{name}, {PREDICTED} - {MEDIAN}")
+    for name, other in product(POLICIES, (MEAN, MEDIAN)):
+        pair = f"{name}, {PREDICTED} - {name}, {other}"
+        read_off = find(rows, SAVING + " difference", f"{name}, {PREDICTED} - {other}")
         if read_off is None:
             continue
-        names = f"expecting {PREDICTED}", f"expecting {MEDIAN}"
+        names = f"expecting {PREDICTED}", f"expecting {other}"
         for row, what, scope in (
             (read_off, SAVING, "read off the curves"),
             (pick(rows, SAVED + " difference", pair), SAVED, "chosen on validation"),
@@ -197,14 +206,12 @@ def cost_lines(rows: Sequence[Estimate]) -> list[str]:
 def error_table(rows: Sequence[Estimate]) -> pd.DataFrame:
     """Return how far expected costs are off, by target and way of expecting them."""
     targets = dict.fromkeys(r.target for r in rows if r.metric == ERROR)
-    columns = {way: (ERROR, way) for way in (PREDICTED, MEDIAN)}
-    columns["difference"] = (f"{ERROR} difference", f"{PREDICTED} - {MEDIAN}")
+    columns = {way: (ERROR, way) for way in WAYS}
+    columns["predicted - mean"] = (f"{ERROR} difference", f"{PREDICTED} - {MEAN}")
     return pd.DataFrame(
         {"target": target}
         | {
-            title: format_interval(
-                pick(rows, *place, target), "points" if title == "difference" else "%"
-            )
+            title: format_interval(pick(rows, *place, target), "points" if "-" in title else "%")
             for title, place in columns.items()
         }
         for target in targets
@@ -223,7 +230,7 @@ def budget_table(rows: Sequence[Estimate]) -> pd.DataFrame:
 def budget_lines(rows: Sequence[Estimate]) -> list[str]:
     """Return for each way of expecting costs how many budgets were kept on test."""
     lines = []
-    for way in (PREDICTED, MEDIAN):
+    for way in WAYS:
         spent = [r for r in rows if r.metric == SPENT and r.router.endswith(way)]
         if spent:
             over = [row for row in spent if row.lower > 1]
@@ -253,7 +260,7 @@ def labels_table(rows: Sequence[Estimate]) -> pd.DataFrame:
                     "labels": f"{number:,.0f}",
                     "certified": f"{100 * row.estimate:.0f} %",
                     "draws": row.n,
-                    "tau (median)": MISSING if tau is None else f"{tau.estimate:g}",
+                    "tau (median of those)": MISSING if tau is None else f"{tau.estimate:g}",
                 }
             )
     return pd.DataFrame(lines)

@@ -11,9 +11,15 @@ from prefill_router.evaluation.bootstrap import Interval, intervals
 from prefill_router.evaluation.estimates import Estimate, complete_rows, rows_of
 from prefill_router.evaluation.tuning import choose_cheapest_policy, fit_budget
 from prefill_router.extraction.model_size import n_parameters
-from prefill_router.labels.costs import MILLION
+from prefill_router.labels.costs import MILLION, expected_costs
 from prefill_router.questions.against_single import compare_with_single
-from prefill_router.router.cost_comparison import MEDIAN, PREDICTED, TRUE, compare_expected_costs
+from prefill_router.router.cost_comparison import (
+    MEAN,
+    MEDIAN,
+    PREDICTED,
+    TRUE,
+    compare_expected_costs,
+)
 from prefill_router.router.cost_prediction import fit_costs
 from prefill_router.study import Study
 from prefill_router.study.comparison import best_single, test_labels
@@ -40,11 +46,20 @@ def predicted_costs(study: Study, fold: int) -> np.ndarray:
 
 
 def costs_by_way(study: Study) -> dict[str, list[np.ndarray]]:
-    """Return costs as expected in each fold by `PREDICTED` and by `MEDIAN` lengths."""
-    folds = range(len(study.splits))
+    """Return costs as expected in each fold by `PREDICTED`, `MEDIAN` and `MEAN` lengths.
+
+    A prediction that knows nothing of a query is the mean: what is gained over the median may be
+    gained by any mean, what is gained over the mean is gained by telling queries apart.
+    """
+    folds, n_tokens = range(len(study.splits)), study.activations().full_tokens
+    means = [
+        expected_costs(study.labels, study.prices, n_tokens, split.train, np.mean)
+        for split in study.splits
+    ]
     return {
         PREDICTED: [predicted_costs(study, fold) for fold in folds],
         MEDIAN: [study.expected_costs(fold) for fold in folds],
+        MEAN: means,
     }
 
 
@@ -53,20 +68,21 @@ def encoder_price(study: Study) -> float | None:
 
     In the zoo by its own rule, a constant times the parameters, all blocks counted. Elsewhere what
     the target with the cheapest input charges, which is too much for an encoder smaller than any
-    target. None where there is no price table.
+    target. None where no target has a price.
     """
-    if study.prices is None:
+    p, prices = study.parameters, {} if study.prices is None else study.prices.input
+    known = [prices[target] for target in study.labels.targets if target in prices]
+    if not known:
         return None
-    p = study.parameters
     if p.prices == "zoo" and p.encoder.startswith("zoo/"):
         return USD_PER_MILLION_TOKENS_AND_PARAMETERS * n_parameters(study.source(p.encoder)) / 1e6
-    return min(study.prices.input[target] for target in study.labels.targets)
+    return min(known)
 
 
 def evaluate_expected_costs(
     study: Study, p: Sequence[np.ndarray], ways: Mapping[str, Sequence[np.ndarray]]
 ) -> list[Estimate]:
-    """Compare what routing saves by predicted lengths and by the training median.
+    """Compare what routing saves by predicted lengths and by the training median and mean.
 
     Parameters
     ----------
@@ -81,7 +97,7 @@ def evaluate_expected_costs(
     -------
     list of Estimate
         Of test queries. What `compare_expected_costs` reads off the curves, where true lengths are
-        a third way: the most that knowing them is worth. And what `compare_with_single` says of
+        another way: the most that knowing them is worth. And what `compare_with_single` says of
         policies chosen on validation, the cheapest as accurate there as the best single target;
         their routers are "tolerance, predicted lengths" and so on.
     """
@@ -114,7 +130,7 @@ def evaluate_expected_costs(
                 chosen.append(np.zeros(len(values), dtype=int))
                 chosen[-1][t] = cheap.choose(values[t], cost[t])
             choices[f"{name}, {way}"] = study.over_folds(chosen)
-        pairs.append((f"{name}, {PREDICTED}", f"{name}, {MEDIAN}"))
+        pairs += [(f"{name}, {PREDICTED}", f"{name}, {other}") for other in (MEDIAN, MEAN)]
     return found + compare_with_single(
         choices,
         test_labels(study),

@@ -73,7 +73,8 @@ class Amendable(Examiner):
         ----------
         labels : Labels
             Of the new target alone; best of queries that the router was not fitted to (`unseen`),
-            on which it predicts the others too well. From then on they count as seen.
+            on which it predicts the others too well. From then on they count as seen, and with
+            them all of their groups in `labels`.
         prices : Prices, optional
             With the new target's; needed where the router knows costs.
         n_resamples, seed
@@ -107,8 +108,8 @@ class Amendable(Examiner):
             n_resamples,
             seed,
         )
-        used = labels.question[~np.isnan(labels.correct[:, 0])]
-        seen = np.union1d(self._fitted.seen, digests(used))
+        used = labels.group[~np.isnan(labels.correct[:, 0])]
+        seen = np.union1d(self._fitted.seen, digests(labels.question[np.isin(labels.group, used)]))
         parts = replace(self._fitted, seen=seen)
         update = {
             "added": [*self.config.added, record],

@@ -98,8 +98,8 @@ def model_card(config: RouterConfig, estimates: Sequence[Estimate], promise: str
         "- A target that changes behind its name, or a price that does, is not noticed.",
         "- Labels count an answer as right or wrong by one answer a query; where answers are drawn "
         "at random, the oracle looks better than it is.",
-        "- The certificate is about the average over such queries, not about one query or a part "
-        "of them.",
+        "- The certificate is about the average over such queries, each group of wordings counting "
+        "once, not about one query or a part of them.",
         "- The certified tolerance was found on the test queries: the guarantee allows for that, "
         "the intervals of its row do not.",
         f"- Made with prefill-router {config.package}.",

@@ -51,7 +51,8 @@ class Examiner(Predictor):
         -------
         Labels
             Without the rows whose question was one of its training or validation queries, or of
-            those by which a target was added. Its test queries are left: nothing but the certified
+            those by which a target was added, and without all others of such a row's group: they
+            are the same query in other words. Its test queries are left: nothing but the certified
             tolerance rests on them.
 
         Raises
@@ -59,11 +60,13 @@ class Examiner(Predictor):
         InputError
             If none is left.
         """
-        rows = np.flatnonzero(~are_seen(labels.question, self.parts.seen))
+        seen = are_seen(labels.question, self.parts.seen)
+        rows = np.flatnonzero(~np.isin(labels.group, labels.group[seen]))
         if len(rows) == 0:
             raise InputError(
-                f"The router was fitted to the questions of all {labels.n_queries:,} rows, which "
-                "can say nothing of others; give labels of other queries."
+                f"The router was fitted to the questions of all {labels.n_queries:,} rows, or to "
+                "others of their groups, which can say nothing of others; give labels of other "
+                "queries."
             )
         return labels if len(rows) == labels.n_queries else labels.take(rows)
 
@@ -134,7 +137,8 @@ class Examiner(Predictor):
         if n_seen := labels.n_queries - self.unseen(labels).n_queries:
             raise InputError(
                 f"The router was fitted to the questions of {n_seen:,} of {labels.n_queries:,} "
-                "rows, on which it looks better than it is; leave them out: router.unseen(labels)."
+                "rows, or to others of their groups, on which it looks better than it is; leave "
+                "them out: router.unseen(labels)."
             )
         return labels.select_targets(self.targets)
 

@@ -65,8 +65,8 @@ class Guarantee:
                 "a larger loss."
             )
         return (
-            f"With tau up to {self.tau:g} the router's accuracy is {bound}, by {rests} (each group "
-            "counting once), for queries drawn as they were."
+            f"At the tolerances tried up to tau {self.tau:g} the router's accuracy is {bound}, by "
+            f"{rests} (each group counting once), for queries drawn as they were."
         )
 
 

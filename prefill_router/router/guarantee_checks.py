@@ -182,7 +182,7 @@ def labels_needed(
     places, table = np.arange(len(p)), []
     for max_loss in max_losses:
         for share in shares:
-            size = round(share * n_groups)
+            size = max(1, round(share * n_groups))
             certified, queries = [], []
             for _ in range(repetitions if size < n_groups else 1):
                 drawn = np.isin(codes, rng.permutation(n_groups)[:size])

@@ -235,7 +235,7 @@ def _check_labelled(tuned: Tuned, kept: np.ndarray, targets: Sequence[str]) -> N
 
 def _promised(tuned: Tuned, kept: np.ndarray, targets: Sequence[str]) -> Rule:
     """The tolerance that is certified, or the best single target where nothing is."""
-    promise, left_out = tuned.guarantee, len(kept) < len(tuned.accuracy)
+    promise = tuned.guarantee
     bound = f"at most {100 * promise.max_loss:g} points below the best single target"
     if promise.tau is None:
         names = [targets[k] for k in kept]
@@ -245,8 +245,8 @@ def _promised(tuned: Tuned, kept: np.ndarray, targets: Sequence[str]) -> Rule:
             best = int(np.nan_to_num(tuned.accuracy[kept], nan=-1).argmax())
         return Rule("single", best, kept, f": no tolerance is certified to stay {bound}")
     note = f" (tau certified: {bound}, confidence {100 * promise.confidence:g} %)"
-    if tuned.added:
-        note = " (tau was certified without the targets added since)"
-    if left_out:
-        note = " (tau was certified for all targets together, not without those left out)"
+    certified = list(range(len(targets) - tuned.added))
+    if kept.tolist() != certified:
+        note = " (tau was certified for "
+        note += ", ".join(targets[k] for k in certified) + " together, not for those asked here)"
     return Rule("tolerance", promise.tau, kept, note)

@@ -16,7 +16,13 @@ from prefill_router.labels import Labels
 from prefill_router.labels.costs import MILLION, Prices, expected_costs, query_costs
 from prefill_router.labels.splits import Split
 from prefill_router.router.calibration import IDENTITY, Calibration, fit_calibration
-from prefill_router.router.cost_comparison import MEDIAN, PREDICTED, TRUE, compare_expected_costs
+from prefill_router.router.cost_comparison import (
+    MEAN,
+    MEDIAN,
+    PREDICTED,
+    TRUE,
+    compare_expected_costs,
+)
 from prefill_router.router.cost_prediction import CostModel, fit_costs
 from prefill_router.router.guarantee import certify
 from prefill_router.router.heads import Heads, fold
@@ -139,12 +145,15 @@ def train(
     )
     if costs is not None:
         inputs = costs.input_tokens(labels.question.tolist(), activations.full_tokens)
-        median = expected_costs(labels, prices, inputs, split.train)[test]
+        median, mean = (
+            expected_costs(labels, prices, inputs, split.train, typical)[test]
+            for typical in (np.median, np.mean)
+        )
         metrics += compare_expected_costs(
             p[test],
             tested.correct,
             cost,
-            {PREDICTED: predicted, MEDIAN: median, TRUE: cost},
+            {PREDICTED: predicted, MEDIAN: median, MEAN: mean, TRUE: cost},
             best,
             tested.group,
             targets=labels.targets,

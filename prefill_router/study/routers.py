@@ -21,7 +21,7 @@ from prefill_router.baselines import (
 from prefill_router.baselines.latent import ItemResponse, MatrixFactorisation
 from prefill_router.baselines.trees import TargetTrees
 from prefill_router.progress import track
-from prefill_router.storage import read_json, write_json
+from prefill_router.storage import code_fingerprint, read_json, write_json
 from prefill_router.study import Study
 from prefill_router.study.fitting import ENSEMBLE, Fitting
 from prefill_router.trunk import SharedTrunkEnsemble
@@ -248,6 +248,7 @@ def _fitted(
     states = {encoder: study.states_key(encoder) for encoder in [*encoders, p.encoder]}
     settings = [p.dimensions, p.criterion, p.inner_folds, p.n_seeds, p.keep, p.embedding]
     key = study.key(*settings) | {"router": router, "reads": encoders, "states": states}
+    key["fit"] = code_fingerprint(among[router].fit.__module__)  # challengers have one of theirs
 
     def build(fold: int, directory: Path) -> None:
         fitting = Fitting(study, fold, encoders, directory)

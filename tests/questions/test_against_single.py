@@ -40,6 +40,22 @@ def test_means_are_those_of_complete_rows(pool):
     assert saved == pytest.approx((spent["b"] - spent["a"]) / whole)
 
 
+def test_groups_count_once_where_that_is_asked(pool):
+    correct, cost, choices, best, _ = pool
+    groups = np.repeat([0, *range(1, 101)], [100, *[1] * 100])
+    found = compare_with_single(
+        choices, correct, cost, best, groups, each_group_once=True, n_resamples=50
+    )
+    rows = np.flatnonzero(~np.isnan(correct).any(axis=1))
+    for name, chosen in choices.items():
+        lead = correct[rows, chosen[rows]] - correct[rows, best[rows]]
+        expected = np.mean([lead[groups[rows] == g].mean() for g in np.unique(groups[rows])])
+        row = pick(found, LEAD, f"{name} - best single target")
+        assert row.estimate == pytest.approx(expected)
+        assert abs(expected - lead.mean()) > 1e-3
+        assert row.n == len(rows)
+
+
 def test_the_best_single_target_neither_leads_nor_saves(pool):
     correct, cost, _, best, groups = pool
     found = compare_with_single({"it": best}, correct, cost, best, groups, n_resamples=50)

@@ -84,7 +84,7 @@ def test_labels_are_enough_where_most_draws_certify():
     [line] = report.labels_lines(shares(0.1, 0.5, 0.0))
     assert "all 90 labels of a test part do not certify a tolerance" in line
     table = report.labels_table([*shares(0, 0.5, 1), row(MEDIAN_TAU, f"{NAME}, 50 labels", 0.1)])
-    assert table["tau (median)"].tolist() == ["–", "0.1", "–"]
+    assert table["tau (median of those)"].tolist() == ["–", "0.1", "–"]
     assert table["certified"].tolist() == ["0 %", "50 %", "100 %"]
 
 
@@ -127,32 +127,32 @@ def costs():
         row(SAVED + " difference", pair, -0.1, -0.2, -0.05),
         row(LEAD, pair, 0.0, -0.1, 0.1),
     ]
-    for way in ("predicted lengths", "median lengths"):
+    for way in ("predicted lengths", "median lengths", "mean lengths"):
         name = f"tolerance, {way}"
         rows += [row(m, name, 0.3, 0.2, 0.4) for m in (SAVED, SAVED + ENCODER, SAVING, "accuracy")]
         rows.append(row(LEAD, f"{name} - best single target", -0.01, -0.02, 0.01))
         rows.append(row(ERROR, way, 0.5, 0.4, 0.6, target="a"))
-    pair = "predicted lengths - median lengths"
+    pair = "predicted lengths - mean lengths"
     return [*rows, row(ERROR + " difference", pair, -0.1, -0.2, 0.0, target="a")]
 
 
 def test_the_verdict_on_predicted_lengths_is_told_whichever_way_it_falls():
     lines = report.cost_lines(costs())
-    assert len(lines) == 5
+    assert len(lines) == 6
     assert "saves 30.0 % [20.0, 40.0] of the best single target's cost" in lines[0]
     assert "with the encoder" in lines[0] and "-1.0 points" in lines[0]
-    assert "is better than expecting median lengths in saving at equal accuracy" in lines[2]
-    assert "is worse than expecting median lengths in saving against" in lines[3]
-    assert "not distinguishable" in lines[4]
+    assert "is better than expecting median lengths in saving at equal accuracy" in lines[3]
+    assert "is worse than expecting median lengths in saving against" in lines[4]
+    assert "not distinguishable" in lines[5]
     assert report.cost_lines([]) == []
 
 
 def test_savings_are_shown_with_and_without_the_encoder():
-    assert len(report.saving_rows(costs())) == 4
+    assert len(report.saving_rows(costs())) == 6
     table = report.saving_table(costs())
-    assert table["saving, encoder included"].tolist() == ["30.0 % [20.0, 40.0]"] * 2
+    assert table["saving, encoder included"].tolist() == ["30.0 % [20.0, 40.0]"] * 3
     [line] = report.error_table(costs()).to_dict("records")
-    assert line["difference"] == "-10.0 points [-20.0, +0.0]"
+    assert line["predicted - mean"] == "-10.0 points [-20.0, +0.0]"
 
 
 def test_budgets_that_are_overspent_beyond_chance_are_counted():

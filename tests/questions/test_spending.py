@@ -11,7 +11,7 @@ from prefill_router.evaluation.tuning import choose_cheapest_policy, fit_budget
 from prefill_router.questions import spending
 from prefill_router.questions.against_single import SAVED
 from prefill_router.questions.calibrated_predictions import calibrated_predictions
-from prefill_router.router.cost_comparison import ENCODER, MEDIAN, PREDICTED, SAVING
+from prefill_router.router.cost_comparison import ENCODER, MEAN, MEDIAN, PREDICTED, SAVING
 from prefill_router.study import Study
 from prefill_router.study.fitting import Fitting
 from prefill_router.study.parameters import validate
@@ -39,6 +39,32 @@ def test_costs_are_predicted_from_training_answers_alone(study, ways):
             found = spending.predicted_costs(other, fold)
             assert np.array_equal(found, ways[PREDICTED][fold]) == same
     np.testing.assert_array_equal(ways[MEDIAN][1], study.expected_costs(1))
+
+
+def test_means_and_medians_are_those_of_training_answers(study, ways):
+    train = study.splits[1].train
+    costs = {MEDIAN: np.median, MEAN: np.mean}
+    for way, typical in costs.items():
+        lengths = typical(study.labels.output_tokens[train], axis=0)
+        tokens = study.activations().full_tokens[:, None]
+        prices = [
+            [prices[target] for target in study.labels.targets]
+            for prices in (study.prices.input, study.prices.output)
+        ]
+        expected = (tokens * prices[0] + lengths * prices[1]) / 1e6
+        np.testing.assert_allclose(ways[way][1], expected)
+
+
+def test_the_encoder_is_priced_by_targets_that_have_a_price(study):
+    known = study.prices
+    assert spending.encoder_price(study) == min(known.input[t] for t in study.labels.targets)
+    other = copy.copy(study)
+    first = study.labels.targets[0]
+    other.prices = replace(known, input={k: v for k, v in known.input.items() if k != first})
+    rest = [known.input[target] for target in study.labels.targets[1:]]
+    assert spending.encoder_price(other) == min(rest)
+    other.prices = replace(known, input={})
+    assert spending.encoder_price(other) is None
 
 
 def test_lengths_that_states_tell_are_predicted(study):

@@ -6,6 +6,7 @@ from prefill_router.router import cost_comparison
 from prefill_router.router.cost_comparison import (
     ENCODER,
     ERROR,
+    MEAN,
     MEDIAN,
     PREDICTED,
     SAVING,
@@ -61,11 +62,28 @@ def test_knowing_costs_that_vary_saves_and_the_verdict_says_so(pool):
     for name in ("tolerance", "utility"):
         difference = found[SAVING + " difference", f"{name}, {PREDICTED} - {MEDIAN}", ""]
         assert difference.lower > 0.1
-        assert "is better than expecting median lengths" in cost_verdict(list(found.values()), name)
-    swapped = compare(pool, {PREDICTED: median, MEDIAN: paid})
-    assert "is worse than expecting" in cost_verdict(list(swapped.values()))
-    same = compare(pool, {PREDICTED: median, MEDIAN: median})
+        said = cost_verdict(list(found.values()), name, MEDIAN)
+        assert "is better than expecting median lengths" in said
+    swapped = compare(pool, {PREDICTED: median, MEAN: paid})
+    assert "is worse than expecting mean lengths" in cost_verdict(list(swapped.values()))
+    same = compare(pool, {PREDICTED: median, MEAN: median})
     assert "not distinguishable" in cost_verdict(list(same.values()))
+
+
+def test_a_prediction_that_knows_nothing_is_no_better_than_the_mean():
+    """Though it may be far better than the median, where lengths are skewed."""
+    rng = np.random.default_rng(0)
+    truth = np.column_stack([rng.uniform(0.5, 0.7, 400)] * 2)
+    truth[:, 1] += rng.normal(0, 0.05, 400)
+    correct = (rng.random((400, 2)) < truth).astype(float)
+    paid = np.column_stack([np.full(400, 1.2), rng.lognormal(-1.0, 2.0, 400)])
+    mean, median = (np.tile(f(paid, axis=0), (400, 1)) for f in (np.mean, np.median))
+    settings = {"targets": ("a", "b"), "n_resamples": 100}
+    found = compare_expected_costs(
+        truth, correct, paid, {PREDICTED: mean, MEAN: mean.copy(), MEDIAN: median}, 0, **settings
+    )
+    for name in ("tolerance", "utility"):
+        assert "not distinguishable" in cost_verdict(found, name)
 
 
 def test_only_routing_pays_the_encoder(pool):

@@ -89,3 +89,12 @@ def test_other_tolerances_can_be_tried(world):
         targets=["a", "b", "c"], max_losses=(0.1,), shares=(1.0,), taus=(0.0,),
     )  # fmt: skip
     assert table[["certified", "tau"]].to_numpy().tolist() == [[1.0, 0.0]]
+
+
+def test_a_share_of_few_groups_is_one_group_at_least():
+    rng = np.random.default_rng(0)
+    p = rng.random((4, 2))
+    table = labels_needed(
+        p, np.ones((4, 2)), np.ones(2), 0, targets=["a", "b"], max_losses=(0.05,), repetitions=2
+    )
+    assert table["groups"].tolist() == [1, 1, 2, 4]

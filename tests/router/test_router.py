@@ -159,6 +159,28 @@ def test_labels_of_fitted_questions_are_recognised_row_by_row(fitted, sample):
     assert router.unseen(test) is test
 
 
+def test_other_wordings_of_what_was_seen_count_as_seen(fitted):
+    router, labels = fitted
+    split = make_splits(labels)[0]
+    rows = np.r_[split.train[0], split.test[:10]]
+    part = labels.take(rows)
+    group = part.group.copy()
+    group[[3, 7]] = group[0]  # two test queries say the training query in other words
+    part = replace(part, group=group)
+    left = np.delete(rows, [0, 3, 7])
+    assert router.unseen(part).query_id.tolist() == labels.query_id[left].tolist()
+    with pytest.raises(InputError, match="questions of 3 of 11 rows, or to others of their groups"):
+        router.evaluate(part)
+    # of what a target is added by, the whole group counts, also where it was not asked
+    test = replace(labels.take(split.test[:40]), group=np.arange(40) // 2 + labels.group.max() + 1)
+    few = replace(test.select_targets(["late"], at_least=1), targets=("new",))
+    few.correct[1::2] = np.nan
+    prices = Prices({"new": 1.0}, {"new": 1.0})
+    wider, _ = router.add_target(few, prices, n_resamples=20)
+    with pytest.raises(InputError, match="questions of all 20 rows"):
+        wider.unseen(labels.take(split.test[1:40:2]))
+
+
 def test_what_a_target_was_added_by_counts_as_seen(fitted, tmp_path):
     router, labels = fitted
     test = labels.take(make_splits(labels)[0].test)

@@ -52,11 +52,22 @@ def test_targets_can_be_left_out():
     assert names(rule) == ["b", "b"]
     assert names(make_rule("argmax", tuned(), TARGETS, exclude="b")) == ["a", "a"]
     note = make_rule("tolerance", tuned(), TARGETS, exclude=["c"]).why(1, P[0], COST[0], TARGETS)
-    assert "not without those left out" in note
+    assert "tau was certified for a, b, c together, not for those asked here" in note
     with pytest.raises(InputError, match="Unknown target 'd' in exclude"):
         make_rule("argmax", tuned(), TARGETS, exclude=["d"])
     with pytest.raises(InputError, match="All targets are excluded"):
         make_rule("argmax", tuned(), TARGETS, exclude=TARGETS)
+
+
+def test_the_note_says_of_whom_the_tolerance_is_certified():
+    added = replace(tuned(), added=1)  # c came later
+
+    def note(**left_out):
+        return make_rule("tolerance", added, TARGETS, **left_out).why(1, P[0], COST[0], TARGETS)
+
+    assert "confidence 95 %" in note(exclude=["c"])
+    assert "certified for a, b together, not for those asked here" in note()
+    assert "certified for a, b together, not for those asked here" in note(exclude=["a"])
 
 
 def test_a_budget_is_kept_on_validation_queries():

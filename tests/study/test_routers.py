@@ -12,7 +12,7 @@ from tiny_studies import label_table
 
 from prefill_router.features import TargetFeatures
 from prefill_router.labels.splits import Split
-from prefill_router.study import ARTIFACTS
+from prefill_router.study import ARTIFACTS, routers
 from prefill_router.study.fitting import Fitting
 from prefill_router.study.routers import (
     CLUSTERS,
@@ -119,11 +119,32 @@ def test_a_fitted_router_is_kept_and_found_again(study, monkeypatch):
     def refuse(*_):
         raise AssertionError("fitted again")
 
+    refuse.__module__ = ROUTERS[PRIMARY].fit.__module__
     for router in ROUTERS:
         monkeypatch.setitem(ROUTERS, router, replace(ROUTERS[router], fit=refuse))
     again = tiny_studies.study(study.run_dir.parent)
     for router, kept in before.items():
         assert np.array_equal(predictions(again, router)[0], kept[0], equal_nan=True)
+
+
+def test_a_router_is_fitted_again_when_the_module_that_fits_it_changes(study, monkeypatch):
+    """Challengers are fitted by a module that the routers' own does not import."""
+    code, fitted = {}, []
+
+    def fit(it):
+        fitted.append(it.fold)
+        return np.full(it.study.labels.correct.shape, 0.5)
+
+    fit.__module__ = "prefill_router.questions.challengers"
+    among = {"mine": replace(ROUTERS[PRIMARY], fit=fit)}
+    monkeypatch.setattr(routers, "code_fingerprint", lambda *names: code.get(names, "as it was"))
+    predictions(study, "mine", among=among)
+    predictions(study, "mine", among=among)
+    once = len(fitted)
+    assert once == len(study.splits)
+    code[("prefill_router.questions.challengers",)] = "changed"
+    predictions(study, "mine", among=among)
+    assert len(fitted) == 2 * once
 
 
 @pytest.mark.parametrize(
