@@ -16,6 +16,7 @@ import json
 import multiprocessing
 import resource
 import time
+from itertools import product
 
 import numpy as np
 from sklearn.metrics import roc_auc_score
@@ -80,16 +81,14 @@ def measure(task: str, n_queries: int, n_targets: int) -> tuple[float, float]:
 def main() -> None:
     """Measure every task at every size, and print a table."""
     print(f"{len(LAYERS)} layers x {POOLINGS}, {WIDTH} wide")
-    print(f"{'':22}" + "".join(f"{f'N {n:,}, K {k}':>24}" for n, k in SIZES))
     found: dict[str, list] = {}
-    for task in TASKS:
-        found[task] = []
-        for size in SIZES:
-            with multiprocessing.get_context("spawn").Pool(1) as pool:
-                found[task].append(pool.apply(measure, (task, *size)))
-        shown = "".join(f"{seconds:14.2f} s {mb:5.0f} MB" for seconds, mb in found[task])
-        print(f"{task:22}{shown}", flush=True)
-    print(json.dumps({t: [[round(x, 2) for x in pair] for pair in v] for t, v in found.items()}))
+    for task, (n_queries, n_targets) in product(TASKS, SIZES):
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            seconds, mb = pool.apply(measure, (task, n_queries, n_targets))
+        found.setdefault(task, []).append([round(seconds, 2), round(mb)])
+        size = f"N {n_queries:,}, K {n_targets}"
+        print(f"{task:20} {size:16} {seconds:8.2f} s {mb:6.0f} MB", flush=True)
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":
