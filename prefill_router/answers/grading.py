@@ -54,7 +54,7 @@ def numeric_match(answer: str, reference: str) -> bool:
     if len(wanted) != 1:
         raise InputError(
             f"The reference {reference!r:.80} holds {len(wanted)} numbers; the grader numeric "
-            "needs exactly one in each."
+            "needs exactly one in each. Correct it, or take another grader, such as exact."
         )
     found = _numbers(_conclusion(answer))
     return bool(found) and math.isclose(found[-1], wanted[0], rel_tol=CLOSE, abs_tol=1e-12)

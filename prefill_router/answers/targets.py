@@ -40,6 +40,15 @@ class Price(BaseModel):
     output: NonNegativeFloat = Field(description="USD per million output tokens")
 
 
+class LocalTarget(BaseModel):
+    """A target on this machine that has a price."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(min_length=1, description="a directory, a hub name or zoo/NAME")
+    price: Price = Field(description="USD per million tokens: {input: ..., output: ...}")
+
+
 class Endpoint(BaseModel):
     """A target behind an OpenAI-compatible endpoint."""
 

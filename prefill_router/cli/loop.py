@@ -42,7 +42,7 @@ def collect(loop: LoopFile, parameter: Overrides = None, as_json: AsJson = False
         if not settings.queries:
             raise InputError(f"{loop}: queries must name a table of queries.")
         found = collect_labels(
-            settings.targets, read_table(settings.queries), settings.labels,
+            settings.asked, read_table(settings.queries), settings.labels,
             find_grader(settings.grader),
             Decoding(settings.max_new_tokens, settings.temperature, settings.seed),
             prices=settings.price_table(), cap_usd=settings.cap_usd,

@@ -187,7 +187,8 @@ def _priced(
     if prices is None:
         raise InputError(
             f"The price of target {target!r} is unknown: not all of its answers have a cost_usd, "
-            "and there is no price table; give one (prices=FILE.csv)."
+            "and there is no price table; give one (prices: a CSV file with columns model, "
+            "usd_per_m_input and usd_per_m_output)."
         )
     if target not in prices.input:
         raise InputError(

@@ -18,7 +18,7 @@ from pydantic import (
     field_validator,
 )
 
-from prefill_router.answers.targets import Endpoint
+from prefill_router.answers.targets import Endpoint, LocalTarget
 from prefill_router.errors import InputError
 from prefill_router.validation import checked, read_mapping
 
@@ -26,9 +26,21 @@ if TYPE_CHECKING:
     from prefill_router.labels.costs import Prices
 
 Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def _kind(value: Any) -> str:
+    """Tell a local model, by its name or by name and price, from an endpoint."""
+    if isinstance(value, str):
+        return "local"
+    fields = value.keys() if isinstance(value, Mapping) else type(value).model_fields
+    return "priced" if set(fields) == {"name", "price"} else "endpoint"
+
+
 Target = Annotated[
-    Annotated[str, Field(min_length=1), Tag("local")] | Annotated[Endpoint, Tag("endpoint")],
-    Discriminator(lambda value: "local" if isinstance(value, str) else "endpoint"),
+    Annotated[str, Field(min_length=1), Tag("local")]
+    | Annotated[LocalTarget, Tag("priced")]
+    | Annotated[Endpoint, Tag("endpoint")],
+    Discriminator(_kind),
 ]
 
 
@@ -46,7 +58,8 @@ class Loop(BaseModel):
         description="label table: collect writes it, others read it; zoo",
     )
     targets: list[Target] = Field(
-        [], description="whom to ask: local models by name, and endpoints by their fields"
+        [],
+        description="whom to ask: local models by name, or name and price; endpoints by fields",
     )
     grader: str = Field(
         "exact", description="exact, numeric, choice, regex:PATTERN, or module:function of yours"
@@ -114,6 +127,11 @@ class Loop(BaseModel):
         return [getattr(target, "name", target) for target in self.targets]
 
     @property
+    def asked(self) -> list[str | Endpoint]:
+        """The targets as `collect_labels` takes them: local ones by name."""
+        return [t.name if isinstance(t, LocalTarget) else t for t in self.targets]
+
+    @property
     def label_source(self) -> str:
         """Where the labels are read from; ``zoo`` means the embedded ones."""
         from prefill_router import zoo
@@ -134,7 +152,7 @@ class Loop(BaseModel):
         stated = {
             target.name: target.price
             for target in self.targets
-            if isinstance(target, Endpoint) and target.price is not None
+            if not isinstance(target, str) and target.price is not None
         }
         if not self.prices:
             table = Prices({}, {}, source="the loop's file")

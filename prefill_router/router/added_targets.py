@@ -118,8 +118,8 @@ def _costs(labels: Labels, n_tokens: np.ndarray, prices: Prices | None) -> dict[
     if prices is None or name not in prices.input:
         hint = did_you_mean(name, prices.input) if prices else ""
         raise InputError(
-            f"The router knows costs, so the price of {name!r} is needed; give it, with 0 if it is "
-            f"free.{hint}"
+            f"The router knows costs, so the price of {name!r} is needed; add it to the price "
+            f"table (prices), with 0 if it is free.{hint}"
         )
     costs = query_costs(labels, prices, n_tokens)
     tokens = labels.output_tokens[:, 0]

@@ -75,3 +75,21 @@ def test_every_field_is_explained():
     names = [name for name, _, meaning in Loop.explained() if meaning]
     wanted = [*Loop.model_fields, *(f"targets: {name}" for name in Endpoint.model_fields)]
     assert names == wanted
+
+
+def test_a_local_target_may_state_its_price(tmp_path):
+    path = tmp_path / "loop.yaml"
+    path.write_text(
+        "targets: [zoo/gpt2-a, {name: models/mine, price: {input: 1, output: 0}}, "
+        "{name: far, base_url: 'https://host/v1', model: m, price: {input: 2, output: 3}}]"
+    )
+    loop = read_loop(path)
+    assert loop.target_names == ["zoo/gpt2-a", "models/mine", "far"]
+    assert loop.asked == ["zoo/gpt2-a", "models/mine", loop.targets[2]]
+    assert loop.price_table().input == {"models/mine": 1, "far": 2}
+    path.write_text("targets: [{name: mine, prize: {input: 1, output: 0}}]")
+    with pytest.raises(InputError, match="base_url"):
+        read_loop(path)
+    path.write_text("targets: [{name: mine, price: {input: -1, output: 0}}]")
+    with pytest.raises(InputError, match=r"price\.input"):
+        read_loop(path)
