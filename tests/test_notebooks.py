@@ -26,13 +26,29 @@ def test_parameters_cell_is_the_library_s(path):
     assert [cell.source for cell in tagged] == [Parameters.cell()]
 
 
+JUMPING = ("p-value", "detectable", "deviation", "saving at equal accuracy")
+NOTED = {
+    "06_cost_aware_routing": lambda row: ", prices to the " in row["router"],
+    "08_beating_the_recipe": lambda row: row["metric"].startswith(JUMPING),
+    "09_inside_the_trunk": lambda row: (
+        ", seed " in row["router"] or row["metric"].startswith("deviation")
+    ),
+    "13_what_it_promises": lambda row: (
+        row["metric"].endswith("certified tau") or row["metric"] == "p-value, tau 0"
+    ),
+}
+"""What may be recorded and not held to; of the other chapters, nothing."""
+
+
 @pytest.mark.parametrize("path", notebooks(), ids=lambda path: path.stem)
 def test_numbers_are_held_to_committed_expectations(path):
     expected = read_json(project_root() / "experiments" / "expectations.json")
     rows = expected[Parameters().fingerprint][path.stem]
-    assert len(rows) > 5
+    is_noted = NOTED.get(path.stem, lambda row: False)
+    held = [row for row in rows if not is_noted(row)]
+    assert len(held) > 5 and len(held) >= len(rows) / 2
     last = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"][-1]
-    assert last.outputs[0].text == f"all {len(rows)} numbers are as expected\n"
+    assert last.outputs[0].text == f"all {len(held)} numbers are as expected\n"
     assert "nbval-ignore-output" not in last.metadata.get("tags", [])
 
 
