@@ -141,11 +141,14 @@ class Store:
         """Return where the artifact of a key is, or would be."""
         return self.root / f"{kind}-{fingerprint(key)}"
 
-    def get(self, kind: str, key: dict[str, Any], build: Callable[[Path], None]) -> Path:
+    def get(
+        self, kind: str, key: dict[str, Any], build: Callable[[Path], None], *modules: str
+    ) -> Path:
         """Return the artifact's directory: the verified one on disk, else a newly built one.
 
         An artifact is found again only by the code that made it: the `code_fingerprint` of the
-        module that defines `build` is part of the key, so nothing stale is served after a change.
+        module that defines `build`, and of `modules`, is part of the key, so nothing stale is
+        served after a change.
 
         Parameters
         ----------
@@ -155,6 +158,8 @@ class Store:
             Everything the content depends on, JSON-able.
         build : callable
             Writes the artifact's files into the (temporary) directory it is given.
+        *modules : str
+            Those that compute though the module of `build` does not import them.
 
         Returns
         -------
@@ -166,7 +171,7 @@ class Store:
         InputError
             If the artifact on disk is not what its manifest says.
         """
-        key = {**key, "code": code_fingerprint(build.__module__)}
+        key = {**key, "code": code_fingerprint(build.__module__, *modules)}
         directory = self.path(kind, key)
         if directory.exists():
             verify(directory)

@@ -1,5 +1,6 @@
 """The committed notebooks: their parameters, and that their checks bite."""
 
+import math
 import os
 import shutil
 import subprocess
@@ -9,10 +10,12 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from prefill_router.evaluation.estimates import Estimate
 from prefill_router.experiment import notebooks
 from prefill_router.project import project_root
 from prefill_router.storage import read_json, write_json
 from prefill_router.study import ARTIFACTS
+from prefill_router.study.expectations import jumps
 from prefill_router.study.parameters import Parameters
 
 PROBING = "03_layer_probing.ipynb"
@@ -26,26 +29,12 @@ def test_parameters_cell_is_the_library_s(path):
     assert [cell.source for cell in tagged] == [Parameters.cell()]
 
 
-JUMPING = ("p-value", "detectable", "deviation", "saving at equal accuracy")
-NOTED = {
-    "06_cost_aware_routing": lambda row: ", prices to the " in row["router"],
-    "08_beating_the_recipe": lambda row: row["metric"].startswith(JUMPING),
-    "09_inside_the_trunk": lambda row: (
-        ", seed " in row["router"] or row["metric"].startswith("deviation")
-    ),
-    "13_what_it_promises": lambda row: (
-        row["metric"].endswith("certified tau") or row["metric"] == "p-value, tau 0"
-    ),
-}
-"""What may be recorded and not held to; of the other chapters, nothing."""
-
-
 @pytest.mark.parametrize("path", notebooks(), ids=lambda path: path.stem)
 def test_numbers_are_held_to_committed_expectations(path):
     expected = read_json(project_root() / "experiments" / "expectations.json")
     rows = expected[Parameters().fingerprint][path.stem]
-    is_noted = NOTED.get(path.stem, lambda row: False)
-    held = [row for row in rows if not is_noted(row)]
+    found = [Estimate(**{k: math.nan if v is None else v for k, v in row.items()}) for row in rows]
+    held = [row for row in found if not jumps(row)]
     assert len(held) > 5 and len(held) >= len(rows) / 2
     last = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"][-1]
     assert last.outputs[0].text == f"all {len(held)} numbers are as expected\n"

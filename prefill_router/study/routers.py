@@ -21,7 +21,7 @@ from prefill_router.baselines import (
 from prefill_router.baselines.latent import ItemResponse, MatrixFactorisation
 from prefill_router.baselines.trees import TargetTrees
 from prefill_router.progress import track
-from prefill_router.storage import code_fingerprint, read_json, write_json
+from prefill_router.storage import read_json, write_json
 from prefill_router.study import Study
 from prefill_router.study.fitting import ENSEMBLE, Fitting
 from prefill_router.trunk import SharedTrunkEnsemble
@@ -248,7 +248,6 @@ def _fitted(
     states = {encoder: study.states_key(encoder) for encoder in [*encoders, p.encoder]}
     settings = [p.dimensions, p.criterion, p.inner_folds, p.n_seeds, p.keep, p.embedding]
     key = study.key(*settings) | {"router": router, "reads": encoders, "states": states}
-    key["fit"] = code_fingerprint(among[router].fit.__module__)  # challengers have one of theirs
 
     def build(fold: int, directory: Path) -> None:
         fitting = Fitting(study, fold, encoders, directory)
@@ -257,5 +256,8 @@ def _fitted(
         save_file({"p": np.ascontiguousarray(p_correct)}, directory / "p.safetensors")
         write_json(directory / TRIED, sum(fitting.tried) or 1)
 
-    folds = track(range(len(study.splits)), f"Fitting {router}")
-    return [study.store.get("router", key | {"fold": f}, lambda d, f=f: build(f, d)) for f in folds]
+    fitted_by = among[router].fit.__module__  # challengers have a module of theirs
+    return [
+        study.store.get("router", key | {"fold": f}, lambda d, f=f: build(f, d), fitted_by)
+        for f in track(range(len(study.splits)), f"Fitting {router}")
+    ]

@@ -8,7 +8,7 @@ from tiny_studies import study as tiny_study
 
 from prefill_router.evaluation.estimates import Estimate
 from prefill_router.storage import read_json
-from prefill_router.study.expectations import EXPECTED, accept, check, compare, tolerance
+from prefill_router.study.expectations import EXPECTED, accept, check, compare, jumps, tolerance
 
 NAN = math.nan
 FOUND = [
@@ -126,13 +126,21 @@ def test_bounds_and_counts_are_held_too():
     assert compare([replace(row, n=7)], expected) == ["m / r / test: n = 7, expected 9"]
 
 
-def test_what_is_noted_is_recorded_and_not_compared(study, tmp_path):
+def test_what_jumps_is_recorded_and_not_compared(study, tmp_path):
     (tmp_path / "experiments").mkdir()
-    noted = [Estimate("p-value", "net", "", "test", 0.04, NAN, NAN, 90)]
-    check(study, "01_labels", FOUND, noted)
-    assert read_json(study.run_dir / "metrics" / "01_labels.json") == rows([*FOUND, *noted])
+    jumping = [
+        Estimate("p-value (Holm)", "net", "", "test", 0.04, NAN, NAN, 90),
+        Estimate("saving at equal accuracy (best)", "net", "", "test", 0.2, NAN, NAN, 90),
+        Estimate("median certified tau", "net", "", "test", 0.2, 0.1, 0.3, 90),
+        Estimate("AUC", "net, seed 3", "", "test", 0.7, 0.6, 0.8, 90),
+    ]
+    assert not jumps(Estimate("saving at equal accuracy", "net", "", "test", 0.2, 0.1, 0.3, 90))
+    assert not any(map(jumps, FOUND))
+    check(study, "01_labels", [*FOUND, *jumping])
+    assert read_json(study.run_dir / "metrics" / "01_labels.json") == rows([*FOUND, *jumping])
     accept(study)
-    jumped = [replace(noted[0], estimate=0.9)]
-    assert check(study, "01_labels", FOUND, jumped) == "all 5 numbers are as expected"
-    assert "1 numbers are not" in check(study, "01_labels", changed(0, estimate=0.9), jumped)
-    assert "not expected" in check(study, "01_labels", [*FOUND, replace(noted[0], router="x")])
+    jumped = [replace(row, estimate=0.9) for row in jumping]
+    assert check(study, "01_labels", [*FOUND, *jumped]) == "all 5 numbers are as expected"
+    said = check(study, "01_labels", [*changed(0, estimate=0.9), *jumped])
+    assert said.startswith("1 numbers are not")
+    assert "missing" in check(study, "01_labels", [*FOUND, *jumped[1:]])

@@ -10,9 +10,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from tiny_studies import label_table
 
+from prefill_router import storage
 from prefill_router.features import TargetFeatures
 from prefill_router.labels.splits import Split
-from prefill_router.study import ARTIFACTS, routers
+from prefill_router.study import ARTIFACTS
 from prefill_router.study.fitting import Fitting
 from prefill_router.study.routers import (
     CLUSTERS,
@@ -137,12 +138,14 @@ def test_a_router_is_fitted_again_when_the_module_that_fits_it_changes(study, mo
 
     fit.__module__ = "prefill_router.questions.challengers"
     among = {"mine": replace(ROUTERS[PRIMARY], fit=fit)}
-    monkeypatch.setattr(routers, "code_fingerprint", lambda *names: code.get(names, "as it was"))
+    monkeypatch.setattr(
+        storage, "code_fingerprint", lambda *names: code.get(names[-1], "as it was")
+    )
     predictions(study, "mine", among=among)
     predictions(study, "mine", among=among)
     once = len(fitted)
     assert once == len(study.splits)
-    code[("prefill_router.questions.challengers",)] = "changed"
+    code["prefill_router.questions.challengers"] = "changed"
     predictions(study, "mine", among=among)
     assert len(fitted) == 2 * once
 
