@@ -17,7 +17,7 @@ TESTS = Path(__file__).parent
 def run(script, *arguments):
     command = [sys.executable, TESTS / script, *map(str, arguments)]
     env = os.environ | {"PYTHONPATH": str(TESTS.parent)}
-    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=600)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
