@@ -48,6 +48,17 @@ def device_map(device: Device) -> Any:
     return "auto" if device == SPREAD else {"": pick_device(device)}
 
 
+def training_device(device: Device) -> torch.device:
+    """Return what trains a head beside an encoder on `device`: the same, or the best if it is many.
+
+    Raises
+    ------
+    InputError
+        If there is no such device here.
+    """
+    return pick_device("auto" if isinstance(device, Mapping) or device == SPREAD else device)
+
+
 def device_name(device: torch.device) -> str:
     """Return a device with the kind of hardware that it is, such as ``cpu (x86_64)``."""
     if device.type == "cuda":

@@ -92,7 +92,7 @@ class Router(Amendable):
             What the encoder's prefill costs, in USD per million tokens. Default: the price table's
             input price of that name; where it has none, no saving includes it.
         device, dtype
-            As for `prefill_router.extraction.models.load_encoder`.
+            As for `prefill_router.extraction.models.load_encoder`; the networks train there too.
         seed : int, default 0
         n_resamples : int, default 2000
             Of the bootstrap.
@@ -135,6 +135,7 @@ class Router(Amendable):
                 split,
                 prices,
                 counters,
+                device=device,
                 dimensions=dimensions,
                 n_seeds=n_seeds,
                 keep=keep,

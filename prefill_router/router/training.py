@@ -11,6 +11,7 @@ from prefill_router.evaluation import evaluate_choices, evaluate_probabilities
 from prefill_router.evaluation.estimates import Estimate
 from prefill_router.evaluation.tuning import choose_cheapest_policy, choose_policy
 from prefill_router.extraction.activations import Activations
+from prefill_router.extraction.devices import Device, training_device
 from prefill_router.features import Choice, TargetFeatures, choose, cross_validated_auc
 from prefill_router.labels import Labels
 from prefill_router.labels.costs import MILLION, Prices, expected_costs, query_costs
@@ -85,6 +86,7 @@ def train(
     prices: Prices | None,
     tokenizers: Mapping[int, object],
     *,
+    device: Device,
     dimensions: Sequence[int],
     n_seeds: int,
     keep: int,
@@ -99,7 +101,8 @@ def train(
     features = choose_features(activations, labels, split.train, dimensions, seed)
     x = np.hstack(features.transform({"": activations}))
     ensemble = SharedTrunkEnsemble(n_seeds, keep, random_state=seed)
-    ensemble.fit(x[split.train], correct[split.train], groups[split.train])
+    rows = split.train
+    ensemble.fit(x[rows], correct[rows], groups[rows], training_device(device))
     untouched = Calibration(
         ["identity"] * labels.n_targets, np.tile(IDENTITY, (len(correct[0]), 1))
     )

@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from prefill_router import zoo
 from prefill_router.errors import InputError
 from prefill_router.evaluation.estimates import Estimate, write_metrics
 from prefill_router.extraction.activations import Activations
+from prefill_router.extraction.devices import training_device
 from prefill_router.extraction.models import ModelSource, resolve
 from prefill_router.extraction.streaming import extract_to_store
 from prefill_router.features import Choice, choose, cross_validated_auc
@@ -226,6 +228,12 @@ class Study:
     def trained_encoders(self) -> list[str]:
         """All encoders but the untrained control."""
         return [name for name in self.encoders if name != self.parameters.untrained]
+
+    @property
+    def training_device(self) -> torch.device:
+        """What trains heads on this machine, whatever reads the prompts."""
+        p = self.parameters
+        return training_device("auto" if p.engine == "ray" else p.device)
 
     # -- probes and the choice of layers -----------------------------------------------------
 

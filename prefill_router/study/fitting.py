@@ -109,7 +109,8 @@ class Fitting:
         p, train = self.study.parameters, self.split.train
         rows = train[~np.isnan(Y[train]).all(axis=1)]
         ensemble = SharedTrunkEnsemble(p.n_seeds, p.keep, random_state=p.seed)
-        return ensemble.fit(x[rows], Y[rows], self.study.labels.group[rows])
+        groups, device = self.study.labels.group[rows], self.study.training_device
+        return ensemble.fit(x[rows], Y[rows], groups, device)
 
     def tuned_by_target(self, candidates: Sequence[BaseEstimator]) -> np.ndarray:
         """P(correct), each target's from its own f_k by the candidate that is best for it."""
@@ -172,7 +173,7 @@ class Fitting:
                 learning_rate=learning_rate,
                 max_tokens=p.max_tokens or None,
                 truncation=p.truncation,
-                device=p.device,
+                device=str(self.study.training_device),
                 random_state=p.seed,
             )
             for learning_rate in learning_rates

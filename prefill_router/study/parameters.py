@@ -82,7 +82,9 @@ class Parameters(BaseModel):
         [], description="chapters (of 7 to 10, 13) asked at full size, not on a sample: takes hours"
     )
     fresh_labels: bool = Field(False, description="ask the zoo's targets everything again")
-    device: str = Field("cpu", description="torch device of the encoders, auto, or spread over all")
+    device: str = Field(
+        "cpu", description="torch device that reads and trains, auto, or spread over all"
+    )
     engine: Literal["local", "ray"] = Field(
         "local", description="who reads prompts: local, this machine; or ray, a cluster's workers"
     )

@@ -78,7 +78,8 @@ def can_fine_tune(study: Study) -> bool:
     """
     states = study.activations()
     parameters = 12 * max(states.layers) * states.width**2
-    return study.parameters.device != "cpu" or 6 * parameters * states.n_tokens.sum() <= CPU_EPOCH
+    on_cpu = study.training_device.type == "cpu"
+    return not on_cpu or 6 * parameters * states.n_tokens.sum() <= CPU_EPOCH
 
 
 def _embedding(study: Study) -> list[str]:

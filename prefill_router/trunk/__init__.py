@@ -148,7 +148,11 @@ class SharedTrunkEnsemble(BaseEstimator):
         self.random_state = random_state
 
     def fit(
-        self, X: np.ndarray, Y: np.ndarray, groups: np.ndarray | None = None
+        self,
+        X: np.ndarray,
+        Y: np.ndarray,
+        groups: np.ndarray | None = None,
+        device: torch.device | str = "cpu",
     ) -> SharedTrunkEnsemble:
         """Train on features and labels.
 
@@ -160,6 +164,8 @@ class SharedTrunkEnsemble(BaseEstimator):
             1 right, 0 wrong, NaN never asked.
         groups : ndarray of shape (N,), optional
             Rows that share a value are on the same side of the inner split.
+        device : torch.device or str, default "cpu"
+            What trains; the networks end on the CPU. One seed draws the same on every device.
 
         Returns
         -------
@@ -193,8 +199,8 @@ class SharedTrunkEnsemble(BaseEstimator):
         self.held_out_ = [validation for _, validation, _ in cuts]
         histories = train_together(
             networks,
-            torch.from_numpy(X),
-            torch.from_numpy(Y),
+            torch.from_numpy(X).to(device),
+            torch.from_numpy(Y).to(device),
             [(train, validation) for train, validation, _ in cuts],
             rows_per_epoch,
             generators,

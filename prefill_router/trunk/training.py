@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -95,12 +96,10 @@ def masked_loss(logits: torch.Tensor, Y: torch.Tensor) -> torch.Tensor:
     return (losses * known).sum((1, 2)) / known.sum((1, 2)).clamp(min=1)
 
 
-def dropout_mask(
-    shape: tuple[int, ...], rate: float, rng: np.random.Generator, dtype: torch.dtype
-) -> torch.Tensor:
-    """Draw zeros with probability `rate`, to within 2**-16, and 1 / (1 - rate) otherwise."""
+def draw_kept(shape: tuple[int, ...], rate: float, rng: np.random.Generator) -> np.ndarray:
+    """Draw which units dropout keeps: False with probability `rate`, to within 2**-16."""
     draws = rng.integers(0, 1 << 16, size=shape, dtype=np.uint16)  # much faster than floats
-    return torch.from_numpy(draws >= round(rate * (1 << 16))).to(dtype) / (1 - rate)
+    return draws >= round(rate * (1 << 16))
 
 
 def train_together(
@@ -116,13 +115,15 @@ def train_together(
 
     One batched product a layer serves all networks, which is much faster than one network after
     another. Nothing is shared but the data: each network has its own rows, order, dropout and
-    early stopping, all drawn from its own generator.
+    early stopping, all drawn from its own generator. The draws are made on the host, so that a
+    seed gives the same network on every device, to within rounding.
 
     Parameters
     ----------
     networks : sequence of S SharedTrunkNet
-        Initialised, all of one shape and of the type of `X`; changed in place.
+        Initialised, all of one shape and of the type of `X`; changed in place, where they are.
     X : Tensor of shape (N, D)
+        Lies on the device that trains, as does `Y`.
     Y : Tensor of shape (N, K)
         1 right, 0 wrong, NaN never asked.
     splits : sequence of S pairs of int arrays
@@ -140,7 +141,7 @@ def train_together(
     histories = [History() for _ in networks]
     active = np.arange(len(networks))
     parameters = [
-        torch.nn.Parameter(torch.stack([pair[i].detach() for pair in pairs]))
+        torch.nn.Parameter(torch.stack([pair[i].detach() for pair in pairs]).to(X.device))
         for pairs in (
             [(network.linears[j].weight.T, network.linears[j].bias[None]) for network in networks]
             for j in range(len(networks[0].linears))
@@ -152,58 +153,69 @@ def train_together(
     )
     held, held_labels = _pad([validation for _, validation in splits], Y)
 
-    def forward(inputs: torch.Tensor, masked: bool) -> torch.Tensor:
-        for i, rate in enumerate(networks[0].dropout):
+    dropout = networks[0].dropout
+    widths = [network.out_features for network in networks[0].linears[:-1]]
+
+    def draw(s: int, n_rows: int) -> list[np.ndarray]:
+        layers = zip(widths, dropout, strict=True)
+        return [draw_kept((n_rows, width), rate, generators[s]) for width, rate in layers]
+
+    def forward(inputs: torch.Tensor, kept: Sequence[torch.Tensor] | None) -> torch.Tensor:
+        for i, rate in enumerate(dropout):
             inputs = torch.relu(torch.baddbmm(parameters[2 * i + 1], inputs, parameters[2 * i]))
-            if masked:
-                shape = tuple(inputs.shape[1:])
-                masks = [dropout_mask(shape, rate, generators[s], X.dtype) for s in active]
-                inputs = inputs * torch.stack(masks)
+            if kept is not None:
+                inputs = inputs * (kept[i].to(inputs.dtype) / (1 - rate))
         return torch.baddbmm(parameters[-1], inputs, parameters[-2])
 
-    for _ in track(range(settings.max_epochs), "Training networks"):
-        orders = np.stack(
-            [generators[s].permutation(splits[s][0])[:rows_per_epoch] for s in active]
-        )
-        losses = []
-        for start in range(0, rows_per_epoch, settings.batch_size):
-            rows = torch.from_numpy(orders[:, start : start + settings.batch_size])
-            loss = masked_loss(forward(X[rows], masked=True), Y[rows])
-            optimiser.zero_grad()
-            loss.sum().backward()
-            optimiser.step()
-            losses.append(loss.detach())
-        train_losses = torch.stack(losses).mean(0).tolist()
-        with torch.no_grad():
-            validation = masked_loss(forward(X[held[active]], masked=False), held_labels[active])
-        going = []
-        for place, s in enumerate(active):
-            history, loss = histories[s], validation[place].item()
-            history.train.append(train_losses[place])
-            history.validation.append(loss)
-            if loss < history.best - settings.min_delta:
-                history.best, history.waited = loss, 0
-                _unstack(networks[s], parameters, place)
-            else:
-                history.waited += 1
-            if history.waited < settings.patience:
-                going.append(place)
-        if not going:
-            break
-        if len(going) < len(active):
-            active = active[going]
-            _keep(optimiser, parameters, going)
+    with ThreadPoolExecutor() as threads:
+        for _ in track(range(settings.max_epochs), "Training networks"):
+            orders = np.stack(
+                [generators[s].permutation(splits[s][0])[:rows_per_epoch] for s in active]
+            )
+            losses = []
+            for rows in torch.from_numpy(orders).to(X.device).split(settings.batch_size, dim=1):
+                drawn = threads.map(draw, active, [rows.shape[1]] * len(active))
+                kept = [
+                    torch.from_numpy(np.stack(layer)).to(X.device)
+                    for layer in zip(*drawn, strict=True)
+                ]
+                loss = masked_loss(forward(X[rows], kept), Y[rows])
+                optimiser.zero_grad()
+                loss.sum().backward()
+                optimiser.step()
+                losses.append(loss.detach())
+            train_losses = torch.stack(losses).mean(0).tolist()
+            with torch.no_grad():
+                validation = masked_loss(forward(X[held[active]], None), held_labels[active])
+            going = []
+            for place, (s, loss) in enumerate(zip(active, validation.tolist(), strict=True)):
+                history = histories[s]
+                history.train.append(train_losses[place])
+                history.validation.append(loss)
+                if loss < history.best - settings.min_delta:
+                    history.best, history.waited = loss, 0
+                    _unstack(networks[s], parameters, place)
+                else:
+                    history.waited += 1
+                if history.waited < settings.patience:
+                    going.append(place)
+            if not going:
+                break
+            if len(going) < len(active):
+                active = active[going]
+                _keep(optimiser, parameters, going)
     return histories
 
 
 def _pad(rows: Sequence[np.ndarray], Y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows of unequal number as a matrix, with their labels; padding has no labels."""
-    padded = torch.zeros((len(rows), max(map(len, rows))), dtype=torch.int64)
-    labels = Y.new_full((*padded.shape, Y.shape[1]), float("nan"))
+    padded = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
+    filling = np.ones(padded.shape, dtype=bool)
     for s, own in enumerate(rows):
-        padded[s, : len(own)] = torch.from_numpy(own)
-        labels[s, : len(own)] = Y[padded[s, : len(own)]]
-    return padded, labels
+        padded[s, : len(own)] = own
+        filling[s, : len(own)] = False
+    index, empty = (torch.from_numpy(part).to(Y.device) for part in (padded, filling))
+    return index, Y[index].masked_fill(empty[..., None], float("nan"))
 
 
 @torch.no_grad()

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -5,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefill_router.errors import InputError
-from prefill_router.trunk import SharedTrunkNet
+from prefill_router.trunk import SharedTrunkNet, training
 from prefill_router.trunk.training import (
     TrainingSettings,
-    dropout_mask,
+    draw_kept,
     grouped_split,
     masked_loss,
     train_together,
@@ -56,7 +58,7 @@ def train_by_hand(data, seed, dropout=(0.3, 0.2)):
             h = X[batch]
             for linear, rate in zip(network.linears, dropout, strict=False):
                 h = torch.relu(linear(h))
-                h = h * dropout_mask(tuple(h.shape), rate, rng, torch.float64)
+                h = h * torch.from_numpy(draw_kept(h.shape, rate, rng)) / (1 - rate)
             known = ~torch.isnan(Y[batch])
             adam.zero_grad()
             loss_of(network.linears[-1](h)[known], Y[batch][known]).backward()
@@ -92,6 +94,31 @@ def test_a_network_does_not_depend_on_its_company(data):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
 
 
+def test_what_trains_lies_on_the_device_of_the_data(data, monkeypatch):
+    """On torch's device without numbers, which refuses what lies elsewhere."""
+    falling = itertools.count(0, -1)
+
+    def losses(tensor):
+        return [1.0] * (len(tensor) - 1) + [next(falling)]
+
+    monkeypatch.setattr(torch.Tensor, "tolist", losses)
+    monkeypatch.setattr(training, "_unstack", lambda *_: None)  # there is nothing to copy
+    with pytest.raises(RuntimeError, match="device"):
+        train((data[0].to("meta"), data[1]), range(3))
+    _, histories, _ = train([part.to("meta") for part in data], range(3))
+    epochs = [len(history.validation) for history in histories]
+    assert epochs == [3, 3, SETTINGS.max_epochs], "must stop apart"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_trains_the_same_networks(data):
+    here, _, _ = train(data, range(3))
+    there, _, _ = train([part.to("cuda") for part in data], range(3))
+    for ours, theirs in zip(here, there, strict=True):
+        for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
+
+
 def test_each_network_ends_with_the_weights_of_its_best_epoch(data):
     X, Y = data
     for network, history, (_, held) in zip(*train(data, range(4)), strict=True):
@@ -117,10 +144,9 @@ def test_masked_loss_and_its_gradient_leave_missing_labels_out(rng):
     assert logits.grad[0][known].all()
 
 
-def test_dropout_keeps_the_mean(rng):
-    mask = dropout_mask((1000, 1000), 0.3, rng, torch.float64)
-    np.testing.assert_allclose(mask.unique(), [0, 1 / 0.7])
-    np.testing.assert_allclose(mask.mean(), 1, atol=4 * np.sqrt(0.3 / 0.7) / 1000)
+def test_dropout_keeps_its_share(rng):
+    kept = draw_kept((1000, 1000), 0.3, rng)
+    np.testing.assert_allclose(kept.mean(), 0.7, atol=4 * np.sqrt(0.3 * 0.7) / 1000)
 
 
 @given(
