@@ -63,10 +63,10 @@ def holds_for_other_seeds(row: Estimate, rows: Sequence[Estimate]) -> bool:
     """Return whether a difference is clear of 0 when the spread over seeds is counted too.
 
     The bootstrap's standard error, a quarter of its interval's width or so, and that of the seeds
-    add as squares. A change without repeats has no spread over seeds to count.
+    add as squares. Not so of a change without repeats, whose spread over seeds nobody knows.
     """
     bootstrap = (row.upper - row.lower) / (2 * NORMAL)
-    both = np.hypot(bootstrap, np.nan_to_num(seed_error(row, rows)))
+    both = np.hypot(bootstrap, seed_error(row, rows))
     return bool(abs(row.estimate) > NORMAL * both)
 
 
@@ -105,16 +105,24 @@ def kinds(rows: Sequence[Estimate]) -> list[str]:
 def what_matters(rows: Sequence[Estimate], metric: str, part: str) -> str:
     """Return which changes make a difference that holds for other queries and other seeds."""
     found = [row for row in changes(rows, metric, part) if is_clear(row)]
-    firm = [row for row in found if holds_for_other_seeds(row, rows)]
-    said = []
-    for word, higher in (("better", metric != "Brier"), ("worse", metric == "Brier")):
-        names = [row.router for row in firm if (row.lower > 0) == higher]
-        said.append(f"{word} than the recipe: {'; '.join(names) or 'none'}")
-    return (
+    once = [row for row in found if np.isnan(seed_error(row, rows))]
+    firm = [row for row in found if row not in once and holds_for_other_seeds(row, rows)]
+
+    def listed(among: Sequence[Estimate], higher: bool) -> str:
+        return "; ".join(row.router for row in among if (row.lower > 0) == higher) or "none"
+
+    better = metric != "Brier"
+    said = (
         f"{metric} on {part} queries, by intervals over queries and the spread over seeds together "
-        f"(where seeds were repeated) - {said[0]}. {said[1].capitalize()}. Any other change cannot "
-        "be told from the recipe."
+        f"- better than the recipe: {listed(firm, better)}. Worse than the recipe: "
+        f"{listed(firm, not better)}."
     )
+    if once:
+        said += (
+            f" By intervals over queries alone, for want of other seeds - better: "
+            f"{listed(once, better)}; worse: {listed(once, not better)}."
+        )
+    return said + " Any other change cannot be told from the recipe."
 
 
 def multiplicity(rows: Sequence[Estimate], metric: str, part: str) -> str:

@@ -96,7 +96,8 @@ def held_out_ranking(study: Study, encoder: str) -> list[Estimate]:
         - "... by J_white minus J": both on the same resamples;
         - "depth of the deepest dip": where the cross-validated profile (mean over targets) has its
           deepest valley between two peaks, how deep that is on held-out rows; above 0 the profile
-          has two peaks. Chosen on other rows, it is not biased by the choice.
+          has two peaks. With one split it is chosen on other rows, and not biased by the choice.
+          A minimum lies low, the more so on resamples: below 0 it does not show that there is one.
     """
     found = held_out(study, encoder)
     heads, targets = found.heads, study.labels.targets

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
@@ -60,9 +60,9 @@ def all_routed(study: Study, found: Challenge, full: bool) -> dict[str, Routed]:
     return routed | {name: route(study, name) for name in router_names(study, full)}
 
 
-def absent(study: Study, full: bool) -> list[str]:
-    """Return sentences on which routers this study has no row of, and why."""
-    present = router_names(study, full)
+def absent(study: Study, full: bool, shown: Collection[str] = ()) -> list[str]:
+    """Return sentences on which routers this study has no row of, and why; `shown` ones have."""
+    present = {*router_names(study, full), *shown}
     reasons = {}
     for name in (n for n in ROUTERS if n not in present):
         if ROUTERS[name].full and not full:

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -69,6 +70,8 @@ def test_both_sources_of_chance_add_as_squares():
     assert report.holds_for_other_seeds(change(NONE, rows), rows) == (1.96 * both < 0.2)
     assert report.is_clear(change(WIDE, rows))
     assert not report.holds_for_other_seeds(change(WIDE, rows), rows)
+    alone = replace(change(NONE, rows), router=ALL)
+    assert not report.holds_for_other_seeds(alone, rows)  # nobody knows
 
 
 def test_sentences_say_what_the_numbers_say():
@@ -90,7 +93,8 @@ def test_what_matters_lists_only_what_holds():
     assert "better than the recipe: none." in report.what_matters(rows, "AUC", "test")
     rows = [row for row in rows if (row.router, row.split) != (ALL_CLEAR.router, "test")]
     said = report.what_matters([*rows, ALL_CLEAR], "AUC", "test")
-    assert f"better than the recipe: {ALL}. Worse than the recipe: none." in said
+    assert "better than the recipe: none. Worse than the recipe: none." in said
+    assert f"for want of other seeds - better: {ALL}; worse: none." in said
 
 
 def test_comparisons_are_counted():

@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from prefill_router.questions.ablations import (
     ALL,
@@ -21,6 +22,7 @@ from prefill_router.questions.ablations import (
     trained,
     variants,
 )
+from prefill_router.study import Study
 from prefill_router.study.fitting import Fitting
 from prefill_router.study.routers import PRIMARY, predictions
 from prefill_router.trunk import SharedTrunkEnsemble
@@ -85,6 +87,12 @@ def test_only_what_a_variant_changes_is_changed(study):
     assert len({name.split(":")[0] for name in changed} - {PRIMARY}) == 6
 
 
+def test_variants_train_where_the_study_does(study, fitting, monkeypatch):
+    monkeypatch.setattr(Study, "training_device", torch.device("meta"))  # it has no numbers
+    with pytest.raises((NotImplementedError, RuntimeError), match="meta"):
+        train_variant(fitting, variants(study)[SEPARATE])
+
+
 def test_separate_heads_see_one_target_s_labels_alone(study, fitting):
     found = train_variant(fitting, variants(study)[SEPARATE])
     x, train, p = fitting.features(), study.splits[1].train, study.parameters
@@ -110,7 +118,7 @@ def test_brier_scores_are_those_of_the_rows_that_stopped_the_network(study, fitt
 def test_only_one_variant_cuts_groups(study, fitting, monkeypatch):
     seen = []
 
-    def remember(ensemble, X, Y, groups):
+    def remember(ensemble, X, Y, groups, device):
         seen.append(len(np.unique(groups)))
         return fit(ensemble, X, Y, groups)
 

@@ -6,6 +6,7 @@ import pytest
 import tiny_models
 import tiny_routers
 import tiny_studies
+import torch
 from safetensors.numpy import load_file
 
 from prefill_router.errors import InputError
@@ -13,7 +14,7 @@ from prefill_router.evaluation import metrics
 from prefill_router.evaluation.estimates import Estimate
 from prefill_router.labels.costs import Prices
 from prefill_router.labels.splits import make_splits
-from prefill_router.router import Router, predictor
+from prefill_router.router import Router, predictor, training
 from prefill_router.router.files import TENSORS
 
 QUERIES = ["w1 w2 w3", "w15 w16 w17", "w4 w18"]
@@ -214,6 +215,13 @@ def test_a_fitted_question_takes_eight_bytes(fitted, saved):
     known = set(labels.question[np.concatenate([split.train, split.validation])])
     assert router.config.shapes.seen == len(known) == load_file(saved / TENSORS)["seen"].size
     assert load_file(saved / TENSORS)["seen"].dtype == np.uint64
+
+
+def test_networks_train_where_the_encoder_lies(tmp_path, monkeypatch):
+    on = {"cpu": torch.device("meta")}  # it has no numbers
+    monkeypatch.setattr(training, "training_device", on.get)
+    with pytest.raises((NotImplementedError, RuntimeError), match="meta"):
+        tiny_routers.fit(tmp_path / "world", device="cpu")
 
 
 def test_a_router_without_prices_knows_no_costs(tmp_path):

@@ -13,7 +13,7 @@ from tiny_studies import label_table
 from prefill_router import storage
 from prefill_router.features import TargetFeatures
 from prefill_router.labels.splits import Split
-from prefill_router.study import ARTIFACTS
+from prefill_router.study import ARTIFACTS, Study
 from prefill_router.study.fitting import Fitting
 from prefill_router.study.routers import (
     CLUSTERS,
@@ -296,15 +296,17 @@ def test_networks_are_chosen_on_whole_groups(study, tmp_path, monkeypatch, shuff
     given = []
     fit = SharedTrunkEnsemble.fit
 
-    def record(self, X, Y, groups=None):
-        given.append(groups)
+    def record(self, X, Y, groups=None, device="cpu"):
+        given.append((groups, device))
         return fit(self, X, Y, groups)
 
     monkeypatch.setattr(SharedTrunkEnsemble, "fit", record)
+    monkeypatch.setattr(Study, "training_device", torch.device("meta"))
     it = Fitting(study, 0, [study.parameters.encoder], tmp_path)
     it.trunk(it.features(), shuffle)
-    [groups] = given
+    [(groups, device)] = given
     assert np.array_equal(groups, study.labels.group[study.splits[0].train])
+    assert device == torch.device("meta")
 
 
 # -- the candidate that validation chooses -------------------------------------------------------

@@ -47,6 +47,15 @@ def test_a_run_directory_of_other_parameters_is_refused(tmp_path):
     tiny_studies.study(tmp_path, seed=3, device="auto")  # the same study on another device
 
 
+def test_heads_train_where_this_machine_can(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    study, cuda = tiny_studies.study(tmp_path), torch.device("cuda")
+    assert study.training_device == torch.device("cpu")
+    assert study.like(device="auto").training_device == cuda
+    # a cluster's workers read; what this machine has is another matter
+    assert study.like(device="cuda:7", engine="ray").training_device == cuda
+
+
 def test_a_run_directory_moved_elsewhere_is_still_the_same_run(tmp_path):
     tiny_studies.study(tmp_path).claim()
     (tmp_path / "run").rename(tmp_path / "moved")

@@ -41,6 +41,11 @@ def test_the_network_is_the_published_one(rng):
     )
 
 
+def test_it_trains_on_the_device_that_it_is_given(rng):
+    with pytest.raises((NotImplementedError, RuntimeError), match="meta"):  # it has no numbers
+        SharedTrunkEnsemble(**SMALL).fit(*data(rng), device="meta")
+
+
 def test_it_learns_what_no_linear_model_can(rng):
     X = rng.normal(size=(1200, 4))
     Y = np.column_stack([X[:, 0] * X[:, 1] > 0, X[:, 2] > 0]).astype(float)
