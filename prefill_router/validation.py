@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from prefill_router.errors import InputError, did_you_mean
 
@@ -16,8 +16,21 @@ Model = TypeVar("Model", bound=BaseModel)
 LONGEST = 2**20
 """Bytes of a file of settings: nobody writes more by hand."""
 DEEPEST = 20
-PRIVATE = ("key", "base_url", "api_key")
+PRIVATE = ("key", "base_url", "api_key", "extra", "system")
 """Fields that a key may have been written into by mistake: an error does not repeat them."""
+
+
+class Settings(BaseModel):
+    """Fields by name, none besides them; ``yes`` and ``no`` are no numbers, nor is infinity."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_no_truth_value(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
+            raise ValueError("yes, no, true and false are no value here; quote what is text")
+        return value
 
 
 def checked(
@@ -89,14 +102,11 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
         if path.stat().st_size > LONGEST:
             raise InputError(f"{path} is longer than {LONGEST:,} bytes: no file of settings.")
         text = path.read_text(encoding="utf-8")
-        _check_events(path, text)
-        values = yaml.safe_load(text)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file.") from None
-    except InputError:
-        raise
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist, bytes
+    except UnicodeDecodeError as error:
         raise InputError(f"{path} is not plain YAML: {error}") from None
+    values = plain_yaml(text, str(path))
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -104,13 +114,50 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
     return values
 
 
-def _check_events(path: Path, text: str) -> None:
+def plain_yaml(text: str, source: str) -> Any:
+    """Return what a YAML text says; `source` names it in errors, which do not repeat the text.
+
+    Raises
+    ------
+    InputError
+        If it is not YAML, builds objects, uses aliases, nests deeply, or names a key twice.
+    """
+    try:
+        _check_events(text, source)
+        _check_keys(yaml.compose(text, yaml.SafeLoader), source)
+        return yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        at = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise InputError(f"{source} is not plain YAML: {error.problem}{at}.") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
+        raise InputError(f"{source} is not plain YAML: {error}.") from None
+
+
+def _check_events(text: str, source: str) -> None:
     """Refuse aliases and deep nesting before anything is built; the parser would take for ever."""
     depth = 0
     for event in yaml.parse(text, yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
-            raise InputError(f"{path} uses aliases (*name), which are not read; write values out.")
+            raise InputError(
+                f"{source} uses aliases (*name), which are not read; write values out."
+            )
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
         if depth > DEEPEST:
-            raise InputError(f"{path} is not plain YAML: it is nested more than {DEEPEST} deep.")
+            raise InputError(f"{source} is not plain YAML: it is nested more than {DEEPEST} deep.")
+
+
+def _check_keys(node: yaml.Node | None, source: str) -> None:
+    """Refuse a key that is there twice, of which YAML would take the last."""
+    if isinstance(node, yaml.MappingNode):
+        seen = set()
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                line = key.start_mark.line + 1
+                raise InputError(f"{source} names {key.value!r:.80} twice (line {line}); drop one.")
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
+            _check_keys(value, source)
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _check_keys(item, source)

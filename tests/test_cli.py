@@ -110,9 +110,10 @@ def test_run_without_a_file_takes_the_defaults(ran):
     ("given", "said"),
     [
         ("seed", "-p seed: write name=value."),
-        ("seed=[1", "-p seed=[1:"),
-        ("run_dir=2024-99-99", "-p run_dir=2024-99-99:"),
-        ("labels=!!python/object/apply:os.getcwd []", "-p labels=!!python"),
+        ("seed=[1", "-p seed is not plain YAML"),
+        ("run_dir=2024-99-99", "-p run_dir is not plain YAML"),
+        ("targets=" + "[" * 5000, "-p targets is not plain YAML: it is nested"),
+        ("labels=!!python/object/apply:os.getcwd []", "-p labels is not plain YAML"),
     ],
 )
 def test_run_refuses_what_is_no_name_and_value(ran, given, said):

@@ -1,7 +1,7 @@
 import pytest
 
 from prefill_router.errors import InputError
-from prefill_router.validation import read_mapping
+from prefill_router.validation import Settings, checked, plain_yaml, read_mapping
 
 
 def test_a_mapping_is_read_as_written(tmp_path):
@@ -26,6 +26,8 @@ def test_a_mapping_is_read_as_written(tmp_path):
         (b"\xff\xfe\x00", "not plain YAML"),
         ("[" * 5000, "not plain YAML"),
         ("a: &a [1]\nb: [*a, *a]", "aliases"),
+        ("tau: 0.1\nseed: 1\ntau: 0.9", "names 'tau' twice .line 3."),
+        ("targets:\n- {name: a, name: b}", "names 'name' twice .line 2."),
         ("# " + "x" * 2**20, "longer than"),
     ],
 )
@@ -41,3 +43,30 @@ def test_what_is_no_plain_mapping_is_refused(tmp_path, monkeypatch, text, compla
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(InputError, match=r"gone.yaml: no such file"):
         read_mapping(tmp_path / "gone.yaml")
+
+
+def test_what_is_wrong_is_said_by_its_place_and_not_repeated():
+    for text in ("key: sk-SECRET: x", "targets: [{key: sk-SECRET, }}]", "a: 1\n key: sk-SECRET"):
+        with pytest.raises(InputError, match=r"-p x is not plain YAML: .* in line \d, ") as error:
+            plain_yaml(text, "-p x")
+        assert "SECRET" not in str(error.value)
+
+
+class Mine(Settings):
+    price: float = 0.0
+    name: str = ""
+    loud: bool = False
+
+
+def test_a_truth_value_is_neither_money_nor_a_name():
+    assert checked(Mine, {"loud": True, "price": 1}, "mine").loud
+    for name in ("price", "name"):
+        for value in (True, False):
+            with pytest.raises(InputError, match=f"mine: {name}: .*yes, no, true and false"):
+                checked(Mine, {name: value}, "mine")
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_no_number_is_infinite(value):
+    with pytest.raises(InputError, match="mine: price: Input should be a finite number"):
+        checked(Mine, {"price": value}, "mine")

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -20,6 +18,7 @@ from pydantic import (
 
 from prefill_router.errors import InputError
 from prefill_router.storage import fingerprint
+from prefill_router.validation import Settings
 
 if TYPE_CHECKING:  # the command line reads this module to explain itself, and must start fast
     from prefill_router.answers.generation import Decoding
@@ -31,30 +30,27 @@ OVERHEAD = 64
 """Tokens that a chat template may add to a prompt, for the worst case of its cost."""
 
 
-class Price(BaseModel):
+class Price(Settings):
     """What a target charges."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     input: NonNegativeFloat = Field(description="USD per million input tokens")
     output: NonNegativeFloat = Field(description="USD per million output tokens")
 
 
-class LocalTarget(BaseModel):
+class LocalTarget(Settings):
     """A target on this machine that has a price."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(min_length=1, description="a directory, a hub name or zoo/NAME")
     price: Price = Field(description="USD per million tokens: {input: ..., output: ...}")
 
 
-class Endpoint(BaseModel):
+class Endpoint(Settings):
     """A target behind an OpenAI-compatible endpoint."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str = Field(min_length=1, description="what the target is called in labels and router")
+    name: str = Field(
+        min_length=1,
+        description="what the target is called in labels and router; renamed, it is asked anew",
+    )
     base_url: str = Field(description="the endpoint, as https://api.openai.com/v1")
     model: str = Field(min_length=1, description="the model's name at the endpoint")
     key: str = Field(
@@ -146,7 +142,8 @@ class Endpoint(BaseModel):
         """Return the fields of a request besides model and messages."""
         fields: dict[str, Any] = {self.limit_field: decoding.max_new_tokens}
         if self.send_temperature:
-            fields["temperature"] = decoding.temperature
+            # 0 and 0.0 are one temperature, and one answer: its key is made of this
+            fields["temperature"] = float(decoding.temperature) if decoding.temperature else 0
         if decoding.temperature:
             fields["seed"] = decoding.seed
         return fields | self.extra

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 from rich.console import Console
 
 from prefill_router.errors import InputError
+from prefill_router.validation import plain_yaml
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -55,10 +55,7 @@ def name_and_value(text: str) -> tuple[str, object]:
     name, equals, value = text.partition("=")
     if not equals:
         raise InputError(f"-p {text}: write name=value.")
-    try:
-        return name.strip(), yaml.safe_load(value) if value else ""
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
-        raise InputError(f"-p {text}: {error}") from None
+    return name.strip(), plain_yaml(value, f"-p {name.strip()}") if value else ""
 
 
 def overrides(given: list[str] | None) -> dict[str, Any]:

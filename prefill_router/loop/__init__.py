@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Discriminator,
     Field,
     NonNegativeFloat,
@@ -20,7 +18,7 @@ from pydantic import (
 
 from prefill_router.answers.targets import Endpoint, LocalTarget
 from prefill_router.errors import InputError
-from prefill_router.validation import checked, read_mapping
+from prefill_router.validation import Settings, checked, read_mapping
 
 if TYPE_CHECKING:
     from prefill_router.labels.costs import Prices
@@ -32,7 +30,7 @@ def _kind(value: Any) -> str:
     """Tell a local model, by its name or by name and price, from an endpoint."""
     if isinstance(value, str):
         return "local"
-    fields = value.keys() if isinstance(value, Mapping) else type(value).model_fields
+    fields = value.keys() if isinstance(value, Mapping) else getattr(value, "model_fields_set", ())
     return "priced" if set(fields) == {"name", "price"} else "endpoint"
 
 
@@ -44,10 +42,8 @@ Target = Annotated[
 ]
 
 
-class Loop(BaseModel):
+class Loop(Settings):
     """What the commands of the loop share; paths start where the command is run."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     queries: str = Field(
         "", description="collect: table with query_id, question, benchmark and reference"
@@ -65,7 +61,7 @@ class Loop(BaseModel):
         "exact", description="exact, numeric, choice, regex:PATTERN, or module:function of yours"
     )
     max_new_tokens: PositiveInt = Field(64, description="longest answer, in tokens")
-    temperature: NonNegativeFloat = Field(0, description="0: the likeliest token at each step")
+    temperature: NonNegativeFloat = Field(0.0, description="0: the likeliest token at each step")
     batch_size: PositiveInt = Field(256, description="prompts that a local model reads at a time")
     cap_usd: NonNegativeFloat | None = Field(
         None, description="the most that endpoints may charge, over all runs; empty: no cap"

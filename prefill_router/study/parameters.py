@@ -9,8 +9,6 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     NonNegativeInt,
     PositiveInt,
@@ -19,7 +17,7 @@ from pydantic import (
 )
 
 from prefill_router.storage import fingerprint
-from prefill_router.validation import checked
+from prefill_router.validation import Settings, checked
 
 READERS = ["zoo/reader-s", "zoo/reader-m", "zoo/reader-l"]
 PLACES = {"device", "engine", "address", "run_dir"}
@@ -27,14 +25,12 @@ PLACES = {"device", "engine", "address", "run_dir"}
 ZOO_TARGETS = ["gpt2-a", "llama-b", "qwen3-c", "neox-d", "thinker-e"]
 
 
-class Parameters(BaseModel):
+class Parameters(Settings):
     """What a study is made from; every notebook's `parameters` cell holds these names and defaults.
 
     A list may also be given as text (``'[2, 3]'`` or ``'a, b'``), which is how papermill's command
     line passes it.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     labels: str = Field(
         "zoo", min_length=1, description="label table: zoo, a file, directory or hub:OWNER/NAME"

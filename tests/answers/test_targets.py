@@ -63,6 +63,10 @@ def test_what_changes_an_answer_changes_its_key_and_nothing_else_does():
         {"key": "KEY"}, {"price": {"input": 1, "output": 1}}, {"tokens_per_minute": 5},
     ):  # fmt: skip
         assert Endpoint(**{**LOCAL, **fields}).answer_key("q", Decoding()) == key
+    assert plain.answer_key("q", Decoding(temperature=0.0)) == key
+    assert plain.answer_key("q", Decoding(temperature=1)) == plain.answer_key(
+        "q", Decoding(temperature=1.0)
+    )
     others = [
         plain.answer_key("Q", Decoding()),
         plain.answer_key("q", Decoding(65)),

@@ -82,6 +82,7 @@ def test_a_pool_becomes_the_targets_of_a_loop(tmp_path):
         ({"name": None}, "model 1 has no name"),
         ({"cost_per_m_output_tokens": None}, "has no cost_per_m_output_tokens"),
         ({"cost_per_m_input_tokens": -1}, "price.input"),
+        ({"cost_per_m_input_tokens": False}, "price.input"),
         ({"litellm_model": "elsewhere/x"}, "add api_base"),
         ({"litellm_model": "openrouter"}, "add api_base"),
         ({"api_base": "file:///etc/passwd"}, "write it as https"),

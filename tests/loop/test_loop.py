@@ -1,6 +1,7 @@
 import pytest
 import yaml
 
+from prefill_router.answers.generation import Decoding
 from prefill_router.answers.targets import Endpoint
 from prefill_router.errors import InputError
 from prefill_router.loop import Loop, read_loop
@@ -30,7 +31,15 @@ def test_local_models_and_endpoints_stand_side_by_side(tmp_path):
         ({"targets": [{"name": "a"}]}, "targets[0].endpoint.base_url: Field required"),
         ({"targets": ["x", REMOTE | {"timeout": -1}]}, "targets[1].endpoint.timeout: "),
         ({"targets": [REMOTE, "a"]}, "two have the same name"),
+        ({"targets": [1]}, "targets[0].endpoint: "),
+        ({"targets": [None]}, "targets[0].endpoint: "),
+        ({"targets": [["a"]]}, "targets[0].endpoint: "),
+        ({"targets": [{"name": "a", "price": {"input": False, "output": 1}}]}, ".price.input: "),
+        ({"targets": [REMOTE | {"price": {"input": 1, "output": float("inf")}}]}, ".price.output"),
         ({"tau": 2}, "tau: "),
+        ({"tau": True}, "tau: "),
+        ({"cap_usd": True}, "cap_usd: "),
+        ({"temperature": float("inf")}, "temperature: "),
         ({"policy": "luck"}, "policy: "),
         ({"max_new_tokens": 0}, "max_new_tokens: "),
         ({"cap_usd": -1}, "cap_usd: "),
@@ -50,12 +59,29 @@ def test_what_cannot_be_is_named(tmp_path, values, said):
         {"base_url": "https://me:sk-4711secret@host/v1"},
         {"base_url": "https://host/v1?api_key=sk-4711secret"},
         {"api_key": "sk-4711secret"},
+        {"extra": "Authorization: Bearer sk-4711secret"},
+        {"system": ["sk-4711secret"]},
     ],
 )
 def test_a_key_written_into_the_file_is_refused_and_not_repeated(tmp_path, fields):
     with pytest.raises(InputError) as error:
         read_loop(write(tmp_path, targets=[REMOTE | fields]))
     assert "4711secret" not in str(error.value)
+
+
+def test_a_default_written_out_asks_for_nothing_anew(tmp_path):
+    def keys(loop):
+        decoding = Decoding(loop.max_new_tokens, loop.temperature, loop.seed)
+        return [target.answer_key("q", decoding) for target in loop.targets]
+
+    plain = read_loop(write(tmp_path, targets=[REMOTE]))
+    written = {name: getattr(plain, name) for name in ("max_new_tokens", "temperature", "seed")}
+    for temperature in (0, 0.0):
+        fields = plain.targets[0].model_dump()
+        loop = read_loop(
+            write(tmp_path, targets=[fields], **written | {"temperature": temperature})
+        )
+        assert keys(loop) == keys(plain)
 
 
 def test_prices_are_stated_once(tmp_path):
