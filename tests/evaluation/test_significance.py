@@ -1,6 +1,7 @@
 import itertools
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.stats
 from hypothesis import given, settings
@@ -119,6 +120,20 @@ def test_p_values_of_accuracy_are_those_of_gap_closed():
     resampled = np.concatenate(drawn[:-1])  # the last is of the rows as they are
     smaller = min((resampled <= 0).sum(), (resampled >= 0).sum())
     assert table["p"][0] == pytest.approx(2 * (1 + smaller) / 501)
+
+
+def test_queries_asked_again_in_their_group_tell_nothing_more():
+    rng = np.random.default_rng(5)
+    correct = (rng.random((80, 2)) < [0.65, 0.5]).astype(float)
+    correct[3, 1] = np.nan
+    choices = {"a": np.zeros(80, int), "b": np.ones(80, int), "c": rng.integers(0, 2, 80)}
+    once = evaluate_significance(choices, correct, primary="a", n_resamples=500)
+    again, group = {name: np.repeat(c, 5) for name, c in choices.items()}, np.arange(80)
+    found = evaluate_significance(
+        again, np.repeat(correct, 5, axis=0), np.repeat(group, 5), primary="a", n_resamples=500
+    )
+    pd.testing.assert_frame_equal(found, once)
+    assert ((once["p"] > 0.01) & (once["p"] < 1)).all()  # not one that more queries leave alone
 
 
 def test_bad_input_is_named():

@@ -1,3 +1,4 @@
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +9,7 @@ from sklearn.linear_model import LinearRegression
 from tiny_studies import label_table
 
 from prefill_router.evaluation.metrics import pairwise_brier
+from prefill_router.questions import challenge as challenge_module
 from prefill_router.questions.challenge import (
     AVERAGE,
     CHALLENGER,
@@ -99,6 +101,25 @@ def test_members_take_part_as_they_are(study, contest):
     for fold, p in enumerate(predictions(study, name)):
         v = study.splits[fold].validation
         assert np.array_equal(contest.validated[fold][name], p[v])
+
+
+def test_candidates_are_scored_on_rows_whose_groups_they_were_not_fitted_to(study, contest):
+    """A group's labels bear on what is said of other rows, and on nothing said of its own."""
+    names = members(study, False)
+    fitted = {name: predictions(study, name)[0] for name in names}
+    v, group = study.splits[0].validation, study.labels.group
+    own = group[v] == group[v[0]]
+    assert own.sum() == 2
+    correct = study.labels.correct.copy()
+    correct[v[0], 0] = 1 - correct[v[0], 0]
+    other = copy.copy(study)
+    other.labels = replace(study.labels, correct=correct)
+    before, after = (challenge_module._fold(s, 0, fitted)[3] for s in (study, other))
+    for name in before:
+        assert np.array_equal(before[name][own], after[name][own]), name
+    for name in [*names, AVERAGE, GREEDY]:  # recalibration is fitted, whatever it is of
+        recalibrated = f"{name}{RECALIBRATED}"
+        assert not np.array_equal(before[recalibrated][~own], after[recalibrated][~own]), name
 
 
 def test_rows_say_what_won_and_how_much_was_tried(study, contest):

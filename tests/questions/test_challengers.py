@@ -8,6 +8,7 @@ from sklearn.metrics import roc_auc_score
 
 from prefill_router.evaluation.metrics import pairwise_brier
 from prefill_router.labels.splits import Split
+from prefill_router.questions import challengers as challengers_module
 from prefill_router.questions.challengers import (
     CHALLENGERS,
     PENALTIES,
@@ -15,6 +16,7 @@ from prefill_router.questions.challengers import (
     chosen_parts,
     compose,
     ridge,
+    stacked,
     zone_labels,
 )
 from prefill_router.study.routers import configurations, predictions
@@ -88,6 +90,24 @@ def test_rows_on_which_targets_agree_can_be_left_almost_out():
     it.split = Split(train, it.split.validation, it.split.test)
     assert ridge(it, X, outside=1e-9)[0] == pytest.approx(alone, abs=1e-5)
     assert ridge(it, X)[0] != pytest.approx(alone, abs=1e-5)
+
+
+def test_layers_are_stacked_by_predictions_that_their_rows_had_no_part_in(monkeypatch):
+    """Else the layer that overfits most would be trusted most."""
+    it, X = made_up()
+    it.layers = lambda n_columns: [X[:, :3], X[:, 3:]]
+    group = np.arange(len(X)) // 5
+    parameters = SimpleNamespace(inner_folds=5, seed=0)
+    it.study = SimpleNamespace(parameters=parameters, labels=SimpleNamespace(group=group))
+    monkeypatch.setattr(challengers_module, "PENALTIES", (1e-3,))  # so that none is chosen
+    monkeypatch.setattr(challengers_module, "ridge", lambda it, X: (0.0, X))
+    before = stacked(it)
+    it.correct[0] = 1 - it.correct[0]
+    after = stacked(it)
+    assert before.shape == (len(X), 2 * (1 + 3))  # of each layer the mean and the deviations
+    own = group == group[0]
+    assert np.array_equal(before[own], after[own])
+    assert (before[~own] != after[~own]).any(axis=0).all()
 
 
 @pytest.mark.parametrize("name", CHALLENGERS)

@@ -87,6 +87,24 @@ def test_estimates_are_means_over_targets_and_draws():
     assert rows["AUC", NO_LABEL].estimate == pytest.approx(np.mean(areas))
 
 
+def test_intervals_cover_which_queries_were_labelled():
+    """Where all queries are alike, draws alone differ; of two, a resample may hold one twice."""
+    shape, n = (1, 2, 1, len(HEADS), 60), 60
+    correct = np.tile([0.0, 1.0], n // 2)[:, None]
+    p = np.empty(shape)
+    p[:, 0], p[:, 1] = 0.5, 0.9
+    pairs = np.arange(n) // 2  # a wrong and a right answer each
+    found = evaluate_budget(p, p[:, 0, 0, 0], correct, pairs, sizes=[10], n_resamples=100)
+    rows = {r.router: (r.estimate, r.lower, r.upper) for r in found if r.metric == "Brier"}
+    best, worst = 0.5**2, (0.1**2 + 0.9**2) / 2
+    for head in HEADS:
+        assert rows[f"{head}, 10 labels"] == pytest.approx(((best + worst) / 2, best, worst))
+    assert rows[NO_LABEL] == pytest.approx((best, best, best))
+    # heads learn from the same draws, and so are compared on the same
+    differences = [(r.lower, r.upper) for r in found if r.metric == "Brier difference"]
+    np.testing.assert_allclose(differences, np.zeros((len(PAIRS), 2)), atol=1e-12)
+
+
 def test_any_label_table_can_be_asked(study):
     found = label_budget(study, most=1)
     sizes = {r.router.rsplit(", ", 1)[1] for r in found if r.router.startswith(OWN)}
@@ -118,3 +136,12 @@ def test_what_is_told_beforehand_is_chosen_without_the_pseudo_new_targets_labels
         rows = np.frombuffer(rows, dtype=int)
         pseudo = ({0, 2} - set(others)).pop()
         assert np.frombuffer(y).tolist() == Y[rows, pseudo].tolist()
+
+
+def test_test_labels_never_influence_the_predictions(study):
+    correct, test = study.labels.correct.copy(), study.splits[0].test
+    correct[test] = 1 - correct[test]
+    flipped = with_labels(study, correct)
+    mine, theirs = (label_budget_module._predict_new(s, 1, [10]) for s in (study, flipped))
+    for before, after in zip(mine, theirs, strict=True):
+        np.testing.assert_array_equal(before, after)

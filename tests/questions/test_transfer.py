@@ -88,3 +88,29 @@ def test_auc_is_within_values_and_gap_closed_over_all():
     assert rows["gap closed", "oracle", SEEN].estimate == pytest.approx(1)
     assert rows["gap closed", "oracle", "lost"].lower == rows["gap closed", "oracle", "lost"].upper
     assert rows["gap closed", "knows the value", SEEN].estimate == pytest.approx(0)
+
+
+def test_queries_asked_again_in_their_group_leave_every_interval_as_wide():
+    rng = np.random.default_rng(1)
+    n = 120
+    values, folds = rng.choice(["easy", "hard"], n), rng.integers(0, 2, n)
+    correct = (rng.random((n, 2)) < 0.5).astype(float)
+    correct[5, 0] = np.nan
+    p = {
+        ("router", way): 0.5 * np.nan_to_num(correct) + rng.random((n, 2))
+        for way in (SEEN, LEFT_OUT)
+    }
+    best = np.zeros(n, dtype=int)
+
+    def evaluate(rows):
+        again = {key: q[rows] for key, q in p.items()}
+        arrays = (correct[rows], best[rows], values[rows], folds[rows], rows)
+        return evaluate_transfer(again, *arrays, kind="benchmark", n_resamples=200)
+
+    once, again = evaluate(np.arange(n)), evaluate(np.repeat(np.arange(n), 4))
+    assert {r.metric for r in once} == {"AUC", "gap closed"}
+    for one, other in zip(once, again, strict=True):
+        assert (other.metric, other.target) == (one.metric, one.target)
+        assert one.lower < one.estimate < one.upper
+        for bound in ("estimate", "lower", "upper"):
+            assert getattr(other, bound) == pytest.approx(getattr(one, bound))

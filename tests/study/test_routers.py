@@ -291,6 +291,12 @@ def test_embeddings_are_unit_vectors_that_know_no_test_query(tmp_path, embedding
     np.testing.assert_allclose(again[[*split.train, row]], vectors[[*split.train, row]], atol=1e-5)
 
 
+def test_the_embedding_is_standardised_on_training_rows_alone(study, tmp_path):
+    train = Fitting(study, 0, [], tmp_path).standardised_embedding()[study.splits[0].train]
+    np.testing.assert_allclose(train.mean(axis=0), 0, atol=1e-6)
+    np.testing.assert_allclose(train.std(axis=0), 1, rtol=1e-6)
+
+
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_networks_are_chosen_on_whole_groups(study, tmp_path, monkeypatch, shuffle):
     given = []
