@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from prefill_router.extraction.devices import device_name, pick_device
-from prefill_router.trunk import SharedTrunkNet
+from prefill_router.trunk.network import SharedTrunkNet
 from prefill_router.trunk.training import TrainingSettings, grouped_split, train_together
 
 N_QUERIES, N_TARGETS, N_FEATURES, N_SEEDS, N_EPOCHS = 4000, 9, 450, 10, 5

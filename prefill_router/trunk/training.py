@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,9 +12,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from prefill_router.errors import InputError
 from prefill_router.progress import track
-
-if TYPE_CHECKING:
-    from prefill_router.trunk import SharedTrunkNet
+from prefill_router.trunk.network import SharedTrunkNet
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from sklearn.base import clone
 
 from prefill_router.errors import InputError
 from prefill_router.features import masked_auc
-from prefill_router.trunk import SharedTrunkEnsemble, SharedTrunkNet
+from prefill_router.trunk import SharedTrunkEnsemble
+from prefill_router.trunk.network import SharedTrunkNet
 
 SMALL = {"n_seeds": 4, "keep": 2, "hidden": (16, 8), "batch_size": 64, "max_epochs": 15}
 

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefill_router.errors import InputError
-from prefill_router.trunk import SharedTrunkNet, training
+from prefill_router.trunk import training
+from prefill_router.trunk.network import SharedTrunkNet
 from prefill_router.trunk.training import (
     TrainingSettings,
     draw_kept,
