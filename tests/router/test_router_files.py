@@ -262,6 +262,8 @@ def test_configs_that_say_something_else_are_refused(saved, change, match):
         ("zoo/../../secrets", "no model"),
         ("a\nb/c", "cannot be reached|no hub id|no model|no such directory"),
         ("$(touch x)", "hub"),
+        ("~nosuchuser/x", "no such directory"),
+        ("a" * 1000, "hub"),
     ],
 )
 def test_an_encoder_that_is_a_path_elsewhere_is_no_encoder(saved, name, match, monkeypatch):
