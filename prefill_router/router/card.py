@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import yaml
 
 from prefill_router.evaluation.estimates import Estimate
 from prefill_router.report import format_interval
 from prefill_router.router.config import AddedRecord, RouterConfig
+from prefill_router.router.guarantee import Guarantee
 
 ROUTED = {"accuracy": "%", "gap closed": "%", "mean cost": "USD", "cost saving": "%"}
 PREDICTED = {"AUC": "value", "Brier": "value", "ECE": "value"}
 ADDED = {"AUC": "value", "AUC difference": "value", "Brier": "value", "ECE": "value"}
 
 
-def model_card(config: RouterConfig, estimates: Sequence[Estimate], promise: str) -> str:
+def model_card(config: RouterConfig, estimates: Sequence[Estimate], promise: Guarantee) -> str:
     """Return a model card in Markdown, with the front matter of the Hugging Face hub.
 
     Parameters
@@ -23,8 +25,7 @@ def model_card(config: RouterConfig, estimates: Sequence[Estimate], promise: str
     config : RouterConfig
     estimates : sequence of Estimate
         Of the test queries.
-    promise : str
-        The guarantee as a sentence.
+    promise : Guarantee
 
     Returns
     -------
@@ -88,7 +89,7 @@ def model_card(config: RouterConfig, estimates: Sequence[Estimate], promise: str
             ],
         ),
         "",
-        f"Guarantee: {promise}",
+        f"Guarantee: {replace(promise, best_single=code(promise.best_single))}",
         "",
         *_added(config.added),
         "## Limits",

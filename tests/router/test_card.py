@@ -2,6 +2,7 @@ import re
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import yaml
 
 from prefill_router.labels.costs import Prices
@@ -12,7 +13,7 @@ from prefill_router.router.card import code, model_card
 
 def test_the_card_says_what_was_measured_and_where_it_ends(fitted):
     router, labels = fitted
-    card = model_card(router.config, router.metrics, str(router.guarantee))
+    card = model_card(router.config, router.metrics, router.guarantee)
     front = yaml.safe_load(card.split("---")[1])
     assert front == {"library_name": "prefill-router", "tags": ["llm-routing", "prefill-router"]}
     accuracy = next(e for e in router.metrics if (e.metric, e.router) == ("accuracy", "argmax"))
@@ -22,7 +23,8 @@ def test_the_card_says_what_was_measured_and_where_it_ends(fitted):
     )
     assert format_interval(error, "value") in card
     assert labels.fingerprint in card and router.config.encoder.weights in card
-    assert str(router.guarantee) in card
+    best = router.guarantee.best_single
+    assert str(router.guarantee).replace(best, f"`{best}`") in card
     assert "the intervals of its row do not" in card.partition("## Limits")[2]
     widths = {line.count(" | ") for line in card.splitlines() if line.startswith("| `calibrated`")}
     assert widths == {4}
@@ -31,7 +33,7 @@ def test_the_card_says_what_was_measured_and_where_it_ends(fitted):
 def test_a_model_on_the_hub_is_named_as_its_base(fitted):
     config = fitted[0].config
     encoder = config.encoder.model_copy(update={"name": "owner/name@main", "revision": "c" * 40})
-    card = model_card(config.model_copy(update={"encoder": encoder}), [], "None.")
+    card = model_card(config.model_copy(update={"encoder": encoder}), [], fitted[0].guarantee)
     assert yaml.safe_load(card.split("---")[1])["base_model"] == ["owner/name"]
 
 
@@ -57,6 +59,16 @@ def test_targets_added_since_are_listed_with_what_was_measured(fitted, tmp_path)
     assert format_interval(difference, "value") in section
     assert len({x.count(" | ") for x in section.splitlines() if "probabilities |" in x}) == 1
     assert [e.estimate_of() for e in again.config.added[0].metrics] == estimates
+
+
+@pytest.mark.parametrize("tau", [0.1, None])
+def test_the_name_in_the_promise_is_no_markup(fitted, tau):
+    router = fitted[0]
+    promise = replace(router.guarantee, best_single="$5 <b>x</b> $y^{", tau=tau)
+    card = model_card(router.config, [], promise)
+    [line] = [line for line in card.splitlines() if line.startswith("Guarantee: ")]
+    assert "`$5 <b>x</b> $y^{`" in line
+    assert not re.search(r"[$<]", re.sub(r"`[^`]*`", "", line))
 
 
 def test_names_are_no_markup():
