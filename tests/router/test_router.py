@@ -62,6 +62,12 @@ def test_one_route_is_the_same_alone_and_among_many(router):
     )
 
 
+def test_a_text_is_no_list_of_queries(router):
+    for ask in (router.route_many, router.predict_proba, router.expected_costs):
+        with pytest.raises(InputError, match="are one text, 'w1 w2'; put it in a list"):
+            ask("w1 w2")
+
+
 def test_one_target_is_left_out_by_its_name(router):
     assert "late" not in router.route(QUERIES[0], "argmax", exclude="late").p
 
