@@ -143,7 +143,9 @@ def _added(added: Sequence[AddedRecord]) -> list[str]:
     for record in added:
         estimates = [row.estimate_of() for row in record.metrics]
         accuracy = [format_interval(e) for e in estimates if e.metric == "accuracy"]
-        price = "unknown" if record.input is None else f"{record.input:g} and {record.output:g}"
+        price = "unknown" if record.mean_cost is None else "by the costs in the labels"
+        if record.input is not None:
+            price = f"{record.input:g} and {record.output:g}"
         covered = "covers it" if record.certified else "does not cover it"
         facts.append([code(record.name), f"{record.n:,}", *accuracy[:1], price, covered])
         for name in dict.fromkeys(e.router for e in estimates if e.metric != "accuracy"):

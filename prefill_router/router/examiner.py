@@ -148,6 +148,10 @@ class Examiner(Predictor):
             for name, price in zip(self.config.targets, self.config.prices, strict=True)
             if price.input is not None
         }
-        known |= {record.name: (record.input, record.output) for record in self.config.added}
+        known |= {
+            record.name: (record.input, record.output)
+            for record in self.config.added
+            if record.input is not None
+        }
         columns = ({name: price[side] for name, price in known.items()} for side in (0, 1))
         return Prices(*columns, self.config.as_of)
