@@ -121,7 +121,7 @@ def _price_line(config: RouterConfig) -> str:
     said = [
         f"{code(target)} {price.input:g} and {price.output:g}"
         if price.input is not None
-        else f"{code(target)} by the costs in the labels"
+        else f"{code(target)} by the costs in the labels, which are predicted as a whole"
         for target, price in zip(config.targets, config.prices, strict=True)
     ]
     own = [t for t, p in zip(config.targets, config.prices, strict=True) if p.tokenizer]
@@ -130,8 +130,8 @@ def _price_line(config: RouterConfig) -> str:
         counted = f"their own tokenizers for {', '.join(map(code, own))}, else {counted}"
     as_of = f" as of {code(config.as_of)}" if config.as_of else ", undated"
     return (
-        f"- Prices{as_of}, USD per million input and output tokens: {'; '.join(said)}. Input "
-        f"tokens are counted by {counted}; output tokens are predicted."
+        f"- Prices{as_of}, USD per million input and output tokens: {'; '.join(said)}. Where they "
+        f"are known, input tokens are counted by {counted}, and output tokens predicted."
     )
 
 

@@ -3,6 +3,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import tiny_routers
+import tiny_studies
 import yaml
 
 from prefill_router.labels.costs import Prices
@@ -35,6 +37,18 @@ def test_a_model_on_the_hub_is_named_as_its_base(fitted):
     encoder = config.encoder.model_copy(update={"name": "owner/name@main", "revision": "c" * 40})
     card = model_card(config.model_copy(update={"encoder": encoder}), [], fitted[0].guarantee)
     assert yaml.safe_load(card.split("---")[1])["base_model"] == ["owner/name"]
+
+
+def test_the_card_says_of_each_target_what_its_cost_is_predicted_from(tmp_path):
+    table = tiny_studies.label_table()
+    table["cost_usd"] = np.where(table["model"] == "late", np.nan, 0.25)
+    prices = Prices({"early": 1.0, "late": 0.5}, {"early": 4.0, "late": 2.0})  # none of noisy
+    router, _ = tiny_routers.fit(tmp_path / "world", table, prices=prices)
+    short, long = router.expected_costs(["w1", "w1 " * 20])
+    assert (long[:2] > short[:2] + 5e-6).all() and short[2] == long[2] == 0.25
+    card = router.save_pretrained(tmp_path / "saved").joinpath("README.md").read_text()
+    known = "`early` 1 and 4; `late` 0.5 and 2; `noisy` by the costs in the labels, which are "
+    assert known + "predicted as a whole. Where they are known, input tokens are counted" in card
 
 
 def test_targets_added_since_are_listed_with_what_was_measured(fitted, tmp_path):
