@@ -240,6 +240,24 @@ def test_a_new_target_joins_with_how_sure_that_is(loop, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
+def test_labels_of_a_new_target_of_fitted_questions_are_counted(loop, tmp_path):
+    path, _ = loop
+    router = Router.from_pretrained(path.parent / "router")
+    labels = load_labels(path.parent / "labels.csv")
+    table = pd.read_csv(path.parent / "labels.csv").query("model == 'late'").assign(model="new")
+    fresh = table["query_id"].isin(router.unseen(labels).query_id)
+    given = ("add-target", path, "new", tmp_path / "x", "-p", f"labels={tmp_path / 'new.csv'}")
+    for part, n_seen, said in (
+        (pd.concat([table[fresh], table[~fresh][:20]]), 20, "20 of them, of which it predicts"),
+        (table[~fresh], (~fresh).sum(), f"{(~fresh).sum()} of them, of which it predicts"),
+        (table[fresh], 0, "0 of them.\n"),
+    ):
+        part.assign(group="").to_csv(tmp_path / "new.csv", index=False)
+        assert f"{len(part)} queries; the router was fitted to {said}" in invoke(*given).stdout
+        found = json.loads(invoke(*given, "--json").stdout)
+        assert (found["n"], found["n_seen"]) == (len(part), n_seen)
+
+
 def test_too_few_labels_of_a_new_target_are_refused(loop, tmp_path):
     path, _ = loop
     table = pd.read_csv(path.parent / "few.csv")

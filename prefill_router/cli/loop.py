@@ -180,16 +180,23 @@ def add_target(
     with plain_errors(loop):
         settings = read_loop(loop, overrides(parameter))
         labels = load_labels(settings.label_source, [name], at_least=1)
-        router, metrics = _load(settings).add_target(
-            labels, settings.price_table(), seed=settings.seed
-        )
+        before = _load(settings)
+        n, n_seen = labels.n_queries, int(before.is_seen(labels).sum())
+        router, metrics = before.add_target(labels, settings.price_table(), seed=settings.seed)
         router.save_pretrained(out)
+    counts = f"{n:,} queries; the router was fitted to {n_seen:,} of them"
+    if n_seen:
+        counts += ", of which it predicts the other targets too well: better label new ones"
     say(
         as_json,
-        {"router": str(out), "targets": router.targets, **_results(metrics)},
+        {
+            "router": str(out), "targets": router.targets, "n": n, "n_seen": n_seen,
+            **_results(metrics),
+        },
+        f"{counts}.",
         *_sureness(name, metrics),
         f"Saved: {out}",
-    )
+    )  # fmt: skip
 
 
 def _load(settings: Loop) -> Router:

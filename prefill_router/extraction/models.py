@@ -94,7 +94,7 @@ def resolve(name: str) -> ModelSource:
         if name not in (known := zoo_names()):
             raise InputError(f"There is no model {name!r} in the zoo." + did_you_mean(name, known))
         source = ModelSource(name, ZOO / name.removeprefix("zoo/"))
-    elif (directory := Path(name).expanduser()).exists():
+    elif (directory := local_path(name)) is not None:
         source = ModelSource(name, directory.resolve())
     elif name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise InputError(f"{name}: no such directory. {GIVE_A_DIRECTORY}")
@@ -102,6 +102,15 @@ def resolve(name: str) -> ModelSource:
         source = _fetch(name)
     _check_files(source)
     return source
+
+
+def local_path(name: str) -> Path | None:
+    """Return the path that a name is on this disk, ``~`` being a home, or None if it is none."""
+    try:
+        path = Path(name).expanduser()
+        return path if path.exists() else None
+    except (OSError, RuntimeError):  # longer than a path can be; the home of nobody
+        return None
 
 
 def _fetch(name: str) -> ModelSource:

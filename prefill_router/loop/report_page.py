@@ -167,18 +167,16 @@ def _choices(router: Router, seen: Examined) -> dict[str, np.ndarray]:
 def share_table(router: Router, seen: Examined) -> Display:
     """Return who is asked what: each target's share, overall and by benchmark."""
     choices = _choices(router, seen)
-    columns = {
-        f"all, {name}": _shares(choice, seen.p.shape[1])
-        for name, choice in choices.items()
-        if name in ("tolerance", "certified")
-    }
+    heads = [f"all, {name}" for name in ("tolerance", "certified")]
+    parts = [choices[name] for name in ("tolerance", "certified")]
     benchmarks, counts = np.unique(seen.labels.benchmark, return_counts=True)
     for name in benchmarks[np.argsort(-counts)][:8]:
-        rows = seen.labels.benchmark == name
-        columns[str(name)] = _shares(choices["tolerance"][rows], seen.p.shape[1])
-    frame = pd.DataFrame(columns).assign(target=router.targets)
-    frame = frame[["target", *columns]]
-    return table(frame, formats=dict.fromkeys(columns, ".0%"))
+        heads.append(str(name))
+        parts.append(choices["tolerance"][seen.labels.benchmark == name])
+    shares = np.column_stack([_shares(part, seen.p.shape[1]) for part in parts])
+    rows = [[target, *row] for target, row in zip(router.targets, shares, strict=True)]
+    frame = pd.DataFrame(rows, columns=["target", *heads])  # a benchmark may be called alike
+    return table(frame, formats=dict.fromkeys(heads, ".0%"))
 
 
 def _shares(choice: np.ndarray, n_targets: int) -> np.ndarray:
@@ -190,10 +188,9 @@ def calibration_table(results: list[Estimate]) -> Display:
     rows = [r for r in results if r.router == "calibrated" and r.metric in ("AUC", "Brier", "ECE")]
     by_target: dict[str, dict[str, str]] = {}
     for row in rows:
-        name = row.target or "mean of targets"
-        by_target.setdefault(name, {})[row.metric] = format_interval(row, "value")
+        by_target.setdefault(row.target, {})[row.metric] = format_interval(row, "value")
     frame = pd.DataFrame.from_dict(by_target, orient="index").reset_index(names="target")
-    return table(frame)
+    return table(frame.replace({"target": {"": "mean of targets"}}))
 
 
 def failure_table(router: Router, seen: Examined) -> Display:

@@ -61,7 +61,7 @@ def table(
     Parameters
     ----------
     frame : pandas.DataFrame
-        Its columns are shown, its index is not.
+        Its columns are shown, also those of one name; its index is not.
     caption : str, default ""
         Shown above the table.
     formats : mapping of column -> format specification, optional
@@ -81,13 +81,9 @@ def table(
     for name in formats:
         if name not in frame:
             raise InputError(f"No column {name!r} to format.{did_you_mean(name, frame)}")
-    cells = pd.DataFrame(
-        {
-            str(name): [_written(value, formats.get(name)) for value in column]
-            for name, column in frame.items()
-        },
-        dtype=object,
-    )
+    heads = [str(name) for name in frame]
+    columns = [[_written(value, formats.get(name)) for value in c] for name, c in frame.items()]
+    cells = pd.DataFrame(dict(enumerate(columns)), dtype=object)
     right = [pd.api.types.is_numeric_dtype(column) for _, column in frame.items()]
     sides = ["right" if numeric else "left" for numeric in right]
 
@@ -102,9 +98,9 @@ def table(
     above = f"<caption>{escape(caption)}</caption>\n" if caption else ""
     html = (
         f'<div style="overflow-x: auto">\n<table class="dataframe">\n{above}'
-        f"<thead>{row('th', list(cells))}</thead>\n<tbody>\n{body}\n</tbody>\n</table>\n</div>"
+        f"<thead>{row('th', heads)}</thead>\n<tbody>\n{body}\n</tbody>\n</table>\n</div>"
     )
-    plain = cells.map(_printable).rename(columns=_printable).to_string(index=False)
+    plain = cells.map(_printable).set_axis(map(_printable, heads), axis=1).to_string(index=False)
     return Display(html, f"{_printable(caption)}\n{plain}".strip("\n"))
 
 
@@ -151,15 +147,16 @@ def query_cards(
         Cells such as ``"right (0.83)"``, followed by the answer if there is one.
     """
     outcome = np.where(np.isnan(correct), "not asked", np.where(correct == 1, "right", "wrong"))
-    frame = pd.DataFrame({"question": list(questions)}, dtype=object)
-    for k, target in enumerate(targets):
+    columns = [list(questions)]
+    for k in range(len(targets)):
         pairs = zip(outcome[:, k], p[:, k], strict=True)
-        frame[target] = [f"{grade} ({value:.2f})" for grade, value in pairs]
+        cells = [f"{grade} ({value:.2f})" for grade, value in pairs]
         if answers is not None:
-            frame[target] += [f"\n{answer}" for answer in answers[:, k]]
-    asked = [f"{targets[k]}: {outcome[i, k]}" for i, k in enumerate(choice)]
-    frame["router asks"] = asked
-    return table(frame, caption)
+            cells = [f"{cell}\n{answer}" for cell, answer in zip(cells, answers[:, k], strict=True)]
+        columns.append(cells)
+    columns.append([f"{targets[k]}: {outcome[i, k]}" for i, k in enumerate(choice)])
+    frame = pd.DataFrame(dict(enumerate(columns)), dtype=object)
+    return table(frame.set_axis(["question", *targets, "router asks"], axis=1), caption)
 
 
 def _literal(character: str) -> str:

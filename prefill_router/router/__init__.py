@@ -163,7 +163,7 @@ class Router(Amendable):
             self.config,
             to_tensors(self._fitted),
             costs.tokenizers if costs else {},
-            model_card(self.config, self.metrics, str(self.guarantee)),
+            model_card(self.config, self.metrics, self.guarantee),
         )
         return Path(directory)
 

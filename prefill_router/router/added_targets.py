@@ -42,7 +42,8 @@ def fit_added(
     n_tokens : ndarray of shape (N,)
         Prompt tokens, as the encoder counts them.
     prices : Prices or None
-        With the new target's; needed where the router knows costs.
+        With the new target's; needed where the router knows costs and not all labels have
+        `cost_usd`.
     priced : bool
         Whether it does.
     n_resamples, seed
@@ -113,23 +114,22 @@ def fit_added(
 
 
 def _costs(labels: Labels, n_tokens: np.ndarray, prices: Prices | None) -> dict[str, float]:
-    """Return the price per token, the mean length and the mean cost of a new target."""
-    [name] = labels.targets
-    if prices is None or name not in prices.input:
+    """Return the mean cost of a new target; with price and mean length, where they are known."""
+    [name], tokens = labels.targets, labels.output_tokens[:, 0]
+    has_price = prices is not None and name in prices.input
+    if not has_price and np.isnan(labels.cost_usd).any():
         hint = did_you_mean(name, prices.input) if prices else ""
         raise InputError(
             f"The router knows costs, so the price of {name!r} is needed; add it to the price "
-            f"table (prices), with 0 if it is free.{hint}"
+            f"table (prices), with 0 if it is free, or give cost_usd of every answer.{hint}"
         )
-    costs = query_costs(labels, prices, n_tokens)
-    tokens = labels.output_tokens[:, 0]
-    if np.isnan(tokens).all():
-        raise InputError(f"{name!r}: the length (output_tokens) of none of its answers is known.")
-    return {
+    costs = {"mean_cost": float(query_costs(labels, prices, n_tokens).mean())}
+    if not has_price or np.isnan(tokens).all():
+        return costs
+    return costs | {
         "input": prices.input[name],
         "output": prices.output[name],
         "output_tokens": float(np.nanmean(tokens)),
-        "mean_cost": float(costs.mean()),
     }
 
 
@@ -144,11 +144,17 @@ def with_added_costs(
 ) -> np.ndarray | None:
     """Return expected costs (N, K) with a column more for each added target.
 
-    Its answers are expected to be as long as they are on average: few labels tell no more.
+    Its answers are expected to be as long as they are on average, or to cost as much where labels
+    gave costs themselves: few labels tell no more.
     """
     if expected is None or not added:
         return expected
-    columns = [(n_tokens * r.input + r.output_tokens * r.output) / MILLION for r in added]
+    columns = [
+        np.full(len(n_tokens), r.mean_cost)
+        if r.input is None
+        else (n_tokens * r.input + r.output_tokens * r.output) / MILLION
+        for r in added
+    ]
     return np.column_stack([expected, *columns])
 
 

@@ -76,7 +76,8 @@ class Amendable(Examiner):
             on which it predicts the others too well. From then on they count as seen, and with
             them all of their groups in `labels`.
         prices : Prices, optional
-            With the new target's; needed where the router knows costs.
+            With the new target's; needed where the router knows costs and not all labels have
+            `cost_usd`.
         n_resamples, seed
             Of the bootstrap, and of the folds that say how sure it is.
 
@@ -91,7 +92,7 @@ class Amendable(Examiner):
         ------
         InputError
             If the labels are too few, all alike or of several targets, the target is known
-            already, or its price is not.
+            already, or its costs are not.
         """
         if labels.n_targets != 1 or labels.targets[0] in self.targets:
             raise InputError(

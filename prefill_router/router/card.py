@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import yaml
 
 from prefill_router.evaluation.estimates import Estimate
 from prefill_router.report import format_interval
 from prefill_router.router.config import AddedRecord, RouterConfig
+from prefill_router.router.guarantee import Guarantee
 
 ROUTED = {"accuracy": "%", "gap closed": "%", "mean cost": "USD", "cost saving": "%"}
 PREDICTED = {"AUC": "value", "Brier": "value", "ECE": "value"}
 ADDED = {"AUC": "value", "AUC difference": "value", "Brier": "value", "ECE": "value"}
 
 
-def model_card(config: RouterConfig, estimates: Sequence[Estimate], promise: str) -> str:
+def model_card(config: RouterConfig, estimates: Sequence[Estimate], promise: Guarantee) -> str:
     """Return a model card in Markdown, with the front matter of the Hugging Face hub.
 
     Parameters
@@ -23,8 +25,7 @@ def model_card(config: RouterConfig, estimates: Sequence[Estimate], promise: str
     config : RouterConfig
     estimates : sequence of Estimate
         Of the test queries.
-    promise : str
-        The guarantee as a sentence.
+    promise : Guarantee
 
     Returns
     -------
@@ -88,7 +89,7 @@ def model_card(config: RouterConfig, estimates: Sequence[Estimate], promise: str
             ],
         ),
         "",
-        f"Guarantee: {promise}",
+        f"Guarantee: {replace(promise, best_single=code(promise.best_single))}",
         "",
         *_added(config.added),
         "## Limits",
@@ -120,7 +121,7 @@ def _price_line(config: RouterConfig) -> str:
     said = [
         f"{code(target)} {price.input:g} and {price.output:g}"
         if price.input is not None
-        else f"{code(target)} by the costs in the labels"
+        else f"{code(target)} by the costs in the labels, which are predicted as a whole"
         for target, price in zip(config.targets, config.prices, strict=True)
     ]
     own = [t for t, p in zip(config.targets, config.prices, strict=True) if p.tokenizer]
@@ -129,8 +130,8 @@ def _price_line(config: RouterConfig) -> str:
         counted = f"their own tokenizers for {', '.join(map(code, own))}, else {counted}"
     as_of = f" as of {code(config.as_of)}" if config.as_of else ", undated"
     return (
-        f"- Prices{as_of}, USD per million input and output tokens: {'; '.join(said)}. Input "
-        f"tokens are counted by {counted}; output tokens are predicted."
+        f"- Prices{as_of}, USD per million input and output tokens: {'; '.join(said)}. Where they "
+        f"are known, input tokens are counted by {counted}, and output tokens predicted."
     )
 
 
@@ -142,7 +143,9 @@ def _added(added: Sequence[AddedRecord]) -> list[str]:
     for record in added:
         estimates = [row.estimate_of() for row in record.metrics]
         accuracy = [format_interval(e) for e in estimates if e.metric == "accuracy"]
-        price = "unknown" if record.input is None else f"{record.input:g} and {record.output:g}"
+        price = "unknown" if record.mean_cost is None else "by the costs in the labels"
+        if record.input is not None:
+            price = f"{record.input:g} and {record.output:g}"
         covered = "covers it" if record.certified else "does not cover it"
         facts.append([code(record.name), f"{record.n:,}", *accuracy[:1], price, covered])
         for name in dict.fromkeys(e.router for e in estimates if e.metric != "accuracy"):

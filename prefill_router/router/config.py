@@ -113,8 +113,9 @@ class AddedRecord(Part):
     """A target added later: its head on the others' logits, and what its answers cost.
 
     `input` and `output` are USD per million tokens, `output_tokens` and `mean_cost` means over its
-    `n` labelled queries; `certified` says whether the guarantee covers it; `metrics` are what
-    `added_targets.fit_added` measured.
+    `n` labelled queries; all but `mean_cost` are None where labels gave costs themselves, and that
+    too where the router knows none. `certified` says whether the guarantee covers it; `metrics` are
+    what `added_targets.fit_added` measured.
     """
 
     name: Name
@@ -190,8 +191,9 @@ class RouterConfig(Part):
         for record in self.added:
             if len(record.weights) != len(self.targets):
                 raise ValueError(f"added target {record.name!r} has {len(record.weights)} weights")
-            known = (record.input, record.output, record.output_tokens, record.mean_cost)
-            if any((value is None) != (self.prices is None) for value in known):
+            lacks = record.mean_cost is None
+            price = [v is None for v in (record.input, record.output, record.output_tokens)]
+            if lacks != (self.prices is None) or price not in ([True] * 3, [lacks] * 3):
                 raise ValueError(f"added target {record.name!r} has costs, or lacks them")
         names = [*self.targets, *(record.name for record in self.added)]
         if len(set(names)) < len(names):

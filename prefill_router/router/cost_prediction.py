@@ -143,7 +143,7 @@ class CostModel:
     Attributes
     ----------
     lengths : LengthModel
-        Of answers, in tokens; of a target whose training answers all have a `cost_usd`, of that.
+        Of answers, in tokens; of a target known by its `cost_usd` alone, of that.
     input_price, output_price : ndarray of shape (K,)
         USD per token, or 0 and 1 where `lengths` are costs.
     tokenizers : dict of int to tokenizers.Tokenizer
@@ -187,6 +187,10 @@ def fit_costs(
 ) -> CostModel:
     """Fit what answers of each target will cost.
 
+    A target's input tokens are counted and its output tokens predicted where its price is known,
+    and the length of all its training answers. Where they are not, and all have a `cost_usd`, that
+    is predicted, whatever a query's own input tokens.
+
     Parameters
     ----------
     labels : Labels
@@ -215,8 +219,11 @@ def fit_costs(
     amounts = asked.output_tokens.copy()
     rates = np.empty((2, labels.n_targets))
     for k, target in enumerate(labels.targets):
-        known = asked.cost_usd[~np.isnan(asked.correct[:, k]), k]
-        if len(known) and not np.isnan(known).any():
+        answered = ~np.isnan(asked.correct[:, k])
+        has_price = prices is not None and target in prices.input
+        has_lengths = not np.isnan(asked.output_tokens[answered, k]).any()
+        has_costs = not np.isnan(asked.cost_usd[answered, k]).any()
+        if has_costs and not (has_price and has_lengths):
             amounts[:, k], rates[:, k] = asked.cost_usd[:, k], (0, 1)
         else:
             rates[:, k] = prices.input[target] / MILLION, prices.output[target] / MILLION

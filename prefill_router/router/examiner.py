@@ -39,6 +39,11 @@ class Examined:
 class Examiner(Predictor):
     """A `Predictor` that is measured by labels."""
 
+    def is_seen(self, labels: Labels) -> np.ndarray:
+        """Say which rows `unseen` leaves out, bool (N,)."""
+        seen = are_seen(labels.question, self.parts.seen)
+        return np.isin(labels.group, labels.group[seen])
+
     def unseen(self, labels: Labels) -> Labels:
         """Return the labels of questions that the router was not fitted to.
 
@@ -60,8 +65,7 @@ class Examiner(Predictor):
         InputError
             If none is left.
         """
-        seen = are_seen(labels.question, self.parts.seen)
-        rows = np.flatnonzero(~np.isin(labels.group, labels.group[seen]))
+        rows = np.flatnonzero(~self.is_seen(labels))
         if len(rows) == 0:
             raise InputError(
                 f"The router was fitted to the questions of all {labels.n_queries:,} rows, or to "
@@ -148,6 +152,10 @@ class Examiner(Predictor):
             for name, price in zip(self.config.targets, self.config.prices, strict=True)
             if price.input is not None
         }
-        known |= {record.name: (record.input, record.output) for record in self.config.added}
+        known |= {
+            record.name: (record.input, record.output)
+            for record in self.config.added
+            if record.input is not None
+        }
         columns = ({name: price[side] for name, price in known.items()} for side in (0, 1))
         return Prices(*columns, self.config.as_of)

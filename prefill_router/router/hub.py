@@ -8,6 +8,7 @@ from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
 from prefill_router.errors import InputError
+from prefill_router.extraction.models import local_path
 from prefill_router.router.files import CONFIG, LIMITS, TENSORS, TOKENIZER, read_config
 
 
@@ -29,12 +30,11 @@ def find(name: str, revision: str | None = None) -> Path:
         If it is neither, the hub cannot be reached, or the repository there is no router or has a
         file that is too large.
     """
-    directory = Path(name).expanduser()
-    if directory.is_dir():
+    directory = local_path(name)
+    if directory is not None and directory.is_dir():
         return directory
-    if directory.exists() or str(name).startswith((".", "/", "~")) or str(name).count("/") > 1:
+    if directory is not None or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise InputError(f"{name}: no such directory; give that of a saved router, or a hub id.")
-    name = str(name)
     try:
         return _fetch(name, revision)
     except (RepositoryNotFoundError, RevisionNotFoundError):

@@ -181,6 +181,10 @@ class Predictor:
         return read.p, read.expected
 
     def _read(self, queries: Sequence[Query]) -> _Read:
+        if isinstance(queries, str):
+            raise InputError(
+                f"The queries are one text, {queries!r:.80}; put it in a list, or use route(query)."
+            )
         states, n_tokens = self._reader.read(queries)
         heads, costs, added = self.parts.heads, self.parts.costs, self.config.added
         features = heads.features(states)

@@ -75,9 +75,9 @@ class Rule:
     Attributes
     ----------
     name : str
-        One of `NAMES`, or ``"single"``: always the best single target.
+        One of `NAMES`, or ``"single"``: always the same target.
     parameter : float
-        tau, lambda or a threshold, by policy.
+        tau, lambda, a threshold or a place in `kept`, by policy.
     kept : ndarray of int
         Columns of the targets that can be asked.
     note : str
@@ -112,7 +112,7 @@ class Rule:
         highest = f"the highest P(correct), {p[best]:.2f} of {targets[best]}"
         match self.name:
             case "single":
-                reason = "the best single target on training queries"
+                reason = ""  # the note says which target that is
             case "argmax":
                 reason = highest
             case "abstain" if choice == policy.NOBODY:
@@ -156,7 +156,8 @@ def make_rule(
     lam : float, optional
         Of ``utility``. Default: the one chosen on validation queries.
     budget : float
-        Of ``budget``: average spend in USD a query, at most; met on validation queries.
+        Of ``budget``: USD a query on average, at most; met by the costs that are expected of
+        validation queries.
     accuracy : float
         Of ``abstain``: share of right answers wanted among the queries that are answered; reached
         on validation queries, which all targets that can be asked must have answered.
@@ -199,11 +200,13 @@ def make_rule(
         return Rule(name, float(tuned.lam if lam is None else lam), kept)
     if name == "budget":
         found = fit_budget(tuned.p[:, kept], tuned.cost[:, kept], budget)
-        return Rule(name, found, kept, f", which spends at most {budget:g} USD a query on average")
+        note = f", which is expected to spend at most {budget:g} USD a query on average"
+        return Rule(name, found, kept, note)
     if name == "abstain":
         _check_labelled(tuned, kept, targets)
         threshold = fit_abstention(tuned.p[:, kept], tuned.correct[:, kept], accuracy)
-        note = f", from which {100 * accuracy:g} % of validation queries are answered correctly"
+        share = f"{100 * accuracy:g} %"
+        note = f", from which on {share} of the answers to validation queries are right"
         return Rule(name, threshold, kept, note)
     return Rule(name, 0.0, kept)
 
@@ -240,10 +243,11 @@ def _promised(tuned: Tuned, kept: np.ndarray, targets: Sequence[str]) -> Rule:
     if promise.tau is None:
         names = [targets[k] for k in kept]
         if promise.best_single in names:  # not a target added since, likely by few labels
-            best = names.index(promise.best_single)
+            best, which = names.index(promise.best_single), "best single target on training queries"
         else:
             best = int(np.nan_to_num(tuned.accuracy[kept], nan=-1).argmax())
-        return Rule("single", best, kept, f": no tolerance is certified to stay {bound}")
+            which = "most accurate of those left"
+        return Rule("single", best, kept, f"the {which}: no tolerance is certified to stay {bound}")
     note = f" (tau certified: {bound}, confidence {100 * promise.confidence:g} %)"
     certified = list(range(len(targets) - tuned.added))
     if kept.tolist() != certified:

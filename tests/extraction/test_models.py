@@ -79,6 +79,14 @@ def test_a_missing_path_is_not_looked_up_on_the_hub(name, monkeypatch):
         models.resolve(name)
 
 
+def test_a_home_of_nobody_and_a_giant_name_are_refused(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match="~nosuchuser/x: no such directory"):
+        models.resolve("~nosuchuser/x")
+    with pytest.raises(InputError, match="neither a directory nor in the zoo"):
+        models.resolve("a" * 1000)
+
+
 def test_a_hub_name_gives_the_snapshot_and_its_commit(saved, monkeypatch):
     asked = []
     monkeypatch.setattr(

@@ -1,6 +1,8 @@
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 import tiny_studies
 
@@ -8,7 +10,7 @@ from prefill_router.errors import InputError
 from prefill_router.labels import load_labels
 from prefill_router.labels.costs import load_prices
 from prefill_router.labels.splits import make_splits
-from prefill_router.loop.report_page import write_page
+from prefill_router.loop.report_page import share_table, write_page
 from prefill_router.router import Router
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)> $x$ {{ 7 * 7 }} \x00 ]]>"
@@ -91,6 +93,18 @@ def test_its_numbers_are_the_router_s(fitted, tmp_path):
     assert f"{100 * accuracy.estimate:.1f} %" in text
     assert str(router.guarantee) in text
     assert re.search(r"chosen on validation", text)
+
+
+def test_benchmarks_and_targets_may_be_called_like_a_column(fitted):
+    router, labels = fitted
+    seen = router.examine(router.unseen(labels))
+    _, *plain = share_table(router, seen).text.splitlines()
+    for names in (("target", "all, tolerance"), ("all, tolerance", "target")):
+        called = np.where(seen.labels.benchmark == "blue", *names)
+        same = replace(seen, labels=replace(seen.labels, benchmark=called))
+        head, *rows = share_table(router, same).text.splitlines()
+        assert (head.count("target"), head.count("all, tolerance")) == (2, 2)
+        assert [row.split() for row in rows] == [row.split() for row in plain]
 
 
 def test_without_prices_it_says_so(fitted, tmp_path):

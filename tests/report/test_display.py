@@ -109,6 +109,14 @@ def test_a_table_shows_every_cell_escaped_and_formatted():
     assert "0.333" in html.unescape(by_default.html) and repr(by_default).split() == ["x", "0.333"]
 
 
+def test_columns_of_one_name_are_all_shown():
+    frame = pd.DataFrame([["small", 0.25, 1]], columns=["target", "target", "n"])
+    shown = display.table(frame, formats={"target": ".0%"})
+    cells = ["target", "target", "n", "small", "25%", "1"]
+    assert [text for text in read(shown.html).texts if text.strip()] == cells
+    assert repr(shown).split() == cells
+
+
 def test_a_format_for_no_column_is_refused():
     with pytest.raises(InputError, match="Did you mean 'share'"):
         display.table(pd.DataFrame({"share": [1.0]}), formats={"shar": ".1%"})
@@ -139,6 +147,15 @@ def test_query_cards_tell_each_answer_its_probability_and_the_choice():
         *["question", "small", "large", "router asks"],
         *["<script>", "right (0.90)", "wrong (0.12)", "small: right"],
         *["2 + 2", "not asked (0.30)", "right (0.70)", "large: right"],
+    ]
+
+
+def test_targets_called_like_a_column_hide_nothing_of_a_query_card():
+    correct, p = np.array([[1.0, 0.0]]), np.array([[0.9, 0.1]])
+    shown = display.query_cards(["2 + 2"], correct, p, np.array([0]), ("question", "router asks"))
+    assert [text for text in read(shown.html).texts if text.strip()] == [
+        *["question", "question", "router asks", "router asks"],
+        *["2 + 2", "right (0.90)", "wrong (0.10)", "question: right"],
     ]
 
 

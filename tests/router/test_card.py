@@ -2,6 +2,9 @@ import re
 from dataclasses import replace
 
 import numpy as np
+import pytest
+import tiny_routers
+import tiny_studies
 import yaml
 
 from prefill_router.labels.costs import Prices
@@ -12,7 +15,7 @@ from prefill_router.router.card import code, model_card
 
 def test_the_card_says_what_was_measured_and_where_it_ends(fitted):
     router, labels = fitted
-    card = model_card(router.config, router.metrics, str(router.guarantee))
+    card = model_card(router.config, router.metrics, router.guarantee)
     front = yaml.safe_load(card.split("---")[1])
     assert front == {"library_name": "prefill-router", "tags": ["llm-routing", "prefill-router"]}
     accuracy = next(e for e in router.metrics if (e.metric, e.router) == ("accuracy", "argmax"))
@@ -22,7 +25,8 @@ def test_the_card_says_what_was_measured_and_where_it_ends(fitted):
     )
     assert format_interval(error, "value") in card
     assert labels.fingerprint in card and router.config.encoder.weights in card
-    assert str(router.guarantee) in card
+    best = router.guarantee.best_single
+    assert str(router.guarantee).replace(best, f"`{best}`") in card
     assert "the intervals of its row do not" in card.partition("## Limits")[2]
     widths = {line.count(" | ") for line in card.splitlines() if line.startswith("| `calibrated`")}
     assert widths == {4}
@@ -31,8 +35,20 @@ def test_the_card_says_what_was_measured_and_where_it_ends(fitted):
 def test_a_model_on_the_hub_is_named_as_its_base(fitted):
     config = fitted[0].config
     encoder = config.encoder.model_copy(update={"name": "owner/name@main", "revision": "c" * 40})
-    card = model_card(config.model_copy(update={"encoder": encoder}), [], "None.")
+    card = model_card(config.model_copy(update={"encoder": encoder}), [], fitted[0].guarantee)
     assert yaml.safe_load(card.split("---")[1])["base_model"] == ["owner/name"]
+
+
+def test_the_card_says_of_each_target_what_its_cost_is_predicted_from(tmp_path):
+    table = tiny_studies.label_table()
+    table["cost_usd"] = np.where(table["model"] == "late", np.nan, 0.25)
+    prices = Prices({"early": 1.0, "late": 0.5}, {"early": 4.0, "late": 2.0})  # none of noisy
+    router, _ = tiny_routers.fit(tmp_path / "world", table, prices=prices)
+    short, long = router.expected_costs(["w1", "w1 " * 20])
+    assert (long[:2] > short[:2] + 5e-6).all() and short[2] == long[2] == 0.25
+    card = router.save_pretrained(tmp_path / "saved").joinpath("README.md").read_text()
+    known = "`early` 1 and 4; `late` 0.5 and 2; `noisy` by the costs in the labels, which are "
+    assert known + "predicted as a whole. Where they are known, input tokens are counted" in card
 
 
 def test_targets_added_since_are_listed_with_what_was_measured(fitted, tmp_path):
@@ -57,6 +73,16 @@ def test_targets_added_since_are_listed_with_what_was_measured(fitted, tmp_path)
     assert format_interval(difference, "value") in section
     assert len({x.count(" | ") for x in section.splitlines() if "probabilities |" in x}) == 1
     assert [e.estimate_of() for e in again.config.added[0].metrics] == estimates
+
+
+@pytest.mark.parametrize("tau", [0.1, None])
+def test_the_name_in_the_promise_is_no_markup(fitted, tau):
+    router = fitted[0]
+    promise = replace(router.guarantee, best_single="$5 <b>x</b> $y^{", tau=tau)
+    card = model_card(router.config, [], promise)
+    [line] = [line for line in card.splitlines() if line.startswith("Guarantee: ")]
+    assert "`$5 <b>x</b> $y^{`" in line
+    assert not re.search(r"[$<]", re.sub(r"`[^`]*`", "", line))
 
 
 def test_names_are_no_markup():

@@ -104,6 +104,17 @@ def test_tokens_are_priced_and_costs_are_taken_as_they_are():
     np.testing.assert_allclose(found, [[2 * 1 + 3 * 10, 0.25], [2 * 4 + 3 * 10, 0.25]])
 
 
+def test_a_target_of_known_price_and_lengths_is_priced_by_tokens_also_where_costs_are_stated():
+    costs, prices = np.full((40, 2), 0.25), Prices({"a": 2e6}, {"a": 3e6})
+    stated = labels(cost_usd=costs)
+    model = fit_costs(stated, prices, np.zeros((40, 1)), np.arange(20), np.ones(40))
+    found = model.expected(np.zeros((2, 1)), ["w1", "w1"], np.array([1, 400]))  # longer than any
+    np.testing.assert_allclose(found, [[2 * 1 + 3 * 10, 0.25], [2 * 400 + 3 * 10, 0.25]])
+    stated.output_tokens[3, 0] = np.nan  # then what was paid says more
+    model = fit_costs(stated, prices, np.zeros((40, 1)), np.arange(20), np.ones(40))
+    np.testing.assert_allclose(model.expected(np.zeros((1, 1)), ["w1"], np.array([4])), 0.25)
+
+
 def test_unknown_prices_are_refused():
     with pytest.raises(InputError, match="price of target 'b' is unknown"):
         fit_costs(

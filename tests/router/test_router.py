@@ -62,6 +62,12 @@ def test_one_route_is_the_same_alone_and_among_many(router):
     )
 
 
+def test_a_text_is_no_list_of_queries(router):
+    for ask in (router.route_many, router.predict_proba, router.expected_costs):
+        with pytest.raises(InputError, match="are one text, 'w1 w2'; put it in a list"):
+            ask("w1 w2")
+
+
 def test_one_target_is_left_out_by_its_name(router):
     assert "late" not in router.route(QUERIES[0], "argmax", exclude="late").p
 
@@ -207,6 +213,35 @@ def test_what_a_target_was_added_by_counts_as_seen(fitted, tmp_path):
     with pytest.raises(InputError, match="'new' never answered"):
         wider.route(QUERIES[0], "abstain", accuracy=0.6)
     assert "new" not in wider.route(QUERIES[0], "abstain", accuracy=0.6, exclude="new").p
+
+
+def test_a_target_whose_labels_give_costs_needs_no_price(fitted, tmp_path):
+    router, labels = fitted
+    test = labels.take(make_splits(labels)[0].test)
+    few = replace(test.select_targets(["late"], at_least=1), targets=("new",)).take(np.arange(30))
+    costs = np.linspace(1, 2, 30)[:, None]
+    costly = replace(few, cost_usd=costs, output_tokens=np.full((30, 1), np.nan))
+    for prices in (None, Prices({"new": 7.0}, {"new": 7.0})):  # without a length no price helps
+        wider, _ = router.add_target(costly, prices, n_resamples=20)
+        wider = Router.from_pretrained(wider.save_pretrained(tmp_path))
+        assert wider.expected_costs(QUERIES)[:, 3] == pytest.approx(1.5)
+        assert wider.parts.tuned.cost[:, 3] == pytest.approx(1.5)
+        assert (
+            "by the costs in the labels | does not cover it" in (tmp_path / "README.md").read_text()
+        )
+    four = replace(
+        test,
+        targets=(*test.targets, "new"),
+        correct=np.column_stack([test.correct, test.correct[:, 1]]),
+        output_tokens=np.column_stack([test.output_tokens, test.output_tokens[:, 1]]),
+        cost_usd=np.column_stack([test.cost_usd, np.full(test.n_queries, 3.0)]),
+    )
+    assert (wider.examine(wider.unseen(four)).paid[:, 3] == 3).all()
+    costs[4] = np.nan
+    with pytest.raises(InputError, match=r"price of 'new' is needed.*or give cost_usd of every"):
+        router.add_target(costly, n_resamples=20)
+    with pytest.raises(InputError, match="neither output_tokens nor cost_usd of 1 answers"):
+        router.add_target(costly, prices, n_resamples=20)
 
 
 def test_a_fitted_question_takes_eight_bytes(fitted, saved):

@@ -218,6 +218,7 @@ ADDED = {
     "certified": False, "input": 1.0, "output": 1.0, "output_tokens": 9.0, "mean_cost": 1e-5,
     "metrics": [],
 }  # fmt: skip
+COSTS = ("input", "output", "output_tokens", "mean_cost")
 
 
 @pytest.mark.parametrize(
@@ -245,6 +246,8 @@ ADDED = {
         (set_to("prices", 0, "input", None), "unknown, which is not 0"),
         (set_to("added", [ADDED | {"name": "early"}]), "named twice"),
         (set_to("added", [ADDED | {"input": None}]), "has costs, or lacks them"),
+        (set_to("added", [ADDED | {"mean_cost": None}]), "has costs, or lacks them"),
+        (set_to("added", [ADDED | dict.fromkeys(COSTS)]), "has costs, or lacks them"),
         (set_to("labelled", [0] * 100_000), "labelled.0"),
         (set_to("tensors", "0" * 64), "not the file that was saved"),
     ],
@@ -262,6 +265,8 @@ def test_configs_that_say_something_else_are_refused(saved, change, match):
         ("zoo/../../secrets", "no model"),
         ("a\nb/c", "cannot be reached|no hub id|no model|no such directory"),
         ("$(touch x)", "hub"),
+        ("~nosuchuser/x", "no such directory"),
+        ("a" * 1000, "hub"),
     ],
 )
 def test_an_encoder_that_is_a_path_elsewhere_is_no_encoder(saved, name, match, monkeypatch):

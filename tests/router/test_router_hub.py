@@ -120,12 +120,13 @@ def test_a_repository_that_changes_meanwhile_is_asked_for_again(shared, monkeypa
 
 def test_a_name_that_is_nothing_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    for name in ("./nothing", "/nothing", "a/b/c"):
+    for name in ("./nothing", "/nothing", "a/b/c", "~nosuchuser/x"):
         with pytest.raises(InputError, match="no such directory"):
             router_hub.find(name)
     file = tmp_path / "file"
     file.write_text("x")
     with pytest.raises(InputError, match="no such directory"):
         router_hub.find(str(file))
-    with pytest.raises(InputError, match="hub cannot be reached"):
-        router_hub.find("nobody/nothing")
+    for name in ("nobody/nothing", "a" * 1000):
+        with pytest.raises(InputError, match="hub cannot be reached"):
+            router_hub.find(name)

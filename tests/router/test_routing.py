@@ -38,9 +38,12 @@ def test_every_policy_is_the_one_it_is_called():
 def test_the_best_single_target_is_asked_where_nothing_is_certified():
     rule = make_rule("tolerance", tuned(None), TARGETS)
     assert names(rule) == ["b", "b"]
-    assert "no tolerance is certified" in rule.why(1, P[0], COST[0], TARGETS)
+    bound = "no tolerance is certified to stay at most 2 points below the best single target."
+    why = rule.why(1, P[0], COST[0], TARGETS)
+    assert why == f"the best single target on training queries: {bound}"
     left = make_rule("tolerance", tuned(None), TARGETS, exclude=["b"])
-    assert names(left) == ["a", "a"]  # the best of those that are left
+    assert names(left) == ["a", "a"]
+    assert left.why(0, P[0], COST[0], TARGETS) == f"the most accurate of those left: {bound}"
     lucky = replace(tuned(None), accuracy=np.array([0.5, 0.6, 0.9]), added=1)  # by few labels
     assert names(make_rule("tolerance", lucky, TARGETS)) == ["b", "b"]
     unknown = replace(tuned(None), accuracy=np.array([np.nan, 0.6, np.nan]))
@@ -76,6 +79,8 @@ def test_a_budget_is_kept_on_validation_queries():
         rule = make_rule("budget", known, TARGETS, budget=budget)
         chosen = rule.choose(known.p, known.cost)
         assert known.cost[np.arange(200), chosen].mean() <= budget + 1e-12
+    why = rule.why(0, P[0], COST[0], TARGETS)
+    assert why.endswith("which is expected to spend at most 10 USD a query on average.")
     assert rule.parameter == 0  # ten dollars buy the likeliest target every time
     with pytest.raises(InputError, match="cheapest target"):
         make_rule("budget", known, TARGETS, budget=0.01)
@@ -89,7 +94,9 @@ def test_abstention_reaches_its_accuracy_on_validation_queries():
     assert 0 < len(asked) < 200
     assert known.correct[asked, chosen[asked]].mean() >= 0.9
     assert names(rule)[1] is None
-    assert "is below" in rule.why(policy.NOBODY, P[1], COST[1], TARGETS)
+    why = rule.why(policy.NOBODY, P[1], COST[1], TARGETS)
+    assert "is below" in why
+    assert why.endswith("from which on 90 % of the answers to validation queries are right.")
 
 
 def test_abstention_says_what_to_do_about_targets_without_validation_labels():
