@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 
 from prefill_router import __version__
-from prefill_router.answers.asking import ask_endpoints
+from prefill_router.answers.asking import answer_cost, ask_endpoints
 from prefill_router.answers.generation import GREEDY, Decoding, generate
 from prefill_router.answers.grading import Grader, exact_match, grade
+from prefill_router.answers.ledger import Reply
 from prefill_router.answers.targets import Endpoint
 from prefill_router.errors import InputError
 from prefill_router.extraction.models import ModelSource, load_target, resolve, weights_hash
@@ -115,7 +116,8 @@ class Collection:
     ----------
     labels : pandas.DataFrame
         The long table: query_id, question, benchmark, model, is_correct, output_tokens, cost_usd
-        where an endpoint has a price, and what is passed on; a row for each target and query.
+        where an endpoint has a price (at that price, whatever an earlier run was charged), and
+        what is passed on; a row for each target and query.
         A query without an answer has an empty label, which is missing and not wrong.
     spent_usd, uncertain_usd : float
         What endpoints charged, runs before included, and what they may have charged besides for
@@ -192,7 +194,7 @@ def collect_labels(
         rest = {"spent_usd": asked.spent, "uncertain_usd": asked.uncertain}
         rest["problems"] = asked.problems
         for name, replies in asked.replies.items():
-            answers[name] = _graded(replies, references, grader)
+            answers[name] = _graded(name, replies, references, grader, prices)
     for name, source in sources.items():
         answers[name] = collect(
             source, questions, references, grader, decoding, work=parts, **settings
@@ -214,12 +216,25 @@ def collect_labels(
     return Collection(labels, **rest)
 
 
-def _graded(replies: Sequence, references: Sequence[str], grader: Grader) -> pd.DataFrame:
-    """Return grades, lengths and, where any is known, costs; NaN where there is no answer."""
+def _graded(
+    name: str,
+    replies: Sequence[Reply | None],
+    references: Sequence[str],
+    grader: Grader,
+    prices: Prices | None,
+) -> pd.DataFrame:
+    """Return grades, lengths and, where any is known, costs; NaN where there is no answer.
+
+    Costs are at `prices`, not what the ledger says was charged: a price may have been corrected.
+    """
     rows = [
         (np.nan, None, None)
         if reply is None
-        else (grade(grader, reply.text, reference), reply.output_tokens, reply.cost_usd)
+        else (
+            grade(grader, reply.text, reference),
+            reply.output_tokens,
+            answer_cost(prices, name, reply.input_tokens, reply.output_tokens),
+        )
         for reply, reference in zip(replies, references, strict=True)
     ]
     frame = pd.DataFrame(rows, columns=["is_correct", "output_tokens", "cost_usd"], dtype=float)

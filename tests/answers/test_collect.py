@@ -182,3 +182,32 @@ def test_endpoints_and_local_models_fill_one_table(saved, queries, tmp_path, mon
     assert by_model[whole]["is_correct"].tolist() == [int(len(q.split()) == 3) for q in QUESTIONS]
     costs = by_model["p"].drop_duplicates("question")["cost_usd"].dropna()  # asked once
     assert found.spent_usd == pytest.approx(costs.sum()) and (costs > 0).all()
+
+
+def test_a_corrected_price_moves_every_cost_and_nothing_that_was_charged(
+    queries, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(FaultyHandler, "answer", counts_words)
+    questions = queries["question"].unique()
+    with faulty() as server:
+        target = [Endpoint(name="p", base_url=server.base_url, model="m")]
+
+        def run(price, **settings):
+            prices = None if price is None else Prices({"p": price}, {"p": 2 * price})
+            return collect_labels(
+                target, queries, tmp_path / "l.csv", decoding=SHORT, prices=prices, **settings
+            )
+
+        first = run(1.0)
+        charged = sum(len(question.split()) + 2 for question in questions) / 1e6
+        assert first.spent_usd == pytest.approx(charged)
+        for price in (1000.0, 0.5):
+            again = run(price, cap_usd=charged)
+            words = queries["question"].str.split().str.len().to_numpy()
+            assert again.labels["cost_usd"].to_numpy() == pytest.approx((words + 2) * price / 1e6)
+            assert again.spent_usd == first.spent_usd and again.problems == []
+        assert "cost_usd" not in run(None).labels  # none is known any more
+        more = queries.iloc[:1].assign(question="w1 w2 w3 w4 w5 w6 w7 w8 w9", query_id="new")
+        queries = pd.concat([queries, more])
+        assert "the cap of" in run(0.5, cap_usd=charged).problems[0]
+    assert server.asked == dict.fromkeys(questions, 1)
