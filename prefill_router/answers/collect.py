@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -123,7 +123,8 @@ class Collection:
         What endpoints charged, runs before included, and what they may have charged besides for
         answers that were lost, at most.
     problems : list of str
-        What went wrong, in words; empty if every query has its answer.
+        How many answers of a target were cut off, and what went wrong, in words; empty if every
+        query has its whole answer.
     """
 
     labels: pd.DataFrame
@@ -186,19 +187,18 @@ def collect_labels(
     questions = check_questions(queries["question"].tolist())
     references = queries["reference"].tolist()
     parts = out.with_name(out.name + ".parts")
-    answers, rest = {}, {}
+    answers, rest, problems = {}, {}, []
     if endpoints:
         asked = ask_endpoints(
             endpoints, questions, decoding, parts / "answers.jsonl", prices, cap_usd
         )
         rest = {"spent_usd": asked.spent, "uncertain_usd": asked.uncertain}
-        rest["problems"] = asked.problems
+        problems = asked.problems
         for name, replies in asked.replies.items():
             answers[name] = _graded(name, replies, references, grader, prices)
     for name, source in sources.items():
-        answers[name] = collect(
-            source, questions, references, grader, decoding, work=parts, **settings
-        )
+        table = collect(source, questions, references, grader, decoding, work=parts, **settings)
+        answers[name] = table.assign(cut_off=table["output_tokens"] >= decoding.max_new_tokens)
     columns = ["query_id", "question", "benchmark"]
     passed_on = [column for column in PASSED_ON if column in queries]
     measured = ["is_correct", "output_tokens"]
@@ -213,7 +213,8 @@ def collect_labels(
     for column in ("is_correct", "output_tokens"):
         labels[column] = labels[column].astype("Int64" if labels[column].isna().any() else "int64")
     write_table(labels, out)
-    return Collection(labels, **rest)
+    problems = _cut_off(answers, decoding.max_new_tokens) + problems
+    return Collection(labels, **rest, problems=problems)
 
 
 def _graded(
@@ -223,22 +224,35 @@ def _graded(
     grader: Grader,
     prices: Prices | None,
 ) -> pd.DataFrame:
-    """Return grades, lengths and, where any is known, costs; NaN where there is no answer.
+    """Return grades, lengths, what is cut off and, where known, costs; NaN without an answer.
 
     Costs are at `prices`, not what the ledger says was charged: a price may have been corrected.
     """
     rows = [
-        (np.nan, None, None)
+        (np.nan, None, np.nan, None)
         if reply is None
         else (
             grade(grader, reply.text, reference),
             reply.output_tokens,
+            reply.finish == "length",
             answer_cost(prices, name, reply.input_tokens, reply.output_tokens),
         )
         for reply, reference in zip(replies, references, strict=True)
     ]
-    frame = pd.DataFrame(rows, columns=["is_correct", "output_tokens", "cost_usd"], dtype=float)
+    columns = ["is_correct", "output_tokens", "cut_off", "cost_usd"]
+    frame = pd.DataFrame(rows, columns=columns, dtype=float)
     return frame if frame["cost_usd"].notna().any() else frame.drop(columns="cost_usd")
+
+
+def _cut_off(answers: Mapping[str, pd.DataFrame], limit: int) -> list[str]:
+    """Say of which targets how many answers were cut off, which may have been right."""
+    return [
+        f"{name}: {table['cut_off'].sum():.0f} of {table['cut_off'].count()} answers are as long "
+        f"as max_new_tokens ({limit}) allows, probably cut off, and graded as they stand; another "
+        "max_new_tokens asks, and pays for, every question again"
+        for name, table in answers.items()
+        if table["cut_off"].any()
+    ]
 
 
 def _check_request(names: Sequence[str], queries: pd.DataFrame, out: Path) -> None:

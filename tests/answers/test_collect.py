@@ -1,3 +1,5 @@
+import json
+
 import pandas as pd
 import pytest
 import tiny_models
@@ -168,6 +170,7 @@ def test_endpoints_and_local_models_fill_one_table(saved, queries, tmp_path, mon
             [priced, saved["b"], free], queries, tmp_path / "l.csv", lambda a, r: a == "3",
             decoding=SHORT, prices=prices,
         )  # fmt: skip
+        problems = [problem for problem in found.problems if saved["b"] not in problem]
         before = len(server.requests)
         collect_labels([priced, free], queries, tmp_path / "l.csv", decoding=SHORT)
         assert len(server.requests) == before + 1  # the one that was refused, for one of the two
@@ -177,7 +180,7 @@ def test_endpoints_and_local_models_fill_one_table(saved, queries, tmp_path, mon
     labels = load_labels(tmp_path / "l.csv")
     assert labels.targets == ("p", "f")
     refused = [name for name in ("p", "f") if by_model[name]["is_correct"].isna().any()]
-    assert len(refused) == 1 and len(found.problems) == 1  # a fault is played once
+    assert len(refused) == 1 and len(problems) == 1  # a fault is played once
     whole = next(name for name in ("p", "f") if name not in refused)
     assert by_model[whole]["is_correct"].tolist() == [int(len(q.split()) == 3) for q in QUESTIONS]
     costs = by_model["p"].drop_duplicates("question")["cost_usd"].dropna()  # asked once
@@ -211,3 +214,27 @@ def test_a_corrected_price_moves_every_cost_and_nothing_that_was_charged(
         queries = pd.concat([queries, more])
         assert "the cap of" in run(0.5, cap_usd=charged).problems[0]
     assert server.asked == dict.fromkeys(questions, 1)
+
+
+def test_answers_that_were_cut_off_are_counted(saved, queries, tmp_path, monkeypatch):
+    short = queries["question"].isin(QUESTIONS[:3])
+
+    def cuts_some(self, content):
+        status, body = counts_words(self, content)
+        question = json.loads(content)["messages"][-1]["content"]
+        cut = question in QUESTIONS[:3]
+        body["choices"][0]["finish_reason"] = "length" if cut else "stop"
+        return status, body
+
+    monkeypatch.setattr(FaultyHandler, "answer", cuts_some)
+    with faulty({QUESTIONS[5]: [(400, {}, "no")]}) as server:
+        endpoint = Endpoint(name="p", base_url=server.base_url, model="m")
+        found = collect_labels([saved["a"], endpoint], queries, tmp_path / "l.csv", decoding=SHORT)
+        answered = int((queries["question"] != QUESTIONS[5]).sum())
+        whole = collect_labels([endpoint], queries[~short], tmp_path / "l.csv", decoding=SHORT)
+    tokens = generate(*load_target(resolve(saved["a"])), QUESTIONS, SHORT)[1]
+    remote, local, refusal = found.problems
+    assert remote.startswith(f"p: {short.sum()} of {answered} answers are as long")
+    assert local.startswith(f"{saved['a']}: {(tokens == 6).sum()} of 20 answers are as long")
+    assert "no answer to" in refusal
+    assert whole.problems == []
