@@ -13,14 +13,15 @@ import pandas as pd
 from prefill_router import __version__
 from prefill_router.answers.asking import answer_cost, ask_endpoints
 from prefill_router.answers.generation import GREEDY, Decoding, generate
-from prefill_router.answers.grading import Grader, exact_match, grade
+from prefill_router.answers.grading import Grader, check_reference, exact_match, grade
 from prefill_router.answers.ledger import Reply
 from prefill_router.answers.targets import Endpoint
 from prefill_router.errors import InputError
 from prefill_router.extraction.models import ModelSource, load_target, resolve, weights_hash
 from prefill_router.extraction.prompts import check_questions
 from prefill_router.labels.costs import Prices
-from prefill_router.labels.tables import write_table
+from prefill_router.labels.formats import to_long
+from prefill_router.labels.tables import as_text, write_table
 from prefill_router.progress import track
 from prefill_router.storage import Store, fingerprint, read_json, write_json
 
@@ -173,19 +174,21 @@ def collect_labels(
     Raises
     ------
     InputError
-        If a column is missing, a query_id occurs twice, a target is named twice, or the format of
-        `out` is unknown; otherwise as for `collect` and `ask_endpoints`.
+        If a column is missing, a cell is empty or nothing that a label table may hold, a reference
+        is none that the grader can use, a query_id occurs twice, a target is named twice, or the
+        format of `out` is unknown: all before anything is asked. Otherwise as for `collect` and
+        `ask_endpoints`.
     """
     out = Path(out)
     endpoints = [target for target in targets if isinstance(target, Endpoint)]
     names = [getattr(target, "name", target) for target in targets]
-    _check_request(names, queries, out)
+    _check_request(names, queries, out, grader)
     # all, before hours go into the first
     sources = {name: resolve(name) for name in targets if isinstance(name, str)}
     for endpoint in endpoints:
         endpoint.secret()
     questions = check_questions(queries["question"].tolist())
-    references = queries["reference"].tolist()
+    references = as_text(queries["reference"]).tolist()
     parts = out.with_name(out.name + ".parts")
     answers, rest, problems = {}, {}, []
     if endpoints:
@@ -255,14 +258,23 @@ def _cut_off(answers: Mapping[str, pd.DataFrame], limit: int) -> list[str]:
     ]
 
 
-def _check_request(names: Sequence[str], queries: pd.DataFrame, out: Path) -> None:
+def _check_request(names: Sequence[str], queries: pd.DataFrame, out: Path, grader: Grader) -> None:
     missing = [column for column in NEEDED if column not in queries]
     if missing:
         raise InputError(f"queries lack the column {missing[0]}; there are {list(queries)}.")
-    repeated = queries["query_id"][queries["query_id"].duplicated()]
+    columns = [column for column in (*NEEDED, *PASSED_ON) if column in queries]
+    texts = queries[columns].apply(as_text)
+    repeated = texts["query_id"][texts["query_id"].duplicated()]
     if len(repeated):
         raise InputError(f"query_id {repeated.iloc[0]!r} occurs more than once in queries.")
     if not names or len(set(names)) < len(names):
         raise InputError(f"targets {list(names)} must be one or more different models.")
     if not out.name.endswith(FORMATS):
         raise InputError(f"{out} must end in {', '.join(FORMATS)}.")
+    # what reads the labels must not find fault with them once they are paid for
+    to_long(texts.assign(model=names[0], is_correct=""), "queries")
+    for query_id, reference in zip(texts["query_id"], texts["reference"], strict=True):
+        try:
+            check_reference(grader, reference)
+        except InputError as error:
+            raise InputError(f"queries, query {query_id!r}: {error}") from None

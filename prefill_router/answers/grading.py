@@ -146,6 +146,24 @@ def find_grader(name: str) -> Grader:
     return grader
 
 
+def check_reference(grader: Grader, reference: str) -> None:
+    """Refuse a reference that answers cannot be graded by, before any answer is asked for.
+
+    A grader of the user's own is not called: it may take long, or cost money.
+
+    Raises
+    ------
+    InputError
+        If the reference is empty, or the grader needs another form of it.
+    """
+    if not reference.strip():
+        raise InputError(
+            "The reference is empty, so that no answer can be graded; fill it in or drop the row."
+        )
+    if grader in GRADERS.values():
+        grader("", reference)
+
+
 def grade(grader: Grader, answer: str, reference: str) -> int:
     """Return 1 if an answer is right, else 0.
 

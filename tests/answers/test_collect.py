@@ -8,6 +8,7 @@ from fault_server import FaultyHandler, counts_words, faulty
 from prefill_router.answers import collect as module
 from prefill_router.answers.collect import collect, collect_labels
 from prefill_router.answers.generation import Decoding, generate
+from prefill_router.answers.grading import numeric_match
 from prefill_router.answers.targets import Endpoint
 from prefill_router.errors import InputError
 from prefill_router.extraction.models import load_target, resolve
@@ -143,10 +144,29 @@ def test_finished_chunks_serve_only_the_run_they_were_made_by(saved, queries, tm
     assert asked == [20, 20, 19, 20]
 
 
+def changed(queries, column, value):
+    """Queries whose third has another value."""
+    values = queries[column].tolist()
+    values[2] = value
+    return queries.assign(**{column: values})
+
+
 def test_requests_that_cannot_be_met_are_refused_before_any_model_is_asked(
     saved, queries, tmp_path, asked
 ):
     out, target = tmp_path / "labels.csv", saved["a"]
+    for column, value, message in [
+        ("query_id", "", "row 3: 'query_id' is empty"),
+        ("question", " ", "row 3: 'question' is empty"),
+        ("benchmark", None, "row 3: 'benchmark' is empty"),
+        ("split", "tset", "row 3 .*split is 'tset'"),
+        ("split", "", "row 3 .*split is ''"),
+        ("reference", " ", "query 'q2': The reference is empty"),
+        ("reference", None, "query 'q2': The reference is empty"),
+        ("reference", "1 or 2", "query 'q2': .*holds 2 numbers"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            collect_labels([target], changed(queries, column, value), out, numeric_match)
     for targets, table, path, message in [
         ([target], queries.drop(columns="reference"), out, "lack the column reference"),
         ([target], pd.concat([queries, queries.iloc[:1]]), out, "'q0' occurs more than once"),
@@ -154,6 +174,7 @@ def test_requests_that_cannot_be_met_are_refused_before_any_model_is_asked(
         ([], queries, out, "different models"),
         ([target], queries, tmp_path / "labels.xlsx", "must end in"),
         ([target, "./nowhere"], queries, out, "no such directory"),
+        ([target], queries.iloc[:0], out, "There is no question"),
     ]:
         with pytest.raises(InputError, match=message):
             collect_labels(targets, table, path)
@@ -238,3 +259,13 @@ def test_answers_that_were_cut_off_are_counted(saved, queries, tmp_path, monkeyp
     assert local.startswith(f"{saved['a']}: {(tokens == 6).sum()} of 20 answers are as long")
     assert "no answer to" in refusal
     assert whole.problems == []
+
+
+def test_references_that_are_numbers_are_graded_as_they_are_written(saved, queries, tmp_path):
+    numbers = queries.assign(reference=range(20))
+    for grader in (
+        lambda answer, reference: reference == "17",
+        lambda a, r: numeric_match("17", r),
+    ):
+        labels = collect_labels([saved["a"]], numbers, tmp_path / "l.csv", grader, SHORT).labels
+        assert labels["is_correct"].tolist() == [int(i == 17) for i in range(20)]

@@ -3,6 +3,7 @@ import time
 import pytest
 
 from prefill_router.answers.grading import (
+    check_reference,
     choice_match,
     exact_match,
     find_grader,
@@ -104,6 +105,19 @@ def test_a_reference_without_one_letter_is_refused():
     for reference in ("AB", "", "1"):
         with pytest.raises(InputError, match="no letter"):
             choice_match("A", reference)
+
+
+def test_references_are_checked_before_there_are_answers():
+    for grader, good, bad in (
+        (exact_match, "1 or 2", "  "),
+        (numeric_match, "12", "1 or 2"),
+        (choice_match, "B", "AB"),
+        (regex_match("x"), "1 or 2", ""),
+        (lambda answer, reference: 1 / 0, "anything", "\n"),  # one's own is not called
+    ):
+        check_reference(grader, good)
+        with pytest.raises(InputError, match="reference"):
+            check_reference(grader, bad)
 
 
 def test_regex_match_takes_the_last_match_and_its_group():
