@@ -128,6 +128,20 @@ def test_a_target_without_any_answer_has_no_accuracy_and_ends_no_collection(
     assert list(found["accuracy"]) == ["live"]
 
 
+def test_a_grader_that_fails_costs_no_answer(tmp_path, asked, monkeypatch):
+    monkeypatch.setattr(FaultyHandler, "answer", counts_words)
+    (tmp_path / "failing_grader.py").write_text("def boom(answer, reference): return 1 / 0")
+    monkeypatch.syspath_prepend(tmp_path)
+    with faulty() as server:
+        target = {"name": "remote", "base_url": server.base_url, "model": "m"}
+        given = yaml.safe_load(asked.read_text()) | {"targets": [target]}
+        path = write(tmp_path, "remote.yaml", **given)
+        said = refused("collect", path, "-p", "grader=failing_grader:boom")
+        assert "grader boom" in said and "'w0 w1'" in said and "ZeroDivisionError" in said
+        assert invoke("collect", path).exit_code == 0
+    assert len(server.requests) == 12
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [

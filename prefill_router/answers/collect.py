@@ -103,8 +103,7 @@ def collect(
         parts.append(ask(chunk, key) if work is None else finished(chunk, key))
     frame = pd.concat([pd.DataFrame(part) for part in parts], ignore_index=True)
     graded = [
-        grade(grader, answer, reference)
-        for answer, reference in zip(frame["answer"], references, strict=True)
+        grade(grader, *row) for row in zip(questions, frame["answer"], references, strict=True)
     ]
     return frame.assign(is_correct=graded)[["answer", "is_correct", "output_tokens"]]
 
@@ -198,7 +197,7 @@ def collect_labels(
         rest = {"spent_usd": asked.spent, "uncertain_usd": asked.uncertain}
         problems = asked.problems
         for name, replies in asked.replies.items():
-            answers[name] = _graded(name, replies, references, grader, prices)
+            answers[name] = _graded(name, questions, replies, references, grader, prices)
     for name, source in sources.items():
         table = collect(source, questions, references, grader, decoding, work=parts, **settings)
         answers[name] = table.assign(cut_off=table["output_tokens"] >= decoding.max_new_tokens)
@@ -222,6 +221,7 @@ def collect_labels(
 
 def _graded(
     name: str,
+    questions: Sequence[str],
     replies: Sequence[Reply | None],
     references: Sequence[str],
     grader: Grader,
@@ -235,12 +235,12 @@ def _graded(
         (np.nan, None, np.nan, None)
         if reply is None
         else (
-            grade(grader, reply.text, reference),
+            grade(grader, question, reply.text, reference),
             reply.output_tokens,
             reply.finish == "length",
             answer_cost(prices, name, reply.input_tokens, reply.output_tokens),
         )
-        for reply, reference in zip(replies, references, strict=True)
+        for question, reply, reference in zip(questions, replies, references, strict=True)
     ]
     columns = ["is_correct", "output_tokens", "cut_off", "cost_usd"]
     frame = pd.DataFrame(rows, columns=columns, dtype=float)

@@ -1,5 +1,7 @@
 import time
+from functools import partial
 
+import numpy as np
 import pytest
 
 from prefill_router.answers.grading import (
@@ -142,9 +144,9 @@ def test_graders_are_found_by_name(tmp_path, monkeypatch):
     )
     monkeypatch.syspath_prepend(tmp_path)
     mine = find_grader("mine_grader:ends")
-    assert [grade(mine, "so 7", "7"), grade(mine, "7 so", "7")] == [1, 0]
-    with pytest.raises(InputError, match="must return True or False"):
-        grade(find_grader("mine_grader:forgets"), "7", "7")
+    assert [grade(mine, "3 + 4", "so 7", "7"), grade(mine, "3 + 4", "7 so", "7")] == [1, 0]
+    with pytest.raises(InputError, match=r"forgets.*3 \+ 4.*must return True or False"):
+        grade(find_grader("mine_grader:forgets"), "3 + 4", "7", "7")
     for name, said in [
         ("exakt", "Did you mean 'exact'"),
         ("mine_grader:gone", "PYTHONPATH"),
@@ -154,3 +156,19 @@ def test_graders_are_found_by_name(tmp_path, monkeypatch):
     ]:
         with pytest.raises(InputError, match=said):
             find_grader(name)
+
+
+def test_a_grader_that_fails_is_named_with_the_question_and_what_it_raised():
+    def boom(answer, reference):
+        raise KeyError("unit")
+
+    for grader, said in [
+        (boom, r"boom.*'3 \+ 4'.*KeyError: 'unit'"),
+        (find_grader("os:system"), r"system.*'3 \+ 4'.*TypeError"),
+        (partial(boom, reference="7"), r"partial.*'3 \+ 4'.*TypeError"),
+        (lambda *_: np.zeros(2), r"'3 \+ 4'.*ValueError.*ambiguous"),
+    ]:
+        with pytest.raises(InputError, match=said):
+            grade(grader, "3 + 4", "7", "7")
+    with pytest.raises(InputError, match=r"^The reference 'x' holds 0 numbers"):
+        grade(numeric_match, "3 + 4", "7", "x")
