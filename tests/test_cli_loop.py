@@ -106,6 +106,42 @@ def test_collect_says_what_it_could_not_get_and_what_it_spent(tmp_path, asked, m
     assert len(server.requests) == 13
 
 
+def test_a_target_without_any_answer_has_no_accuracy_and_ends_no_collection(
+    tmp_path, asked, monkeypatch
+):
+    monkeypatch.setattr(FaultyHandler, "answer", counts_words)
+    with faulty() as live, faulty({"*": [(404, {}, "no such model")] * 50}) as gone:
+        targets = [
+            {"name": name, "base_url": url, "model": "m", "price": {"input": 1.0, "output": 1.0}}
+            for name, url in (("live", live.base_url), ("gone", gone.base_url))
+        ]
+        given = yaml.safe_load(asked.read_text()) | {"targets": targets}
+        path = write(tmp_path, "remote.yaml", **given)
+        poor = invoke("collect", path, "--json", "-p", "cap_usd=0.000001")
+        result = invoke("collect", path, "--json")
+    assert (poor.exit_code, result.exit_code) == (3, 3)
+    found = json.loads(poor.stdout)
+    assert (found["n_labels"], found["n_missing"], found["accuracy"]) == (0, 24, {})
+    assert "the cap of" in poor.stderr
+    found = json.loads(result.stdout)
+    assert (found["n_labels"], found["n_missing"]) == (12, 12)
+    assert list(found["accuracy"]) == ["live"]
+
+
+def test_a_grader_that_fails_costs_no_answer(tmp_path, asked, monkeypatch):
+    monkeypatch.setattr(FaultyHandler, "answer", counts_words)
+    (tmp_path / "failing_grader.py").write_text("def boom(answer, reference): return 1 / 0")
+    monkeypatch.syspath_prepend(tmp_path)
+    with faulty() as server:
+        target = {"name": "remote", "base_url": server.base_url, "model": "m"}
+        given = yaml.safe_load(asked.read_text()) | {"targets": [target]}
+        path = write(tmp_path, "remote.yaml", **given)
+        said = refused("collect", path, "-p", "grader=failing_grader:boom")
+        assert "grader boom" in said and "'w0 w1'" in said and "ZeroDivisionError" in said
+        assert invoke("collect", path).exit_code == 0
+    assert len(server.requests) == 12
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [

@@ -104,6 +104,15 @@ def ask_endpoints(
         return Asked(replies, ledger.spent, ledger.uncertain, asker.problems)
 
 
+def answer_cost(
+    prices: Prices | None, target: str, n_input: int | None, n_output: int | None
+) -> float | None:
+    """Return what an answer costs in USD, None where its price or a count of tokens is unknown."""
+    if prices is None or target not in prices.input or n_input is None or n_output is None:
+        return None
+    return (n_input * prices.input[target] + n_output * prices.output[target]) / MILLION
+
+
 class _Asker:
     """The questions of one run: a few workers an endpoint, all on one event loop."""
 
@@ -176,16 +185,18 @@ class _Asker:
         """Ask one question until it is answered or given up; return whether it was answered."""
         endpoint = state.endpoint
         n_input = endpoint.most_input_tokens(question)
-        worst = self._cost(endpoint, n_input, self.decoding.max_new_tokens) or 0.0
+        most = self.decoding.max_new_tokens
+        worst = answer_cost(self.prices, endpoint.name, n_input, most) or 0.0
         for attempt_number in range(endpoint.retries + 1):
-            await state.limit.wait(n_input + self.decoding.max_new_tokens)
+            await state.limit.wait(n_input + most)
             if endpoint.name in self._stopped or not await self._afford(state, worst):
                 return False
             attempt = self.ledger.ask(key, worst)
             wait = random.uniform(0, min(LONGEST_WAIT, FIRST_WAIT * 2**attempt_number))
             try:
                 reply = await state.connection.ask(question)
-                cost = self._cost(endpoint, reply.input_tokens, reply.output_tokens)
+                counts = reply.input_tokens, reply.output_tokens
+                cost = answer_cost(self.prices, endpoint.name, *counts)
                 self.ledger.answer(attempt, key, replace(reply, cost_usd=cost))
                 return True
             except Lost as error:
@@ -231,15 +242,6 @@ class _Asker:
         if state.endpoint.name not in self._stopped:
             self._stopped.add(state.endpoint.name)
             self.problems.append(f"{state.endpoint.name}: asked no further: {reason}")
-
-    def _cost(self, endpoint: Endpoint, n_input: int | None, n_output: int | None) -> float | None:
-        if self.prices is None or endpoint.name not in self.prices.input:
-            return None
-        if n_input is None or n_output is None:
-            return None
-        name = endpoint.name
-        total = n_input * self.prices.input[name] + n_output * self.prices.output[name]
-        return total / MILLION
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,17 @@ import numpy as np
 import pandas as pd
 
 from prefill_router import __version__
-from prefill_router.answers.asking import ask_endpoints
+from prefill_router.answers.asking import answer_cost, ask_endpoints
 from prefill_router.answers.generation import GREEDY, Decoding, generate
-from prefill_router.answers.grading import Grader, exact_match, grade
+from prefill_router.answers.grading import Grader, check_reference, exact_match, grade
+from prefill_router.answers.ledger import Reply
 from prefill_router.answers.targets import Endpoint
 from prefill_router.errors import InputError
 from prefill_router.extraction.models import ModelSource, load_target, resolve, weights_hash
 from prefill_router.extraction.prompts import check_questions
 from prefill_router.labels.costs import Prices
-from prefill_router.labels.tables import write_table
+from prefill_router.labels.formats import to_long
+from prefill_router.labels.tables import as_text, write_table
 from prefill_router.progress import track
 from prefill_router.storage import Store, fingerprint, read_json, write_json
 
@@ -101,8 +103,7 @@ def collect(
         parts.append(ask(chunk, key) if work is None else finished(chunk, key))
     frame = pd.concat([pd.DataFrame(part) for part in parts], ignore_index=True)
     graded = [
-        grade(grader, answer, reference)
-        for answer, reference in zip(frame["answer"], references, strict=True)
+        grade(grader, *row) for row in zip(questions, frame["answer"], references, strict=True)
     ]
     return frame.assign(is_correct=graded)[["answer", "is_correct", "output_tokens"]]
 
@@ -115,13 +116,15 @@ class Collection:
     ----------
     labels : pandas.DataFrame
         The long table: query_id, question, benchmark, model, is_correct, output_tokens, cost_usd
-        where an endpoint has a price, and what is passed on; a row for each target and query.
+        where an endpoint has a price (at that price, whatever an earlier run was charged), and
+        what is passed on; a row for each target and query.
         A query without an answer has an empty label, which is missing and not wrong.
     spent_usd, uncertain_usd : float
         What endpoints charged, runs before included, and what they may have charged besides for
         answers that were lost, at most.
     problems : list of str
-        What went wrong, in words; empty if every query has its answer.
+        How many answers of a target were cut off, and what went wrong, in words; empty if every
+        query has its whole answer.
     """
 
     labels: pd.DataFrame
@@ -170,33 +173,34 @@ def collect_labels(
     Raises
     ------
     InputError
-        If a column is missing, a query_id occurs twice, a target is named twice, or the format of
-        `out` is unknown; otherwise as for `collect` and `ask_endpoints`.
+        If a column is missing, a cell is empty or nothing that a label table may hold, a reference
+        is none that the grader can use, a query_id occurs twice, a target is named twice, or the
+        format of `out` is unknown: all before anything is asked. Otherwise as for `collect` and
+        `ask_endpoints`.
     """
     out = Path(out)
     endpoints = [target for target in targets if isinstance(target, Endpoint)]
     names = [getattr(target, "name", target) for target in targets]
-    _check_request(names, queries, out)
+    _check_request(names, queries, out, grader)
     # all, before hours go into the first
     sources = {name: resolve(name) for name in targets if isinstance(name, str)}
     for endpoint in endpoints:
         endpoint.secret()
     questions = check_questions(queries["question"].tolist())
-    references = queries["reference"].tolist()
+    references = as_text(queries["reference"]).tolist()
     parts = out.with_name(out.name + ".parts")
-    answers, rest = {}, {}
+    answers, rest, problems = {}, {}, []
     if endpoints:
         asked = ask_endpoints(
             endpoints, questions, decoding, parts / "answers.jsonl", prices, cap_usd
         )
         rest = {"spent_usd": asked.spent, "uncertain_usd": asked.uncertain}
-        rest["problems"] = asked.problems
+        problems = asked.problems
         for name, replies in asked.replies.items():
-            answers[name] = _graded(replies, references, grader)
+            answers[name] = _graded(name, questions, replies, references, grader, prices)
     for name, source in sources.items():
-        answers[name] = collect(
-            source, questions, references, grader, decoding, work=parts, **settings
-        )
+        table = collect(source, questions, references, grader, decoding, work=parts, **settings)
+        answers[name] = table.assign(cut_off=table["output_tokens"] >= decoding.max_new_tokens)
     columns = ["query_id", "question", "benchmark"]
     passed_on = [column for column in PASSED_ON if column in queries]
     measured = ["is_correct", "output_tokens"]
@@ -211,29 +215,66 @@ def collect_labels(
     for column in ("is_correct", "output_tokens"):
         labels[column] = labels[column].astype("Int64" if labels[column].isna().any() else "int64")
     write_table(labels, out)
-    return Collection(labels, **rest)
+    problems = _cut_off(answers, decoding.max_new_tokens) + problems
+    return Collection(labels, **rest, problems=problems)
 
 
-def _graded(replies: Sequence, references: Sequence[str], grader: Grader) -> pd.DataFrame:
-    """Return grades, lengths and, where any is known, costs; NaN where there is no answer."""
+def _graded(
+    name: str,
+    questions: Sequence[str],
+    replies: Sequence[Reply | None],
+    references: Sequence[str],
+    grader: Grader,
+    prices: Prices | None,
+) -> pd.DataFrame:
+    """Return grades, lengths, what is cut off and, where known, costs; NaN without an answer.
+
+    Costs are at `prices`, not what the ledger says was charged: a price may have been corrected.
+    """
     rows = [
-        (np.nan, None, None)
+        (np.nan, None, np.nan, None)
         if reply is None
-        else (grade(grader, reply.text, reference), reply.output_tokens, reply.cost_usd)
-        for reply, reference in zip(replies, references, strict=True)
+        else (
+            grade(grader, question, reply.text, reference),
+            reply.output_tokens,
+            reply.finish == "length",
+            answer_cost(prices, name, reply.input_tokens, reply.output_tokens),
+        )
+        for question, reply, reference in zip(questions, replies, references, strict=True)
     ]
-    frame = pd.DataFrame(rows, columns=["is_correct", "output_tokens", "cost_usd"], dtype=float)
+    columns = ["is_correct", "output_tokens", "cut_off", "cost_usd"]
+    frame = pd.DataFrame(rows, columns=columns, dtype=float)
     return frame if frame["cost_usd"].notna().any() else frame.drop(columns="cost_usd")
 
 
-def _check_request(names: Sequence[str], queries: pd.DataFrame, out: Path) -> None:
+def _cut_off(answers: Mapping[str, pd.DataFrame], limit: int) -> list[str]:
+    """Say of which targets how many answers were cut off, which may have been right."""
+    return [
+        f"{name}: {table['cut_off'].sum():.0f} of {table['cut_off'].count()} answers are as long "
+        f"as max_new_tokens ({limit}) allows, probably cut off, and graded as they stand; another "
+        "max_new_tokens asks, and pays for, every question again"
+        for name, table in answers.items()
+        if table["cut_off"].any()
+    ]
+
+
+def _check_request(names: Sequence[str], queries: pd.DataFrame, out: Path, grader: Grader) -> None:
     missing = [column for column in NEEDED if column not in queries]
     if missing:
         raise InputError(f"queries lack the column {missing[0]}; there are {list(queries)}.")
-    repeated = queries["query_id"][queries["query_id"].duplicated()]
+    columns = [column for column in (*NEEDED, *PASSED_ON) if column in queries]
+    texts = queries[columns].apply(as_text)
+    repeated = texts["query_id"][texts["query_id"].duplicated()]
     if len(repeated):
         raise InputError(f"query_id {repeated.iloc[0]!r} occurs more than once in queries.")
     if not names or len(set(names)) < len(names):
         raise InputError(f"targets {list(names)} must be one or more different models.")
     if not out.name.endswith(FORMATS):
         raise InputError(f"{out} must end in {', '.join(FORMATS)}.")
+    # what reads the labels must not find fault with them once they are paid for
+    to_long(texts.assign(model=names[0], is_correct=""), "queries")
+    for query_id, reference in zip(texts["query_id"], texts["reference"], strict=True):
+        try:
+            check_reference(grader, reference)
+        except InputError as error:
+            raise InputError(f"queries, query {query_id!r}: {error}") from None

@@ -146,17 +146,46 @@ def find_grader(name: str) -> Grader:
     return grader
 
 
-def grade(grader: Grader, answer: str, reference: str) -> int:
-    """Return 1 if an answer is right, else 0.
+def check_reference(grader: Grader, reference: str) -> None:
+    """Refuse a reference that answers cannot be graded by, before any answer is asked for.
+
+    A grader of the user's own is not called: it may take long, or cost money.
 
     Raises
     ------
     InputError
-        If the grader returns anything but a truth value, which a forgotten return would.
+        If the reference is empty, or the grader needs another form of it.
     """
-    verdict = grader(answer, reference)
-    if verdict not in (True, False):
-        raise InputError(f"The grader returned {verdict!r:.80}; it must return True or False.")
+    if not reference.strip():
+        raise InputError(
+            "The reference is empty, so that no answer can be graded; fill it in or drop the row."
+        )
+    if grader in GRADERS.values():
+        grader("", reference)
+
+
+def grade(grader: Grader, question: str, answer: str, reference: str) -> int:
+    """Return 1 if an answer to a question is right, else 0.
+
+    Raises
+    ------
+    InputError
+        If the grader fails, or returns anything but a truth value, as with a forgotten return.
+    """
+    name = getattr(grader, "__name__", repr(grader))
+    where = f"The grader {name:.80}, at an answer to the question {question!r:.80},"
+    try:
+        verdict = grader(answer, reference)
+        known = verdict in (True, False)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"{where} raised {type(error).__name__}: {error!s:.200}. Mend it and run again: "
+            "answers that are kept are graded anew, not asked for."
+        ) from error
+    if not known:
+        raise InputError(f"{where} returned {verdict!r:.80}; it must return True or False.")
     return int(verdict)
 
 

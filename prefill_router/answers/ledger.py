@@ -27,7 +27,8 @@ class Reply:
     finish : str
         Why the answer ends: ``stop``, ``length``...
     cost_usd : float or None
-        By the price table; None where there is no price or no count.
+        What was charged, by the prices of the run that asked; None where there is no price or no
+        count.
     """
 
     text: str

@@ -57,7 +57,7 @@ def collect(loop: LoopFile, parameter: Overrides = None, as_json: AsJson = False
         "labels": settings.labels,
         "n_labels": int(grades.count().sum()),
         "n_missing": int(found.labels["is_correct"].isna().sum()),
-        "accuracy": {name: float(value) for name, value in grades.mean().items() if value == value},
+        "accuracy": {name: float(value) for name, value in grades.mean().dropna().items()},
         "spent_usd": found.spent_usd,
         "uncertain_usd": found.uncertain_usd,
         "problems": found.problems,

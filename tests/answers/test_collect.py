@@ -1,3 +1,5 @@
+import json
+
 import pandas as pd
 import pytest
 import tiny_models
@@ -6,6 +8,7 @@ from fault_server import FaultyHandler, counts_words, faulty
 from prefill_router.answers import collect as module
 from prefill_router.answers.collect import collect, collect_labels
 from prefill_router.answers.generation import Decoding, generate
+from prefill_router.answers.grading import numeric_match
 from prefill_router.answers.targets import Endpoint
 from prefill_router.errors import InputError
 from prefill_router.extraction.models import load_target, resolve
@@ -141,10 +144,29 @@ def test_finished_chunks_serve_only_the_run_they_were_made_by(saved, queries, tm
     assert asked == [20, 20, 19, 20]
 
 
+def changed(queries, column, value):
+    """Queries whose third has another value."""
+    values = queries[column].tolist()
+    values[2] = value
+    return queries.assign(**{column: values})
+
+
 def test_requests_that_cannot_be_met_are_refused_before_any_model_is_asked(
     saved, queries, tmp_path, asked
 ):
     out, target = tmp_path / "labels.csv", saved["a"]
+    for column, value, message in [
+        ("query_id", "", "row 3: 'query_id' is empty"),
+        ("question", " ", "row 3: 'question' is empty"),
+        ("benchmark", None, "row 3: 'benchmark' is empty"),
+        ("split", "tset", "row 3 .*split is 'tset'"),
+        ("split", "", "row 3 .*split is ''"),
+        ("reference", " ", "query 'q2': The reference is empty"),
+        ("reference", None, "query 'q2': The reference is empty"),
+        ("reference", "1 or 2", "query 'q2': .*holds 2 numbers"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            collect_labels([target], changed(queries, column, value), out, numeric_match)
     for targets, table, path, message in [
         ([target], queries.drop(columns="reference"), out, "lack the column reference"),
         ([target], pd.concat([queries, queries.iloc[:1]]), out, "'q0' occurs more than once"),
@@ -152,6 +174,7 @@ def test_requests_that_cannot_be_met_are_refused_before_any_model_is_asked(
         ([], queries, out, "different models"),
         ([target], queries, tmp_path / "labels.xlsx", "must end in"),
         ([target, "./nowhere"], queries, out, "no such directory"),
+        ([target], queries.iloc[:0], out, "There is no question"),
     ]:
         with pytest.raises(InputError, match=message):
             collect_labels(targets, table, path)
@@ -168,6 +191,7 @@ def test_endpoints_and_local_models_fill_one_table(saved, queries, tmp_path, mon
             [priced, saved["b"], free], queries, tmp_path / "l.csv", lambda a, r: a == "3",
             decoding=SHORT, prices=prices,
         )  # fmt: skip
+        problems = [problem for problem in found.problems if saved["b"] not in problem]
         before = len(server.requests)
         collect_labels([priced, free], queries, tmp_path / "l.csv", decoding=SHORT)
         assert len(server.requests) == before + 1  # the one that was refused, for one of the two
@@ -177,8 +201,71 @@ def test_endpoints_and_local_models_fill_one_table(saved, queries, tmp_path, mon
     labels = load_labels(tmp_path / "l.csv")
     assert labels.targets == ("p", "f")
     refused = [name for name in ("p", "f") if by_model[name]["is_correct"].isna().any()]
-    assert len(refused) == 1 and len(found.problems) == 1  # a fault is played once
+    assert len(refused) == 1 and len(problems) == 1  # a fault is played once
     whole = next(name for name in ("p", "f") if name not in refused)
     assert by_model[whole]["is_correct"].tolist() == [int(len(q.split()) == 3) for q in QUESTIONS]
     costs = by_model["p"].drop_duplicates("question")["cost_usd"].dropna()  # asked once
     assert found.spent_usd == pytest.approx(costs.sum()) and (costs > 0).all()
+
+
+def test_a_corrected_price_moves_every_cost_and_nothing_that_was_charged(
+    queries, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(FaultyHandler, "answer", counts_words)
+    questions = queries["question"].unique()
+    with faulty() as server:
+        target = [Endpoint(name="p", base_url=server.base_url, model="m")]
+
+        def run(price, **settings):
+            prices = None if price is None else Prices({"p": price}, {"p": 2 * price})
+            return collect_labels(
+                target, queries, tmp_path / "l.csv", decoding=SHORT, prices=prices, **settings
+            )
+
+        first = run(1.0)
+        charged = sum(len(question.split()) + 2 for question in questions) / 1e6
+        assert first.spent_usd == pytest.approx(charged)
+        for price in (1000.0, 0.5):
+            again = run(price, cap_usd=charged)
+            words = queries["question"].str.split().str.len().to_numpy()
+            assert again.labels["cost_usd"].to_numpy() == pytest.approx((words + 2) * price / 1e6)
+            assert again.spent_usd == first.spent_usd and again.problems == []
+        assert "cost_usd" not in run(None).labels  # none is known any more
+        more = queries.iloc[:1].assign(question="w1 w2 w3 w4 w5 w6 w7 w8 w9", query_id="new")
+        queries = pd.concat([queries, more])
+        assert "the cap of" in run(0.5, cap_usd=charged).problems[0]
+    assert server.asked == dict.fromkeys(questions, 1)
+
+
+def test_answers_that_were_cut_off_are_counted(saved, queries, tmp_path, monkeypatch):
+    short = queries["question"].isin(QUESTIONS[:3])
+
+    def cuts_some(self, content):
+        status, body = counts_words(self, content)
+        question = json.loads(content)["messages"][-1]["content"]
+        cut = question in QUESTIONS[:3]
+        body["choices"][0]["finish_reason"] = "length" if cut else "stop"
+        return status, body
+
+    monkeypatch.setattr(FaultyHandler, "answer", cuts_some)
+    with faulty({QUESTIONS[5]: [(400, {}, "no")]}) as server:
+        endpoint = Endpoint(name="p", base_url=server.base_url, model="m")
+        found = collect_labels([saved["a"], endpoint], queries, tmp_path / "l.csv", decoding=SHORT)
+        answered = int((queries["question"] != QUESTIONS[5]).sum())
+        whole = collect_labels([endpoint], queries[~short], tmp_path / "l.csv", decoding=SHORT)
+    tokens = generate(*load_target(resolve(saved["a"])), QUESTIONS, SHORT)[1]
+    remote, local, refusal = found.problems
+    assert remote.startswith(f"p: {short.sum()} of {answered} answers are as long")
+    assert local.startswith(f"{saved['a']}: {(tokens == 6).sum()} of 20 answers are as long")
+    assert "no answer to" in refusal
+    assert whole.problems == []
+
+
+def test_references_that_are_numbers_are_graded_as_they_are_written(saved, queries, tmp_path):
+    numbers = queries.assign(reference=range(20))
+    for grader in (
+        lambda answer, reference: reference == "17",
+        lambda a, r: numeric_match("17", r),
+    ):
+        labels = collect_labels([saved["a"]], numbers, tmp_path / "l.csv", grader, SHORT).labels
+        assert labels["is_correct"].tolist() == [int(i == 17) for i in range(20)]

@@ -1,8 +1,11 @@
 import time
+from functools import partial
 
+import numpy as np
 import pytest
 
 from prefill_router.answers.grading import (
+    check_reference,
     choice_match,
     exact_match,
     find_grader,
@@ -106,6 +109,19 @@ def test_a_reference_without_one_letter_is_refused():
             choice_match("A", reference)
 
 
+def test_references_are_checked_before_there_are_answers():
+    for grader, good, bad in (
+        (exact_match, "1 or 2", "  "),
+        (numeric_match, "12", "1 or 2"),
+        (choice_match, "B", "AB"),
+        (regex_match("x"), "1 or 2", ""),
+        (lambda answer, reference: 1 / 0, "anything", "\n"),  # one's own is not called
+    ):
+        check_reference(grader, good)
+        with pytest.raises(InputError, match="reference"):
+            check_reference(grader, bad)
+
+
 def test_regex_match_takes_the_last_match_and_its_group():
     boxed = regex_match(r"\\boxed\{(.*?)\}")
     assert boxed(r"\boxed{6}, no: \boxed{7}", "7")
@@ -128,9 +144,9 @@ def test_graders_are_found_by_name(tmp_path, monkeypatch):
     )
     monkeypatch.syspath_prepend(tmp_path)
     mine = find_grader("mine_grader:ends")
-    assert [grade(mine, "so 7", "7"), grade(mine, "7 so", "7")] == [1, 0]
-    with pytest.raises(InputError, match="must return True or False"):
-        grade(find_grader("mine_grader:forgets"), "7", "7")
+    assert [grade(mine, "3 + 4", "so 7", "7"), grade(mine, "3 + 4", "7 so", "7")] == [1, 0]
+    with pytest.raises(InputError, match=r"forgets.*3 \+ 4.*must return True or False"):
+        grade(find_grader("mine_grader:forgets"), "3 + 4", "7", "7")
     for name, said in [
         ("exakt", "Did you mean 'exact'"),
         ("mine_grader:gone", "PYTHONPATH"),
@@ -140,3 +156,19 @@ def test_graders_are_found_by_name(tmp_path, monkeypatch):
     ]:
         with pytest.raises(InputError, match=said):
             find_grader(name)
+
+
+def test_a_grader_that_fails_is_named_with_the_question_and_what_it_raised():
+    def boom(answer, reference):
+        raise KeyError("unit")
+
+    for grader, said in [
+        (boom, r"boom.*'3 \+ 4'.*KeyError: 'unit'"),
+        (find_grader("os:system"), r"system.*'3 \+ 4'.*TypeError"),
+        (partial(boom, reference="7"), r"partial.*'3 \+ 4'.*TypeError"),
+        (lambda *_: np.zeros(2), r"'3 \+ 4'.*ValueError.*ambiguous"),
+    ]:
+        with pytest.raises(InputError, match=said):
+            grade(grader, "3 + 4", "7", "7")
+    with pytest.raises(InputError, match=r"^The reference 'x' holds 0 numbers"):
+        grade(numeric_match, "3 + 4", "7", "x")

@@ -3,7 +3,9 @@ import json
 
 import datasets
 import pandas as pd
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from prefill_router.errors import InputError
 from prefill_router.labels.tables import read_table, write_table
@@ -51,6 +53,22 @@ def test_typed_cells_become_text_and_missing_ones_empty(tmp_path):
     rows = [{"a": True, "b": 1, "c": None, "d": 0.5}, {"a": None, "b": 2, "c": "x"}]
     path = written(tmp_path, "t.json", json.dumps(rows))
     assert read_table(path).to_numpy().tolist() == [["True", "1", "", "0.5"], ["", "2", "x", ""]]
+
+
+def test_a_missing_cell_makes_no_floats_of_a_column_of_integers(tmp_path):
+    large = 2**60 + 1  # more than a float holds
+    columns = {"whole": pa.array([17, None, large]), "real": pa.array([17.0, None, 0.5])}
+    table = pa.table(columns)
+    parquet.write_table(table, tmp_path / "t.parquet")
+    datasets.Dataset(table).save_to_disk(tmp_path / "saved")
+    for source in (tmp_path / "t.parquet", tmp_path / "saved"):
+        read = read_table(source)
+        assert read["whole"].tolist() == ["17", "", str(large)]
+        assert read["real"].tolist() == ["17.0", "", "0.5"]
+    parts = {"train": [{"a": 17, "b": 1}], "test": [{"b": 2}]}
+    parts = {name: datasets.Dataset.from_list(rows) for name, rows in parts.items()}
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "joined")
+    assert read_table(tmp_path / "joined")["a"].tolist() == ["17", ""]
 
 
 def test_splits_of_a_data_set_are_joined_and_named(tmp_path):
