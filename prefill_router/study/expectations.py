@@ -13,10 +13,12 @@ from prefill_router.storage import read_json, write_json
 from prefill_router.study import Study
 
 EXPECTED = Path("experiments") / "expectations.json"
+SHARE_OF_WIDTH = 0.75
+"""A number may differ by as much of its interval's width; other processors took half of it."""
 RELATIVE = 0.01
 """A number without an interval (J, d_eff...) may differ by one part in a hundred..."""
 ROUNDING = 1e-6
-"""...and by this where it is zero but for rounding; one with an interval by half of its width."""
+"""...and by this where it is zero but for rounding."""
 OPERATING = {"cost saving": (0.05, 0), "saving against": (0.05, 0), "mean cost": (0, 0.1)}
 """What hangs on a tolerance chosen on validation may differ by as much, absolute or relative.
 
@@ -50,7 +52,7 @@ def tolerance(row: dict[str, Any]) -> float:
     """Return by how much a number may differ from an expected row."""
     size = abs(row["estimate"] or 0.0)
     if row["lower"] is not None and row["upper"] is not None and row["upper"] > row["lower"]:
-        allowed = (row["upper"] - row["lower"]) / 2
+        allowed = SHARE_OF_WIDTH * (row["upper"] - row["lower"])
     else:
         allowed = max(RELATIVE * size, ROUNDING)
     if row["router"].startswith(UNTUNED):
