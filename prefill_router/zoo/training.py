@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
+from prefill_router.extraction.models import quiet
 from prefill_router.progress import track
 from prefill_router.storage import atomic_write, fingerprint, write_json
 from prefill_router.zoo.cards import write_card
@@ -87,7 +88,8 @@ def export(model: PreTrainedModel, recipe: Recipe, directory: Path, step: int) -
     copy.generation_config = GenerationConfig(
         do_sample=False, max_new_tokens=limit, eos_token_id=1, pad_token_id=0
     )
-    copy.half().save_pretrained(directory)
+    with quiet():
+        copy.half().save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     write_json(directory / "recipe.json", {**vars(recipe), "step": step})
     write_card(directory, recipe, step)

@@ -158,9 +158,10 @@ def test_a_finished_training_leaves_no_state_behind(tmp_path):
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_exported_models_say_the_same_within_half_precision(architecture, tmp_path):
+def test_exported_models_say_the_same_within_half_precision(architecture, tmp_path, capfd):
     recipe, model = small(architecture)
     export(model, recipe, tmp_path, 0)
+    assert capfd.readouterr() == ("", "")  # no bar on a page of the book
     again = AutoModelForCausalLM.from_pretrained(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     assert again.dtype == torch.float16
