@@ -183,7 +183,7 @@ def collect_labels(
     names = [getattr(target, "name", target) for target in targets]
     _check_request(names, queries, out, grader)
     # all, before hours go into the first
-    sources = {name: resolve(name) for name in targets if isinstance(name, str)}
+    sources = {name: _source(name) for name in targets if isinstance(name, str)}
     for endpoint in endpoints:
         endpoint.secret()
     questions = check_questions(queries["question"].tolist())
@@ -217,6 +217,13 @@ def collect_labels(
     write_table(labels, out)
     problems = _cut_off(answers, decoding.max_new_tokens) + problems
     return Collection(labels, **rest, problems=problems)
+
+
+def _source(name: str) -> ModelSource:
+    try:
+        return resolve(name)
+    except InputError as error:
+        raise InputError(f"Target {name!r}: {error}") from None
 
 
 def _graded(

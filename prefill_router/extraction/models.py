@@ -27,7 +27,8 @@ LOADED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")  # what a mo
 VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 GIVE_A_DIRECTORY = (
     "A model on this disk is given by its directory (config.json, *.safetensors and the "
-    "tokenizer's files), for example: -p encoder=path/to/directory (papermill: a space for the =)"
+    "tokenizer's files), an encoder for example by: -p encoder=path/to/directory (papermill: a "
+    "space for the =)"
 )
 
 

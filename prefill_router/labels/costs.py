@@ -175,7 +175,7 @@ def expected_costs(
         if not len(tokens):
             raise InputError(
                 f"Target {target!r}: the length (output_tokens) of none of its training answers "
-                "is known, so that its cost cannot be estimated."
+                "is known, so that its cost cannot be estimated; add lengths, or give no prices."
             )
         costs[:, k] = _priced(target, prices, n_input_tokens[:, k], typical(tokens))
     return costs

@@ -13,6 +13,8 @@ from prefill_router.evaluation.estimates import Estimate
 UNDEFINED = "undefined"
 ALPHA = 0.05
 """Level of tests after correction."""
+ROUNDING = 1e-12
+"""A difference as small is none: what is equal may differ in the last digits of its mean."""
 
 # How a number of each scale is written, and the unit after it.
 SCALES: dict[str, tuple[Callable[[float], str], str]] = {
@@ -95,7 +97,8 @@ def verdict(
     low, high = difference.lower, difference.upper
     if np.isnan([difference.estimate, low, high]).any():
         return f"{a} and {b} cannot be compared in {what}: the difference is {UNDEFINED}."
-    if low <= 0 <= high or (corrected_p is not None and corrected_p > ALPHA):
+    may_be_none = low <= ROUNDING and high >= -ROUNDING
+    if may_be_none or (corrected_p is not None and corrected_p > ALPHA):
         return f"{a} is not distinguishable from {b} in {what} ({shown})."
     better = (low > 0) == higher_is_better
     return f"{a} is {'better' if better else 'worse'} than {b} in {what} ({shown})."

@@ -119,6 +119,8 @@ class Rule:
                 reason = f"{highest}, is below {self.parameter:.3f}"
             case "abstain":
                 reason = f"{highest}, is at least {self.parameter:.3f}"
+            case "tolerance" if cost is None:
+                reason = f"{highest}; without prices none is cheaper"
             case "tolerance":
                 gap = policy.gaps(p[None, self.kept])[0]
                 within = int((gap <= self.parameter + policy.ROUNDING).sum())

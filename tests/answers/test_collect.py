@@ -173,7 +173,7 @@ def test_requests_that_cannot_be_met_are_refused_before_any_model_is_asked(
         ([target, target], queries, out, "different models"),
         ([], queries, out, "different models"),
         ([target], queries, tmp_path / "labels.xlsx", "must end in"),
-        ([target, "./nowhere"], queries, out, "no such directory"),
+        ([target, "./nowhere"], queries, out, "Target './nowhere': ./nowhere: no such directory"),
         ([target], queries.iloc[:0], out, "There is no question"),
     ]:
         with pytest.raises(InputError, match=message):

@@ -114,6 +114,8 @@ def test_reasons_name_what_decided():
     rule = make_rule("tolerance", tuned(), TARGETS, tau=0.15)
     why = rule.why(1, P[0], COST[0], TARGETS)
     assert why == "the cheapest of 2 within 0.15 of the highest P(correct), 0.90 of a."
+    without = rule.why(0, P[0], None, TARGETS)
+    assert without == "the highest P(correct), 0.90 of a; without prices none is cheaper."
     utility = make_rule("utility", tuned(), TARGETS, lam=0.1).why(1, P[0], COST[0], TARGETS)
     assert "0.700 at lambda 0.1" in utility
 
