@@ -96,7 +96,7 @@ def _split(train: np.ndarray, validation: np.ndarray, test: np.ndarray, labels: 
             raise InputError(
                 f"The {name} part would be empty: {labels.n_queries} queries in "
                 f"{len(np.unique(labels.group))} groups are too few for these shares or folds. Use "
-                "more queries or, in a study, fewer folds (outer_folds)."
+                "more queries; a study has n_queries for it, and can do with fewer outer_folds."
             )
     return Split(*map(np.flatnonzero, (train, validation, test)))
 
