@@ -17,7 +17,7 @@ from prefill_router.answers.ledger import Ledger, Reply
 from prefill_router.answers.rate_limits import RateLimit
 from prefill_router.answers.targets import Endpoint
 from prefill_router.errors import InputError, did_you_mean
-from prefill_router.labels.costs import MILLION, Prices
+from prefill_router.labels.costs import Prices
 from prefill_router.progress import track
 
 FIRST_WAIT = 1.0
@@ -110,7 +110,7 @@ def answer_cost(
     """Return what an answer costs in USD, None where its price or a count of tokens is unknown."""
     if prices is None or target not in prices.input or n_input is None or n_output is None:
         return None
-    return (n_input * prices.input[target] + n_output * prices.output[target]) / MILLION
+    return prices.cost(target, n_input, n_output)
 
 
 class _Asker:

@@ -36,6 +36,10 @@ class Prices:
     as_of: str = ""
     source: str = field(default="the price table", compare=False)
 
+    def cost(self, target: str, n_input: np.ndarray, n_output: np.ndarray) -> np.ndarray:
+        """Return what answers of so many tokens cost in USD; numbers as well as arrays."""
+        return (n_input * self.input[target] + n_output * self.output[target]) / MILLION
+
 
 def load_prices(path: str | os.PathLike) -> Prices:
     """Read a price table.
@@ -195,7 +199,7 @@ def _priced(
             f"The price of target {target!r} is unknown; add it to {prices.source}, with 0 if it "
             f"is free.{did_you_mean(target, prices.input)}"
         )
-    return (n_input * prices.input[target] + n_output * prices.output[target]) / MILLION
+    return prices.cost(target, n_input, n_output)
 
 
 def _checked_lengths(labels: Labels, n_input_tokens: np.ndarray) -> np.ndarray:
