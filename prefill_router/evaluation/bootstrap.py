@@ -228,10 +228,13 @@ def _resampled(
 
 
 def _draws(n_groups: int, n_resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """Yield how often each group is drawn, (at most CHUNK, G) float64, `n_resamples` in all."""
+    """Yield how often each group is drawn, (at most CHUNK, G) float64, `n_resamples` in all.
+
+    In chunks of about one size: one row alone is never a chunk of two or more resamples.
+    """
     rng = np.random.default_rng(seed)
-    for start in range(0, n_resamples, CHUNK):
-        size = min(CHUNK, n_resamples - start)
+    for chunk in np.array_split(np.arange(n_resamples), -(-n_resamples // CHUNK)):
+        size = len(chunk)
         cells = rng.integers(n_groups, size=(size, n_groups))
         cells += n_groups * np.arange(size)[:, None]
         counts = np.bincount(cells.ravel(), minlength=size * n_groups)

@@ -86,6 +86,11 @@ def load_prices(path: str | os.PathLike) -> Prices:
     return Prices(prices["usd_per_m_input"], prices["usd_per_m_output"], as_of, name)
 
 
+def has_costs(labels: Labels, prices: Prices | None) -> bool:
+    """Say whether anything tells what an answer costs."""
+    return prices is not None or not np.isnan(labels.cost_usd).all()
+
+
 def query_costs(labels: Labels, prices: Prices | None, n_input_tokens: np.ndarray) -> np.ndarray:
     """Price every answer: input tokens and output tokens, or `cost_usd` where the labels have it.
 
@@ -138,8 +143,8 @@ def expected_costs(
     """Estimate what each query would cost at each target, from what is known before asking.
 
     A target is priced at the query's own input tokens and its *median* output length on training
-    rows, as the paper is said to do [S]. A target whose training answers all have `cost_usd`,
-    which is then its actual cost, is priced at the median of those.
+    rows, as the paper is said to do [S]; at the median of its training answers' `cost_usd` where
+    `known_by_cost`.
 
     Parameters
     ----------
@@ -167,12 +172,12 @@ def expected_costs(
     """
     n_input_tokens = _checked_lengths(labels, n_input_tokens)
     train = labels.take(train_rows)
+    by_cost = known_by_cost(train, prices)
     costs = np.empty((labels.n_queries, labels.n_targets))
     for k, target in enumerate(labels.targets):
         asked = ~np.isnan(train.correct[:, k])
-        known = train.cost_usd[asked, k]
-        if asked.any() and not np.isnan(known).any():
-            costs[:, k] = typical(known)
+        if by_cost[k]:
+            costs[:, k] = typical(train.cost_usd[asked, k])
             continue
         tokens = train.output_tokens[asked, k]
         tokens = tokens[~np.isnan(tokens)]
@@ -183,6 +188,23 @@ def expected_costs(
             )
         costs[:, k] = _priced(target, prices, n_input_tokens[:, k], typical(tokens))
     return costs
+
+
+def known_by_cost(train: Labels, prices: Prices | None) -> np.ndarray:
+    """Say which targets' costs are known from `cost_usd` alone, not from tokens and their price.
+
+    Tokens come first, for they tell queries of one target apart: a target is known by its
+    `cost_usd` if all of its training answers have one, and it has no price or not all lengths.
+
+    Returns
+    -------
+    ndarray of bool of shape (K,)
+    """
+    asked = ~np.isnan(train.correct)
+    has_costs = asked.any(axis=0) & ~(asked & np.isnan(train.cost_usd)).any(axis=0)
+    has_lengths = ~(asked & np.isnan(train.output_tokens)).any(axis=0)
+    has_price = [prices is not None and target in prices.input for target in train.targets]
+    return has_costs & ~(has_lengths & has_price)
 
 
 def _priced(

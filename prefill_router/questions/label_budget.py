@@ -269,7 +269,8 @@ def evaluate_budget(
         """Average over targets and draws, and in resamples over draws that are drawn again."""
         mine = columns[:, : p[..., 0].size].reshape(-1, n_targets, n_draws, n_sizes * n_heads)
         again = rng.multinomial(n_draws, np.full(n_draws, 1 / n_draws), size=len(columns))
-        weights = np.ones((1, n_draws)) if len(columns) == 1 else again
+        is_sample = len(columns) == 1  # no chunk of resamples is a single row
+        weights = np.ones((1, n_draws)) if is_sample else again
         by_draw = np.nanmean(mine, axis=1)
         means = np.einsum("bs,bsm->bm", weights / n_draws, by_draw)
         without = np.nanmean(columns[:, p[..., 0].size :], axis=1, keepdims=True)

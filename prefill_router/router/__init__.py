@@ -14,7 +14,7 @@ from prefill_router.extraction.models import Device, resolve
 from prefill_router.extraction.prompts import Truncation
 from prefill_router.extraction.streaming import extract_to_store
 from prefill_router.labels import Labels
-from prefill_router.labels.costs import Prices, expected_costs
+from prefill_router.labels.costs import Prices, expected_costs, has_costs
 from prefill_router.labels.splits import make_splits
 from prefill_router.router import files as router_files
 from prefill_router.router import hub as router_hub
@@ -110,7 +110,7 @@ class Router(Amendable):
         """
         split = make_splits(labels, seed=seed)[0]
         check_levels(max_loss, confidence)
-        if prices is not None or not np.isnan(labels.cost_usd).all():
+        if has_costs(labels, prices):
             # before any prompt is read: its length does not matter to what is unknown
             expected_costs(labels, prices, np.zeros(labels.n_queries), split.train)
         source = resolve(encoder)

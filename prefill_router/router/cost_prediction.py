@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from prefill_router.errors import InputError
 from prefill_router.extraction.prompts import Query, turns_of
 from prefill_router.labels import Labels
-from prefill_router.labels.costs import MILLION, Prices, expected_costs
+from prefill_router.labels.costs import MILLION, Prices, expected_costs, known_by_cost
 
 PENALTIES = (1.0, 10.0, 100.0, 1e3, 1e4, 1e5, np.inf)  # of ridge; the last leaves the mean alone
 FOLDS = 5
@@ -187,9 +187,8 @@ def fit_costs(
 ) -> CostModel:
     """Fit what answers of each target will cost.
 
-    A target's input tokens are counted and its output tokens predicted where its price is known,
-    and the length of all its training answers. Where they are not, and all have a `cost_usd`, that
-    is predicted, whatever a query's own input tokens.
+    A target's input tokens are counted and its output tokens predicted; its `cost_usd` is, whatever
+    a query's own input tokens, where `prefill_router.labels.costs.known_by_cost`.
 
     Parameters
     ----------
@@ -218,12 +217,9 @@ def fit_costs(
     asked = labels.take(train)
     amounts = asked.output_tokens.copy()
     rates = np.empty((2, labels.n_targets))
+    by_cost = known_by_cost(asked, prices)
     for k, target in enumerate(labels.targets):
-        answered = ~np.isnan(asked.correct[:, k])
-        has_price = prices is not None and target in prices.input
-        has_lengths = not np.isnan(asked.output_tokens[answered, k]).any()
-        has_costs = not np.isnan(asked.cost_usd[answered, k]).any()
-        if has_costs and not (has_price and has_lengths):
+        if by_cost[k]:
             amounts[:, k], rates[:, k] = asked.cost_usd[:, k], (0, 1)
         else:
             rates[:, k] = prices.input[target] / MILLION, prices.output[target] / MILLION

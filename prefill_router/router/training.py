@@ -14,7 +14,13 @@ from prefill_router.extraction.activations import Activations
 from prefill_router.extraction.devices import Device, training_device
 from prefill_router.features import Choice, TargetFeatures, choose, cross_validated_auc
 from prefill_router.labels import Labels
-from prefill_router.labels.costs import MILLION, Prices, expected_costs, query_costs
+from prefill_router.labels.costs import (
+    MILLION,
+    Prices,
+    expected_costs,
+    has_costs,
+    query_costs,
+)
 from prefill_router.labels.splits import Split
 from prefill_router.router.calibration import IDENTITY, Calibration, fit_calibration
 from prefill_router.router.cost_comparison import (
@@ -115,7 +121,7 @@ def train(
     )
     p = heads.probabilities(reduced)
     costs, expected = None, None
-    if prices is not None or not np.isnan(labels.cost_usd).all():
+    if has_costs(labels, prices):
         costs = fit_costs(
             labels, prices, reduced, split.train, activations.full_tokens, tokenizers, seed
         )

@@ -22,7 +22,13 @@ from prefill_router.extraction.models import ModelSource, resolve
 from prefill_router.extraction.streaming import extract_to_store
 from prefill_router.features import Choice, choose, cross_validated_auc
 from prefill_router.labels import Labels, load_labels
-from prefill_router.labels.costs import Prices, expected_costs, load_prices, query_costs
+from prefill_router.labels.costs import (
+    Prices,
+    expected_costs,
+    has_costs,
+    load_prices,
+    query_costs,
+)
 from prefill_router.labels.splits import Split, make_splits
 from prefill_router.probes import probe_layers
 from prefill_router.project import project_root
@@ -310,7 +316,7 @@ class Study:
     @property
     def has_costs(self) -> bool:
         """Whether anything says what an answer costs."""
-        return bool(self.parameters.prices) or not np.isnan(self.labels.cost_usd).all()
+        return has_costs(self.labels, self.prices)
 
     @cached_property
     def prices(self) -> Prices | None:

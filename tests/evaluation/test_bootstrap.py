@@ -189,3 +189,16 @@ def test_a_centred_interval_holds_a_statistic_that_noise_can_only_raise():
     assert plain.lower > plain.estimate
     assert centred.lower < centred.estimate < centred.upper
     assert centred.upper - centred.lower == pytest.approx(plain.upper - plain.lower)
+
+
+@pytest.mark.parametrize("n_resamples", [2, 250, 251, 501])
+def test_a_statistic_sees_a_single_row_only_of_the_sample_itself(n_resamples):
+    seen = []
+
+    def spy(means):
+        seen.append(len(means))
+        return means
+
+    bootstrap.intervals(np.arange(9.0)[:, None], statistic=spy, n_resamples=n_resamples)
+    assert seen.count(1) == 1
+    assert sum(seen) == n_resamples + 1

@@ -6,7 +6,13 @@ import pytest
 
 from prefill_router.errors import InputError
 from prefill_router.labels import Labels
-from prefill_router.labels.costs import Prices, expected_costs, load_prices, query_costs
+from prefill_router.labels.costs import (
+    Prices,
+    expected_costs,
+    known_by_cost,
+    load_prices,
+    query_costs,
+)
 
 PRICES = Prices({"cheap": 1.0, "dear": 10.0}, {"cheap": 2.0, "dear": 40.0})
 INPUT = np.array([100, 200, 300, 400])
@@ -58,6 +64,27 @@ def test_stated_costs_need_no_prices():
     np.testing.assert_array_equal(query_costs(labels, None, INPUT), cost)
     expected = expected_costs(labels, None, INPUT, np.array([0, 1, 3]))
     np.testing.assert_array_equal(expected, [[2.0, 3.0]] * 4)
+
+
+def test_expected_costs_read_tokens_before_stated_costs():
+    stated, train = np.full((4, 2), 0.5), np.arange(3)
+    by_tokens = expected_costs(labels_of(), PRICES, INPUT, train)
+    assert len(set(by_tokens[:, 0])) == 4  # queries of one target differ
+    np.testing.assert_array_equal(
+        expected_costs(labels_of(cost=stated), PRICES, INPUT, train), by_tokens
+    )
+    only_dear = Prices({"dear": 10.0}, {"dear": 40.0})
+    costs = expected_costs(labels_of(cost=stated), only_dear, INPUT, train)
+    np.testing.assert_array_equal(costs, np.column_stack([np.full(4, 0.5), by_tokens[:, 1]]))
+    gappy = changed(TOKENS, {(0, 1): nan})
+    costs = expected_costs(labels_of(gappy, cost=stated), PRICES, INPUT, train)
+    np.testing.assert_array_equal(costs, np.column_stack([by_tokens[:, 0], np.full(4, 0.5)]))
+
+
+def test_a_target_never_asked_is_not_known_by_its_cost():
+    correct = np.column_stack([np.ones(4), np.full(4, nan)])
+    labels = labels_of(np.full((4, 2), nan), correct, np.where(np.isnan(correct), nan, 0.5))
+    assert known_by_cost(labels, None).tolist() == [True, False]
 
 
 def test_an_unknown_price_is_an_error_and_never_0():
