@@ -15,6 +15,7 @@ from prefill_router.answers.targets import Endpoint
 from prefill_router.extraction.models import load_target, resolve
 from prefill_router.labels import load_labels
 from prefill_router.loop import Loop
+from prefill_router.report import format_interval
 from prefill_router.router import Router
 
 
@@ -197,7 +198,13 @@ def test_fit_saves_a_router_and_says_how_good_it_is(loop):
     path, said = loop
     router = Router.from_pretrained(path.parent / "router")
     assert router.targets == ["early", "late", "noisy"]
-    assert "accuracy of tolerance: " in said and "AUC of calibrated: " in said
+    table = said.splitlines()
+    assert table[0].split("  ")[-1].strip() == "cost saving"
+    shown = {row.router: row for row in router.metrics if row.metric == "accuracy"}
+    for policy in ("argmax", "tolerance", "certified", "utility", "oracle"):
+        (line,) = (line for line in table if line.startswith(f"{policy} "))
+        assert format_interval(shown[policy]) in line
+    assert f"tau {router.config.tau:.3g}" in said and "probabilities: AUC 0." in said
     assert str(router.guarantee) in said
 
 

@@ -211,21 +211,28 @@ def _results(metrics: list[Estimate]) -> dict:
 
 
 def _summary(router: Router, metrics: list[Estimate]) -> list[str]:
+    """Return results of policies, as a table, and of probabilities, and the guarantee."""
+    import pandas as pd
+
     from prefill_router.report import format_interval
 
-    scales = {
-        "accuracy": "%",
-        "gap closed": "%",
-        "cost saving": "%",
-        "AUC": "value",
-        "ECE": "value",
+    overall = [row for row in metrics if not row.target]
+    table = {
+        metric: {row.router: format_interval(row) for row in overall if row.metric == metric}
+        for metric in ("accuracy", "gap closed", "cost saving")
     }
-    lines = [
-        f"{row.metric} of {row.router}: {format_interval(row, scales[row.metric])}"
-        for row in metrics
-        if row.metric in scales and not row.target and row.router != "uncalibrated"
+    probabilities = [
+        f"{row.metric} {format_interval(row, 'value')}"
+        for row in overall
+        if row.router == "calibrated" and row.metric in ("AUC", "ECE")
     ]
-    return [*lines, str(router.guarantee)]
+    return [
+        pd.DataFrame({metric: values for metric, values in table.items() if values}).to_string(),
+        f"tolerance: at tau {router.config.tau:.3g}, chosen on validation queries, not promised; "
+        "certified: what is used by default.",
+        f"Predicted probabilities: {', '.join(probabilities)}.",
+        str(router.guarantee),
+    ]
 
 
 def _sureness(name: str, metrics: list[Estimate]) -> list[str]:

@@ -88,7 +88,8 @@ class Loop(Settings):
     confidence: Share = Field(0.95, description="confidence with which that is promised")
     router: str = Field("router", min_length=1, description="directory of the router")
     policy: Literal["tolerance", "argmax", "utility", "budget", "abstain"] = Field(
-        "tolerance", description="how a target is chosen"
+        "tolerance",
+        description="how a target is chosen: tolerance, argmax, utility, budget or abstain",
     )
     tau: Share | None = Field(None, description="of tolerance; empty: the certified one")
     lam: NonNegativeFloat | None = Field(None, description="of utility: worth of one USD in P")

@@ -120,7 +120,7 @@ def check(study: Study, notebook: str, found: Sequence[Estimate]) -> str:
     by_parameters = read_json(path) if path.exists() else {}
     expected = by_parameters.get(study.parameters.fingerprint, {}).get(notebook)
     if expected is None:
-        return "no expectation for these parameters"
+        return "recorded; there are no committed numbers of these parameters to compare with"
     held = [row for row in found if not jumps(row)]
     jumping = {_name(asdict(row)) for row in found if jumps(row)}
     expected = [row for row in expected if _name(row) not in jumping]

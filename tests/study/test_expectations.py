@@ -94,12 +94,18 @@ def study(tmp_path, monkeypatch):
 
 def test_accepted_numbers_are_held_to_and_no_others(study, tmp_path):
     (tmp_path / "experiments").mkdir()
-    assert check(study, "01_labels", FOUND) == "no expectation for these parameters"
+    assert (
+        check(study, "01_labels", FOUND)
+        == "recorded; there are no committed numbers of these parameters to compare with"
+    )
     assert read_json(study.run_dir / "metrics" / "01_labels.json") == rows()
 
     assert accept(study) == tmp_path / EXPECTED
     assert check(study, "01_labels", FOUND) == "all 5 numbers are as expected"
-    assert check(study, "02_other", FOUND) == "no expectation for these parameters"
+    assert (
+        check(study, "02_other", FOUND)
+        == "recorded; there are no committed numbers of these parameters to compare with"
+    )
 
     text = check(study, "01_labels", changed(0, estimate=0.9))
     assert text.splitlines() == [
@@ -107,7 +113,10 @@ def test_accepted_numbers_are_held_to_and_no_others(study, tmp_path):
         "accuracy / net / test: 0.9, expected 0.5 +- 0.05",
     ]
     elsewhere = tiny_study(tmp_path / "world", seed=1, run_dir=str(tmp_path / "elsewhere"))
-    assert check(elsewhere, "01_labels", FOUND) == "no expectation for these parameters"
+    assert (
+        check(elsewhere, "01_labels", FOUND)
+        == "recorded; there are no committed numbers of these parameters to compare with"
+    )
 
 
 def test_accepting_one_study_keeps_the_others(study, tmp_path):
