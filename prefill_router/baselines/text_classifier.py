@@ -43,7 +43,6 @@ class TextClassifier(BaseEstimator):
         The most tokens of a prompt; by default what the encoder allows.
     truncation : {"error", "left", "right"}, default "error"
         What to do with longer prompts.
-    device : str, default "cpu"
     random_state : int, default 0
         Decides the inner split, the order of the rows and dropout.
 
@@ -70,7 +69,6 @@ class TextClassifier(BaseEstimator):
         inner_share: float = 0.15,
         max_tokens: int | None = None,
         truncation: Truncation = "error",
-        device: str = "cpu",
         random_state: int = 0,
     ):
         self.encoder = encoder
@@ -81,11 +79,14 @@ class TextClassifier(BaseEstimator):
         self.inner_share = inner_share
         self.max_tokens = max_tokens
         self.truncation = truncation
-        self.device = device
         self.random_state = random_state
 
     def fit(
-        self, X: Sequence[str], Y: np.ndarray, groups: np.ndarray | None = None
+        self,
+        X: Sequence[str],
+        Y: np.ndarray,
+        groups: np.ndarray | None = None,
+        device: torch.device | str = "cpu",
     ) -> TextClassifier:
         """Fine-tune on questions and labels.
 
@@ -96,6 +97,8 @@ class TextClassifier(BaseEstimator):
             1 right, 0 wrong, NaN never asked.
         groups : ndarray of shape (N,), optional
             Rows that share a value are on the same side of the inner split.
+        device : torch.device or str, default "cpu"
+            What trains, and predicts.
 
         Returns
         -------
@@ -111,7 +114,7 @@ class TextClassifier(BaseEstimator):
         groups = np.arange(len(X)) if groups is None else np.asarray(groups)
         train, held, _ = grouped_split(groups, self.inner_share, rng)
         self.labelled_ = ~np.isnan(Y).all(axis=0)
-        self.model_, self.tokenizer_ = load_encoder(self.encoder, self.device)
+        self.model_, self.tokenizer_ = load_encoder(self.encoder, str(device))
         ids, labels = self._ids(X), torch.tensor(Y, dtype=torch.float32, device=self.model_.device)
         with torch.random.fork_rng():
             torch.manual_seed(self.random_state)

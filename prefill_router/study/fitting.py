@@ -127,12 +127,13 @@ class Fitting:
     ) -> np.ndarray:
         """P(correct) by the candidate with the least Brier score on validation rows.
 
-        `grouped` candidates cut an inner part off the training rows, and are told their groups. `Y`
-        (N, M) are other labels than those of all targets.
+        `grouped` candidates cut an inner part off the training rows, and are told their groups and
+        what to train on. `Y` (N, M) are other labels than those of all targets.
         """
         split, Y = self.split, self.correct if Y is None else Y
         self.tried.append(len(candidates))
-        extra = [self.study.labels.group[split.train]] if grouped else []
+        study = self.study
+        extra = [study.labels.group[split.train], study.training_device] if grouped else []
         fitted = [candidate.fit(X[split.train], Y[split.train], *extra) for candidate in candidates]
         scores = [
             np.nanmean((model.predict_proba(X[split.validation]) - Y[split.validation]) ** 2)
@@ -173,7 +174,6 @@ class Fitting:
                 learning_rate=learning_rate,
                 max_tokens=p.max_tokens or None,
                 truncation=p.truncation,
-                device=str(self.study.training_device),
                 random_state=p.seed,
             )
             for learning_rate in learning_rates

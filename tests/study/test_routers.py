@@ -315,6 +315,23 @@ def test_networks_are_chosen_on_whole_groups(study, tmp_path, monkeypatch, shuff
     assert device == torch.device("meta")
 
 
+def test_the_study_says_what_the_mlp_trains_on(study, monkeypatch):
+    devices, fit = [], SharedTrunkEnsemble.fit
+
+    def record(self, X, Y, groups=None, device="cpu"):
+        devices.append(device)
+        return fit(self, X, Y, groups)
+
+    monkeypatch.setattr(SharedTrunkEnsemble, "fit", record)
+    monkeypatch.setattr(Study, "training_device", torch.device("meta"))
+    Fitting(study, 0, [], study.run_dir).tuned(
+        np.random.default_rng(0).normal(size=(study.labels.n_queries, 3)),
+        [SharedTrunkEnsemble(1, 1, (4,), (0.0,), max_epochs=1)],
+        grouped=True,
+    )
+    assert devices == [torch.device("meta")]
+
+
 # -- the candidate that validation chooses -------------------------------------------------------
 
 
