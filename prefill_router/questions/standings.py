@@ -21,11 +21,11 @@ from prefill_router.study.comparison import (
     best_single,
     compare_choices,
     compare_probabilities,
-    network_predictions,
     reference_choices,
     route,
     test_labels,
 )
+from prefill_router.study.networks import network_predictions
 from prefill_router.study.routers import (
     ACCURACY,
     BENCHMARK,

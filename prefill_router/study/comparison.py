@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import pandas as pd
 
 from prefill_router import policy
 from prefill_router.evaluation import evaluate_choices, evaluate_probabilities
@@ -15,8 +13,7 @@ from prefill_router.evaluation.estimates import Estimate, pick
 from prefill_router.evaluation.tuning import choose_cheapest_policy, choose_policy
 from prefill_router.labels.costs import Prices, expected_costs, query_costs
 from prefill_router.study import Study
-from prefill_router.study.fitting import Fitting
-from prefill_router.study.routers import OWN, PRIMARY, ensembles, predictions
+from prefill_router.study.routers import PRIMARY, predictions
 
 RANDOM, DEAREST, CHEAPEST = "random", "always dearest", "always cheapest"
 
@@ -161,70 +158,6 @@ def reference_choices(study: Study) -> dict[str, np.ndarray]:
     return choices
 
 
-def encoder_matrix(study: Study) -> tuple[pd.DataFrame, list[Estimate]]:
-    """Say how well each encoder's states predict each target on the test queries.
-
-    By a logistic regression for each target on the layer chosen for it: the simplest head there
-    is, so that what differs between encoders is their states.
-
-    Returns
-    -------
-    matrix : pandas.DataFrame
-        AUC by encoder (rows) and target (columns).
-    estimates : list of Estimate
-        The same with intervals; `router` names the encoder.
-    """
-    p = {e: study.over_folds(predictions(study, OWN, [e])) for e in study.encoders}
-    found = compare_probabilities(study, p, primary=None)
-    aucs = [row for row in found if row.metric == "AUC" and row.target]
-    frame = pd.DataFrame([(row.router, row.target, row.estimate) for row in aucs])
-    matrix = frame.pivot(index=0, columns=1, values=2)
-    return matrix.loc[study.encoders, list(study.labels.targets)], aucs
-
-
-def own_against_others(study: Study) -> list[Estimate]:
-    """Compare a target's own states with those of the best other encoder, for every such target.
-
-    The other encoder is chosen, in each fold, by cross-validated AUC on training rows; the
-    untrained control is not among them. Empty where no target is among the encoders.
-
-    Returns
-    -------
-    list of Estimate
-        AUC of the other's minus AUC of its own on test queries, paired.
-    """
-    result = []
-    for k, target in enumerate(study.labels.targets):
-        others = [e for e in study.encoders if e not in (target, study.parameters.untrained)]
-        if target not in study.encoders or not others:
-            continue
-        chosen = []
-        for fold in range(len(study.splits)):
-            tables = {e: study.layer_auc(e) for e in others}
-            inner = {
-                e: t.loc[(t["target"] == k) & (t["fold"] == fold), "auc"].max()
-                for e, t in tables.items()
-            }
-            chosen.append(predictions(study, OWN, [max(inner, key=inner.get)])[fold])
-        own = predictions(study, OWN, [target])
-        difference = evaluate_probabilities(
-            {"other": study.over_folds(chosen)[:, [k]], "own": study.over_folds(own)[:, [k]]},
-            test_labels(study)[:, [k]],
-            study.labels.group[study.test_rows],
-            targets=[target],
-            folds=study.test_folds,
-            primary="other",
-            n_resamples=min(500, study.parameters.n_resamples),
-            seed=study.parameters.seed,
-        )
-        row = next(row for row in difference if row.metric == "AUC difference")
-        result.append(
-            Estimate("AUC difference", "best other encoder - own", target, row.split,
-                     row.estimate, row.lower, row.upper, row.n)
-        )  # fmt: skip
-    return result
-
-
 def price_spread(
     study: Study, choose_with: str, exponents: Sequence[float]
 ) -> dict[float, Estimate]:
@@ -271,38 +204,3 @@ def price_spread(
         row = pick(found, "cost saving", choose_with)
         split_costs[exponent] = replace(row, router=f"{choose_with}, prices to the {exponent:g}")
     return split_costs
-
-
-def network_predictions(study: Study) -> list[np.ndarray]:
-    """Return P(correct) of the test queries by each SharedTrunkNet kept, best first, (n, K) each.
-
-    They differ in their seeds alone, for `significance.seed_deviation`. The kept ones are those of
-    the lowest validation loss, so that all that were trained spread somewhat wider.
-    """
-    by_fold = []
-    for fold, ensemble in enumerate(ensembles(study)):
-        x = Fitting(study, fold, [study.parameters.encoder], study.run_dir).features()
-        alone = [copy.copy(ensemble) for _ in ensemble.networks_]
-        for one, network in zip(alone, ensemble.networks_, strict=True):
-            one.networks_ = [network]
-        by_fold.append([one.predict_proba(x) for one in alone])
-    return [study.over_folds(p) for p in zip(*by_fold, strict=True)]
-
-
-def ensemble_sizes(study: Study) -> list[Estimate]:
-    """Return the AUC of averages of the 1, 2, ... best SharedTrunkNets kept, on test queries."""
-    fitted = ensembles(study)
-    features = [
-        Fitting(study, fold, [study.parameters.encoder], study.run_dir).features()
-        for fold in range(len(study.splits))
-    ]
-    p = {}
-    for size in range(1, study.parameters.keep + 1):
-        by_fold = []
-        for ensemble, x in zip(fitted, features, strict=True):
-            smaller = copy.copy(ensemble)
-            smaller.networks_ = ensemble.networks_[:size]
-            by_fold.append(smaller.predict_proba(x))
-        p[str(size)] = study.over_folds(by_fold)
-    found = compare_probabilities(study, p, primary=None)
-    return [row for row in found if row.metric == "AUC" and not row.target]

@@ -2,11 +2,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import tiny_models
 import tiny_studies
 import torch
-from sklearn.metrics import roc_auc_score
-from tiny_studies import label_table
+from tiny_studies import auc_within_folds, label_table
 
 from prefill_router.evaluation.estimates import pick
 from prefill_router.labels.costs import Prices
@@ -18,16 +16,12 @@ from prefill_router.study.comparison import (
     choose_targets,
     compare_choices,
     compare_probabilities,
-    encoder_matrix,
-    ensemble_sizes,
-    network_predictions,
-    own_against_others,
     price_spread,
     random_choice,
     reference_choices,
     route,
 )
-from prefill_router.study.routers import OWN, PRIMARY, TFIDF, ensembles, predictions
+from prefill_router.study.routers import PRIMARY, TFIDF, predictions
 
 torch.set_num_threads(1)
 
@@ -121,16 +115,6 @@ def test_choices_are_judged_by_what_was_answered_and_paid(study):
     assert pick(found, "accuracy", "single target", "noisy").estimate == noisy
 
 
-def auc_within_folds(study, p, k):
-    """Average scikit-learn's AUC of each fold, weighted by its pairs of a right and a wrong row."""
-    areas, pairs = [], []
-    for split in study.splits:
-        y = study.labels.correct[split.test, k]
-        areas.append(roc_auc_score(y, p[np.searchsorted(study.test_rows, split.test), k]))
-        pairs.append(y.sum() * (1 - y).sum())
-    return np.average(areas, weights=pairs)
-
-
 def test_probabilities_are_judged_by_auc_within_folds(study):
     p = study.over_folds(predictions(study, TFIDF))
     found = compare_probabilities(study, {"mine": p}, None)
@@ -161,57 +145,7 @@ def test_dearest_and_cheapest_are_those_of_expected_costs_on_training_rows(study
     assert list(reference_choices(free)) == [RANDOM]
 
 
-# -- encoders against targets --------------------------------------------------------------------
-
-
-def test_the_matrix_holds_each_encoders_auc_for_each_target(study):
-    matrix, estimates = encoder_matrix(study)
-    assert list(matrix.index) == study.encoders
-    assert list(matrix.columns) == list(study.labels.targets)
-    for encoder in study.encoders:
-        p = study.over_folds(predictions(study, OWN, [encoder]))
-        for k, target in enumerate(study.labels.targets):
-            want = auc_within_folds(study, p, k)
-            assert matrix.loc[encoder, target] == pytest.approx(want, abs=1e-12)
-            assert pick(estimates, "AUC", encoder, target).lower <= want
-    assert len(estimates) == matrix.size
-
-
-def test_own_states_are_compared_with_the_best_others(tmp_path):
-    """The target `early` is an encoder as well; the untrained control is no candidate."""
-    names = {name: str(tmp_path / name) for name in ("main", "other", "control")}
-    own = tmp_path / "early"
-    tiny_models.save(own, seed=8)
-    table = label_table()
-    table["model"] = table["model"].replace("early", str(own))
-    prices = {"prices": ""}
-    study = tiny_studies.study(
-        tmp_path, table, encoders=[names["other"], str(own)], outer_folds=2, **prices
-    )
-    [row] = own_against_others(study)
-    other, own_p = np.full((2, study.labels.n_queries), np.nan)
-    for fold, split in enumerate(study.splits):
-        inner = {}
-        for name in ("main", "other"):
-            aucs = study.layer_auc(names[name])
-            here = (aucs["target"] == 0) & (aucs["fold"] == fold)
-            inner[names[name]] = aucs[here]["auc"].max()
-        best = max(inner, key=inner.get)
-        t = split.test
-        other[t] = predictions(study, OWN, [best])[fold][t, 0]
-        own_p[t] = predictions(study, OWN, [str(own)])[fold][t, 0]
-    assert row.target == str(own)
-    tested = (np.column_stack([p[study.test_rows]] * 3) for p in (other, own_p))
-    want = np.subtract(*(auc_within_folds(study, p, 0) for p in tested))
-    assert row.estimate == pytest.approx(want, abs=1e-12)
-    assert row.lower <= row.estimate <= row.upper
-
-
-def test_where_no_target_has_states_there_is_nothing_to_compare(study):
-    assert own_against_others(study) == []
-
-
-# -- prices and ensembles ------------------------------------------------------------------------
+# -- prices ------------------------------------------------------------------------
 
 
 def test_prices_as_they_are_give_the_usual_saving(study):
@@ -246,24 +180,6 @@ def test_prices_drawn_together_count_tokens_alone(study):
     assert found[2].estimate > found[0].estimate
 
 
-def test_averages_of_the_first_networks_kept(study):
-    found = ensemble_sizes(study)
-    assert [row.router for row in found] == ["1", "2"]
-    whole = study.over_folds(predictions(study, PRIMARY))
-    want = np.mean([auc_within_folds(study, whole, k) for k in range(3)])
-    assert found[1].estimate == pytest.approx(want, abs=1e-4)
-    assert found[0].estimate != found[1].estimate
-    assert [len(ensemble.networks_) for ensemble in ensembles(study)] == [2, 2]  # left whole
-
-
-def test_the_average_of_each_networks_predictions_is_the_ensembles(study):
-    by_network = network_predictions(study)
-    assert len(by_network) == study.parameters.keep
-    assert not np.allclose(by_network[0], by_network[1])
-    whole = study.over_folds(predictions(study, PRIMARY))
-    np.testing.assert_allclose(np.mean(by_network, axis=0), whole, atol=1e-5)
-
-
 def test_everything_stands_a_constant_target(with_constant):
     study = with_constant
     routed = route(study, PRIMARY)
@@ -272,7 +188,6 @@ def test_everything_stands_a_constant_target(with_constant):
     assert np.isnan(pick(found, "gap closed", PRIMARY).estimate)  # there is no gap
     aucs = compare_probabilities(study, {PRIMARY: routed.p})
     assert np.isnan(pick(aucs, "AUC", PRIMARY, "perfect").estimate)
-    assert np.isnan(encoder_matrix(study)[0]["perfect"]).all()
     assert np.isfinite(price_spread(study, PRIMARY, [1])[1].estimate)
 
 
