@@ -21,7 +21,8 @@ from transformers import AutoModel
 from transformers.utils import logging
 
 from prefill_router.extraction import encode
-from prefill_router.extraction.models import load_encoder, resolve
+from prefill_router.extraction.models import load_encoder
+from prefill_router.extraction.sources import resolve
 
 TABLE = Path(__file__).resolve().parents[1] / "book" / "architectures.csv"
 QUESTIONS = tiny_models.questions(12)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from prefill_router import extraction
 from prefill_router.extraction import streaming
-from prefill_router.extraction.models import resolve
+from prefill_router.extraction.sources import resolve
 from prefill_router.extraction.streaming import extract
 
 streaming.SHARD_BYTES = 8 * 2**10

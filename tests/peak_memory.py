@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaModel
 
 from prefill_router import extraction
 from prefill_router.extraction import streaming
-from prefill_router.extraction.models import resolve
+from prefill_router.extraction.sources import resolve
 from prefill_router.extraction.streaming import extract
 
 streaming.SHARD_BYTES = 2 * 2**20

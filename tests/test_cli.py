@@ -12,7 +12,8 @@ from prefill_router import cli
 from prefill_router.errors import InputError
 from prefill_router.extraction import encode
 from prefill_router.extraction.activations import Activations
-from prefill_router.extraction.models import load_encoder, resolve
+from prefill_router.extraction.models import load_encoder
+from prefill_router.extraction.sources import resolve
 from prefill_router.study import ARTIFACTS
 
 torch.set_num_threads(1)

@@ -12,7 +12,8 @@ from test_cli import invoke, refused
 from prefill_router.answers.generation import Decoding, generate
 from prefill_router.answers.grading import exact_match
 from prefill_router.answers.targets import Endpoint
-from prefill_router.extraction.models import load_target, resolve
+from prefill_router.extraction.models import load_target
+from prefill_router.extraction.sources import resolve
 from prefill_router.labels import load_labels
 from prefill_router.loop import Loop
 from prefill_router.report import format_interval

@@ -10,7 +10,8 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 
 from prefill_router.answers.generation import Decoding, generate
 from prefill_router.extraction import encode
-from prefill_router.extraction.models import input_device, load_encoder, load_target, resolve
+from prefill_router.extraction.models import input_device, load_encoder, load_target
+from prefill_router.extraction.sources import resolve
 
 QUESTIONS = tiny_models.questions(20)
 PARTS = {  # every weight lies in one of them

@@ -1,6 +1,7 @@
 """Random models of a few thousand weights and a word-level tokenizer, for tests."""
 
 import copy
+import json
 
 import torch
 from architectures import ARCHITECTURES
@@ -66,3 +67,8 @@ def questions(n=9, seed=0):
         " ".join(WORDS[i] for i in torch.randint(20, (length,), generator=generator).tolist())
         for length in lengths
     ]
+
+
+def edit(path, **changes):
+    """Change fields of a JSON file."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))

@@ -17,8 +17,9 @@ from prefill_router.answers.grading import Grader, check_reference, exact_match,
 from prefill_router.answers.ledger import Reply
 from prefill_router.answers.targets import Endpoint
 from prefill_router.errors import InputError
-from prefill_router.extraction.models import ModelSource, load_target, resolve, weights_hash
-from prefill_router.extraction.prompts import check_questions
+from prefill_router.extraction.models import load_target
+from prefill_router.extraction.sources import ModelSource, resolve, weights_hash
+from prefill_router.extraction.templates import check_questions
 from prefill_router.labels.costs import Prices
 from prefill_router.labels.formats import to_long
 from prefill_router.labels.tables import as_text, write_table
@@ -47,7 +48,7 @@ def collect(
     Parameters
     ----------
     source : ModelSource
-        From `prefill_router.extraction.models.resolve`.
+        From `prefill_router.extraction.sources.resolve`.
     questions, references : sequences of str, length N
         What is asked, and what is right.
     grader : callable, default `exact_match`
@@ -59,7 +60,7 @@ def collect(
     chunk_size : int, default 2048
         Questions between two visits to the disk.
     device : str, default "cpu"
-        As for `prefill_router.extraction.models.pick_device`.
+        As for `prefill_router.extraction.devices.pick_device`.
     work : path-like, optional
         Directory that keeps finished chunks, so that an interrupted run goes on where it stopped.
         They are addressed by the model's files, the questions and `decoding`; the grader is
@@ -149,7 +150,7 @@ def collect_labels(
     Parameters
     ----------
     targets : sequence of (str or Endpoint)
-        Local models by name, as for `prefill_router.extraction.models.resolve`, and models behind
+        Local models by name, as for `prefill_router.extraction.sources.resolve`, and models behind
         endpoints; their names fill the column ``model``.
     queries : DataFrame
         Columns ``query_id``, ``question``, ``benchmark``, ``reference``; ``group`` and ``split``

@@ -64,7 +64,7 @@ def generate(
     model, tokenizer
         From `prefill_router.extraction.models.load_target`.
     questions : sequence of str, length N
-        Each becomes one prompt, as in `prefill_router.extraction.prompts.format_prompts`.
+        Each becomes one prompt, as in `prefill_router.extraction.templates.format_prompts`.
     decoding : Decoding
         How. The model's own generation settings give the end-of-text tokens and nothing else.
     batch_size : int, default 256

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from prefill_router.baselines import base_rate, label_matrix
-from prefill_router.extraction.models import ModelSource, load_encoder, pad_id
+from prefill_router.extraction.models import load_encoder, pad_id
 from prefill_router.extraction.plan import make_plan
 from prefill_router.extraction.pooling import Batch, pool_mean
 from prefill_router.extraction.prompts import Prompts, Truncation, token_limit
+from prefill_router.extraction.sources import ModelSource
 from prefill_router.progress import track
 from prefill_router.trunk.training import grouped_split, masked_loss
 
@@ -29,7 +30,7 @@ class TextClassifier(BaseEstimator):
     Parameters
     ----------
     encoder : ModelSource
-        From `prefill_router.extraction.models.resolve`.
+        From `prefill_router.extraction.sources.resolve`.
     learning_rate : float, default 3e-4
         Of Adam, for encoder and head alike.
     max_epochs, patience : int, default 12 and 3

@@ -105,7 +105,7 @@ def extract(
 
         prefill-router extract queries.csv states -e path/to/encoder --layers upper --engine ray
     """
-    from prefill_router.extraction.models import resolve
+    from prefill_router.extraction.sources import resolve
     from prefill_router.extraction.streaming import extract as write_states
     from prefill_router.labels.tables import read_table
     from prefill_router.study.parameters import validate

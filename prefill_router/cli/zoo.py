@@ -20,7 +20,7 @@ def train(
 ) -> None:
     """Train models of the zoo from scratch; an interrupted training goes on where it stopped."""
     from prefill_router.errors import did_you_mean
-    from prefill_router.extraction.models import ZOO
+    from prefill_router.extraction.sources import ZOO
     from prefill_router.zoo.recipes import RECIPES
     from prefill_router.zoo.training import train as train_model
 

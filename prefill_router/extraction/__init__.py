@@ -17,14 +17,9 @@ from prefill_router.extraction.models import input_device, pad_id, quiet
 from prefill_router.extraction.plan import make_plan, rope_switch
 from prefill_router.extraction.pooling import needs_user
 from prefill_router.extraction.prefill import Prefill
-from prefill_router.extraction.prompts import (
-    Prompts,
-    Truncation,
-    check_max_tokens,
-    check_questions,
-    token_limit,
-)
+from prefill_router.extraction.prompts import Prompts, Truncation, check_max_tokens, token_limit
 from prefill_router.extraction.settings import Layers, Settings
+from prefill_router.extraction.templates import check_questions
 from prefill_router.extraction.threads import ahead, behind
 from prefill_router.progress import meter
 
@@ -167,7 +162,7 @@ def encode(model, tokenizer, questions: Sequence[str], **settings: Any) -> Encod
     model, tokenizer
         From `prefill_router.extraction.models.load_encoder`; causal or bidirectional.
     questions : sequence of str, length N
-        Each becomes one prompt, as in `prefill_router.extraction.prompts.format_prompts`.
+        Each becomes one prompt, as in `prefill_router.extraction.templates.format_prompts`.
     **settings
         What is read and how, such as ``layers=[8, 12], poolings=["mean"]``: the parameters of
         `prefill_router.extraction.settings.Settings`.

@@ -13,10 +13,10 @@ import numpy as np
 
 from prefill_router.errors import InputError
 from prefill_router.extraction.layout import Layout
-from prefill_router.extraction.models import ModelSource, weights_hash
-from prefill_router.extraction.prompts import check_questions
 from prefill_router.extraction.settings import READING, Settings
 from prefill_router.extraction.shards import check_storage
+from prefill_router.extraction.sources import ModelSource, weights_hash
+from prefill_router.extraction.templates import check_questions
 from prefill_router.storage import code_fingerprint, fingerprint
 
 

@@ -6,7 +6,7 @@ from math import prod
 
 from safetensors import safe_open
 
-from prefill_router.extraction.models import ModelSource
+from prefill_router.extraction.sources import ModelSource
 from prefill_router.storage import read_json
 
 INDEX = "model.safetensors.index.json"
@@ -18,7 +18,7 @@ def n_parameters(source: ModelSource) -> int:
     Parameters
     ----------
     source : ModelSource
-        From `prefill_router.extraction.models.resolve`.
+        From `prefill_router.extraction.sources.resolve`.
 
     Returns
     -------

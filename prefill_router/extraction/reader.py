@@ -17,16 +17,10 @@ from prefill_router.errors import InputError
 from prefill_router.extraction import Reading, prepare, read_batches
 from prefill_router.extraction.devices import Device, device_name
 from prefill_router.extraction.layout import Layout
-from prefill_router.extraction.models import (
-    ModelSource,
-    input_device,
-    load_encoder,
-    quiet,
-    resolve,
-    weights_hash,
-)
+from prefill_router.extraction.models import input_device, load_encoder, quiet
 from prefill_router.extraction.prefill import Prefill
 from prefill_router.extraction.settings import READING
+from prefill_router.extraction.sources import ModelSource, resolve, weights_hash
 from prefill_router.storage import code_fingerprint
 
 

@@ -17,13 +17,14 @@ from prefill_router.extraction.devices import Device
 from prefill_router.extraction.keys import check_key, make_key, question_digest
 from prefill_router.extraction.layout import PLAN, Layout
 from prefill_router.extraction.locks import alone_in
-from prefill_router.extraction.models import ModelSource, quiet
+from prefill_router.extraction.models import quiet
 from prefill_router.extraction.plan import make_plan
-from prefill_router.extraction.prompts import check_questions
 from prefill_router.extraction.ray_engine import RayReader, ray_reader
 from prefill_router.extraction.reader import Job, LocalReader
 from prefill_router.extraction.reuse import Known, find_known, named_known
 from prefill_router.extraction.shards import STORAGE
+from prefill_router.extraction.sources import ModelSource
+from prefill_router.extraction.templates import check_questions
 from prefill_router.extraction.threads import behind
 from prefill_router.extraction.writer import ShardWriter
 from prefill_router.progress import meter
@@ -54,7 +55,7 @@ def extract(
     Parameters
     ----------
     source : ModelSource
-        The encoder, from `prefill_router.extraction.models.resolve`.
+        The encoder, from `prefill_router.extraction.sources.resolve`.
     questions : sequence of str, length N
     directory : path-like
         Made if need be. A second process that is given the same one says so, and waits.

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from prefill_router.extraction import Layers
-from prefill_router.extraction.models import Device, resolve
+from prefill_router.extraction.devices import Device
 from prefill_router.extraction.prompts import Truncation
+from prefill_router.extraction.sources import resolve
 from prefill_router.extraction.streaming import extract_to_store
 from prefill_router.labels import Labels
 from prefill_router.labels.costs import Prices, expected_costs, has_costs
@@ -74,7 +75,7 @@ class Router(Amendable):
         labels : Labels
             Which target answered which query correctly. Their own split is kept if they have one.
         encoder : str, default "zoo/reader-l"
-            As for `prefill_router.extraction.models.resolve`.
+            As for `prefill_router.extraction.sources.resolve`.
         prices : Prices, optional
             Without them, and without `cost_usd` in the labels, policies know no costs.
         layers, poolings, max_tokens, truncation

@@ -14,7 +14,7 @@ from sklearn.model_selection import GroupKFold
 from tokenizers import Tokenizer
 
 from prefill_router.errors import InputError
-from prefill_router.extraction.prompts import Query, turns_of
+from prefill_router.extraction.templates import Query, turns_of
 from prefill_router.labels import Labels
 from prefill_router.labels.costs import MILLION, Prices, expected_costs, known_by_cost
 

@@ -14,7 +14,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from prefill_router.errors import InputError, did_you_mean
-from prefill_router.extraction.models import ModelSource, resolve, weights_hash
+from prefill_router.extraction.sources import ModelSource, resolve, weights_hash
 from prefill_router.labels import Labels
 from prefill_router.labels.costs import Prices
 from prefill_router.labels.splits import Split

@@ -8,7 +8,7 @@ from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
 from prefill_router.errors import InputError
-from prefill_router.extraction.models import local_path
+from prefill_router.extraction.sources import local_path
 from prefill_router.router.files import CONFIG, LIMITS, TENSORS, TOKENIZER, read_config
 
 

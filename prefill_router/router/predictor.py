@@ -11,8 +11,9 @@ import numpy as np
 
 from prefill_router.errors import InputError
 from prefill_router.evaluation.estimates import Estimate
-from prefill_router.extraction.models import Device, ModelSource
-from prefill_router.extraction.prompts import Query
+from prefill_router.extraction.devices import Device
+from prefill_router.extraction.sources import ModelSource
+from prefill_router.extraction.templates import Query
 from prefill_router.policy import NOBODY
 from prefill_router.router.added_targets import tuned_with_added, with_added, with_added_costs
 from prefill_router.router.config import RouterConfig

@@ -8,10 +8,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from prefill_router.extraction import prepare
-from prefill_router.extraction.models import Device, ModelSource, load_encoder
+from prefill_router.extraction.devices import Device
+from prefill_router.extraction.models import load_encoder
 from prefill_router.extraction.pooling import Batch, needs_user
 from prefill_router.extraction.prefill import Prefill
-from prefill_router.extraction.prompts import Query, Truncation
+from prefill_router.extraction.prompts import Truncation
+from prefill_router.extraction.sources import ModelSource
+from prefill_router.extraction.templates import Query
 from prefill_router.progress import track
 
 SAMPLE = "What is asked of a model that reads this line?"  # shows what kind of model it is

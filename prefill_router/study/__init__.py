@@ -18,7 +18,7 @@ from prefill_router.errors import InputError
 from prefill_router.evaluation.estimates import Estimate, write_metrics
 from prefill_router.extraction.activations import Activations
 from prefill_router.extraction.devices import training_device
-from prefill_router.extraction.models import ModelSource, resolve
+from prefill_router.extraction.sources import ModelSource, resolve
 from prefill_router.extraction.streaming import extract_to_store
 from prefill_router.features import Choice, choose, cross_validated_auc
 from prefill_router.labels import Labels, load_labels

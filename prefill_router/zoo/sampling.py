@@ -11,7 +11,7 @@ from prefill_router import zoo
 from prefill_router.answers.collect import collect
 from prefill_router.answers.grading import exact_match
 from prefill_router.errors import InputError
-from prefill_router.extraction.models import resolve, weights_hash
+from prefill_router.extraction.sources import resolve, weights_hash
 from prefill_router.labels import Labels, load_labels
 from prefill_router.labels.tables import write_table
 from prefill_router.storage import Store, file_hash, read_json, write_json

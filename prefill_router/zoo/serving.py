@@ -14,8 +14,9 @@ from typing import Any
 
 from prefill_router.answers.generation import Decoding, generate
 from prefill_router.errors import InputError
-from prefill_router.extraction.models import load_target, resolve, zoo_names
+from prefill_router.extraction.models import load_target
 from prefill_router.extraction.prompts import Prompts, token_limit
+from prefill_router.extraction.sources import resolve, zoo_names
 
 LOOPBACK = "127.0.0.1"
 BODY_LIMIT = 2**20

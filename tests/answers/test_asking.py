@@ -13,7 +13,8 @@ from prefill_router.answers.asking import ask_endpoints
 from prefill_router.answers.generation import Decoding, generate
 from prefill_router.answers.targets import Endpoint
 from prefill_router.errors import InputError
-from prefill_router.extraction.models import load_target, resolve
+from prefill_router.extraction.models import load_target
+from prefill_router.extraction.sources import resolve
 from prefill_router.labels.costs import MILLION, Prices
 from prefill_router.zoo.skills import benchmark
 

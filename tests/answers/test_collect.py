@@ -11,7 +11,8 @@ from prefill_router.answers.generation import Decoding, generate
 from prefill_router.answers.grading import numeric_match
 from prefill_router.answers.targets import Endpoint
 from prefill_router.errors import InputError
-from prefill_router.extraction.models import load_target, resolve
+from prefill_router.extraction.models import load_target
+from prefill_router.extraction.sources import resolve
 from prefill_router.labels import load_labels
 from prefill_router.labels.costs import Prices
 

@@ -7,7 +7,8 @@ from scipy.special import expit
 from prefill_router.baselines.text_classifier import TextClassifier
 from prefill_router.errors import InputError
 from prefill_router.extraction import encode
-from prefill_router.extraction.models import load_encoder, resolve
+from prefill_router.extraction.models import load_encoder
+from prefill_router.extraction.sources import resolve
 
 torch.set_num_threads(1)
 TEXTS = np.array(tiny_models.questions(80), dtype=object)

@@ -10,10 +10,11 @@ from transformers import AutoModel, Phi3Config
 from prefill_router.errors import InputError
 from prefill_router.extraction import default_budget, encode
 from prefill_router.extraction.anatomy import Anatomy, all_states
-from prefill_router.extraction.models import load_encoder, resolve
+from prefill_router.extraction.models import load_encoder
 from prefill_router.extraction.plan import rope_switch
 from prefill_router.extraction.pooling import POOLINGS
 from prefill_router.extraction.prompts import Prompts
+from prefill_router.extraction.sources import resolve
 
 QUESTIONS = tiny_models.questions()
 

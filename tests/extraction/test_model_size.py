@@ -5,7 +5,8 @@ import tiny_models
 from safetensors.numpy import load_file, save_file
 
 from prefill_router.extraction.model_size import INDEX, n_parameters
-from prefill_router.extraction.models import load_target, resolve
+from prefill_router.extraction.models import load_target
+from prefill_router.extraction.sources import resolve
 from prefill_router.storage import write_json
 
 

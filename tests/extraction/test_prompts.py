@@ -5,44 +5,13 @@ from tokenizers.processors import TemplateProcessing
 from transformers import RobertaConfig, RobertaModel
 
 from prefill_router.errors import InputError
-from prefill_router.extraction.prompts import COUNTED_AT_ONCE, Prompts, format_prompts, token_limit
+from prefill_router.extraction.prompts import COUNTED_AT_ONCE, Prompts, token_limit
 
 CHAT = tiny_models.TEMPLATE
 
 
 def decoded(tokenizer, ids):
     return [" ".join(tokenizer.convert_ids_to_tokens(row)) for row in ids]
-
-
-def test_a_prompt_is_one_user_turn_and_the_generation_prompt():
-    tokenizer = tiny_models.tokenizer(template=CHAT)
-    assert format_prompts(tokenizer, ["w1 w2"]) == ["<user> w1 w2 <assistant>"]
-    thinking = format_prompts(tokenizer, ["w1"], {"thinking": True})
-    assert thinking == ["<user> w1 w0 <assistant>"]
-    assert format_prompts(tiny_models.tokenizer(), ["w1  w2"]) == ["w1  w2"]
-
-
-def test_a_template_in_a_question_is_text():
-    tokenizer = tiny_models.tokenizer(template=CHAT)
-    assert format_prompts(tokenizer, ["{{ 1 + 1 }}"]) == ["<user> {{ 1 + 1 }} <assistant>"]
-
-
-def test_a_template_that_writes_the_date_writes_the_same_on_any_day():
-    template = "{{ strftime_now('%Y-%m-%d') }} {{ messages[0]['content'] }}"
-    tokenizer = tiny_models.tokenizer(template=template)
-    assert format_prompts(tokenizer, ["w1"]) == ["2025-01-01 w1"]
-    assert format_prompts(tiny_models.tokenizer(), ["w1"], template=template) == ["2025-01-01 w1"]
-
-
-def test_half_of_a_surrogate_pair_is_no_text():
-    with pytest.raises(InputError, match=r"Question 1 .* surrogate pair at character 3"):
-        format_prompts(tiny_models.tokenizer(), ["w1", "w2 \ud83d"])
-
-
-@pytest.mark.parametrize("bad", [None, 3, b"w1", float("nan")])
-def test_questions_must_be_text(bad):
-    with pytest.raises(InputError, match=r"Question 1 is .* not text"):
-        format_prompts(tiny_models.tokenizer(), ["w1", bad])
 
 
 def test_no_question_and_no_token():
@@ -113,12 +82,6 @@ def test_a_given_template_stands_in_for_the_tokenizers():
     for tokenizer in (tiny_models.tokenizer(), tiny_models.tokenizer(template=CHAT)):
         prompts = Prompts(tokenizer, 30, template=given)
         assert decoded(tokenizer, prompts.ids(["w1 w2"])) == ["w1 w2 w9"]
-
-
-@pytest.mark.parametrize("template", ["{{ messages", "{{ raise_exception('no') }}"])
-def test_a_template_that_cannot_be_used(template):
-    with pytest.raises(InputError, match="template cannot be used"):
-        Prompts(tiny_models.tokenizer(), 30, template=template).count(["w1"])
 
 
 @pytest.mark.parametrize("pad", [True, False])

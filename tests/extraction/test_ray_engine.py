@@ -15,8 +15,8 @@ import torch
 from prefill_router.errors import InputError
 from prefill_router.extraction import ray_engine, reader, shards, streaming, writer
 from prefill_router.extraction.keys import make_key
-from prefill_router.extraction.models import ModelSource, resolve
 from prefill_router.extraction.reader import Job
+from prefill_router.extraction.sources import ModelSource, resolve
 from prefill_router.extraction.streaming import extract
 
 QUESTIONS = tiny_models.questions(60)

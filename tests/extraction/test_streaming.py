@@ -14,7 +14,8 @@ from prefill_router.errors import InputError
 from prefill_router.extraction import encode, keys, reader, shards, streaming, writer
 from prefill_router.extraction.activations import Activations
 from prefill_router.extraction.layout import PLAN
-from prefill_router.extraction.models import load_encoder, resolve
+from prefill_router.extraction.models import load_encoder
+from prefill_router.extraction.sources import resolve
 from prefill_router.extraction.streaming import extract, extract_to_store
 from prefill_router.storage import MANIFEST, Store, read_json, verify
 

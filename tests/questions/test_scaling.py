@@ -3,7 +3,8 @@ import pytest
 
 from prefill_router.evaluation.estimates import pick
 from prefill_router.extraction.model_size import n_parameters
-from prefill_router.extraction.models import load_encoder, resolve
+from prefill_router.extraction.models import load_encoder
+from prefill_router.extraction.sources import resolve
 from prefill_router.questions.scaling import SIZE, STEPS, checkpoints, scaling
 from prefill_router.zoo.recipes import RECIPES
 from prefill_router.zoo.training import build_model

@@ -6,7 +6,8 @@ import tiny_models
 
 from prefill_router.errors import InputError
 from prefill_router.extraction import Encoding, reference_states
-from prefill_router.extraction.models import load_encoder, resolve
+from prefill_router.extraction.models import load_encoder
+from prefill_router.extraction.sources import resolve
 from prefill_router.router.query_reader import QueryReader
 
 PLACES = [(3, "mean"), (1, "last"), (3, "last"), (0, "mean")]

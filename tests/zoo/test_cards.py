@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from prefill_router.extraction.models import ZOO, zoo_names
+from prefill_router.extraction.sources import ZOO, zoo_names
 from prefill_router.zoo.cards import write_card
 from prefill_router.zoo.families import FAMILIES, half
 from prefill_router.zoo.recipes import RECIPES, TARGETS, practised_half

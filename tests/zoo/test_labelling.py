@@ -6,9 +6,10 @@ import pytest
 
 from prefill_router import zoo
 from prefill_router.answers.generation import Decoding, generate
-from prefill_router.extraction import models
+from prefill_router.extraction import sources
 from prefill_router.extraction.model_size import n_parameters
-from prefill_router.extraction.models import load_target, resolve, weights_hash
+from prefill_router.extraction.models import load_target
+from prefill_router.extraction.sources import resolve, weights_hash
 from prefill_router.labels import load_labels
 from prefill_router.labels.costs import load_prices
 from prefill_router.storage import Store, file_hash, read_json
@@ -33,7 +34,7 @@ SHORT = Decoding(max_new_tokens=8)
 @pytest.fixture
 def tiny_zoo(tmp_path, monkeypatch, queries):
     """Two untrained targets; every other reference is the first one's answer, where it says any."""
-    monkeypatch.setattr(models, "ZOO", tmp_path / "models")
+    monkeypatch.setattr(sources, "ZOO", tmp_path / "models")
     for name, recipe in TINY.items():
         export(build_model(recipe), recipe, tmp_path / "models" / name, 0)
     # of each split, so that the cards have all scores

@@ -3,7 +3,8 @@ from itertools import combinations
 import pytest
 from transformers import AutoModelForCausalLM
 
-from prefill_router.extraction.models import load_target, resolve, zoo_names
+from prefill_router.extraction.models import load_target
+from prefill_router.extraction.sources import resolve, zoo_names
 from prefill_router.zoo.families import FAMILIES
 from prefill_router.zoo.recipes import MAX_POSITIONS, RECIPES, TARGETS, practised_half
 from prefill_router.zoo.vocabulary import vocabulary

@@ -7,8 +7,8 @@ import pytest
 from prefill_router import zoo
 from prefill_router.answers.generation import Decoding
 from prefill_router.errors import InputError
-from prefill_router.extraction import models
-from prefill_router.extraction.models import resolve, weights_hash
+from prefill_router.extraction import sources
+from prefill_router.extraction.sources import resolve, weights_hash
 from prefill_router.labels import load_labels
 from prefill_router.storage import Store, file_hash, read_json
 from prefill_router.zoo import labelling, sampling
@@ -68,7 +68,7 @@ def test_another_file_than_the_manifests_is_refused(tmp_path, monkeypatch):
 
 
 def test_samples_are_written_with_their_manifest(tmp_path, monkeypatch):
-    monkeypatch.setattr(models, "ZOO", tmp_path / "models")
+    monkeypatch.setattr(sources, "ZOO", tmp_path / "models")
     for name, recipe in TINY.items():
         export(build_model(recipe), recipe, tmp_path / "models" / name, 0)
     labels = committed().select_targets([f"zoo/{name}" for name in TINY])

@@ -7,7 +7,8 @@ import pytest
 
 from prefill_router.answers.generation import Decoding, generate
 from prefill_router.errors import InputError
-from prefill_router.extraction.models import load_target, resolve
+from prefill_router.extraction.models import load_target
+from prefill_router.extraction.sources import resolve
 from prefill_router.zoo.serving import ZooServer, serve
 from prefill_router.zoo.skills import benchmark
 

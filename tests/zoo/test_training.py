@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from prefill_router.extraction.models import load_target, resolve
+from prefill_router.extraction.models import load_target
+from prefill_router.extraction.sources import resolve
 from prefill_router.zoo import training as module
 from prefill_router.zoo.practice import IGNORED
 from prefill_router.zoo.recipes import RECIPES

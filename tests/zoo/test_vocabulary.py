@@ -3,8 +3,9 @@ import os
 import subprocess
 import sys
 
-from prefill_router.extraction.models import load_encoder, resolve
-from prefill_router.extraction.prompts import format_prompts
+from prefill_router.extraction.models import load_encoder
+from prefill_router.extraction.sources import resolve
+from prefill_router.extraction.templates import format_prompts
 from prefill_router.zoo.practice import answer_text, practice_queries
 from prefill_router.zoo.recipes import MAX_POSITIONS, RECIPES
 from prefill_router.zoo.vocabulary import SPECIAL, vocabulary

@@ -8,7 +8,8 @@ import pytest
 
 from prefill_router import zoo
 from prefill_router.errors import InputError
-from prefill_router.extraction.models import ZOO, load_target, resolve, weights_hash
+from prefill_router.extraction.models import load_target
+from prefill_router.extraction.sources import ZOO, resolve, weights_hash
 from prefill_router.labels import load_labels
 from prefill_router.storage import file_hash, read_json
 from prefill_router.zoo.families import FEW_ANSWERS

@@ -1,0 +1,166 @@
+"""Finding language models: in the zoo, in a directory, or on the Hugging Face hub."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+from transformers import AutoConfig
+
+from prefill_router.errors import InputError, did_you_mean
+from prefill_router.storage import file_hash
+
+ZOO = Path(__file__).parents[1] / "zoo" / "models"
+LOADED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")  # what a model consists of
+VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
+GIVE_A_DIRECTORY = (
+    "A model on this disk is given by its directory (config.json, *.safetensors and the "
+    "tokenizer's files), an encoder for example by: -p encoder=path/to/directory (papermill: a "
+    "space for the =)"
+)
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a model lies; made by `resolve`.
+
+    Attributes
+    ----------
+    name : str
+        The name that was asked for.
+    location : pathlib.Path
+        The local directory that holds it (for the hub: its snapshot in the cache).
+    revision : str or None
+        The commit on the hub, None elsewhere.
+    is_hub : bool
+        Whether it came from the hub.
+    """
+
+    name: str
+    location: Path
+    revision: str | None = None
+    is_hub: bool = False
+
+    def hashes(self) -> dict[str, str]:
+        """Return the SHA-256 of every file that decides what the model computes, by name.
+
+        Weights, configuration, tokenizer, chat template and code of its own count; a model card
+        does not.
+        """
+        return {
+            path.name: file_hash(path)
+            for path in sorted(self.location.iterdir())
+            if path.is_file() and any(fnmatch(path.name, pattern) for pattern in (*LOADED, "*.py"))
+        }
+
+
+def zoo_names() -> list[str]:
+    """Return the names of the models that come with the package, ``zoo/NAME``, sorted."""
+    return sorted(f"zoo/{path.name}" for path in ZOO.glob("*/") if (path / "config.json").is_file())
+
+
+def resolve(name: str) -> ModelSource:
+    """Find a model: in the zoo (``zoo/NAME``), as a directory, else on the Hugging Face hub.
+
+    Parameters
+    ----------
+    name : str
+        ``zoo/NAME``, a path, or ``owner/name`` on the hub, where ``owner/name@revision`` pins a
+        commit, branch or tag. Of a model on the hub only configuration, tokenizer and safetensors
+        are fetched, into the hub's own cache.
+
+    Returns
+    -------
+    ModelSource
+
+    Raises
+    ------
+    InputError
+        If there is no such model, the hub cannot be reached, or its weights are pickled only.
+    """
+    name = str(name)
+    if name.startswith("zoo/"):
+        if name not in (known := zoo_names()):
+            raise InputError(f"There is no model {name!r} in the zoo." + did_you_mean(name, known))
+        source = ModelSource(name, ZOO / name.removeprefix("zoo/"))
+    elif (directory := local_path(name)) is not None:
+        source = ModelSource(name, directory.resolve())
+    elif name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise InputError(f"{name}: no such directory. {GIVE_A_DIRECTORY}")
+    else:
+        source = _fetch(name)
+    _check_files(source)
+    return source
+
+
+def local_path(name: str) -> Path | None:
+    """Return the path that a name is on this disk, ``~`` being a home, or None if it is none."""
+    try:
+        path = Path(name).expanduser()
+        return path if path.exists() else None
+    except (OSError, RuntimeError):  # longer than a path can be; the home of nobody
+        return None
+
+
+def _fetch(name: str) -> ModelSource:
+    repository, _, revision = name.partition("@")
+    try:
+        # "*/*": copies for other runtimes in sub-folders
+        location = snapshot_download(
+            repository, revision=revision or None, allow_patterns=LOADED, ignore_patterns="*/*"
+        )
+    except (RepositoryNotFoundError, RevisionNotFoundError):
+        raise InputError(
+            f"The Hugging Face hub has no model {name!r} that it would show (is it spelled right; "
+            f"does it ask for a login?). {GIVE_A_DIRECTORY}"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{name!r} is neither a directory nor in the zoo ({', '.join(zoo_names())}), "
+            f"and the Hugging Face hub cannot be reached for it ({type(error).__name__}): this "
+            f"machine is offline, or the name is no hub id. {GIVE_A_DIRECTORY}"
+        ) from error
+    return ModelSource(name, Path(location), revision=Path(location).name, is_hub=True)
+
+
+def _check_files(source: ModelSource) -> None:
+    location = source.location
+    if not (location / "config.json").is_file():
+        raise InputError(f"{source.name}: no config.json in {location}. {GIVE_A_DIRECTORY}")
+    if not any(location.glob("*.safetensors")):
+        raise InputError(
+            f"{source.name}: no *.safetensors in {location}. Pickled weights (.bin, .pt) can run "
+            "code when they are opened, so they are refused: load them once where you trust them "
+            "and convert them with model.save_pretrained(directory), which writes safetensors."
+        )
+    if not any(path for pattern in VOCABULARIES for path in location.glob(pattern)):
+        raise InputError(
+            f"{source.name}: no tokenizer in {location}; save it there with "
+            "tokenizer.save_pretrained(directory). A model that reads no text has none, and cannot "
+            "be read here."
+        )
+
+
+def weights_hash(source: ModelSource) -> str:
+    """Return a SHA-256 over every file that decides what a model computes, in hexadecimal."""
+    digest = hashlib.sha256()
+    for name, content in source.hashes().items():
+        digest.update(f"{name}\0{content}\n".encode())
+    return digest.hexdigest()
+
+
+def text_config(source: ModelSource) -> Any | None:
+    """Return the config of what reads text, without any weights; None where there is none.
+
+    What is wrong with such a model, loading it says.
+    """
+    try:
+        options = {"trust_remote_code": False, "local_files_only": True}
+        return AutoConfig.from_pretrained(source.location, **options).get_text_config()
+    except (OSError, ValueError, KeyError):
+        return None

@@ -1,0 +1,116 @@
+import shutil
+import subprocess
+import sys
+
+import pytest
+import tiny_models
+import torch
+
+from prefill_router.errors import InputError
+from prefill_router.extraction import sources
+
+
+def test_a_zoo_name_comes_before_a_directory_of_that_name(saved, tmp_path, monkeypatch):
+    shutil.copytree(saved, tmp_path / "inside" / "reader")
+    shutil.copytree(saved, tmp_path / "zoo" / "reader")
+    monkeypatch.setattr(sources, "ZOO", tmp_path / "inside")
+    monkeypatch.chdir(tmp_path)
+    assert sources.resolve("zoo/reader").location == tmp_path / "inside" / "reader"
+    assert sources.resolve("./zoo/reader").location == tmp_path / "zoo" / "reader"
+    with pytest.raises(InputError, match="Did you mean 'zoo/reader'"):
+        sources.resolve("zoo/raeder")
+    with pytest.raises(InputError, match="zoo"):
+        sources.resolve("zoo/../zoo/reader")
+
+
+def test_a_directory_is_not_of_the_hub(saved):
+    source = sources.resolve(str(saved))
+    assert source == sources.ModelSource(str(saved), saved.resolve(), None, False)
+
+
+OFFLINE = """
+from prefill_router.errors import InputError
+from prefill_router.extraction.sources import resolve
+for name in ("owner/no-such-model", "not a hub id", "gpt-none"):
+    try:
+        resolve(name)
+    except InputError as error:
+        print(error)
+"""
+
+
+def test_offline_an_unknown_name_shows_how_to_give_a_directory(tmp_path):
+    """In a process of its own, for the hub reads its environment when it is imported."""
+    environment = {
+        "HF_HUB_OFFLINE": "1",
+        "HF_HOME": str(tmp_path),
+        "PYTHONPATH": ":".join(sys.path),
+    }
+    run = [sys.executable, "-c", OFFLINE]
+    done = subprocess.run(run, env=environment, capture_output=True, text=True, check=True)
+    messages = done.stdout.splitlines()
+    assert len(messages) == 3
+    for message in messages:
+        assert "offline" in message
+        assert "-p encoder=path/to/directory (papermill: a space" in message
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "/no/where", "~/nowhere", "a/b/c"])
+def test_a_missing_path_is_not_looked_up_on_the_hub(name, monkeypatch):
+    monkeypatch.setattr(sources, "snapshot_download", lambda *_, **__: pytest.fail("asked the hub"))
+    with pytest.raises(InputError, match="no such directory"):
+        sources.resolve(name)
+
+
+def test_a_home_of_nobody_and_a_giant_name_are_refused(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match="~nosuchuser/x: no such directory"):
+        sources.resolve("~nosuchuser/x")
+    with pytest.raises(InputError, match="neither a directory nor in the zoo"):
+        sources.resolve("a" * 1000)
+
+
+def test_a_hub_name_gives_the_snapshot_and_its_commit(saved, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        sources, "snapshot_download", lambda name, **kw: asked.append((name, kw)) or str(saved)
+    )
+    source = sources.resolve("owner/model@abc")
+    assert (source.location, source.revision, source.is_hub) == (saved, saved.name, True)
+    assert asked[0][0] == "owner/model"
+    assert asked[0][1]["revision"] == "abc"
+    assert not any("bin" in pattern or "pt" in pattern for pattern in asked[0][1]["allow_patterns"])
+
+
+def test_pickled_weights_are_refused(copy):
+    (copy / "model.safetensors").unlink()
+    torch.save({}, copy / "pytorch_model.bin")
+    with pytest.raises(InputError, match="save_pretrained"):
+        sources.resolve(str(copy))
+
+
+@pytest.mark.parametrize(
+    ("file", "message"), [("config.json", "no config.json"), ("tokenizer.json", "no tokenizer")]
+)
+def test_an_incomplete_directory_is_refused(copy, file, message):
+    (copy / file).unlink()
+    with pytest.raises(InputError, match=message):
+        sources.resolve(str(copy))
+
+
+def test_the_hash_covers_all_that_is_loaded_and_nothing_else(copy):
+    source = sources.resolve(str(copy))
+    seen = [sources.weights_hash(source)]
+    (copy / "README.md").write_text("a model card")
+    assert sources.weights_hash(source) == seen[0]
+    (copy / "chat_template.jinja").write_text(tiny_models.TEMPLATE)
+    seen.append(sources.weights_hash(source))
+    (copy / "modeling_own.py").write_text("1")
+    seen.append(sources.weights_hash(source))
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        tiny_models.edit(copy / name, note="changed")
+        seen.append(sources.weights_hash(source))
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
+    seen.append(sources.weights_hash(source))
+    assert len(set(seen)) == 7
