@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from prefill_router.errors import InputError, did_you_mean
 
@@ -31,6 +40,35 @@ class Settings(BaseModel):
         if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
             raise ValueError("yes, no, true and false are no value here; quote what is text")
         return value
+
+
+def listed(value: Any) -> Any:
+    """Return the list that a text (``"a, b"``, ``"[a, b]"``) or a single number stands for.
+
+    Anything else is returned as it is.
+
+    Raises
+    ------
+    ValueError
+        If the text begins like a list and is none.
+    """
+    if type(value) is int:
+        return [value]
+    if not isinstance(value, str):
+        return value
+    if not value.strip().startswith("["):
+        return [item.strip() for item in value.split(",") if item.strip()]
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ValueError("not a list: write '[a, b]' or 'a, b'") from None
+
+
+Layers = Annotated[
+    Literal["all", "upper"] | Annotated[list[NonNegativeInt], Field(min_length=1)],
+    BeforeValidator(lambda value: value if value in ("all", "upper") else listed(value)),
+]
+"""Layers of an encoder: all, the upper half, or those of a list."""
 
 
 def checked(

@@ -77,8 +77,12 @@ class Labels:
         taken = {field: None if array is None else array[rows] for field, array in taken.items()}
         return replace(self, **taken)
 
-    def select_targets(self, names: Sequence[str], at_least: int = 2) -> Labels:
+    def select_targets(
+        self, names: Sequence[str], at_least: int = 2, source: str = "the labels"
+    ) -> Labels:
         """Return the labels of some targets, in the order given; every query is kept.
+
+        An error calls the labels `source`.
 
         Raises
         ------
@@ -87,7 +91,8 @@ class Labels:
         """
         for name in names:
             if name not in self.targets:
-                raise InputError(f"Unknown target {name!r}.{did_you_mean(name, self.targets)}")
+                hint = did_you_mean(name, self.targets)
+                raise InputError(f"Unknown target {name!r}: {source} has none of that name.{hint}")
         _check_targets(names, "targets", at_least)
         columns = [self.targets.index(name) for name in names]
         return replace(
@@ -157,7 +162,7 @@ def load_labels(
     name = os.fspath(source)
     labels = _assemble(to_long(read_table(source), name, targets), name, at_least)
     if targets:
-        labels = labels.select_targets(targets, at_least)
+        labels = labels.select_targets(targets, at_least, name)
     if n_queries < 0:
         raise InputError(f"n_queries is {n_queries}; give a positive number, or 0 for all.")
     if 0 < n_queries < labels.n_queries:
@@ -210,7 +215,8 @@ def _check_targets(names: Sequence[str], where: str, at_least: int) -> None:
         raise InputError(f"{where}: a target is named twice among {', '.join(names)}.")
     if len(names) < at_least:
         given = f"only {names[0]!r}" if len(names) else "none"
-        raise InputError(f"{where}: routing needs at least two targets, and there is {given}.")
+        wanted = "one target" if at_least == 1 else f"{at_least} targets"
+        raise InputError(f"{where}: at least {wanted} must be there, and there is {given}.")
 
 
 def _assemble(table: pd.DataFrame, name: str, at_least: int) -> Labels:

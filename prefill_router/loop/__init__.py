@@ -18,7 +18,7 @@ from pydantic import (
 
 from prefill_router.answers.targets import Endpoint, LocalTarget
 from prefill_router.errors import InputError
-from prefill_router.validation import Settings, checked, read_mapping
+from prefill_router.validation import Layers, Settings, checked, listed, read_mapping
 
 if TYPE_CHECKING:
     from prefill_router.labels.costs import Prices
@@ -70,9 +70,7 @@ class Loop(Settings):
         "", description="price table of targets that state no price; zoo, a file, or empty"
     )
     encoder: str = Field("zoo/reader-l", min_length=1, description="model that the router reads")
-    layers: Literal["all", "upper"] | list[NonNegativeInt] = Field(
-        "all", description="layers tried: all, upper (half), or a list"
-    )
+    layers: Layers = Field("all", description="layers tried: all, upper (half), or a list")
     dimensions: list[PositiveInt] = Field(
         [16, 32, 64, 128], min_length=1, description="PCA dimensions tried"
     )
@@ -97,15 +95,15 @@ class Loop(Settings):
     accuracy: Share | None = Field(None, description="of abstain: wanted among what is answered")
     exclude: list[str] = Field([], description="targets not to choose now")
     report: str = Field("report.html", min_length=1, description="page to write")
-    device: str = Field("cpu", description="torch device of local models and the encoder, or auto")
+    device: str = Field(
+        "cpu", description="torch device that answers, reads and trains; auto, or spread over all"
+    )
     seed: int = Field(0, ge=0, lt=2**32, description="seed of splits, training and resampling")
 
     @field_validator("targets", "exclude", "dimensions", mode="before")
     @classmethod
     def _accept_text(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            return [item.strip() for item in value.split(",") if item.strip()]
-        return [value] if type(value) is int else value
+        return listed(value)
 
     @classmethod
     def explained(cls) -> list[tuple[str, str, str]]:

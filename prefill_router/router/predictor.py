@@ -1,4 +1,4 @@
-"""A router in use: it reads queries, predicts, chooses, and is evaluated."""
+"""A router in use: it reads queries, predicts, and chooses."""
 
 from __future__ import annotations
 

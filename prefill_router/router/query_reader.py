@@ -22,7 +22,7 @@ AT_ONCE = 1024  # queries tokenised together
 
 
 class QueryReader:
-    """Reads queries with one encoder, which is loaded when the first is read.
+    """Reads queries with one encoder, which is loaded at once.
 
     Parameters
     ----------

@@ -5,19 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from types import ModuleType
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-import yaml
 from pydantic import (
     Field,
-    NonNegativeInt,
     PositiveInt,
     ValidationInfo,
     field_validator,
 )
 
 from prefill_router.storage import fingerprint
-from prefill_router.validation import Settings, checked
+from prefill_router.validation import Layers, Settings, checked, listed
 
 READERS = ["zoo/reader-s", "zoo/reader-m", "zoo/reader-l"]
 PLACES = {"device", "engine", "address", "run_dir"}
@@ -50,7 +48,7 @@ class Parameters(Settings):
         min_length=1,
         description="semantic baseline: lsa (of TF-IDF) or an encoder (its last layer)",
     )
-    layers: Literal["all", "upper"] | Annotated[list[NonNegativeInt], Field(min_length=1)] = Field(
+    layers: Layers = Field(
         "all", description="layers read: all, upper (half), or a list for encoder; 0: embedding"
     )
     poolings: list[Literal["last", "mean", "user_mean"]] = Field(
@@ -91,21 +89,10 @@ class Parameters(Settings):
     seed: int = Field(0, ge=0, lt=2**32, description="seed of splits, training and resampling")
     run_dir: str = Field("", description="where results go; empty: runs/ and a hash of the above")
 
-    @field_validator(
-        "targets", "encoders", "poolings", "dimensions", "layers", "full", mode="before"
-    )
+    @field_validator("targets", "encoders", "poolings", "dimensions", "full", mode="before")
     @classmethod
     def _accept_text(cls, value: Any) -> Any:
-        if type(value) is int:
-            return [value]
-        if not isinstance(value, str) or value in ("all", "upper"):
-            return value
-        if not value.strip().startswith("["):
-            return [item.strip() for item in value.split(",") if item.strip()]
-        try:
-            return yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise ValueError("not a list: write '[a, b]' or 'a, b'") from None
+        return listed(value)
 
     @field_validator("targets", "encoders", "poolings", "dimensions", "full")
     @classmethod

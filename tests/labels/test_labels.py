@@ -144,7 +144,7 @@ def test_spellings_of_never_asked(tmp_path, spelling):
         (changed(2, question="one?"), "'q1' has a different question in row 2 than in row 1"),
         (changed(2, benchmark="b"), "'q1' has a different benchmark in row 2"),
         ([*LONG, ("q3", "Three?", "b", "small", "1", "")], "'q3'.*'small' in rows 5, 6"),
-        (LONG[4:], "at least two targets.*only 'small'"),
+        (LONG[4:], "at least 2 targets.*only 'small'"),
     ],
 )
 def test_bad_rows(tmp_path, rows, message):
@@ -170,7 +170,7 @@ def test_missing_column(tmp_path, old, new, message):
 
 
 def test_a_wide_table_without_targets(tmp_path):
-    with pytest.raises(InputError, match="at least two targets, and there is none"):
+    with pytest.raises(InputError, match="at least 2 targets must be there, and there is none"):
         load_labels(save(tmp_path, [("q", "Q?", "a")], COLUMNS[:3]))
 
 
@@ -182,7 +182,7 @@ def test_choice_of_targets(tmp_path):
         labels.select_targets(["small", "lagre"])
     with pytest.raises(InputError, match="named twice"):
         labels.select_targets(["small", "small"])
-    with pytest.raises(InputError, match="at least two"):
+    with pytest.raises(InputError, match="at least 2"):
         labels.select_targets(["small"])
 
 

@@ -17,10 +17,10 @@ def write(tmp_path, **values):
 
 def test_local_models_and_endpoints_stand_side_by_side(tmp_path):
     path = write(tmp_path, targets=["zoo/gpt2-a", REMOTE], seed=3)
-    loop = read_loop(path, {"seed": 4, "exclude": "a, b"})
+    loop = read_loop(path, {"seed": 4, "exclude": "a, b", "layers": "3,5"})
     assert loop.target_names == ["zoo/gpt2-a", "a"]
     assert isinstance(loop.targets[1], Endpoint)
-    assert (loop.seed, loop.exclude) == (4, ["a", "b"])
+    assert (loop.seed, loop.exclude, loop.layers) == (4, ["a", "b"], [3, 5])
     assert read_loop(path, {"targets": "x, y"}).targets == ["x", "y"]
 
 
