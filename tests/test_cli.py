@@ -1,3 +1,5 @@
+import re
+import shlex
 import subprocess
 import sys
 
@@ -6,6 +8,7 @@ import pandas as pd
 import pytest
 import tiny_models
 import torch
+import typer
 from typer.testing import CliRunner
 
 from prefill_router import cli
@@ -14,6 +17,7 @@ from prefill_router.extraction import encode
 from prefill_router.extraction.activations import Activations
 from prefill_router.extraction.models import load_encoder
 from prefill_router.extraction.sources import resolve
+from prefill_router.project import project_root
 from prefill_router.study import ARTIFACTS
 
 torch.set_num_threads(1)
@@ -263,3 +267,29 @@ def test_the_benchmark_is_written_as_collect_reads_it(tmp_path, monkeypatch):
     assert invoke("zoo", "queries", out).exit_code == 0
     pd.testing.assert_frame_equal(pd.read_csv(out), table)
     assert "txt" in refused("zoo", "queries", tmp_path / "out.txt")
+
+
+# -- what the documents say ----------------------------------------------------------------------
+
+
+def documented():
+    """Return (page, arguments) of every call of the program in the pages' code blocks."""
+    root = project_root()
+    calls = []
+    for page in (root / "README.md", *sorted((root / "book").glob("*.md"))):
+        for block in re.findall(r"```bash\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+            for line in block.replace("\\\n", " ").splitlines():
+                if line.startswith("prefill-router "):
+                    calls.append((page.name, shlex.split(line, comments=True)[1:]))
+    return calls
+
+
+def test_documented_commands_and_their_options_exist():
+    calls = documented()
+    assert len(calls) > 15
+    for page, (first, *rest) in calls:
+        command = typer.main.get_command(cli.app).commands[first]
+        if hasattr(command, "commands"):
+            command, rest = command.commands[rest[0]], rest[1:]
+        known = {name for parameter in command.params for name in parameter.opts}
+        assert {word for word in rest if re.match(r"-[-a-z]", word)} <= known, (page, first, rest)

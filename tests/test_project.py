@@ -2,6 +2,7 @@
 
 import ast
 import os
+import pkgutil
 import re
 import subprocess
 from pathlib import Path
@@ -144,3 +145,16 @@ def test_no_file_names_a_place_on_somebodys_machine():
             continue
         found = MACHINE_PATH.search(text)
         assert not found, f"{path}: {found and text[found.start() : found.end() + 40]}"
+
+
+def test_dotted_names_in_documents_and_docstrings_lead_somewhere():
+    pages = [ROOT / "README.md", *(ROOT / "book").glob("*.md")]
+    pages += (ROOT / "prefill_router").rglob("*.py")
+    names = {
+        name
+        for page in pages
+        for name in re.findall(r"`(prefill_router(?:\.\w+)+)`", page.read_text(encoding="utf-8"))
+    }
+    assert len(names) > 30
+    for name in sorted(names):
+        assert pkgutil.resolve_name(name) is not None

@@ -47,8 +47,8 @@ def labels(device: Device = "cpu") -> None:
 
 
 def samples(device: Device = "cpu") -> None:
-    """Ask every target the validation and test questions ten times at temperature 1, for labels'
-    noise; takes about ten minutes. An interrupted call goes on where it stopped."""
+    """Ask every target the validation and test questions ten times at temperature 1, to measure
+    label noise; takes about ten minutes. An interrupted call goes on where it stopped."""
     from prefill_router.storage import Store
     from prefill_router.zoo.sampling import write_default_samples
 

@@ -54,7 +54,8 @@ def ray_reader(
         import ray.data
     except ImportError:
         raise InputError(
-            "engine ray needs Ray: pip install 'prefill-router[ray]', on every machine."
+            "engine ray needs Ray: pip install -e '.[ray]' in the project's directory, on every "
+            "machine."
         ) from None
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
