@@ -25,8 +25,8 @@ from prefill_router.labels.costs import Prices
 from prefill_router.report import format_interval, headline, plotting
 from prefill_router.report.display import Display, bullets, query_cards, table
 from prefill_router.router import Router
+from prefill_router.router.evaluation import evaluate, rules_of
 from prefill_router.router.examiner import Examined
-from prefill_router.router.training import evaluate, rules_of
 from prefill_router.storage import atomic_write
 
 TAUS = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)

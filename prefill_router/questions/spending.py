@@ -42,7 +42,7 @@ def predicted_costs(study: Study, fold: int) -> np.ndarray:
     features = Fitting(study, fold, [p.encoder], study.run_dir).distinct_features(COMPONENTS)
     train = study.splits[fold].train
     fitted = fit_costs(labels, study.prices, features, train, n_tokens, seed=p.seed)
-    return fitted.expected(features, labels.question.tolist(), n_tokens)
+    return fitted.expected(features, fitted.input_tokens(labels.question.tolist(), n_tokens))
 
 
 def costs_by_way(study: Study) -> dict[str, list[np.ndarray]]:

@@ -168,12 +168,16 @@ class CostModel:
             counts[:, k] = [len(encoding.ids) for encoding in tokenizer.encode_batch(texts)]
         return counts
 
-    def expected(
-        self, features: np.ndarray, queries: Sequence[Query], n_tokens: np.ndarray
-    ) -> np.ndarray:
-        """Return the expected cost of each query at each target, (N, K) in USD."""
-        inputs = self.input_tokens(queries, n_tokens) * self.input_price
-        return inputs + self.lengths.predict(features) * self.output_price
+    def expected(self, features: np.ndarray, inputs: np.ndarray) -> np.ndarray:
+        """Return the expected cost of each query at each target, (N, K) in USD.
+
+        Parameters
+        ----------
+        features : ndarray of shape (N, D)
+        inputs : ndarray of shape (N, K)
+            From `input_tokens`.
+        """
+        return inputs * self.input_price + self.lengths.predict(features) * self.output_price
 
 
 def fit_costs(

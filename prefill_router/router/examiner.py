@@ -10,9 +10,9 @@ from prefill_router.errors import InputError, did_you_mean
 from prefill_router.evaluation.estimates import Estimate
 from prefill_router.labels import Labels
 from prefill_router.labels.costs import Prices, query_costs
+from prefill_router.router.evaluation import evaluate
 from prefill_router.router.predictor import Predictor
 from prefill_router.router.seen_questions import are_seen
-from prefill_router.router.training import evaluate
 
 
 @dataclass(frozen=True, eq=False)

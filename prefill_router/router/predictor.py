@@ -189,7 +189,9 @@ class Predictor:
         states, n_tokens = self._reader.read(queries)
         heads, costs, added = self.parts.heads, self.parts.costs, self.config.added
         features = heads.features(states)
-        expected = None if costs is None else costs.expected(features, queries, n_tokens)
+        expected = None
+        if costs is not None:
+            expected = costs.expected(features, costs.input_tokens(queries, n_tokens))
         raw = heads.raw(features)
         p = with_added(heads.calibration.apply(raw), added)
         return _Read(

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from prefill_router.evaluation import evaluate_choices, evaluate_probabilities
 from prefill_router.evaluation.estimates import Estimate
 from prefill_router.evaluation.tuning import choose_cheapest_policy, choose_policy
 from prefill_router.extraction.activations import Activations
@@ -30,11 +29,12 @@ from prefill_router.router.cost_comparison import (
     TRUE,
     compare_expected_costs,
 )
-from prefill_router.router.cost_prediction import CostModel, fit_costs
+from prefill_router.router.cost_prediction import fit_costs
+from prefill_router.router.evaluation import evaluate
 from prefill_router.router.guarantee import certify
 from prefill_router.router.heads import Heads, fold
 from prefill_router.router.parts import Parts
-from prefill_router.router.routing import Rule, Tuned, make_rule
+from prefill_router.router.routing import Tuned
 from prefill_router.router.seen_questions import digests
 from prefill_router.trunk import SharedTrunkEnsemble
 
@@ -120,12 +120,12 @@ def train(
         heads, calibration=fit_calibration(raw[held], correct[held], groups[held], seed=seed)
     )
     p = heads.probabilities(reduced)
-    costs, expected = None, None
+    costs, inputs, expected = None, None, None
     if has_costs(labels, prices):
-        costs = fit_costs(
-            labels, prices, reduced, split.train, activations.full_tokens, tokenizers, seed
-        )
-        expected = costs.expected(reduced, labels.question.tolist(), activations.full_tokens)
+        n_tokens = activations.full_tokens
+        costs = fit_costs(labels, prices, reduced, split.train, n_tokens, tokenizers, seed)
+        inputs = costs.input_tokens(labels.question.tolist(), n_tokens)
+        expected = costs.expected(reduced, inputs)
     accuracy = labels.take(split.train).summary()["accuracy"].to_numpy()
     best = int(np.nanargmax(accuracy))
     seen = np.zeros(p.shape[1:]) if expected is None else expected
@@ -147,13 +147,12 @@ def train(
     used = np.concatenate([split.train, split.validation])
     parts = Parts(heads, costs, tuned, digests(labels.question[used]))
     tested = labels.take(test)
-    cost = None if costs is None else paid(labels, prices, costs, activations.full_tokens)[test]
+    cost = None if costs is None else query_costs(labels, prices, inputs)[test]
     predicted = None if expected is None else expected[test]
     metrics = evaluate(
         parts, tested, tau, raw[test], p[test], predicted, cost, "test", n_resamples, seed
     )
     if costs is not None:
-        inputs = costs.input_tokens(labels.question.tolist(), activations.full_tokens)
         median, mean = (
             expected_costs(labels, prices, inputs, split.train, typical)[test]
             for typical in (np.median, np.mean)
@@ -187,14 +186,6 @@ def reduced_states(activations: Activations, heads: Heads) -> np.ndarray:
     )
 
 
-def paid(
-    labels: Labels, prices: Prices | None, costs: CostModel, n_tokens: np.ndarray
-) -> np.ndarray:
-    """Return what every answer cost, (N, K) in USD, input tokens counted as the router does."""
-    inputs = costs.input_tokens(labels.question.tolist(), n_tokens)
-    return query_costs(labels, prices, inputs)
-
-
 def _tune(
     p: np.ndarray, correct: np.ndarray, expected: np.ndarray | None, best: int
 ) -> tuple[float, float]:
@@ -203,66 +194,3 @@ def _tune(
         return choose_policy(p, correct, np.zeros(p.shape[1])).parameter, 0.0
     tau = choose_cheapest_policy(p, correct, expected, best).parameter
     return tau, choose_cheapest_policy(p, correct, expected, best, "utility").parameter
-
-
-def evaluate(
-    parts: Parts,
-    labels: Labels,
-    tau: float,
-    raw: np.ndarray,
-    p: np.ndarray,
-    expected: np.ndarray | None,
-    cost: np.ndarray | None,
-    split: str,
-    n_resamples: int,
-    seed: int,
-) -> list[Estimate]:
-    """Evaluate a router's policies and probabilities on labels it was not fitted to.
-
-    Parameters
-    ----------
-    parts : Parts
-    labels : Labels
-        N queries.
-    tau : float
-        The tolerance chosen on validation rows.
-    raw, p : ndarray of shape (N, K)
-        P(correct) before and after calibration.
-    expected, cost : ndarray of shape (N, K) or None
-        Costs as expected beforehand, and as they turned out.
-    split, n_resamples, seed
-        As in `prefill_router.evaluation.evaluate_choices`.
-
-    Returns
-    -------
-    list of Estimate
-        Those of `evaluate_choices` and of `evaluate_probabilities`.
-    """
-    rules = rules_of(parts.tuned, labels.targets, tau, expected is not None)
-    shared = {"targets": labels.targets, "split": split, "seed": seed}
-    found = evaluate_choices(
-        {name: rule.choose(p, expected) for name, rule in rules.items()},
-        labels.correct,
-        cost,
-        labels.targets.index(parts.tuned.guarantee.best_single),
-        labels.group,
-        n_resamples=n_resamples,
-        **shared,
-    )
-    return found + evaluate_probabilities(
-        {"calibrated": p, "uncalibrated": raw},
-        labels.correct,
-        labels.group,
-        n_resamples=min(500, n_resamples),
-        **shared,
-    )
-
-
-def rules_of(tuned: Tuned, targets: Sequence[str], tau: float, priced: bool) -> dict[str, Rule]:
-    """Return the policies that are evaluated, by name."""
-    rules = {
-        "argmax": make_rule("argmax", tuned, targets),
-        "tolerance": make_rule("tolerance", tuned, targets, tau=tau),
-        "certified": make_rule("tolerance", tuned, targets),
-    }
-    return rules | ({"utility": make_rule("utility", tuned, targets)} if priced else {})

@@ -100,7 +100,7 @@ def test_tokens_are_priced_and_costs_are_taken_as_they_are():
     costs[:, 1] = 0.25
     prices = Prices({"a": 2e6}, {"a": 3e6})
     model = fit_costs(labels(cost_usd=costs), prices, np.zeros((40, 1)), np.arange(20), np.ones(40))
-    found = model.expected(np.zeros((2, 1)), ["w1", "w1"], np.array([1, 4]))
+    found = model.expected(np.zeros((2, 1)), model.input_tokens(["w1", "w1"], np.array([1, 4])))
     np.testing.assert_allclose(found, [[2 * 1 + 3 * 10, 0.25], [2 * 4 + 3 * 10, 0.25]])
 
 
@@ -108,11 +108,13 @@ def test_a_target_of_known_price_and_lengths_is_priced_by_tokens_also_where_cost
     costs, prices = np.full((40, 2), 0.25), Prices({"a": 2e6}, {"a": 3e6})
     stated = labels(cost_usd=costs)
     model = fit_costs(stated, prices, np.zeros((40, 1)), np.arange(20), np.ones(40))
-    found = model.expected(np.zeros((2, 1)), ["w1", "w1"], np.array([1, 400]))  # longer than any
+    inputs = model.input_tokens(["w1", "w1"], np.array([1, 400]))  # longer than any
+    found = model.expected(np.zeros((2, 1)), inputs)
     np.testing.assert_allclose(found, [[2 * 1 + 3 * 10, 0.25], [2 * 400 + 3 * 10, 0.25]])
     stated.output_tokens[3, 0] = np.nan  # then what was paid says more
     model = fit_costs(stated, prices, np.zeros((40, 1)), np.arange(20), np.ones(40))
-    np.testing.assert_allclose(model.expected(np.zeros((1, 1)), ["w1"], np.array([4])), 0.25)
+    inputs = model.input_tokens(["w1"], np.array([4]))
+    np.testing.assert_allclose(model.expected(np.zeros((1, 1)), inputs), 0.25)
 
 
 def test_unknown_prices_are_refused():
@@ -129,4 +131,4 @@ def test_a_targets_own_tokenizer_counts_its_input():
     queries = ["abc", [{"role": "system", "content": "ab"}, {"role": "user", "content": "cde"}]]
     counts = model.input_tokens(queries, np.array([7, 9]))
     assert counts.tolist() == [[7, 3], [9, 6]]  # bytes; messages are joined by a line break
-    assert model.expected(np.zeros((2, 1)), queries, np.array([7, 9])).tolist() == [[7, 3], [9, 6]]
+    assert model.expected(np.zeros((2, 1)), counts).tolist() == [[7, 3], [9, 6]]
