@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,9 @@ ARTIFACTS = "PREFILL_ROUTER_ARTIFACTS"
 
 OF_FITS = {"criterion", "dimensions", "inner_folds", "n_seeds", "keep", "n_resamples"}
 """Parameters that neither labels, splits nor states depend on."""
+
+Measure = Callable[[Activations, np.ndarray, np.ndarray], pd.DataFrame]
+"""From states, labels (N, K) and the rows to look at to a table by layer."""
 
 
 class Study:
@@ -263,12 +266,11 @@ class Study:
                 p.dimensions, p.inner_folds, p.seed,
             )  # fmt: skip
 
-        return self._table("layer-auc", encoder, validate)
+        return self._table("layer-auc", encoder, validate, p.dimensions, p.inner_folds)
 
-    def _table(self, kind: str, encoder: str, measure) -> pd.DataFrame:
-        """Measure an encoder's layers on the training rows of every split, once."""
-        p = self.parameters
-        key = self.key(p.dimensions, p.inner_folds) | {"states": self.states_key(encoder)}
+    def _table(self, kind: str, encoder: str, measure: Measure, *settings: Any) -> pd.DataFrame:
+        """Measure an encoder's layers on the training rows of every split, once for `settings`."""
+        key = self.key(*settings) | {"states": self.states_key(encoder)}
 
         def build(directory: Path) -> None:
             tables = [

@@ -240,6 +240,14 @@ def best_row(rows, score):
     )
 
 
+def test_probes_are_not_measured_again_for_other_dimensions(study, monkeypatch):
+    encoder = study.parameters.encoder
+    before = study.probes(encoder)
+    monkeypatch.setattr("prefill_router.study.probe_layers", lambda *_: pytest.fail("again"))
+    again = study.like(dimensions=[3], inner_folds=2).probes(encoder)
+    pd.testing.assert_frame_equal(again, before)
+
+
 @pytest.mark.parametrize("fold", [0, 1])
 def test_choices_by_auc_are_the_best_of_all_rows(study, fold):
     encoders = study.trained_encoders
