@@ -7,7 +7,7 @@ import numpy as np
 from prefill_router.evaluation.estimates import Estimate
 from prefill_router.study import Study
 from prefill_router.study.comparison import compare_probabilities
-from prefill_router.study.fitting import Fitting
+from prefill_router.study.fold import Fold
 from prefill_router.study.routers import ensembles
 
 
@@ -19,7 +19,7 @@ def network_predictions(study: Study) -> np.ndarray:
     """
     by_fold = []
     for fold, ensemble in enumerate(ensembles(study)):
-        x = Fitting(study, fold, [study.parameters.encoder], study.run_dir).features()
+        x = Fold(study, fold, [study.parameters.encoder]).features()
         by_fold.append(np.moveaxis(ensemble.predict_each(x), 0, 1))
     return np.moveaxis(study.over_folds(by_fold), 1, 0)
 

@@ -1,5 +1,4 @@
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,8 +11,7 @@ from tiny_studies import label_table
 
 from prefill_router import storage
 from prefill_router.features import TargetFeatures
-from prefill_router.labels.splits import Split
-from prefill_router.study import ARTIFACTS, Study
+from prefill_router.study import ARTIFACTS
 from prefill_router.study.fitting import Fitting
 from prefill_router.study.routers import (
     CLUSTERS,
@@ -37,7 +35,6 @@ from prefill_router.study.routers import (
     predictions,
     router_names,
 )
-from prefill_router.trunk import SharedTrunkEnsemble
 
 torch.set_num_threads(1)
 
@@ -264,108 +261,6 @@ def test_own_features_are_those_chosen_for_the_target_alone(study, tmp_path):
             brier = np.mean((guess[split.validation] - Y[split.validation, k]) ** 2)
             fits.append((brier, guess))
         np.testing.assert_allclose(p[split.test, k], min(fits)[1][split.test], atol=1e-3)
-
-
-def test_lengths_are_prompt_tokens_and_characters(study, tmp_path):
-    lengths = Fitting(study, 0, [], tmp_path).lengths()
-    assert lengths[5].tolist() == [
-        len(study.labels.question[5].split()) + 2,
-        len(study.labels.question[5]),
-    ]
-
-
-@pytest.mark.parametrize("embedding", ["lsa", "other"])
-def test_embeddings_are_unit_vectors_that_know_no_test_query(tmp_path, embedding):
-    if embedding == "other":
-        embedding = str(tmp_path / "other")
-    study = tiny_studies.study(tmp_path, embedding=embedding)
-    vectors = Fitting(study, 0, [], tmp_path).embedding()
-    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
-
-    table, ids = label_table(), study.labels.query_id[study.test_rows]
-    table.loc[table["query_id"].isin(ids[1:]), "question"] += " w3 w3 w3"
-    changed = tiny_studies.study(tmp_path / "b", table, embedding=embedding)
-    split, row = study.splits[0], study.test_rows[0]
-    assert np.array_equal(changed.splits[0].train, split.train)
-    again = Fitting(changed, 0, [], tmp_path).embedding()
-    np.testing.assert_allclose(again[[*split.train, row]], vectors[[*split.train, row]], atol=1e-5)
-
-
-def test_the_embedding_is_standardised_on_training_rows_alone(study, tmp_path):
-    train = Fitting(study, 0, [], tmp_path).standardised_embedding()[study.splits[0].train]
-    np.testing.assert_allclose(train.mean(axis=0), 0, atol=1e-6)
-    np.testing.assert_allclose(train.std(axis=0), 1, rtol=1e-6)
-
-
-@pytest.mark.parametrize("shuffle", [False, True])
-def test_networks_are_chosen_on_whole_groups(study, tmp_path, monkeypatch, shuffle):
-    given = []
-    fit = SharedTrunkEnsemble.fit
-
-    def record(self, X, Y, groups=None, device="cpu"):
-        given.append((groups, device))
-        return fit(self, X, Y, groups)
-
-    monkeypatch.setattr(SharedTrunkEnsemble, "fit", record)
-    monkeypatch.setattr(Study, "training_device", torch.device("meta"))
-    it = Fitting(study, 0, [study.parameters.encoder], tmp_path)
-    it.trunk(it.features(), shuffle)
-    [(groups, device)] = given
-    assert np.array_equal(groups, study.labels.group[study.splits[0].train])
-    assert device == torch.device("meta")
-
-
-def test_the_study_says_what_the_mlp_trains_on(study, monkeypatch):
-    devices, fit = [], SharedTrunkEnsemble.fit
-
-    def record(self, X, Y, groups=None, device="cpu"):
-        devices.append(device)
-        return fit(self, X, Y, groups)
-
-    monkeypatch.setattr(SharedTrunkEnsemble, "fit", record)
-    monkeypatch.setattr(Study, "training_device", torch.device("meta"))
-    Fitting(study, 0, [], study.run_dir).tuned(
-        np.random.default_rng(0).normal(size=(study.labels.n_queries, 3)),
-        [SharedTrunkEnsemble(1, 1, (4,), (0.0,), max_epochs=1)],
-        grouped=True,
-    )
-    assert devices == [torch.device("meta")]
-
-
-# -- the candidate that validation chooses -------------------------------------------------------
-
-
-class Fixed:
-    """Predicts the same numbers whatever it is fitted on, and remembers on which rows."""
-
-    def __init__(self, p):
-        self.p = p
-
-    def fit(self, X, Y):
-        self.rows = X.tolist()
-        return self
-
-    def predict_proba(self, X):
-        return self.p[X]
-
-
-def test_the_candidate_with_the_least_validation_brier_score_is_taken(tmp_path):
-    rng = np.random.default_rng(0)
-    Y = rng.integers(0, 2, (60, 3)).astype(float)
-    split = Split(np.arange(30), np.arange(30, 45), np.arange(45, 60))
-    good_on = dict.fromkeys(("train", "validation", "test"))
-    for part in good_on:  # right on that part, wrong on the others
-        p = 1 - Y
-        p[getattr(split, part)] = Y[getattr(split, part)]
-        good_on[part] = Fixed(p)
-    Y = Y.copy()
-    Y[rng.random(Y.shape) < 0.2] = np.nan
-    study = SimpleNamespace(splits=[split], labels=SimpleNamespace(correct=Y))
-    it = Fitting(study, 0, [], tmp_path)
-    for order in (good_on, reversed(good_on)):
-        candidates = [good_on[part] for part in order]
-        assert np.array_equal(it.tuned(np.arange(60), candidates), good_on["validation"].p)
-    assert good_on["train"].rows == split.train.tolist()
 
 
 @pytest.mark.parametrize(
