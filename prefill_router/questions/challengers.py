@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 from sklearn.model_selection import GroupKFold
 
-from prefill_router.baselines import TargetLogistic
+from prefill_router.baselines.linear import TargetLogistic
 from prefill_router.baselines.ridge import KernelFeatures, RidgePath, join_parts, split_labels
 from prefill_router.evaluation.metrics import pairwise_brier
 from prefill_router.study import Study

@@ -13,7 +13,7 @@ from scipy.special import expit, logit
 from sklearn.model_selection import GroupKFold
 from sklearn.preprocessing import StandardScaler
 
-from prefill_router.baselines import TargetLogistic
+from prefill_router.baselines.linear import TargetLogistic
 from prefill_router.evaluation.bootstrap import auc_intervals, intervals
 from prefill_router.evaluation.estimates import Estimate, rows_of
 from prefill_router.progress import track

@@ -9,16 +9,14 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from prefill_router.baselines import (
+from prefill_router.baselines.averages import (
     BenchmarkAware,
     Clusters,
-    LengthOnly,
     NearestNeighbours,
-    TargetLogistic,
-    TfidfLogistic,
     TrainingAccuracy,
 )
 from prefill_router.baselines.latent import ItemResponse, MatrixFactorisation
+from prefill_router.baselines.linear import LengthOnly, TargetLogistic, TfidfLogistic
 from prefill_router.baselines.trees import TargetTrees
 from prefill_router.progress import track
 from prefill_router.storage import read_json, write_json

@@ -1,38 +1,18 @@
 import numpy as np
 import pytest
+from random_labels import labels, questions
 from sklearn.base import clone
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
-from prefill_router.baselines import (
+from prefill_router.baselines.averages import (
     BenchmarkAware,
     Clusters,
-    LengthOnly,
     NearestNeighbours,
-    TargetLogistic,
-    TfidfLogistic,
     TrainingAccuracy,
 )
 from prefill_router.baselines.latent import ItemResponse, MatrixFactorisation
+from prefill_router.baselines.linear import LengthOnly, TargetLogistic, TfidfLogistic
 from prefill_router.baselines.trees import TargetTrees
 from prefill_router.errors import InputError
-
-
-@pytest.fixture
-def rng():
-    return np.random.default_rng(0)
-
-
-def labels(rng, n=80, k=3, missing=0.3):
-    Y = rng.integers(0, 2, size=(n, k)).astype(float)
-    return np.where(rng.random((n, k)) < missing, np.nan, Y)
-
-
-def questions(rng, n=80):
-    words = ["sum", "of", "7", "+", "3", "is", "x", ">", "Y", "sort", "the", "a", "b", "c"]
-    return np.array([" ".join(rng.choice(words, 6)) for _ in range(n)], dtype=object)
 
 
 def inputs(rng, n=80):
@@ -54,97 +34,6 @@ def inputs(rng, n=80):
 
 
 MODELS = [model for model, _ in inputs(np.random.default_rng(0))]
-
-
-def test_training_accuracy_leaves_missing_labels_out():
-    Y = np.array([[1, 0], [1, np.nan], [0, np.nan], [np.nan, 1]])
-    p = TrainingAccuracy().fit(range(4), Y).predict_proba(range(2))
-    np.testing.assert_allclose(p, [[2 / 3, 1 / 2]] * 2)
-
-
-def test_benchmark_aware_equals_a_loop(rng):
-    names, Y = rng.choice(["arc", "gsm", "law"], 80), labels(rng)
-    p = BenchmarkAware(strength=2).fit(names, Y).predict_proba(np.array(["law", "new", "arc", "a"]))
-    overall = np.nanmean(Y, axis=0)
-    for row, name in zip(p, ["law", None, "arc", None], strict=True):
-        for k in range(3):
-            own = [y for y, b in zip(Y[:, k], names, strict=True) if b == name and y == y]
-            expected = (sum(own) + 2 * overall[k]) / (len(own) + 2)
-            np.testing.assert_allclose(row[k], expected)
-
-
-def test_length_only_equals_scikit_learn(rng):
-    lengths, Y = rng.integers(1, 200, size=(80, 2)), labels(rng)
-    p = LengthOnly(C=0.5).fit(lengths, Y).predict_proba(lengths)
-    X = StandardScaler().fit_transform(np.hstack([lengths, np.log(lengths + 1)]))
-    for k in range(3):
-        known = ~np.isnan(Y[:, k])
-        reference = LogisticRegression(C=0.5, tol=1e-9).fit(X[known], Y[known, k])
-        np.testing.assert_allclose(p[:, k], reference.predict_proba(X)[:, 1], atol=1e-4)
-
-
-def test_tfidf_equals_a_scikit_learn_pipeline_on_complete_labels(rng):
-    texts, Y = questions(rng), labels(rng, missing=0)
-    p = TfidfLogistic(C=3).fit(texts, Y).predict_proba(texts[:9])
-    for k in range(3):
-        pattern = r"\w+|[^\w\s]"
-        words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=pattern)
-        reference = make_pipeline(words, LogisticRegression(C=3)).fit(texts, Y[:, k])
-        np.testing.assert_allclose(p[:, k], reference.predict_proba(texts[:9])[:, 1], atol=1e-3)
-
-
-def test_tfidf_reads_single_digits_and_symbols():
-    texts = np.array(["7 + 3", "7 > 3", "8 + 3", "8 > 3"] * 10, dtype=object)
-    Y = np.column_stack([["+" in text for text in texts], ["7" in text for text in texts]])
-    p = TfidfLogistic(C=100).fit(texts, Y.astype(float)).predict_proba(texts)
-    np.testing.assert_array_equal(p > 0.5, Y)
-
-
-def test_nearest_neighbours_equal_a_loop_over_cosines(rng):
-    X, new, Y = rng.normal(size=(80, 5)), rng.normal(size=(9, 5)), labels(rng, missing=0.5)
-    p = NearestNeighbours(k=6).fit(X, Y).predict_proba(new * 100)
-    for row, x in zip(p, new, strict=True):
-        cosines = [x @ h / np.linalg.norm(x) / np.linalg.norm(h) for h in X]
-        near = Y[np.argsort(cosines)[-6:]]
-        for k in range(3):
-            own = near[~np.isnan(near[:, k]), k]
-            np.testing.assert_allclose(row[k], own.mean() if len(own) else np.nanmean(Y[:, k]))
-
-
-def test_nearest_neighbours_fall_back_where_none_is_labelled():
-    X = np.array([[1.0, 0], [1, 0.1], [0, 1], [0.1, 1]])
-    Y = np.array([[np.nan], [np.nan], [1.0], [0.0]])
-    p = NearestNeighbours(k=2).fit(X, Y).predict_proba(np.array([[1.0, 0.05]]))
-    np.testing.assert_allclose(p, [[0.5]])
-    assert NearestNeighbours(k=50).fit(X, Y).predict_proba(X).shape == (4, 1)
-
-
-def test_clusters_equal_a_loop_over_members(rng):
-    centres = np.eye(4)
-    member = rng.integers(0, 4, 80)
-    X = (centres[member] + 0.01 * rng.normal(size=(80, 4))) * rng.uniform(1, 9, size=(80, 1))
-    Y = labels(rng)
-    p = Clusters(4, strength=3).fit(X, Y).predict_proba(centres)
-    for c in range(4):
-        for k in range(3):
-            own = Y[member == c, k]
-            own = own[~np.isnan(own)]
-            expected = (own.sum() + 3 * np.nanmean(Y[:, k])) / (len(own) + 3)
-            np.testing.assert_allclose(p[c, k], expected)
-
-
-def test_clusters_are_no_more_than_the_distinct_directions(rng):
-    X = np.repeat(np.eye(3), 5, axis=0) * rng.uniform(1, 2, size=(15, 1))
-    assert Clusters(32).fit(X, labels(rng, 15)).accuracy_.shape == (3, 3)
-
-
-def test_target_logistic_equals_scikit_learn(rng):
-    X, Y = rng.normal(size=(80, 5)), labels(rng)
-    p = TargetLogistic(C=0.1).fit(X, Y).predict_proba(X)
-    for k in range(3):
-        known = ~np.isnan(Y[:, k])
-        reference = LogisticRegression(C=0.1, tol=1e-9).fit(X[known], Y[known, k])
-        np.testing.assert_allclose(p[:, k], reference.predict_proba(X)[:, 1], atol=1e-4)
 
 
 @pytest.mark.parametrize("place", range(len(MODELS)))

@@ -1,0 +1,117 @@
+"""Logistic regressions: on lengths, on words, and on the features that the shared trunk reads."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.special import expit, logit
+from sklearn.base import BaseEstimator
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from prefill_router.baselines import base_rate, label_matrix
+from prefill_router.features.logistic import fit_logistic, predict_logistic
+
+
+class LengthOnly(BaseEstimator):
+    """Logistic regression on the query's lengths and their logarithms.
+
+    Parameters
+    ----------
+    C : float, default 1.0
+        Inverse strength of the penalty.
+
+    Attributes
+    ----------
+    scaler_ : StandardScaler
+    coef_, intercept_ : ndarrays of shapes (K, 2 L) and (K,)
+    """
+
+    def __init__(self, C: float = 1.0):
+        self.C = C
+
+    def fit(self, X: np.ndarray, Y: np.ndarray) -> LengthOnly:
+        """Fit to lengths `X` (N, L), such as prompt tokens and characters."""
+        Y = label_matrix(X, Y)
+        self.scaler_ = StandardScaler().fit(self._columns(X))
+        self.coef_, self.intercept_ = fit_logistic(
+            self.scaler_.transform(self._columns(X)), Y, self.C
+        )
+        return self
+
+    def predict_proba(self, X: np.ndarray) -> np.ndarray:
+        """Predict from lengths `X` (n, L)."""
+        columns = self.scaler_.transform(self._columns(X))
+        return predict_logistic(columns, self.coef_, self.intercept_)
+
+    @staticmethod
+    def _columns(X: np.ndarray) -> np.ndarray:
+        X = np.asarray(X, dtype=np.float64)
+        return np.hstack([X, np.log1p(X)])
+
+
+class TfidfLogistic(BaseEstimator):
+    """Logistic regression on the TF-IDF of words and pairs of words.
+
+    Parameters
+    ----------
+    C : float, default 1.0
+        Inverse strength of the penalty.
+
+    Attributes
+    ----------
+    vectorizer_ : TfidfVectorizer
+        Every digit string, letter and symbol counts as a word: in mathematics they matter.
+    coef_, intercept_ : ndarrays of shapes (K, V) and (K,)
+        A target whose labels are all alike has an intercept alone, its smoothed base rate.
+    """
+
+    def __init__(self, C: float = 1.0):
+        self.C = C
+
+    def fit(self, X: np.ndarray, Y: np.ndarray) -> TfidfLogistic:
+        """Fit to questions `X`, strings."""
+        Y = label_matrix(X, Y)
+        self.vectorizer_ = TfidfVectorizer(
+            ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\w+|[^\w\s]"
+        )
+        counts = self.vectorizer_.fit_transform(X)
+        self.coef_ = np.zeros((Y.shape[1], counts.shape[1]))
+        self.intercept_ = logit(base_rate(Y))
+        for k, labels in enumerate(Y.T):
+            known = np.flatnonzero(~np.isnan(labels))
+            if len(np.unique(labels[known])) == 2:
+                model = LogisticRegression(C=self.C, max_iter=1000)
+                model.fit(counts[known], labels[known])
+                self.coef_[k], self.intercept_[k] = model.coef_[0], model.intercept_[0]
+        return self
+
+    def predict_proba(self, X: np.ndarray) -> np.ndarray:
+        """Predict from questions `X`, strings."""
+        return expit(self.vectorizer_.transform(X) @ self.coef_.T + self.intercept_)
+
+
+class TargetLogistic(BaseEstimator):
+    """One logistic regression a target on the features the shared trunk reads.
+
+    Parameters
+    ----------
+    C : float, default 1.0
+        Inverse strength of the penalty.
+
+    Attributes
+    ----------
+    coef_, intercept_ : ndarrays of shapes (K, D) and (K,)
+    """
+
+    def __init__(self, C: float = 1.0):
+        self.C = C
+
+    def fit(self, X: np.ndarray, Y: np.ndarray) -> TargetLogistic:
+        """Fit to features `X` (N, D), all targets on the same."""
+        self.coef_, self.intercept_ = fit_logistic(X, label_matrix(X, Y), self.C)
+        return self
+
+    def predict_proba(self, X: np.ndarray) -> np.ndarray:
+        """Predict from features `X` (n, D)."""
+        return predict_logistic(X, self.coef_, self.intercept_)

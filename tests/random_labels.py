@@ -1,0 +1,15 @@
+"""Labels and questions drawn at random, for tests of estimators."""
+
+import numpy as np
+
+
+def labels(rng, n=80, k=3, missing=0.3):
+    """Return right and wrong answers, some missing, (n, k)."""
+    Y = rng.integers(0, 2, size=(n, k)).astype(float)
+    return np.where(rng.random((n, k)) < missing, np.nan, Y)
+
+
+def questions(rng, n=80):
+    """Return n texts of six words, digits and symbols."""
+    words = ["sum", "of", "7", "+", "3", "is", "x", ">", "Y", "sort", "the", "a", "b", "c"]
+    return np.array([" ".join(rng.choice(words, 6)) for _ in range(n)], dtype=object)
