@@ -22,7 +22,7 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from prefill_router.evaluation.bootstrap import auc_intervals, intervals
-from prefill_router.features import cross_validated_auc
+from prefill_router.features.selection import cross_validated_auc
 from prefill_router.probes import probe_layers
 
 WIDTH, LAYERS, POOLINGS, DIMENSIONS = 384, [0, 1], ["last", "mean"], [50, 100, 200, 300]

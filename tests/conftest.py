@@ -1,5 +1,6 @@
 """Studies that several test modules look at, each made once."""
 
+import numpy as np
 import pytest
 import tiny_routers
 import tiny_studies
@@ -39,3 +40,9 @@ def fitted(tmp_path_factory):
 def saved(fitted, tmp_path):
     """A directory with that router, for a test to spoil."""
     return fitted[0].save_pretrained(tmp_path / "saved")
+
+
+@pytest.fixture
+def rng():
+    """Random numbers, the same for every test."""
+    return np.random.default_rng(0)

@@ -13,3 +13,10 @@ def questions(rng, n=80):
     """Return n texts of six words, digits and symbols."""
     words = ["sum", "of", "7", "+", "3", "is", "x", ">", "Y", "sort", "the", "a", "b", "c"]
     return np.array([" ".join(rng.choice(words, 6)) for _ in range(n)], dtype=object)
+
+
+def labels_of_both_kinds(rng, n, k, missing=0.2):
+    """Return labels of which the first four rows are known: two wrong, two right."""
+    Y = (rng.random((n, k)) < 0.5).astype(float)
+    Y[:2], Y[2:4] = 0, 1
+    return np.where((rng.random((n, k)) < missing) & (np.arange(n)[:, None] > 3), np.nan, Y)

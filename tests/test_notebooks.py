@@ -63,7 +63,7 @@ def spoil(path: Path, old: str, new: str) -> None:
 
 def test_a_wrong_separability_fails(copy, tmp_path):
     spoil(
-        copy / "prefill_router" / "probes" / "__init__.py",
+        copy / "prefill_router" / "probes" / "separability.py",
         "(right.variance + wrong.variance)",
         "(1.1 * right.variance + wrong.variance)",
     )

@@ -9,10 +9,10 @@ from scipy.special import expit, logit
 
 from prefill_router.errors import InputError
 
+MAX_ITERATIONS = 100  # Newton steps; about six are needed
 
-def fit_logistic(
-    X: np.ndarray, Y: np.ndarray, C: float = 1.0, max_iterations: int = 100
-) -> tuple[np.ndarray, np.ndarray]:
+
+def fit_logistic(X: np.ndarray, Y: np.ndarray, C: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
     r"""Fit one L2-regularised logistic regression a target by Newton's method.
 
     Parameters
@@ -23,8 +23,6 @@ def fit_logistic(
         1 right, 0 wrong, NaN never asked (the row then says nothing about that target).
     C : float, default 1.0
         Inverse strength of the penalty, as in scikit-learn.
-    max_iterations : int, default 100
-        Newton steps at most; about six are needed.
 
     Returns
     -------
@@ -44,7 +42,7 @@ def fit_logistic(
     are nearly uncorrelated, so that with the Hessians' diagonals as preconditioner few are needed.
     """
     width = np.shape(X)[-1] if np.ndim(X) else 0
-    coef, intercept = fit_nested_logistic(X, Y, [width], C, max_iterations)
+    coef, intercept = fit_nested_logistic(X, Y, [width], C)
     return coef[0], intercept[0]
 
 
@@ -53,13 +51,12 @@ def fit_nested_logistic(
     Y: np.ndarray,
     dimensions: Sequence[int],
     C: float = 1.0,
-    max_iterations: int = 100,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Fit the regressions of `fit_logistic` on the first d columns, for several d at once.
 
     Parameters
     ----------
-    X, Y, C, max_iterations
+    X, Y, C
         As for `fit_logistic`.
     dimensions : sequence of P int
         Numbers of leading columns, each at most D.
@@ -77,7 +74,7 @@ def fit_nested_logistic(
         raise InputError(f"C is {C}; it must be positive.")
     n_targets, width = Y.shape[1], X.shape[1]
     used = np.arange(width) < np.repeat(dimensions, n_targets)[:, None]
-    theta = _newton(X, np.tile(Y, len(dimensions)), used, C, max_iterations)
+    theta = _newton(X, np.tile(Y, len(dimensions)), used, C)
     theta = theta.reshape(len(dimensions), n_targets, width + 1)
     return theta[..., :-1].copy(), theta[..., -1].copy()
 
@@ -87,9 +84,7 @@ def predict_logistic(X: np.ndarray, coef: np.ndarray, intercept: np.ndarray) -> 
     return expit(np.asarray(X, dtype=np.float64) @ coef.T + intercept)
 
 
-def _newton(
-    X: np.ndarray, Y: np.ndarray, used: np.ndarray, C: float, max_iterations: int
-) -> np.ndarray:
+def _newton(X: np.ndarray, Y: np.ndarray, used: np.ndarray, C: float) -> np.ndarray:
     """Damped Newton for labels Y (N, M) on the columns used (M, D); returns theta (M, D + 1)."""
     design = np.hstack([X, np.ones((len(X), 1))])
     free = np.hstack([used, np.ones((len(used), 1), dtype=bool)])
@@ -101,7 +96,7 @@ def _newton(
     active = np.flatnonzero((right > 0) & (right < n_known))
     squares, scores = design**2, design @ theta.T
     current = _objective(scores, labels, known, theta, ridge)
-    for _ in range(max_iterations):
+    for _ in range(MAX_ITERATIONS):
         if active.size == 0:
             break
         here, mask, y = theta[active], known[:, active], labels[:, active]

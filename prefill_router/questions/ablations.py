@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
 
-from prefill_router.features import Choice, TargetFeatures, choose
+from prefill_router.features import TargetFeatures
+from prefill_router.features.selection import Choice, choose
 from prefill_router.progress import track
 from prefill_router.study import Study
 from prefill_router.study.fitting import Fitting

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from prefill_router.features import Choice, TargetFeatures, choose
+from prefill_router.features import TargetFeatures
 from prefill_router.features.logistic import fit_logistic, predict_logistic
+from prefill_router.features.selection import Choice, choose
 from prefill_router.study import Study
 from prefill_router.study.fitting import Fitting
 

@@ -11,7 +11,8 @@ from prefill_router.evaluation.estimates import Estimate
 from prefill_router.evaluation.tuning import choose_cheapest_policy, choose_policy
 from prefill_router.extraction.activations import Activations
 from prefill_router.extraction.devices import Device, training_device
-from prefill_router.features import Choice, TargetFeatures, choose, cross_validated_auc
+from prefill_router.features import TargetFeatures
+from prefill_router.features.selection import Choice, choose, cross_validated_auc
 from prefill_router.labels import Labels
 from prefill_router.labels.costs import (
     MILLION,

@@ -20,7 +20,7 @@ from prefill_router.extraction.activations import Activations
 from prefill_router.extraction.devices import training_device
 from prefill_router.extraction.sources import ModelSource, resolve
 from prefill_router.extraction.streaming import extract_to_store
-from prefill_router.features import Choice, choose, cross_validated_auc
+from prefill_router.features.selection import Choice, choose, cross_validated_auc
 from prefill_router.labels import Labels, load_labels
 from prefill_router.labels.costs import (
     Prices,

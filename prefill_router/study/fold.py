@@ -10,7 +10,8 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import StandardScaler, normalize
 
-from prefill_router.features import Choice, TargetFeatures
+from prefill_router.features import TargetFeatures
+from prefill_router.features.selection import Choice
 from prefill_router.labels.splits import Split
 from prefill_router.study import Study
 

@@ -6,11 +6,6 @@ from prefill_router.errors import InputError
 from prefill_router.features.logistic import fit_logistic, fit_nested_logistic, predict_logistic
 
 
-@pytest.fixture
-def rng():
-    return np.random.default_rng(0)
-
-
 def problem(rng, n=300, d=6, k=4, missing=0.3):
     X = rng.normal(size=(n, d)) * np.linspace(0.1, 4, d)
     p = 1 / (1 + np.exp(-X @ rng.normal(size=(d, k)) - rng.normal(size=k)))

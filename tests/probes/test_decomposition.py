@@ -8,11 +8,6 @@ from prefill_router.probes.decomposition import decompose, decompose_folds
 from prefill_router.probes.statistics import column_scale
 
 
-@pytest.fixture
-def rng():
-    return np.random.default_rng(0)
-
-
 @pytest.mark.parametrize("shape", [(60, 12), (12, 60)], ids=["tall", "wide"])
 def test_equals_scikit_learn_up_to_sign(rng, shape):
     X, new = rng.normal(size=shape) * 5 + 3, rng.normal(size=(7, shape[1]))

@@ -3,159 +3,18 @@ import tracemalloc
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from scipy.spatial.distance import pdist
-from scipy.stats import special_ortho_group
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from brute_force import fisher_by_loops
+from random_labels import labels_of_both_kinds
 from standin import StandIn
 
-from prefill_router.errors import InputError
-from prefill_router.probes import (
-    anisotropy,
-    comparable_separability,
-    effective_dimensionality,
-    probe_layers,
-    reduced_separability,
-    separability,
-    statistics,
-)
-from prefill_router.probes.decomposition import decompose
-
-
-@pytest.fixture
-def rng():
-    return np.random.default_rng(0)
-
-
-seeds = st.integers(0, 2**32 - 1)
-
-
-def fisher_by_loops(X, y, standardise=True):
-    known = ~np.isnan(y)
-    X, y = X[known], y[known]
-    if standardise:
-        X = X[:, X.std(axis=0) > 0]
-        X = (X - X.mean(axis=0)) / X.std(axis=0)
-    groups = [X[y == value] for value in (0, 1)]
-    between = np.sum((groups[1].mean(axis=0) - groups[0].mean(axis=0)) ** 2)
-    within = sum(np.trace(np.atleast_2d(np.cov(g, rowvar=False, ddof=0))) for g in groups)
-    return between / within
-
-
-def labels(rng, n, k, missing=0.2):
-    Y = (rng.random((n, k)) < 0.5).astype(float)
-    Y[:2], Y[2:4] = 0, 1
-    return np.where((rng.random((n, k)) < missing) & (np.arange(n)[:, None] > 3), np.nan, Y)
-
-
-@given(seeds)
-@settings(max_examples=40, deadline=None)
-def test_separability_equals_a_loop_over_targets_with_missing_labels(seed):
-    rng = np.random.default_rng(seed)
-    X, Y = rng.normal(size=(40, 5)) * 10.0 ** rng.integers(-4, 4, 5) + 3, labels(rng, 40, 3)
-    expected = [fisher_by_loops(X, y) for y in Y.T]
-    np.testing.assert_allclose(separability(X, Y), expected, rtol=1e-8)
-
-
-def test_separability_of_one_column_by_hand():
-    X = np.array([[0.0], [2.0], [4.0], [6.0]])
-    Y = np.array([[0.0], [0.0], [1.0], [1.0]])
-    np.testing.assert_allclose(separability(X, Y), [4.0**2 / (1 + 1)])
-
-
-@given(seeds, st.floats(-100, 100), st.floats(1e-3, 1e3))
-@settings(max_examples=40, deadline=None)
-def test_separability_ignores_shift_and_scale_of_a_column(seed, shift, scale):
-    rng = np.random.default_rng(seed)
-    X, Y = rng.normal(size=(40, 5)), labels(rng, 40, 2)
-    moved = X.copy()
-    moved[:, 2] = moved[:, 2] * scale + shift * scale
-    np.testing.assert_allclose(separability(moved, Y), separability(X, Y), rtol=1e-6)
-
-
-@given(seeds)
-@settings(max_examples=20, deadline=None)
-def test_full_rank_rotation_keeps_J_and_truncation_does_not(seed):
-    rng = np.random.default_rng(seed)
-    X, Y = rng.normal(size=(50, 6)) @ rng.normal(size=(6, 6)), labels(rng, 50, 2, missing=0)
-    activations = StandIn({(0, "mean"): X})
-    full = probe_layers(activations, Y, np.arange(50), pca_dimension=6)
-    np.testing.assert_allclose(full["J_pca"], full["J"], rtol=1e-5)
-    cut = probe_layers(activations, Y, np.arange(50), pca_dimension=2)
-    assert not np.allclose(cut["J_pca"], cut["J"], rtol=1e-3)
-
-
-def test_J_pca_equals_the_loop_on_reduced_features(rng):
-    X, Y = rng.normal(size=(50, 6)) @ rng.normal(size=(6, 6)), labels(rng, 50, 3)
-    X = X.astype(np.float32)
-    table = probe_layers(StandIn({(0, "mean"): X}), Y, np.arange(50), pca_dimension=3)
-    reduced = decompose(X, 3).transform(X)
-    expected = [fisher_by_loops(reduced, y, standardise=False) for y in Y.T]
-    np.testing.assert_allclose(table["J_pca"], expected, rtol=1e-6)
-
-
-def test_separability_at_the_edges(rng):
-    X = rng.normal(size=(10, 3))
-    Y = np.full((10, 3), np.nan)
-    Y[:, 1], Y[::2, 2], Y[1::2, 2] = 1, 0, 1
-    J = separability(X, Y)
-    assert np.isnan(J[:2]).all()
-    assert J[2] > 0
-    assert separability(np.full((10, 3), 2.5), Y)[2] == 0
-    assert separability(Y[:, 2:] * 3.0, Y)[2] == np.inf
-
-
-def test_a_column_that_is_constant_over_a_targets_rows_is_dropped_for_it(rng):
-    X, Y = rng.normal(size=(30, 3)), labels(rng, 30, 1, missing=0)
-    X[:20, 1] = 5.0
-    Y[20:] = np.nan
-    np.testing.assert_allclose(separability(X, Y), separability(X[:, [0, 2]], Y), rtol=1e-9)
-
-
-def test_separability_names_a_wrong_shape():
-    with pytest.raises(InputError, match=r"Y has shape \(4,\); expected \(5, K\)"):
-        separability(np.zeros((5, 2)), np.zeros(4))
-
-
-def test_effective_dimensionality_of_known_spectra(rng):
-    corners = np.array(np.meshgrid(*[[-1.0, 1.0]] * 4)).reshape(4, -1).T
-    np.testing.assert_allclose(effective_dimensionality(corners + 9), 4)
-    np.testing.assert_allclose(effective_dimensionality(corners * [2, 1, 0, 0]), 25 / 17)
-    line = rng.normal(size=(20, 1)) @ rng.normal(size=(1, 7))
-    np.testing.assert_allclose(effective_dimensionality(line), 1)
-
-
-@pytest.mark.parametrize("shape", [(40, 9), (9, 40)], ids=["tall", "wide"])
-def test_effective_dimensionality_equals_the_eigenvalues(rng, shape):
-    X = rng.normal(size=shape) * np.linspace(0.1, 3, shape[1]) + 5
-    eigenvalues = np.linalg.eigvalsh(np.cov(X, rowvar=False))
-    expected = eigenvalues.sum() ** 2 / np.sum(eigenvalues**2)
-    np.testing.assert_allclose(effective_dimensionality(X), expected)
-    np.testing.assert_allclose(effective_dimensionality(X * 1e-9 - 2e-8), expected, rtol=1e-5)
-
-
-def test_effective_dimensionality_of_one_point_is_undefined():
-    assert np.isnan(effective_dimensionality(np.full((10, 3), 0.1)))
-
-
-@given(seeds)
-@settings(max_examples=20, deadline=None)
-def test_anisotropy_equals_all_pairs(seed):
-    X = np.random.default_rng(seed).normal(size=(15, 4)) + 0.5
-    np.testing.assert_allclose(anisotropy(X), np.mean(1 - pdist(X, "cosine")), atol=1e-12)
-
-
-def test_anisotropy_at_the_edges():
-    np.testing.assert_allclose(anisotropy(np.full((5, 3), 2.0)), 1)
-    np.testing.assert_allclose(anisotropy(np.array([[1.0, 0], [0, 3.0], [0, 0]])), 0)
-    assert np.isnan(anisotropy(np.ones((1, 3))))
+from prefill_router.probes import probe_layers, statistics
+from prefill_router.probes.geometry import anisotropy, effective_dimensionality
 
 
 def test_probe_layers_looks_at_the_given_rows_alone(rng):
     states = {(layer, p): rng.normal(size=(30, 4)) for layer in (0, 2) for p in ("last", "mean")}
     states[0, "last"][:] = 1.5
-    Y, rows = labels(rng, 30, 2), np.arange(20)
+    Y, rows = labels_of_both_kinds(rng, 30, 2), np.arange(20)
     table = probe_layers(StandIn(states), Y, rows, pca_dimension=2)
     assert len(table) == 2 * 2 * 2
     row = table.query("layer == 2 and pooling == 'mean' and target == 1").iloc[0]
@@ -171,76 +30,19 @@ def test_probe_layers_looks_at_the_given_rows_alone(rng):
 
 
 def test_probes_do_not_depend_on_how_rows_fall_into_chunks(rng, monkeypatch):
-    states, Y = rng.normal(size=(90, 6)) * np.logspace(-3, 3, 6) + 100, labels(rng, 90, 3)
+    states, Y = (
+        rng.normal(size=(90, 6)) * np.logspace(-3, 3, 6) + 100,
+        labels_of_both_kinds(rng, 90, 3),
+    )
     arguments = (StandIn({(0, "mean"): states}), Y, np.arange(90), 4)
     at_once = probe_layers(*arguments)
     monkeypatch.setattr(statistics, "CHUNK", 8)
     pd.testing.assert_frame_equal(probe_layers(*arguments), at_once, rtol=1e-9)
 
 
-def test_d_eff_and_anisotropy_ignore_rotation_and_d_eff_a_shift(rng):
-    X = rng.normal(size=(60, 5)) * [3, 2, 1, 1, 0.1] + 1
-    turned = X @ special_ortho_group.rvs(5, random_state=0)
-    np.testing.assert_allclose(effective_dimensionality(turned + 7), effective_dimensionality(X))
-    np.testing.assert_allclose(anisotropy(turned), anisotropy(X))
-
-
-def test_comparable_separability_is_scikit_learns_discriminant(rng):
-    """LDA's coefficients are the inverse within-class covariance times the difference of means."""
-    X, Y = rng.normal(size=(80, 4)) @ rng.normal(size=(4, 4)), labels(rng, 80, 2)
-    X[:, 0] += np.nan_to_num(Y[:, 0])
-    for found, y in zip(comparable_separability(X, Y), Y.T, strict=True):
-        known = ~np.isnan(y)
-        n, d, n_right = known.sum(), 4, int(np.nansum(y))
-        lda = LinearDiscriminantAnalysis(solver="lsqr").fit(X[known], y[known])
-        squared = (lda.coef_ @ (lda.means_[1] - lda.means_[0])).item() * (n - 2) / n
-        unbiased = (n - d - 3) / (n - 2) * squared - d * (1 / n_right + 1 / (n - n_right))
-        np.testing.assert_allclose(found, unbiased, rtol=1e-9)
-
-
-@given(seeds)
-@settings(max_examples=20, deadline=None)
-def test_comparable_separability_ignores_linear_maps_and_J_does_not(seed):
-    rng = np.random.default_rng(seed)
-    X, Y = rng.normal(size=(60, 4)), labels(rng, 60, 2)
-    mapped = X @ (rng.normal(size=(4, 4)) + 3 * np.eye(4)) + 5
-    np.testing.assert_allclose(
-        comparable_separability(mapped, Y), comparable_separability(X, Y), rtol=1e-6, atol=1e-9
-    )
-    stretched = X * [100, 1, 1, 1]
-    assert not np.allclose(
-        reduced_separability(stretched, Y), reduced_separability(X, Y), rtol=1e-3
-    )
-
-
-def test_comparable_separability_has_no_bias(rng):
-    """Two means 1.5 apart in 20 correlated dimensions, 60 rows: far too few to fit without bias."""
-    spread = rng.normal(size=(20, 20)) + 2 * np.eye(20)
-    y = np.repeat([0.0, 1.0], [35, 25])
-    found = []
-    for _ in range(1000):
-        X = rng.normal(size=(60, 20))
-        X[y == 1, 0] += 1.5
-        found.append(comparable_separability(X @ spread, y[:, None])[0])
-    error = np.std(found) / np.sqrt(len(found))
-    assert abs(np.mean(found) - 1.5**2) < 4 * error
-    assert error < 0.1
-
-
-def test_comparable_separability_at_the_edges(rng):
-    X, Y = rng.normal(size=(12, 3)), labels(rng, 12, 3, missing=0)
-    Y[:, 1], Y[6:, 2] = 1, np.nan
-    found = comparable_separability(X, Y)
-    assert np.isfinite(found[0])
-    assert np.isnan(found[1:]).all()  # one class; six labelled rows for three dimensions
-    assert comparable_separability(np.zeros((12, 3)), Y)[0] == 0
-    twice = comparable_separability(np.hstack([X, X]), Y)[0]
-    np.testing.assert_allclose(twice, found[0])
-
-
 @pytest.mark.parametrize(("n", "n_targets"), [(50, 2), (50, 50), (3, 2)])
 def test_few_rows_and_many_targets(rng, n, n_targets):
-    X, Y = rng.normal(size=(n, 70)).astype(np.float32), labels(rng, n, n_targets)
+    X, Y = rng.normal(size=(n, 70)).astype(np.float32), labels_of_both_kinds(rng, n, n_targets)
     table = probe_layers(StandIn({(0, "mean"): X}), Y, np.arange(n))
     assert len(table) == n_targets
     both = [len(set(y[~np.isnan(y)])) == 2 for y in Y.T]
@@ -251,7 +53,7 @@ def test_few_rows_and_many_targets(rng, n, n_targets):
 
 def test_no_float64_copy_of_the_states_is_made(rng):
     states = StandIn({(0, "mean"): rng.standard_normal((20_000, 256), dtype=np.float32)})
-    Y = labels(rng, 20_000, 2)
+    Y = labels_of_both_kinds(rng, 20_000, 2)
     tracemalloc.start()
     probe_layers(states, Y, np.arange(20_000), pca_dimension=2)
     peak = tracemalloc.get_traced_memory()[1]

@@ -5,11 +5,6 @@ from prefill_router.probes import statistics as module
 from prefill_router.probes.statistics import chunks, column_scale, is_constant, moments, pool
 
 
-@pytest.fixture
-def rng():
-    return np.random.default_rng(0)
-
-
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
     monkeypatch.setattr(module, "CHUNK", 7)

@@ -30,11 +30,6 @@ from prefill_router.trunk import SharedTrunkEnsemble
 SEPARATE = "heads: one network per target"
 
 
-@pytest.fixture
-def rng():
-    return np.random.default_rng(0)
-
-
 @pytest.fixture(scope="module")
 def found(study):
     return configurations(study)

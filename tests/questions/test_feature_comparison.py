@@ -4,7 +4,7 @@ import tiny_studies
 import torch
 
 from prefill_router.evaluation.estimates import pick
-from prefill_router.features import masked_auc
+from prefill_router.features.selection import masked_auc
 from prefill_router.questions.feature_comparison import (
     compare_features,
     compare_layers,

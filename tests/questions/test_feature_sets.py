@@ -7,7 +7,7 @@ import tiny_studies
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from prefill_router.features import choose
+from prefill_router.features.selection import choose
 from prefill_router.probes.decomposition import decompose
 from prefill_router.questions import feature_sets
 from prefill_router.questions.feature_sets import (

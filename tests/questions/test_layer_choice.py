@@ -8,7 +8,7 @@ from scipy.stats import spearmanr
 from sklearn.linear_model import LogisticRegression
 
 from prefill_router.evaluation.estimates import pick
-from prefill_router.features import masked_auc
+from prefill_router.features.selection import masked_auc
 from prefill_router.probes.decomposition import decompose
 from prefill_router.questions.layer_choice import (
     PROBES,

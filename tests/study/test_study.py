@@ -11,7 +11,7 @@ from tiny_studies import label_table, world
 from prefill_router.errors import InputError
 from prefill_router.extraction import encode
 from prefill_router.extraction.models import load_encoder
-from prefill_router.features import Choice, cross_validated_auc
+from prefill_router.features.selection import Choice, cross_validated_auc
 from prefill_router.labels.splits import Split
 from prefill_router.probes import probe_layers
 from prefill_router.storage import read_json

@@ -5,16 +5,11 @@ from safetensors.torch import save_file
 from sklearn.base import clone
 
 from prefill_router.errors import InputError
-from prefill_router.features import masked_auc
+from prefill_router.features.selection import masked_auc
 from prefill_router.trunk import SharedTrunkEnsemble
 from prefill_router.trunk.network import SharedTrunkNet
 
 SMALL = {"n_seeds": 4, "keep": 2, "hidden": (16, 8), "batch_size": 64, "max_epochs": 15}
-
-
-@pytest.fixture
-def rng():
-    return np.random.default_rng(0)
 
 
 def data(rng, n=200, missing=0.2):

@@ -21,11 +21,6 @@ SETTINGS = TrainingSettings(learning_rate=0.02, batch_size=16, max_epochs=12, pa
 
 
 @pytest.fixture
-def rng():
-    return np.random.default_rng(0)
-
-
-@pytest.fixture
 def data(rng):
     X = rng.normal(size=(70, 6))
     Y = (X @ rng.normal(size=(6, 3)) + rng.normal(size=(70, 3)) > 0).astype(float)

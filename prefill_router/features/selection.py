@@ -1,0 +1,197 @@
+"""Layer, pooling and PCA dimension of each target, chosen by cross-validated AUC."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from scipy.stats import rankdata
+from sklearn.model_selection import GroupKFold
+
+from prefill_router.errors import InputError, did_you_mean
+from prefill_router.features.logistic import fit_nested_logistic, predict_logistic
+from prefill_router.probes.decomposition import Decomposition, decompose_folds
+from prefill_router.probes.parallel import each_layer
+from prefill_router.probes.statistics import is_constant
+
+if TYPE_CHECKING:
+    from prefill_router.extraction.activations import Activations
+
+
+def masked_auc(Y: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Area under the ROC curve of each target over the rows labelled for it; ties count half.
+
+    Parameters
+    ----------
+    Y : ndarray of shape (N, K)
+        1 right, 0 wrong, NaN never asked.
+    scores : ndarray of shape (N, K)
+
+    Returns
+    -------
+    ndarray of shape (K,)
+        NaN where a target has no right or no wrong answers.
+    """
+    areas = np.full(Y.shape[1], np.nan)
+    for k, labels in enumerate(Y.T):
+        known = ~np.isnan(labels)
+        right = labels[known] == 1
+        n_right, n_wrong = right.sum(), (~right).sum()
+        if n_right and n_wrong:
+            rank_sum = rankdata(scores[known, k])[right].sum()
+            areas[k] = (rank_sum - n_right * (n_right + 1) / 2) / (n_right * n_wrong)
+    return areas
+
+
+def cross_validated_auc(
+    activations: Activations,
+    Y: np.ndarray,
+    rows: np.ndarray,
+    groups: np.ndarray,
+    layers: Sequence[int],
+    poolings: Sequence[str],
+    dimensions: Sequence[int],
+    n_folds: int = 5,
+    seed: int = 0,
+    C: float = 1.0,
+) -> pd.DataFrame:
+    """Cross-validate a logistic regression on every layer, pooling and dimension for each target.
+
+    Scaler, principal components and regression are fitted inside each fold's training part [T];
+    no group of queries is on both sides of a fold.
+
+    Parameters
+    ----------
+    activations : Activations
+        Pooled states of N queries.
+    Y : ndarray of shape (N, K)
+        1 right, 0 wrong, NaN never asked.
+    rows : ndarray of int
+        The training rows, the only ones looked at.
+    groups : ndarray of shape (N,)
+        Queries that share a value stay together.
+    layers, poolings, dimensions : sequences
+        What to try. A dimension above the encoder's width is tried as the width, once.
+    n_folds : int, default 5
+    seed : int, default 0
+        Deals the groups into folds.
+    C : float, default 1.0
+        Inverse strength of the regression's penalty.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row for each layer, pooling, dimension and target (a column of `Y`), with ``auc`` (the
+        mean over folds with both right and wrong answers; NaN if there is none) and ``constant``,
+        which is true where all states of the training rows are the same.
+    """
+    rows = np.asarray(rows)
+    Y, groups = np.asarray(Y, dtype=np.float64)[rows], np.asarray(groups)[rows]
+    n_groups = len(np.unique(groups))
+    if n_groups < n_folds or n_folds < 2:
+        raise InputError(f"n_folds is {n_folds}; it must be from 2 to the {n_groups} groups given.")
+    if not len(dimensions) or min(dimensions) < 1:
+        raise InputError(f"dimensions is {list(dimensions)}; give at least one, each 1 or more.")
+    kept = sorted({min(int(dimension), activations.width) for dimension in dimensions})
+    folds = list(GroupKFold(n_folds, shuffle=True, random_state=seed).split(Y, groups=groups))
+
+    def measure(layer: int, pooling: str) -> pd.DataFrame:
+        states = activations.states(layer, pooling)[rows]
+        reductions = decompose_folds(states, [test for _, test in folds], kept[-1])
+        parts = zip(reductions, folds, strict=True)
+        aucs = np.stack(
+            [_fold_aucs(states, Y, *fold, reduction, kept, C) for reduction, fold in parts]
+        )
+        n_scored = (~np.isnan(aucs)).sum(axis=0)
+        means = np.nansum(aucs, axis=0) / np.where(n_scored, n_scored, np.nan)
+        columns = {
+            "layer": layer,
+            "pooling": pooling,
+            "dimension": np.repeat(kept, Y.shape[1]),
+            "target": np.tile(np.arange(Y.shape[1]), len(kept)),
+            "auc": means.ravel(),
+            "constant": is_constant(states),
+        }
+        return pd.DataFrame(columns)
+
+    tables = each_layer(measure, layers, poolings, "Cross-validating layers")
+    return pd.concat(tables, ignore_index=True)
+
+
+def _fold_aucs(
+    states: np.ndarray,
+    Y: np.ndarray,
+    train: np.ndarray,
+    test: np.ndarray,
+    reduction: Decomposition,
+    dimensions: Sequence[int],
+    C: float,
+) -> np.ndarray:
+    """AUC on a fold's test part by dimension and target; one decomposition serves them all."""
+    features = reduction.transform(states)
+    inner, outer = features[train], features[test]
+    dimensions = np.minimum(dimensions, inner.shape[1])
+    models = zip(*fit_nested_logistic(inner, Y[train], dimensions, C), strict=True)
+    return np.stack([masked_auc(Y[test], predict_logistic(outer, *model)) for model in models])
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Where one target's features come from."""
+
+    encoder: str
+    layer: int
+    pooling: str
+    dimension: int
+
+
+def choose(table: pd.DataFrame, criterion: str = "auc") -> list[Choice]:
+    """Choose each target's best encoder, layer, pooling and dimension.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        Columns ``layer``, ``pooling``, ``dimension``, ``target``, the criterion, optionally
+        ``encoder`` (tables of several encoders in one; else choices name the encoder ``""``) and
+        ``constant``: that of `cross_validated_auc`, or merged with that of `probe_layers`.
+    criterion : str, default "auc"
+        The column to maximise, such as ``"auc"`` or ``"J"``.
+
+    Returns
+    -------
+    list of Choice
+        One a target, in the order of their first rows. NaN and constant states are never chosen;
+        ties go to the lowest layer, then pooling by name, then the smallest dimension. A target
+        without any score gets the place whose mean over the other targets is best.
+
+    Raises
+    ------
+    InputError
+        If a column is missing or every state is constant.
+    """
+    place = ["layer", "pooling", "dimension", "encoder"]
+    table = table if "encoder" in table else table.assign(encoder="")
+    for column in [*place, "target", criterion]:
+        if column not in table:
+            raise InputError(f"The table has no column {column!r}.{did_you_mean(column, table)}")
+    targets = table["target"].unique()
+    if "constant" in table:
+        table = table[~table["constant"].astype(bool)]
+    if table.empty:
+        raise InputError("Every state is constant, so there is nothing to choose from.")
+    means = table.groupby(place, as_index=False)[criterion].mean()
+    choices = []
+    for target in targets:
+        own = table[(table["target"] == target) & table[criterion].notna()]
+        candidates = means if own.empty else own
+        order = candidates.sort_values(
+            [criterion, *place], ascending=[False, True, True, True, True], na_position="last"
+        )
+        best = order.iloc[0]
+        choices.append(
+            Choice(best["encoder"], int(best["layer"]), best["pooling"], int(best["dimension"]))
+        )
+    return choices

@@ -1,0 +1,192 @@
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import GroupKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from standin import StandIn, predictable
+
+from prefill_router.errors import InputError
+from prefill_router.features import selection
+from prefill_router.features.logistic import fit_nested_logistic
+from prefill_router.features.selection import Choice, choose, cross_validated_auc, masked_auc
+
+
+def test_masked_auc_equals_scikit_learn_with_ties_and_gaps(rng):
+    Y = rng.integers(0, 2, size=(60, 4)).astype(float)
+    Y[rng.random((60, 4)) < 0.3] = np.nan
+    Y[:, 3] = np.where(np.isnan(Y[:, 3]), np.nan, 1.0)
+    scores = rng.integers(0, 6, size=(60, 4)) / 6
+    areas = masked_auc(Y, scores)
+    for k in range(3):
+        known = ~np.isnan(Y[:, k])
+        np.testing.assert_allclose(areas[k], roc_auc_score(Y[known, k], scores[known, k]))
+    assert np.isnan(areas[3])
+
+
+def test_cross_validation_equals_a_scikit_learn_pipeline_fitted_in_each_fold(rng):
+    activations, Y, groups = predictable(rng)
+    rows = np.arange(10, 110)
+    table = cross_validated_auc(activations, Y, rows, groups, [1], ["mean"], [3, 5], 4, seed=3)
+    X, Y, groups = activations.states(1, "mean")[rows], Y[rows], groups[rows]
+    folds = list(GroupKFold(4, shuffle=True, random_state=3).split(X, groups=groups))
+    for _, row in table.iterrows():
+        areas = []
+        y = Y[:, row["target"]]
+        for train, test in folds:
+            reduction = make_pipeline(StandardScaler(), PCA(row["dimension"], svd_solver="full"))
+            reduction.fit(X[train].astype(np.float64))
+            train, test = train[~np.isnan(y[train])], test[~np.isnan(y[test])]
+            model = LogisticRegression(solver="newton-cholesky", tol=1e-10)
+            model.fit(reduction.transform(X[train]), y[train])
+            scores = model.decision_function(reduction.transform(X[test]))
+            areas.append(roc_auc_score(y[test], scores))
+        np.testing.assert_allclose(row["auc"], np.mean(areas), atol=1e-9)
+
+
+def test_groups_never_straddle_folds(rng):
+    """Copies of a query with noise for states: memorising them must not help."""
+    n_groups, copies = 40, 5
+    states = np.repeat(rng.normal(size=(n_groups, 30)), copies, axis=0)
+    Y = np.repeat(rng.integers(0, 2, n_groups).astype(float), copies)[:, None]
+    rows, activations = np.arange(n_groups * copies), StandIn({(0, "mean"): states})
+    apart = cross_validated_auc(activations, Y, rows, rows, [0], ["mean"], [30])
+    groups = np.repeat(np.arange(n_groups), copies)
+    together = cross_validated_auc(activations, Y, rows, groups, [0], ["mean"], [30])
+    assert apart["auc"].item() > 0.95
+    assert together["auc"].item() < 0.75
+
+
+def test_rows_outside_the_training_rows_are_never_read(rng):
+    activations, Y, groups = predictable(rng)
+    rows = np.arange(80)
+    arguments = (rows, groups, [1], ["mean"], [2])
+    before = cross_validated_auc(activations, Y, *arguments)
+    activations._states[1, "mean"][80:] = 1e3
+    Y[80:] = 1 - Y[80:]
+    pd.testing.assert_frame_equal(cross_validated_auc(activations, Y, *arguments), before)
+
+
+def test_a_folds_own_rows_never_change_what_is_fitted_for_it(rng, monkeypatch):
+    """Every head's coefficients, not its scores: states and labels of the rows held out."""
+    activations, Y, groups = predictable(rng)
+    fitted = []
+
+    def fit(*arguments):
+        fitted.append(fit_nested_logistic(*arguments))
+        return fitted[-1]
+
+    monkeypatch.setattr(selection, "fit_nested_logistic", fit)
+    arguments = (np.arange(120), groups, [1], ["mean"], [2, 5], 4)
+    cross_validated_auc(activations, Y, *arguments)
+    folds = GroupKFold(4, shuffle=True, random_state=0).split(Y, groups=groups)
+    held = [test for _, test in folds][2]
+    activations._states[1, "mean"][held] *= -1e3
+    Y[held] = 1 - Y[held]
+    cross_validated_auc(activations, Y, *arguments)
+    same = [np.array_equal(fitted[f][0], fitted[4 + f][0]) for f in range(4)]
+    assert same == [False, False, True, False]
+
+
+def test_fewer_rows_than_dimensions_and_a_class_missing_from_a_fold(rng):
+    activations, Y, groups = predictable(rng)
+    Y[:, 1] = 0
+    Y[0, 1] = 1  # right once: only one fold can be scored, and its heads have seen no right answer
+    table = cross_validated_auc(activations, Y, np.arange(9), groups, [0, 1], ["mean"], [50], 3)
+    assert table["dimension"].unique().tolist() == [8]
+    assert np.isfinite(table.query("target == 1")["auc"]).all()
+
+
+@pytest.mark.parametrize("n_targets", [2, 50])
+def test_few_and_many_targets(rng, n_targets):
+    activations, Y, groups = predictable(rng)
+    many = np.repeat(Y, n_targets // 2, axis=1)
+    table = cross_validated_auc(activations, many, np.arange(120), groups, [1], ["mean"], [3])
+    expected = cross_validated_auc(activations, Y, np.arange(120), groups, [1], ["mean"], [3])
+    np.testing.assert_allclose(table["auc"], np.repeat(expected["auc"], n_targets // 2))
+
+
+def test_dimensions_are_clipped_to_the_width_once(rng):
+    activations, Y, groups = predictable(rng)
+    table = cross_validated_auc(
+        activations, Y, np.arange(120), groups, [1], ["mean"], [100, 4, 8, 50]
+    )
+    assert table["dimension"].unique().tolist() == [4, 8]
+
+
+def test_constant_states_and_one_sided_targets_do_not_crash(rng):
+    activations, Y, groups = predictable(rng)
+    Y = np.column_stack([Y, np.ones(len(Y)), np.full(len(Y), np.nan)])
+    table = cross_validated_auc(
+        activations, Y, np.arange(120), groups, [0, 1], ["last", "mean"], [2, 4]
+    )
+    constant = table.query("layer == 0 and pooling == 'last'")
+    assert constant["constant"].all()
+    assert not table.drop(constant.index)["constant"].any()
+    np.testing.assert_allclose(constant.query("target < 2")["auc"], 0.5)
+    assert table.query("target >= 2")["auc"].isna().all()
+    choices = choose(table)
+    assert {(choice.layer, choice.pooling) for choice in choices} == {(1, "mean")}
+    assert choices[2] == choices[3]
+
+
+@pytest.mark.parametrize(("n_folds", "dimensions"), [(1, [2]), (61, [2]), (5, []), (5, [0])])
+def test_bad_settings_are_named(rng, n_folds, dimensions):
+    activations, Y, groups = predictable(rng)
+    with pytest.raises(InputError, match=r"n_folds is|dimensions is"):
+        cross_validated_auc(
+            activations, Y, np.arange(120), groups, [1], ["mean"], dimensions, n_folds
+        )
+
+
+def scores(*rows):
+    columns = ["encoder", "layer", "pooling", "dimension", "target", "auc", "constant"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def test_choose_breaks_ties_the_same_way_in_any_order():
+    table = scores(
+        ("a", 2, "last", 16, 0, 0.8, False),
+        ("a", 1, "mean", 16, 0, 0.8, False),
+        ("a", 1, "last", 32, 0, 0.8, False),
+        ("a", 1, "last", 16, 0, 0.8, False),
+        ("a", 0, "last", 16, 0, 0.7, False),
+    )
+    for seed in range(5):
+        shuffled = table.sample(frac=1, random_state=seed)
+        assert choose(shuffled) == [Choice("a", 1, "last", 16)]
+
+
+def test_choose_takes_neither_nan_nor_constant_states():
+    table = scores(
+        ("a", 0, "last", 16, 0, 0.9, True),
+        ("a", 1, "last", 16, 0, np.nan, False),
+        ("b", 2, "last", 16, 0, 0.2, False),
+    )
+    assert choose(table) == [Choice("b", 2, "last", 16)]
+
+
+def test_choose_falls_back_to_the_best_mean_over_other_targets():
+    table = scores(
+        ("a", 1, "last", 16, 0, 0.9, False),
+        ("a", 2, "last", 16, 0, 0.8, False),
+        ("a", 1, "last", 16, 1, 0.4, False),
+        ("a", 2, "last", 16, 1, 0.6, False),
+        ("a", 1, "last", 16, 2, np.nan, False),
+        ("a", 2, "last", 16, 2, np.nan, False),
+    )
+    assert [choice.layer for choice in choose(table)] == [1, 2, 2]
+    assert [choice.layer for choice in choose(table[table["target"] == 2])] == [1]
+
+
+def test_choose_by_J_without_encoders():
+    table = scores(("", 1, "last", 16, 0, 0.5, False), ("", 2, "last", 16, 0, np.inf, False))
+    table = table.rename(columns={"auc": "J"}).drop(columns="encoder")
+    assert choose(table, "J") == [Choice("", 2, "last", 16)]
+    with pytest.raises(InputError, match="'auc'"):
+        choose(table)
+    with pytest.raises(InputError, match="constant"):
+        choose(table.assign(constant=True), "J")
