@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -203,9 +204,10 @@ def test_fit_saves_a_router_and_says_how_good_it_is(loop):
     assert table[0].split("  ")[-1].strip() == "cost saving"
     shown = {row.router: row for row in router.metrics if row.metric == "accuracy"}
     for policy in ("argmax", "tolerance", "certified", "utility", "oracle"):
-        (line,) = (line for line in table if line.startswith(f"{policy} "))
+        begins = {"tolerance": f"tau {router.config.tau:.3g}, ", "certified": "default: "}
+        (line,) = (line for line in table if line.startswith(begins.get(policy, f"{policy} ")))
         assert format_interval(shown[policy]) in line
-    assert f"tau {router.config.tau:.3g}" in said and "probabilities: AUC 0." in said
+    assert "probabilities: AUC 0." in said
     assert str(router.guarantee) in said
 
 
@@ -250,6 +252,17 @@ def test_route_says_whom_to_ask_and_why(loop):
     assert wanted[0].why in invoke("route", path, *given[:-1]).stdout
     assert "Unknown target 'x'" in refused("route", path, "w1", "-p", "exclude=x")
     assert "needs budget" in refused("route", path, "w1", "-p", "policy=budget")
+
+
+def test_the_command_line_says_where_an_encoder_lies_now(loop, tmp_path):
+    path, _ = loop
+    router = shutil.copytree(path.parent / "router", tmp_path / "router")
+    record = json.loads((router / "router.json").read_text())
+    encoder, record["encoder"]["name"] = record["encoder"]["name"], "../gone"
+    (router / "router.json").write_text(json.dumps(record))
+    given = ("route", path, "w1", "-p", f"router={router}")
+    assert "on the command line -p encoder=PATH" in refused(*given)
+    assert invoke(*given, "-p", f"encoder={encoder}").exit_code == 0
 
 
 def test_a_new_target_joins_with_how_sure_that_is(loop, tmp_path):

@@ -111,7 +111,7 @@ def evaluate(loop: LoopFile, parameter: Overrides = None, as_json: AsJson = Fals
 
     with plain_errors(loop):
         settings = read_loop(loop, overrides(parameter))
-        router = _load(settings)
+        router = _load(settings, parameter)
         labels = load_labels(
             settings.label_source, router.targets, settings.n_queries, settings.seed
         )
@@ -135,7 +135,7 @@ def route(
     """Say which target to ask, and why."""
     with plain_errors(loop):
         settings = read_loop(loop, overrides(parameter))
-        router = _load(settings)
+        router = _load(settings, parameter)
         routes = router.route_many(
             query, settings.policy, tau=settings.tau, lam=settings.lam, budget=settings.budget,
             accuracy=settings.accuracy, exclude=settings.exclude,
@@ -156,7 +156,7 @@ def report(loop: LoopFile, parameter: Overrides = None, as_json: AsJson = False)
 
     with plain_errors(loop):
         settings = read_loop(loop, overrides(parameter))
-        router = _load(settings)
+        router = _load(settings, parameter)
         labels = load_labels(
             settings.label_source, router.targets, settings.n_queries, settings.seed
         )
@@ -180,7 +180,7 @@ def add_target(
     with plain_errors(loop):
         settings = read_loop(loop, overrides(parameter))
         labels = load_labels(settings.label_source, [name], at_least=1)
-        before = _load(settings)
+        before = _load(settings, parameter)
         n, n_seen = labels.n_queries, int(before.is_seen(labels).sum())
         router, metrics = before.add_target(labels, settings.price_table(), seed=settings.seed)
         router.save_pretrained(out)
@@ -199,10 +199,12 @@ def add_target(
     )  # fmt: skip
 
 
-def _load(settings: Loop) -> Router:
+def _load(settings: Loop, parameter: list[str] | None) -> Router:
+    """Load the router, its encoder from where it was, or where the command line says."""
     from prefill_router.router import Router
 
-    return Router.from_pretrained(settings.router, device=settings.device)
+    encoder = overrides(parameter).get("encoder")
+    return Router.from_pretrained(settings.router, encoder=encoder, device=settings.device)
 
 
 def _results(metrics: list[Estimate]) -> dict:
@@ -216,9 +218,19 @@ def _summary(router: Router, metrics: list[Estimate]) -> list[str]:
 
     from prefill_router.report import format_interval
 
+    promise = router.guarantee
+    default = f"always {promise.best_single}" if promise.tau is None else f"tau {promise.tau:.3g}"
+    called = {
+        "tolerance": f"tau {router.config.tau:.3g}, of validation",
+        "certified": f"default: {default}",
+    }
     overall = [row for row in metrics if not row.target]
     table = {
-        metric: {row.router: format_interval(row) for row in overall if row.metric == metric}
+        metric: {
+            called.get(row.router, row.router): format_interval(row)
+            for row in overall
+            if row.metric == metric
+        }
         for metric in ("accuracy", "gap closed", "cost saving")
     }
     probabilities = [
@@ -228,10 +240,8 @@ def _summary(router: Router, metrics: list[Estimate]) -> list[str]:
     ]
     return [
         pd.DataFrame({metric: values for metric, values in table.items() if values}).to_string(),
-        f"tolerance: at tau {router.config.tau:.3g}, chosen on validation queries, not promised; "
-        "certified: what is used by default.",
         f"Predicted probabilities: {', '.join(probabilities)}.",
-        str(router.guarantee),
+        router.promise,
     ]
 
 

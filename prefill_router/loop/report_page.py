@@ -73,10 +73,11 @@ def write_page(
         "policies": _html(policy_table(router, results)),
         "taus": _html(tau_table(router, seen, n_resamples)),
         "shares": _html(share_table(router, seen)),
-        "calibration": _picture(lambda ax: _reliability(ax, router, seen), (4.6, 4.4)),
+        "calibration": _picture(lambda ax: _reliability(ax, seen), (4.6, 4.4)),
         "errors": _html(calibration_table(results)),
         "mistakes": _html(mistakes(router, seen)),
         "failures": _html(failure_table(router, seen)),
+        "setting": setting(router),
     }
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     template = Path(__file__).with_name("report_page.html.j2").read_text(encoding="utf-8")
@@ -93,18 +94,37 @@ def findings(router: Router, results: list[Estimate]) -> Display:
     )
     best, ours = (pick(results, "accuracy", name) for name in ("best single target", "tolerance"))
     tau = router.config.tau
-    advice = (
-        f"Set tau to {router.guarantee.tau:.3g} to keep that promise (it is the default)"
-        if router.guarantee.tau is not None
-        else f"By default {router.guarantee.best_single} is always asked"
-    )
     return bullets(
         headline(gap, saving),
         f"With tau = {tau:.3g}, chosen on validation queries, accuracy is {format_interval(ours)}; "
         f"of the best single target ({router.guarantee.best_single}) it is "
         f"{format_interval(best)}.",
-        str(router.guarantee),
-        f"{advice}; tau = {tau:.3g} is what validation queries recommend, without a promise.",
+        router.promise,
+        f"By default {default(router)}. tau = {tau:.3g} is no promise"
+        + (", and loses accuracy here." if gap and gap.upper < 0 else "."),
+    )
+
+
+def default(router: Router) -> str:
+    """Return what the router does unless it is told otherwise."""
+    promise = router.guarantee
+    if promise.tau is None:
+        return f"{promise.best_single} is always asked, for no tau is certified"
+    return f"tau is {promise.tau:.3g}, the certified one"
+
+
+def _detailed(router: Router) -> str:
+    """Return the policy whose choices are shown query by query: the default, if it chooses."""
+    return "tolerance" if router.guarantee.tau is None else "certified"
+
+
+def setting(router: Router) -> str:
+    """Return the words for the policy whose choices are shown query by query."""
+    if _detailed(router) == "certified":
+        return f"with tau = {router.guarantee.tau:.3g}, as it is by default"
+    return (
+        f"with tau = {router.config.tau:.3g}, chosen on validation queries, for by default one "
+        "target is always asked"
     )
 
 
@@ -113,7 +133,7 @@ def policy_table(router: Router, results: list[Estimate]) -> Display:
     called = {
         "argmax": "router: always the likeliest",
         "tolerance": f"router: tau = {router.config.tau:.3g}",
-        "certified": "router: as it is by default",
+        "certified": "router: by default",
         "utility": "router: utility",
         "oracle": "oracle, who knows who is right",
     }
@@ -167,12 +187,12 @@ def _choices(router: Router, seen: Examined) -> dict[str, np.ndarray]:
 def share_table(router: Router, seen: Examined) -> Display:
     """Return who is asked what: each target's share, overall and by benchmark."""
     choices = _choices(router, seen)
-    heads = [f"all, {name}" for name in ("tolerance", "certified")]
+    heads = [f"all, tau = {router.config.tau:.3g}", "all, by default"]
     parts = [choices[name] for name in ("tolerance", "certified")]
     benchmarks, counts = np.unique(seen.labels.benchmark, return_counts=True)
     for name in benchmarks[np.argsort(-counts)][:8]:
         heads.append(str(name))
-        parts.append(choices["tolerance"][seen.labels.benchmark == name])
+        parts.append(choices[_detailed(router)][seen.labels.benchmark == name])
     shares = np.column_stack([_shares(part, seen.p.shape[1]) for part in parts])
     rows = [[target, *row] for target, row in zip(router.targets, shares, strict=True)]
     frame = pd.DataFrame(rows, columns=["target", *heads])  # a benchmark may be called alike
@@ -195,7 +215,7 @@ def calibration_table(results: list[Estimate]) -> Display:
 
 def failure_table(router: Router, seen: Examined) -> Display:
     """Return how often the router fails, by benchmark, and how often that could be helped."""
-    choice = _choices(router, seen)["tolerance"]
+    choice = _choices(router, seen)[_detailed(router)]
     complete = seen.labels.complete
     right = seen.labels.correct[np.arange(len(choice)), choice]
     possible = np.nanmax(np.where(complete[:, None], seen.labels.correct, 0), axis=1)
@@ -216,7 +236,7 @@ def failure_table(router: Router, seen: Examined) -> Display:
 
 def mistakes(router: Router, seen: Examined) -> Display:
     """Return the queries that went most confidently to a wrong target while another was right."""
-    choice = _choices(router, seen)["tolerance"]
+    choice = _choices(router, seen)[_detailed(router)]
     at = np.arange(len(choice))
     correct = seen.labels.correct
     missed = (correct[at, choice] == 0) & (correct == 1).any(axis=1)
@@ -234,18 +254,16 @@ def _trade_off(ax, seen: Examined, results: list[Estimate]) -> None:
     expected, p = seen.expected[complete], seen.p[complete]
     best = policy.oracle(Y, paid)
     rows = np.arange(len(Y))
-    points = {
-        name: tuple(pick(results, metric, name).estimate for metric in ("mean cost", "accuracy"))
-        for name in ("tolerance",)
-    }
+    chosen = [pick(results, metric, "tolerance").estimate for metric in ("mean cost", "accuracy")]
     plotting.routing_curves(
         ax, {"tolerance": routing_curve(p, Y, paid, expected)}, seen.labels.targets,
-        paid.mean(axis=0), Y.mean(axis=0), (paid[rows, best].mean(), Y[rows, best].mean()), points,
+        paid.mean(axis=0), Y.mean(axis=0), (paid[rows, best].mean(), Y[rows, best].mean()),
+        {"tolerance": tuple(chosen)},
         curve_band(seen.p, seen.labels.correct, seen.paid, seen.expected, seen.labels.group),
     )  # fmt: skip
 
 
-def _reliability(ax, router: Router, seen: Examined) -> None:
+def _reliability(ax, seen: Examined) -> None:
     plotting.reliability(
         ax,
         {

@@ -142,7 +142,13 @@ def find_encoder(config: RouterConfig, override: str | None = None) -> ModelSour
     name = override or record.name
     if override is None and record.revision is not None:
         name = f"{record.name.partition('@')[0]}@{record.revision}"
-    source = resolve(name)
+    try:
+        source = resolve(name)
+    except InputError as error:
+        raise InputError(
+            f"{error} The router was fitted to this encoder: say where it lies now "
+            "(from_pretrained(..., encoder=PATH); on the command line -p encoder=PATH)."
+        ) from None
     if (found := weights_hash(source)) != record.weights:
         raise InputError(
             f"{name} is not the encoder that the router was fitted to: its files have the hash "

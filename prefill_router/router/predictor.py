@@ -90,6 +90,17 @@ class Predictor:
         return self.parts.tuned.guarantee
 
     @property
+    def promise(self) -> str:
+        """The guarantee as a sentence, with the targets that it does not cover."""
+        added = self.targets[len(self.targets) - self.parts.tuned.added :]
+        if not added or self.guarantee.tau is None:
+            return str(self.guarantee)
+        return (
+            f"{self.guarantee} It does not cover {', '.join(added)}, added since: certify anew, "
+            "with labels of all targets."
+        )
+
+    @property
     def metrics(self) -> list[Estimate]:
         """Results on the test queries, with intervals."""
         return [record.estimate_of() for record in self.config.metrics]

@@ -10,8 +10,9 @@ from prefill_router.errors import InputError
 from prefill_router.labels import load_labels
 from prefill_router.labels.costs import load_prices
 from prefill_router.labels.splits import make_splits
-from prefill_router.loop.report_page import share_table, write_page
+from prefill_router.loop.report_page import failure_table, setting, share_table, write_page
 from prefill_router.router import Router
+from prefill_router.router.evaluation import rules_of
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)> $x$ {{ 7 * 7 }} \x00 ]]>"
 
@@ -95,15 +96,31 @@ def test_its_numbers_are_the_router_s(fitted, tmp_path):
     assert re.search(r"chosen on validation", text)
 
 
+def test_details_are_those_of_the_default_where_it_chooses(fitted, monkeypatch):
+    router, labels = fitted
+    seen = router.examine(router.unseen(labels))
+    rules = rules_of(router.parts.tuned, router.targets, router.config.tau, True)
+    wanted = {name: rule.choose(seen.p, seen.expected) for name, rule in rules.items()}
+    assert not np.array_equal(wanted["tolerance"], wanted["certified"])
+    for tau, policy in ((0.25, "certified"), (None, "tolerance")):
+        promise = replace(router.guarantee, tau=tau)
+        monkeypatch.setattr(type(router), "guarantee", property(lambda _, g=promise: g))
+        wrong = seen.labels.correct[np.arange(len(seen.p)), wanted[policy]] == 0
+        share = wrong[seen.labels.benchmark == "blue"].mean()
+        line = next(x for x in failure_table(router, seen).text.splitlines() if "blue" in x)
+        assert f"{share:.0%}" in line
+        assert ("as it is by default" in setting(router)) == (policy == "certified")
+
+
 def test_benchmarks_and_targets_may_be_called_like_a_column(fitted):
     router, labels = fitted
     seen = router.examine(router.unseen(labels))
     _, *plain = share_table(router, seen).text.splitlines()
-    for names in (("target", "all, tolerance"), ("all, tolerance", "target")):
+    for names in (("target", "all, by default"), ("all, by default", "target")):
         called = np.where(seen.labels.benchmark == "blue", *names)
         same = replace(seen, labels=replace(seen.labels, benchmark=called))
         head, *rows = share_table(router, same).text.splitlines()
-        assert (head.count("target"), head.count("all, tolerance")) == (2, 2)
+        assert (head.count("target"), head.count("all, by default")) == (2, 2)
         assert [row.split() for row in rows] == [row.split() for row in plain]
 
 

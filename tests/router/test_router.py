@@ -195,6 +195,9 @@ def test_what_a_target_was_added_by_counts_as_seen(fitted, tmp_path):
     prices = Prices({"new": 1.0}, {"new": 1.0})
     wider, _ = router.add_target(replace(few, targets=("new",)), prices, n_resamples=20)
     wider = Router.from_pretrained(wider.save_pretrained(tmp_path))
+    assert wider.promise.startswith(str(router.guarantee)) and router.guarantee.tau is not None
+    assert "does not cover new, added since" in wider.promise
+    assert router.promise == str(router.guarantee)
     questions = set(few.question)
     expected = [i for i, q in zip(test.query_id, test.question, strict=True) if q not in questions]
     assert wider.unseen(test).query_id.tolist() == expected
