@@ -55,13 +55,15 @@ def build_book(run_dir: str | os.PathLike, output: str | os.PathLike | None = No
     Raises
     ------
     InputError
-        If a notebook is missing, unfinished or failed, if the package is not installed from a
-        source tree, if `output` is in use, or if the pages do not build without a warning; the
-        build's log is then kept as ``run_dir/book.log``.
+        If there is no run, a notebook is missing, unfinished or failed, if the package is not
+        installed from a source tree, if `output` is in use, or if the pages do not build without a
+        warning; the build's log is then kept as ``run_dir/book.log``.
     """
-    run_dir = Path(run_dir).resolve()
+    run_dir, root = Path(run_dir).resolve(), project_root()
     output = Path(output).resolve() if output else run_dir / "book"
-    root = project_root()
+    if not (run_dir / "notebooks").is_dir():
+        runs = ", ".join(str(path.parent) for path in sorted(root.glob("runs/*/notebooks")))
+        raise InputError(f"{run_dir} holds no run; there are {runs or f'none in {root}/runs'}.")
     sources = book_sources(root, run_dir)
     code = {path.relative_to(root).as_posix(): path for path in root.glob("prefill_router/**/*.py")}
     key = fingerprint({name: file_hash(path) for name, path in (sources | code).items()})

@@ -19,7 +19,7 @@ from nbclient.exceptions import DeadKernelError
 from prefill_router.book import HEADLINE_NOTEBOOK, headline
 from prefill_router.errors import InputError
 from prefill_router.imports import imported
-from prefill_router.progress import track
+from prefill_router.progress import note, track
 from prefill_router.project import project_root
 from prefill_router.storage import (
     atomic_write,
@@ -80,9 +80,9 @@ def run_experiment(
     given, inputs = parameters.model_dump(mode="json"), check_inputs(study)
     state = {"parameters": given, "inputs": inputs, "committed": _committed(), "notebooks": []}
     study.claim()
-    for notebook in track(notebooks(), f"running {name}"):
+    for notebook in track(notebooks(), f"running {study.run_dir.name}"):
         state["notebooks"] += [file_hash(notebook), code_fingerprint(*_modules(notebook))]
-        _execute(notebook, study.run_dir, given, fingerprint(state))
+        note(_execute(notebook, study.run_dir, given, fingerprint(state)))
     write_json(study.run_dir / "metrics.json", _all_metrics(study.run_dir))
     write_json(study.run_dir / "manifest.json", _manifest(study, inputs["encoders"]))
     return study.run_dir
@@ -138,12 +138,12 @@ def _is_done(out: Path, done: Path, state: str, recorded: str | None) -> bool:
     return (before["state"], before.get("metrics")) == (state, recorded)
 
 
-def _execute(notebook: Path, run_dir: Path, given: dict, state: str) -> None:
-    """Execute one notebook unless its result of the same state is there."""
+def _execute(notebook: Path, run_dir: Path, given: dict, state: str) -> str:
+    """Execute one notebook unless its result of the same state is there; say which it was."""
     out = run_dir / "notebooks" / notebook.name
     done = out.with_suffix(".json")
     if _is_done(out, done, state, _recorded(run_dir, notebook.stem)):
-        return
+        return f"{notebook.stem}: kept"
     out.parent.mkdir(parents=True, exist_ok=True)
     done.unlink(missing_ok=True)
     start = time.monotonic()
@@ -163,6 +163,7 @@ def _execute(notebook: Path, run_dir: Path, given: dict, state: str) -> None:
     seconds = round(time.monotonic() - start, 1)
     recorded = _recorded(run_dir, notebook.stem)
     write_json(done, {"state": state, "seconds": seconds, "metrics": recorded})
+    return f"{notebook.stem}: {seconds:.0f} s"
 
 
 def _run(notebook: Path, out: Path | None, given: dict) -> nbformat.NotebookNode:

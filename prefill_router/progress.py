@@ -36,6 +36,12 @@ def track(iterable: Iterable[T], description: str, total: int | None = None) -> 
     return iter(tqdm(iterable, desc=description, total=total, disable=hidden, leave=False))
 
 
+def note(text: str) -> None:
+    """Write a line to standard error where no bar is shown, so that a log tells how far it is."""
+    if not sys.stderr.isatty():
+        print(text, file=sys.stderr, flush=True)
+
+
 @contextmanager
 def meter(description: str, n_queries: int, n_tokens: int) -> Iterator[Callable[[int, int], None]]:
     """Show how far a long run over queries is, where `track` would show a bar.

@@ -283,6 +283,11 @@ def test_a_directory_of_something_else_is_not_replaced(tmp_path, fake_render):
     assert (precious / "thesis.tex").read_text() == "years of work"
 
 
+def test_a_directory_without_a_run_is_told_from_an_unfinished_one(tmp_path):
+    with pytest.raises(InputError, match=r"nowhere holds no run; there are "):
+        build_book(tmp_path / "nowhere")
+
+
 def test_a_missing_notebook_is_named(tmp_path):
     run_dir = write_run(tmp_path / "run")
     (run_dir / "notebooks/04_encoder_target_decoupling.ipynb").unlink()

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from prefill_router.progress import meter, track
+from prefill_router.progress import meter, note, track
 
 
 class Terminal(io.StringIO):
@@ -25,3 +25,10 @@ def test_progress_is_shown_only_where_somebody_watches(stream, monkeypatch):
         assert "Counting" in sys.stderr.getvalue()
     else:
         assert sys.stderr.getvalue() == ""
+
+
+@pytest.mark.parametrize("stream", [io.StringIO, Terminal])
+def test_a_note_is_for_logs(stream, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", stream())
+    note("chapter 1: 3 s")
+    assert sys.stderr.getvalue() == ("" if stream is Terminal else "chapter 1: 3 s\n")

@@ -20,7 +20,9 @@ def run(
     """Run every notebook on your parameters, into runs/NAME/.
 
     NAME is the experiment file's. What ran before with the same inputs is kept, so an interrupted
-    run goes on where it stopped. Example:
+    run goes on where it stopped. `papermill --help-notebook notebooks/01_labels_and_headroom.ipynb`
+    lists and explains the parameters; relative paths in them start at the project's directory.
+    Example:
 
         prefill-router run experiments/default.yaml -p encoder=zoo/reader-m -p run_dir=runs/mine
     """

@@ -18,7 +18,7 @@ from prefill_router.errors import InputError
 from prefill_router.evaluation.estimates import Estimate, write_metrics
 from prefill_router.extraction.activations import Activations
 from prefill_router.extraction.devices import training_device
-from prefill_router.extraction.sources import ModelSource, resolve
+from prefill_router.extraction.sources import ModelSource, local_path, resolve
 from prefill_router.extraction.streaming import extract_to_store
 from prefill_router.features.selection import Choice, choose, cross_validated_auc
 from prefill_router.labels import Labels, load_labels
@@ -139,8 +139,19 @@ class Study:
         return self.parameters.labels == "zoo"
 
     def _path(self, name: str) -> str:
-        """Return a path that is relative to the project's root as one that can be opened."""
-        return str(self.root / name) if (self.root / name).exists() else name
+        """Return a path that is relative to the project's root as one that can be opened.
+
+        A name that only the working directory has is refused: notebooks run in another one.
+        """
+        if local_path(str(self.root / name)):
+            return str(self.root / name)
+        here = None if name.startswith("zoo/") else local_path(name)
+        if here and not here.is_absolute():
+            raise InputError(
+                f"{name} is not in the project's directory, {self.root}, where relative paths "
+                f"start; give {here.resolve()}."
+            )
+        return name
 
     @cached_property
     def labels(self) -> Labels:

@@ -17,6 +17,8 @@ from pydantic import (
 from prefill_router.storage import fingerprint
 from prefill_router.validation import Layers, Settings, checked, listed
 
+HEAVY = (7, 8, 9, 10, 13)
+"""Chapters that ask a sample unless they are named."""
 READERS = ["zoo/reader-s", "zoo/reader-m", "zoo/reader-l"]
 PLACES = {"device", "engine", "address", "run_dir"}
 """Parameters that say where it is computed and kept: they do not make it another study."""
@@ -99,6 +101,13 @@ class Parameters(Settings):
     def _no_repeats(cls, value: list) -> list:
         if len(set(value)) < len(value):
             raise ValueError(f"{value} names something twice")
+        return value
+
+    @field_validator("full")
+    @classmethod
+    def _are_heavy(cls, value: list[int]) -> list[int]:
+        if others := sorted(set(value) - set(HEAVY)):
+            raise ValueError(f"{others} are always asked in full; choose from {list(HEAVY)}")
         return value
 
     @field_validator("keep")

@@ -177,9 +177,10 @@ def provenance(study: Study, notebook: str) -> str:
     directory = _published(study, notebook)
     if directory is None:
         fewer = sized(study, notebook).labels.n_queries
+        part = f"{fewer:,} of the {n:,} queries, with" if fewer < n else f"all {n:,} queries, but"
         return (
-            f"The numbers shown are of a reduced run: {fewer:,} of the {n:,} queries, with fewer "
-            f"seeds, dimensions and resamples; full=[{int(notebook.split('_')[0])}] asks all."
+            f"The numbers shown are of a reduced run: {part} fewer seeds, dimensions and "
+            f"resamples; full=[{int(notebook.split('_')[0])}] reduces nothing."
         )
     manifest = read_json(directory / MANIFEST)
     versions = ", ".join(f"{name} {version}" for name, version in manifest["versions"].items())

@@ -39,6 +39,7 @@ BAD = [
     ("n_resamples", 99),
     ("seed", 2**32),
     ("layers", []),
+    ("full", [1, 7]),
     ("layers", True),
     ("poolings", ["max"]),
     ("poolings", "last, last"),

@@ -400,3 +400,12 @@ def test_a_study_of_other_splits_follows_them(study):
     assert swapped.labels is study.labels
     assert len(swapped.best_single) == 1
     assert swapped.key() != study.key()
+
+
+def test_a_path_of_the_working_directory_alone_is_refused(tmp_path, monkeypatch):
+    study = tiny_studies.study(tmp_path / "study")
+    (tmp_path / "mine.csv").write_text("")
+    monkeypatch.chdir(tmp_path)
+    other = study.like(labels="mine.csv")
+    with pytest.raises(InputError, match=r"mine\.csv is not in the project's directory.*give /"):
+        _ = other.labels
