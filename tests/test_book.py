@@ -285,7 +285,7 @@ def test_a_directory_of_something_else_is_not_replaced(tmp_path, fake_render):
 
 def test_a_directory_without_a_run_is_told_from_an_unfinished_one(tmp_path):
     with pytest.raises(InputError, match=r"nowhere holds no run; there are "):
-        build_book(tmp_path / "nowhere")
+        book.build_book(tmp_path / "nowhere")
 
 
 def test_a_missing_notebook_is_named(tmp_path):

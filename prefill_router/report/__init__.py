@@ -15,13 +15,15 @@ ALPHA = 0.05
 """Level of tests after correction."""
 ROUNDING = 1e-12
 """A difference as small is none: what is equal may differ in the last digits of its mean."""
+DIGITS = 3
+"""Of a difference of plain numbers; more where fewer would hide that it is one."""
 
 # How a number of each scale is written, and the unit after it.
 SCALES: dict[str, tuple[Callable[[float], str], str]] = {
     "%": (lambda value: f"{100 * value:.1f}", " %"),
     "points": (lambda value: f"{100 * value:+.1f}", " points"),
     "value": (lambda value: f"{value:.3f}", ""),
-    "difference": (lambda value: f"{value:+.3f}", ""),
+    "difference": (lambda value: f"{value:+.{DIGITS}f}", ""),
     "USD": (lambda value: f"{1000 * value:.3g}", " USD"),  # of a thousand queries
 }
 
@@ -51,10 +53,14 @@ def format_interval(interval: Interval | Estimate, scale: str = "%") -> str:
     write, unit = SCALES[scale]
     if np.isnan(interval.estimate):
         return UNDEFINED
+    bounds = interval.lower, interval.upper
+    if scale == "difference" and not bounds[0] <= 0 <= bounds[1]:
+        nearest = min(map(abs, bounds))  # to zero, which is not what it is shown as
+        digits = min(5, max(DIGITS, int(np.ceil(-np.log10(2 * nearest)))))
+        write = f"{{:+.{digits}f}}".format
     # Adding 0.0 to what was rounded takes the sign from a zero.
     estimate, lower, upper = (
-        write(round(value, 12) + 0.0)
-        for value in (interval.estimate, interval.lower, interval.upper)
+        write(round(value, 12) + 0.0) for value in (interval.estimate, *bounds)
     )
     return f"{estimate}{unit} [{lower}, {upper}]"
 

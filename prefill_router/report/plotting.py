@@ -25,6 +25,7 @@ MARKERS = "osD^vPX<>*"
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 3)))
 HATCHES = ("", "//", "..", "xx", "\\\\")
 INK = "0.25"
+CHOSEN = "chosen on validation"
 
 
 def style() -> None:
@@ -214,7 +215,9 @@ def routing_curves(
         ax.scatter(*point, s=50, zorder=3, label=name, **look)
     if oracle is not None:
         point = (QUERIES * oracle[0], 100 * oracle[1])
-        ax.scatter(*point, marker="*", s=150, color="black", zorder=4, label="oracle")
+        ax.scatter(*point, marker="p", s=110, color="black", zorder=4, label="oracle")
+    if chosen:
+        ax.scatter([], [], marker="*", s=170, color="white", edgecolor="black", label=CHOSEN)
     ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(6))
     ax.set(xlabel=f"mean cost (USD per {QUERIES:,} queries)", ylabel="accuracy (%)")
     _legend_outside(ax)
@@ -293,6 +296,9 @@ def _tilt(ax: Axes) -> None:
 def _legend_outside(ax: Axes, below: bool = False) -> None:
     """Put the legend where it covers no data."""
     if below:
-        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, frameon=False)
+        # so many font sizes below the axes, however high they are: ticks and label lie between
+        ax.legend(
+            loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=5, ncols=3, frameon=False
+        )
     else:
         ax.legend(loc="upper left", bbox_to_anchor=(1.02, 1), frameon=False)

@@ -172,20 +172,26 @@ def labels_needed(
     Returns
     -------
     pandas.DataFrame
-        A row for each loss and share: ``max_loss``, ``groups``, ``queries`` (mean over draws),
-        ``certified`` (share of the draws in which a tolerance was), ``tau`` (its median over
-        those), ``accuracy`` and ``cost`` (of that tau, on all the queries; NaN where there is
-        none).
+        A row for each loss and share, every loss on the same draws: ``max_loss``, ``groups``,
+        ``queries`` (mean over draws), ``certified`` (share of the draws in which a tolerance was),
+        ``tau`` (its median over those), ``accuracy`` and ``cost`` (of that tau, on all the queries;
+        NaN where there is none).
     """
     p, right, price, codes = complete(p, correct, cost, groups)
     n_groups, rng = codes.max() + 1, np.random.default_rng(seed)
+    sizes = [max(1, round(share * n_groups)) for share in shares]
+    draws = {
+        size: [
+            np.isin(codes, rng.permutation(n_groups)[:size])
+            for _ in range(repetitions if size < n_groups else 1)
+        ]
+        for size in sizes
+    }
     places, table = np.arange(len(p)), []
     for max_loss in max_losses:
-        for share in shares:
-            size = max(1, round(share * n_groups))
+        for size in sizes:
             certified, queries = [], []
-            for _ in range(repetitions if size < n_groups else 1):
-                drawn = np.isin(codes, rng.permutation(n_groups)[:size])
+            for drawn in draws[size]:
                 promise = certify(
                     p[drawn],
                     right[drawn],
