@@ -2,7 +2,8 @@
 
 Each has ``fit(X, Y)`` and ``predict_proba(X)``, which returns P(correct) of shape (n, K). Y has 1
 for a right answer, 0 for a wrong one and NaN where a target was never asked; those say nothing.
-A target without any label is given probability one half.
+A target without any label is given probability one half. ``fit`` raises InputError if Y is not a
+matrix with a row for each of X.
 """
 
 from __future__ import annotations

@@ -42,7 +42,14 @@ class _LatentFactors(BaseEstimator):
         self.random_state = random_state
 
     def fit(self, X: np.ndarray, Y: np.ndarray):
-        """Fit to embeddings `X` (N, D), whose columns are standardised first."""
+        """Fit to embeddings `X` (N, D), whose columns are standardised first.
+
+        Raises
+        ------
+        InputError
+            If `Y` is not a matrix with a row for each of `X`, `n_factors` is below 1 or `C` is not
+            positive.
+        """
         Y = label_matrix(X, Y)
         if self.n_factors < 1 or not self.C > 0:
             raise InputError(f"n_factors {self.n_factors} must be at least 1, C {self.C} positive.")

@@ -31,7 +31,13 @@ class LengthOnly(BaseEstimator):
         self.C = C
 
     def fit(self, X: np.ndarray, Y: np.ndarray) -> LengthOnly:
-        """Fit to lengths `X` (N, L), such as prompt tokens and characters."""
+        """Fit to lengths `X` (N, L), such as prompt tokens and characters.
+
+        Raises
+        ------
+        InputError
+            If `Y` is not a matrix with a row for each of `X`, or `C` is not positive.
+        """
         Y = label_matrix(X, Y)
         self.scaler_ = StandardScaler().fit(self._columns(X))
         self.coef_, self.intercept_ = fit_logistic(
@@ -108,7 +114,13 @@ class TargetLogistic(BaseEstimator):
         self.C = C
 
     def fit(self, X: np.ndarray, Y: np.ndarray) -> TargetLogistic:
-        """Fit to features `X` (N, D), all targets on the same."""
+        """Fit to features `X` (N, D), all targets on the same.
+
+        Raises
+        ------
+        InputError
+            If `Y` is not a matrix with a row for each of `X`, or `C` is not positive.
+        """
         self.coef_, self.intercept_ = fit_logistic(X, label_matrix(X, Y), self.C)
         return self
 

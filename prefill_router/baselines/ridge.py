@@ -63,7 +63,14 @@ class RidgePath(BaseEstimator):
         self.penalties = penalties
 
     def fit(self, X: np.ndarray, Y: np.ndarray, weights: np.ndarray | None = None) -> RidgePath:
-        """Fit to features `X` (N, D) and values `Y` (N, M), rows counted by `weights` (N,)."""
+        """Fit to features `X` (N, D) and values `Y` (N, M), rows counted by `weights` (N,).
+
+        Raises
+        ------
+        InputError
+            If `Y` is not a matrix with a row for each of `X`, a penalty is not positive, or a
+            weight is below 0 or none is above it.
+        """
         X, Y = np.asarray(X, dtype=np.float64), label_matrix(X, Y)
         weights = np.ones(len(X)) if weights is None else np.asarray(weights, dtype=np.float64)
         if not (np.min(self.penalties) > 0 and np.min(weights) >= 0 and weights.sum() > 0):

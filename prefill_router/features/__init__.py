@@ -68,6 +68,11 @@ class TargetFeatures:
         """Return the features f_k, each (n, d_k) in float32, of all queries or of `rows`.
 
         ``np.hstack`` of them is x = [f_1 | ... | f_K], what the shared trunk reads.
+
+        Raises
+        ------
+        InputError
+            As for `fit`.
         """
         reduced = {}
         for place, decomposition in self.decompositions_.items():

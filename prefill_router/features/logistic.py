@@ -31,6 +31,11 @@ def fit_logistic(X: np.ndarray, Y: np.ndarray, C: float = 1.0) -> tuple[np.ndarr
         A target whose labels are all alike gets no coefficients and the intercept of its smoothed
         base rate, (right + 1) / (labelled + 2), which is one half where there are no labels.
 
+    Raises
+    ------
+    InputError
+        If `X` and `Y` are not matrices with as many rows, or `C` is not positive.
+
     Notes
     -----
     Minimises :math:`\tfrac12\lVert w\rVert^2 + C\sum_i \log(1 + e^{-z_i(x_i w + b)})` with z = 1
@@ -66,6 +71,11 @@ def fit_nested_logistic(
     coef : ndarray of shape (P, K, D)
         Zero for columns that are not used.
     intercept : ndarray of shape (P, K)
+
+    Raises
+    ------
+    InputError
+        As for `fit_logistic`.
     """
     X, Y = np.asarray(X, dtype=np.float64), np.asarray(Y, dtype=np.float64)
     if X.ndim != 2 or Y.ndim != 2 or len(X) != len(Y):

@@ -87,6 +87,12 @@ def cross_validated_auc(
         One row for each layer, pooling, dimension and target (a column of `Y`), with ``auc`` (the
         mean over folds with both right and wrong answers; NaN if there is none) and ``constant``,
         which is true where all states of the training rows are the same.
+
+    Raises
+    ------
+    InputError
+        If `n_folds` is below 2 or above the number of groups, there is no dimension or one is below
+        1, `C` is not positive, or a layer or pooling is not among the activations.
     """
     rows = np.asarray(rows)
     Y, groups = np.asarray(Y, dtype=np.float64)[rows], np.asarray(groups)[rows]

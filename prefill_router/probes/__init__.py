@@ -11,9 +11,7 @@ from prefill_router.probes.decomposition import decompose
 from prefill_router.probes.geometry import anisotropy, effective_dimensionality
 from prefill_router.probes.parallel import each_layer
 from prefill_router.probes.separability import pca_separability, separability, whitened_separability
-from prefill_router.probes.statistics import (
-    moments,
-)
+from prefill_router.probes.statistics import moments
 
 if TYPE_CHECKING:
     from prefill_router.extraction.activations import Activations

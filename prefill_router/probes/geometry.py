@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from prefill_router.probes.statistics import (
-    Moments,
-    chunks,
-    moments,
-)
+from prefill_router.probes.statistics import Moments, chunks, moments
 
 
 def effective_dimensionality(X: np.ndarray, summed: Moments | None = None) -> float:

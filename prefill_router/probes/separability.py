@@ -8,12 +8,7 @@ from itertools import pairwise
 import numpy as np
 
 from prefill_router.errors import InputError
-from prefill_router.probes.statistics import (
-    chunks,
-    first_mean,
-    largest_sizes,
-    spread,
-)
+from prefill_router.probes.statistics import chunks, first_mean, largest_sizes, spread
 
 
 def separability(X: np.ndarray, Y: np.ndarray) -> np.ndarray:
@@ -30,6 +25,11 @@ def separability(X: np.ndarray, Y: np.ndarray) -> np.ndarray:
     -------
     ndarray of shape (K,)
         J; 0 where no column varies, NaN where a target has no right or no wrong answers.
+
+    Raises
+    ------
+    InputError
+        If `Y` is not a matrix with a row for each of `X`.
 
     Notes
     -----
@@ -102,6 +102,11 @@ def pca_separability(features: np.ndarray, Y: np.ndarray) -> np.ndarray:
     -------
     ndarray of shape (K,)
         As of `separability`.
+
+    Raises
+    ------
+    InputError
+        As for `separability`.
     """
     _, wrong, right = _class_moments(features, Y)
     return _fisher(wrong, right)

@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 
 from prefill_router import zoo
-from prefill_router.answers.collect import collect, collect_labels
+from prefill_router.answers.collect import collect_labels
 from prefill_router.answers.generation import Decoding
 from prefill_router.answers.grading import exact_match
+from prefill_router.answers.local import collect
 from prefill_router.extraction.model_size import n_parameters
 from prefill_router.extraction.sources import resolve, weights_hash
 from prefill_router.labels import Labels

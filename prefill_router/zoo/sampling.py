@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from prefill_router import zoo
-from prefill_router.answers.collect import collect
 from prefill_router.answers.grading import exact_match
+from prefill_router.answers.local import collect
 from prefill_router.errors import InputError
 from prefill_router.extraction.sources import resolve, weights_hash
 from prefill_router.labels import Labels, load_labels

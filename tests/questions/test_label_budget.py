@@ -5,59 +5,17 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from prefill_router.imports import closure
 from prefill_router.questions import label_budget as label_budget_module
+from prefill_router.questions import new_target_heads
 from prefill_router.questions.label_budget import (
-    HEADS,
     NO_LABEL,
-    OWN,
     PAIRS,
-    SHARED,
     TUNING_DRAWS,
     evaluate_budget,
     label_budget,
-    last_hidden,
-    what_is_known,
 )
-from prefill_router.trunk import SharedTrunkEnsemble
-
-
-def with_labels(study, correct):
-    other = copy.copy(study)
-    other.labels = replace(study.labels, correct=correct)
-    return other
-
-
-def test_what_is_known_does_not_come_from_the_new_target(study):
-    before = what_is_known(study, [0, 2])
-    correct = study.labels.correct.copy()
-    correct[:, 1] = 1 - correct[:, 1]
-    after = what_is_known(with_labels(study, correct), [0, 2])
-    np.testing.assert_array_equal(before.p, after.p)
-    np.testing.assert_array_equal(before.trunk, after.trunk)
-    assert before.p.shape == (study.labels.n_queries, 2)
-    train = study.splits[0].train
-    np.testing.assert_allclose(before.trunk[train].mean(axis=0), 0, atol=1e-6)
-
-
-def test_predictions_of_training_queries_are_not_from_heads_fitted_to_them(study):
-    before, train = what_is_known(study, [0, 1]), study.splits[0].train
-    correct = study.labels.correct.copy()
-    row = train[0]
-    correct[row, 0] = 1 - correct[row, 0]
-    after = what_is_known(with_labels(study, correct), [0, 1])
-    assert after.p[row, 0] == pytest.approx(before.p[row, 0], abs=1e-9)
-    assert np.abs(after.p[train, 0] - before.p[train, 0]).max() > 1e-6
-
-
-def test_the_last_hidden_layer_gives_the_networks_logits(study):
-    rng = np.random.default_rng(0)
-    X, Y = rng.normal(size=(60, 4)), (rng.random((60, 2)) < 0.5).astype(float)
-    ensemble = SharedTrunkEnsemble(1, 1, (8, 5), max_epochs=3).fit(X, Y)
-    last = ensemble.networks_[0].linears[-1]
-    logits = last_hidden(ensemble, X) @ last.weight.detach().numpy().T + last.bias.detach().numpy()
-    np.testing.assert_allclose(
-        ensemble.predict_proba(X), 1 / (1 + np.exp(-logits)), rtol=1e-4, atol=1e-6
-    )
+from prefill_router.questions.new_target_heads import HEADS, OWN, SHARED, what_is_known
 
 
 def test_estimates_are_means_over_targets_and_draws():
@@ -141,7 +99,13 @@ def test_what_is_told_beforehand_is_chosen_without_the_pseudo_new_targets_labels
 def test_test_labels_never_influence_the_predictions(study):
     correct, test = study.labels.correct.copy(), study.splits[0].test
     correct[test] = 1 - correct[test]
-    flipped = with_labels(study, correct)
+    flipped = copy.copy(study)
+    flipped.labels = replace(study.labels, correct=correct)
     mine, theirs = (label_budget_module._predict_new(s, 1, [10]) for s in (study, flipped))
     for before, after in zip(mine, theirs, strict=True):
         np.testing.assert_array_equal(before, after)
+
+
+def test_stored_predictions_are_keyed_by_the_code_of_the_heads():
+    builder = label_budget_module.predict_new.__module__  # where `build` is defined
+    assert new_target_heads.__name__ in closure([builder])
