@@ -54,7 +54,7 @@ def format_interval(interval: Interval | Estimate, scale: str = "%") -> str:
     if np.isnan(interval.estimate):
         return UNDEFINED
     bounds = interval.lower, interval.upper
-    if scale == "difference" and not bounds[0] <= 0 <= bounds[1]:
+    if scale == "difference" and (bounds[0] > 0 or bounds[1] < 0):
         nearest = min(map(abs, bounds))  # to zero, which is not what it is shown as
         digits = min(5, max(DIGITS, int(np.ceil(-np.log10(2 * nearest)))))
         write = f"{{:+.{digits}f}}".format

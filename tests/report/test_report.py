@@ -14,6 +14,11 @@ def test_intervals_are_written_with_their_units():
     assert report.format_interval(interval, "value") == "0.456 [0.421, 0.490]"
     money = Interval(0.00000123, 0.000001, 0.000002)
     assert report.format_interval(money, "USD") == "0.00123 USD [0.001, 0.002]"
+    small = Interval(0.0004, 0.00012, 0.0007)  # not zero, nor does it look so
+    assert report.format_interval(small, "difference") == "+0.0004 [+0.0001, +0.0007]"
+    either = Interval(0.0004, -0.0001, 0.0007)
+    assert report.format_interval(either, "difference") == "+0.000 [-0.000, +0.001]"
+    assert report.format_interval(interval, "difference") == "+0.456 [+0.421, +0.490]"
     assert report.format_interval(Interval(np.nan, np.nan, np.nan)) == "undefined"
     with pytest.raises(InputError, match="scale"):
         report.format_interval(interval, "percent")
