@@ -14,8 +14,7 @@ from prefill_router import policy
 from prefill_router.errors import InputError, did_you_mean
 from prefill_router.evaluation import metrics
 from prefill_router.evaluation.bootstrap import auc_intervals, intervals
-from prefill_router.evaluation.complete import complete_rows, costs_of_rows, groups_of_rows
-from prefill_router.evaluation.estimates import Estimate, rows_of
+from prefill_router.evaluation.estimates import Estimate, complete_rows, costs_of_rows, rows_of
 from prefill_router.progress import track
 
 ORACLE, BEST, SINGLE = "oracle", "best single target", "single target"
@@ -72,7 +71,7 @@ def evaluate_choices(
     _check_names(choices, primary)
     rows, correct = complete_rows(correct)
     price = None if cost is None else costs_of_rows(cost, rows, correct.shape)
-    groups = groups_of_rows(groups, rows)
+    groups = None if groups is None else np.asarray(groups)[rows]
     single = np.broadcast_to(best_single, rows.shape)[rows]
     named = {(name, ""): np.asarray(choice)[rows] for name, choice in choices.items()}
     named[ORACLE, ""] = policy.oracle(correct, price)
@@ -152,7 +151,7 @@ def evaluate_best_single(
     rows, correct = complete_rows(correct)
     single = np.broadcast_to(best_single, rows.shape)[rows]
     chosen = np.take_along_axis(correct, single[:, None], axis=1)
-    groups = groups_of_rows(groups, rows)
+    groups = None if groups is None else np.asarray(groups)[rows]
 
     def both(means: np.ndarray) -> np.ndarray:
         training, test = means[:, -1], means[:, :-1].max(axis=1)

@@ -10,8 +10,7 @@ import pandas as pd
 from prefill_router import policy
 from prefill_router.evaluation import curves
 from prefill_router.evaluation.bootstrap import intervals, row_intervals
-from prefill_router.evaluation.complete import complete_rows, costs_of_rows, groups_of_rows
-from prefill_router.evaluation.estimates import Estimate, rows_of
+from prefill_router.evaluation.estimates import Estimate, complete_rows, costs_of_rows, rows_of
 
 
 def evaluate_curves(
@@ -62,7 +61,7 @@ def evaluate_curves(
     paid = costs_of_rows(cost, rows, correct.shape)
     seen = paid if expected_cost is None else costs_of_rows(expected_cost, rows, correct.shape)
     p = {name: np.asarray(values, dtype=np.float64)[rows] for name, values in p.items()}
-    groups = groups_of_rows(groups, rows)
+    groups = None if groups is None else np.asarray(groups)[rows]
     names = ["P-AUCCC", "MDP-AUCCC", "PDP-AUCCC", "AIQ", "AIQ (divided by the largest cost)"]
     names += [] if pair is None else ["APGR", "CPT(50 %)", "CPT(80 %)"]
     if best_single is not None:
@@ -137,7 +136,7 @@ def curve_band(
     curve = curves.routing_curve(p, correct, paid, seen)
     places = np.unique(np.linspace(0, len(curve.tau) - 1, n_points).round().astype(int))
     chosen = np.column_stack([policy.tolerance(p, seen, tau) for tau in curve.tau[places]])
-    groups = groups_of_rows(groups, rows)
+    groups = None if groups is None else np.asarray(groups)[rows]
     right = np.take_along_axis(correct, chosen, axis=1)
     found = intervals(right, groups, n_resamples=n_resamples, seed=seed)
     return pd.DataFrame(

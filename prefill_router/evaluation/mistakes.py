@@ -9,16 +9,17 @@ import numpy as np
 from prefill_router.errors import InputError
 from prefill_router.evaluation import metrics
 from prefill_router.evaluation.bootstrap import intervals
-from prefill_router.evaluation.complete import complete_rows, groups_of_rows
-from prefill_router.evaluation.estimates import Estimate, rows_of
+from prefill_router.evaluation.estimates import Estimate, complete_rows, costs_of_rows, rows_of
 
 
 def evaluate_mistakes(
     p: Mapping[str, np.ndarray],
     choices: Mapping[str, np.ndarray],
     correct: np.ndarray,
+    cost: np.ndarray,
     groups: np.ndarray | None = None,
     *,
+    lam: float = 0.0,
     tau: float = 0.1,
     split: str = "test",
     n_resamples: int = 2000,
@@ -34,8 +35,12 @@ def evaluate_mistakes(
         The target each of the same routers asks for each query.
     correct : (N, K) array
         1 right, 0 wrong, NaN never asked; incomplete rows are left out.
+    cost : (K,) or (N, K) array
+        What asking cost, in USD a query.
     groups : (N,) array, optional
         Queries drawn together by the bootstrap.
+    lam : float, default 0.0
+        Right answers that one USD is worth, for `metrics.regret`.
     tau : float, default 0.1
         How close in probability a near miss is, for `metrics.near_misses`.
     split, n_resamples, seed
@@ -50,22 +55,23 @@ def evaluate_mistakes(
     Raises
     ------
     InputError
-        If `p` and `choices` name different routers, or no row is complete.
+        If `p` and `choices` name different routers, a cost is unknown, or no row is complete.
     """
     if list(p) != list(choices):
         raise InputError(f"p is of {list(p)} and choices are of {list(choices)}; name the same.")
     rows, correct = complete_rows(correct)
-    groups = groups_of_rows(groups, rows)
+    price = costs_of_rows(cost, rows, correct.shape)
+    groups = None if groups is None else np.asarray(groups)[rows]
     columns = []
     for name, choice in choices.items():
         chosen = np.asarray(choice)[rows]
         wrong = correct[np.arange(len(correct)), chosen] == 0
         near = metrics.near_misses(np.asarray(p[name])[rows], chosen, correct, tau)
-        columns += [metrics.regret(chosen, correct), near, wrong]
+        columns += [metrics.regret(chosen, correct, price, lam), near, wrong]
 
     def with_share(means: np.ndarray) -> np.ndarray:
         regret, near, wrong = np.moveaxis(means.reshape(len(means), -1, 3), 2, 0)
-        share = metrics.ratio(near, wrong)
+        share = np.divide(near, wrong, out=np.full(near.shape, np.nan), where=wrong > 0)
         return np.hstack([regret, near, share])
 
     found = intervals(np.column_stack(columns), groups, with_share, n_resamples, seed)
@@ -89,10 +95,7 @@ def evaluate_win_rates(
     n_resamples: int = 2000,
     seed: int = 0,
 ) -> list[Estimate]:
-    """Evaluate every pair of routers on the same queries.
-
-    Queries that both answer correctly, or both wrongly, are left out of the rate, as in McNemar's
-    test; .5 is an even match.
+    """Evaluate every pair of routers on the same queries, as `metrics.win_rates` defines it.
 
     Parameters
     ----------
@@ -106,12 +109,11 @@ def evaluate_win_rates(
     Returns
     -------
     list of Estimate
-        For each pair, with router ``"A over B"``: "win rate", A's wins / (wins + losses), NaN
-        where they never differ, and "decided", the share of queries on which exactly one of them
-        is right.
+        For each pair, with router ``"A over B"``: "win rate", A's wins / (wins + losses), and
+        "decided", the share of queries on which exactly one of them is right.
     """
     rows, correct = complete_rows(correct)
-    groups = groups_of_rows(groups, rows)
+    groups = None if groups is None else np.asarray(groups)[rows]
     at = np.column_stack([np.asarray(choice)[rows] for choice in choices.values()])
     right = np.take_along_axis(correct, at, axis=1)
     a, b = np.triu_indices(len(choices), k=1)
@@ -120,7 +122,7 @@ def evaluate_win_rates(
     def rates(means: np.ndarray) -> np.ndarray:
         won, lost = np.split(means, 2, axis=1)
         decided = won + lost
-        rate = metrics.ratio(won, decided)
+        rate = np.divide(won, decided, out=np.full(won.shape, np.nan), where=decided > 0)
         return np.hstack([rate, decided])
 
     found = intervals(np.hstack([wins, losses]), groups, rates, n_resamples, seed)

@@ -10,7 +10,7 @@ from scipy.stats import norm
 
 from prefill_router.errors import InputError, did_you_mean
 from prefill_router.evaluation.bootstrap import p_values
-from prefill_router.evaluation.complete import complete_rows, groups_of_rows
+from prefill_router.evaluation.estimates import complete_rows
 
 
 def holm(p: np.ndarray) -> np.ndarray:
@@ -179,7 +179,7 @@ def evaluate_significance(
     if not others:
         raise InputError(f"{primary!r} has no other router to be compared with.")
     rows, correct = complete_rows(correct)
-    groups = groups_of_rows(groups, rows)
+    groups = None if groups is None else np.asarray(groups)[rows]
     places = np.arange(len(correct))
     right = {name: correct[places, np.asarray(c)[rows]] for name, c in choices.items()}
     differences = np.column_stack([right[primary] - right[name] for name in others])

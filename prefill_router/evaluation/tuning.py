@@ -10,7 +10,7 @@ import numpy as np
 from prefill_router import policy
 from prefill_router.errors import InputError, did_you_mean
 from prefill_router.evaluation import curves
-from prefill_router.evaluation.complete import complete_rows, costs_of_rows
+from prefill_router.evaluation.estimates import complete_rows, costs_of_rows
 
 POLICIES: dict[str, Callable] = {"tolerance": policy.tolerance, "utility": policy.utility}
 
@@ -112,7 +112,7 @@ def fit_budget(p: np.ndarray, expected_cost: np.ndarray, budget: float) -> float
             f"The budget of {budget:g} USD a query is less than the {least:g} that always asking "
             "the cheapest target is expected to cost; allow that much."
         )
-    lams = np.concatenate([[0.0], np.unique(utility_ties(p, c))])  # choices change only there
+    lams = np.concatenate([[0.0], np.unique(_ties(p, c))])  # choices change only there
     rows = np.arange(len(p))
 
     def within(lam: float) -> bool:
@@ -176,7 +176,7 @@ def _candidates(
     c = costs_of_rows(expected_cost, rows, correct.shape)
     if name == "tolerance":
         return curves.routing_curve(p, correct, c)
-    ties = utility_ties(p, c)
+    ties = _ties(p, c)
     grid = np.unique(np.quantile(ties, np.linspace(0, 1, 512))) if len(ties) else []
     lams = np.concatenate([[0.0], grid])
     chosen = np.column_stack([policy.utility(p, c, lam) for lam in lams])
@@ -187,19 +187,8 @@ def _candidates(
     )
 
 
-def utility_ties(p: np.ndarray, c: np.ndarray) -> np.ndarray:
-    """Return the lambdas above 0 at which two targets have the same utility for some query.
-
-    Parameters
-    ----------
-    p, c : (N, K) arrays
-        Predicted P(correct), and costs in USD.
-
-    Returns
-    -------
-    (M,) array
-        In USD^-1, unsorted; elsewhere no choice of `policy.utility` changes.
-    """
+def _ties(p: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """Return the lambdas above 0 at which two targets have the same utility for some query."""
     a, b = np.triu_indices(p.shape[1], k=1)
     with np.errstate(divide="ignore", invalid="ignore"):
         ties = ((p[:, a] - p[:, b]) / (c[:, a] - c[:, b])).ravel()

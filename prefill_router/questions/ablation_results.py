@@ -9,8 +9,7 @@ from scipy.stats import binomtest
 
 from prefill_router.evaluation import metrics
 from prefill_router.evaluation.bootstrap import auc_intervals, intervals
-from prefill_router.evaluation.complete import complete_rows
-from prefill_router.evaluation.estimates import Estimate, rows_of
+from prefill_router.evaluation.estimates import Estimate, complete_rows, rows_of
 from prefill_router.questions.ablations import (
     Networks,
     Predictions,

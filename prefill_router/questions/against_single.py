@@ -8,8 +8,7 @@ import numpy as np
 
 from prefill_router.evaluation import BEST
 from prefill_router.evaluation.bootstrap import intervals
-from prefill_router.evaluation.complete import complete_rows, costs_of_rows
-from prefill_router.evaluation.estimates import Estimate, rows_of
+from prefill_router.evaluation.estimates import Estimate, complete_rows, costs_of_rows, rows_of
 from prefill_router.evaluation.metrics import cost_saving
 from prefill_router.router.cost_comparison import ENCODER
 

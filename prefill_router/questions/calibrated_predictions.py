@@ -10,8 +10,7 @@ from prefill_router import policy
 from prefill_router.errors import InputError
 from prefill_router.evaluation import metrics
 from prefill_router.evaluation.bootstrap import intervals, row_intervals
-from prefill_router.evaluation.complete import complete_rows
-from prefill_router.evaluation.estimates import Estimate, rows_of
+from prefill_router.evaluation.estimates import Estimate, complete_rows, rows_of
 from prefill_router.evaluation.metrics import (
     ReliabilityCurve,
     equal_mass_bins,

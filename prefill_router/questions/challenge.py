@@ -15,8 +15,7 @@ from sklearn.model_selection import GroupKFold
 
 from prefill_router.baselines.ridge import join_parts
 from prefill_router.evaluation.bootstrap import intervals
-from prefill_router.evaluation.complete import complete_rows
-from prefill_router.evaluation.estimates import Estimate, rows_of
+from prefill_router.evaluation.estimates import Estimate, complete_rows, rows_of
 from prefill_router.evaluation.metrics import gap_closed, pairwise_brier
 from prefill_router.progress import track
 from prefill_router.questions.challengers import CHALLENGERS, challenger_names

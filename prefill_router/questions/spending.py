@@ -8,8 +8,7 @@ import numpy as np
 
 from prefill_router import policy
 from prefill_router.evaluation.bootstrap import Interval, intervals
-from prefill_router.evaluation.complete import complete_rows
-from prefill_router.evaluation.estimates import Estimate, rows_of
+from prefill_router.evaluation.estimates import Estimate, complete_rows, rows_of
 from prefill_router.evaluation.tuning import choose_cheapest_policy, fit_budget
 from prefill_router.extraction.model_size import n_parameters
 from prefill_router.labels.costs import MILLION, expected_costs

@@ -9,8 +9,7 @@ import numpy as np
 from prefill_router import policy
 from prefill_router.errors import InputError
 from prefill_router.evaluation.bootstrap import auc_intervals, intervals
-from prefill_router.evaluation.complete import complete_rows
-from prefill_router.evaluation.estimates import Estimate, rows_of
+from prefill_router.evaluation.estimates import Estimate, complete_rows, rows_of
 from prefill_router.evaluation.metrics import gap_closed, macro
 from prefill_router.labels.splits import Split
 from prefill_router.study import Study

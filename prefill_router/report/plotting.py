@@ -271,6 +271,30 @@ def price_spread(ax: Axes, saving: Mapping[float, Estimate]) -> Axes:
     return ax
 
 
+def probability_scatter(
+    ax: Axes, p: np.ndarray, correct: np.ndarray, targets: tuple[str, str]
+) -> Axes:
+    """Draw two targets' predicted P(correct), (n, 2), against each other, by who was right.
+
+    Rows without both labels are left out.
+    """
+    kinds = {
+        "both right": (1, 1),
+        f"only {targets[0]}": (1, 0),
+        f"only {targets[1]}": (0, 1),
+        "neither": (0, 0),
+    }
+    for i, (label, outcome) in enumerate(kinds.items()):
+        rows = (np.asarray(correct) == outcome).all(axis=1)
+        look = {"marker": MARKERS[i], "color": _colour(i), "alpha": 0.5, "s": 14, "linewidth": 0}
+        ax.scatter(p[rows, 0], p[rows, 1], label=label, **look)
+    ax.plot([0, 1], [0, 1], color=INK, linestyle=":", linewidth=1.2)
+    ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    ax.set(xlabel=f"P(correct) of {targets[0]}", ylabel=f"P(correct) of {targets[1]}")
+    _legend_outside(ax)
+    return ax
+
+
 def _colour(i: int) -> tuple[float, float, float]:
     palette = sns.color_palette("colorblind")
     return palette[i % len(palette)]

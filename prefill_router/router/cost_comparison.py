@@ -8,10 +8,8 @@ import numpy as np
 
 from prefill_router import policy
 from prefill_router.evaluation.bootstrap import Interval, intervals
-from prefill_router.evaluation.complete import complete_rows, costs_of_rows, groups_of_rows
-from prefill_router.evaluation.estimates import Estimate, rows_of
-from prefill_router.evaluation.metrics import cost_saving, ratio
-from prefill_router.evaluation.tuning import utility_ties
+from prefill_router.evaluation.estimates import Estimate, complete_rows, costs_of_rows, rows_of
+from prefill_router.evaluation.metrics import cost_saving
 from prefill_router.report import verdict
 
 PREDICTED, TRUE = "predicted lengths", "true lengths"
@@ -78,7 +76,7 @@ def compare_expected_costs(
     cost = costs_of_rows(paid, rows, right.shape)
     p = np.asarray(p, dtype=np.float64)[rows]
     seen = {name: costs_of_rows(values, rows, right.shape) for name, values in expected.items()}
-    groups = groups_of_rows(groups, rows)
+    groups = None if groups is None else np.asarray(groups)[rows]
     read = np.zeros(len(p)) if encoder_cost is None else np.asarray(encoder_cost)[rows]
     curves = {
         (name, way): _choices(name, p, values)
@@ -133,7 +131,10 @@ def _choices(name: str, p: np.ndarray, cost: np.ndarray) -> np.ndarray:
         settings = np.quantile(policy.gaps(p), np.linspace(0, 1, POINTS))
         choose = policy.tolerance
     else:
-        ties = utility_ties(p, cost)
+        a, b = np.triu_indices(p.shape[1], k=1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ties = ((p[:, a] - p[:, b]) / (cost[:, a] - cost[:, b])).ravel()
+        ties = ties[np.isfinite(ties) & (ties > 0)]
         settings = (
             np.r_[0.0, np.quantile(ties, np.linspace(0, 1, POINTS - 1))] if len(ties) else [0]
         )
@@ -159,7 +160,7 @@ def _errors(
     def shares(means: np.ndarray) -> np.ndarray:
         parts = means.reshape(len(means), len(ways) + 1, -1)
         mean, errors = parts[:, :1], np.sqrt(parts[:, 1:])
-        share = ratio(errors, mean)
+        share = np.divide(errors, mean, out=np.full_like(errors, np.nan), where=mean > 0)
         return np.hstack([*share.swapaxes(0, 1), *(share[:, :1] - share[:, 1:]).swapaxes(0, 1)])
 
     found = intervals(np.hstack(columns), groups, shares, n_resamples, seed)

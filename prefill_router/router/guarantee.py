@@ -16,7 +16,7 @@ from scipy.special import logsumexp
 
 from prefill_router import policy
 from prefill_router.errors import InputError
-from prefill_router.evaluation.complete import complete_rows, costs_of_rows
+from prefill_router.evaluation.estimates import complete_rows, costs_of_rows
 
 TAUS = tuple(round(step / 100, 2) for step in range(101))
 BETS = tuple(np.geomspace(0.02, 0.98, 9))  # as shares of the largest that cannot lose all

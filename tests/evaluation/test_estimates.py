@@ -4,8 +4,15 @@ import numpy as np
 import pytest
 
 from prefill_router.errors import InputError
-from prefill_router.evaluation.complete import complete_rows, costs_of_rows
-from prefill_router.evaluation.estimates import Estimate, find, pick, to_frame, write_metrics
+from prefill_router.evaluation.estimates import (
+    Estimate,
+    complete_rows,
+    costs_of_rows,
+    find,
+    pick,
+    to_frame,
+    write_metrics,
+)
 
 
 def test_rows_are_written_with_null_for_what_is_undefined(tmp_path):
