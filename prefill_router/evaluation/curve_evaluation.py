@@ -22,7 +22,6 @@ def evaluate_curves(
     *,
     pair: tuple[int, int] | None = None,
     best_single: int | np.ndarray | None = None,
-    split: str = "test",
     n_resamples: int = 200,
     seed: int = 0,
 ) -> list[Estimate]:
@@ -36,7 +35,7 @@ def evaluate_curves(
         1 right, 0 wrong, NaN never asked; incomplete rows are left out.
     cost, expected_cost : (K,) or (N, K) arrays
         What asking cost and, by default the same, what the policy looks at; USD a query.
-    groups, split, seed
+    groups, seed
         As in `evaluate_choices`.
     pair : (weak, strong), optional
         The targets for RouteLLM's APGR and CPT(50 %), CPT(80 %).
@@ -100,7 +99,7 @@ def evaluate_curves(
         estimate
         for router in p
         for name in names
-        for estimate in rows_of(name, [(router, "")], [next(found)], split, len(correct))
+        for estimate in rows_of(name, [(router, "")], [next(found)], "test", len(correct))
     ]
 
 

@@ -185,10 +185,8 @@ def cost_saving(router: np.ndarray, dearest: np.ndarray) -> np.ndarray:
     return 1 - _ratio(np.asarray(router, dtype=np.float64), np.asarray(dearest, dtype=np.float64))
 
 
-def regret(
-    choice: np.ndarray, correct: np.ndarray, cost: np.ndarray, lam: float = 0.0
-) -> np.ndarray:
-    """Return by how much each choice falls short of the best utility ``correct - lam * cost``.
+def regret(choice: np.ndarray, correct: np.ndarray) -> np.ndarray:
+    """Return by how many right answers each choice falls short of the best one.
 
     Parameters
     ----------
@@ -196,33 +194,25 @@ def regret(
         The target asked.
     correct : (N, K) array
         1 right, 0 wrong; no missing labels.
-    cost : (K,) or (N, K) array
-        What asking cost, in USD.
-    lam : float, default 0.0
-        What one USD is worth in right answers, at least 0.
 
     Returns
     -------
     (N,) array
-        At least 0. Its mean is the regret of a router, as of bandits: the expected utility of the
-        best action less that of the action taken. With `lam` 0 that is A_oracle - A_router, which
-        is headroom * (1 - gap closed).
+        1 where the choice is wrong while another target is right, else 0. Its mean is the regret
+        of a router, as of bandits: the expected reward of the best action less that of the action
+        taken. It is A_oracle - A_router, which is headroom * (1 - gap closed).
 
     Raises
     ------
     InputError
-        If a value is missing, the shapes disagree or `lam` is negative.
+        If a label is missing.
 
     References
     ----------
-    Lattimore and Szepesvari, "Bandit Algorithms", 2020, for regret; the utility is RouterBench's
-    (Hu et al., 2024), and that of `policy.utility`.
+    Lattimore and Szepesvari, "Bandit Algorithms", 2020.
     """
-    if not 0 <= lam < np.inf:
-        raise InputError(f"lam must be at least 0 and finite, not {lam}.")
-    correct, cost = aligned(correct, cost)
-    worth = correct - lam * cost
-    return worth.max(axis=1) - worth[np.arange(len(worth)), choice]
+    correct = aligned(correct, correct)[0]
+    return correct.max(axis=1) - correct[np.arange(len(correct)), choice]
 
 
 def near_misses(p: np.ndarray, choice: np.ndarray, correct: np.ndarray, tau: float) -> np.ndarray:
@@ -253,26 +243,6 @@ def near_misses(p: np.ndarray, choice: np.ndarray, correct: np.ndarray, tau: flo
     rows = np.arange(len(p))
     close = np.abs(p - p[rows, choice][:, None]) <= tau + ROUNDING
     return (correct[rows, choice] == 0) & (close & (correct == 1)).any(axis=1)
-
-
-def win_rates(right: np.ndarray) -> np.ndarray:
-    """Return how often one answers correctly where it and another do not do equally well.
-
-    Parameters
-    ----------
-    right : (N, M) array
-        1 where the router or target answers correctly, else 0; NaN where that is not known.
-
-    Returns
-    -------
-    (M, M) array
-        Wins / (wins + losses) of the row's against the column's, over the queries known of both;
-        NaN where they never differ, the diagonal among them. Queries both answer correctly, or
-        both wrongly, are left out, as in McNemar's test; .5 is an even match.
-    """
-    right = np.asarray(right, dtype=np.float64)
-    wins = (right == 1).astype(float).T @ (right == 0).astype(float)
-    return _ratio(wins, wins + wins.T)
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:

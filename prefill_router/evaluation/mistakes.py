@@ -9,17 +9,15 @@ import numpy as np
 from prefill_router.errors import InputError
 from prefill_router.evaluation import metrics
 from prefill_router.evaluation.bootstrap import intervals
-from prefill_router.evaluation.estimates import Estimate, complete_rows, costs_of_rows, rows_of
+from prefill_router.evaluation.estimates import Estimate, complete_rows, rows_of
 
 
 def evaluate_mistakes(
     p: Mapping[str, np.ndarray],
     choices: Mapping[str, np.ndarray],
     correct: np.ndarray,
-    cost: np.ndarray,
     groups: np.ndarray | None = None,
     *,
-    lam: float = 0.0,
     tau: float = 0.1,
     split: str = "test",
     n_resamples: int = 2000,
@@ -35,12 +33,8 @@ def evaluate_mistakes(
         The target each of the same routers asks for each query.
     correct : (N, K) array
         1 right, 0 wrong, NaN never asked; incomplete rows are left out.
-    cost : (K,) or (N, K) array
-        What asking cost, in USD a query.
     groups : (N,) array, optional
         Queries drawn together by the bootstrap.
-    lam : float, default 0.0
-        Right answers that one USD is worth, for `metrics.regret`.
     tau : float, default 0.1
         How close in probability a near miss is, for `metrics.near_misses`.
     split, n_resamples, seed
@@ -55,19 +49,18 @@ def evaluate_mistakes(
     Raises
     ------
     InputError
-        If `p` and `choices` name different routers, a cost is unknown, or no row is complete.
+        If `p` and `choices` name different routers, or no row is complete.
     """
     if list(p) != list(choices):
         raise InputError(f"p is of {list(p)} and choices are of {list(choices)}; name the same.")
     rows, correct = complete_rows(correct)
-    price = costs_of_rows(cost, rows, correct.shape)
     groups = None if groups is None else np.asarray(groups)[rows]
     columns = []
     for name, choice in choices.items():
         chosen = np.asarray(choice)[rows]
         wrong = correct[np.arange(len(correct)), chosen] == 0
         near = metrics.near_misses(np.asarray(p[name])[rows], chosen, correct, tau)
-        columns += [metrics.regret(chosen, correct, price, lam), near, wrong]
+        columns += [metrics.regret(chosen, correct), near, wrong]
 
     def with_share(means: np.ndarray) -> np.ndarray:
         regret, near, wrong = np.moveaxis(means.reshape(len(means), -1, 3), 2, 0)
@@ -95,7 +88,7 @@ def evaluate_win_rates(
     n_resamples: int = 2000,
     seed: int = 0,
 ) -> list[Estimate]:
-    """Evaluate every pair of routers on the same queries, as `metrics.win_rates` defines it.
+    """Evaluate how often one router is right where it and another do not do equally well.
 
     Parameters
     ----------
@@ -110,7 +103,9 @@ def evaluate_win_rates(
     -------
     list of Estimate
         For each pair, with router ``"A over B"``: "win rate", A's wins / (wins + losses), and
-        "decided", the share of queries on which exactly one of them is right.
+        "decided", the share of queries on which exactly one of them is right. Queries that both
+        answer correctly, or both wrongly, count for neither, as in McNemar's test; .5 is an even
+        match, NaN that they never differ.
     """
     rows, correct = complete_rows(correct)
     groups = None if groups is None else np.asarray(groups)[rows]

@@ -9,10 +9,9 @@ import numpy as np
 from prefill_router.errors import InputError, did_you_mean
 from prefill_router.evaluation.bootstrap import Interval
 from prefill_router.evaluation.estimates import Estimate
+from prefill_router.evaluation.significance import ALPHA
 
 UNDEFINED = "undefined"
-ALPHA = 0.05
-"""Level of tests after correction."""
 ROUNDING = 1e-12
 """A difference as small is none: what is equal may differ in the last digits of its mean."""
 

@@ -126,9 +126,9 @@ def layer_profile(ax: Axes, frame: pd.DataFrame, value: str, line: str, ylabel: 
     return ax
 
 
-def encoder_target_heatmap(ax: Axes, matrix: pd.DataFrame, label: str, fmt: str = ".3f") -> Axes:
+def encoder_target_heatmap(ax: Axes, matrix: pd.DataFrame, label: str) -> Axes:
     """Draw a value by encoder (rows) and target (columns); each target's best is framed."""
-    sns.heatmap(matrix, ax=ax, annot=True, fmt=fmt, cmap="cividis", cbar_kws={"label": label})
+    sns.heatmap(matrix, ax=ax, annot=True, fmt=".3f", cmap="cividis", cbar_kws={"label": label})
     for column, (_, values) in enumerate(matrix.items()):
         if values.notna().any():
             place = (column, int(np.nanargmax(values.to_numpy(dtype=float))))
@@ -265,30 +265,6 @@ def price_spread(ax: Axes, saving: Mapping[float, Estimate]) -> Axes:
     errors = _errors(list(saving.values()), 100)
     ax.errorbar(list(saving), values, errors, fmt="o-", color=_colour(0), ecolor=INK, capsize=4)
     ax.set(xlabel="exponent applied to every price", ylabel="cost saving (%), 95 % interval")
-    return ax
-
-
-def probability_scatter(
-    ax: Axes, p: np.ndarray, correct: np.ndarray, targets: tuple[str, str]
-) -> Axes:
-    """Draw two targets' predicted P(correct), (n, 2), against each other, by who was right.
-
-    Rows without both labels are left out.
-    """
-    kinds = {
-        "both right": (1, 1),
-        f"only {targets[0]}": (1, 0),
-        f"only {targets[1]}": (0, 1),
-        "neither": (0, 0),
-    }
-    for i, (label, outcome) in enumerate(kinds.items()):
-        rows = (np.asarray(correct) == outcome).all(axis=1)
-        look = {"marker": MARKERS[i], "color": _colour(i), "alpha": 0.5, "s": 14, "linewidth": 0}
-        ax.scatter(p[rows, 0], p[rows, 1], label=label, **look)
-    ax.plot([0, 1], [0, 1], color=INK, linestyle=":", linewidth=1.2)
-    ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
-    ax.set(xlabel=f"P(correct) of {targets[0]}", ylabel=f"P(correct) of {targets[1]}")
-    _legend_outside(ax)
     return ax
 
 

@@ -13,6 +13,9 @@ from prefill_router import policy
 from prefill_router.progress import track
 from prefill_router.router.guarantee import TAUS, certify, complete
 
+N_QUERIES = 5000
+"""Queries of a simulated population."""
+
 
 @dataclass(frozen=True)
 class World:
@@ -44,12 +47,11 @@ class World:
         return np.array([best - self.truth[rows, chosen].mean() for chosen in choices])
 
 
-def make_world(n_queries: int = 5000, noise: float = 0.5, seed: int = 0) -> World:
-    """Return a population of queries of varying difficulty, and a router that half knows them.
+def make_world(noise: float = 0.5, seed: int = 0) -> World:
+    """Return `N_QUERIES` queries of varying difficulty, and a router that half knows them.
 
     Parameters
     ----------
-    n_queries : int, default 5000
     noise : float, default 0.5
         Standard deviation of the router's errors, in logits.
     seed : int, default 0
@@ -60,8 +62,8 @@ def make_world(n_queries: int = 5000, noise: float = 0.5, seed: int = 0) -> Worl
         Of a cheap, a middling and a dear target; the dearer, the more accurate.
     """
     rng = np.random.default_rng(seed)
-    easy = rng.normal(size=(n_queries, 1))
-    logits = np.array([-0.4, 0.1, 0.5]) + easy + rng.normal(size=(n_queries, 3))
+    easy = rng.normal(size=(N_QUERIES, 1))
+    logits = np.array([-0.4, 0.1, 0.5]) + easy + rng.normal(size=(N_QUERIES, 3))
     believed = logits + noise * rng.normal(size=logits.shape)
     return World(*(1 / (1 + np.exp(-z)) for z in (logits, believed)), np.array([1.0, 3.0, 9.0]))
 

@@ -152,14 +152,6 @@ def test_forest_draws_estimates_with_their_intervals(ax):
     assert ax.yaxis_inverted()
 
 
-def test_probability_scatter_sorts_queries_by_who_was_right(ax):
-    p = np.array([[0.1, 0.2], [0.3, 0.4], [0.5, 0.6], [0.7, 0.8], [0.9, 0.9]])
-    correct = np.array([[1, 1], [1, 0], [0, 1], [0, 0], [np.nan, 1]])
-    plotting.probability_scatter(ax, p, correct, ("a", "b"))
-    assert [c.get_offsets().tolist() for c in ax.collections] == [[row] for row in p[:4].tolist()]
-    assert legend(ax)[:4] == ["both right", "only a", "only b", "neither"]
-
-
 def test_savings_are_grouped_by_router_and_hatched_by_metric(ax):
     rows = [
         Estimate(metric, router, "", "test", value, value - 0.1, value + 0.1, 9)
