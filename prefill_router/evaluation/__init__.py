@@ -14,7 +14,8 @@ from prefill_router import policy
 from prefill_router.errors import InputError, did_you_mean
 from prefill_router.evaluation import metrics
 from prefill_router.evaluation.bootstrap import auc_intervals, intervals
-from prefill_router.evaluation.estimates import Estimate, complete_rows, costs_of_rows, rows_of
+from prefill_router.evaluation.complete import complete
+from prefill_router.evaluation.estimates import Estimate, rows_of
 from prefill_router.progress import track
 
 ORACLE, BEST, SINGLE = "oracle", "best single target", "single target"
@@ -69,9 +70,8 @@ def evaluate_choices(
         If a name is reserved or unknown, a choice is no target, or no row is complete.
     """
     _check_names(choices, primary)
-    rows, correct = complete_rows(correct)
-    price = None if cost is None else costs_of_rows(cost, rows, correct.shape)
-    groups = None if groups is None else np.asarray(groups)[rows]
+    kept = complete(correct, cost, groups)
+    rows, correct, price = kept.rows, kept.correct, kept.cost
     single = np.broadcast_to(best_single, rows.shape)[rows]
     named = {(name, ""): np.asarray(choice)[rows] for name, choice in choices.items()}
     named[ORACLE, ""] = policy.oracle(correct, price)
@@ -112,7 +112,7 @@ def evaluate_choices(
     labels = [(metric, label) for metric, labels, _ in parts for label in labels]
     found = intervals(
         values,
-        groups,
+        kept.groups,
         lambda means: np.hstack([part(means) for *_, part in parts]),
         n_resamples,
         seed,
@@ -148,16 +148,16 @@ def evaluate_best_single(
         baseline of a gap closed as the toolkit has it [T] is higher, and its headroom smaller. The
         choice on test is made anew in every resample.
     """
-    rows, correct = complete_rows(correct)
+    kept = complete(correct, groups=groups)
+    rows, correct = kept.rows, kept.correct
     single = np.broadcast_to(best_single, rows.shape)[rows]
     chosen = np.take_along_axis(correct, single[:, None], axis=1)
-    groups = None if groups is None else np.asarray(groups)[rows]
 
     def both(means: np.ndarray) -> np.ndarray:
         training, test = means[:, -1], means[:, :-1].max(axis=1)
         return np.column_stack([training, test, test - training])
 
-    found = intervals(np.hstack([correct, chosen]), groups, both, n_resamples, seed)
+    found = intervals(np.hstack([correct, chosen]), kept.groups, both, n_resamples, seed)
     training, test = ("chosen on training", ""), ("chosen on test", "")
     difference = ("chosen on test - chosen on training", "")
     accuracies = rows_of("accuracy", [training, test], found[:2], split, len(correct))

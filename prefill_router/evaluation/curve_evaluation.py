@@ -10,7 +10,8 @@ import pandas as pd
 from prefill_router import policy
 from prefill_router.evaluation import curves
 from prefill_router.evaluation.bootstrap import intervals, row_intervals
-from prefill_router.evaluation.estimates import Estimate, complete_rows, costs_of_rows, rows_of
+from prefill_router.evaluation.complete import complete
+from prefill_router.evaluation.estimates import Estimate, rows_of
 
 
 def evaluate_curves(
@@ -56,11 +57,10 @@ def evaluate_curves(
     curve holds, not what a tolerance chosen beforehand saves. Resamples in which the curve is
     nowhere as accurate are left out of its interval.
     """
-    rows, correct = complete_rows(correct)
-    paid = costs_of_rows(cost, rows, correct.shape)
-    seen = paid if expected_cost is None else costs_of_rows(expected_cost, rows, correct.shape)
+    kept = complete(correct, cost, groups)
+    rows, correct, paid = kept.rows, kept.correct, kept.cost
+    seen = paid if expected_cost is None else kept.costs(expected_cost)
     p = {name: np.asarray(values, dtype=np.float64)[rows] for name, values in p.items()}
-    groups = None if groups is None else np.asarray(groups)[rows]
     names = ["P-AUCCC", "MDP-AUCCC", "PDP-AUCCC", "AIQ", "AIQ (divided by the largest cost)"]
     names += [] if pair is None else ["APGR", "CPT(50 %)", "CPT(80 %)"]
     if best_single is not None:
@@ -94,7 +94,9 @@ def evaluate_curves(
         return np.array(values)
 
     # Hulls, frontiers and the best of many points follow noise upward: hence centred intervals.
-    found = iter(row_intervals(summaries, len(correct), groups, n_resamples, seed, centred=True))
+    found = iter(
+        row_intervals(summaries, len(correct), kept.groups, n_resamples, seed, centred=True)
+    )
     return [
         estimate
         for router in p
@@ -128,16 +130,15 @@ def curve_band(
     pandas.DataFrame
         Columns tau, cost (USD a query), accuracy, lower, upper; `tau` rises.
     """
-    rows, correct = complete_rows(correct)
-    paid = costs_of_rows(cost, rows, correct.shape)
-    seen = paid if expected_cost is None else costs_of_rows(expected_cost, rows, correct.shape)
+    kept = complete(correct, cost, groups)
+    rows, correct, paid = kept.rows, kept.correct, kept.cost
+    seen = paid if expected_cost is None else kept.costs(expected_cost)
     p = np.asarray(p, dtype=np.float64)[rows]
     curve = curves.routing_curve(p, correct, paid, seen)
     places = np.unique(np.linspace(0, len(curve.tau) - 1, n_points).round().astype(int))
     chosen = np.column_stack([policy.tolerance(p, seen, tau) for tau in curve.tau[places]])
-    groups = None if groups is None else np.asarray(groups)[rows]
     right = np.take_along_axis(correct, chosen, axis=1)
-    found = intervals(right, groups, n_resamples=n_resamples, seed=seed)
+    found = intervals(right, kept.groups, n_resamples=n_resamples, seed=seed)
     return pd.DataFrame(
         {
             "tau": curve.tau[places],

@@ -9,7 +9,8 @@ import numpy as np
 from prefill_router.errors import InputError
 from prefill_router.evaluation import metrics
 from prefill_router.evaluation.bootstrap import intervals
-from prefill_router.evaluation.estimates import Estimate, complete_rows, rows_of
+from prefill_router.evaluation.complete import complete
+from prefill_router.evaluation.estimates import Estimate, rows_of
 
 
 def evaluate_mistakes(
@@ -53,8 +54,8 @@ def evaluate_mistakes(
     """
     if list(p) != list(choices):
         raise InputError(f"p is of {list(p)} and choices are of {list(choices)}; name the same.")
-    rows, correct = complete_rows(correct)
-    groups = None if groups is None else np.asarray(groups)[rows]
+    kept = complete(correct, groups=groups)
+    rows, correct = kept.rows, kept.correct
     columns = []
     for name, choice in choices.items():
         chosen = np.asarray(choice)[rows]
@@ -67,7 +68,7 @@ def evaluate_mistakes(
         share = np.divide(near, wrong, out=np.full(near.shape, np.nan), where=wrong > 0)
         return np.hstack([regret, near, share])
 
-    found = intervals(np.column_stack(columns), groups, with_share, n_resamples, seed)
+    found = intervals(np.column_stack(columns), kept.groups, with_share, n_resamples, seed)
     names = ["regret", "near misses", "near misses among errors"]
     labels = [(router, "") for router in choices]
     return [
@@ -107,8 +108,8 @@ def evaluate_win_rates(
         answer correctly, or both wrongly, count for neither, as in McNemar's test; .5 is an even
         match, NaN that they never differ.
     """
-    rows, correct = complete_rows(correct)
-    groups = None if groups is None else np.asarray(groups)[rows]
+    kept = complete(correct, groups=groups)
+    rows, correct = kept.rows, kept.correct
     at = np.column_stack([np.asarray(choice)[rows] for choice in choices.values()])
     right = np.take_along_axis(correct, at, axis=1)
     a, b = np.triu_indices(len(choices), k=1)
@@ -120,7 +121,7 @@ def evaluate_win_rates(
         rate = np.divide(won, decided, out=np.full(won.shape, np.nan), where=decided > 0)
         return np.hstack([rate, decided])
 
-    found = intervals(np.hstack([wins, losses]), groups, rates, n_resamples, seed)
+    found = intervals(np.hstack([wins, losses]), kept.groups, rates, n_resamples, seed)
     names = list(choices)
     labels = [(f"{names[i]} over {names[j]}", "") for i, j in zip(a, b, strict=True)]
     return rows_of("win rate", labels, found[: len(a)], split, len(correct)) + rows_of(

@@ -10,7 +10,7 @@ from scipy.stats import norm
 
 from prefill_router.errors import InputError, did_you_mean
 from prefill_router.evaluation.bootstrap import p_values
-from prefill_router.evaluation.estimates import complete_rows
+from prefill_router.evaluation.complete import complete
 
 ALPHA = 0.05
 """Level of two-sided tests, of several ones after correction."""
@@ -175,12 +175,12 @@ def evaluate_significance(
     others = [name for name in choices if name != primary]
     if not others:
         raise InputError(f"{primary!r} has no other router to be compared with.")
-    rows, correct = complete_rows(correct)
-    groups = None if groups is None else np.asarray(groups)[rows]
+    kept = complete(correct, groups=groups)
+    rows, correct = kept.rows, kept.correct
     places = np.arange(len(correct))
     right = {name: correct[places, np.asarray(c)[rows]] for name, c in choices.items()}
     differences = np.column_stack([right[primary] - right[name] for name in others])
-    p = p_values(differences, groups, n_resamples, seed)
+    p = p_values(differences, kept.groups, n_resamples, seed)
     return pd.DataFrame(
         {
             "router": others,
@@ -188,7 +188,7 @@ def evaluate_significance(
             "p": p,
             "p_holm": holm(p),
             "detectable": [
-                minimal_detectable_difference(right[primary], right[name], groups)
+                minimal_detectable_difference(right[primary], right[name], kept.groups)
                 for name in others
             ],
         }

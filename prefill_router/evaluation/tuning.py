@@ -10,7 +10,7 @@ import numpy as np
 from prefill_router import policy
 from prefill_router.errors import InputError, did_you_mean
 from prefill_router.evaluation import curves
-from prefill_router.evaluation.estimates import complete_rows, costs_of_rows
+from prefill_router.evaluation.complete import complete
 
 POLICIES: dict[str, Callable] = {"tolerance": policy.tolerance, "utility": policy.utility}
 
@@ -74,7 +74,7 @@ def choose_cheapest_policy(
         That of `choose_policy` if no parameter is as accurate.
     """
     candidates = _candidates(p, correct, expected_cost, name)
-    wanted = complete_rows(correct)[1][:, best_single].mean()
+    wanted = complete(correct).correct[:, best_single].mean()
     enough = np.flatnonzero(candidates.accuracy >= wanted - policy.ROUNDING)
     if len(enough) == 0:
         return choose_policy(p, correct, expected_cost, name)
@@ -148,8 +148,8 @@ def fit_abstention(p: np.ndarray, correct: np.ndarray, accuracy: float) -> float
     """
     if not 0 < accuracy < 1:
         raise InputError(f"accuracy is {accuracy}; it must be between 0 and 1.")
-    rows, correct = complete_rows(correct)
-    p = np.asarray(p, dtype=np.float64)[rows]
+    kept = complete(correct)
+    p, correct = np.asarray(p, dtype=np.float64)[kept.rows], kept.correct
     right = correct[np.arange(len(p)), policy.argmax(p)]
     highest = p.max(axis=1)
     order = np.argsort(-highest, kind="stable")
@@ -171,9 +171,8 @@ def _candidates(
     """Evaluate every parameter worth trying on the complete rows."""
     if name not in POLICIES:
         raise InputError(f"Unknown policy {name!r}.{did_you_mean(name, POLICIES)}")
-    rows, correct = complete_rows(correct)
-    p = np.asarray(p, dtype=np.float64)[rows]
-    c = costs_of_rows(expected_cost, rows, correct.shape)
+    kept = complete(correct, expected_cost)
+    p, correct, c = np.asarray(p, dtype=np.float64)[kept.rows], kept.correct, kept.cost
     if name == "tolerance":
         return curves.routing_curve(p, correct, c)
     ties = _ties(p, c)

@@ -9,7 +9,8 @@ from scipy.stats import binomtest
 
 from prefill_router.evaluation import metrics
 from prefill_router.evaluation.bootstrap import auc_intervals, intervals
-from prefill_router.evaluation.estimates import Estimate, complete_rows, rows_of
+from prefill_router.evaluation.complete import complete
+from prefill_router.evaluation.estimates import Estimate, rows_of
 from prefill_router.questions.ablations import (
     Networks,
     Predictions,
@@ -131,15 +132,16 @@ def compare(
         return with_differences(metrics.gap_closed(means[:, :-2], best, oracle))
 
     Y, groups = (here([of] * len(rows)) for of in (study.labels.correct, study.labels.group))
-    complete, labels = complete_rows(Y)
-    asked = [here(choices[name])[complete] for name in names]
-    asked.append(np.array(study.best_single)[fold][complete])
+    kept = complete(Y, groups=groups)
+    labels = kept.correct
+    asked = [here(choices[name])[kept.rows] for name in names]
+    asked.append(np.array(study.best_single)[fold][kept.rows])
     right = np.take_along_axis(labels, np.column_stack(asked), axis=1)
     right = np.column_stack([right, labels.max(axis=1)])  # the oracle's are the last
     scores, repeated = np.hstack([here(p[name]) for name in names]), np.tile(Y, len(names))
     squares, few = (scores - repeated) ** 2, min(500, n_resamples)
     found = (
-        intervals(right, groups[complete], gaps, n_resamples, seed),
+        intervals(right, kept.groups, gaps, n_resamples, seed),
         auc_intervals(scores, repeated, groups, over_targets, few, seed, fold),
         intervals(squares, groups, over_targets, n_resamples, seed),
     )

@@ -8,7 +8,8 @@ import numpy as np
 
 from prefill_router import policy
 from prefill_router.evaluation.bootstrap import Interval, intervals
-from prefill_router.evaluation.estimates import Estimate, complete_rows, costs_of_rows, rows_of
+from prefill_router.evaluation.complete import complete
+from prefill_router.evaluation.estimates import Estimate, rows_of
 from prefill_router.evaluation.metrics import cost_saving
 from prefill_router.report import verdict
 
@@ -72,11 +73,10 @@ def compare_expected_costs(
     The setting is found anew in every resample, on the queries it is reported on: this says what
     the curves hold. Resamples in which a curve is nowhere as accurate are left out.
     """
-    rows, right = complete_rows(correct)
-    cost = costs_of_rows(paid, rows, right.shape)
+    kept = complete(correct, paid, groups)
+    rows, right, cost, groups = kept.rows, kept.correct, kept.cost, kept.groups
     p = np.asarray(p, dtype=np.float64)[rows]
-    seen = {name: costs_of_rows(values, rows, right.shape) for name, values in expected.items()}
-    groups = None if groups is None else np.asarray(groups)[rows]
+    seen = {name: kept.costs(values) for name, values in expected.items()}
     read = np.zeros(len(p)) if encoder_cost is None else np.asarray(encoder_cost)[rows]
     curves = {
         (name, way): _choices(name, p, values)

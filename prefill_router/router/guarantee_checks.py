@@ -10,8 +10,9 @@ import pandas as pd
 from scipy.stats import beta
 
 from prefill_router import policy
+from prefill_router.evaluation.complete import complete
 from prefill_router.progress import track
-from prefill_router.router.guarantee import TAUS, certify, complete
+from prefill_router.router.guarantee import TAUS, certify
 
 N_QUERIES = 5000
 """Queries of a simulated population."""
@@ -179,7 +180,9 @@ def labels_needed(
         those), ``accuracy`` and ``cost`` (of that tau, on all the queries; NaN where there is
         none).
     """
-    p, right, price, codes = complete(p, correct, cost, groups)
+    kept = complete(correct, cost, groups)
+    p, right = np.asarray(p, dtype=np.float64)[kept.rows], kept.correct
+    price, codes = kept.cost, kept.codes
     n_groups, rng = codes.max() + 1, np.random.default_rng(seed)
     places, table = np.arange(len(p)), []
     for max_loss in max_losses:
