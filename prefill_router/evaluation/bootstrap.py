@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from prefill_router.errors import InputError
+from prefill_router.evaluation.metrics import ratio
 from prefill_router.progress import track
 
 LEVEL = 0.95
@@ -202,7 +203,7 @@ class _AucColumn:
             beaten = wrong[below] + wrong[not_above]  # twice: half of each tie is beaten
             ordered += (right * beaten).sum(axis=0) / 2
             pairs += right.sum(axis=0) * wrong[-1]
-        return _divide(ordered, pairs)
+        return ratio(ordered, pairs)
 
 
 def _resampled(
@@ -220,7 +221,7 @@ def _resampled(
     count = _group_sums(seen, group, n_groups)
 
     def means(draws: np.ndarray) -> np.ndarray:
-        result = _divide(draws @ total, draws @ count)
+        result = ratio(draws @ total, draws @ count)
         return result if statistic is None else statistic(result)
 
     drawn = [means(draws) for draws in _draws(n_groups, n_resamples, seed)]
@@ -256,11 +257,6 @@ def _group_sums(values: np.ndarray, group: np.ndarray, n_groups: int) -> np.ndar
     sums = np.zeros((n_groups, values.shape[1]))
     np.add.at(sums, group, values)
     return sums
-
-
-def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    undefined = np.full(np.shape(numerator), np.nan)
-    return np.divide(numerator, denominator, out=undefined, where=denominator > 0)
 
 
 def _percentiles(estimate: np.ndarray, drawn: np.ndarray, centred: bool = False) -> list[Interval]:

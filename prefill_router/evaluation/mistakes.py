@@ -65,7 +65,7 @@ def evaluate_mistakes(
 
     def with_share(means: np.ndarray) -> np.ndarray:
         regret, near, wrong = np.moveaxis(means.reshape(len(means), -1, 3), 2, 0)
-        share = np.divide(near, wrong, out=np.full(near.shape, np.nan), where=wrong > 0)
+        share = metrics.ratio(near, wrong)
         return np.hstack([regret, near, share])
 
     found = intervals(np.column_stack(columns), kept.groups, with_share, n_resamples, seed)
@@ -118,8 +118,7 @@ def evaluate_win_rates(
     def rates(means: np.ndarray) -> np.ndarray:
         won, lost = np.split(means, 2, axis=1)
         decided = won + lost
-        rate = np.divide(won, decided, out=np.full(won.shape, np.nan), where=decided > 0)
-        return np.hstack([rate, decided])
+        return np.hstack([metrics.ratio(won, decided), decided])
 
     found = intervals(np.hstack([wins, losses]), kept.groups, rates, n_resamples, seed)
     names = list(choices)

@@ -10,7 +10,7 @@ from prefill_router import policy
 from prefill_router.evaluation.bootstrap import Interval, intervals
 from prefill_router.evaluation.complete import complete
 from prefill_router.evaluation.estimates import Estimate, rows_of
-from prefill_router.evaluation.metrics import cost_saving
+from prefill_router.evaluation.metrics import cost_saving, ratio
 from prefill_router.report import verdict
 
 PREDICTED, TRUE = "predicted lengths", "true lengths"
@@ -160,7 +160,7 @@ def _errors(
     def shares(means: np.ndarray) -> np.ndarray:
         parts = means.reshape(len(means), len(ways) + 1, -1)
         mean, errors = parts[:, :1], np.sqrt(parts[:, 1:])
-        share = np.divide(errors, mean, out=np.full_like(errors, np.nan), where=mean > 0)
+        share = ratio(errors, mean)
         return np.hstack([*share.swapaxes(0, 1), *(share[:, :1] - share[:, 1:]).swapaxes(0, 1)])
 
     found = intervals(np.hstack(columns), groups, shares, n_resamples, seed)

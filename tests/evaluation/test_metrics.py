@@ -93,6 +93,13 @@ def test_agreement_equals_a_loop(problem):
     assert np.isnan(metrics.agreement(np.array([[1, NAN], [NAN, 0]]))[0, 1])
 
 
+def test_a_ratio_is_undefined_where_nothing_is_divided_by():
+    assert metrics.ratio(3, 4) == 0.75
+    assert np.isnan(metrics.ratio(0, 0)) and np.isnan(metrics.ratio(1, -1))
+    table = metrics.ratio(np.array([[1.0], [2.0]]), np.array([4, 0]))
+    np.testing.assert_array_equal(table, [[0.25, NAN], [0.5, NAN]])
+
+
 def test_gap_closed_and_cost_saving():
     assert metrics.gap_closed(0.75, 0.5, 1.0) == 0.5
     assert np.isnan(metrics.gap_closed(0.75, 0.75, 0.75))
