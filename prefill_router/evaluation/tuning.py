@@ -112,7 +112,7 @@ def fit_budget(p: np.ndarray, expected_cost: np.ndarray, budget: float) -> float
             f"The budget of {budget:g} USD a query is less than the {least:g} that always asking "
             "the cheapest target is expected to cost; allow that much."
         )
-    lams = np.concatenate([[0.0], np.unique(_ties(p, c))])  # choices change only there
+    lams = np.concatenate([[0.0], np.unique(tied_lambdas(p, c))])  # choices change only there
     rows = np.arange(len(p))
 
     def within(lam: float) -> bool:
@@ -124,6 +124,25 @@ def fit_budget(p: np.ndarray, expected_cost: np.ndarray, budget: float) -> float
         middle = (low + high) // 2
         low, high = (low, middle) if within(lams[middle]) else (middle + 1, high)
     return float(lams[low])
+
+
+def tied_lambdas(p: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """Return the lambdas above 0 at which two targets have the same utility for some query.
+
+    Parameters
+    ----------
+    p, c : (N, K) arrays
+        Predicted P(correct), and cost of asking in USD.
+
+    Returns
+    -------
+    (M,) array
+        In no order, some repeated: what `policy.utility` chooses changes at no other lambda.
+    """
+    a, b = np.triu_indices(p.shape[1], k=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ties = ((p[:, a] - p[:, b]) / (c[:, a] - c[:, b])).ravel()
+    return ties[np.isfinite(ties) & (ties > 0)]
 
 
 def fit_abstention(p: np.ndarray, correct: np.ndarray, accuracy: float) -> float:
@@ -175,7 +194,7 @@ def _candidates(
     p, correct, c = np.asarray(p, dtype=np.float64)[kept.rows], kept.correct, kept.cost
     if name == "tolerance":
         return curves.routing_curve(p, correct, c)
-    ties = _ties(p, c)
+    ties = tied_lambdas(p, c)
     grid = np.unique(np.quantile(ties, np.linspace(0, 1, 512))) if len(ties) else []
     lams = np.concatenate([[0.0], grid])
     chosen = np.column_stack([policy.utility(p, c, lam) for lam in lams])
@@ -184,14 +203,6 @@ def _candidates(
         np.take_along_axis(c, chosen, axis=1).mean(axis=0),
         np.take_along_axis(correct, chosen, axis=1).mean(axis=0),
     )
-
-
-def _ties(p: np.ndarray, c: np.ndarray) -> np.ndarray:
-    """Return the lambdas above 0 at which two targets have the same utility for some query."""
-    a, b = np.triu_indices(p.shape[1], k=1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ties = ((p[:, a] - p[:, b]) / (c[:, a] - c[:, b])).ravel()
-    return ties[np.isfinite(ties) & (ties > 0)]
 
 
 def _policy(name: str, candidates: curves.RoutingCurve, at: int) -> Policy:

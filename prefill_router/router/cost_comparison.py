@@ -11,6 +11,7 @@ from prefill_router.evaluation.bootstrap import Interval, intervals
 from prefill_router.evaluation.complete import complete
 from prefill_router.evaluation.estimates import Estimate, rows_of
 from prefill_router.evaluation.metrics import cost_saving, ratio
+from prefill_router.evaluation.tuning import tied_lambdas
 from prefill_router.report import verdict
 
 PREDICTED, TRUE = "predicted lengths", "true lengths"
@@ -131,10 +132,7 @@ def _choices(name: str, p: np.ndarray, cost: np.ndarray) -> np.ndarray:
         settings = np.quantile(policy.gaps(p), np.linspace(0, 1, POINTS))
         choose = policy.tolerance
     else:
-        a, b = np.triu_indices(p.shape[1], k=1)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ties = ((p[:, a] - p[:, b]) / (cost[:, a] - cost[:, b])).ravel()
-        ties = ties[np.isfinite(ties) & (ties > 0)]
+        ties = tied_lambdas(p, cost)
         settings = (
             np.r_[0.0, np.quantile(ties, np.linspace(0, 1, POINTS - 1))] if len(ties) else [0]
         )
