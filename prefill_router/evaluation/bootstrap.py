@@ -17,6 +17,7 @@ from prefill_router.evaluation.metrics import ratio
 from prefill_router.progress import track
 
 LEVEL = 0.95
+FEW = 500  # resamples at most of what each of them takes long to evaluate, such as AUC
 CHUNK = 250  # resamples held in memory at once
 
 Statistic = Callable[[np.ndarray], np.ndarray]
@@ -139,6 +140,14 @@ def auc_intervals(
     chunks = track(_draws(n_groups, n_resamples, seed), "bootstrap", -(-n_resamples // CHUNK))
     drawn = [areas(draws) for draws in chunks]
     return _percentiles(areas(np.ones((1, n_groups))), np.concatenate(drawn))
+
+
+def few(n_resamples: int) -> int:
+    """Return how many resamples to draw of what takes long, where others have `n_resamples`.
+
+    For `auc_intervals`, `row_intervals` and all that uses them: at most `FEW`.
+    """
+    return min(FEW, n_resamples)
 
 
 def row_intervals(

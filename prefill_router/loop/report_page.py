@@ -22,7 +22,7 @@ from prefill_router.evaluation.curves import routing_curve
 from prefill_router.evaluation.estimates import Estimate, find, pick
 from prefill_router.labels import Labels
 from prefill_router.labels.costs import Prices
-from prefill_router.report import format_interval, headline, plotting
+from prefill_router.report import QUERIES, format_interval, headline, plotting
 from prefill_router.report.display import Display, bullets, query_cards, table
 from prefill_router.router import Router
 from prefill_router.router.evaluation import evaluate, rules_of
@@ -128,7 +128,7 @@ def policy_table(router: Router, results: list[Estimate]) -> Display:
         ]
         for name, target in names
     ]
-    heads = [f"{m} (1,000 queries)" if m == "mean cost" else m for m in shown]
+    heads = [f"{m} ({QUERIES:,} queries)" if m == "mean cost" else m for m in shown]
     return table(pd.DataFrame(rows, columns=["asked by", *heads]))
 
 
@@ -154,7 +154,8 @@ def tau_table(router: Router, seen: Examined, n_resamples: int) -> Display:
                 format_interval(pick(results, "cost saving", f"{tau:g}")),
             ]
         rows.append([*row, notes.get(tau, "")])
-    costs = [] if seen.paid is None else ["cost of 1,000 queries", "saving against the dearest"]
+    costs = [f"cost of {QUERIES:,} queries", "saving against the dearest"]
+    costs = [] if seen.paid is None else costs
     return table(pd.DataFrame(rows, columns=["tau", "accuracy", *costs, ""]))
 
 

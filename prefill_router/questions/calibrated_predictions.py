@@ -9,7 +9,7 @@ import numpy as np
 from prefill_router import policy
 from prefill_router.errors import InputError
 from prefill_router.evaluation import metrics
-from prefill_router.evaluation.bootstrap import intervals, row_intervals
+from prefill_router.evaluation.bootstrap import few, intervals, row_intervals
 from prefill_router.evaluation.complete import complete
 from prefill_router.evaluation.estimates import Estimate, rows_of
 from prefill_router.evaluation.metrics import (
@@ -74,7 +74,7 @@ def evaluate_calibration(
     found = compare_probabilities(study, both, primary=None)
     found = [row for row in found if row.metric != "AUC"]
     settings = {
-        "n_resamples": min(500, study.parameters.n_resamples),
+        "n_resamples": few(study.parameters.n_resamples),
         "seed": study.parameters.seed,
     }
 

@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 
 from prefill_router import policy
-from prefill_router.evaluation.bootstrap import Interval, auc_intervals, intervals
+from prefill_router.evaluation.bootstrap import Interval, auc_intervals, few, intervals
 from prefill_router.evaluation.estimates import Estimate, rows_of
 from prefill_router.evaluation.metrics import gap_closed, macro, ratio
 from prefill_router.study import Study
@@ -241,9 +241,9 @@ def label_noise(study: Study) -> list[Estimate]:
         **settings,
     )
     found += evaluate_reliability(right, labels.targets, groups, **settings)
-    few = settings | {"n_resamples": min(500, p.n_resamples)}
+    fewer = settings | {"n_resamples": few(p.n_resamples)}
     folds = study.test_folds[here]
-    found += evaluate_ceiling(right, predicted, labels.targets, groups, folds, **few)
+    found += evaluate_ceiling(right, predicted, labels.targets, groups, folds, **fewer)
     fresh_rows = np.sort(
         np.random.default_rng(p.seed).choice(len(rows), min(N_FRESH, len(rows)), replace=False)
     )

@@ -8,7 +8,7 @@ import numpy as np
 
 from prefill_router import policy
 from prefill_router.errors import InputError
-from prefill_router.evaluation.bootstrap import auc_intervals, intervals
+from prefill_router.evaluation.bootstrap import auc_intervals, few, intervals
 from prefill_router.evaluation.complete import complete
 from prefill_router.evaluation.estimates import Estimate, rows_of
 from prefill_router.evaluation.metrics import gap_closed, macro
@@ -180,7 +180,7 @@ def evaluate_transfer(
     )
     found = auc_intervals(
         np.hstack(list(p.values())), np.tile(correct, (1, len(keys))), groups, areas,
-        min(500, n_resamples), seed, strata[1],
+        few(n_resamples), seed, strata[1],
     )  # fmt: skip
     labels = [*keys, *[(name, "lost") for name in routers]]
     result = rows_of("AUC", labels, found, kind, len(correct))

@@ -19,8 +19,8 @@ from prefill_router.evaluation.bootstrap import Interval
 from prefill_router.evaluation.curves import RoutingCurve, pareto_frontier
 from prefill_router.evaluation.estimates import Estimate
 from prefill_router.evaluation.metrics import ReliabilityCurve, Zones
+from prefill_router.report import QUERIES
 
-QUERIES = 1000  # costs are shown for so many
 MARKERS = "osD^vPX<>*"
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 3)))
 HATCHES = ("", "//", "..", "xx", "\\\\")

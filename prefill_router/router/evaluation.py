@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from prefill_router.evaluation import evaluate_choices, evaluate_probabilities
+from prefill_router.evaluation.bootstrap import few
 from prefill_router.evaluation.estimates import Estimate
 from prefill_router.labels import Labels
 from prefill_router.router.parts import Parts
@@ -61,7 +62,7 @@ def evaluate(
         {"calibrated": p, "uncalibrated": raw},
         labels.correct,
         labels.group,
-        n_resamples=min(500, n_resamples),
+        n_resamples=few(n_resamples),
         **shared,
     )
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from prefill_router import policy
 from prefill_router.evaluation import evaluate_choices, evaluate_probabilities
+from prefill_router.evaluation.bootstrap import few
 from prefill_router.evaluation.estimates import Estimate, pick
 from prefill_router.evaluation.tuning import choose_cheapest_policy, choose_policy
 from prefill_router.labels.costs import Prices, expected_costs, query_costs
@@ -129,7 +130,7 @@ def compare_probabilities(
         targets=study.labels.targets,
         folds=study.test_folds,
         primary=primary,
-        n_resamples=min(500, study.parameters.n_resamples),
+        n_resamples=few(study.parameters.n_resamples),
         seed=study.parameters.seed,
     )
 
