@@ -24,6 +24,7 @@ from prefill_router.labels import Labels
 from prefill_router.labels.costs import Prices
 from prefill_router.report import QUERIES, format_interval, headline, plotting
 from prefill_router.report.display import Display, bullets, query_cards, table
+from prefill_router.report.style import style
 from prefill_router.router import Router
 from prefill_router.router.evaluation import evaluate, rules_of
 from prefill_router.router.examiner import Examined
@@ -61,7 +62,7 @@ def write_page(
         router.parts, seen.labels, router.config.tau, seen.raw, seen.p, seen.expected, seen.paid,
         "held-out", n_resamples, 0,
     )  # fmt: skip
-    plotting.style()
+    style()
     context = {
         "router": router,
         "n": seen.labels.n_queries,

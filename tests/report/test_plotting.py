@@ -12,13 +12,14 @@ from prefill_router.evaluation.curves import RoutingCurve
 from prefill_router.evaluation.estimates import Estimate
 from prefill_router.evaluation.metrics import ReliabilityCurve, Zones
 from prefill_router.report import plotting
+from prefill_router.report.style import style
 
 NAMES = ("small", "mid_$1$", "large")  # a name that would be broken mathematics
 
 
 @pytest.fixture
 def ax():
-    plotting.style()
+    style()
     figure, axes = plt.subplots()
     yield axes
     assert axes.get_xlabel()
@@ -32,12 +33,6 @@ def legend(axes):
 
 def lines(axes):
     return {line.get_label(): line for line in axes.get_lines()}
-
-
-def test_style_sets_one_size_and_never_parses_mathematics():
-    plotting.style()
-    assert tuple(mpl.rcParams["figure.figsize"]) == (7, 4.3)
-    assert not mpl.rcParams["text.parse_math"]
 
 
 def test_accuracy_and_headroom_draws_the_values_and_their_difference(ax):
