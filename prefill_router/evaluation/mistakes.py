@@ -39,7 +39,7 @@ def evaluate_mistakes(
     tau : float, default 0.1
         How close in probability a near miss is, for `metrics.near_misses`.
     split, n_resamples, seed
-        As in `evaluate_choices`.
+        As in `choices.evaluate_choices`.
 
     Returns
     -------
@@ -98,7 +98,7 @@ def evaluate_win_rates(
     correct : (N, K) array
         1 right, 0 wrong, NaN never asked; incomplete rows are left out.
     groups, split, n_resamples, seed
-        As in `evaluate_choices`.
+        As in `choices.evaluate_choices`.
 
     Returns
     -------

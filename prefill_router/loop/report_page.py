@@ -16,7 +16,8 @@ from markupsafe import Markup
 from matplotlib import pyplot as plt
 
 from prefill_router import policy
-from prefill_router.evaluation import evaluate_choices, metrics
+from prefill_router.evaluation import metrics
+from prefill_router.evaluation.choices import evaluate_choices
 from prefill_router.evaluation.curve_evaluation import curve_band
 from prefill_router.evaluation.curves import routing_curve
 from prefill_router.evaluation.estimates import Estimate, find, pick

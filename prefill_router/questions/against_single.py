@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from prefill_router.evaluation import BEST
 from prefill_router.evaluation.bootstrap import intervals
+from prefill_router.evaluation.choices import BEST
 from prefill_router.evaluation.complete import complete
 from prefill_router.evaluation.estimates import Estimate, rows_of
 from prefill_router.evaluation.metrics import cost_saving
@@ -51,7 +51,7 @@ def compare_with_single(
     each_group_once : bool, default False
         Average over groups, as a certificate does, and not over queries.
     split, n_resamples, seed
-        As in `prefill_router.evaluation.evaluate_choices`.
+        As in `prefill_router.evaluation.choices.evaluate_choices`.
 
     Returns
     -------

@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
-from prefill_router.evaluation import BEST
+from prefill_router.evaluation.choices import BEST
 from prefill_router.evaluation.estimates import Estimate, find, pick
 from prefill_router.questions.against_single import LEAD, SAVED
 from prefill_router.questions.calibrated_predictions import (

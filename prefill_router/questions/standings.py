@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from prefill_router.evaluation import BEST, evaluate_best_single
+from prefill_router.evaluation.choices import BEST, evaluate_best_single
 from prefill_router.evaluation.curve_evaluation import evaluate_curves
 from prefill_router.evaluation.estimates import Estimate
 from prefill_router.evaluation.metrics import auc, brier, gap_closed, macro

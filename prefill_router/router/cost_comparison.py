@@ -59,7 +59,7 @@ def compare_expected_costs(
         What the encoder's prefill costs, in USD: only routing pays it. Default: unknown, and then
         no saving includes it.
     split, n_resamples, seed
-        As in `prefill_router.evaluation.evaluate_choices`.
+        As in `prefill_router.evaluation.choices.evaluate_choices`.
 
     Returns
     -------

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pandas as pd
 
-from prefill_router.evaluation import evaluate_probabilities
 from prefill_router.evaluation.bootstrap import few
 from prefill_router.evaluation.estimates import Estimate
+from prefill_router.evaluation.probabilities import evaluate_probabilities
 from prefill_router.study import Study
 from prefill_router.study.comparison import compare_probabilities, test_labels
 from prefill_router.study.routers import OWN, predictions
