@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 
 from prefill_router import policy
 from prefill_router.evaluation import metrics
@@ -75,7 +76,7 @@ def write_page(
         "policies": _html(policy_table(router, results)),
         "taus": _html(tau_table(router, seen, n_resamples)),
         "shares": _html(share_table(router, seen)),
-        "calibration": _picture(lambda ax: _reliability(ax, router, seen), (4.6, 4.4)),
+        "calibration": _picture(lambda ax: _reliability(ax, seen), (4.6, 4.4)),
         "errors": _html(calibration_table(results)),
         "mistakes": _html(mistakes(router, seen)),
         "failures": _html(failure_table(router, seen)),
@@ -231,16 +232,14 @@ def mistakes(router: Router, seen: Examined) -> Display:
     return query_cards(questions, correct[rows], seen.p[rows], choice[rows], router.targets)
 
 
-def _trade_off(ax, seen: Examined, results: list[Estimate]) -> None:
+def _trade_off(ax: Axes, seen: Examined, results: list[Estimate]) -> None:
     complete = seen.labels.complete
     Y, paid = seen.labels.correct[complete], seen.paid[complete]
     expected, p = seen.expected[complete], seen.p[complete]
     best = policy.oracle(Y, paid)
     rows = np.arange(len(Y))
-    points = {
-        name: tuple(pick(results, metric, name).estimate for metric in ("mean cost", "accuracy"))
-        for name in ("tolerance",)
-    }
+    spent, accuracy = (pick(results, m, "tolerance").estimate for m in ("mean cost", "accuracy"))
+    points = {"tolerance": (spent, accuracy)}
     plotting.routing_curves(
         ax, {"tolerance": routing_curve(p, Y, paid, expected)}, seen.labels.targets,
         paid.mean(axis=0), Y.mean(axis=0), (paid[rows, best].mean(), Y[rows, best].mean()), points,
@@ -248,7 +247,7 @@ def _trade_off(ax, seen: Examined, results: list[Estimate]) -> None:
     )  # fmt: skip
 
 
-def _reliability(ax, router: Router, seen: Examined) -> None:
+def _reliability(ax: Axes, seen: Examined) -> None:
     plotting.reliability(
         ax,
         {
