@@ -13,9 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from prefill_router.errors import InputError
+from prefill_router.evaluation.metrics import ratio
 from prefill_router.progress import track
 
 LEVEL = 0.95
+FEW = 500  # resamples at most of what each of them takes long to evaluate, such as AUC
 CHUNK = 250  # resamples held in memory at once
 
 Statistic = Callable[[np.ndarray], np.ndarray]
@@ -140,6 +142,14 @@ def auc_intervals(
     return _percentiles(areas(np.ones((1, n_groups))), np.concatenate(drawn))
 
 
+def few(n_resamples: int) -> int:
+    """Return how many resamples to draw of what takes long, where others have `n_resamples`.
+
+    For `auc_intervals`, `row_intervals` and all that uses them: at most `FEW`.
+    """
+    return min(FEW, n_resamples)
+
+
 def row_intervals(
     statistic: Callable[[np.ndarray], np.ndarray],
     n_rows: int,
@@ -202,7 +212,7 @@ class _AucColumn:
             beaten = wrong[below] + wrong[not_above]  # twice: half of each tie is beaten
             ordered += (right * beaten).sum(axis=0) / 2
             pairs += right.sum(axis=0) * wrong[-1]
-        return _divide(ordered, pairs)
+        return ratio(ordered, pairs)
 
 
 def _resampled(
@@ -220,7 +230,7 @@ def _resampled(
     count = _group_sums(seen, group, n_groups)
 
     def means(draws: np.ndarray) -> np.ndarray:
-        result = _divide(draws @ total, draws @ count)
+        result = ratio(draws @ total, draws @ count)
         return result if statistic is None else statistic(result)
 
     drawn = [means(draws) for draws in _draws(n_groups, n_resamples, seed)]
@@ -256,11 +266,6 @@ def _group_sums(values: np.ndarray, group: np.ndarray, n_groups: int) -> np.ndar
     sums = np.zeros((n_groups, values.shape[1]))
     np.add.at(sums, group, values)
     return sums
-
-
-def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    undefined = np.full(np.shape(numerator), np.nan)
-    return np.divide(numerator, denominator, out=undefined, where=denominator > 0)
 
 
 def _percentiles(estimate: np.ndarray, drawn: np.ndarray, centred: bool = False) -> list[Interval]:

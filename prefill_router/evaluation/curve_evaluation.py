@@ -8,9 +8,21 @@ import numpy as np
 import pandas as pd
 
 from prefill_router import policy
-from prefill_router.evaluation import curves
 from prefill_router.evaluation.bootstrap import intervals, row_intervals
-from prefill_router.evaluation.estimates import Estimate, complete_rows, costs_of_rows, rows_of
+from prefill_router.evaluation.complete import complete
+from prefill_router.evaluation.curve_summaries import (
+    aiq,
+    apgr,
+    cpt,
+    mdp_auccc,
+    p_auccc,
+    pdp_auccc,
+    pgr_curve,
+    saving_at_equal_accuracy,
+    shared_cost_range,
+)
+from prefill_router.evaluation.curves import routing_curve
+from prefill_router.evaluation.estimates import Estimate, rows_of
 
 
 def evaluate_curves(
@@ -22,7 +34,6 @@ def evaluate_curves(
     *,
     pair: tuple[int, int] | None = None,
     best_single: int | np.ndarray | None = None,
-    split: str = "test",
     n_resamples: int = 200,
     seed: int = 0,
 ) -> list[Estimate]:
@@ -36,8 +47,8 @@ def evaluate_curves(
         1 right, 0 wrong, NaN never asked; incomplete rows are left out.
     cost, expected_cost : (K,) or (N, K) arrays
         What asking cost and, by default the same, what the policy looks at; USD a query.
-    groups, split, seed
-        As in `evaluate_choices`.
+    groups, seed
+        As in `choices.evaluate_choices`.
     pair : (weak, strong), optional
         The targets for RouteLLM's APGR and CPT(50 %), CPT(80 %).
     best_single : int or (N,) int array, optional
@@ -57,11 +68,10 @@ def evaluate_curves(
     curve holds, not what a tolerance chosen beforehand saves. Resamples in which the curve is
     nowhere as accurate are left out of its interval.
     """
-    rows, correct = complete_rows(correct)
-    paid = costs_of_rows(cost, rows, correct.shape)
-    seen = paid if expected_cost is None else costs_of_rows(expected_cost, rows, correct.shape)
+    kept = complete(correct, cost, groups)
+    rows, correct, paid = kept.rows, kept.correct, kept.cost
+    seen = paid if expected_cost is None else kept.costs(expected_cost)
     p = {name: np.asarray(values, dtype=np.float64)[rows] for name, values in p.items()}
-    groups = None if groups is None else np.asarray(groups)[rows]
     names = ["P-AUCCC", "MDP-AUCCC", "PDP-AUCCC", "AIQ", "AIQ (divided by the largest cost)"]
     names += [] if pair is None else ["APGR", "CPT(50 %)", "CPT(80 %)"]
     if best_single is not None:
@@ -72,35 +82,37 @@ def evaluate_curves(
     def summaries(drawn: np.ndarray) -> np.ndarray:
         single = (paid[drawn].mean(axis=0), correct[drawn].mean(axis=0))
         routed = {
-            name: curves.routing_curve(v[drawn], correct[drawn], paid[drawn], seen[drawn])
+            name: routing_curve(v[drawn], correct[drawn], paid[drawn], seen[drawn])
             for name, v in p.items()
         }
         points = {name: curve.points for name, curve in routed.items()}
-        shared = curves.shared_cost_range(single, *points.values())
+        shared = shared_cost_range(single, *points.values())
         values = []
-        areas = (curves.p_auccc, curves.mdp_auccc, curves.pdp_auccc)
+        areas = (p_auccc, mdp_auccc, pdp_auccc)
         for name, curve in points.items():
             values += [area(curve, single) for area in areas]
-            values += [curves.aiq(*curve, shared, by_largest) for by_largest in (False, True)]
+            values += [aiq(*curve, shared, by_largest) for by_largest in (False, True)]
             if pair is not None:
-                recovered = curves.pgr_curve(p[name][drawn], correct[drawn], *pair)
-                values += [curves.apgr(*recovered)]
-                values += [curves.cpt(*recovered, level) for level in (0.5, 0.8)]
+                recovered = pgr_curve(p[name][drawn], correct[drawn], *pair)
+                values += [apgr(*recovered)]
+                values += [cpt(*recovered, level) for level in (0.5, 0.8)]
             if best_single is not None:
                 # the best one is appended to the targets: folds may differ in which it is
                 best = best_paid[drawn].mean(), best_correct[drawn].mean()
                 with_best = [np.append(*values_of) for values_of in zip(single, best, strict=True)]
-                found = curves.saving_at_equal_accuracy(routed[name], with_best, best=-1)
+                found = saving_at_equal_accuracy(routed[name], with_best, best=-1)
                 values += [found.saving_against_best, found.saving_against_dearest]
         return np.array(values)
 
     # Hulls, frontiers and the best of many points follow noise upward: hence centred intervals.
-    found = iter(row_intervals(summaries, len(correct), groups, n_resamples, seed, centred=True))
+    found = iter(
+        row_intervals(summaries, len(correct), kept.groups, n_resamples, seed, centred=True)
+    )
     return [
         estimate
         for router in p
         for name in names
-        for estimate in rows_of(name, [(router, "")], [next(found)], split, len(correct))
+        for estimate in rows_of(name, [(router, "")], [next(found)], "test", len(correct))
     ]
 
 
@@ -129,16 +141,15 @@ def curve_band(
     pandas.DataFrame
         Columns tau, cost (USD a query), accuracy, lower, upper; `tau` rises.
     """
-    rows, correct = complete_rows(correct)
-    paid = costs_of_rows(cost, rows, correct.shape)
-    seen = paid if expected_cost is None else costs_of_rows(expected_cost, rows, correct.shape)
+    kept = complete(correct, cost, groups)
+    rows, correct, paid = kept.rows, kept.correct, kept.cost
+    seen = paid if expected_cost is None else kept.costs(expected_cost)
     p = np.asarray(p, dtype=np.float64)[rows]
-    curve = curves.routing_curve(p, correct, paid, seen)
+    curve = routing_curve(p, correct, paid, seen)
     places = np.unique(np.linspace(0, len(curve.tau) - 1, n_points).round().astype(int))
     chosen = np.column_stack([policy.tolerance(p, seen, tau) for tau in curve.tau[places]])
-    groups = None if groups is None else np.asarray(groups)[rows]
     right = np.take_along_axis(correct, chosen, axis=1)
-    found = intervals(right, groups, n_resamples=n_resamples, seed=seed)
+    found = intervals(right, kept.groups, n_resamples=n_resamples, seed=seed)
     return pd.DataFrame(
         {
             "tau": curve.tau[places],

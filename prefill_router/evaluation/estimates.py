@@ -7,10 +7,8 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-import numpy as np
 import pandas as pd
 
-from prefill_router import policy
 from prefill_router.errors import InputError
 from prefill_router.evaluation.bootstrap import Interval
 from prefill_router.storage import read_json, write_json
@@ -87,24 +85,6 @@ def pick(
         named = ", ".join(filter(None, (metric, router, target, split)))
         raise InputError(f"There is no result of {named}.")
     return found
-
-
-def complete_rows(correct: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return which rows are complete, (N,) bool, and their labels."""
-    correct = np.asarray(correct, dtype=np.float64)
-    rows = ~np.isnan(correct).any(axis=1)
-    if not rows.any():
-        raise InputError(
-            "No query is labelled for every target, so that routing cannot be evaluated: ask all "
-            "targets some of the same queries, or name fewer of them (targets=A,B...)."
-        )
-    return rows, correct[rows]
-
-
-def costs_of_rows(cost: np.ndarray, rows: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Return the costs of the complete rows, (n, K), checked."""
-    cost = np.asarray(cost, dtype=np.float64)
-    return policy.aligned(np.zeros(shape), cost[rows] if cost.ndim == 2 else cost)[1]
 
 
 def rows_of(

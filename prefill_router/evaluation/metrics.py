@@ -16,6 +16,22 @@ from prefill_router.policy import ROUNDING, aligned
 N_BINS = 15
 
 
+def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """Return numerator / denominator, NaN where the denominator is not above 0.
+
+    Parameters
+    ----------
+    numerator, denominator : floats or arrays that broadcast
+
+    Returns
+    -------
+    float64 array of their common shape, or a float where both are
+    """
+    numerator, denominator = np.broadcast_arrays(numerator, denominator)
+    undefined = np.full(numerator.shape, np.nan)
+    return np.divide(numerator, denominator, out=undefined, where=denominator > 0)[()]
+
+
 def auc(p: np.ndarray, correct: np.ndarray) -> np.ndarray:
     """Return each target's area under the ROC curve, over the rows labelled for it.
 
@@ -63,7 +79,7 @@ def pairwise_brier(p: np.ndarray, correct: np.ndarray) -> np.ndarray:
     n = (~np.isnan(residuals)).sum(axis=1)
     mean = np.nansum(residuals, axis=1) / np.maximum(n, 1)
     squares = np.nansum((residuals - mean[:, None]) ** 2, axis=1)
-    return np.divide(2 * squares, n - 1, out=np.full(len(n), np.nan), where=n > 1)
+    return ratio(2 * squares, n - 1)
 
 
 def expected_calibration_error(
@@ -87,7 +103,7 @@ def macro(values: np.ndarray) -> np.ndarray:
     values = np.asarray(values, dtype=np.float64)
     defined = ~np.isnan(values)
     total, count = np.where(defined, values, 0).sum(axis=-1), defined.sum(axis=-1)
-    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+    return ratio(total, count)
 
 
 @dataclass(frozen=True)
@@ -165,7 +181,7 @@ def agreement(correct: np.ndarray) -> np.ndarray:
     right, wrong = (correct == 1).astype(float), (correct == 0).astype(float)
     both = (right + wrong).T @ (right + wrong)
     same = right.T @ right + wrong.T @ wrong
-    return np.divide(same, both, out=np.full_like(same, np.nan), where=both > 0)
+    return ratio(same, both)
 
 
 def gap_closed(router: np.ndarray, best: np.ndarray, oracle: np.ndarray) -> np.ndarray:
@@ -177,18 +193,16 @@ def gap_closed(router: np.ndarray, best: np.ndarray, oracle: np.ndarray) -> np.n
         Accuracies of the router, of the best single target and of the oracle.
     """
     headroom = np.asarray(oracle, dtype=np.float64) - best
-    return _ratio(np.asarray(router, dtype=np.float64) - best, headroom)
+    return ratio(np.asarray(router, dtype=np.float64) - best, headroom)
 
 
 def cost_saving(router: np.ndarray, dearest: np.ndarray) -> np.ndarray:
     """Return 1 - cost(router) / cost(always the dearest target), NaN where that costs nothing."""
-    return 1 - _ratio(np.asarray(router, dtype=np.float64), np.asarray(dearest, dtype=np.float64))
+    return 1 - ratio(np.asarray(router, dtype=np.float64), np.asarray(dearest, dtype=np.float64))
 
 
-def regret(
-    choice: np.ndarray, correct: np.ndarray, cost: np.ndarray, lam: float = 0.0
-) -> np.ndarray:
-    """Return by how much each choice falls short of the best utility ``correct - lam * cost``.
+def regret(choice: np.ndarray, correct: np.ndarray) -> np.ndarray:
+    """Return by how many right answers each choice falls short of the best one.
 
     Parameters
     ----------
@@ -196,33 +210,25 @@ def regret(
         The target asked.
     correct : (N, K) array
         1 right, 0 wrong; no missing labels.
-    cost : (K,) or (N, K) array
-        What asking cost, in USD.
-    lam : float, default 0.0
-        What one USD is worth in right answers, at least 0.
 
     Returns
     -------
     (N,) array
-        At least 0. Its mean is the regret of a router, as of bandits: the expected utility of the
-        best action less that of the action taken. With `lam` 0 that is A_oracle - A_router, which
-        is headroom * (1 - gap closed).
+        1 where the choice is wrong while another target is right, else 0. Its mean is the regret
+        of a router, as of bandits: the expected reward of the best action less that of the action
+        taken. It is A_oracle - A_router, which is headroom * (1 - gap closed).
 
     Raises
     ------
     InputError
-        If a value is missing, the shapes disagree or `lam` is negative.
+        If a label is missing.
 
     References
     ----------
-    Lattimore and Szepesvari, "Bandit Algorithms", 2020, for regret; the utility is RouterBench's
-    (Hu et al., 2024), and that of `policy.utility`.
+    Lattimore and Szepesvari, "Bandit Algorithms", 2020.
     """
-    if not 0 <= lam < np.inf:
-        raise InputError(f"lam must be at least 0 and finite, not {lam}.")
-    correct, cost = aligned(correct, cost)
-    worth = correct - lam * cost
-    return worth.max(axis=1) - worth[np.arange(len(worth)), choice]
+    correct = aligned(correct, correct)[0]
+    return correct.max(axis=1) - correct[np.arange(len(correct)), choice]
 
 
 def near_misses(p: np.ndarray, choice: np.ndarray, correct: np.ndarray, tau: float) -> np.ndarray:
@@ -253,32 +259,6 @@ def near_misses(p: np.ndarray, choice: np.ndarray, correct: np.ndarray, tau: flo
     rows = np.arange(len(p))
     close = np.abs(p - p[rows, choice][:, None]) <= tau + ROUNDING
     return (correct[rows, choice] == 0) & (close & (correct == 1)).any(axis=1)
-
-
-def win_rates(right: np.ndarray) -> np.ndarray:
-    """Return how often one answers correctly where it and another do not do equally well.
-
-    Parameters
-    ----------
-    right : (N, M) array
-        1 where the router or target answers correctly, else 0; NaN where that is not known.
-
-    Returns
-    -------
-    (M, M) array
-        Wins / (wins + losses) of the row's against the column's, over the queries known of both;
-        NaN where they never differ, the diagonal among them. Queries both answer correctly, or
-        both wrongly, are left out, as in McNemar's test; .5 is an even match.
-    """
-    right = np.asarray(right, dtype=np.float64)
-    wins = (right == 1).astype(float).T @ (right == 0).astype(float)
-    return _ratio(wins, wins + wins.T)
-
-
-def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    numerator, denominator = np.broadcast_arrays(numerator, denominator)
-    undefined = np.full(numerator.shape, np.nan)
-    return np.divide(numerator, denominator, out=undefined, where=denominator > 0)[()]
 
 
 def _per_target(metric, p: np.ndarray, correct: np.ndarray) -> np.ndarray:

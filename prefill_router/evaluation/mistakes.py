@@ -9,17 +9,16 @@ import numpy as np
 from prefill_router.errors import InputError
 from prefill_router.evaluation import metrics
 from prefill_router.evaluation.bootstrap import intervals
-from prefill_router.evaluation.estimates import Estimate, complete_rows, costs_of_rows, rows_of
+from prefill_router.evaluation.complete import complete
+from prefill_router.evaluation.estimates import Estimate, rows_of
 
 
 def evaluate_mistakes(
     p: Mapping[str, np.ndarray],
     choices: Mapping[str, np.ndarray],
     correct: np.ndarray,
-    cost: np.ndarray,
     groups: np.ndarray | None = None,
     *,
-    lam: float = 0.0,
     tau: float = 0.1,
     split: str = "test",
     n_resamples: int = 2000,
@@ -35,16 +34,12 @@ def evaluate_mistakes(
         The target each of the same routers asks for each query.
     correct : (N, K) array
         1 right, 0 wrong, NaN never asked; incomplete rows are left out.
-    cost : (K,) or (N, K) array
-        What asking cost, in USD a query.
     groups : (N,) array, optional
         Queries drawn together by the bootstrap.
-    lam : float, default 0.0
-        Right answers that one USD is worth, for `metrics.regret`.
     tau : float, default 0.1
         How close in probability a near miss is, for `metrics.near_misses`.
     split, n_resamples, seed
-        As in `evaluate_choices`.
+        As in `choices.evaluate_choices`.
 
     Returns
     -------
@@ -55,26 +50,25 @@ def evaluate_mistakes(
     Raises
     ------
     InputError
-        If `p` and `choices` name different routers, a cost is unknown, or no row is complete.
+        If `p` and `choices` name different routers, or no row is complete.
     """
     if list(p) != list(choices):
         raise InputError(f"p is of {list(p)} and choices are of {list(choices)}; name the same.")
-    rows, correct = complete_rows(correct)
-    price = costs_of_rows(cost, rows, correct.shape)
-    groups = None if groups is None else np.asarray(groups)[rows]
+    kept = complete(correct, groups=groups)
+    rows, correct = kept.rows, kept.correct
     columns = []
     for name, choice in choices.items():
         chosen = np.asarray(choice)[rows]
         wrong = correct[np.arange(len(correct)), chosen] == 0
         near = metrics.near_misses(np.asarray(p[name])[rows], chosen, correct, tau)
-        columns += [metrics.regret(chosen, correct, price, lam), near, wrong]
+        columns += [metrics.regret(chosen, correct), near, wrong]
 
     def with_share(means: np.ndarray) -> np.ndarray:
         regret, near, wrong = np.moveaxis(means.reshape(len(means), -1, 3), 2, 0)
-        share = np.divide(near, wrong, out=np.full(near.shape, np.nan), where=wrong > 0)
+        share = metrics.ratio(near, wrong)
         return np.hstack([regret, near, share])
 
-    found = intervals(np.column_stack(columns), groups, with_share, n_resamples, seed)
+    found = intervals(np.column_stack(columns), kept.groups, with_share, n_resamples, seed)
     names = ["regret", "near misses", "near misses among errors"]
     labels = [(router, "") for router in choices]
     return [
@@ -95,7 +89,7 @@ def evaluate_win_rates(
     n_resamples: int = 2000,
     seed: int = 0,
 ) -> list[Estimate]:
-    """Evaluate every pair of routers on the same queries, as `metrics.win_rates` defines it.
+    """Evaluate how often one router is right where it and another do not do equally well.
 
     Parameters
     ----------
@@ -104,16 +98,18 @@ def evaluate_win_rates(
     correct : (N, K) array
         1 right, 0 wrong, NaN never asked; incomplete rows are left out.
     groups, split, n_resamples, seed
-        As in `evaluate_choices`.
+        As in `choices.evaluate_choices`.
 
     Returns
     -------
     list of Estimate
         For each pair, with router ``"A over B"``: "win rate", A's wins / (wins + losses), and
-        "decided", the share of queries on which exactly one of them is right.
+        "decided", the share of queries on which exactly one of them is right. Queries that both
+        answer correctly, or both wrongly, count for neither, as in McNemar's test; .5 is an even
+        match, NaN that they never differ.
     """
-    rows, correct = complete_rows(correct)
-    groups = None if groups is None else np.asarray(groups)[rows]
+    kept = complete(correct, groups=groups)
+    rows, correct = kept.rows, kept.correct
     at = np.column_stack([np.asarray(choice)[rows] for choice in choices.values()])
     right = np.take_along_axis(correct, at, axis=1)
     a, b = np.triu_indices(len(choices), k=1)
@@ -122,10 +118,9 @@ def evaluate_win_rates(
     def rates(means: np.ndarray) -> np.ndarray:
         won, lost = np.split(means, 2, axis=1)
         decided = won + lost
-        rate = np.divide(won, decided, out=np.full(won.shape, np.nan), where=decided > 0)
-        return np.hstack([rate, decided])
+        return np.hstack([metrics.ratio(won, decided), decided])
 
-    found = intervals(np.hstack([wins, losses]), groups, rates, n_resamples, seed)
+    found = intervals(np.hstack([wins, losses]), kept.groups, rates, n_resamples, seed)
     names = list(choices)
     labels = [(f"{names[i]} over {names[j]}", "") for i, j in zip(a, b, strict=True)]
     return rows_of("win rate", labels, found[: len(a)], split, len(correct)) + rows_of(

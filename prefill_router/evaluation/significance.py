@@ -10,7 +10,12 @@ from scipy.stats import norm
 
 from prefill_router.errors import InputError, did_you_mean
 from prefill_router.evaluation.bootstrap import p_values
-from prefill_router.evaluation.estimates import complete_rows
+from prefill_router.evaluation.complete import complete
+
+ALPHA = 0.05
+"""Level of two-sided tests, of several ones after correction."""
+POWER = 0.8
+"""Probability with which a detectable difference is found."""
 
 
 def holm(p: np.ndarray) -> np.ndarray:
@@ -74,10 +79,8 @@ def minimal_detectable_difference(
     values_a: np.ndarray,
     values_b: np.ndarray,
     groups: np.ndarray | None = None,
-    alpha: float = 0.05,
-    power: float = 0.8,
 ) -> float:
-    """Return the difference of means that such a paired comparison finds with the given power.
+    """Return the difference of means that such a paired comparison finds with `POWER`.
 
     Parameters
     ----------
@@ -85,29 +88,23 @@ def minimal_detectable_difference(
         Of two routers on the same queries, for instance 1 where they answer correctly, else 0.
     groups : (N,) array, optional
         As in `standard_error`.
-    alpha : float, default 0.05
-        Level of the two-sided test.
-    power : float, default 0.8
-        Probability with which a true difference of this size is found.
 
     Returns
     -------
     float
-        (z(1 - alpha / 2) + z(power)) times the standard error of the mean difference, in units of
-        the values. Divided by the headroom, that of accuracies becomes one of gap closed.
+        (z(1 - `ALPHA` / 2) + z(`POWER`)) times the standard error of the mean difference, in units
+        of the values. Divided by the headroom, that of accuracies becomes one of gap closed.
 
     Raises
     ------
     InputError
-        If the arrays differ in length, or a level is not between 0 and 1.
+        If the arrays differ in length.
     """
     values_a, values_b = np.asarray(values_a, dtype=float), np.asarray(values_b, dtype=float)
     if values_a.shape != values_b.shape:
         raise InputError(f"Values {values_a.shape} and {values_b.shape} must be of the same rows.")
-    if not (0 < alpha < 1 and 0 < power < 1):
-        raise InputError(f"alpha {alpha} and power {power} must be between 0 and 1.")
     error = standard_error(values_a - values_b, groups)
-    return float((norm.ppf(1 - alpha / 2) + norm.ppf(power)) * error)
+    return float((norm.ppf(1 - ALPHA / 2) + norm.ppf(POWER)) * error)
 
 
 def seed_deviation(by_seed: Sequence[np.ndarray], metric: Callable[[np.ndarray], float]) -> float:
@@ -178,12 +175,12 @@ def evaluate_significance(
     others = [name for name in choices if name != primary]
     if not others:
         raise InputError(f"{primary!r} has no other router to be compared with.")
-    rows, correct = complete_rows(correct)
-    groups = None if groups is None else np.asarray(groups)[rows]
+    kept = complete(correct, groups=groups)
+    rows, correct = kept.rows, kept.correct
     places = np.arange(len(correct))
     right = {name: correct[places, np.asarray(c)[rows]] for name, c in choices.items()}
     differences = np.column_stack([right[primary] - right[name] for name in others])
-    p = p_values(differences, groups, n_resamples, seed)
+    p = p_values(differences, kept.groups, n_resamples, seed)
     return pd.DataFrame(
         {
             "router": others,
@@ -191,7 +188,7 @@ def evaluate_significance(
             "p": p,
             "p_holm": holm(p),
             "detectable": [
-                minimal_detectable_difference(right[primary], right[name], groups)
+                minimal_detectable_difference(right[primary], right[name], kept.groups)
                 for name in others
             ],
         }

@@ -10,7 +10,7 @@ import numpy as np
 from prefill_router import policy
 from prefill_router.errors import InputError, did_you_mean
 from prefill_router.evaluation import curves
-from prefill_router.evaluation.estimates import complete_rows, costs_of_rows
+from prefill_router.evaluation.complete import complete
 
 POLICIES: dict[str, Callable] = {"tolerance": policy.tolerance, "utility": policy.utility}
 
@@ -74,7 +74,7 @@ def choose_cheapest_policy(
         That of `choose_policy` if no parameter is as accurate.
     """
     candidates = _candidates(p, correct, expected_cost, name)
-    wanted = complete_rows(correct)[1][:, best_single].mean()
+    wanted = complete(correct).correct[:, best_single].mean()
     enough = np.flatnonzero(candidates.accuracy >= wanted - policy.ROUNDING)
     if len(enough) == 0:
         return choose_policy(p, correct, expected_cost, name)
@@ -112,7 +112,7 @@ def fit_budget(p: np.ndarray, expected_cost: np.ndarray, budget: float) -> float
             f"The budget of {budget:g} USD a query is less than the {least:g} that always asking "
             "the cheapest target is expected to cost; allow that much."
         )
-    lams = np.concatenate([[0.0], np.unique(_ties(p, c))])  # choices change only there
+    lams = np.concatenate([[0.0], np.unique(tied_lambdas(p, c))])  # choices change only there
     rows = np.arange(len(p))
 
     def within(lam: float) -> bool:
@@ -124,6 +124,25 @@ def fit_budget(p: np.ndarray, expected_cost: np.ndarray, budget: float) -> float
         middle = (low + high) // 2
         low, high = (low, middle) if within(lams[middle]) else (middle + 1, high)
     return float(lams[low])
+
+
+def tied_lambdas(p: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """Return the lambdas above 0 at which two targets have the same utility for some query.
+
+    Parameters
+    ----------
+    p, c : (N, K) arrays
+        Predicted P(correct), and cost of asking in USD.
+
+    Returns
+    -------
+    (M,) array
+        In no order, some repeated: what `policy.utility` chooses changes at no other lambda.
+    """
+    a, b = np.triu_indices(p.shape[1], k=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ties = ((p[:, a] - p[:, b]) / (c[:, a] - c[:, b])).ravel()
+    return ties[np.isfinite(ties) & (ties > 0)]
 
 
 def fit_abstention(p: np.ndarray, correct: np.ndarray, accuracy: float) -> float:
@@ -148,8 +167,8 @@ def fit_abstention(p: np.ndarray, correct: np.ndarray, accuracy: float) -> float
     """
     if not 0 < accuracy < 1:
         raise InputError(f"accuracy is {accuracy}; it must be between 0 and 1.")
-    rows, correct = complete_rows(correct)
-    p = np.asarray(p, dtype=np.float64)[rows]
+    kept = complete(correct)
+    p, correct = np.asarray(p, dtype=np.float64)[kept.rows], kept.correct
     right = correct[np.arange(len(p)), policy.argmax(p)]
     highest = p.max(axis=1)
     order = np.argsort(-highest, kind="stable")
@@ -171,12 +190,11 @@ def _candidates(
     """Evaluate every parameter worth trying on the complete rows."""
     if name not in POLICIES:
         raise InputError(f"Unknown policy {name!r}.{did_you_mean(name, POLICIES)}")
-    rows, correct = complete_rows(correct)
-    p = np.asarray(p, dtype=np.float64)[rows]
-    c = costs_of_rows(expected_cost, rows, correct.shape)
+    kept = complete(correct, expected_cost)
+    p, correct, c = np.asarray(p, dtype=np.float64)[kept.rows], kept.correct, kept.cost
     if name == "tolerance":
         return curves.routing_curve(p, correct, c)
-    ties = _ties(p, c)
+    ties = tied_lambdas(p, c)
     grid = np.unique(np.quantile(ties, np.linspace(0, 1, 512))) if len(ties) else []
     lams = np.concatenate([[0.0], grid])
     chosen = np.column_stack([policy.utility(p, c, lam) for lam in lams])
@@ -185,14 +203,6 @@ def _candidates(
         np.take_along_axis(c, chosen, axis=1).mean(axis=0),
         np.take_along_axis(correct, chosen, axis=1).mean(axis=0),
     )
-
-
-def _ties(p: np.ndarray, c: np.ndarray) -> np.ndarray:
-    """Return the lambdas above 0 at which two targets have the same utility for some query."""
-    a, b = np.triu_indices(p.shape[1], k=1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ties = ((p[:, a] - p[:, b]) / (c[:, a] - c[:, b])).ravel()
-    return ties[np.isfinite(ties) & (ties > 0)]
 
 
 def _policy(name: str, candidates: curves.RoutingCurve, at: int) -> Policy:

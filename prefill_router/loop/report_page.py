@@ -14,16 +14,19 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 
 from prefill_router import policy
-from prefill_router.evaluation import evaluate_choices, metrics
+from prefill_router.evaluation import metrics
+from prefill_router.evaluation.choices import evaluate_choices
 from prefill_router.evaluation.curve_evaluation import curve_band
 from prefill_router.evaluation.curves import routing_curve
 from prefill_router.evaluation.estimates import Estimate, find, pick
 from prefill_router.labels import Labels
 from prefill_router.labels.costs import Prices
-from prefill_router.report import format_interval, headline, plotting
+from prefill_router.report import QUERIES, format_interval, headline, plotting
 from prefill_router.report.display import Display, bullets, query_cards, table
+from prefill_router.report.style import style
 from prefill_router.router import Router
 from prefill_router.router.evaluation import evaluate, rules_of
 from prefill_router.router.examiner import Examined
@@ -61,7 +64,7 @@ def write_page(
         router.parts, seen.labels, router.config.tau, seen.raw, seen.p, seen.expected, seen.paid,
         "held-out", n_resamples, 0,
     )  # fmt: skip
-    plotting.style()
+    style()
     context = {
         "router": router,
         "n": seen.labels.n_queries,
@@ -148,7 +151,7 @@ def policy_table(router: Router, results: list[Estimate]) -> Display:
         ]
         for name, target in names
     ]
-    heads = [f"{m} (1,000 queries)" if m == "mean cost" else m for m in shown]
+    heads = [f"{m} ({QUERIES:,} queries)" if m == "mean cost" else m for m in shown]
     return table(pd.DataFrame(rows, columns=["asked by", *heads]))
 
 
@@ -174,7 +177,8 @@ def tau_table(router: Router, seen: Examined, n_resamples: int) -> Display:
                 format_interval(pick(results, "cost saving", f"{tau:g}")),
             ]
         rows.append([*row, notes.get(tau, "")])
-    costs = [] if seen.paid is None else ["cost of 1,000 queries", "saving against the dearest"]
+    costs = [f"cost of {QUERIES:,} queries", "saving against the dearest"]
+    costs = [] if seen.paid is None else costs
     return table(pd.DataFrame(rows, columns=["tau", "accuracy", *costs, ""]))
 
 
@@ -248,7 +252,7 @@ def mistakes(router: Router, seen: Examined) -> Display:
     return query_cards(questions, correct[rows], seen.p[rows], choice[rows], router.targets)
 
 
-def _trade_off(ax, seen: Examined, results: list[Estimate]) -> None:
+def _trade_off(ax: Axes, seen: Examined, results: list[Estimate]) -> None:
     complete = seen.labels.complete
     Y, paid = seen.labels.correct[complete], seen.paid[complete]
     expected, p = seen.expected[complete], seen.p[complete]
@@ -263,7 +267,7 @@ def _trade_off(ax, seen: Examined, results: list[Estimate]) -> None:
     )  # fmt: skip
 
 
-def _reliability(ax, seen: Examined) -> None:
+def _reliability(ax: Axes, seen: Examined) -> None:
     plotting.reliability(
         ax,
         {

@@ -8,8 +8,9 @@ import numpy as np
 from scipy.stats import binomtest
 
 from prefill_router.evaluation import metrics
-from prefill_router.evaluation.bootstrap import auc_intervals, intervals
-from prefill_router.evaluation.estimates import Estimate, complete_rows, rows_of
+from prefill_router.evaluation.bootstrap import auc_intervals, few, intervals
+from prefill_router.evaluation.complete import complete
+from prefill_router.evaluation.estimates import Estimate, rows_of
 from prefill_router.questions.ablations import (
     Networks,
     Predictions,
@@ -57,11 +58,11 @@ def ablate(study: Study) -> list[Estimate]:
         for name, folds in (p | by_seed).items()
     }
     n_resamples = study.parameters.n_resamples
-    few = min(SEED_RESAMPLES, n_resamples)
+    fewest = min(SEED_RESAMPLES, n_resamples)
     rows = []
     for part in PARTS:
         rows += compare(study, part, p, choices, pairs, n_resamples)
-        again = compare(study, part, by_seed, choices, pairs_by_seed, few)
+        again = compare(study, part, by_seed, choices, pairs_by_seed, fewest)
         rows += [row for row in again if row.metric.endswith(" difference")]
     rows += [last_epoch(name, trained(study, name)) for name in variants(study)]
     counts = ((KEPT, study.parameters.keep), (TRIED, len(p)))
@@ -105,7 +106,7 @@ def compare(
     pairs : sequence of (str, str)
         Names of which the first is compared with the second.
     n_resamples : int
-        Of query groups, the same for all names; of AUC at most 500.
+        Of query groups, the same for all names; of AUC at most `bootstrap.FEW`.
 
     Returns
     -------
@@ -131,16 +132,17 @@ def compare(
         return with_differences(metrics.gap_closed(means[:, :-2], best, oracle))
 
     Y, groups = (here([of] * len(rows)) for of in (study.labels.correct, study.labels.group))
-    complete, labels = complete_rows(Y)
-    asked = [here(choices[name])[complete] for name in names]
-    asked.append(np.array(study.best_single)[fold][complete])
+    kept = complete(Y, groups=groups)
+    labels = kept.correct
+    asked = [here(choices[name])[kept.rows] for name in names]
+    asked.append(np.array(study.best_single)[fold][kept.rows])
     right = np.take_along_axis(labels, np.column_stack(asked), axis=1)
     right = np.column_stack([right, labels.max(axis=1)])  # the oracle's are the last
     scores, repeated = np.hstack([here(p[name]) for name in names]), np.tile(Y, len(names))
-    squares, few = (scores - repeated) ** 2, min(500, n_resamples)
+    squares, fewer = (scores - repeated) ** 2, few(n_resamples)
     found = (
-        intervals(right, groups[complete], gaps, n_resamples, seed),
-        auc_intervals(scores, repeated, groups, over_targets, few, seed, fold),
+        intervals(right, kept.groups, gaps, n_resamples, seed),
+        auc_intervals(scores, repeated, groups, over_targets, fewer, seed, fold),
         intervals(squares, groups, over_targets, n_resamples, seed),
     )
     labelled = int((~np.isnan(Y)).any(axis=1).sum())

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from prefill_router.evaluation import BEST
 from prefill_router.evaluation.bootstrap import intervals
-from prefill_router.evaluation.estimates import Estimate, complete_rows, costs_of_rows, rows_of
+from prefill_router.evaluation.choices import BEST
+from prefill_router.evaluation.complete import complete
+from prefill_router.evaluation.estimates import Estimate, rows_of
 from prefill_router.evaluation.metrics import cost_saving
 from prefill_router.router.cost_comparison import ENCODER
 
@@ -50,7 +51,7 @@ def compare_with_single(
     each_group_once : bool, default False
         Average over groups, as a certificate does, and not over queries.
     split, n_resamples, seed
-        As in `prefill_router.evaluation.evaluate_choices`.
+        As in `prefill_router.evaluation.choices.evaluate_choices`.
 
     Returns
     -------
@@ -59,7 +60,8 @@ def compare_with_single(
         best single target"); `SAVED`, and with `encoder_cost` the same with that included; and of
         every pair the differences of accuracy and saving.
     """
-    rows, right = complete_rows(correct)
+    kept = complete(correct, cost, groups)
+    rows, right, price = kept.rows, kept.correct, kept.cost
     names, at = list(choices), np.array([*choices.values(), best_single]).T[rows]
     m = len(names)
     columns = [np.take_along_axis(right, at, axis=1)]
@@ -73,8 +75,7 @@ def compare_with_single(
         (LEAD, against, lambda means: means[:, :m] - means[:, [m]]),
         (LEAD, between, lambda means: means[:, one] - means[:, other]),
     ]
-    if cost is not None:
-        price = costs_of_rows(cost, rows, right.shape)
+    if price is not None:
         read = np.zeros(len(right)) if encoder_cost is None else np.asarray(encoder_cost)[rows]
         columns += [np.take_along_axis(price, at, axis=1), read[:, None]]
 
@@ -88,7 +89,7 @@ def compare_with_single(
         parts.append(
             (SAVED + " difference", between, lambda x: saving(x)[:, one] - saving(x)[:, other])
         )
-    values, codes = np.hstack(columns), np.unique(np.asarray(groups)[rows], return_inverse=True)[1]
+    values, codes = np.hstack(columns), kept.codes
     if each_group_once:
         sums = np.zeros((codes.max() + 1, values.shape[1]))
         np.add.at(sums, codes, values)

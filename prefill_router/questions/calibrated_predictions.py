@@ -9,8 +9,9 @@ import numpy as np
 from prefill_router import policy
 from prefill_router.errors import InputError
 from prefill_router.evaluation import metrics
-from prefill_router.evaluation.bootstrap import intervals, row_intervals
-from prefill_router.evaluation.estimates import Estimate, complete_rows, rows_of
+from prefill_router.evaluation.bootstrap import few, intervals, row_intervals
+from prefill_router.evaluation.complete import complete
+from prefill_router.evaluation.estimates import Estimate, rows_of
 from prefill_router.evaluation.metrics import (
     ReliabilityCurve,
     equal_mass_bins,
@@ -73,7 +74,7 @@ def evaluate_calibration(
     found = compare_probabilities(study, both, primary=None)
     found = [row for row in found if row.metric != "AUC"]
     settings = {
-        "n_resamples": min(500, study.parameters.n_resamples),
+        "n_resamples": few(study.parameters.n_resamples),
         "seed": study.parameters.seed,
     }
 
@@ -151,8 +152,8 @@ def evaluate_abstention(
         accuracy is undefined.
     """
     correct, found = study.labels.correct, []
-    rows, right = complete_rows(test_labels(study))
-    groups = study.labels.group[study.test_rows][rows]
+    kept = complete(test_labels(study), groups=study.labels.group[study.test_rows])
+    right = kept.correct
     for level in levels:
         chosen = []
         for values, split in zip(p, study.splits, strict=True):
@@ -163,12 +164,12 @@ def evaluate_abstention(
                 threshold = np.inf
             chosen.append(np.full(len(values), policy.NOBODY))
             chosen[-1][t] = policy.abstain(values[t], threshold)
-        asked = study.over_folds(chosen)[rows]
+        asked = study.over_folds(chosen)[kept.rows]
         answered = asked != policy.NOBODY
         outcome = np.where(answered, right[np.arange(len(right)), asked], np.nan)
         intervals_ = intervals(
             np.column_stack([answered, outcome]),
-            groups,
+            kept.groups,
             n_resamples=study.parameters.n_resamples,
             seed=study.parameters.seed,
         )

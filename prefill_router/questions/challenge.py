@@ -15,7 +15,8 @@ from sklearn.model_selection import GroupKFold
 
 from prefill_router.baselines.ridge import join_parts
 from prefill_router.evaluation.bootstrap import intervals
-from prefill_router.evaluation.estimates import Estimate, complete_rows, rows_of
+from prefill_router.evaluation.complete import complete
+from prefill_router.evaluation.estimates import Estimate, rows_of
 from prefill_router.evaluation.metrics import gap_closed, pairwise_brier
 from prefill_router.progress import track
 from prefill_router.questions.challengers import CHALLENGERS, challenger_names
@@ -211,15 +212,16 @@ def validation_rows(study: Study, found: Challenge) -> list[Estimate]:
     """
     p, labels = study.parameters, study.labels
     v = np.concatenate([split.validation for split in study.splits])
-    complete, correct = complete_rows(labels.correct[v])
+    kept = complete(labels.correct[v], groups=labels.group[v])
+    correct = kept.correct
     best = np.concatenate(
         [
             np.full(len(s.validation), k)
             for s, k in zip(study.splits, study.best_single, strict=True)
         ]
-    )[complete]
+    )[kept.rows]
     names = list(found.scores[0])
-    predicted = [np.concatenate([p[name] for p in found.validated])[complete] for name in names]
+    predicted = [np.concatenate([p[name] for p in found.validated])[kept.rows] for name in names]
     rows = np.arange(len(correct))
     columns = [pairwise_brier(q, correct) for q in predicted]
     columns += [correct[rows, q.argmax(axis=1)] for q in predicted]
@@ -230,8 +232,7 @@ def validation_rows(study: Study, found: Challenge) -> list[Estimate]:
         closed = gap_closed(means[:, n : 2 * n], means[:, [-2]], means[:, [-1]])
         return np.hstack([means[:, :n], closed])
 
-    groups = labels.group[v][complete]
-    drawn = intervals(np.column_stack(columns), groups, statistic, p.n_resamples, p.seed)
+    drawn = intervals(np.column_stack(columns), kept.groups, statistic, p.n_resamples, p.seed)
     pairs = [(name, "") for name in names]
     result = rows_of("pairwise Brier", pairs, drawn[:n], "validation", len(correct))
     result += rows_of("gap closed", pairs, drawn[n:], "validation", len(correct))

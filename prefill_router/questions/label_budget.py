@@ -9,7 +9,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 from scipy.special import expit, logit
 
-from prefill_router.evaluation.bootstrap import auc_intervals, intervals
+from prefill_router.evaluation.bootstrap import auc_intervals, few, intervals
 from prefill_router.evaluation.estimates import Estimate, rows_of
 from prefill_router.progress import track
 from prefill_router.questions.new_target_heads import (
@@ -196,8 +196,8 @@ def evaluate_budget(
     outcomes = np.repeat(correct, n_draws * n_sizes * n_heads, axis=1)
     outcomes = np.hstack([outcomes, correct])
     found = {
-        "AUC": auc_intervals(scores, outcomes, groups, average, min(500, n_resamples), seed),
-        "Brier": intervals((scores - outcomes) ** 2, groups, average, min(500, n_resamples), seed),
+        "AUC": auc_intervals(scores, outcomes, groups, average, few(n_resamples), seed),
+        "Brier": intervals((scores - outcomes) ** 2, groups, average, few(n_resamples), seed),
     }
     result = []
     for metric, values in found.items():

@@ -8,9 +8,9 @@ from itertools import combinations
 import numpy as np
 
 from prefill_router import policy
-from prefill_router.evaluation.bootstrap import Interval, auc_intervals, intervals
+from prefill_router.evaluation.bootstrap import Interval, auc_intervals, few, intervals
 from prefill_router.evaluation.estimates import Estimate, rows_of
-from prefill_router.evaluation.metrics import gap_closed, macro
+from prefill_router.evaluation.metrics import gap_closed, macro, ratio
 from prefill_router.study import Study
 from prefill_router.study.comparison import best_single
 from prefill_router.study.routers import LOGISTIC, PRIMARY, TFIDF, predictions
@@ -152,9 +152,7 @@ def evaluate_reliability(
     def measure(means: np.ndarray) -> np.ndarray:
         inside, mean = means[:, :n_targets], means[:, n_targets:]
         variance = mean * (1 - mean)
-        reliability = np.full(inside.shape, np.nan)
-        np.divide(variance - inside, variance, out=reliability, where=variance > 0)
-        return np.hstack([1 - 2 * inside, reliability])
+        return np.hstack([1 - 2 * inside, ratio(variance - inside, variance)])
 
     found = intervals(np.hstack([within, chance]), groups, measure, n_resamples, seed)
     keys = [(m, t) for m in ("two draws agree", "label reliability") for t in targets]
@@ -243,9 +241,9 @@ def label_noise(study: Study) -> list[Estimate]:
         **settings,
     )
     found += evaluate_reliability(right, labels.targets, groups, **settings)
-    few = settings | {"n_resamples": min(500, p.n_resamples)}
+    fewer = settings | {"n_resamples": few(p.n_resamples)}
     folds = study.test_folds[here]
-    found += evaluate_ceiling(right, predicted, labels.targets, groups, folds, **few)
+    found += evaluate_ceiling(right, predicted, labels.targets, groups, folds, **fewer)
     fresh_rows = np.sort(
         np.random.default_rng(p.seed).choice(len(rows), min(N_FRESH, len(rows)), replace=False)
     )

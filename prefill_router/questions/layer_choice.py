@@ -16,6 +16,7 @@ from scipy.stats import rankdata
 
 from prefill_router.evaluation.bootstrap import Interval, auc_intervals
 from prefill_router.evaluation.estimates import Estimate, rows_of
+from prefill_router.evaluation.metrics import macro, ratio
 from prefill_router.features.logistic import fit_logistic, predict_logistic
 from prefill_router.probes.decomposition import decompose
 from prefill_router.progress import track
@@ -178,8 +179,7 @@ def _spearman(heads: pd.DataFrame, probe: str) -> Statistic:
         theirs = rankdata(areas[:, columns], axis=1, nan_policy="propagate")
         theirs = theirs - theirs.mean(axis=1, keepdims=True)
         sizes = np.sqrt(np.sum(theirs**2, axis=1) * np.sum(ranks**2))
-        undefined = np.full(len(areas), np.nan)
-        return np.divide(theirs @ ranks, sizes, out=undefined, where=sizes > 0)
+        return ratio(theirs @ ranks, sizes)
 
     return statistic
 
@@ -226,10 +226,7 @@ def _mean(statistics: Sequence[Statistic]) -> Statistic:
     """Mean of the statistics that are defined."""
 
     def statistic(areas: np.ndarray) -> np.ndarray:
-        values = np.array([each(areas) for each in statistics]).reshape(-1, len(areas))
-        defined = ~np.isnan(values)
-        total, count = np.where(defined, values, 0).sum(axis=0), defined.sum(axis=0)
-        return np.divide(total, count, out=np.full(len(areas), np.nan), where=count > 0)
+        return macro(np.array([each(areas) for each in statistics]).reshape(-1, len(areas)).T)
 
     return statistic
 

@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
-from prefill_router.evaluation import BEST
+from prefill_router.evaluation.choices import BEST
 from prefill_router.evaluation.estimates import Estimate, find, pick
 from prefill_router.questions.against_single import LEAD, SAVED
 from prefill_router.questions.calibrated_predictions import (
@@ -33,8 +33,7 @@ from prefill_router.questions.spending import (
     BUDGET,
     SPENT,
 )
-from prefill_router.report import format_interval, verdict
-from prefill_router.report.plotting import QUERIES
+from prefill_router.report import QUERIES, format_interval, verdict
 from prefill_router.report.result_tables import MISSING, results_table, routers_of
 from prefill_router.report.trends import by_number
 from prefill_router.router.cost_comparison import (

@@ -8,7 +8,8 @@ import numpy as np
 
 from prefill_router import policy
 from prefill_router.evaluation.bootstrap import Interval, intervals
-from prefill_router.evaluation.estimates import Estimate, complete_rows, rows_of
+from prefill_router.evaluation.complete import complete
+from prefill_router.evaluation.estimates import Estimate, rows_of
 from prefill_router.evaluation.tuning import choose_cheapest_policy, fit_budget
 from prefill_router.extraction.model_size import n_parameters
 from prefill_router.labels.costs import MILLION, expected_costs
@@ -167,10 +168,9 @@ def evaluate_budgets(
         expects to be spent at least is left out.
     """
     labels, found = study.labels, []
-    rows, right = complete_rows(test_labels(study))
+    kept = complete(test_labels(study), study.costs[study.test_rows], labels.group[study.test_rows])
+    rows, right, paid = kept.rows, kept.correct, kept.cost
     here = np.arange(len(right))
-    paid = study.costs[study.test_rows][rows]
-    groups = labels.group[study.test_rows][rows]
     for share in budgets:
         limits = []
         for cost, split in zip(ways[PREDICTED], study.splits, strict=True):
@@ -187,7 +187,7 @@ def evaluate_budgets(
             asked = chosen[rows]
             measured = intervals(
                 np.column_stack([paid[here, asked] / limit, right[here, asked]]),
-                groups,
+                kept.groups,
                 n_resamples=study.parameters.n_resamples,
                 seed=study.parameters.seed,
             )

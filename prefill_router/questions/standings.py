@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from prefill_router.evaluation import BEST, evaluate_best_single
+from prefill_router.evaluation.choices import BEST, evaluate_best_single
 from prefill_router.evaluation.curve_evaluation import evaluate_curves
 from prefill_router.evaluation.estimates import Estimate
 from prefill_router.evaluation.metrics import auc, brier, gap_closed, macro
@@ -150,8 +150,7 @@ def _mistakes(study: Study, routed: Mapping[str, Routed]) -> list[Estimate]:
     Y, groups = test_labels(study), study.labels.group[study.test_rows]
     choices = {name: r.choice for name, r in routed.items()}
     p = {name: r.p for name, r in routed.items()}
-    free = np.zeros(Y.shape[1])  # regret counts right answers, whatever they cost
-    rows = evaluate_mistakes(p, choices, Y, free, groups, **_settings(study))
+    rows = evaluate_mistakes(p, choices, Y, groups, **_settings(study))
     rivals = {name: choices[name] for name in RIVALS if name in choices}
     rivals[BEST] = best_single(study)
     return rows + evaluate_win_rates(rivals, Y, groups, **_settings(study))

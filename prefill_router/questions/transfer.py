@@ -8,8 +8,9 @@ import numpy as np
 
 from prefill_router import policy
 from prefill_router.errors import InputError
-from prefill_router.evaluation.bootstrap import auc_intervals, intervals
-from prefill_router.evaluation.estimates import Estimate, complete_rows, rows_of
+from prefill_router.evaluation.bootstrap import auc_intervals, few, intervals
+from prefill_router.evaluation.complete import complete
+from prefill_router.evaluation.estimates import Estimate, rows_of
 from prefill_router.evaluation.metrics import gap_closed, macro
 from prefill_router.labels.splits import Split
 from prefill_router.study import Study
@@ -179,12 +180,13 @@ def evaluate_transfer(
     )
     found = auc_intervals(
         np.hstack(list(p.values())), np.tile(correct, (1, len(keys))), groups, areas,
-        min(500, n_resamples), seed, strata[1],
+        few(n_resamples), seed, strata[1],
     )  # fmt: skip
     labels = [*keys, *[(name, "lost") for name in routers]]
     result = rows_of("AUC", labels, found, kind, len(correct))
 
-    rows, full = complete_rows(correct)
+    kept = complete(correct, groups=groups)
+    rows, full = kept.rows, kept.correct
     choices = np.column_stack([policy.argmax(values) for values in p.values()])[rows]
     at = np.column_stack([choices, best[rows]])
     right = np.column_stack([np.take_along_axis(full, at, axis=1), full.max(axis=1)])
@@ -193,5 +195,5 @@ def evaluate_transfer(
         columns = gap_closed(means[:, :-2], means[:, [-2]], means[:, [-1]])
         return np.hstack([columns, lost(columns)])
 
-    found = intervals(right, groups[rows], gaps, n_resamples, seed)
+    found = intervals(right, kept.groups, gaps, n_resamples, seed)
     return result + rows_of("gap closed", labels, found, kind, len(full))

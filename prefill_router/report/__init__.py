@@ -9,12 +9,12 @@ import numpy as np
 from prefill_router.errors import InputError, did_you_mean
 from prefill_router.evaluation.bootstrap import Interval
 from prefill_router.evaluation.estimates import Estimate
+from prefill_router.evaluation.significance import ALPHA
+from prefill_router.policy import ROUNDING
 
 UNDEFINED = "undefined"
-ALPHA = 0.05
-"""Level of tests after correction."""
-ROUNDING = 1e-12
-"""A difference as small is none: what is equal may differ in the last digits of its mean."""
+QUERIES = 1000
+"""Costs are shown for so many."""
 DIGITS = 3
 """Of a difference of plain numbers; more where fewer would hide that it is one."""
 
@@ -24,7 +24,7 @@ SCALES: dict[str, tuple[Callable[[float], str], str]] = {
     "points": (lambda value: f"{100 * value:+.1f}", " points"),
     "value": (lambda value: f"{value:.3f}", ""),
     "difference": (lambda value: f"{value:+.{DIGITS}f}", ""),
-    "USD": (lambda value: f"{1000 * value:.3g}", " USD"),  # of a thousand queries
+    "USD": (lambda value: f"{QUERIES * value:.3g}", " USD"),
 }
 
 
@@ -36,7 +36,7 @@ def format_interval(interval: Interval | Estimate, scale: str = "%") -> str:
     interval : Interval or Estimate
     scale : {"%", "points", "value", "difference", "USD"}, default "%"
         A share as per cent; a difference of shares as signed percentage points; a plain number; a
-        signed one; a cost per query in USD, as that of a thousand queries.
+        signed one; a cost per query in USD, as that of `QUERIES`.
 
     Returns
     -------
@@ -103,6 +103,7 @@ def verdict(
     low, high = difference.lower, difference.upper
     if np.isnan([difference.estimate, low, high]).any():
         return f"{a} and {b} cannot be compared in {what}: the difference is {UNDEFINED}."
+    # What is equal may differ in the last digits of its mean.
     may_be_none = low <= ROUNDING and high >= -ROUNDING
     if may_be_none or (corrected_p is not None and corrected_p > ALPHA):
         return f"{a} is not distinguishable from {b} in {what} ({shown})."

@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 
 from prefill_router.evaluation.estimates import Estimate, to_frame
-from prefill_router.report.plotting import INK, MARKERS, layer_profile
+from prefill_router.report.plotting import layer_profile
+from prefill_router.report.style import INK, MARKERS, colour
 
-COLOURS = sns.color_palette("colorblind")
 MARKS = {"J": "v", "J_pca": "<", "J_white": "^", "AUC, cross-validated": "*"}
 """What may choose a layer, and the marker of its choice."""
 
@@ -68,7 +67,7 @@ def depth_profile(ax: Axes, layers: pd.DataFrame, title: str) -> Axes:
 def probe_scatter(ax: Axes, layers: pd.DataFrame, probe: str) -> Axes:
     """Draw a probe against held-out AUC, a point a layer and pooling; poolings differ in colour."""
     for i, (pooling, rows) in enumerate(layers.groupby("pooling")):
-        look = {"marker": MARKERS[i], "color": COLOURS[i % len(COLOURS)], "alpha": 0.75, "s": 34}
+        look = {"marker": MARKERS[i], "color": colour(i), "alpha": 0.75, "s": 34}
         ax.scatter(rows[probe], rows["AUC, held out"], label=pooling, linewidth=0, **look)
     ax.set(xlabel=f"{probe} on training queries", ylabel="AUC on held-out queries")
     ax.legend(title="pooling")
@@ -99,9 +98,9 @@ def dots(
     for i, (name, estimates) in enumerate(series.items()):
         place = np.arange(len(rows)) + 0.7 * ((i + 0.5) / len(series) - 0.5)
         value, lower, upper = np.array([[e.estimate, e.lower, e.upper] for e in estimates]).T
-        colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
-        ax.hlines(place, lower, upper, color=colour, linewidth=1.3)
-        ax.scatter(value, place, s=24, color=colour, marker=marker, label=name, zorder=3)
+        look = {"color": colour(i), "marker": MARKERS[i % len(MARKERS)]}
+        ax.hlines(place, lower, upper, color=look["color"], linewidth=1.3)
+        ax.scatter(value, place, s=24, label=name, zorder=3, **look)
     ax.set_yticks(np.arange(len(rows)), rows)
     ax.set_ylim(len(rows) - 0.5, -0.5)
     if reference is not None:

@@ -1,7 +1,6 @@
-"""Figures: Axes in, Axes out, one look for all of them.
+"""Figures: Axes in, Axes out.
 
-Series differ in line style, marker or hatching as well as in colour, so that figures can be read in
-grey and by the colour-blind. Shares are drawn in per cent, costs in USD per 1,000 queries.
+Shares are drawn in per cent, costs in USD per 1,000 queries.
 """
 
 from __future__ import annotations
@@ -19,40 +18,20 @@ from prefill_router.evaluation.bootstrap import Interval
 from prefill_router.evaluation.curves import RoutingCurve, pareto_frontier
 from prefill_router.evaluation.estimates import Estimate
 from prefill_router.evaluation.metrics import ReliabilityCurve, Zones
+from prefill_router.report import QUERIES
+from prefill_router.report.style import (
+    HATCHES,
+    INK,
+    LINES,
+    MARKERS,
+    colour,
+    errors_of,
+    legend_outside,
+    look_of,
+    tilt,
+)
 
-QUERIES = 1000  # costs are shown for so many
-MARKERS = "osD^vPX<>*"
-LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 3)))
-HATCHES = ("", "//", "..", "xx", "\\\\")
-INK = "0.25"
 CHOSEN = "chosen on validation"
-
-
-def style() -> None:
-    """Set the look of all figures; call it once, before the first.
-
-    Text is never read as mathematics: names come from data, and a stray dollar sign would break
-    the figure.
-    """
-    sns.set_theme(
-        context="notebook",
-        style="whitegrid",
-        palette="colorblind",
-        rc={
-            "figure.figsize": (7, 4.3),
-            "figure.dpi": 110,
-            "savefig.dpi": 110,
-            "figure.constrained_layout.use": True,
-            "axes.titlesize": 12,
-            "axes.labelsize": 11,
-            "xtick.labelsize": 10,
-            "ytick.labelsize": 10,
-            "legend.fontsize": 9,
-            "lines.linewidth": 1.8,
-            "lines.markersize": 6,
-            "text.parse_math": False,
-        },
-    )
 
 
 def accuracy_and_headroom(
@@ -62,17 +41,17 @@ def accuracy_and_headroom(
     names = [*targets, "oracle"]
     shown = [*targets.values(), oracle]
     values = np.array([100 * interval.estimate for interval in shown])
-    colours = [_colour(0)] * len(targets) + [_colour(1)]
-    bars = ax.barh(names, values, color=colours, xerr=_errors(shown, 100), ecolor=INK, capsize=3)
+    colours = [colour(0)] * len(targets) + [colour(1)]
+    bars = ax.barh(names, values, color=colours, xerr=errors_of(shown, 100), ecolor=INK, capsize=3)
     bars[-1].set_hatch("//")
     low, high = values[names.index(best)], values[-1]
     headroom = f"headroom {high - low:.1f} points"
-    ax.axvspan(low, high, color=_colour(1), alpha=0.2, zorder=0, label=headroom)
+    ax.axvspan(low, high, color=colour(1), alpha=0.2, zorder=0, label=headroom)
     ax.axvline(low, color=INK, linestyle="--", label=f"best single target: {best}")
     ax.invert_yaxis()
     ax.grid(False, axis="y")
     ax.set(xlabel="accuracy (%)", ylabel="target", xlim=(0, 100))
-    _legend_outside(ax, below=True)
+    legend_outside(ax, below=True)
     return ax
 
 
@@ -82,7 +61,7 @@ def agreement_matrix(ax: Axes, agreement: np.ndarray, targets: Sequence[str]) ->
     bar = {"label": "queries answered alike (%)"}
     sns.heatmap(frame, ax=ax, annot=True, fmt=".0f", cmap="cividis", cbar_kws=bar, square=True)
     ax.set(xlabel="target", ylabel="target")
-    _tilt(ax)
+    tilt(ax)
     return ax
 
 
@@ -92,13 +71,13 @@ def zones(ax: Axes, shares: Mapping[str, Zones]) -> Axes:
     parts = {"all right": "all_right", "some right": "some_right", "all wrong": "all_wrong"}
     for i, (label, field) in enumerate(parts.items()):
         width = np.array([100 * getattr(share, field) for share in shares.values()])
-        look = {"color": _colour(i), "hatch": HATCHES[i], "edgecolor": "white"}
+        look = {"color": colour(i), "hatch": HATCHES[i], "edgecolor": "white"}
         ax.barh(list(shares), width, left=left, label=label, **look)
         left += width
     ax.invert_yaxis()
     ax.grid(False, axis="y")
     ax.set(xlabel="queries (%)", ylabel="", xlim=(0, 100))
-    _legend_outside(ax, below=True)
+    legend_outside(ax, below=True)
     return ax
 
 
@@ -117,25 +96,25 @@ def layer_profile(ax: Axes, frame: pd.DataFrame, value: str, line: str, ylabel: 
     """
     for i, (name, rows) in enumerate(frame.groupby(line, sort=False)):
         rows = rows.sort_values("layer")
-        ax.plot(rows["layer"], rows[value], label=str(name), **_look(i))
+        ax.plot(rows["layer"], rows[value], label=str(name), **look_of(i))
         if {"lower", "upper"} <= set(rows):
             band = (rows["layer"], rows["lower"], rows["upper"])
-            ax.fill_between(*band, color=_colour(i), alpha=0.15, linewidth=0)
+            ax.fill_between(*band, color=colour(i), alpha=0.15, linewidth=0)
     ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
     ax.set(xlabel="layer (0 is the embedding)", ylabel=ylabel)
     ax.legend(title=line)
     return ax
 
 
-def encoder_target_heatmap(ax: Axes, matrix: pd.DataFrame, label: str, fmt: str = ".3f") -> Axes:
+def encoder_target_heatmap(ax: Axes, matrix: pd.DataFrame, label: str) -> Axes:
     """Draw a value by encoder (rows) and target (columns); each target's best is framed."""
-    sns.heatmap(matrix, ax=ax, annot=True, fmt=fmt, cmap="cividis", cbar_kws={"label": label})
+    sns.heatmap(matrix, ax=ax, annot=True, fmt=".3f", cmap="cividis", cbar_kws={"label": label})
     for column, (_, values) in enumerate(matrix.items()):
         if values.notna().any():
             place = (column, int(np.nanargmax(values.to_numpy(dtype=float))))
             ax.add_patch(Rectangle(place, 1, 1, fill=False, edgecolor="crimson", linewidth=2.5))
     ax.set(xlabel="target (the best encoder for each is framed)", ylabel="encoder")
-    _tilt(ax)
+    tilt(ax)
     return ax
 
 
@@ -151,7 +130,7 @@ def training_curves(
         for seed, loss in enumerate(losses):
             strength = 0.9 if seed in kept else 0.25
             epochs = np.arange(1, len(loss) + 1)
-            look = {"color": _colour(i), "linestyle": LINES[i], "linewidth": 1.2}
+            look = {"color": colour(i), "linestyle": LINES[i], "linewidth": 1.2}
             ax.plot(epochs, loss, label=label if seed == kept[0] else None, alpha=strength, **look)
     ax.set(xlabel="epoch", ylabel="binary cross-entropy (nats)")
     ax.legend()
@@ -162,10 +141,10 @@ def reliability(ax: Axes, routers: Mapping[str, ReliabilityCurve]) -> Axes:
     """Draw the share of right answers against the predicted probability."""
     ax.plot([0, 1], [0, 1], color=INK, linestyle=":", linewidth=1.2, label="perfect calibration")
     for i, (name, curve) in enumerate(routers.items()):
-        ax.plot(curve.predicted, curve.observed, label=name, **_look(i))
+        ax.plot(curve.predicted, curve.observed, label=name, **look_of(i))
     ax.set(xlabel="predicted P(correct)", ylabel="share answered correctly")
     ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
-    _legend_outside(ax)
+    legend_outside(ax)
     return ax
 
 
@@ -197,15 +176,15 @@ def routing_curves(
     """
     target_cost, target_accuracy = np.asarray(target_cost), np.asarray(target_accuracy)
     for i, (name, curve) in enumerate(routers.items()):
-        look = _look(i) | {"markersize": 4, "markevery": max(1, len(curve.tau) // 8)}
+        look = look_of(i) | {"markersize": 4, "markevery": max(1, len(curve.tau) // 8)}
         ax.plot(QUERIES * curve.cost, 100 * curve.accuracy, label=name, **look)
         if chosen and name in chosen:
             cost, accuracy = chosen[name]
-            look = {"marker": "*", "s": 170, "color": _colour(i), "edgecolor": "black", "zorder": 4}
+            look = {"marker": "*", "s": 170, "color": colour(i), "edgecolor": "black", "zorder": 4}
             ax.scatter(QUERIES * cost, 100 * accuracy, **look)
     if band is not None:
         edges = (QUERIES * band["cost"], 100 * band["lower"], 100 * band["upper"])
-        ax.fill_between(*edges, color=_colour(0), alpha=0.15, linewidth=0, label="95 % interval")
+        ax.fill_between(*edges, color=colour(0), alpha=0.15, linewidth=0, label="95 % interval")
     front = pareto_frontier(target_cost, target_accuracy)
     points = (QUERIES * target_cost[front], 100 * target_accuracy[front])
     ax.plot(*points, color=INK, linestyle=":", linewidth=1.2, label="frontier of single targets")
@@ -220,7 +199,7 @@ def routing_curves(
         ax.scatter([], [], marker="*", s=170, color="white", edgecolor="black", label=CHOSEN)
     ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(6))
     ax.set(xlabel=f"mean cost (USD per {QUERIES:,} queries)", ylabel="accuracy (%)")
-    _legend_outside(ax)
+    legend_outside(ax)
     return ax
 
 
@@ -231,8 +210,8 @@ def forest(
     scale = 100 if percent else 1
     place = np.arange(len(estimates))
     values = [scale * estimate.estimate for estimate in estimates]
-    errors = _errors(estimates, scale)
-    ax.errorbar(values, place, xerr=errors, fmt="o", color=_colour(0), ecolor=INK, capsize=4)
+    errors = errors_of(estimates, scale)
+    ax.errorbar(values, place, xerr=errors, fmt="o", color=colour(0), ecolor=INK, capsize=4)
     ax.axvline(scale * reference, color=INK, linestyle="--", linewidth=1.2)
     ax.set_yticks(place, [f"{estimate.router} {estimate.target}".strip() for estimate in estimates])
     ax.set_ylim(len(estimates) - 0.5, -0.5)
@@ -250,8 +229,8 @@ def savings(ax: Axes, rows: Sequence[Estimate]) -> Axes:
         shown = [row for row in rows if row.metric == metric]
         place = [routers.index(row.router) + (i - (len(metrics) - 1) / 2) * height for row in shown]
         values = [100 * row.estimate for row in shown]
-        look = {"color": _colour(i), "hatch": HATCHES[i % len(HATCHES)], "edgecolor": "white"}
-        errors = {"xerr": _errors(shown, 100), "ecolor": INK, "capsize": 3}
+        look = {"color": colour(i), "hatch": HATCHES[i % len(HATCHES)], "edgecolor": "white"}
+        errors = {"xerr": errors_of(shown, 100), "ecolor": INK, "capsize": 3}
         ax.barh(place, values, height, label=metric, **look, **errors)
     ax.axvline(0, color=INK, linewidth=1.2)
     ax.set_yticks(range(len(routers)), routers)
@@ -265,64 +244,7 @@ def savings(ax: Axes, rows: Sequence[Estimate]) -> Axes:
 def price_spread(ax: Axes, saving: Mapping[float, Estimate]) -> Axes:
     """Draw a router's cost saving against the exponent that all prices were raised to."""
     values = [100 * estimate.estimate for estimate in saving.values()]
-    errors = _errors(list(saving.values()), 100)
-    ax.errorbar(list(saving), values, errors, fmt="o-", color=_colour(0), ecolor=INK, capsize=4)
+    errors = errors_of(list(saving.values()), 100)
+    ax.errorbar(list(saving), values, errors, fmt="o-", color=colour(0), ecolor=INK, capsize=4)
     ax.set(xlabel="exponent applied to every price", ylabel="cost saving (%), 95 % interval")
     return ax
-
-
-def probability_scatter(
-    ax: Axes, p: np.ndarray, correct: np.ndarray, targets: tuple[str, str]
-) -> Axes:
-    """Draw two targets' predicted P(correct), (n, 2), against each other, by who was right.
-
-    Rows without both labels are left out.
-    """
-    kinds = {
-        "both right": (1, 1),
-        f"only {targets[0]}": (1, 0),
-        f"only {targets[1]}": (0, 1),
-        "neither": (0, 0),
-    }
-    for i, (label, outcome) in enumerate(kinds.items()):
-        rows = (np.asarray(correct) == outcome).all(axis=1)
-        look = {"marker": MARKERS[i], "color": _colour(i), "alpha": 0.5, "s": 14, "linewidth": 0}
-        ax.scatter(p[rows, 0], p[rows, 1], label=label, **look)
-    ax.plot([0, 1], [0, 1], color=INK, linestyle=":", linewidth=1.2)
-    ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
-    ax.set(xlabel=f"P(correct) of {targets[0]}", ylabel=f"P(correct) of {targets[1]}")
-    _legend_outside(ax)
-    return ax
-
-
-def _colour(i: int) -> tuple[float, float, float]:
-    palette = sns.color_palette("colorblind")
-    return palette[i % len(palette)]
-
-
-def _look(i: int) -> dict[str, object]:
-    """Return the colour, line style and marker of the i-th series."""
-    marker, line = MARKERS[i % len(MARKERS)], LINES[i % len(LINES)]
-    return {"color": _colour(i), "linestyle": line, "marker": marker}
-
-
-def _errors(shown: Sequence[Interval | Estimate], scale: float) -> np.ndarray:
-    """Return distances to the lower and upper bounds, (2, n); a bound is never inside out."""
-    pairs = [(x.estimate - x.lower, x.upper - x.estimate) for x in shown]
-    return np.maximum(scale * np.array(pairs).reshape(-1, 2).T, 0)
-
-
-def _tilt(ax: Axes) -> None:
-    ax.set_xticks(ax.get_xticks(), ax.get_xticklabels(), rotation=30, ha="right")
-    ax.set_yticks(ax.get_yticks(), ax.get_yticklabels(), rotation=0)
-
-
-def _legend_outside(ax: Axes, below: bool = False) -> None:
-    """Put the legend where it covers no data."""
-    if below:
-        # so many font sizes below the axes, however high they are: ticks and label lie between
-        ax.legend(
-            loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=5, ncols=3, frameon=False
-        )
-    else:
-        ax.legend(loc="upper left", bbox_to_anchor=(1.02, 1), frameon=False)

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from prefill_router.evaluation.estimates import Estimate, find, pick
-from prefill_router.report import ALPHA, format_interval, verdict
+from prefill_router.evaluation.significance import ALPHA
+from prefill_router.report import format_interval, verdict
 
 MISSING = "–"
 
@@ -81,20 +82,20 @@ def comparison_sentence(rows: Sequence[Estimate], a: str, b: str) -> str:
     return verdict(difference, a, b, "gap closed", corrected_p=p)
 
 
-def holm_summary(rows: Sequence[Estimate], primary: str, alpha: float = ALPHA) -> str:
-    """Return which routers `primary` differs from at `alpha` after Holm's correction."""
+def holm_summary(rows: Sequence[Estimate], primary: str) -> str:
+    """Return which routers `primary` differs from at `ALPHA` after Holm's correction."""
     better, worse, same = [], [], []
     for pair in routers_of(rows, "p-value (Holm)"):
         if not pair.startswith(f"{primary} - "):
             continue
         other = pair.removeprefix(f"{primary} - ")
-        if pick(rows, "p-value (Holm)", pair).estimate > alpha:
+        if pick(rows, "p-value (Holm)", pair).estimate > ALPHA:
             same.append(other)
         else:
             # by accuracy: without headroom, gap closed is undefined
             ours, theirs = (pick(rows, "accuracy", n, split="test") for n in (primary, other))
             (better if ours.estimate > theirs.estimate else worse).append(other)
-    said = f"After Holm's correction (level {alpha:g}), {primary} is better than "
+    said = f"After Holm's correction (level {ALPHA:g}), {primary} is better than "
     said += f"{_listed(better)}, worse than {_listed(worse)}, and not distinguishable from "
     return said + f"{_listed(same)}."
 

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import StrMethodFormatter
 
 from prefill_router.evaluation.estimates import Estimate
-from prefill_router.report.plotting import INK, LINES, MARKERS
+from prefill_router.report.style import INK, look_of
 
 Trend = list[tuple[float, Estimate]]
 
@@ -70,9 +70,8 @@ def against_number(
         x = [number * shift for number, _ in trend]
         y = scale * np.array([row.estimate for _, row in trend])
         bounds = scale * np.array([[row.lower, row.upper] for _, row in trend])
-        look = {"marker": MARKERS[i % len(MARKERS)], "color": f"C{i % 10}", "label": name}
-        line = LINES[i % len(LINES)] if len(trend) > 1 else "none"
-        ax.plot(x, y, linestyle=line, **look)
+        look = look_of(i) if len(trend) > 1 else look_of(i) | {"linestyle": "none"}
+        ax.plot(x, y, label=name, **look)
         ax.vlines(x, *bounds.T, color=look["color"], linewidth=1)  # may lie on one side of it
     if level is not None:
         ax.axhline(scale * level.estimate, color=INK, linestyle="--", label=level.router)

@@ -9,8 +9,9 @@ import numpy as np
 from sklearn.model_selection import GroupKFold
 
 from prefill_router.errors import InputError, did_you_mean
-from prefill_router.evaluation import evaluate_choices, evaluate_probabilities
+from prefill_router.evaluation.choices import evaluate_choices
 from prefill_router.evaluation.estimates import Estimate
+from prefill_router.evaluation.probabilities import evaluate_probabilities
 from prefill_router.labels import Labels
 from prefill_router.labels.costs import MILLION, Prices, query_costs
 from prefill_router.router.config import AddedRecord, MetricRecord

@@ -8,8 +8,10 @@ import numpy as np
 
 from prefill_router import policy
 from prefill_router.evaluation.bootstrap import Interval, intervals
-from prefill_router.evaluation.estimates import Estimate, complete_rows, costs_of_rows, rows_of
-from prefill_router.evaluation.metrics import cost_saving
+from prefill_router.evaluation.complete import complete
+from prefill_router.evaluation.estimates import Estimate, rows_of
+from prefill_router.evaluation.metrics import cost_saving, ratio
+from prefill_router.evaluation.tuning import tied_lambdas
 from prefill_router.report import verdict
 
 PREDICTED, TRUE = "predicted lengths", "true lengths"
@@ -57,7 +59,7 @@ def compare_expected_costs(
         What the encoder's prefill costs, in USD: only routing pays it. Default: unknown, and then
         no saving includes it.
     split, n_resamples, seed
-        As in `prefill_router.evaluation.evaluate_choices`.
+        As in `prefill_router.evaluation.choices.evaluate_choices`.
 
     Returns
     -------
@@ -72,11 +74,10 @@ def compare_expected_costs(
     The setting is found anew in every resample, on the queries it is reported on: this says what
     the curves hold. Resamples in which a curve is nowhere as accurate are left out.
     """
-    rows, right = complete_rows(correct)
-    cost = costs_of_rows(paid, rows, right.shape)
+    kept = complete(correct, paid, groups)
+    rows, right, cost, groups = kept.rows, kept.correct, kept.cost, kept.groups
     p = np.asarray(p, dtype=np.float64)[rows]
-    seen = {name: costs_of_rows(values, rows, right.shape) for name, values in expected.items()}
-    groups = None if groups is None else np.asarray(groups)[rows]
+    seen = {name: kept.costs(values) for name, values in expected.items()}
     read = np.zeros(len(p)) if encoder_cost is None else np.asarray(encoder_cost)[rows]
     curves = {
         (name, way): _choices(name, p, values)
@@ -131,10 +132,7 @@ def _choices(name: str, p: np.ndarray, cost: np.ndarray) -> np.ndarray:
         settings = np.quantile(policy.gaps(p), np.linspace(0, 1, POINTS))
         choose = policy.tolerance
     else:
-        a, b = np.triu_indices(p.shape[1], k=1)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ties = ((p[:, a] - p[:, b]) / (cost[:, a] - cost[:, b])).ravel()
-        ties = ties[np.isfinite(ties) & (ties > 0)]
+        ties = tied_lambdas(p, cost)
         settings = (
             np.r_[0.0, np.quantile(ties, np.linspace(0, 1, POINTS - 1))] if len(ties) else [0]
         )
@@ -160,7 +158,7 @@ def _errors(
     def shares(means: np.ndarray) -> np.ndarray:
         parts = means.reshape(len(means), len(ways) + 1, -1)
         mean, errors = parts[:, :1], np.sqrt(parts[:, 1:])
-        share = np.divide(errors, mean, out=np.full_like(errors, np.nan), where=mean > 0)
+        share = ratio(errors, mean)
         return np.hstack([*share.swapaxes(0, 1), *(share[:, :1] - share[:, 1:]).swapaxes(0, 1)])
 
     found = intervals(np.hstack(columns), groups, shares, n_resamples, seed)

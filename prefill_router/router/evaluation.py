@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from prefill_router.evaluation import evaluate_choices, evaluate_probabilities
+from prefill_router.evaluation.bootstrap import few
+from prefill_router.evaluation.choices import evaluate_choices
 from prefill_router.evaluation.estimates import Estimate
+from prefill_router.evaluation.probabilities import evaluate_probabilities
 from prefill_router.labels import Labels
 from prefill_router.router.parts import Parts
 from prefill_router.router.routing import Rule, Tuned, make_rule
@@ -39,7 +41,7 @@ def evaluate(
     expected, cost : ndarray of shape (N, K) or None
         Costs as expected beforehand, and as they turned out.
     split, n_resamples, seed
-        As in `prefill_router.evaluation.evaluate_choices`.
+        As in `prefill_router.evaluation.choices.evaluate_choices`.
 
     Returns
     -------
@@ -61,7 +63,7 @@ def evaluate(
         {"calibrated": p, "uncalibrated": raw},
         labels.correct,
         labels.group,
-        n_resamples=min(500, n_resamples),
+        n_resamples=few(n_resamples),
         **shared,
     )
 

@@ -16,7 +16,7 @@ from scipy.special import logsumexp
 
 from prefill_router import policy
 from prefill_router.errors import InputError
-from prefill_router.evaluation.estimates import complete_rows, costs_of_rows
+from prefill_router.evaluation.complete import complete
 
 TAUS = tuple(round(step / 100, 2) for step in range(101))
 BETS = tuple(np.geomspace(0.02, 0.98, 9))  # as shares of the largest that cannot lose all
@@ -122,12 +122,13 @@ def certify(
     control", 2021, for fixed-sequence testing.
     """
     check_levels(max_loss, confidence)
-    p, right, price, codes = complete(p, correct, cost, groups)
+    kept = complete(correct, cost, groups)
+    p, right, codes = np.asarray(p, dtype=np.float64)[kept.rows], kept.correct, kept.codes
     sizes = np.bincount(codes)
     places = np.arange(len(right))
     tried, values, certified = [], [], None
     for tau in taus:
-        chosen = policy.tolerance(p, price, tau)
+        chosen = policy.tolerance(p, kept.cost, tau)
         gain = right[places, chosen] - right[:, best_single]
         value = p_value(np.bincount(codes, weights=gain) / sizes, max_loss)
         tried.append(float(tau))
@@ -144,23 +145,6 @@ def certify(
         len(sizes),
         tuple(tried),
         tuple(values),
-    )
-
-
-def complete(
-    p: np.ndarray, correct: np.ndarray, cost: np.ndarray, groups: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return P(correct), labels and costs, (n, K), of the queries labelled for every target.
-
-    And their groups, (n,), numbered from 0; the arguments are those of `certify`.
-    """
-    rows, right = complete_rows(correct)
-    codes = np.arange(len(right)) if groups is None else np.asarray(groups)[rows]
-    return (
-        np.asarray(p, dtype=np.float64)[rows],
-        right,
-        costs_of_rows(cost, rows, right.shape),
-        np.unique(codes, return_inverse=True)[1],
     )
 
 

@@ -10,8 +10,12 @@ import pandas as pd
 from scipy.stats import beta
 
 from prefill_router import policy
+from prefill_router.evaluation.complete import complete
 from prefill_router.progress import track
-from prefill_router.router.guarantee import TAUS, certify, complete
+from prefill_router.router.guarantee import TAUS, certify
+
+N_QUERIES = 5000
+"""Queries of a simulated population."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +48,11 @@ class World:
         return np.array([best - self.truth[rows, chosen].mean() for chosen in choices])
 
 
-def make_world(n_queries: int = 5000, noise: float = 0.5, seed: int = 0) -> World:
-    """Return a population of queries of varying difficulty, and a router that half knows them.
+def make_world(noise: float = 0.5, seed: int = 0) -> World:
+    """Return `N_QUERIES` queries of varying difficulty, and a router that half knows them.
 
     Parameters
     ----------
-    n_queries : int, default 5000
     noise : float, default 0.5
         Standard deviation of the router's errors, in logits.
     seed : int, default 0
@@ -60,8 +63,8 @@ def make_world(n_queries: int = 5000, noise: float = 0.5, seed: int = 0) -> Worl
         Of a cheap, a middling and a dear target; the dearer, the more accurate.
     """
     rng = np.random.default_rng(seed)
-    easy = rng.normal(size=(n_queries, 1))
-    logits = np.array([-0.4, 0.1, 0.5]) + easy + rng.normal(size=(n_queries, 3))
+    easy = rng.normal(size=(N_QUERIES, 1))
+    logits = np.array([-0.4, 0.1, 0.5]) + easy + rng.normal(size=(N_QUERIES, 3))
     believed = logits + noise * rng.normal(size=logits.shape)
     return World(*(1 / (1 + np.exp(-z)) for z in (logits, believed)), np.array([1.0, 3.0, 9.0]))
 
@@ -177,7 +180,9 @@ def labels_needed(
         ``tau`` (its median over those), ``accuracy`` and ``cost`` (of that tau, on all the queries;
         NaN where there is none).
     """
-    p, right, price, codes = complete(p, correct, cost, groups)
+    kept = complete(correct, cost, groups)
+    p, right = np.asarray(p, dtype=np.float64)[kept.rows], kept.correct
+    price, codes = kept.cost, kept.codes
     n_groups, rng = codes.max() + 1, np.random.default_rng(seed)
     sizes = [max(1, round(share * n_groups)) for share in shares]
     draws = {

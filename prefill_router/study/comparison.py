@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from prefill_router import policy
-from prefill_router.evaluation import evaluate_choices, evaluate_probabilities
+from prefill_router.evaluation.bootstrap import few
+from prefill_router.evaluation.choices import evaluate_choices
 from prefill_router.evaluation.estimates import Estimate, pick
+from prefill_router.evaluation.probabilities import evaluate_probabilities
 from prefill_router.evaluation.tuning import choose_cheapest_policy, choose_policy
 from prefill_router.labels.costs import Prices, expected_costs, query_costs
 from prefill_router.study import Study
@@ -103,7 +105,7 @@ def compare_choices(
 ) -> list[Estimate]:
     """Evaluate choices on the test queries, beside the oracle and the single targets.
 
-    Costs are what the answers really cost; see `evaluation.evaluate_choices`.
+    Costs are what the answers really cost; see `evaluation.choices.evaluate_choices`.
     """
     return evaluate_choices(
         choices,
@@ -129,7 +131,7 @@ def compare_probabilities(
         targets=study.labels.targets,
         folds=study.test_folds,
         primary=primary,
-        n_resamples=min(500, study.parameters.n_resamples),
+        n_resamples=few(study.parameters.n_resamples),
         seed=study.parameters.seed,
     )
 

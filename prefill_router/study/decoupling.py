@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pandas as pd
 
-from prefill_router.evaluation import evaluate_probabilities
+from prefill_router.evaluation.bootstrap import few
 from prefill_router.evaluation.estimates import Estimate
+from prefill_router.evaluation.probabilities import evaluate_probabilities
 from prefill_router.study import Study
 from prefill_router.study.comparison import compare_probabilities, test_labels
 from prefill_router.study.routers import OWN, predictions
@@ -64,7 +65,7 @@ def own_against_others(study: Study) -> list[Estimate]:
             targets=[target],
             folds=study.test_folds,
             primary="other",
-            n_resamples=min(500, study.parameters.n_resamples),
+            n_resamples=few(study.parameters.n_resamples),
             seed=study.parameters.seed,
         )
         row = next(row for row in difference if row.metric == "AUC difference")

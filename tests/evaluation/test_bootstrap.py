@@ -202,3 +202,7 @@ def test_a_statistic_sees_a_single_row_only_of_the_sample_itself(n_resamples):
     bootstrap.intervals(np.arange(9.0)[:, None], statistic=spy, n_resamples=n_resamples)
     assert seen.count(1) == 1
     assert sum(seen) == n_resamples + 1
+
+
+def test_what_takes_long_is_resampled_at_most_so_often():
+    assert bootstrap.few(100) == 100 and bootstrap.few(10_000) == bootstrap.FEW

@@ -2,20 +2,21 @@ import numpy as np
 import pytest
 
 from prefill_router.errors import InputError
-from prefill_router.evaluation import curves
 from prefill_router.evaluation.curve_evaluation import curve_band, evaluate_curves
-from prefill_router.evaluation.curves import routing_curve, saving_at_equal_accuracy
+from prefill_router.evaluation.curve_summaries import (
+    aiq,
+    apgr,
+    cpt,
+    mdp_auccc,
+    p_auccc,
+    pdp_auccc,
+    pgr_curve,
+    saving_at_equal_accuracy,
+    shared_cost_range,
+)
+from prefill_router.evaluation.curves import routing_curve
 
 COST = np.array([1.0, 2.0, 6.0])
-
-
-@pytest.fixture(scope="module")
-def world():
-    rng = np.random.default_rng(0)
-    true = rng.beta(1.2, 0.9, size=(600, 3))
-    correct = (rng.random((600, 3)) < true).astype(float)
-    correct[::50, 1] = np.nan
-    return true, np.clip(true + rng.normal(0, 0.5, true.shape), 0, 1), correct
 
 
 def test_curves_summaries_have_intervals_and_rank_the_true_p_first(world):
@@ -109,21 +110,21 @@ def test_the_policy_looks_at_expected_costs_and_pays_the_actual_ones(world, cost
         name: routing_curve(p[some], correct[some], paid[some], expected[some]).points
         for name, p in routers.items()
     }
-    shared = curves.shared_cost_range(single, *points.values())
+    shared = shared_cost_range(single, *points.values())
     for name, curve in points.items():
-        recovered = curves.pgr_curve(routers[name][some], correct[some], 0, 2)
+        recovered = pgr_curve(routers[name][some], correct[some], 0, 2)
         want = {
-            "P-AUCCC": curves.p_auccc(curve, single),
-            "MDP-AUCCC": curves.mdp_auccc(curve, single),
-            "PDP-AUCCC": curves.pdp_auccc(curve, single),
-            "AIQ": curves.aiq(*curve, shared),
-            "AIQ (divided by the largest cost)": curves.aiq(*curve, shared, True),
-            "APGR": curves.apgr(*recovered),
-            "CPT(50 %)": curves.cpt(*recovered, 0.5),
-            "CPT(80 %)": curves.cpt(*recovered, 0.8),
+            "P-AUCCC": p_auccc(curve, single),
+            "MDP-AUCCC": mdp_auccc(curve, single),
+            "PDP-AUCCC": pdp_auccc(curve, single),
+            "AIQ": aiq(*curve, shared),
+            "AIQ (divided by the largest cost)": aiq(*curve, shared, True),
+            "APGR": apgr(*recovered),
+            "CPT(50 %)": cpt(*recovered, 0.5),
+            "CPT(80 %)": cpt(*recovered, 0.8),
         }
         assert {metric: found[metric, name] for metric in want} == pytest.approx(want)
-    own = {name: curves.shared_cost_range(single, curve) for name, curve in points.items()}
+    own = {name: shared_cost_range(single, curve) for name, curve in points.items()}
     assert len(set(own.values())) > 1  # else a range of each router's own would do, too
 
 

@@ -93,6 +93,13 @@ def test_agreement_equals_a_loop(problem):
     assert np.isnan(metrics.agreement(np.array([[1, NAN], [NAN, 0]]))[0, 1])
 
 
+def test_a_ratio_is_undefined_where_nothing_is_divided_by():
+    assert metrics.ratio(3, 4) == 0.75
+    assert np.isnan(metrics.ratio(0, 0)) and np.isnan(metrics.ratio(1, -1))
+    table = metrics.ratio(np.array([[1.0], [2.0]]), np.array([4, 0]))
+    np.testing.assert_array_equal(table, [[0.25, NAN], [0.5, NAN]])
+
+
 def test_gap_closed_and_cost_saving():
     assert metrics.gap_closed(0.75, 0.5, 1.0) == 0.5
     assert np.isnan(metrics.gap_closed(0.75, 0.75, 0.75))
@@ -120,20 +127,17 @@ def test_reliability_curve_golden():
 
 def test_regret_golden():
     correct = np.array([[1, 1], [0, 1], [0, 0]])
-    cost = np.array([0.1, 0.3])
-    # worth at lam 2: (.8, .4), (-.2, .4), (-.2, -.6); the second target is asked each time
-    found = metrics.regret(np.array([1, 1, 1]), correct, cost, lam=2)
-    assert found.tolist() == pytest.approx([0.4, 0, 0.4])
-    assert metrics.regret(np.array([1, 0, 1]), correct, cost).tolist() == [0, 1, 0]
+    assert metrics.regret(np.array([1, 0, 1]), correct).tolist() == [0, 1, 0]
+    assert metrics.regret(np.array([1, 1, 1]), correct).tolist() == [0, 0, 0]
 
 
-def test_regret_without_a_price_on_costs_is_the_headroom_left():
+def test_regret_is_the_headroom_left():
     rng = np.random.default_rng(3)
     correct, choice = rng.integers(0, 2, (50, 3)), rng.integers(0, 3, 50)
     best, oracle = correct[:, 0].mean(), correct.max(axis=1).mean()
     router = correct[np.arange(50), choice].mean()
     left = (oracle - best) * (1 - metrics.gap_closed(router, best, oracle))
-    assert metrics.regret(choice, correct, np.ones(3)).mean() == pytest.approx(left)
+    assert metrics.regret(choice, correct).mean() == pytest.approx(left)
 
 
 def test_near_misses_golden():
@@ -145,19 +149,9 @@ def test_near_misses_golden():
     assert not metrics.near_misses(p, choice, correct, 0.09).any()
 
 
-def test_win_rates_golden():
-    right = np.array([[1, 0, NAN], [1, 0, 1], [0, 1, 1], [1, 1, 1], [0, 0, 0]])
-    table = metrics.win_rates(right)
-    assert table[0, 1] == pytest.approx(2 / 3) and table[1, 0] == pytest.approx(1 / 3)
-    assert (table[0, 2], table[2, 0]) == (0, 1)  # they differ once, on the third query
-    assert np.isnan(np.diag(table)).all()
-
-
-def test_unknown_costs_are_an_error_and_never_0():
-    with pytest.raises(InputError, match="unknown price is not 0"):
-        metrics.regret(np.array([0]), np.array([[1, 0]]), np.array([1.0, NAN]))
-    with pytest.raises(InputError, match="lam"):
-        metrics.regret(np.array([0]), np.array([[1, 0]]), np.ones(2), lam=-1)
+def test_missing_labels_are_an_error_and_never_wrong():
+    with pytest.raises(InputError, match="labels"):
+        metrics.regret(np.array([0]), np.array([[NAN, 1]]))
     with pytest.raises(InputError, match="labels"):
         metrics.near_misses(np.ones((1, 2)), np.array([0]), np.array([[NAN, 1]]), 0.1)
 

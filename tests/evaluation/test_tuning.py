@@ -8,6 +8,7 @@ from prefill_router.evaluation.tuning import (
     choose_policy,
     fit_abstention,
     fit_budget,
+    tied_lambdas,
 )
 
 COST = np.array([1.0, 2.0, 6.0])
@@ -50,6 +51,17 @@ def test_the_cheapest_tau_as_accurate_as_the_best_single_target(world):
     enough = accuracy >= correct[complete, 0].mean() - 1e-12
     assert chosen.cost == pytest.approx(cost[enough].min())
     assert chosen.accuracy >= correct[complete, 0].mean() - 1e-12
+
+
+def test_choices_by_utility_change_only_where_two_targets_tie(world):
+    p = world[0][:20]
+    lams = np.sort(tied_lambdas(p, np.broadcast_to(COST, p.shape)))
+    between = np.concatenate([[lams[0] / 2], (lams[:-1] + lams[1:]) / 2, [2 * lams[-1]]])
+    for low, high, middle in zip([0, *lams[:-1]], lams, between[:-1], strict=True):
+        inside = [policy.utility(p, COST, lam) for lam in (0.9 * low + 0.1 * high, middle)]
+        np.testing.assert_array_equal(*inside)
+    assert (policy.utility(p, COST, between[-1]) == 0).all()
+    assert len(tied_lambdas(p, np.ones(p.shape))) == 0
 
 
 def test_if_none_is_as_accurate_the_most_accurate_is_chosen():

@@ -4,7 +4,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from prefill_router.evaluation import evaluate_choices, evaluate_probabilities, metrics
+from prefill_router.evaluation import metrics
+from prefill_router.evaluation.choices import evaluate_choices
+from prefill_router.evaluation.probabilities import evaluate_probabilities
 from prefill_router.questions import ablation_results, ablations
 from prefill_router.questions.ablation_results import (
     KEPT,

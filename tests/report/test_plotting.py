@@ -12,13 +12,14 @@ from prefill_router.evaluation.curves import RoutingCurve
 from prefill_router.evaluation.estimates import Estimate
 from prefill_router.evaluation.metrics import ReliabilityCurve, Zones
 from prefill_router.report import plotting
+from prefill_router.report.style import style
 
 NAMES = ("small", "mid_$1$", "large")  # a name that would be broken mathematics
 
 
 @pytest.fixture
 def ax():
-    plotting.style()
+    style()
     figure, axes = plt.subplots()
     yield axes
     assert axes.get_xlabel()
@@ -32,12 +33,6 @@ def legend(axes):
 
 def lines(axes):
     return {line.get_label(): line for line in axes.get_lines()}
-
-
-def test_style_sets_one_size_and_never_parses_mathematics():
-    plotting.style()
-    assert tuple(mpl.rcParams["figure.figsize"]) == (7, 4.3)
-    assert not mpl.rcParams["text.parse_math"]
 
 
 def test_accuracy_and_headroom_draws_the_values_and_their_difference(ax):
@@ -150,14 +145,6 @@ def test_forest_draws_estimates_with_their_intervals(ax):
     ]
     assert [text.get_text() for text in ax.get_yticklabels()] == ["trunk", "words"]
     assert ax.yaxis_inverted()
-
-
-def test_probability_scatter_sorts_queries_by_who_was_right(ax):
-    p = np.array([[0.1, 0.2], [0.3, 0.4], [0.5, 0.6], [0.7, 0.8], [0.9, 0.9]])
-    correct = np.array([[1, 1], [1, 0], [0, 1], [0, 0], [np.nan, 1]])
-    plotting.probability_scatter(ax, p, correct, ("a", "b"))
-    assert [c.get_offsets().tolist() for c in ax.collections] == [[row] for row in p[:4].tolist()]
-    assert legend(ax)[:4] == ["both right", "only a", "only b", "neither"]
 
 
 def test_savings_are_grouped_by_router_and_hatched_by_metric(ax):

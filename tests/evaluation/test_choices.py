@@ -3,26 +3,10 @@ import pytest
 
 from prefill_router import policy
 from prefill_router.errors import InputError
-from prefill_router.evaluation import (
-    evaluate_best_single,
-    evaluate_choices,
-    evaluate_probabilities,
-    metrics,
-)
+from prefill_router.evaluation.choices import evaluate_best_single, evaluate_choices
 
 TARGETS = ("small", "middle", "large")
 COST = np.array([1.0, 2.0, 6.0])
-
-
-@pytest.fixture(scope="module")
-def world():
-    """Targets whose chance of being right is known: the true p, a noisy p, and outcomes."""
-    rng = np.random.default_rng(0)
-    true = rng.beta(1.2, 0.9, size=(600, 3))
-    correct = (rng.random((600, 3)) < true).astype(float)
-    correct[::50, 1] = np.nan
-    noisy = np.clip(true + rng.normal(0, 0.5, true.shape), 0, 1)
-    return true, noisy, correct
 
 
 def rows_by_key(estimates):
@@ -123,48 +107,6 @@ def test_best_single_may_differ_from_row_to_row(world):
     assert rows_by_key(rows)["gap closed", "same", ""].estimate == 0
 
 
-def test_probabilities_equal_the_metrics(world):
-    true, noisy, correct = world
-    rows = rows_by_key(
-        evaluate_probabilities(
-            {"true": true, "noisy": noisy},
-            correct,
-            targets=TARGETS,
-            primary="true",
-            n_resamples=200,
-        )
-    )
-    for metric, function in (
-        ("AUC", metrics.auc),
-        ("Brier", metrics.brier),
-        ("ECE", metrics.expected_calibration_error),
-    ):
-        for name, p in (("true", true), ("noisy", noisy)):
-            expected = function(p, correct)
-            for k, target in enumerate(TARGETS):
-                row = rows[metric, name, target]
-                assert row.estimate == pytest.approx(expected[k])
-                assert row.n == (~np.isnan(correct[:, k])).sum()
-            assert rows[metric, name, ""].estimate == pytest.approx(expected.mean())
-            assert rows[metric, name, ""].lower < rows[metric, name, ""].upper
-    row = rows["AUC difference", "true - noisy", ""]
-    a, b = rows["AUC", "true", ""], rows["AUC", "noisy", ""]
-    assert row.estimate == pytest.approx(a.estimate - b.estimate)
-    assert row.lower > 0
-
-
-def test_a_constant_target_is_reported_without_auc_and_left_out_of_the_average(world):
-    true, _, correct = world
-    constant = correct.copy()
-    constant[:, 2] = 1
-    rows = rows_by_key(
-        evaluate_probabilities({"r": true}, constant, targets=TARGETS, n_resamples=20)
-    )
-    assert np.isnan(rows["AUC", "r", "large"].estimate)
-    two = [rows["AUC", "r", name].estimate for name in TARGETS[:2]]
-    assert rows["AUC", "r", ""].estimate == pytest.approx(np.mean(two))
-
-
 @pytest.mark.parametrize(
     ("choices", "changes", "says"),
     [
@@ -211,8 +153,6 @@ def test_two_and_fifty_targets_and_fifty_queries_are_evaluated(n_targets):
     )
     assert rows["gap closed", "r", ""].estimate > 0
     assert rows["cost saving", "single target", "t0"].estimate == 1  # it is free
-    aucs = evaluate_probabilities({"r": p}, correct, targets=names, n_resamples=20)
-    assert np.isfinite([row.estimate for row in aucs]).all()
 
 
 def test_zero_costs_leave_the_saving_undefined_and_equal_ones_make_it_zero(world):
