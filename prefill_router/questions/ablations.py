@@ -11,11 +11,10 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
 
-from prefill_router.features import TargetFeatures
 from prefill_router.features.selection import Choice, choose
 from prefill_router.progress import track
 from prefill_router.study import Study
-from prefill_router.study.fitting import Fitting
+from prefill_router.study.fold import Fold
 from prefill_router.study.routers import PRIMARY
 from prefill_router.trunk import SharedTrunkEnsemble
 
@@ -40,7 +39,7 @@ class Variant:
     settings : mapping
         Parameters of `SharedTrunkEnsemble` that differ from its defaults.
     features : callable
-        From a fold's `Fitting` to what the networks read, (N, D).
+        From a fold to what the networks read, (N, D).
     separate : bool
         One network of this size for each target, instead of one for all.
     by_rows : bool
@@ -48,7 +47,7 @@ class Variant:
     """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
-    features: Callable[[Fitting], np.ndarray] = field(default_factory=lambda: Fitting.features)
+    features: Callable[[Fold], np.ndarray] = field(default_factory=lambda: Fold.features)
     separate: bool = False
     by_rows: bool = False
 
@@ -107,58 +106,52 @@ def variants(study: Study) -> dict[str, Variant]:
         "depth: three hidden layers": Variant(
             {"hidden": (256, 128, 64), "dropout": (0.3, 0.2, 0.2)}
         ),
-        "features: each column once": Variant(features=Fitting.distinct_features),
+        "features: each column once": Variant(features=Fold.distinct_features),
         "features: one layer for all": Variant(features=one_layer),
         "features: all layers": Variant(features=all_layers),
         **{
             f"features: {d} components a target": Variant(
-                features=lambda fitting, d=d: own_layers(fitting, d)
+                features=lambda fold, d=d: own_layers(fold, d)
             )
             for d in smaller
         },
     }
 
 
-def one_layer(fitting: Fitting) -> np.ndarray:
+def one_layer(fold: Fold) -> np.ndarray:
     """f of the one layer, pooling and dimension whose AUC, averaged over targets, is best."""
-    table = fitting.study.layer_auc(fitting.encoders[0])
-    table = table[table["fold"].eq(fitting.fold) & ~table["constant"].astype(bool)]
+    table = fold.study.layer_auc(fold.encoders[0])
+    table = table[table["fold"].eq(fold.fold) & ~table["constant"].astype(bool)]
     place = ["encoder", "layer", "pooling", "dimension"]
     means = table.groupby(place, as_index=False)["auc"].mean().assign(target=0)
-    return _reduced(fitting, choose(means))
+    return np.hstack(fold.reduced(choose(means)))
 
 
-def all_layers(fitting: Fitting) -> np.ndarray:
+def all_layers(fold: Fold) -> np.ndarray:
     """Every layer and pooling side by side, reduced so that x is no wider than the recipe's."""
-    encoder = fitting.encoders[0]
-    table = fitting.study.layer_auc(encoder)
-    table = table[table["fold"].eq(fitting.fold) & ~table["constant"].astype(bool)]
+    encoder = fold.encoders[0]
+    table = fold.study.layer_auc(encoder)
+    table = table[table["fold"].eq(fold.fold) & ~table["constant"].astype(bool)]
     places = table[["layer", "pooling"]].drop_duplicates().itertuples(index=False)
     places = [(int(layer), pooling) for layer, pooling in places]
-    width = sum(choice.dimension for choice in fitting.study.choices([encoder], fitting.fold))
+    width = sum(choice.dimension for choice in fold.study.choices([encoder], fold.fold))
     share = max(1, width // len(places))
-    return _reduced(fitting, [Choice(encoder, *place, share) for place in places])
+    return np.hstack(fold.reduced([Choice(encoder, *place, share) for place in places]))
 
 
-def own_layers(fitting: Fitting, dimension: int) -> np.ndarray:
+def own_layers(fold: Fold, dimension: int) -> np.ndarray:
     """x of the recipe, but that every target has as many components."""
-    chosen = fitting.study.choices(fitting.encoders, fitting.fold)
-    return _reduced(fitting, [replace(choice, dimension=dimension) for choice in chosen])
+    chosen = fold.study.choices(fold.encoders, fold.fold)
+    return np.hstack(fold.reduced([replace(choice, dimension=dimension) for choice in chosen]))
 
 
-def _reduced(fitting: Fitting, choices: list[Choice]) -> np.ndarray:
-    activations = {c.encoder: fitting.study.activations(c.encoder) for c in choices}
-    rows = fitting.study.splits[fitting.fold].train
-    return np.hstack(TargetFeatures(choices).fit(activations, rows).transform(activations))
-
-
-def train_variant(fitting: Fitting, variant: Variant) -> Networks:
+def train_variant(fold: Fold, variant: Variant) -> Networks:
     """Train a variant's networks on a fold's training rows, those of one shape together."""
-    p, train = fitting.study.parameters, fitting.study.splits[fitting.fold].train
-    x, Y = variant.features(fitting), fitting.study.labels.correct
-    groups = np.arange(len(Y)) if variant.by_rows else fitting.study.labels.group
+    p, train = fold.study.parameters, fold.split.train
+    x, Y = variant.features(fold), fold.correct
+    groups = np.arange(len(Y)) if variant.by_rows else fold.study.labels.group
     ensemble = SharedTrunkEnsemble(p.n_seeds, p.n_seeds, random_state=p.seed, **variant.settings)
-    device = fitting.study.training_device
+    device = fold.study.training_device
     heads = [[k] for k in range(Y.shape[1])] if variant.separate else [slice(None)]
     return join_heads(
         [
@@ -205,7 +198,7 @@ def trained(study: Study, name: str) -> list[Networks]:
     key["changes"] = dict(variant.settings)
 
     def build(fold: int, directory: Path) -> None:
-        networks = train_variant(Fitting(study, fold, [p.encoder], directory), variant)
+        networks = train_variant(Fold(study, fold, [p.encoder]), variant)
         save_file({k: np.ascontiguousarray(v) for k, v in vars(networks).items()},
                   directory / "networks.safetensors")  # fmt: skip
 

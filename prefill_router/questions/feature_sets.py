@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from prefill_router.features import TargetFeatures
 from prefill_router.features.logistic import fit_logistic, predict_logistic
 from prefill_router.features.selection import Choice, choose
 from prefill_router.study import Study
 from prefill_router.study.fitting import Fitting
+from prefill_router.study.fold import Fold
 
 LAST = "last layer only"
 ONE = "one layer per target"
@@ -54,25 +54,23 @@ def feature_candidates(
     list of Features
     """
     study = study.like(criterion="J" if features == BY_J else "auc")  # whatever its own is
+    here = Fold(study, fold, encoders)
     if features in (ONE, PAIRED, BY_J):
-        return [Fitting(study, fold, encoders, study.run_dir).features_by_target()]
+        return [here.features_by_target()]
     if features == SEVERAL:
-        own = [Fitting(study, fold, [e], study.run_dir).distinct_features() for e in encoders]
+        own = [Fold(study, fold, [e]).distinct_features() for e in encoders]
         return [[np.hstack(own)]]
-    activations = {encoder: study.activations(encoder) for encoder in encoders}
-    train = study.splits[fold].train
     if features == LAST:
         table = study.layer_auc(encoders[0])
         last = table["layer"].eq(table["layer"].max()) & table["fold"].eq(fold)
-        chosen = TargetFeatures(choose(table[last])).fit(activations, train)
-        return [chosen.transform(activations)]
-    states, widths = activations[encoders[0]], layer_widths(study, encoders[0])
+        return [here.reduced(choose(table[last]))]
+    states, widths = study.activations(encoders[0]), layer_widths(study, encoders[0])
     places = [
         Choice(encoders[0], layer, pooling, widths[-1])
         for layer in states.layers
         for pooling in states.poolings
     ]
-    blocks = TargetFeatures(places).fit(activations, train).transform(activations)
+    blocks = here.reduced(places)
     return [[np.hstack([block[:, :width] for block in blocks])] for width in widths]
 
 

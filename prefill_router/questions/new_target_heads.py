@@ -12,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 
 from prefill_router.baselines.linear import TargetLogistic
 from prefill_router.study import Study
-from prefill_router.study.fitting import Fitting
+from prefill_router.study.fold import Fold
 from prefill_router.trunk import SharedTrunkEnsemble
 from prefill_router.trunk.few_labels import NewTargetHead
 
@@ -84,11 +84,7 @@ def what_is_known(study: Study, others: Sequence[int]) -> PriorKnowledge:
     """Fit what the other targets' labels tell, on the training rows of the study's first split."""
     split, p = study.splits[0], study.parameters
     Y, group = study.labels.correct[:, others], study.labels.group
-    X = (
-        Fitting(study, 0, [p.encoder], study.run_dir)
-        .distinct_features(targets=others)
-        .astype(float)
-    )
+    X = Fold(study, 0, [p.encoder]).distinct_features(targets=others).astype(float)
     train, v = split.train, split.validation
     fitted = {C: TargetLogistic(C).fit(X[train], Y[train]) for C in (0.001, 0.01, 0.1)}
     brier = {C: np.nanmean((m.predict_proba(X[v]) - Y[v]) ** 2) for C, m in fitted.items()}

@@ -24,7 +24,7 @@ from prefill_router.router.cost_comparison import (
 from prefill_router.router.cost_prediction import fit_costs
 from prefill_router.study import Study
 from prefill_router.study.comparison import best_single, test_labels
-from prefill_router.study.fitting import Fitting
+from prefill_router.study.fold import Fold
 from prefill_router.zoo.labelling import USD_PER_MILLION_TOKENS_AND_PARAMETERS
 
 COMPONENTS = 128
@@ -40,7 +40,7 @@ def predicted_costs(study: Study, fold: int) -> np.ndarray:
     Lengths are read from the layers that were chosen for P(correct).
     """
     p, labels, n_tokens = study.parameters, study.labels, study.activations().full_tokens
-    features = Fitting(study, fold, [p.encoder], study.run_dir).distinct_features(COMPONENTS)
+    features = Fold(study, fold, [p.encoder]).distinct_features(COMPONENTS)
     train = study.splits[fold].train
     fitted = fit_costs(labels, study.prices, features, train, n_tokens, seed=p.seed)
     return fitted.expected(features, fitted.input_tokens(labels.question.tolist(), n_tokens))

@@ -23,7 +23,7 @@ from prefill_router.questions.ablations import (
     variants,
 )
 from prefill_router.study import Study
-from prefill_router.study.fitting import Fitting
+from prefill_router.study.fold import Fold
 from prefill_router.study.routers import PRIMARY, predictions
 from prefill_router.trunk import SharedTrunkEnsemble
 
@@ -36,8 +36,8 @@ def found(study):
 
 
 @pytest.fixture
-def fitting(study, tmp_path):
-    return Fitting(study, 1, [study.parameters.encoder], tmp_path)
+def fold(study):
+    return Fold(study, 1, [study.parameters.encoder])
 
 
 def networks(rng, n_networks=4, n=7, n_targets=3, n_heads=1):
@@ -82,15 +82,15 @@ def test_only_what_a_variant_changes_is_changed(study):
     assert len({name.split(":")[0] for name in changed} - {PRIMARY}) == 6
 
 
-def test_variants_train_where_the_study_does(study, fitting, monkeypatch):
+def test_variants_train_where_the_study_does(study, fold, monkeypatch):
     monkeypatch.setattr(Study, "training_device", torch.device("meta"))  # it has no numbers
     with pytest.raises((NotImplementedError, RuntimeError), match="meta"):
-        train_variant(fitting, variants(study)[SEPARATE])
+        train_variant(fold, variants(study)[SEPARATE])
 
 
-def test_separate_heads_see_one_target_s_labels_alone(study, fitting):
-    found = train_variant(fitting, variants(study)[SEPARATE])
-    x, train, p = fitting.features(), study.splits[1].train, study.parameters
+def test_separate_heads_see_one_target_s_labels_alone(study, fold):
+    found = train_variant(fold, variants(study)[SEPARATE])
+    x, train, p = fold.features(), study.splits[1].train, study.parameters
     for k in range(study.labels.n_targets):
         alone = SharedTrunkEnsemble(p.n_seeds, 1, random_state=p.seed)
         alone.fit(x[train], study.labels.correct[train][:, [k]], study.labels.group[train])
@@ -98,9 +98,9 @@ def test_separate_heads_see_one_target_s_labels_alone(study, fitting):
         np.testing.assert_allclose(found.losses[:, k], alone.validation_losses_, atol=1e-6)
 
 
-def test_brier_scores_are_those_of_the_rows_that_stopped_the_network(study, fitting):
-    found = train_variant(fitting, variants(study)["split: another for each network"])
-    x, train, p = fitting.features(), study.splits[1].train, study.parameters
+def test_brier_scores_are_those_of_the_rows_that_stopped_the_network(study, fold):
+    found = train_variant(fold, variants(study)["split: another for each network"])
+    x, train, p = fold.features(), study.splits[1].train, study.parameters
     Y = study.labels.correct
     same = SharedTrunkEnsemble(p.n_seeds, p.n_seeds, split="published", random_state=p.seed)
     same.fit(x[train], Y[train], study.labels.group[train])
@@ -110,7 +110,7 @@ def test_brier_scores_are_those_of_the_rows_that_stopped_the_network(study, fitt
         np.testing.assert_allclose(found.briers[s], np.nanmean(squares), atol=1e-6)
 
 
-def test_only_one_variant_cuts_groups(study, fitting, monkeypatch):
+def test_only_one_variant_cuts_groups(study, fold, monkeypatch):
     seen = []
 
     def remember(ensemble, X, Y, groups, device):
@@ -122,16 +122,16 @@ def test_only_one_variant_cuts_groups(study, fitting, monkeypatch):
     train = study.splits[1].train
     n_groups = len(np.unique(study.labels.group[train]))
     for name in (PRIMARY, "split: another for each, groups cut"):
-        train_variant(fitting, variants(study)[name])
+        train_variant(fold, variants(study)[name])
     assert seen == [n_groups, len(train)]
     assert n_groups < len(train)
 
 
-def test_one_layer_is_the_best_on_average(study, fitting):
+def test_one_layer_is_the_best_on_average(study, fold):
     table = study.layer_auc(study.parameters.encoder).query("fold == 1 and not constant")
     means = table.groupby(["layer", "pooling", "dimension"])["auc"].mean()
     layer, pooling, dimension = means.idxmax()
-    x = one_layer(fitting)
+    x = one_layer(fold)
     assert x.shape == (study.labels.n_queries, dimension)
     states = study.activations().states(layer, pooling)[study.splits[1].train]
     standard = (states - states.mean(axis=0)) / states.std(axis=0)
@@ -139,14 +139,14 @@ def test_one_layer_is_the_best_on_average(study, fitting):
     np.testing.assert_allclose(x[study.splits[1].train].var(axis=0), variance, rtol=1e-3)
 
 
-def test_widths_of_features(study, fitting):
-    recipe = fitting.features().shape[1]
-    assert all_layers(fitting).shape[1] <= recipe
+def test_widths_of_features(study, fold):
+    recipe = fold.features().shape[1]
+    assert all_layers(fold).shape[1] <= recipe
     for dimension in (1, 2):
-        assert own_layers(fitting, dimension).shape[1] == dimension * study.labels.n_targets
+        assert own_layers(fold, dimension).shape[1] == dimension * study.labels.n_targets
     choices = study.choices([study.parameters.encoder], 1)
     columns = np.cumsum([0, *(choice.dimension for choice in choices)])[:-1]
-    np.testing.assert_allclose(own_layers(fitting, 1), fitting.features()[:, columns])
+    np.testing.assert_allclose(own_layers(fold, 1), fold.features()[:, columns])
 
 
 def test_averages_of_the_recipe_s_networks(study, found):
@@ -158,14 +158,14 @@ def test_averages_of_the_recipe_s_networks(study, found):
         np.testing.assert_allclose(found[BY_BRIER][fold], these.average(2, these.briers))
 
 
-def test_a_seed_is_compared_with_the_recipe_s_same_seed(study, found, fitting):
+def test_a_seed_is_compared_with_the_recipe_s_same_seed(study, found, fold):
     p, pairs = repeats(study)
     n_seeds = study.parameters.n_seeds
     assert len(pairs) == n_seeds * (len(variants(study)) - 1 + 2)
     for name, recipe in pairs:
         ensemble = name.startswith((FIRST, AT_RANDOM))
         assert recipe == (PRIMARY if ensemble else PRIMARY + name[name.rindex(",") :])
-    x, train = fitting.features(), study.splits[1].train
+    x, train = fold.features(), study.splits[1].train
     one = SharedTrunkEnsemble(1, 1, random_state=study.parameters.seed)
     one.fit(x[train], study.labels.correct[train], study.labels.group[train])
     np.testing.assert_allclose(p[f"{PRIMARY}, seed 1"][1], one.predict_proba(x), atol=1e-6)
@@ -176,10 +176,10 @@ def test_a_target_without_labels_stays_at_one_half(study, tmp_path):
     study = copy.copy(study)
     Y = study.labels.correct.copy()
     Y[study.splits[0].train, 1] = np.nan
-    fitting = Fitting(study, 0, [study.parameters.encoder], tmp_path)
+    fold = Fold(study, 0, [study.parameters.encoder])
     study.labels = replace(study.labels, correct=Y)
     features = {"features": lambda it: study.activations().states(2, "mean")}
     for name in (PRIMARY, SEPARATE):
-        p = train_variant(fitting, replace(variants(study)[name], **features)).average(1)
+        p = train_variant(fold, replace(variants(study)[name], **features)).average(1)
         np.testing.assert_array_equal(p[:, 1], 0.5)
         assert p[:, 0].std() > 0

@@ -25,7 +25,7 @@ from prefill_router.questions.feature_sets import (
     layer_widths,
     tuned_logistic,
 )
-from prefill_router.study.fitting import Fitting
+from prefill_router.study.fold import Fold
 
 torch.set_num_threads(1)
 
@@ -36,9 +36,7 @@ def test_sets_are_what_they_are_called(study):
     main, both = study.parameters.encoder, study.trained_encoders
     split, states = study.splits[1], study.activations(main)
     (one,) = feature_candidates(study, ONE, [main], 1)
-    for features, expected in zip(
-        one, Fitting(study, 1, [main], None).features_by_target(), strict=True
-    ):
+    for features, expected in zip(one, Fold(study, 1, [main]).features_by_target(), strict=True):
         np.testing.assert_array_equal(features, expected)
     (last,) = feature_candidates(study, LAST, [main], 1)
     table = study.layer_auc(main).query("fold == 1 and layer == 3")
@@ -59,7 +57,7 @@ def test_sets_are_what_they_are_called(study):
     assert widths == [2, 6]
     assert [x.shape[1] for (x,) in every] == [n_places * width for width in widths]
     ((several,),) = feature_candidates(study, SEVERAL, both, 1)
-    own = [Fitting(study, 1, [e], None).distinct_features() for e in both]
+    own = [Fold(study, 1, [e]).distinct_features() for e in both]
     np.testing.assert_array_equal(several, np.hstack(own))
     assert len(feature_candidates(study, PAIRED, both, 1)[0]) == study.labels.n_targets
 

@@ -13,7 +13,7 @@ from prefill_router.questions.against_single import SAVED
 from prefill_router.questions.calibrated_predictions import calibrated_predictions
 from prefill_router.router.cost_comparison import ENCODER, MEAN, MEDIAN, PREDICTED, SAVING
 from prefill_router.study import Study
-from prefill_router.study.fitting import Fitting
+from prefill_router.study.fold import Fold
 from prefill_router.study.parameters import validate
 
 pytestmark = pytest.mark.usefixtures("own_artifacts")
@@ -68,8 +68,8 @@ def test_the_encoder_is_priced_by_targets_that_have_a_price(study):
 
 
 def test_lengths_that_states_tell_are_predicted(study):
-    fitting = Fitting(study, 0, [study.parameters.encoder], study.run_dir)
-    x = fitting.distinct_features(spending.COMPONENTS)[:, 0]
+    fold = Fold(study, 0, [study.parameters.encoder])
+    x = fold.distinct_features(spending.COMPONENTS)[:, 0]
     lengths = np.repeat(30 * np.exp(x / x.std())[:, None], study.labels.n_targets, axis=1)
     other = copy.copy(study)
     other.labels = replace(study.labels, output_tokens=lengths)
