@@ -23,7 +23,8 @@ from prefill_router.study import ARTIFACTS
 torch.set_num_threads(1)
 COMMANDS = [
     *([name] for name in ("collect", "fit", "evaluate", "route", "report", "add-target")),
-    *([name] for name in ("run", "book", "publish", "extract", "notebooks", "zoo", "toolkit")),
+    *([name] for name in ("run", "book", "publish", "notebooks", "zoo", "toolkit")),
+    *([name] for name in ("extract", "untrained")),
     *(["zoo", name] for name in ("train", "labels", "samples", "queries", "serve")),
     *(["toolkit", name] for name in ("pool", "labels")),
 ]

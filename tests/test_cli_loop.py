@@ -1,4 +1,6 @@
+import inspect
 import json
+import re
 import shutil
 
 import numpy as np
@@ -13,6 +15,7 @@ from test_cli import invoke, refused
 from prefill_router.answers.generation import Decoding, generate
 from prefill_router.answers.grading import exact_match
 from prefill_router.answers.targets import Endpoint
+from prefill_router.cli import loop as loop_commands
 from prefill_router.extraction.models import load_target
 from prefill_router.extraction.sources import resolve
 from prefill_router.labels import load_labels
@@ -27,11 +30,17 @@ def write(directory, name="loop.yaml", **values):
     return path
 
 
-@pytest.mark.parametrize("command", ["collect", "fit", "evaluate", "route", "report", "add-target"])
-def test_help_explains_every_field_of_the_file(command):
+@pytest.mark.parametrize("command", loop_commands.READ)
+def test_help_explains_the_fields_that_a_command_reads(command):
     said = " ".join(invoke(command, "--help").stdout.split())
-    for name in (*Loop.model_fields, *(f"targets: {name}" for name in Endpoint.model_fields)):
-        assert f" {name}: " in said
+    for name in Loop.model_fields:
+        assert (f"• {name}: " in said) == (name in loop_commands.READ[command])
+    for name in Endpoint.model_fields:
+        assert (f"• targets: {name}: " in said) == (command == "collect")
+
+
+def test_every_field_is_read_by_some_command():
+    assert set().union(*loop_commands.READ.values()) == set(Loop.model_fields)
 
 
 # -- collect -------------------------------------------------------------------------------------
@@ -348,3 +357,21 @@ def test_files_are_exchanged_with_the_toolkit(loop, tmp_path):
     result = invoke("toolkit", "pool", tmp_path / "pool.yaml", tmp_path / "loop.yaml")
     assert "Set OPENROUTER_API_KEY" in result.stdout
     assert "no list of models" in refused("toolkit", "pool", path, tmp_path / "x.yaml")
+
+
+ASKED = {"label_source": {"labels"}, "target_names": {"targets"}, "asked": {"targets"}}
+ASKED["price_table"] = {"targets", "prices"}
+
+
+@pytest.mark.parametrize("command", loop_commands.COMMANDS)
+def test_a_command_names_the_fields_that_it_looks_at(command):
+    code = inspect.getsource(loop_commands.COMMANDS[command])
+    read = set().union(*(ASKED.get(n, {n}) for n in re.findall(r"settings\.(\w+)", code)))
+    read |= {"router", "encoder", "device"} if "_load(" in code else set()
+    assert read == set(loop_commands.READ[command])
+
+
+def test_what_a_command_does_not_look_at_is_refused(loop):
+    path, _ = loop
+    said = refused("fit", path, "-p", "policy=budget")
+    assert "fit does not look at it; route would" in said

@@ -16,11 +16,12 @@ app = typer.Typer(
 zoo_app = typer.Typer(no_args_is_help=True, help="The embedded models: train, label, serve them.")
 toolkit_app = typer.Typer(no_args_is_help=True, help="Exchange files with the authors' toolkit.")
 
-for command in (loop.collect, loop.fit, loop.evaluate, loop.route, loop.report):
-    app.command(rich_help_panel="The loop", epilog=loop.FIELDS)(command)
-app.command("add-target", rich_help_panel="The loop", epilog=loop.FIELDS)(loop.add_target)
-for command in (study.run, study.book, study.publish, study.extract, study.notebooks):
+for name, command in loop.COMMANDS.items():
+    app.command(name, rich_help_panel="The loop", epilog=loop.fields(name))(command)
+for command in (study.run, study.book, study.publish, study.notebooks):
     app.command(rich_help_panel="Studies")(command)
+for command in (study.extract, study.untrained):
+    app.command(rich_help_panel="Encoders")(command)
 for command in (zoo.train, zoo.labels, zoo.samples, zoo.queries, zoo.serve):
     zoo_app.command()(command)
 for command in (toolkit.pool, toolkit.labels):

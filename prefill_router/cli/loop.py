@@ -17,10 +17,47 @@ if TYPE_CHECKING:
     from prefill_router.router import Router
 
 LoopFile = Annotated[Path, typer.Argument(metavar="LOOP.yaml", help="The loop's file.")]
-FIELDS = "**Fields of LOOP.yaml**, each also given by -p:\n\n" + "\n".join(
-    f"* **{name}**: {meaning}" + f" (default: {default})" * bool(default)
-    for name, default, meaning in Loop.explained()
-)
+LABELS = ("labels", "n_queries", "seed")
+PRICES = ("targets", "prices")
+ROUTER = ("router", "encoder", "device")
+READ = {
+    "collect": (
+        "queries", "labels", *PRICES, "grader", "max_new_tokens", "temperature", "batch_size",
+        "cap_usd", "device", "seed",
+    ),
+    "fit": (
+        *LABELS, *PRICES, *ROUTER, "layers", "dimensions", "n_seeds", "max_tokens", "truncation",
+        "max_loss", "confidence",
+    ),
+    "evaluate": (*LABELS, *PRICES, *ROUTER),
+    "route": (*ROUTER, "policy", "tau", "lam", "budget", "accuracy", "exclude"),
+    "report": (*LABELS, *PRICES, *ROUTER, "report"),
+    "add-target": ("labels", "seed", *PRICES, *ROUTER),
+}  # fmt: skip
+"""The fields of a loop that each command looks at."""
+
+
+def fields(command: str) -> str:
+    """Return the list of the fields that a command looks at, for its help."""
+    shown = [
+        f"* **{name}**: {meaning}" + f" (default: {default})" * bool(default)
+        for name, default, meaning in Loop.explained()
+        if name.partition(":")[0] in READ[command] and (command == "collect" or ":" not in name)
+    ]
+    head = f"**Fields of LOOP.yaml that {command} reads**, each also given by -p:"
+    return "\n".join([head, "", *shown])
+
+
+def settings_of(command: str, loop: Path, parameter: list[str] | None) -> Loop:
+    """Read the loop's file and what `-p` overrides, which must be what the command looks at."""
+    given = overrides(parameter)
+    for name in given:
+        if name in Loop.model_fields and name not in READ[command]:
+            readers = ", ".join(other for other, names in READ.items() if name in names)
+            raise InputError(f"-p {name}: {command} does not look at it; {readers} would.")
+    return read_loop(loop, given)
+
+
 SHOWN_PROBLEMS = 10
 INCOMPLETE = 3
 """Exit code of a collection that has not all its answers."""
@@ -38,7 +75,7 @@ def collect(loop: LoopFile, parameter: Overrides = None, as_json: AsJson = False
     from prefill_router.labels.tables import read_table
 
     with plain_errors(loop):
-        settings = read_loop(loop, overrides(parameter))
+        settings = settings_of("collect", loop, parameter)
         if not settings.queries:
             raise InputError(f"{loop}: queries must name a table of queries.")
         found = collect_labels(
@@ -81,7 +118,7 @@ def fit(loop: LoopFile, parameter: Overrides = None, as_json: AsJson = False) ->
     from prefill_router.router import Router
 
     with plain_errors(loop):
-        settings = read_loop(loop, overrides(parameter))
+        settings = settings_of("fit", loop, parameter)
         labels = load_labels(
             settings.label_source, settings.target_names, settings.n_queries, settings.seed
         )
@@ -110,7 +147,7 @@ def evaluate(loop: LoopFile, parameter: Overrides = None, as_json: AsJson = Fals
     from prefill_router.labels import load_labels
 
     with plain_errors(loop):
-        settings = read_loop(loop, overrides(parameter))
+        settings = settings_of("evaluate", loop, parameter)
         router = _load(settings, parameter)
         labels = load_labels(
             settings.label_source, router.targets, settings.n_queries, settings.seed
@@ -134,7 +171,7 @@ def route(
 ) -> None:
     """Say which target to ask, and why."""
     with plain_errors(loop):
-        settings = read_loop(loop, overrides(parameter))
+        settings = settings_of("route", loop, parameter)
         router = _load(settings, parameter)
         routes = router.route_many(
             query, settings.policy, tau=settings.tau, lam=settings.lam, budget=settings.budget,
@@ -155,7 +192,7 @@ def report(loop: LoopFile, parameter: Overrides = None, as_json: AsJson = False)
     from prefill_router.loop.report_page import write_page
 
     with plain_errors(loop):
-        settings = read_loop(loop, overrides(parameter))
+        settings = settings_of("report", loop, parameter)
         router = _load(settings, parameter)
         labels = load_labels(
             settings.label_source, router.targets, settings.n_queries, settings.seed
@@ -178,7 +215,7 @@ def add_target(
     from prefill_router.labels import load_labels
 
     with plain_errors(loop):
-        settings = read_loop(loop, overrides(parameter))
+        settings = settings_of("add-target", loop, parameter)
         labels = load_labels(settings.label_source, [name], at_least=1)
         before = _load(settings, parameter)
         n, n_seen = labels.n_queries, int(before.is_seen(labels).sum())
@@ -197,6 +234,16 @@ def add_target(
         *_sureness(name, metrics),
         f"Saved: {out}",
     )  # fmt: skip
+
+
+COMMANDS = {
+    "collect": collect,
+    "fit": fit,
+    "evaluate": evaluate,
+    "route": route,
+    "report": report,
+    "add-target": add_target,
+}
 
 
 def _load(settings: Loop, parameter: list[str] | None) -> Router:

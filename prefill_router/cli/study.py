@@ -133,6 +133,26 @@ def extract(
     )
 
 
+def untrained(
+    encoder: Annotated[str, typer.Argument(help="zoo/NAME, a directory, or a hub id.")],
+    out: Annotated[Path, typer.Argument(help="Directory to write the model into.")],
+    seed: Annotated[int, typer.Option(help="Draws the weights.")] = 0,
+) -> None:
+    """Write an encoder's control: its architecture and tokenizer, random weights.
+
+    What the encoder learned is what it predicts better than its control. Example:
+
+        prefill-router untrained path/to/encoder models/control
+
+    and then -p untrained=models/control for prefill-router run.
+    """
+    from prefill_router.extraction.sources import resolve
+    from prefill_router.extraction.untrained import write_untrained
+
+    with plain_errors(out):
+        typer.echo(f"Written: {write_untrained(resolve(encoder), out, seed)}")
+
+
 def notebooks() -> None:
     """Execute the committed notebooks again on their defaults and accept their numbers."""
     from prefill_router.experiment import refresh_notebooks

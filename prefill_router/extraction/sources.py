@@ -154,6 +154,20 @@ def weights_hash(source: ModelSource) -> str:
     return digest.hexdigest()
 
 
+def same_architecture(a: ModelSource, b: ModelSource) -> bool:
+    """Say whether what reads text has the same kind and shape in two models."""
+    shapes = [
+        config
+        and (
+            config.model_type,
+            getattr(config, "hidden_size", None),
+            getattr(config, "num_hidden_layers", None),
+        )
+        for config in map(text_config, (a, b))
+    ]
+    return shapes[0] is not None and shapes[0] == shapes[1]
+
+
 def text_config(source: ModelSource) -> Any | None:
     """Return the config of what reads text, without any weights; None where there is none.
 
