@@ -18,7 +18,8 @@ from prefill_router.storage import read_json, write_json
 class Estimate:
     """One result: a metric of a router on a split, with its 95 % interval.
 
-    `target` is empty where the metric is not about one target; `n` counts the queries it rests on.
+    `target` is empty where the metric is not about one target; `n` counts the queries it rests on;
+    of rank correlations the layers, and of counts nothing.
     """
 
     metric: str
