@@ -368,10 +368,14 @@ def test_a_command_names_the_fields_that_it_looks_at(command):
     code = inspect.getsource(loop_commands.COMMANDS[command])
     read = set().union(*(ASKED.get(n, {n}) for n in re.findall(r"settings\.(\w+)", code)))
     read |= {"router", "encoder", "device"} if "_load(" in code else set()
+    if " _labels(" in code:
+        read |= {"labels", "seed"} | ({"n_queries"} if "at_least=1" not in code else set())
     assert read == set(loop_commands.READ[command])
 
 
 def test_what_a_command_does_not_look_at_is_refused(loop):
     path, _ = loop
+    assert "prefill-router collect" in refused("fit", path, "-p", "labels=none.csv")
+    assert "prefill-router fit" in refused("route", path, "w1", "-p", "router=none")
     said = refused("fit", path, "-p", "policy=budget")
     assert "fit does not look at it; route would" in said

@@ -14,6 +14,7 @@ from prefill_router.loop import Loop, read_loop
 
 if TYPE_CHECKING:
     from prefill_router.evaluation.estimates import Estimate
+    from prefill_router.labels import Labels
     from prefill_router.router import Router
 
 LoopFile = Annotated[Path, typer.Argument(metavar="LOOP.yaml", help="The loop's file.")]
@@ -114,14 +115,11 @@ def collect(loop: LoopFile, parameter: Overrides = None, as_json: AsJson = False
 
 def fit(loop: LoopFile, parameter: Overrides = None, as_json: AsJson = False) -> None:
     """Fit a router to the labels, test it, and save it with its model card."""
-    from prefill_router.labels import load_labels
     from prefill_router.router import Router
 
     with plain_errors(loop):
         settings = settings_of("fit", loop, parameter)
-        labels = load_labels(
-            settings.label_source, settings.target_names, settings.n_queries, settings.seed
-        )
+        labels = _labels(loop, settings, settings.target_names)
         router = Router.fit(
             labels, settings.encoder, prices=settings.price_table(), layers=settings.layers,
             dimensions=settings.dimensions, n_seeds=settings.n_seeds,
@@ -144,14 +142,10 @@ def evaluate(loop: LoopFile, parameter: Overrides = None, as_json: AsJson = Fals
     Of the labels that it was fitted to, these are its test queries; of others (`-p labels=FILE`),
     those with other questions. The others are left out, and counted.
     """
-    from prefill_router.labels import load_labels
-
     with plain_errors(loop):
         settings = settings_of("evaluate", loop, parameter)
-        router = _load(settings, parameter)
-        labels = load_labels(
-            settings.label_source, router.targets, settings.n_queries, settings.seed
-        )
+        router = _load(loop, settings, parameter)
+        labels = _labels(loop, settings, router.targets)
         unseen = router.unseen(labels)
         metrics = router.evaluate(unseen, settings.price_table(), seed=settings.seed)
     n, n_left_out = unseen.n_queries, labels.n_queries - unseen.n_queries
@@ -172,7 +166,7 @@ def route(
     """Say which target to ask, and why."""
     with plain_errors(loop):
         settings = settings_of("route", loop, parameter)
-        router = _load(settings, parameter)
+        router = _load(loop, settings, parameter)
         routes = router.route_many(
             query, settings.policy, tau=settings.tau, lam=settings.lam, budget=settings.budget,
             accuracy=settings.accuracy, exclude=settings.exclude,
@@ -188,15 +182,12 @@ def route(
 
 def report(loop: LoopFile, parameter: Overrides = None, as_json: AsJson = False) -> None:
     """Write a page about a router that needs nothing else: costs, guarantee, mistakes."""
-    from prefill_router.labels import load_labels
     from prefill_router.loop.report_page import write_page
 
     with plain_errors(loop):
         settings = settings_of("report", loop, parameter)
-        router = _load(settings, parameter)
-        labels = load_labels(
-            settings.label_source, router.targets, settings.n_queries, settings.seed
-        )
+        router = _load(loop, settings, parameter)
+        labels = _labels(loop, settings, router.targets)
         write_page(router, labels, settings.report, settings.price_table())
     say(as_json, {"report": settings.report}, f"Written: {settings.report}")
 
@@ -212,12 +203,10 @@ def add_target(
 
     The labels (`-p labels=FILE`) need hold no other target.
     """
-    from prefill_router.labels import load_labels
-
     with plain_errors(loop):
         settings = settings_of("add-target", loop, parameter)
-        labels = load_labels(settings.label_source, [name], at_least=1)
-        before = _load(settings, parameter)
+        labels = _labels(loop, settings, [name], at_least=1)
+        before = _load(loop, settings, parameter)
         n, n_seen = labels.n_queries, int(before.is_seen(labels).sum())
         router, metrics = before.add_target(labels, settings.price_table(), seed=settings.seed)
         router.save_pretrained(out)
@@ -246,10 +235,29 @@ COMMANDS = {
 }
 
 
-def _load(settings: Loop, parameter: list[str] | None) -> Router:
+def _labels(loop: Path, settings: Loop, targets: list[str], at_least: int = 2) -> Labels:
+    """Load the labels of some targets, or say which command makes them."""
+    from prefill_router.labels import load_labels
+
+    source = settings.label_source
+    if not (Path(source).exists() or source.startswith("hub:")):
+        raise InputError(
+            f"{source}: no such file. `prefill-router collect {loop}` writes it, or "
+            "-p labels=FILE names another."
+        )
+    n_queries = settings.n_queries if at_least > 1 else 0
+    return load_labels(source, targets, n_queries, settings.seed, at_least)
+
+
+def _load(loop: Path, settings: Loop, parameter: list[str] | None) -> Router:
     """Load the router, its encoder from where it was, or where the command line says."""
     from prefill_router.router import Router
 
+    if "/" not in settings.router and not Path(settings.router).exists():  # nor is it a hub's name
+        raise InputError(
+            f"{settings.router}: no such directory. `prefill-router fit {loop}` writes it, or "
+            "-p router=DIRECTORY names another."
+        )
     encoder = overrides(parameter).get("encoder")
     return Router.from_pretrained(settings.router, encoder=encoder, device=settings.device)
 

@@ -66,7 +66,9 @@ def read_table(source: str | os.PathLike) -> pd.DataFrame:
     elif path.is_file():
         table = _from_file(path)
     else:
-        raise InputError(f"{name}: no such file or directory. (A hub data set is hub:OWNER/NAME.)")
+        where = "" if path.is_absolute() else f" in {Path.cwd()}"
+        hub = "" if path.suffix else " (A data set on the hub is hub:OWNER/NAME.)"
+        raise InputError(f"{name}: no such file or directory{where}.{hub}")
     columns = [str(column).strip() for column in table.columns]
     unnamed = [not column or column.startswith("__index_level_") for column in columns]
     table.columns = columns
@@ -174,6 +176,9 @@ def _from_csv(text: str) -> pd.DataFrame:
     # Not by pandas, which fills short rows up: the missing cells would read as never asked.
     csv.field_size_limit(2**31 - 1)  # the default refuses long questions
     header, *rows = [row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if row]
+    other = next((mark for mark in ";\t|" if len(header) == 1 and mark in header[0]), None)
+    if other:
+        raise ValueError(f"its header has no comma, but {other!r}; save it with commas.")
     for number, row in enumerate(rows, start=1):
         if len(row) != len(header):
             raise ValueError(f"row {number} has {len(row)} cells, but the header {len(header)}.")

@@ -143,7 +143,11 @@ def test_a_file_that_is_not_what_its_name_says(tmp_path, name, content, message)
 
 def test_nothing_there(tmp_path):
     (tmp_path / "directory").mkdir()
-    with pytest.raises(InputError, match=r"no such file.*hub:"):
+    with pytest.raises(InputError, match=r"no such file.*hub:OWNER/NAME"):
+        read_table("owner/absent")
+    with pytest.raises(InputError, match=r"no such file or directory in /"):
+        read_table("absent.csv")
+    with pytest.raises(InputError, match=r"absent.csv: no such file or directory\.$"):
         read_table(tmp_path / "absent.csv")
     with pytest.raises(InputError, match="save_to_disk"):
         read_table(tmp_path / "directory")
@@ -161,3 +165,10 @@ def test_empty_cells_are_no_short_row(tmp_path):
     path = tmp_path / "table.csv"
     path.write_text("a,b,c\n,,\n1,,\n")
     assert read_table(path).to_numpy().tolist() == [["", "", ""], ["1", "", ""]]
+
+
+@pytest.mark.parametrize("mark", [";", "\t", "|"])
+def test_a_csv_with_another_separator_is_told(tmp_path, mark):
+    path = written(tmp_path, "t.csv", "query_id;model\nq1;a\n".replace(";", mark))
+    with pytest.raises(InputError, match=r"header has no comma, but .*save it with commas"):
+        read_table(path)
