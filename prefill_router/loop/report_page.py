@@ -19,14 +19,13 @@ from matplotlib.axes import Axes
 from prefill_router import policy
 from prefill_router.evaluation import metrics
 from prefill_router.evaluation.choices import evaluate_choices
-from prefill_router.evaluation.curve_evaluation import curve_band
-from prefill_router.evaluation.curves import routing_curve
 from prefill_router.evaluation.estimates import Estimate, find, pick
 from prefill_router.labels import Labels
 from prefill_router.labels.costs import Prices
 from prefill_router.report import QUERIES, format_interval, headline, plotting
 from prefill_router.report.display import Display, bullets, query_cards, table
 from prefill_router.report.style import style
+from prefill_router.report.trade_off import trade_off
 from prefill_router.router import Router
 from prefill_router.router.evaluation import evaluate, rules_of
 from prefill_router.router.examiner import Examined
@@ -253,17 +252,9 @@ def mistakes(router: Router, seen: Examined) -> Display:
 
 
 def _trade_off(ax: Axes, seen: Examined, results: list[Estimate]) -> None:
-    complete = seen.labels.complete
-    Y, paid = seen.labels.correct[complete], seen.paid[complete]
-    expected, p = seen.expected[complete], seen.p[complete]
-    best = policy.oracle(Y, paid)
-    rows = np.arange(len(Y))
-    chosen = [pick(results, metric, "tolerance").estimate for metric in ("mean cost", "accuracy")]
-    plotting.routing_curves(
-        ax, {"tolerance": routing_curve(p, Y, paid, expected)}, seen.labels.targets,
-        paid.mean(axis=0), Y.mean(axis=0), (paid[rows, best].mean(), Y[rows, best].mean()),
-        {"tolerance": tuple(chosen)},
-        curve_band(seen.p, seen.labels.correct, seen.paid, seen.expected, seen.labels.group),
+    trade_off(
+        ax, {"tolerance": seen.p}, seen.labels.correct, seen.paid, seen.expected,
+        seen.labels.group, targets=seen.labels.targets, estimates=results,
     )  # fmt: skip
 
 

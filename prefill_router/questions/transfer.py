@@ -17,7 +17,7 @@ from prefill_router.study import Study
 from prefill_router.study.routers import BENCHMARK, LENGTH, LOGISTIC, PRIMARY, TFIDF, predictions
 
 ROUTERS = (PRIMARY, LOGISTIC, TFIDF, BENCHMARK, LENGTH)
-SEEN, LEFT_OUT = "seen in training", "left out"
+SEEN, LEFT_OUT, LOST = "seen in training", "left out", "lost"
 FEWEST = 20
 """Test queries that a value must have."""
 SEEDS = {"n_seeds": 3, "keep": 2}
@@ -161,7 +161,7 @@ def evaluate_transfer(
     list of Estimate
         By router and way: "AUC", of pairs of queries of one value, averaged over targets (to tell
         easy values from hard ones counts for nothing), and "gap closed", asking the likeliest
-        target; and of both what is "lost" when left out, SEEN minus LEFT_OUT, paired. `split`
+        target; and of both what is `LOST` when left out, SEEN minus LEFT_OUT, paired. `split`
         names the kind, `target` the way.
     """
     keys, n_targets = list(p), correct.shape[1]
@@ -182,7 +182,7 @@ def evaluate_transfer(
         np.hstack(list(p.values())), np.tile(correct, (1, len(keys))), groups, areas,
         few(n_resamples), seed, strata[1],
     )  # fmt: skip
-    labels = [*keys, *[(name, "lost") for name in routers]]
+    labels = [*keys, *[(name, LOST) for name in routers]]
     result = rows_of("AUC", labels, found, kind, len(correct))
 
     kept = complete(correct, groups=groups)
