@@ -105,6 +105,8 @@ def _kept(rows: Sequence[Estimate], loss: float) -> str:
         return ""
     if lead.estimate >= -loss:
         said = "within what is allowed"
+        if lead.lower < -loss:
+            said += ", though a larger loss cannot be excluded"
     else:
         said = "more than is allowed, " + (
             "and not by chance" if lead.upper < -loss else "though chance may explain it"
@@ -199,6 +201,11 @@ def cost_lines(rows: Sequence[Estimate]) -> list[str]:
             (pick(rows, LEAD, pair), "accuracy", "chosen on validation"),
         ):
             lines.append(f"{name.capitalize()}, {scope}: {verdict(row, *names, what)}")
+    if lines:
+        lines.append(
+            "Policies chosen on validation are compared at the tolerance or lambda chosen; the "
+            "choice is not resampled."
+        )
     return lines
 
 

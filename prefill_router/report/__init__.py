@@ -15,15 +15,20 @@ from prefill_router.policy import ROUNDING
 UNDEFINED = "undefined"
 QUERIES = 1000
 """Costs are shown for so many."""
-DIGITS = 3
-"""Of a difference of plain numbers; more where fewer would hide that it is one."""
+SIGNED = {"points": (100, 1), "difference": (1, 3)}
+"""Scales of differences: their factor, and digits; more where fewer would hide that it is one."""
+
+
+def _signed(factor: int, digits: int) -> Callable[[float], str]:
+    return lambda value: f"{factor * value:+.{digits}f}"
+
 
 # How a number of each scale is written, and the unit after it.
 SCALES: dict[str, tuple[Callable[[float], str], str]] = {
     "%": (lambda value: f"{100 * value:.1f}", " %"),
-    "points": (lambda value: f"{100 * value:+.1f}", " points"),
+    "points": (_signed(*SIGNED["points"]), " points"),
     "value": (lambda value: f"{value:.3f}", ""),
-    "difference": (lambda value: f"{value:+.{DIGITS}f}", ""),
+    "difference": (_signed(*SIGNED["difference"]), ""),
     "USD": (lambda value: f"{QUERIES * value:.3g}", " USD"),
 }
 
@@ -54,10 +59,11 @@ def format_interval(interval: Interval | Estimate, scale: str = "%") -> str:
     if np.isnan(interval.estimate):
         return UNDEFINED
     bounds = interval.lower, interval.upper
-    if scale == "difference" and (bounds[0] > 0 or bounds[1] < 0):
-        nearest = min(map(abs, bounds))  # to zero, which is not what it is shown as
-        digits = min(5, max(DIGITS, int(np.ceil(-np.log10(2 * nearest)))))
-        write = f"{{:+.{digits}f}}".format
+    if scale in SIGNED and (bounds[0] > ROUNDING or bounds[1] < -ROUNDING):
+        factor, least = SIGNED[scale]
+        nearest = factor * min(map(abs, bounds))  # to zero, which is not what it is shown as
+        digits = min(least + 2, max(least, int(np.ceil(-np.log10(2 * nearest)))))
+        write = _signed(factor, digits)
     # Adding 0.0 to what was rounded takes the sign from a zero.
     estimate, lower, upper = (
         write(round(value, 12) + 0.0) for value in (interval.estimate, *bounds)

@@ -94,7 +94,14 @@ def test_what_matters_lists_only_what_holds():
     rows = [row for row in rows if (row.router, row.split) != (ALL_CLEAR.router, "test")]
     said = report.what_matters([*rows, ALL_CLEAR], "AUC", "test")
     assert "better than the recipe: none. Worse than the recipe: none." in said
-    assert f"for want of other seeds - better: {ALL}; worse: none." in said
+    assert f"other seeds, corrected likewise - better: {ALL}; worse: none." in said
+
+
+def test_what_matters_is_corrected_for_all_changes():
+    marginal = Estimate("AUC difference", f"{ALL} - {PRIMARY}", "", "test", 0.1, 0.001, 0.199, 9)
+    others = [r for r in made_up() if (r.router, r.split) != (marginal.router, "test")]
+    assert ALL in report.what_matters([marginal], "AUC", "test")  # two standard errors
+    assert ALL not in report.what_matters([*others, marginal], "AUC", "test")
 
 
 def test_comparisons_are_counted():

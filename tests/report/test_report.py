@@ -16,6 +16,7 @@ def test_intervals_are_written_with_their_units():
     assert report.format_interval(money, "USD") == "0.00123 USD [0.001, 0.002]"
     small = Interval(0.0004, 0.00012, 0.0007)  # not zero, nor does it look so
     assert report.format_interval(small, "difference") == "+0.0004 [+0.0001, +0.0007]"
+    assert report.format_interval(small, "points") == "+0.04 points [+0.01, +0.07]"
     either = Interval(0.0004, -0.0001, 0.0007)
     assert report.format_interval(either, "difference") == "+0.000 [-0.000, +0.001]"
     assert report.format_interval(interval, "difference") == "+0.456 [+0.421, +0.490]"
