@@ -1,0 +1,91 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tiny_routers
+import tiny_studies
+
+from prefill_router.labels import load_labels
+from prefill_router.labels.costs import load_prices
+from prefill_router.labels.splits import make_splits
+from prefill_router.router import Router, training
+from prefill_router.router.parts import to_tensors
+from prefill_router.trunk import SharedTrunkEnsemble
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    world = tiny_studies.world(tmp_path_factory.mktemp("world"))
+    return load_labels(world["labels"]), load_prices(world["prices"]), world["encoder"]
+
+
+def fitted(world, labels):
+    _, prices, encoder = world
+    return Router.fit(labels, encoder, prices=prices, **tiny_routers.SETTINGS)
+
+
+def changed(labels, rows):
+    """Return labels whose `rows` have other answers, lengths and words, as many as before."""
+    correct, tokens, question = labels.correct.copy(), labels.output_tokens.copy(), labels.question
+    correct[rows] = 1 - correct[rows]
+    tokens[rows] = 7 * tokens[rows] + 100
+    question = question.copy()
+    question[rows] = [" ".join("w19" for _ in text.split()) for text in question[rows]]
+    return replace(labels, correct=correct, output_tokens=tokens, question=question)
+
+
+def test_test_rows_change_nothing_but_the_guarantee_and_the_results(world):
+    labels, *_ = world
+    rows = make_splits(labels)[0].test
+    router, other = fitted(world, labels), fitted(world, changed(labels, rows))
+    mine, theirs = to_tensors(router.parts), to_tensors(other.parts)
+    assert mine.keys() == theirs.keys()
+    for name, tensor in mine.items():
+        assert tensor.tobytes() == theirs[name].tobytes(), name
+    assert router.config.places == other.config.places
+    assert router.config.tau == other.config.tau
+    assert router.parts.tuned.lam == other.parts.tuned.lam
+    assert router.guarantee.best_single == other.guarantee.best_single
+    assert router.metrics != other.metrics
+
+
+def test_validation_rows_change_neither_layers_nor_networks_nor_lengths(world):
+    labels, *_ = world
+    rows = make_splits(labels)[0].validation
+    router, other = fitted(world, labels), fitted(world, changed(labels, rows))
+    heads, theirs = router.parts.heads, other.parts.heads
+    assert heads.places == theirs.places
+    for name in ("centre", "projection", "weights", "biases"):
+        for a, b in zip(getattr(heads, name), getattr(theirs, name), strict=True):
+            np.testing.assert_array_equal(a, b)
+    mine, others = router.parts.costs.lengths, other.parts.costs.lengths
+    for name, value in vars(mine).items():
+        np.testing.assert_array_equal(value, getattr(others, name))
+
+
+def test_each_part_is_fitted_to_its_own_rows_and_whole_groups(world, monkeypatch):
+    labels, *_ = world
+    split, seen = make_splits(labels)[0], {}
+    fit, calibrate, certify = SharedTrunkEnsemble.fit, training.fit_calibration, training.certify
+
+    def spy_fit(self, X, Y, groups=None, device="cpu"):
+        seen["networks"] = Y, groups
+        return fit(self, X, Y, groups, device)
+
+    def spy_calibrate(raw, correct, groups, **settings):
+        seen["calibration"] = correct, groups
+        return calibrate(raw, correct, groups, **settings)
+
+    def spy_certify(p, correct, cost, best, groups, **settings):
+        seen["certificate"] = correct, groups
+        return certify(p, correct, cost, best, groups, **settings)
+
+    monkeypatch.setattr(SharedTrunkEnsemble, "fit", spy_fit)
+    monkeypatch.setattr(training, "fit_calibration", spy_calibrate)
+    monkeypatch.setattr(training, "certify", spy_certify)
+    fitted(world, labels)
+    parts = {"networks": split.train, "calibration": split.validation, "certificate": split.test}
+    for name, rows in parts.items():
+        correct, groups = seen[name]
+        np.testing.assert_array_equal(correct, labels.correct[rows])
+        np.testing.assert_array_equal(groups, labels.group[rows])
