@@ -95,6 +95,26 @@ def expected_calibration_error(
     return _per_target(one, p, correct)
 
 
+def chance_calibration_error(
+    p: np.ndarray, correct: np.ndarray, n_bins: int = N_BINS
+) -> np.ndarray:
+    r"""Return the ECE that perfect probabilities would show on as many rows, (K,); see `auc`.
+
+    Notes
+    -----
+    An absolute value of a mean that is off by chance alone is above 0. Of independent answers
+    with the probabilities p that a bin b of the N rows holds, about
+
+    .. math:: \frac{1}{N} \sum_b \sqrt{\frac{2}{\pi} \sum_{i \in b} p_i (1 - p_i)} .
+    """
+
+    def one(scores: np.ndarray, labels: np.ndarray) -> float:
+        variances = np.bincount(equal_mass_bins(scores, n_bins), weights=scores * (1 - scores))
+        return ratio(np.sqrt(2 / np.pi * variances).sum(), len(labels))
+
+    return _per_target(one, p, correct)
+
+
 def macro(values: np.ndarray) -> np.ndarray:
     """Return the mean over the targets for which a metric is defined, NaN where for none.
 

@@ -76,7 +76,7 @@ def write_page(
         "taus": _html(tau_table(router, seen, n_resamples)),
         "shares": _html(share_table(router, seen)),
         "calibration": _picture(lambda ax: _reliability(ax, seen), (4.6, 4.4)),
-        "errors": _html(calibration_table(results)),
+        "errors": _html(calibration_table(results, seen)),
         "mistakes": _html(mistakes(router, seen)),
         "failures": _html(failure_table(router, seen)),
         "setting": setting(router),
@@ -206,12 +206,16 @@ def _shares(choice: np.ndarray, n_targets: int) -> np.ndarray:
     return np.bincount(choice, minlength=n_targets) / max(len(choice), 1)
 
 
-def calibration_table(results: list[Estimate]) -> Display:
-    """Return ranking and calibration by target."""
+def calibration_table(results: list[Estimate], seen: Examined) -> Display:
+    """Return ranking and calibration by target, and the ECE that chance alone would show."""
     rows = [r for r in results if r.router == "calibrated" and r.metric in ("AUC", "Brier", "ECE")]
     by_target: dict[str, dict[str, str]] = {}
     for row in rows:
         by_target.setdefault(row.target, {})[row.metric] = format_interval(row, "value")
+    chance = metrics.chance_calibration_error(seen.p, seen.labels.correct)
+    by_chance = dict(zip(seen.labels.targets, chance, strict=True)) | {"": metrics.macro(chance)}
+    for target, columns in by_target.items():
+        columns["ECE by chance"] = f"{by_chance[target]:.3f}"
     frame = pd.DataFrame.from_dict(by_target, orient="index").reset_index(names="target")
     return table(frame.replace({"target": {"": "mean of targets"}}))
 

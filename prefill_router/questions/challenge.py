@@ -14,6 +14,7 @@ import numpy as np
 from sklearn.model_selection import GroupKFold
 
 from prefill_router.baselines.ridge import join_parts
+from prefill_router.errors import InputError
 from prefill_router.evaluation.bootstrap import intervals
 from prefill_router.evaluation.complete import complete
 from prefill_router.evaluation.estimates import Estimate, rows_of
@@ -143,8 +144,18 @@ def cross_fitted(
     groups : ndarray of shape (n,)
         Rows that share a value are in the same part.
     seed : int
+
+    Raises
+    ------
+    InputError
+        If all rows are of one group.
     """
     n_parts = min(PARTS, len(np.unique(groups)))
+    if n_parts < 2:
+        raise InputError(
+            f"All {len(Y)} validation queries are of one group, so that nothing fitted on some can "
+            "be scored on others; give more queries, or finer groups."
+        )
     result = np.empty(Y.shape)
     parts = GroupKFold(n_parts, shuffle=True, random_state=seed).split(values, groups=groups)
     for fitted, held in parts:

@@ -82,6 +82,17 @@ def comparison_sentence(rows: Sequence[Estimate], a: str, b: str) -> str:
     return verdict(difference, a, b, "gap closed", corrected_p=p)
 
 
+def seed_sentence(rows: Sequence[Estimate], router: str, metric: str) -> str:
+    """Return by how much single networks deviate in a share, which no interval here covers."""
+    found = find(rows, f"deviation between seeds, {metric}", router, split="test")
+    if found is None or np.isnan(found.estimate):
+        return f"How much single networks of {router} deviate is not known."
+    return (
+        f"Between single networks of {router}, {metric} deviates by {100 * found.estimate:.1f} "
+        "points; neither the interval nor the p-value allows for that."
+    )
+
+
 def holm_summary(rows: Sequence[Estimate], primary: str) -> str:
     """Return which routers `primary` differs from at `ALPHA` after Holm's correction."""
     better, worse, same = [], [], []

@@ -125,6 +125,19 @@ def test_reliability_curve_golden():
     assert curve.count.tolist() == [2, 2]
 
 
+def test_the_calibration_error_by_chance_is_that_of_answers_drawn_from_p():
+    rng = np.random.default_rng(0)
+    p = np.column_stack([rng.random(900), rng.beta(5, 1, 900)])
+    drawn = [
+        metrics.expected_calibration_error(p, (rng.random(p.shape) < p).astype(float))
+        for _ in range(300)
+    ]
+    expected = metrics.chance_calibration_error(p, np.zeros(p.shape))
+    np.testing.assert_allclose(expected, np.mean(drawn, axis=0), rtol=0.03)
+    missing = np.column_stack([np.full(900, NAN), np.zeros(900)])
+    assert np.isnan(metrics.chance_calibration_error(p, missing)[0])
+
+
 def test_regret_golden():
     correct = np.array([[1, 1], [0, 1], [0, 0]])
     assert metrics.regret(np.array([1, 0, 1]), correct).tolist() == [0, 1, 0]

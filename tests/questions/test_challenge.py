@@ -8,6 +8,7 @@ import torch
 from sklearn.linear_model import LinearRegression
 from tiny_studies import label_table
 
+from prefill_router.errors import InputError
 from prefill_router.evaluation.metrics import pairwise_brier
 from prefill_router.questions import challenge as challenge_module
 from prefill_router.questions.challenge import (
@@ -154,3 +155,8 @@ def test_test_labels_never_influence_the_choice(study, contest, tmp_path):
     assert mine.scores == theirs.scores
     assert np.array_equal(mine.p[0], theirs.p[0], equal_nan=True)
     assert replace(mine, p=[], validated=[]).n_tried == theirs.n_tried
+
+
+def test_one_group_cannot_be_cross_fitted():
+    with pytest.raises(InputError, match="all 9|All 9"):
+        cross_fitted(None, np.zeros((9, 2)), np.zeros((9, 2)), np.zeros(9), 0)

@@ -10,6 +10,7 @@ from prefill_router.report.result_tables import (
     holm_summary,
     results_table,
     routers_of,
+    seed_sentence,
     win_rate_matrix,
 )
 
@@ -112,3 +113,10 @@ def test_win_rates_of_a_pair_add_to_one():
     matrix = win_rate_matrix(ROWS)
     assert (matrix.loc["A", "B"], matrix.loc["B", "A"]) == pytest.approx((0.75, 0.25))
     assert np.isnan(np.diag(matrix)).all()
+
+
+def test_how_much_networks_deviate_is_said():
+    nan = float("nan")
+    row = Estimate("deviation between seeds, gap closed", "a", "", "test", 0.037, nan, nan, 9)
+    assert "gap closed deviates by 3.7 points" in seed_sentence([row], "a", "gap closed")
+    assert "is not known" in seed_sentence([row], "b", "gap closed")
