@@ -23,7 +23,8 @@ def run(script, *arguments):
 
 
 def contents(directory):
-    return {p.name: p.read_bytes() for p in directory.iterdir() if p.name != ".lock"}
+    """Return the files of a directory, without those that say who is at work in it."""
+    return {p.name: p.read_bytes() for p in directory.iterdir() if not p.name.startswith(".")}
 
 
 def test_killed_at_30_random_moments(tmp_path):

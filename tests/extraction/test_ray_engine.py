@@ -220,7 +220,7 @@ def test_what_is_asked_of_an_engine_is_checked_first(tmp_path, source, monkeypat
         with pytest.raises(InputError, match=said):
             extract(source, QUESTIONS, tmp_path / "out", **wrong)
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(InputError, match=r"pip install 'prefill-router\[ray\]'"):
+    with pytest.raises(InputError, match=r"pip install -e '.\[ray\]'"):
         extract(source, QUESTIONS, tmp_path / "out", engine="ray")
 
 
