@@ -27,8 +27,6 @@ LONGEST = 2**20
 DEEPEST = 20
 PRIVATE = ("key", "base_url", "api_key", "extra", "system")
 """Fields that a key may have been written into by mistake: an error does not repeat them."""
-BRANCHES = ("local", "priced", "endpoint")
-"""Tags of unions, which nobody has written."""
 
 
 class Settings(BaseModel):
@@ -116,7 +114,7 @@ def _complaint(model: type[BaseModel], place: tuple, item: Mapping[str, Any]) ->
     for part in place[1:]:
         if isinstance(part, int):
             name += f"[{part}]"
-        elif part.isidentifier() and part not in BRANCHES:  # what names a branch of a union
+        elif part.isidentifier():  # else it names a branch of a union
             name += f".{part}"
     if item["type"] == "extra_forbidden":
         hint = did_you_mean(name, model.model_fields) if len(place) == 1 else ""

@@ -16,6 +16,7 @@ from prefill_router.answers.generation import Decoding, generate
 from prefill_router.answers.grading import exact_match
 from prefill_router.answers.targets import Endpoint
 from prefill_router.cli import loop as loop_commands
+from prefill_router.cli.loop_fields import READ
 from prefill_router.extraction.models import load_target
 from prefill_router.extraction.sources import resolve
 from prefill_router.labels import load_labels
@@ -30,17 +31,17 @@ def write(directory, name="loop.yaml", **values):
     return path
 
 
-@pytest.mark.parametrize("command", loop_commands.READ)
+@pytest.mark.parametrize("command", READ)
 def test_help_explains_the_fields_that_a_command_reads(command):
     said = " ".join(invoke(command, "--help").stdout.split())
     for name in Loop.model_fields:
-        assert (f"• {name}: " in said) == (name in loop_commands.READ[command])
+        assert (f"• {name}: " in said) == (name in READ[command])
     for name in Endpoint.model_fields:
         assert (f"• targets: {name}: " in said) == (command == "collect")
 
 
 def test_every_field_is_read_by_some_command():
-    assert set().union(*loop_commands.READ.values()) == set(Loop.model_fields)
+    assert set().union(*READ.values()) == set(Loop.model_fields)
 
 
 # -- collect -------------------------------------------------------------------------------------
@@ -367,10 +368,10 @@ ASKED["price_table"] = {"targets", "prices"}
 def test_a_command_names_the_fields_that_it_looks_at(command):
     code = inspect.getsource(loop_commands.COMMANDS[command])
     read = set().union(*(ASKED.get(n, {n}) for n in re.findall(r"settings\.(\w+)", code)))
-    read |= {"router", "encoder", "device"} if "_load(" in code else set()
-    if " _labels(" in code:
+    read |= {"router", "encoder", "device"} if "router_of(" in code else set()
+    if "labels_of(" in code:
         read |= {"labels", "seed"} | ({"n_queries"} if "at_least=1" not in code else set())
-    assert read == set(loop_commands.READ[command])
+    assert read == set(READ[command])
 
 
 def test_what_a_command_does_not_look_at_is_refused(loop):

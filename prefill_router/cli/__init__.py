@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from prefill_router.cli import loop, study, toolkit, zoo
+from prefill_router.cli.loop_fields import fields
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -17,7 +18,7 @@ zoo_app = typer.Typer(no_args_is_help=True, help="The embedded models: train, la
 toolkit_app = typer.Typer(no_args_is_help=True, help="Exchange files with the authors' toolkit.")
 
 for name, command in loop.COMMANDS.items():
-    app.command(name, rich_help_panel="The loop", epilog=loop.fields(name))(command)
+    app.command(name, rich_help_panel="The loop", epilog=fields(name))(command)
 for command in (study.run, study.book, study.publish, study.notebooks):
     app.command(rich_help_panel="Studies")(command)
 for command in (study.extract, study.untrained):

@@ -8,57 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from prefill_router.cli.common import AsJson, Overrides, console, overrides, plain_errors, say
+from prefill_router.cli.common import AsJson, Overrides, console, plain_errors, say
+from prefill_router.cli.loop_fields import labels_of, router_of, settings_of
 from prefill_router.errors import InputError
-from prefill_router.loop import Loop, read_loop
 
 if TYPE_CHECKING:
     from prefill_router.evaluation.estimates import Estimate
-    from prefill_router.labels import Labels
     from prefill_router.router import Router
 
 LoopFile = Annotated[Path, typer.Argument(metavar="LOOP.yaml", help="The loop's file.")]
-LABELS = ("labels", "n_queries", "seed")
-PRICES = ("targets", "prices")
-ROUTER = ("router", "encoder", "device")
-READ = {
-    "collect": (
-        "queries", "labels", *PRICES, "grader", "max_new_tokens", "temperature", "batch_size",
-        "cap_usd", "device", "seed",
-    ),
-    "fit": (
-        *LABELS, *PRICES, *ROUTER, "layers", "dimensions", "n_seeds", "max_tokens", "truncation",
-        "max_loss", "confidence",
-    ),
-    "evaluate": (*LABELS, *PRICES, *ROUTER),
-    "route": (*ROUTER, "policy", "tau", "lam", "budget", "accuracy", "exclude"),
-    "report": (*LABELS, *PRICES, *ROUTER, "report"),
-    "add-target": ("labels", "seed", *PRICES, *ROUTER),
-}  # fmt: skip
-"""The fields of a loop that each command looks at."""
-
-
-def fields(command: str) -> str:
-    """Return the list of the fields that a command looks at, for its help."""
-    shown = [
-        f"* **{name}**: {meaning}" + f" (default: {default})" * bool(default)
-        for name, default, meaning in Loop.explained()
-        if name.partition(":")[0] in READ[command] and (command == "collect" or ":" not in name)
-    ]
-    head = f"**Fields of LOOP.yaml that {command} reads**, each also given by -p:"
-    return "\n".join([head, "", *shown])
-
-
-def settings_of(command: str, loop: Path, parameter: list[str] | None) -> Loop:
-    """Read the loop's file and what `-p` overrides, which must be what the command looks at."""
-    given = overrides(parameter)
-    for name in given:
-        if name in Loop.model_fields and name not in READ[command]:
-            readers = ", ".join(other for other, names in READ.items() if name in names)
-            raise InputError(f"-p {name}: {command} does not look at it; {readers} would.")
-    return read_loop(loop, given)
-
-
 SHOWN_PROBLEMS = 10
 INCOMPLETE = 3
 """Exit code of a collection that has not all its answers."""
@@ -119,7 +77,7 @@ def fit(loop: LoopFile, parameter: Overrides = None, as_json: AsJson = False) ->
 
     with plain_errors(loop):
         settings = settings_of("fit", loop, parameter)
-        labels = _labels(loop, settings, settings.target_names)
+        labels = labels_of(loop, settings, settings.target_names)
         router = Router.fit(
             labels, settings.encoder, prices=settings.price_table(), layers=settings.layers,
             dimensions=settings.dimensions, n_seeds=settings.n_seeds,
@@ -144,8 +102,8 @@ def evaluate(loop: LoopFile, parameter: Overrides = None, as_json: AsJson = Fals
     """
     with plain_errors(loop):
         settings = settings_of("evaluate", loop, parameter)
-        router = _load(loop, settings, parameter)
-        labels = _labels(loop, settings, router.targets)
+        router = router_of(loop, settings, parameter)
+        labels = labels_of(loop, settings, router.targets)
         unseen = router.unseen(labels)
         metrics = router.evaluate(unseen, settings.price_table(), seed=settings.seed)
     n, n_left_out = unseen.n_queries, labels.n_queries - unseen.n_queries
@@ -166,7 +124,7 @@ def route(
     """Say which target to ask, and why."""
     with plain_errors(loop):
         settings = settings_of("route", loop, parameter)
-        router = _load(loop, settings, parameter)
+        router = router_of(loop, settings, parameter)
         routes = router.route_many(
             query, settings.policy, tau=settings.tau, lam=settings.lam, budget=settings.budget,
             accuracy=settings.accuracy, exclude=settings.exclude,
@@ -186,8 +144,8 @@ def report(loop: LoopFile, parameter: Overrides = None, as_json: AsJson = False)
 
     with plain_errors(loop):
         settings = settings_of("report", loop, parameter)
-        router = _load(loop, settings, parameter)
-        labels = _labels(loop, settings, router.targets)
+        router = router_of(loop, settings, parameter)
+        labels = labels_of(loop, settings, router.targets)
         write_page(router, labels, settings.report, settings.price_table())
     say(as_json, {"report": settings.report}, f"Written: {settings.report}")
 
@@ -205,8 +163,8 @@ def add_target(
     """
     with plain_errors(loop):
         settings = settings_of("add-target", loop, parameter)
-        labels = _labels(loop, settings, [name], at_least=1)
-        before = _load(loop, settings, parameter)
+        labels = labels_of(loop, settings, [name], at_least=1)
+        before = router_of(loop, settings, parameter)
         n, n_seen = labels.n_queries, int(before.is_seen(labels).sum())
         router, metrics = before.add_target(labels, settings.price_table(), seed=settings.seed)
         router.save_pretrained(out)
@@ -233,33 +191,6 @@ COMMANDS = {
     "report": report,
     "add-target": add_target,
 }
-
-
-def _labels(loop: Path, settings: Loop, targets: list[str], at_least: int = 2) -> Labels:
-    """Load the labels of some targets, or say which command makes them."""
-    from prefill_router.labels import load_labels
-
-    source = settings.label_source
-    if not (Path(source).exists() or source.startswith("hub:")):
-        raise InputError(
-            f"{source}: no such file. `prefill-router collect {loop}` writes it, or "
-            "-p labels=FILE names another."
-        )
-    n_queries = settings.n_queries if at_least > 1 else 0
-    return load_labels(source, targets, n_queries, settings.seed, at_least)
-
-
-def _load(loop: Path, settings: Loop, parameter: list[str] | None) -> Router:
-    """Load the router, its encoder from where it was, or where the command line says."""
-    from prefill_router.router import Router
-
-    if "/" not in settings.router and not Path(settings.router).exists():  # nor is it a hub's name
-        raise InputError(
-            f"{settings.router}: no such directory. `prefill-router fit {loop}` writes it, or "
-            "-p router=DIRECTORY names another."
-        )
-    encoder = overrides(parameter).get("encoder")
-    return Router.from_pretrained(settings.router, encoder=encoder, device=settings.device)
 
 
 def _results(metrics: list[Estimate]) -> dict:

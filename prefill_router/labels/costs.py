@@ -201,10 +201,10 @@ def known_by_cost(train: Labels, prices: Prices | None) -> np.ndarray:
     ndarray of bool of shape (K,)
     """
     asked = ~np.isnan(train.correct)
-    has_costs = asked.any(axis=0) & ~(asked & np.isnan(train.cost_usd)).any(axis=0)
+    all_stated = asked.any(axis=0) & ~(asked & np.isnan(train.cost_usd)).any(axis=0)
     has_lengths = ~(asked & np.isnan(train.output_tokens)).any(axis=0)
     has_price = [prices is not None and target in prices.input for target in train.targets]
-    return has_costs & ~(has_lengths & has_price)
+    return all_stated & ~(has_lengths & has_price)
 
 
 def _priced(

@@ -29,15 +29,15 @@ Share = Annotated[float, Field(ge=0, le=1)]
 def _kind(value: Any) -> str:
     """Tell a local model, by its name or by name and price, from an endpoint."""
     if isinstance(value, str):
-        return "local"
+        return "local target"
     fields = value.keys() if isinstance(value, Mapping) else getattr(value, "model_fields_set", ())
-    return "priced" if set(fields) == {"name", "price"} else "endpoint"
+    return "priced target" if set(fields) == {"name", "price"} else "target at an endpoint"
 
 
 Target = Annotated[
-    Annotated[str, Field(min_length=1), Tag("local")]
-    | Annotated[LocalTarget, Tag("priced")]
-    | Annotated[Endpoint, Tag("endpoint")],
+    Annotated[str, Field(min_length=1), Tag("local target")]
+    | Annotated[LocalTarget, Tag("priced target")]
+    | Annotated[Endpoint, Tag("target at an endpoint")],
     Discriminator(_kind),
 ]
 
