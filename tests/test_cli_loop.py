@@ -370,7 +370,7 @@ def test_a_command_names_the_fields_that_it_looks_at(command):
     read = set().union(*(ASKED.get(n, {n}) for n in re.findall(r"settings\.(\w+)", code)))
     read |= {"router", "encoder", "device"} if "router_of(" in code else set()
     if "labels_of(" in code:
-        read |= {"labels", "seed"} | ({"n_queries"} if "at_least=1" not in code else set())
+        read |= {"labels", "n_queries", "seed"}
     assert read == set(READ[command])
 
 

@@ -28,7 +28,7 @@ READ = {
     "evaluate": (*LABELS, *PRICES, *ROUTER),
     "route": (*ROUTER, "policy", "tau", "lam", "budget", "accuracy", "exclude"),
     "report": (*LABELS, *PRICES, *ROUTER, "report"),
-    "add-target": ("labels", "seed", *PRICES, *ROUTER),
+    "add-target": (*LABELS, *PRICES, *ROUTER),
 }  # fmt: skip
 """The fields of a loop that each command looks at."""
 
@@ -64,8 +64,7 @@ def labels_of(loop: Path, settings: Loop, targets: list[str], at_least: int = 2)
             f"{source}: no such file. `prefill-router collect {loop}` writes it, or "
             "-p labels=FILE names another."
         )
-    n_queries = settings.n_queries if at_least > 1 else 0
-    return load_labels(source, targets, n_queries, settings.seed, at_least)
+    return load_labels(source, targets, settings.n_queries, settings.seed, at_least)
 
 
 def router_of(loop: Path, settings: Loop, parameter: list[str] | None) -> Router:
