@@ -6,8 +6,8 @@ import tempfile
 
 import pytest
 
-from prefill_router.experiment import prepare_kernels
-from prefill_router.study import ARTIFACTS
+from prefill_router.experiments.study import ARTIFACTS
+from prefill_router.run import prepare_kernels
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -37,12 +37,12 @@ from sklearn.model_selection import GroupKFold, StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from prefill_router.experiments.layer_ranking import ternary_search
 from prefill_router.features.selection import cross_validated_auc
 from prefill_router.probes import probe_layers
 from prefill_router.probes.decomposition import decompose
 from prefill_router.probes.parallel import each_layer
 from prefill_router.probes.separability import pca_separability, separability
-from prefill_router.questions.layer_ranking import ternary_search
 
 N_LAYERS, POOLINGS, WIDTH, N_QUERIES, N_TARGETS = 24, ["last", "mean"], 1024, 5000, 9
 N_COMPONENTS = 50

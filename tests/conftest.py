@@ -6,7 +6,7 @@ import tiny_routers
 import tiny_studies
 from tiny_studies import TARGETS, label_table
 
-from prefill_router.study import ARTIFACTS
+from prefill_router.experiments.study import ARTIFACTS
 
 
 @pytest.fixture(scope="module")

@@ -13,12 +13,12 @@ from typer.testing import CliRunner
 
 from prefill_router import cli
 from prefill_router.errors import InputError
+from prefill_router.experiments.study import ARTIFACTS
 from prefill_router.extraction import encode
 from prefill_router.extraction.activations import Activations
 from prefill_router.extraction.models import load_encoder
 from prefill_router.extraction.sources import resolve
 from prefill_router.project import project_root
-from prefill_router.study import ARTIFACTS
 
 torch.set_num_threads(1)
 COMMANDS = [
@@ -54,7 +54,7 @@ def ran(monkeypatch, tmp_path):
         calls.append((values, name, source))
         return tmp_path / "runs" / name
 
-    monkeypatch.setattr("prefill_router.experiment.run_experiment", record)
+    monkeypatch.setattr("prefill_router.run.run_experiment", record)
     return calls
 
 
@@ -181,7 +181,7 @@ def test_errors_are_plain_words(monkeypatch, error, code, said):
     def fail(*_):
         raise error
 
-    monkeypatch.setattr("prefill_router.experiment.run_experiment", fail)
+    monkeypatch.setattr("prefill_router.run.run_experiment", fail)
     result = invoke("run")
     assert result.exit_code == code
     assert said in result.stderr
@@ -195,14 +195,14 @@ def test_a_full_disk_is_named(monkeypatch, filename, said):
     def fail(*_):
         raise OSError(28, "No space left on device", filename)
 
-    monkeypatch.setattr("prefill_router.experiment.run_experiment", fail)
+    monkeypatch.setattr("prefill_router.run.run_experiment", fail)
     message = refused("run")
     assert f"No space left on device, for {said}" in message
     assert "free space there and run again" in message
 
 
 def test_an_error_of_the_program_itself_is_not_hidden(monkeypatch):
-    monkeypatch.setattr("prefill_router.experiment.run_experiment", lambda *_: 1 / 0)
+    monkeypatch.setattr("prefill_router.run.run_experiment", lambda *_: 1 / 0)
     assert isinstance(invoke("run").exception, ZeroDivisionError)
 
 

@@ -11,8 +11,8 @@ from prefill_router.imports import closure, imported
 FOUNDATIONS = {"errors", "imports", "progress", "project", "storage", "validation"}
 STAGES = [
     *("labels", "extraction", "answers", "probes", "features", "trunk", "baselines", "policy"),
-    *("evaluation", "report", "router", "zoo", "loop", "study", "questions"),
-    *("book", "experiment", "cli"),
+    *("evaluation", "report", "router", "zoo", "loop", "experiments"),
+    *("book", "run", "cli"),
 ]
 
 LOADED = """
@@ -22,7 +22,7 @@ print(json.dumps([name for name in sys.modules if name.split(".")[0] == "prefill
 """
 
 
-@pytest.mark.parametrize("module", ["trunk", "extraction.reader", "study.routers", "zoo.labelling"])
+@pytest.mark.parametrize("module", ["trunk", "extraction.reader", "experiments.routers"])
 def test_every_module_that_python_loads_for_it_is_found(module):
     name = f"prefill_router.{module}"
     command = [sys.executable, "-c", LOADED, name]
@@ -33,7 +33,7 @@ def test_every_module_that_python_loads_for_it_is_found(module):
 
 
 def test_what_a_function_imports_counts():
-    assert "prefill_router.zoo.labelling" in closure(["prefill_router.study"])
+    assert "prefill_router.zoo.labelling" in closure(["prefill_router.experiments.study"])
 
 
 def test_what_a_stage_does_not_rest_on_is_left_out():

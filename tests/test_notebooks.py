@@ -11,12 +11,12 @@ import nbformat
 import pytest
 
 from prefill_router.evaluation.estimates import Estimate
-from prefill_router.experiment import notebooks
+from prefill_router.experiments.expectations import jumps
+from prefill_router.experiments.parameters import Parameters
+from prefill_router.experiments.study import ARTIFACTS
 from prefill_router.project import project_root
+from prefill_router.run import notebooks
 from prefill_router.storage import read_json, write_json
-from prefill_router.study import ARTIFACTS
-from prefill_router.study.expectations import jumps
-from prefill_router.study.parameters import Parameters
 
 PROBING = "03_layer_probing.ipynb"
 EXTRACTION = "02_activation_extraction.ipynb"

@@ -7,8 +7,8 @@ import pandas as pd
 import tiny_models
 from sklearn.metrics import roc_auc_score
 
-from prefill_router.study import Study
-from prefill_router.study.parameters import validate
+from prefill_router.experiments.parameters import validate
+from prefill_router.experiments.study import Study
 
 TARGETS = ["early", "late", "noisy", "perfect"]
 PRICES = {"early": (1.0, 4.0), "late": (0.5, 2.0), "noisy": (0.2, 0.4), "perfect": (40.0, 90.0)}

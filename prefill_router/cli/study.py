@@ -26,7 +26,7 @@ def run(
 
         prefill-router run experiments/default.yaml -p encoder=zoo/reader-m -p run_dir=runs/mine
     """
-    from prefill_router.experiment import run_experiment
+    from prefill_router.run import run_experiment
     from prefill_router.validation import read_mapping
 
     name = experiment.stem if experiment else "default"
@@ -62,9 +62,9 @@ def publish(
     They go to experiments/published/NAME, NAME being the directory's. Paths of this machine are
     recorded as experiments/NAME.yaml names what they hold, if there is such a file.
     """
+    from prefill_router.experiments.published import PUBLISHED
+    from prefill_router.experiments.published import publish as publish_results
     from prefill_router.project import project_root
-    from prefill_router.study.published import PUBLISHED
-    from prefill_router.study.published import publish as publish_results
     from prefill_router.validation import read_mapping
 
     name = run_dir.resolve().name
@@ -107,10 +107,10 @@ def extract(
 
         prefill-router extract queries.csv states -e path/to/encoder --layers upper --engine ray
     """
+    from prefill_router.experiments.parameters import validate
     from prefill_router.extraction.sources import resolve
     from prefill_router.extraction.streaming import extract as write_states
     from prefill_router.labels.tables import read_table
-    from prefill_router.study.parameters import validate
 
     with plain_errors(out):
         p = validate(
@@ -155,7 +155,7 @@ def untrained(
 
 def notebooks() -> None:
     """Execute the committed notebooks again on their defaults and accept their numbers."""
-    from prefill_router.experiment import refresh_notebooks
+    from prefill_router.run import refresh_notebooks
 
     with plain_errors("runs/refresh or notebooks/"):
         for path in refresh_notebooks():

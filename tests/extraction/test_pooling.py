@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from prefill_router.errors import InputError
+from prefill_router.experiments.parameters import Parameters
 from prefill_router.extraction.pooling import POOLINGS, Batch, check_poolings, needs_user
-from prefill_router.study.parameters import Parameters
 
 LENGTHS = [1, 4, 6]
 USER = [(0, 1), (1, 3), (5, 6)]

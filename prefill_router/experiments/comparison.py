@@ -1,0 +1,208 @@
+"""Routers side by side over a study's folds: policy chosen on validation, results on test."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from prefill_router import policy
+from prefill_router.evaluation.bootstrap import few
+from prefill_router.evaluation.choices import evaluate_choices
+from prefill_router.evaluation.estimates import Estimate, pick
+from prefill_router.evaluation.probabilities import evaluate_probabilities
+from prefill_router.evaluation.tuning import choose_cheapest_policy, choose_policy
+from prefill_router.experiments.routers import PRIMARY, predictions
+from prefill_router.experiments.study import Study
+from prefill_router.labels.costs import Prices, expected_costs, query_costs
+
+RANDOM, DEAREST, CHEAPEST = "random", "always dearest", "always cheapest"
+
+
+@dataclass(frozen=True)
+class Routed:
+    """What a router does with the study's test queries (n of them, in the order of `test_rows`).
+
+    Attributes
+    ----------
+    p : ndarray of shape (n, K)
+        Predicted P(correct).
+    choice : ndarray of int, shape (n,)
+        The target asked by the policy most accurate on validation.
+    frugal : ndarray of int, shape (n,)
+        The target asked by the cheapest policy that is on validation as accurate as the best
+        single target.
+    tau : list of float
+        The tolerance of `choice` in each fold; 0 where there are no costs (argmax).
+    """
+
+    p: np.ndarray
+    choice: np.ndarray
+    frugal: np.ndarray
+    tau: list[float]
+
+
+def route(study: Study, router: str) -> Routed:
+    """Apply a router to the study's test queries."""
+    return apply_policies(study, predictions(study, router))
+
+
+def apply_policies(study: Study, by_fold: Sequence[np.ndarray]) -> Routed:
+    """Choose policies on validation rows, and apply them to the study's test queries.
+
+    `by_fold` holds P(correct), (N, K), in each fold: NaN on its training rows.
+    """
+    chosen = [choose_targets(study, fold, p) for fold, p in enumerate(by_fold)]
+    choices, frugal, taus = zip(*chosen, strict=True)
+    join = study.over_folds
+    return Routed(join(by_fold), join(choices), join(frugal), list(taus))
+
+
+def choose_targets(study: Study, fold: int, p: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """Choose policies on a fold's validation rows, and apply them wherever there are predictions.
+
+    Parameters
+    ----------
+    study : Study
+    fold : int
+    p : ndarray of shape (N, K)
+        P(correct); rows with NaN are not routed.
+
+    Returns
+    -------
+    choice, frugal : ndarrays of int, shape (N,)
+        As in `Routed`; 0 where there are no predictions.
+    tau : float
+        The tolerance of `choice`, 0 where there are no costs.
+    """
+    known, v = ~np.isnan(p).any(axis=1), study.splits[fold].validation
+    rows = np.zeros((2, len(p)), dtype=int)
+    if not study.has_costs:
+        rows[:, known] = policy.argmax(p[known])
+        return *rows, 0.0
+    cost, Y = study.expected_costs(fold), study.labels.correct
+    best = choose_policy(p[v], Y[v], cost[v])
+    cheap = choose_cheapest_policy(p[v], Y[v], cost[v], study.best_single[fold])
+    rows[0, known] = best.choose(p[known], cost[known])
+    rows[1, known] = cheap.choose(p[known], cost[known])
+    return *rows, best.parameter
+
+
+def test_labels(study: Study) -> np.ndarray:
+    """Return the labels of the test queries, (n, K)."""
+    return study.labels.correct[study.test_rows]
+
+
+def best_single(study: Study) -> np.ndarray:
+    """Return each test query's best single target, (n,): its fold's, by training accuracy."""
+    rows = [np.full(study.labels.n_queries, k) for k in study.best_single]
+    return study.over_folds(rows)
+
+
+def compare_choices(
+    study: Study, choices: Mapping[str, np.ndarray], primary: str | None = None
+) -> list[Estimate]:
+    """Evaluate choices on the test queries, beside the oracle and the single targets.
+
+    Costs are what the answers really cost; see `evaluation.choices.evaluate_choices`.
+    """
+    return evaluate_choices(
+        choices,
+        test_labels(study),
+        study.costs[study.test_rows] if study.has_costs else None,
+        best_single(study),
+        study.labels.group[study.test_rows],
+        targets=study.labels.targets,
+        primary=primary,
+        n_resamples=study.parameters.n_resamples,
+        seed=study.parameters.seed,
+    )
+
+
+def compare_probabilities(
+    study: Study, p: Mapping[str, np.ndarray], primary: str | None = PRIMARY
+) -> list[Estimate]:
+    """Evaluate predicted probabilities on the test queries: AUC, Brier score and ECE."""
+    return evaluate_probabilities(
+        p,
+        test_labels(study),
+        study.labels.group[study.test_rows],
+        targets=study.labels.targets,
+        folds=study.test_folds,
+        primary=primary,
+        n_resamples=few(study.parameters.n_resamples),
+        seed=study.parameters.seed,
+    )
+
+
+def random_choice(study: Study) -> np.ndarray:
+    """Return a target drawn evenly for each test query, (n,)."""
+    rng = np.random.default_rng(study.parameters.seed)
+    return rng.integers(study.labels.n_targets, size=len(study.test_rows))
+
+
+def reference_choices(study: Study) -> dict[str, np.ndarray]:
+    """Return what policies that read nothing choose for the test queries, (n,) each.
+
+    "random", and where there are costs "always dearest" and "always cheapest": the target whose
+    expected cost, on average over the fold's training queries, is highest or lowest.
+    """
+    choices = {RANDOM: random_choice(study)}
+    if study.has_costs:
+        costs = [
+            study.expected_costs(fold)[split.train].mean(axis=0)
+            for fold, split in enumerate(study.splits)
+        ]
+        for name, extreme in ((DEAREST, np.argmax), (CHEAPEST, np.argmin)):
+            rows = [np.full(study.labels.n_queries, extreme(cost)) for cost in costs]
+            choices[name] = study.over_folds(rows)
+    return choices
+
+
+def price_spread(
+    study: Study, choose_with: str, exponents: Sequence[float]
+) -> dict[float, Estimate]:
+    """Say how a router's cost saving moves with how much prices differ between targets.
+
+    Every price is raised to an exponent: 0 makes all targets cost alike per token, 1 leaves prices
+    as they are, above 1 spreads them further; what is free stays free. The policy is chosen anew
+    for each.
+
+    Returns
+    -------
+    dict of float to Estimate
+        The cost saving at each exponent.
+    """
+    split_costs, labels = {}, study.labels
+    n_tokens = study.activations().full_tokens
+    by_fold = predictions(study, choose_with)
+    for exponent in exponents:
+        prices = Prices(
+            *(
+                {target: price and price**exponent for target, price in table.items()}
+                for table in (study.prices.input, study.prices.output)
+            )
+        )
+        cost = query_costs(labels, prices, n_tokens)
+        chosen = []
+        for fold, p in enumerate(by_fold):
+            split = study.splits[fold]
+            seen = expected_costs(labels, prices, n_tokens, split.train)
+            v, t = split.validation, split.test
+            rows = np.zeros(len(p), dtype=int)
+            rows[t] = choose_policy(p[v], labels.correct[v], seen[v]).choose(p[t], seen[t])
+            chosen.append(rows)
+        found = evaluate_choices(
+            {choose_with: study.over_folds(chosen)},
+            test_labels(study),
+            cost[study.test_rows],
+            best_single(study),
+            labels.group[study.test_rows],
+            targets=labels.targets,
+            n_resamples=study.parameters.n_resamples,
+            seed=study.parameters.seed,
+        )
+        row = pick(found, "cost saving", choose_with)
+        split_costs[exponent] = replace(row, router=f"{choose_with}, prices to the {exponent:g}")
+    return split_costs

@@ -1,0 +1,360 @@
+"""One study: its parameters and all that follows from them, loaded if present, computed if not."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from prefill_router import zoo
+from prefill_router.errors import InputError
+from prefill_router.evaluation.estimates import Estimate, write_metrics
+from prefill_router.experiments.parameters import PLACES, Parameters, from_namespace
+from prefill_router.extraction.activations import Activations
+from prefill_router.extraction.devices import training_device
+from prefill_router.extraction.sources import ModelSource, local_path, resolve
+from prefill_router.extraction.streaming import extract_to_store
+from prefill_router.features.selection import Choice, choose, cross_validated_auc
+from prefill_router.labels import Labels, load_labels
+from prefill_router.labels.costs import (
+    Prices,
+    expected_costs,
+    has_costs,
+    load_prices,
+    query_costs,
+)
+from prefill_router.labels.splits import Split, make_splits
+from prefill_router.probes import probe_layers
+from prefill_router.project import project_root
+from prefill_router.storage import Store, fingerprint, read_json, write_json
+
+ARTIFACTS = "PREFILL_ROUTER_ARTIFACTS"
+"""Environment variable that names a store for all studies to share, instead of one in each run."""
+
+OF_FITS = {"criterion", "dimensions", "inner_folds", "n_seeds", "keep", "n_resamples"}
+"""Parameters that neither labels, splits nor states depend on."""
+
+Measure = Callable[[Activations, np.ndarray, np.ndarray], pd.DataFrame]
+"""From states, labels (N, K) and the rows to look at to a table by layer."""
+
+
+class Study:
+    """What the notebooks ask for, one stage after the other.
+
+    Parameters
+    ----------
+    parameters : Parameters
+        What the study is made from. Relative paths in it start at the project's root.
+
+    Attributes
+    ----------
+    run_dir : pathlib.Path
+        Where metrics and, unless `ARTIFACTS` names a store, artifacts go.
+    store : Store
+        The artifacts.
+
+    Raises
+    ------
+    InputError
+        If the run directory belongs to other parameters.
+    """
+
+    def __init__(self, parameters: Parameters):
+        self.parameters = parameters
+        self.root = project_root()
+        self.run_dir = self.root / (parameters.run_dir or f"runs/{parameters.fingerprint}")
+        self._check_run_dir()
+        self.store = Store(os.environ.get(ARTIFACTS) or self.run_dir / "artifacts")
+        self._activations: dict[str, Activations] = {}
+
+    @classmethod
+    def from_namespace(cls, namespace: Mapping[str, Any]) -> Study:
+        """Return the study of a notebook, from its ``globals()`` after the `parameters` cell."""
+        if any(isinstance(value, cls) for value in namespace.values()):
+            # Run again in one kernel: later cells have left names that are no parameters.
+            namespace = {n: v for n, v in namespace.items() if n in Parameters.model_fields}
+        return cls(from_namespace(namespace))
+
+    def like(self, splits: Sequence[Split] | None = None, **parameters: Any) -> Study:
+        """Return a study of the same store and run directory, for a question on the side.
+
+        Parameters
+        ----------
+        splits : sequence of Split, optional
+            In place of those that the parameters make, of the same labels.
+        **parameters
+            Those that differ; with `splits`, of `OF_FITS` alone.
+
+        Returns
+        -------
+        Study
+            It records no results: the run directory is this study's.
+        """
+        other = copy.copy(self)
+        other.parameters = self.parameters.model_copy(update=parameters)
+        if splits is None and parameters.keys() <= OF_FITS:
+            return other
+        for name, value in vars(type(self)).items():
+            if isinstance(value, cached_property):  # it may follow from what differs
+                other.__dict__.pop(name, None)
+        if splits is None:
+            other._activations = {}
+        else:
+            other.labels, other.splits = self.labels, list(splits)
+        return other
+
+    def _identity(self) -> dict[str, Any]:
+        return self.parameters.model_dump(mode="json", exclude=PLACES)
+
+    def _check_run_dir(self) -> None:
+        path = self.run_dir / "parameters.json"
+        if not path.exists():
+            return
+        mine, theirs = self._identity(), read_json(path)
+        differing = sorted(name for name in mine | theirs if mine.get(name) != theirs.get(name))
+        if differing:
+            raise InputError(
+                f"{self.run_dir} holds a run with other parameters ({', '.join(differing)}); "
+                "give another run_dir, or delete that directory."
+            )
+
+    def claim(self) -> None:
+        """Make the run directory this study's own, once there is something to keep in it."""
+        path = self.run_dir / "parameters.json"
+        if not path.exists():
+            write_json(path, self._identity())
+
+    # -- labels ------------------------------------------------------------------------------
+
+    @property
+    def is_zoo(self) -> bool:
+        """Whether the labels are those of the embedded zoo."""
+        return self.parameters.labels == "zoo"
+
+    def _path(self, name: str) -> str:
+        """Return a path that is relative to the project's root as one that can be opened.
+
+        A name that only the working directory has is refused: notebooks run in another one.
+        """
+        if local_path(str(self.root / name)):
+            return str(self.root / name)
+        here = None if name.startswith("zoo/") else local_path(name)
+        if here and not here.is_absolute():
+            raise InputError(
+                f"{name} is not in the project's directory, {self.root}, where relative paths "
+                f"start; give {here.resolve()}."
+            )
+        return name
+
+    @cached_property
+    def labels(self) -> Labels:
+        """The label matrix Y (N, K) with its queries."""
+        p = self.parameters
+        source = self._path(p.labels)
+        if self.is_zoo:
+            source = zoo.LABELS
+            if p.fresh_labels:
+                from prefill_router.zoo.labelling import fresh_labels
+
+                source = fresh_labels(self.store, p.device)
+        elif p.fresh_labels:
+            raise InputError("fresh_labels: only the zoo's own labels (labels: zoo) can be redone.")
+        return load_labels(source, p.targets, p.n_queries, p.seed)
+
+    @cached_property
+    def splits(self) -> list[Split]:
+        """One split, or the outer folds."""
+        p = self.parameters
+        return make_splits(self.labels, outer_folds=p.outer_folds, seed=p.seed)
+
+    @cached_property
+    def test_rows(self) -> np.ndarray:
+        """Every row that some split tests, (n,), sorted."""
+        return np.sort(np.concatenate([split.test for split in self.splits]))
+
+    def over_folds(self, by_fold: Sequence[np.ndarray]) -> np.ndarray:
+        """Join what each fold says of all N rows: every test row as its own fold says.
+
+        Parameters
+        ----------
+        by_fold : sequence of ndarray, shape (N, ...)
+            One a split, with any value on rows that the split does not test.
+
+        Returns
+        -------
+        ndarray of shape (n, ...)
+            In the order of `test_rows`.
+        """
+        joined = np.empty_like(by_fold[0])
+        for values, split in zip(by_fold, self.splits, strict=True):
+            joined[split.test] = values[split.test]
+        return joined[self.test_rows]
+
+    @cached_property
+    def test_folds(self) -> np.ndarray:
+        """Which split tests each of `test_rows`, (n,)."""
+        return self.over_folds([np.full(self.labels.n_queries, f) for f in range(len(self.splits))])
+
+    @cached_property
+    def best_single(self) -> list[int]:
+        """The most accurate target on the training rows of each split."""
+        accuracies = [self.labels.take(s.train).summary()["accuracy"] for s in self.splits]
+        return [int(np.nanargmax(accuracy)) for accuracy in accuracies]
+
+    # -- states ------------------------------------------------------------------------------
+
+    def source(self, encoder: str) -> ModelSource:
+        """Find an encoder."""
+        return resolve(self._path(encoder))
+
+    def activations(self, encoder: str | None = None) -> Activations:
+        """Return the pooled states of all queries; by default of the study's main encoder."""
+        p = self.parameters
+        encoder = encoder or p.encoder
+        if encoder not in self._activations:
+            self._activations[encoder] = extract_to_store(
+                self.store,
+                self.source(encoder),
+                self.labels.question.tolist(),
+                layers=p.layers if encoder == p.encoder or p.layers in ("all", "upper") else "all",
+                poolings=p.poolings,
+                max_tokens=p.max_tokens or None,
+                truncation=p.truncation,
+                device=p.device,
+                dtype=p.dtype,
+                engine=p.engine,
+                address=p.address or None,
+            )
+        return self._activations[encoder]
+
+    def states_key(self, encoder: str) -> str:
+        """Return what identifies an encoder's activations: the name of their artifact."""
+        return self.activations(encoder).path.name
+
+    @cached_property
+    def encoders(self) -> list[str]:
+        """All encoders compared, the main one and the untrained control among them."""
+        p = self.parameters
+        return list(dict.fromkeys(filter(None, [*p.encoders, p.encoder, p.untrained])))
+
+    @property
+    def trained_encoders(self) -> list[str]:
+        """All encoders but the untrained control."""
+        return [name for name in self.encoders if name != self.parameters.untrained]
+
+    @property
+    def training_device(self) -> torch.device:
+        """What trains heads on this machine, whatever reads the prompts."""
+        p = self.parameters
+        return training_device("auto" if p.engine == "ray" else p.device)
+
+    # -- probes and the choice of layers -----------------------------------------------------
+
+    def probes(self, encoder: str) -> pd.DataFrame:
+        """Return J, d_eff and anisotropy by layer and target, of each split's training rows.
+
+        Returns
+        -------
+        pandas.DataFrame
+            That of `probe_layers`, with columns ``encoder`` and ``fold``.
+        """
+        return self._table("layer-probes", encoder, probe_layers)
+
+    def layer_auc(self, encoder: str) -> pd.DataFrame:
+        """Return cross-validated AUC by layer, pooling, dimension and target, likewise."""
+        p = self.parameters
+
+        def validate(activations: Activations, Y: np.ndarray, rows: np.ndarray) -> pd.DataFrame:
+            return cross_validated_auc(
+                activations, Y, rows, self.labels.group, activations.layers, activations.poolings,
+                p.dimensions, p.inner_folds, p.seed,
+            )  # fmt: skip
+
+        return self._table("layer-auc", encoder, validate, p.dimensions, p.inner_folds)
+
+    def _table(self, kind: str, encoder: str, measure: Measure, *settings: Any) -> pd.DataFrame:
+        """Measure an encoder's layers on the training rows of every split, once for `settings`."""
+        key = self.key(*settings) | {"states": self.states_key(encoder)}
+
+        def build(directory: Path) -> None:
+            tables = [
+                measure(self.activations(encoder), self.labels.correct, split.train).assign(fold=f)
+                for f, split in enumerate(self.splits)
+            ]
+            pd.concat(tables, ignore_index=True).to_parquet(directory / "table.parquet")
+
+        table = pd.read_parquet(self.store.get(kind, key, build) / "table.parquet")
+        return table.assign(encoder=encoder)
+
+    def key(self, *settings: Any) -> dict[str, Any]:
+        """Return what every fitted artifact depends on: labels, splits, seed and `settings`."""
+        splits = [[s.train.tolist(), s.validation.tolist(), s.test.tolist()] for s in self.splits]
+        return {
+            "labels": self.labels.fingerprint,
+            "splits": fingerprint(splits),
+            "seed": self.parameters.seed,
+            "settings": list(settings),
+        }
+
+    def choices(self, encoders: Sequence[str], fold: int) -> list[Choice]:
+        """Choose each target's encoder, layer, pooling and dimension on a split's training rows.
+
+        Chosen by cross-validated AUC; or, where the study's criterion is J, the layer and pooling
+        by J and then the dimension by AUC.
+        """
+        aucs = pd.concat([self.layer_auc(encoder) for encoder in encoders])
+        aucs = aucs[aucs["fold"] == fold]
+        if self.parameters.criterion == "auc":
+            return choose(aucs)
+        place = ["encoder", "layer", "pooling", "target"]
+        probes = pd.concat([self.probes(encoder) for encoder in encoders])
+        merged = aucs.merge(probes.loc[probes["fold"] == fold, [*place, "J"]], on=place)
+        chosen = []
+        for target, by_j in enumerate(choose(merged, "J")):
+            here = merged["target"].eq(target)
+            for column in ("encoder", "layer", "pooling"):
+                here &= merged[column].eq(getattr(by_j, column))
+            chosen += choose(merged[here])
+        return chosen
+
+    # -- costs -------------------------------------------------------------------------------
+
+    @property
+    def has_costs(self) -> bool:
+        """Whether anything says what an answer costs."""
+        return has_costs(self.labels, self.prices)
+
+    @cached_property
+    def prices(self) -> Prices | None:
+        """The price table, if there is one."""
+        name = self.parameters.prices
+        if name == "zoo" and not self.is_zoo:
+            raise InputError(
+                "prices: zoo is the price table of the zoo's own targets; give your targets' "
+                "(prices=FILE.csv), or none (prices=) to leave costs out."
+            )
+        return load_prices(zoo.PRICES if name == "zoo" else self._path(name)) if name else None
+
+    @cached_property
+    def costs(self) -> np.ndarray:
+        """What each answer cost, (N, K) in USD; input tokens are the main encoder's."""
+        return query_costs(self.labels, self.prices, self.activations().full_tokens)
+
+    def expected_costs(self, fold: int) -> np.ndarray:
+        """Return what a policy may know of costs before asking, (N, K) in USD."""
+        train = self.splits[fold].train
+        return expected_costs(self.labels, self.prices, self.activations().full_tokens, train)
+
+    # -- results -----------------------------------------------------------------------------
+
+    def record(self, notebook: str, estimates: Sequence[Estimate]) -> None:
+        """Keep a notebook's results in the run directory, for the run's ``metrics.json``."""
+        self.claim()
+        write_metrics(self.run_dir / "metrics" / f"{notebook}.json", estimates)

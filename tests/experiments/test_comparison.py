@@ -1,0 +1,212 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tiny_studies
+import torch
+from tiny_studies import auc_within_folds, label_table
+
+from prefill_router.evaluation.estimates import pick
+from prefill_router.experiments.comparison import (
+    CHEAPEST,
+    DEAREST,
+    RANDOM,
+    best_single,
+    choose_targets,
+    compare_choices,
+    compare_probabilities,
+    price_spread,
+    random_choice,
+    reference_choices,
+    route,
+)
+from prefill_router.experiments.routers import PRIMARY, TFIDF, predictions
+from prefill_router.labels.costs import Prices
+
+torch.set_num_threads(1)
+
+
+pytestmark = pytest.mark.usefixtures("own_artifacts")
+
+
+def by_tolerance(p, cost, tau):
+    """Choose for each row the cheapest target within `tau`, by a loop."""
+    choices = []
+    for row, paid in zip(p, cost, strict=True):
+        allowed = [k for k in range(len(row)) if row.max() - row[k] <= tau + 1e-12]
+        choices.append(min(allowed, key=lambda k: (paid[k], -row[k], k)))
+    return np.array(choices)
+
+
+def brute_force(study, router):
+    """Route every test query with the best and the cheapest good enough tau of its fold."""
+    Y, result = study.labels.correct, {}
+    for fold, p in enumerate(predictions(study, router)):
+        split, cost = study.splits[fold], study.expected_costs(fold)
+        v = split.validation
+        tried = []
+        for tau in np.unique(p[v].max(axis=1, keepdims=True) - p[v]):
+            choice = by_tolerance(p[v], cost[v], tau)
+            accuracy = Y[v, choice].mean()
+            tried.append((-accuracy, cost[v, choice].mean(), tau))
+        # sums in another order differ in the last digits
+        best = min(tried, key=lambda t: (round(t[0], 9), round(t[1], 15), t[2]))
+        enough = [t for t in tried if -t[0] >= Y[v, study.best_single[fold]].mean() - 1e-9]
+        cheap = min(enough, key=lambda t: (round(t[1], 15), round(t[0], 9), t[2]), default=best)
+        for row in split.test:
+            one = p[[row]], cost[[row]]
+            result[row] = by_tolerance(*one, best[2])[0], by_tolerance(*one, cheap[2])[0], best[2]
+    return [result[row] for row in sorted(result)]
+
+
+@pytest.mark.parametrize("router", [PRIMARY, TFIDF])
+def test_routing_with_costs_is_that_of_a_search_by_hand(study, router):
+    routed = route(study, router)
+    want = brute_force(study, router)
+    assert routed.choice.tolist() == [choice for choice, _, _ in want]
+    assert routed.frugal.tolist() == [frugal for _, frugal, _ in want]
+    assert set(np.round(routed.tau, 12)) == {round(tau, 12) for _, _, tau in want}
+    assert np.array_equal(routed.p, study.over_folds(predictions(study, router)))
+    cost = study.costs[study.test_rows]
+    n = np.arange(len(cost))
+    assert cost[n, routed.frugal].mean() < cost[n, routed.choice].mean()
+
+
+def test_routing_without_costs_asks_the_likeliest(tmp_path):
+    study = tiny_studies.study(tmp_path, prices="")
+    routed = route(study, TFIDF)
+    assert routed.choice.tolist() == routed.p.argmax(axis=1).tolist()
+    assert routed.frugal.tolist() == routed.choice.tolist()
+    assert routed.tau == [0.0]
+
+
+def test_routing_learns_nothing_from_test_labels(tmp_path):
+    study = tiny_studies.study(tmp_path / "a")
+    table = label_table()
+    tested = table["query_id"].isin(study.labels.query_id[study.test_rows])
+    table.loc[tested, "is_correct"] = 1 - table.loc[tested, "is_correct"]
+    table.loc[tested, "output_tokens"] = 500
+    flipped = tiny_studies.study(tmp_path / "b", table)
+    mine, theirs = route(study, TFIDF), route(flipped, TFIDF)
+    assert mine.choice.tolist() == theirs.choice.tolist()
+    assert mine.frugal.tolist() == theirs.frugal.tolist()
+    assert best_single(study).tolist() == best_single(flipped).tolist()
+
+
+def test_the_best_single_target_is_its_folds(study):
+    want = np.empty(study.labels.n_queries, dtype=int)
+    for split, best in zip(study.splits, study.best_single, strict=True):
+        want[split.test] = best
+    assert best_single(study).tolist() == want[study.test_rows].tolist()
+
+
+def test_choices_are_judged_by_what_was_answered_and_paid(study):
+    rng = np.random.default_rng(0)
+    choice = rng.integers(0, 3, len(study.test_rows))
+    found = compare_choices(study, {"mine": choice})
+    at = study.test_rows, choice
+    paid = study.costs[study.test_rows]
+    assert pick(found, "accuracy", "mine").estimate == study.labels.correct[at].mean()
+    saving = 1 - study.costs[at].mean() / paid.mean(axis=0).max()
+    assert pick(found, "cost saving", "mine").estimate == pytest.approx(saving, rel=1e-9)
+    oracle = study.labels.correct.max(axis=1).mean()
+    assert pick(found, "accuracy", "oracle").estimate == oracle
+    noisy = study.labels.correct[:, 2].mean()
+    assert pick(found, "accuracy", "single target", "noisy").estimate == noisy
+
+
+def test_probabilities_are_judged_by_auc_within_folds(study):
+    p = study.over_folds(predictions(study, TFIDF))
+    found = compare_probabilities(study, {"mine": p}, None)
+    for k, target in enumerate(study.labels.targets):
+        want = auc_within_folds(study, p, k)
+        assert pick(found, "AUC", "mine", target).estimate == pytest.approx(want, abs=1e-12)
+
+
+def test_random_choices_are_even_and_seeded(study, tmp_path):
+    choice = random_choice(study)
+    counts = np.bincount(choice, minlength=3)
+    assert counts.sum() == len(study.test_rows)
+    assert counts.min() > len(choice) / 5
+    assert choice.tolist() == random_choice(study).tolist()
+    reseeded = tiny_studies.study(tmp_path, outer_folds=2, seed=1)
+    assert choice.tolist() != random_choice(reseeded).tolist()
+
+
+def test_dearest_and_cheapest_are_those_of_expected_costs_on_training_rows(study, tmp_path):
+    choices = reference_choices(study)
+    assert np.array_equal(choices[RANDOM], random_choice(study))
+    # prices are (1, 4), (.5, 2) and (.2, .4), and answers are of about one length
+    assert (choices[DEAREST] == study.labels.targets.index("early")).all()
+    assert (choices[CHEAPEST] == study.labels.targets.index("noisy")).all()
+    found = compare_choices(study, choices)
+    assert pick(found, "cost saving", DEAREST).estimate == pytest.approx(0)
+    free = tiny_studies.study(tmp_path, prices="", run_dir=str(tmp_path / "free"))
+    assert list(reference_choices(free)) == [RANDOM]
+
+
+# -- prices ------------------------------------------------------------------------
+
+
+def test_prices_as_they_are_give_the_usual_saving(study):
+    spread = price_spread(study, TFIDF, [1.0])
+    usual = compare_choices(study, {TFIDF: route(study, TFIDF).choice})
+    saving = pick(usual, "cost saving", TFIDF)
+    assert spread[1.0] == replace(saving, router=f"{TFIDF}, prices to the 1")
+
+
+def test_prices_drawn_together_count_tokens_alone(study):
+    found = price_spread(study, TFIDF, [0, 2])
+    rows = study.test_rows
+    tokens = study.activations().n_tokens[:, None] + study.labels.output_tokens
+    # without a price between targets, what is cheaper is what is shorter on training rows
+    choices = []
+    for fold, p in enumerate(predictions(study, TFIDF)):
+        split, Y = study.splits[fold], study.labels.correct
+        medians = np.median(study.labels.output_tokens[split.train], axis=0)
+        seen = study.activations().n_tokens[:, None] + medians
+        v = split.validation
+        taus = np.unique(p[v].max(axis=1, keepdims=True) - p[v])
+        tried = []
+        for tau in taus:
+            choice = by_tolerance(p[v], seen[v], tau)
+            tried.append((-Y[v, choice].mean(), round(seen[v, choice].mean(), 9), tau))
+        choice = np.zeros(len(p), dtype=int)
+        choice[split.test] = by_tolerance(p[split.test], seen[split.test], min(tried)[2])
+        choices.append(choice)
+    choice = study.over_folds(choices)
+    saving = 1 - tokens[rows, choice].mean() / tokens[rows].mean(axis=0).max()
+    assert found[0].estimate == pytest.approx(saving, rel=1e-9)
+    assert found[2].estimate > found[0].estimate
+
+
+def test_everything_stands_a_constant_target(with_constant):
+    study = with_constant
+    routed = route(study, PRIMARY)
+    found = compare_choices(study, {PRIMARY: routed.choice}, PRIMARY)
+    assert pick(found, "accuracy", "oracle").estimate == 1
+    assert np.isnan(pick(found, "gap closed", PRIMARY).estimate)  # there is no gap
+    aucs = compare_probabilities(study, {PRIMARY: routed.p})
+    assert np.isnan(pick(aucs, "AUC", PRIMARY, "perfect").estimate)
+    assert np.isfinite(price_spread(study, PRIMARY, [1])[1].estimate)
+
+
+def test_what_is_free_stays_free_however_prices_are_spread(tmp_path):
+    study = tiny_studies.study(tmp_path)
+    free = Prices(dict.fromkeys(study.prices.input, 0.0), dict.fromkeys(study.prices.output, 0.0))
+    free.input["early"] = 2.0
+    study.__dict__["prices"] = free
+    saving = price_spread(study, TFIDF, [0])[0].estimate
+    asked = route(study, TFIDF).choice == study.labels.targets.index("early")
+    assert 0 <= saving <= 1 and (saving == 1) == (not asked.any())
+
+
+def test_without_costs_the_likeliest_target_is_asked(study, monkeypatch):
+    monkeypatch.setattr(type(study), "has_costs", False)
+    p = np.random.default_rng(0).random(study.labels.correct.shape)
+    p[study.splits[0].train] = np.nan
+    choice, frugal, tau = choose_targets(study, 0, p)
+    known = np.setdiff1d(np.arange(len(p)), study.splits[0].train)
+    np.testing.assert_array_equal(choice[known], p[known].argmax(axis=1))
+    np.testing.assert_array_equal(frugal, choice)
+    assert tau == 0

@@ -1,0 +1,41 @@
+import numpy as np
+import pytest
+import tiny_studies
+import torch
+from tiny_studies import label_table
+
+from prefill_router.experiments.fold import Fold
+
+torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("own_artifacts")
+
+
+def test_lengths_are_prompt_tokens_and_characters(study):
+    lengths = Fold(study, 0, []).lengths()
+    assert lengths[5].tolist() == [
+        len(study.labels.question[5].split()) + 2,
+        len(study.labels.question[5]),
+    ]
+
+
+@pytest.mark.parametrize("embedding", ["lsa", "other"])
+def test_embeddings_are_unit_vectors_that_know_no_test_query(tmp_path, embedding):
+    if embedding == "other":
+        embedding = str(tmp_path / "other")
+    study = tiny_studies.study(tmp_path, embedding=embedding)
+    vectors = Fold(study, 0, []).embedding()
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
+
+    table, ids = label_table(), study.labels.query_id[study.test_rows]
+    table.loc[table["query_id"].isin(ids[1:]), "question"] += " w3 w3 w3"
+    changed = tiny_studies.study(tmp_path / "b", table, embedding=embedding)
+    split, row = study.splits[0], study.test_rows[0]
+    assert np.array_equal(changed.splits[0].train, split.train)
+    again = Fold(changed, 0, []).embedding()
+    np.testing.assert_allclose(again[[*split.train, row]], vectors[[*split.train, row]], atol=1e-5)
+
+
+def test_the_embedding_is_standardised_on_training_rows_alone(study):
+    train = Fold(study, 0, []).standardised_embedding()[study.splits[0].train]
+    np.testing.assert_allclose(train.mean(axis=0), 0, atol=1e-6)
+    np.testing.assert_allclose(train.std(axis=0), 1, rtol=1e-6)

@@ -1,0 +1,291 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tiny_models
+import tiny_studies
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from tiny_studies import label_table
+
+from prefill_router import storage
+from prefill_router.experiments.fitting import Fitting
+from prefill_router.experiments.routers import (
+    CLUSTERS,
+    FACTORS,
+    FINE_TUNED,
+    LENGTH,
+    LOGISTIC,
+    MLP,
+    NEIGHBOURS,
+    OWN,
+    PAIRED,
+    PRIMARY,
+    RANDOM_FEATURES,
+    RESPONSE,
+    ROUTERS,
+    SHUFFLED,
+    TFIDF,
+    TREES,
+    UNTRAINED,
+    ensembles,
+    predictions,
+    router_names,
+)
+from prefill_router.experiments.study import ARTIFACTS
+from prefill_router.features import TargetFeatures
+
+torch.set_num_threads(1)
+
+
+pytestmark = pytest.mark.usefixtures("own_artifacts")
+
+
+@pytest.fixture(scope="module")
+def study(own_artifacts, tmp_path_factory):
+    return tiny_studies.study(tmp_path_factory.mktemp("study"))
+
+
+@pytest.fixture(scope="module")
+def flipped(tmp_path_factory, study):
+    """The same study, but every label of its test queries is the opposite."""
+    table = label_table()
+    tested = table["query_id"].isin(study.labels.query_id[study.test_rows])
+    table.loc[tested, "is_correct"] = 1 - table.loc[tested, "is_correct"]
+    other = tiny_studies.study(tmp_path_factory.mktemp("flipped"), table)
+    assert np.array_equal(other.test_rows, study.test_rows)
+    changed = (other.labels.correct != study.labels.correct).any(axis=1)
+    assert np.array_equal(np.flatnonzero(changed), study.test_rows)
+    return other
+
+
+@pytest.mark.parametrize("router", ROUTERS)
+def test_test_labels_never_influence_predictions(study, flipped, router):
+    [mine], [theirs] = predictions(study, router), predictions(flipped, router)
+    assert np.array_equal(mine, theirs, equal_nan=True)
+
+
+@pytest.mark.parametrize("router", ROUTERS)
+def test_predictions_are_undefined_on_training_rows_and_only_there(study, router):
+    [p] = predictions(study, router)
+    assert p.shape == study.labels.correct.shape
+    train = np.zeros(len(p), dtype=bool)
+    train[study.splits[0].train] = True
+    assert np.isnan(p[train]).all()
+    assert ((p[~train] >= 0) & (p[~train] <= 1)).all()
+
+
+@pytest.mark.parametrize("router", [PRIMARY, TFIDF])
+def test_every_fold_is_fitted_on_its_own_rows(tmp_path, router):
+    study = tiny_studies.study(tmp_path, outer_folds=2)
+    by_fold = predictions(study, router)
+    assert len(by_fold) == 2
+    for p, split in zip(by_fold, study.splits, strict=True):
+        assert np.flatnonzero(np.isnan(p).any(axis=1)).tolist() == split.train.tolist()
+    assert not np.isnan(study.over_folds(by_fold)).any()
+
+
+def auc(study, p, target):
+    rows = study.test_rows
+    return roc_auc_score(study.labels.correct[rows, target], p[rows, target])
+
+
+def test_routers_learn_what_there_is_and_nothing_from_shuffled_labels(tmp_path):
+    study = tiny_studies.study(tmp_path, label_table(1200), encoders=[])
+    [learned], [shuffled] = predictions(study, PRIMARY), predictions(study, SHUFFLED)
+    assert min(auc(study, learned, k) for k in (0, 1)) > 0.75
+    assert np.mean([auc(study, shuffled, k) for k in range(3)]) == pytest.approx(0.5, abs=0.08)
+
+
+def test_missing_labels_and_a_target_always_right_are_no_obstacle(tmp_path):
+    table = label_table(targets=tiny_studies.TARGETS)
+    table = table[np.random.default_rng(0).random(len(table)) > 0.3]
+    study = tiny_studies.study(tmp_path, table)
+    assert np.isnan(study.labels.correct).any()
+    for router in router_names(study):
+        [p] = predictions(study, router)
+        assert not np.isnan(p[study.test_rows]).any(), router
+
+
+# -- what is kept --------------------------------------------------------------------------------
+
+
+def test_a_fitted_router_is_kept_and_found_again(study, monkeypatch):
+    before = {router: predictions(study, router) for router in ROUTERS}
+
+    def refuse(*_):
+        raise AssertionError("fitted again")
+
+    refuse.__module__ = ROUTERS[PRIMARY].fit.__module__
+    for router in ROUTERS:
+        monkeypatch.setitem(ROUTERS, router, replace(ROUTERS[router], fit=refuse))
+    again = tiny_studies.study(study.run_dir.parent)
+    for router, kept in before.items():
+        assert np.array_equal(predictions(again, router)[0], kept[0], equal_nan=True)
+
+
+def test_a_router_is_fitted_again_when_the_module_that_fits_it_changes(study, monkeypatch):
+    """Challengers are fitted by a module that the routers' own does not import."""
+    code, fitted = {}, []
+
+    def fit(it):
+        fitted.append(it.fold)
+        return np.full(it.study.labels.correct.shape, 0.5)
+
+    fit.__module__ = "prefill_router.experiments.challengers"
+    among = {"mine": replace(ROUTERS[PRIMARY], fit=fit)}
+    monkeypatch.setattr(
+        storage, "code_fingerprint", lambda *names: code.get(names[-1], "as it was")
+    )
+    predictions(study, "mine", among=among)
+    predictions(study, "mine", among=among)
+    once = len(fitted)
+    assert once == len(study.splits)
+    code["prefill_router.experiments.challengers"] = "changed"
+    predictions(study, "mine", among=among)
+    assert len(fitted) == 2 * once
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 1},
+        {"dimensions": [3]},
+        {"n_seeds": 3},
+        {"keep": 1},
+        {"criterion": "J"},
+        {"inner_folds": 4},
+        {"layers": "upper"},
+        {"poolings": ["mean"]},
+        {"targets": ["late", "noisy"]},
+        {"max_tokens": 2, "truncation": "left"},
+    ],
+    ids=str,
+)
+def test_another_study_is_fitted_anew(tmp_path, monkeypatch, change):
+    monkeypatch.setenv(ARTIFACTS, str(tmp_path / "shared"))
+    fits = []
+
+    def fit(it):
+        fits.append(it.fold)
+        return np.full(it.study.labels.correct.shape, 0.5)
+
+    monkeypatch.setitem(ROUTERS, PRIMARY, replace(ROUTERS[PRIMARY], fit=fit))
+    for run, values in enumerate(({}, {}, change)):
+        study = tiny_studies.study(
+            tmp_path, n_queries=60, run_dir=str(tmp_path / f"{run}"), **values
+        )
+        predictions(study, PRIMARY)
+    assert fits == [0, 0]
+
+
+def test_prompt_lengths_of_other_settings_are_fitted_anew(tmp_path):
+    """`length only` names no encoder that it reads, but counts the main one's tokens."""
+    one = tiny_studies.study(tmp_path)
+    predictions(one, LENGTH)
+    assert len(list(one.store.root.glob("router-*"))) == 1
+    two = tiny_studies.study(
+        tmp_path, max_tokens=3, truncation="left", run_dir=str(tmp_path / "two")
+    )
+    two.store = one.store
+    predictions(two, LENGTH)
+    assert len(list(one.store.root.glob("router-*"))) == 2
+
+
+@pytest.mark.parametrize("router", [NEIGHBOURS, CLUSTERS])
+def test_an_embedding_of_other_weights_is_fitted_anew(tmp_path, router):
+    embedding = tmp_path / "embedding"
+    tiny_models.save(embedding, seed=5)
+    study = tiny_studies.study(tmp_path, embedding=str(embedding), poolings=["last"])
+    [before] = predictions(study, router)
+    tiny_models.save(embedding, seed=6)
+    [after] = predictions(
+        tiny_studies.study(tmp_path, embedding=str(embedding), poolings=["last"]), router
+    )
+    assert not np.array_equal(before, after, equal_nan=True)
+
+
+def test_ensembles_are_those_that_predicted(study):
+    [p], [ensemble] = predictions(study, PRIMARY), ensembles(study)
+    assert len(ensemble.networks_) == study.parameters.keep
+    choices = study.choices([study.parameters.encoder], 0)
+    activations = {study.parameters.encoder: study.activations()}
+    features = TargetFeatures(choices).fit(activations, study.splits[0].train)
+    x = np.hstack(features.transform(activations, study.test_rows))
+    np.testing.assert_allclose(ensemble.predict_proba(x), p[study.test_rows], atol=1e-5)
+
+
+# -- what is read --------------------------------------------------------------------------------
+
+
+def test_routers_that_a_study_does_not_allow_are_left_out(tmp_path, study):
+    assert router_names(study, full=True) == list(ROUTERS)
+    plain = tiny_studies.study(tmp_path, untrained="")
+    assert set(ROUTERS) - set(router_names(plain, full=True)) == {UNTRAINED}
+    alone = tiny_studies.study(tmp_path / "b", encoders=[])
+    assert set(ROUTERS) - set(router_names(alone, full=True)) == {PAIRED}
+
+
+def test_only_a_full_study_has_the_slow_routers(study):
+    slow = set(ROUTERS) - set(router_names(study))
+    assert slow == {RANDOM_FEATURES, TREES, FACTORS, MLP, RESPONSE, FINE_TUNED}
+
+
+def test_routers_read_the_encoders_they_name(study):
+    p = study.parameters
+    assert ROUTERS[PRIMARY].reads(study) == [p.encoder]
+    assert ROUTERS[UNTRAINED].reads(study) == [p.untrained]
+    assert ROUTERS[PAIRED].reads(study) == [*p.encoders, p.encoder]
+    assert p.untrained not in ROUTERS[PAIRED].reads(study)
+    assert ROUTERS[TFIDF].reads(study) == ()
+
+
+def test_other_encoders_can_be_asked_for(study):
+    own = predictions(study, LOGISTIC)[0]
+    other = predictions(study, LOGISTIC, study.parameters.encoders)[0]
+    assert not np.allclose(own, other, equal_nan=True)
+    same = predictions(study, LOGISTIC, [study.parameters.encoder])[0]
+    assert np.array_equal(own, same, equal_nan=True)
+
+
+def test_own_features_are_those_chosen_for_the_target_alone(study, tmp_path):
+    it = Fitting(study, 0, ROUTERS[OWN].reads(study), tmp_path)
+    split, Y = study.splits[0], study.labels.correct
+    [p] = predictions(study, OWN)
+    for k, f in enumerate(it.features_by_target()):
+        fits = []
+        for C in (0.001, 0.01, 0.1, 1):
+            model = LogisticRegression(C=C, tol=1e-8, max_iter=1000)
+            guess = model.fit(f[split.train], Y[split.train, k]).predict_proba(f)[:, 1]
+            brier = np.mean((guess[split.validation] - Y[split.validation, k]) ** 2)
+            fits.append((brier, guess))
+        np.testing.assert_allclose(p[split.test, k], min(fits)[1][split.test], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "router",
+    [LOGISTIC, TREES, TFIDF, NEIGHBOURS, CLUSTERS, FACTORS, MLP, RESPONSE, FINE_TUNED],
+)
+def test_tuned_routers_do_as_well_on_validation_as_each_of_their_candidates(
+    study, router, monkeypatch
+):
+    seen = []
+
+    def record(self, X, candidates, grouped=False):
+        seen.append((X, candidates, [self.study.labels.group] if grouped else []))
+        return np.zeros(self.study.labels.correct.shape)
+
+    [p] = predictions(study, router)
+    monkeypatch.setattr(Fitting, "tuned", record)
+    ROUTERS[router].fit(Fitting(study, 0, ROUTERS[router].reads(study), study.run_dir))
+    [(X, candidates, groups)] = seen
+    assert len(candidates) >= 3
+    split, Y = study.splits[0], study.labels.correct
+    v = split.validation
+    briers = []
+    for candidate in candidates:
+        fitted = candidate.fit(*(values[split.train] for values in (X, Y, *groups)))
+        briers.append(((fitted.predict_proba(X[v]) - Y[v]) ** 2).mean())
+    assert len(set(briers)) > 1
+    assert ((p[v] - Y[v]) ** 2).mean() == pytest.approx(min(briers), rel=1e-6)

@@ -1,0 +1,411 @@
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import tiny_models
+import tiny_studies
+import torch
+from tiny_studies import label_table, world
+
+from prefill_router.errors import InputError
+from prefill_router.experiments.inputs import check_inputs
+from prefill_router.experiments.parameters import Parameters, validate
+from prefill_router.experiments.study import ARTIFACTS, Study
+from prefill_router.extraction import encode
+from prefill_router.extraction.models import load_encoder
+from prefill_router.features.selection import Choice, cross_validated_auc
+from prefill_router.labels.splits import Split
+from prefill_router.probes import probe_layers
+from prefill_router.storage import read_json
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def own_artifacts(monkeypatch):
+    monkeypatch.delenv(ARTIFACTS, raising=False)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv(ARTIFACTS, raising=False)
+        return tiny_studies.study(tmp_path_factory.mktemp("study"), outer_folds=2)
+
+
+# -- the run directory ---------------------------------------------------------------------------
+
+
+def test_a_run_directory_of_other_parameters_is_refused(tmp_path):
+    first = tiny_studies.study(tmp_path, seed=3)
+    first.record("01_mine", [])
+    assert read_json(first.run_dir / "parameters.json")["seed"] == 3
+    with pytest.raises(InputError, match=r"run holds a run with other parameters \(keep, seed\)"):
+        tiny_studies.study(tmp_path, seed=4, keep=1)
+    assert read_json(first.run_dir / "parameters.json")["seed"] == 3
+    tiny_studies.study(tmp_path, seed=3, device="auto")  # the same study on another device
+
+
+def test_heads_train_where_this_machine_can(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    study, cuda = tiny_studies.study(tmp_path), torch.device("cuda")
+    assert study.training_device == torch.device("cpu")
+    assert study.like(device="auto").training_device == cuda
+    # a cluster's workers read; what this machine has is another matter
+    assert study.like(device="cuda:7", engine="ray").training_device == cuda
+
+
+def test_a_run_directory_moved_elsewhere_is_still_the_same_run(tmp_path):
+    tiny_studies.study(tmp_path).claim()
+    (tmp_path / "run").rename(tmp_path / "moved")
+    tiny_studies.study(tmp_path, run_dir=str(tmp_path / "moved"))
+
+
+def test_a_run_directory_that_holds_nothing_yet_is_anybodys(tmp_path):
+    study = tiny_studies.study(tmp_path, encoder=str(tmp_path / "misspelled"))
+    with pytest.raises(InputError, match="misspelled"):
+        check_inputs(study)
+    assert not study.run_dir.exists()
+    tiny_studies.study(tmp_path)
+
+
+def test_an_empty_run_directory_derives_from_the_parameters(tmp_path, monkeypatch):
+    monkeypatch.setattr("prefill_router.experiments.project_root", lambda: tmp_path)
+    one = tiny_studies.study(tmp_path, run_dir="")
+    two = tiny_studies.study(tmp_path, run_dir="", seed=1)
+    assert one.run_dir == tmp_path / "runs" / one.parameters.fingerprint
+    assert two.run_dir.parent == one.run_dir.parent
+    assert two.run_dir != one.run_dir
+
+
+def test_relative_paths_start_at_the_projects_root(tmp_path, monkeypatch):
+    values = world(tmp_path / "data")
+    monkeypatch.setattr("prefill_router.experiments.project_root", lambda: tmp_path)
+    elsewhere = tmp_path / "notebooks"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    relative = {name: f"data/{Path(values[name]).name}" for name in ("labels", "prices", "encoder")}
+    study = Study(validate({**values, **relative, "run_dir": "runs/mine"}))
+    assert study.run_dir == tmp_path / "runs" / "mine"
+    assert study.source(study.parameters.encoder).location == (tmp_path / "data/main").resolve()
+    assert study.labels.n_queries == 240
+    assert study.prices.input["late"] == 0.5
+    assert not list(elsewhere.iterdir())
+
+
+def test_one_store_may_serve_all_studies(tmp_path, monkeypatch):
+    monkeypatch.setenv(ARTIFACTS, str(tmp_path / "shared"))
+    one = tiny_studies.study(tmp_path, n_queries=20)
+    two = tiny_studies.study(tmp_path, n_queries=20, keep=1, run_dir=str(tmp_path / "two"))
+    assert one.activations().path == two.activations().path
+    assert one.activations().path.is_relative_to(tmp_path / "shared")
+    assert not (one.run_dir / "artifacts").exists()
+    monkeypatch.setenv(ARTIFACTS, "")
+    alone = tiny_studies.study(tmp_path, n_queries=20)
+    assert alone.activations().path.is_relative_to(alone.run_dir / "artifacts")
+
+
+def test_the_first_cells_can_run_again_in_one_kernel(tmp_path):
+    namespace = {**Parameters().model_dump(), **world(tmp_path)}
+    namespace["study"] = Study.from_namespace(namespace)
+    namespace |= {"Y": np.ones(3), "rows": [1], "name": "left by a later cell"}
+    assert Study.from_namespace(namespace).parameters == namespace["study"].parameters
+    del namespace["study"]
+    with pytest.raises(InputError, match="rows: no such parameter"):
+        Study.from_namespace(namespace)
+
+
+# -- labels and folds ----------------------------------------------------------------------------
+
+
+def test_only_the_zoos_labels_can_be_redone(tmp_path):
+    with pytest.raises(InputError, match="fresh_labels: only the zoo's own"):
+        _ = tiny_studies.study(tmp_path, fresh_labels=True).labels
+
+
+def test_labels_follow_the_parameters(tmp_path):
+    study = tiny_studies.study(tmp_path, targets=["noisy", "early"], n_queries=100)
+    assert study.labels.targets == ("noisy", "early")
+    assert 90 <= study.labels.n_queries <= 110
+    with pytest.raises(InputError, match="earli"):
+        _ = tiny_studies.study(tmp_path / "b", targets=["noisy", "earli"]).labels
+
+
+@pytest.mark.parametrize("folds", [1, 3])
+def test_joined_folds_say_of_each_row_what_its_fold_says(tmp_path, folds):
+    study = tiny_studies.study(tmp_path, outer_folds=folds)
+    n = study.labels.n_queries
+    by_fold = [np.random.default_rng(f).normal(size=(n, 2)) for f in range(folds)]
+    joined = study.over_folds(by_fold)
+    tested = {int(r): f for f, split in enumerate(study.splits) for r in split.test}
+    assert study.test_rows.tolist() == sorted(tested)
+    assert len(tested) == n if folds > 1 else len(tested) < n
+    for at, row in enumerate(sorted(tested)):
+        assert np.array_equal(joined[at], by_fold[tested[row]][row])
+    if folds > 1:
+        with pytest.raises(ValueError, match="zip"):
+            study.over_folds(by_fold[:-1])
+
+
+def test_the_best_single_target_is_chosen_on_training_rows_alone(tmp_path):
+    """Each part of the table has its own best target; one of them answered few queries."""
+    parts = np.repeat(["train", "validation", "test"], [60, 30, 30])
+    best = {"train": "late", "validation": "early", "test": "noisy"}
+    table = label_table(120)
+    table["group"] = table["query_id"]
+    table["split"] = np.tile(parts, 3)
+    table["is_correct"] = (table["split"].map(best) == table["model"]).astype(int)
+    study = tiny_studies.study(tmp_path, table)
+    assert [study.labels.targets[k] for k in study.best_single] == ["late"]
+    unseen = table[~((table["model"] == "late") & (table["split"] == "train"))]
+    first = (unseen["model"] == "noisy") & (unseen["query_id"] == "q0")
+    unseen.loc[first, "is_correct"] = 1
+    study = tiny_studies.study(tmp_path / "b", unseen)
+    assert [study.labels.targets[k] for k in study.best_single] == ["noisy"]
+
+
+# -- states, probes and choices ------------------------------------------------------------------
+
+
+def test_states_are_those_of_the_encoder_and_settings_asked_for(tmp_path):
+    study = tiny_studies.study(
+        tmp_path, n_queries=12, layers=[1, 3], poolings=["mean"], max_tokens=4, truncation="left"
+    )
+    found = study.activations()
+    model, tokenizer = load_encoder(study.source(study.parameters.encoder))
+    questions = study.labels.question.tolist()
+    want = encode(
+        model, tokenizer, questions, layers=[1, 3], poolings=["mean"], max_tokens=4,
+        truncation="left",
+    )  # fmt: skip
+    assert found.layers == [1, 3]
+    assert found.n_tokens.max() == 4
+    np.testing.assert_allclose(found.states(3, "mean"), want.states[1, 0], atol=1e-6)
+    # layers are numbers of the main encoder; of any other all are read
+    other = study.activations(study.parameters.encoders[0])
+    assert other.layers == [0, 1, 2, 3]
+    assert study.states_key(study.parameters.encoder) != study.states_key(other_name(study))
+
+
+def other_name(study):
+    return study.parameters.encoders[0]
+
+
+def test_changed_weights_are_read_anew(tmp_path):
+    before = tiny_studies.study(tmp_path, n_queries=12)
+    states = before.activations().states(2, "last")
+    tiny_models.save(tmp_path / "main", seed=9)
+    after = tiny_studies.study(tmp_path, n_queries=12)
+    assert not np.allclose(after.activations().states(2, "last"), states)
+
+
+def test_encoders_are_each_named_once(tmp_path):
+    values = world(tmp_path)
+    main, other, control = values["encoder"], values["encoders"][0], values["untrained"]
+    study = Study(validate({**values, "encoders": [other, control, main]}))
+    assert study.encoders == [other, control, main]
+    assert study.trained_encoders == [other, main]
+    study = Study(validate({**values, "untrained": "", "run_dir": str(tmp_path / "b")}))
+    assert study.encoders == study.trained_encoders == [other, main]
+
+
+def test_an_unknown_encoder_is_an_error_that_shows_how_to_give_one(tmp_path):
+    study = tiny_studies.study(tmp_path, encoder=str(tmp_path / "nowhere"))
+    with pytest.raises(InputError, match=r"nowhere: no such directory.*-p encoder=path"):
+        study.activations()
+
+
+def test_layers_are_measured_on_training_rows_of_each_fold(study):
+    p, labels = study.parameters, study.labels
+    probes, aucs = study.probes(p.encoder), study.layer_auc(p.encoder)
+    assert set(probes["encoder"]) == set(aucs["encoder"]) == {p.encoder}
+    activations = study.activations()
+    for f, split in enumerate(study.splits):
+        want = probe_layers(activations, labels.correct, split.train)
+        have = probes[probes["fold"] == f].drop(columns=["fold", "encoder"])
+        pd.testing.assert_frame_equal(have.reset_index(drop=True), want)
+        want = cross_validated_auc(
+            activations, labels.correct, split.train, labels.group, activations.layers,
+            activations.poolings, p.dimensions, p.inner_folds, p.seed,
+        )  # fmt: skip
+        have = aucs[aucs["fold"] == f].drop(columns=["fold", "encoder"])
+        pd.testing.assert_frame_equal(have.reset_index(drop=True), want)
+
+
+def best_row(rows, score):
+    return max(
+        rows,
+        key=lambda r: (r[score], -r["layer"], [-ord(c) for c in r["pooling"]], -r["dimension"]),
+    )
+
+
+def test_probes_are_not_measured_again_for_other_dimensions(study, monkeypatch):
+    encoder = study.parameters.encoder
+    before = study.probes(encoder)
+    monkeypatch.setattr("prefill_router.experiments.probe_layers", lambda *_: pytest.fail("again"))
+    again = study.like(dimensions=[3], inner_folds=2).probes(encoder)
+    pd.testing.assert_frame_equal(again, before)
+
+
+@pytest.mark.parametrize("fold", [0, 1])
+def test_choices_by_auc_are_the_best_of_all_rows(study, fold):
+    encoders = study.trained_encoders
+    aucs = pd.concat([study.layer_auc(e) for e in encoders]).query("fold == @fold")
+    rows = aucs[~aucs["constant"]].to_dict("records")
+    for k, choice in enumerate(study.choices(encoders, fold)):
+        best = best_row([r for r in rows if r["target"] == k], "auc")
+        assert vars(choice) == {name: best[name] for name in vars(choice)}
+
+
+@pytest.mark.parametrize("fold", [0, 1])
+def test_choices_by_J_take_its_best_place_and_then_the_best_dimension(study, fold, monkeypatch):
+    monkeypatch.setattr(study, "parameters", study.parameters.model_copy(update={"criterion": "J"}))
+    encoders = study.trained_encoders
+    probes = pd.concat([study.probes(e) for e in encoders]).to_dict("records")
+    aucs = pd.concat([study.layer_auc(e) for e in encoders]).to_dict("records")
+    want = []
+    for k in range(study.labels.n_targets):
+        place = max(
+            (r for r in probes if r["target"] == k and r["fold"] == fold and not r["constant"]),
+            key=lambda r: r["J"],
+        )
+        same = [
+            r
+            for r in aucs
+            if r["fold"] == fold
+            and all(r[x] == place[x] for x in ("encoder", "layer", "pooling", "target"))
+        ]
+        assert len(same) == 2  # the two dimensions
+        best = best_row(same, "auc")
+        want.append(Choice(best["encoder"], best["layer"], best["pooling"], best["dimension"]))
+    assert study.choices(encoders, fold) == want
+
+
+def test_a_constant_target_gets_a_place_too(tmp_path):
+    table = label_table(120, targets=tiny_studies.TARGETS)
+    for criterion in ("auc", "J"):
+        study = tiny_studies.study(
+            tmp_path / criterion, table, layers=[0, 2, 3], criterion=criterion
+        )
+        choices = study.choices([study.parameters.encoder], 0)
+        assert len(choices) == 4
+        for choice in choices:
+            assert (choice.layer, choice.pooling) != (0, "last")  # where nothing varies
+
+
+def test_what_is_fitted_depends_on_labels_splits_and_seed(study, tmp_path):
+    keys = [study.key("a"), study.key("b")]
+    keys.append(tiny_studies.study(tmp_path / "1", outer_folds=2, seed=1).key("a"))
+    keys.append(tiny_studies.study(tmp_path / "3", outer_folds=3).key("a"))
+    keys.append(tiny_studies.study(tmp_path / "t", label_table(seed=1), outer_folds=2).key("a"))
+    assert all(keys.count(key) == 1 for key in keys)
+    assert tiny_studies.study(tmp_path / "same", outer_folds=2).key("a") == keys[0]
+
+
+def own_split(n=60):
+    """Return a table that says itself which query trains, validates and tests."""
+    table = label_table(n)
+    table["group"] = table["query_id"]
+    table["split"] = np.tile(np.repeat(["train", "validation", "test"], n // 3), 3)
+    return table
+
+
+def test_another_seed_is_another_study_even_where_the_table_splits(tmp_path):
+    one = tiny_studies.study(tmp_path / "a", own_split())
+    two = tiny_studies.study(tmp_path / "b", own_split(), seed=1)
+    assert np.array_equal(one.test_rows, two.test_rows)
+    assert one.key("a") != two.key("a")
+
+
+# -- costs and results ---------------------------------------------------------------------------
+
+
+def test_costs_are_tokens_times_prices(study):
+    costs, labels = study.costs, study.labels
+    n_input = study.activations().n_tokens
+    assert n_input.tolist() == [len(question.split()) + 2 for question in labels.question]
+    for row in (0, 17, 239):
+        for k, target in enumerate(labels.targets):
+            in_price, out_price = tiny_studies.PRICES[target]
+            paid = n_input[row] * in_price + labels.output_tokens[row, k] * out_price
+            assert costs[row, k] == pytest.approx(paid / 1e6, rel=1e-12)
+
+
+def test_expected_costs_know_training_answers_only(study):
+    labels, train = study.labels, study.splits[1].train
+    expected = study.expected_costs(1)
+    for k, target in enumerate(labels.targets):
+        in_price, out_price = tiny_studies.PRICES[target]
+        length = np.median(labels.output_tokens[train, k])
+        want = (study.activations().n_tokens * in_price + length * out_price) / 1e6
+        np.testing.assert_allclose(expected[:, k], want, rtol=1e-12)
+
+
+def test_without_prices_there_are_no_costs_unless_the_labels_say(tmp_path):
+    study = tiny_studies.study(tmp_path, prices="")
+    assert study.prices is None
+    assert not study.has_costs
+    table = label_table().assign(cost_usd=0.25)
+    study = tiny_studies.study(tmp_path / "b", table, prices="", n_queries=40)
+    assert study.has_costs
+    assert (study.costs == 0.25).all()
+
+
+def test_the_zoos_prices_are_of_the_zoos_targets_alone(tmp_path):
+    study = tiny_studies.study(tmp_path, prices="zoo")
+    with pytest.raises(InputError, match=r"prices=FILE.csv.*or none \(prices=\)"):
+        _ = study.prices
+
+
+def test_an_unknown_price_is_an_error_and_never_0(tmp_path):
+    study = tiny_studies.study(tmp_path, n_queries=20)
+    path = Path(study.parameters.prices)
+    path.write_text(path.read_text().replace("noisy", "noise"))
+    with pytest.raises(InputError, match=r"price of target 'noisy' is unknown.*'noise'"):
+        _ = study.costs
+
+
+def test_results_go_into_the_run_directory(study):
+    study.record("01_mine", [])
+    assert read_json(study.run_dir / "metrics" / "01_mine.json") == []
+
+
+def test_splits_are_those_of_the_labels_where_the_table_has_them(tmp_path):
+    [split] = tiny_studies.study(tmp_path, own_split()).splits
+    assert isinstance(split, Split)
+    assert split.test.tolist() == list(range(40, 60))
+
+
+# -- questions on the side -----------------------------------------------------------------------
+
+
+def test_a_study_like_another_differs_in_what_is_said_alone(study):
+    study.costs  # noqa: B018 - what is cached must not stay where it no longer holds
+    fewer = study.like(n_queries=60, n_seeds=1)
+    assert fewer.labels.n_queries == 60
+    assert (len(fewer.costs), fewer.activations().n_queries) == (60, 60)
+    assert (fewer.store, fewer.run_dir) == (study.store, study.run_dir)
+    assert study.labels.n_queries > 60
+    by_j = study.like(criterion="J")
+    assert by_j.labels is study.labels
+    assert by_j.activations() is study.activations()
+    assert study.parameters.criterion == "auc"
+
+
+def test_a_study_of_other_splits_follows_them(study):
+    first = study.splits[0]
+    swapped = study.like([Split(first.train, first.test, first.validation)], n_seeds=1)
+    np.testing.assert_array_equal(swapped.test_rows, np.sort(first.validation))
+    assert swapped.labels is study.labels
+    assert len(swapped.best_single) == 1
+    assert swapped.key() != study.key()
+
+
+def test_a_path_of_the_working_directory_alone_is_refused(tmp_path, monkeypatch):
+    study = tiny_studies.study(tmp_path / "study")
+    (tmp_path / "mine.csv").write_text("")
+    monkeypatch.chdir(tmp_path)
+    other = study.like(labels="mine.csv")
+    with pytest.raises(InputError, match=r"mine\.csv is not in the project's directory.*give /"):
+        _ = other.labels
