@@ -17,7 +17,6 @@ from prefill_router.extraction.models import quiet
 from prefill_router.progress import track
 from prefill_router.storage import atomic_write, fingerprint, write_json
 from prefill_router.zoo.cards import write_card
-from prefill_router.zoo.muon import Muon
 from prefill_router.zoo.practice import IGNORED, Practice, batches, build_practice
 from prefill_router.zoo.recipes import Recipe
 from prefill_router.zoo.vocabulary import build_tokenizer
@@ -67,7 +66,7 @@ def build_optimizers(model: PreTrainedModel) -> list[torch.optim.Optimizer]:
     chosen = {id(p) for p in matrices}
     others = [p for p in parameters if id(p) not in chosen]
     return [
-        Muon(matrices, MATRIX_RATE),
+        torch.optim.Muon(matrices, MATRIX_RATE, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(others, OTHER_RATE, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
     ]
 
