@@ -18,7 +18,7 @@ def pool(
 
     Keys are never copied: each target names the environment variable that holds its own.
     """
-    from prefill_router.loop.interchange import import_pool
+    from prefill_router.answers.toolkit import import_pool
 
     with plain_errors(out):
         endpoints = import_pool(source, out)
@@ -32,8 +32,8 @@ def labels(
     out: Annotated[Path, typer.Argument(help="CSV to write: question, model, isCorrect...")],
 ) -> None:
     """Write labels as the toolkit reads them."""
+    from prefill_router.answers.toolkit import write_toolkit_labels
     from prefill_router.labels import load_labels
-    from prefill_router.loop.interchange import write_toolkit_labels
 
     with plain_errors(out):
         n, left_out = write_toolkit_labels(load_labels(source), out)

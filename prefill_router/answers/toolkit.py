@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,6 @@ PROVIDERS = {  # what a model's LiteLLM name begins with: where it is asked, and
     "nvidia_nim": ("https://integrate.api.nvidia.com/v1", "NVIDIA_API_KEY"),
     "openai": ("https://api.openai.com/v1", "OPENAI_API_KEY"),
 }
-MOST = 1000
-"""Models of a pool."""
 
 
 def write_toolkit_labels(labels: Labels, path: str | os.PathLike) -> tuple[int, int]:
@@ -88,12 +87,9 @@ def read_pool(path: str | os.PathLike) -> list[Endpoint]:
     entries = read_mapping(path).get("models")
     if not isinstance(entries, list) or not entries:
         raise InputError(f"{path} has no list of models.")
-    if len(entries) > MOST:
-        raise InputError(f"{path} lists {len(entries):,} models; {MOST:,} at most are read.")
     endpoints = [_endpoint(entry, f"{path}, model {i}") for i, entry in enumerate(entries, start=1)]
-    names = [endpoint.name for endpoint in endpoints]
-    for name in names:
-        if names.count(name) > 1:
+    for name, count in Counter(endpoint.name for endpoint in endpoints).items():
+        if count > 1:
             raise InputError(f"{path} names the model {name!r} twice.")
     return endpoints
 
@@ -133,7 +129,7 @@ def _endpoint(entry: Any, where: str) -> Endpoint:
         "name": entry["name"],
         "base_url": base_url,
         "model": model,
-        "key": "" if entry.get("api_base") else key,  # another server's key is nobody else's
+        "key": "" if entry.get("api_base") else key,  # a provider's key goes to no other server
         "price": {
             "input": entry["cost_per_m_input_tokens"],
             "output": entry["cost_per_m_output_tokens"],
