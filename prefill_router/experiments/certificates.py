@@ -22,7 +22,7 @@ from prefill_router.experiments.against_single import compare_with_single
 from prefill_router.experiments.comparison import best_single
 from prefill_router.experiments.study import Study
 from prefill_router.router.guarantee import TAUS, Guarantee, certify
-from prefill_router.router.guarantee_checks import labels_needed, make_world, simulate
+from prefill_router.router.guarantee_checks import labels_needed
 
 LOSSES = (0.01, 0.02, 0.05)
 """Losses of accuracy that may be allowed."""
@@ -32,9 +32,6 @@ SHARES = (0.1, 0.25, 0.5, 1.0)
 CERTIFYING, REPORTING = "test, certifying half", "test, reporting half"
 TAU, FIRST_P, GROUPS = "certified tau", "p-value, tau 0", "certifying groups"
 CERTIFIED, MEDIAN_TAU = "share certified", "median certified tau"
-WRONG, GIVEN = "simulated error rate", "simulated share certified"
-SIMULATED_TAUS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4)
-SIMULATED_LABELS = 800
 
 
 def allowed(loss: float) -> str:
@@ -193,43 +190,6 @@ def evaluate_labels_needed(
     return result
 
 
-def simulate_guarantee(repetitions: int, seed: int = 0) -> list[Estimate]:
-    """Count how often a promise is wrong in a made-up world whose probabilities are known.
-
-    The loss allowed is a hair below that of one of the tolerances tried: to certify it is always
-    an error, and the nearest that there is.
-
-    Parameters
-    ----------
-    repetitions : int
-        Draws of `SIMULATED_LABELS` held-out labels.
-    seed : int, default 0
-
-    Returns
-    -------
-    list of Estimate
-        `WRONG` and `GIVEN` of router "confidence 95 %" and so on, with intervals over the draws
-        (Clopper and Pearson); `n` counts them.
-    """
-    world = make_world(noise=2.0, seed=seed)
-    loss = float(world.losses(SIMULATED_TAUS)[3]) - 1e-9
-    result = []
-    for confidence in (0.8, 0.9, CONFIDENCE):
-        found = simulate(
-            world,
-            SIMULATED_LABELS,
-            max_loss=loss,
-            confidence=confidence,
-            taus=SIMULATED_TAUS,
-            repetitions=repetitions,
-            seed=seed,
-        )
-        name = f"confidence {100 * confidence:g} %"
-        for metric, count in ((WRONG, found.wrong), (GIVEN, found.given)):
-            result.append(_of_draws(metric, name, count, repetitions, "simulated"))
-    return result
-
-
-def _of_draws(metric: str, router: str, count: int, n: int, split: str = "test") -> Estimate:
+def _of_draws(metric: str, router: str, count: int, n: int) -> Estimate:
     bounds = binomtest(count, n).proportion_ci(0.95, "exact")
-    return Estimate(metric, router, "", split, count / n, float(bounds.low), float(bounds.high), n)
+    return Estimate(metric, router, "", "test", count / n, float(bounds.low), float(bounds.high), n)

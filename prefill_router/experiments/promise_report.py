@@ -20,13 +20,11 @@ from prefill_router.experiments.calibrated_predictions import (
 from prefill_router.experiments.certificates import (
     CERTIFIED,
     FIRST_P,
-    GIVEN,
     GROUPS,
     LOSSES,
     MEDIAN_TAU,
     REPORTING,
     TAU,
-    WRONG,
     allowed,
 )
 from prefill_router.experiments.spending import (
@@ -135,24 +133,6 @@ def labels_lines(rows: Sequence[Estimate]) -> list[str]:
             said = f"all {most:,.0f} labels of a test part {certify} a tolerance{whole}, "
             said += f"{fewer:,.0f} in {shares[fewer]} of the draws"
         lines.append(f"A loss of {name}: {said}.")
-    return lines
-
-
-def simulation_lines(rows: Sequence[Estimate]) -> list[str]:
-    """Return how often simulated promises were wrong, against how often they may be."""
-    lines = []
-    for name in routers_of(rows, WRONG, "simulated"):
-        wrong, given = pick(rows, WRONG, name), pick(rows, GIVEN, name)
-        may = 1 - float(name.split()[1]) / 100
-        if wrong.estimate <= may:
-            said = f"no more than the {100 * may:.0f} % that may be"
-        else:
-            said = f"more than the {100 * may:.0f} % that may be, "
-            said += "though chance may explain it" if wrong.lower <= may else "and not by chance"
-        lines.append(
-            f"At {name}, {wrong.n:,} promises were simulated: {format_interval(wrong)} are wrong, "
-            f"{said}; {format_interval(given)} are given at all."
-        )
     return lines
 
 

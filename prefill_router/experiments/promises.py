@@ -11,7 +11,6 @@ from prefill_router.experiments.calibrated_predictions import (
 from prefill_router.experiments.certificates import (
     evaluate_guarantee,
     evaluate_labels_needed,
-    simulate_guarantee,
 )
 from prefill_router.experiments.spending import (
     costs_by_way,
@@ -21,7 +20,7 @@ from prefill_router.experiments.spending import (
 from prefill_router.experiments.study import Study
 
 
-def promises(study: Study, draws: int = 20, simulated: int = 1000) -> list[Estimate]:
+def promises(study: Study, draws: int = 20) -> list[Estimate]:
     """Return all that chapter 13 says of a study's SharedTrunkNet.
 
     Parameters
@@ -29,20 +28,17 @@ def promises(study: Study, draws: int = 20, simulated: int = 1000) -> list[Estim
     study : Study
     draws : int, default 20
         As in `evaluate_labels_needed`.
-    simulated : int, default 1000
-        As in `simulate_guarantee`.
 
     Returns
     -------
     list of Estimate
-        Of calibration, the guarantee, the labels it takes, its simulation, abstention, and, where
-        costs are known, of predicted costs and budgets.
+        Of calibration, the guarantee, the labels it takes, abstention, and, where costs are known,
+        of predicted costs and budgets.
     """
     raw, p = calibrated_predictions(study)
     found = evaluate_calibration(study, raw, p)
     found += evaluate_guarantee(study, p)
     found += evaluate_labels_needed(study, p, repetitions=draws)
-    found += simulate_guarantee(simulated, study.parameters.seed)
     found += evaluate_abstention(study, p)
     if study.has_costs:
         ways = costs_by_way(study)

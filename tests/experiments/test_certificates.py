@@ -132,13 +132,3 @@ def test_without_prices_only_the_likeliest_target_can_be_certified(tmp_path):
 def test_tolerances_are_those_of_the_library_where_prices_are_known(study):
     assert sg.tolerances(study) == TAUS
     np.testing.assert_array_equal(sg.known_costs(study, 1), study.expected_costs(1))
-
-
-def test_simulated_promises_are_wrong_no_more_often_than_they_may_be():
-    found = sg.simulate_guarantee(60)
-    for confidence in (80, 90, 95):
-        wrong = pick(found, sg.WRONG, f"confidence {confidence} %")
-        assert wrong.lower <= 1 - confidence / 100 and wrong.n == 60
-        given = pick(found, sg.GIVEN, f"confidence {confidence} %")
-        assert wrong.estimate <= given.estimate
-    assert pick(found, sg.GIVEN, "confidence 80 %").estimate > 0.2
