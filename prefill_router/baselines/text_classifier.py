@@ -46,6 +46,8 @@ class TextClassifier(BaseEstimator):
         What to do with longer prompts.
     random_state : int, default 0
         Decides the inner split, the order of the rows and dropout.
+    device : torch.device or str, default "cpu"
+        What trains, and predicts.
 
     Attributes
     ----------
@@ -71,6 +73,7 @@ class TextClassifier(BaseEstimator):
         max_tokens: int | None = None,
         truncation: Truncation = "error",
         random_state: int = 0,
+        device: torch.device | str = "cpu",
     ):
         self.encoder = encoder
         self.learning_rate = learning_rate
@@ -81,13 +84,10 @@ class TextClassifier(BaseEstimator):
         self.max_tokens = max_tokens
         self.truncation = truncation
         self.random_state = random_state
+        self.device = device
 
     def fit(
-        self,
-        X: Sequence[str],
-        Y: np.ndarray,
-        groups: np.ndarray | None = None,
-        device: torch.device | str = "cpu",
+        self, X: Sequence[str], Y: np.ndarray, groups: np.ndarray | None = None
     ) -> TextClassifier:
         """Fine-tune on questions and labels.
 
@@ -98,8 +98,6 @@ class TextClassifier(BaseEstimator):
             1 right, 0 wrong, NaN never asked.
         groups : ndarray of shape (N,), optional
             Rows that share a value are on the same side of the inner split.
-        device : torch.device or str, default "cpu"
-            What trains, and predicts.
 
         Returns
         -------
@@ -115,7 +113,7 @@ class TextClassifier(BaseEstimator):
         groups = np.arange(len(X)) if groups is None else np.asarray(groups)
         train, held, _ = grouped_split(groups, self.inner_share, rng)
         self.labelled_ = ~np.isnan(Y).all(axis=0)
-        self.model_, self.tokenizer_ = load_encoder(self.encoder, str(device))
+        self.model_, self.tokenizer_ = load_encoder(self.encoder, str(self.device))
         ids, labels = self._ids(X), torch.tensor(Y, dtype=torch.float32, device=self.model_.device)
         with torch.random.fork_rng():
             torch.manual_seed(self.random_state)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from safetensors.numpy import load_file, save_file
 
 from prefill_router.experiments.fold import Fold
@@ -150,14 +149,11 @@ def train_variant(fold: Fold, variant: Variant) -> Networks:
     p, train = fold.study.parameters, fold.split.train
     x, Y = variant.features(fold), fold.correct
     groups = np.arange(len(Y)) if variant.by_rows else fold.study.labels.group
-    ensemble = SharedTrunkEnsemble(p.n_seeds, p.n_seeds, random_state=p.seed, **variant.settings)
-    device = fold.study.training_device
+    settings = {"device": fold.study.training_device, **variant.settings}
+    ensemble = SharedTrunkEnsemble(p.n_seeds, p.n_seeds, random_state=p.seed, **settings)
     heads = [[k] for k in range(Y.shape[1])] if variant.separate else [slice(None)]
     return join_heads(
-        [
-            _networks(ensemble, x, Y[:, head], train, groups, device)
-            for head in track(heads, "Heads")
-        ]
+        [_networks(ensemble, x, Y[:, head], train, groups) for head in track(heads, "Heads")]
     )
 
 
@@ -175,13 +171,12 @@ def _networks(
     Y: np.ndarray,
     train: np.ndarray,
     groups: np.ndarray,
-    device: torch.device,
 ) -> Networks:
     rows = train[~np.isnan(Y[train]).all(axis=1)]  # what has no label teaches nothing
     if len(rows) == 0:
         unknown = [np.zeros((ensemble.n_seeds, 1))] * len(BY_NETWORK)
         return Networks(np.full((ensemble.n_seeds, *Y.shape), 0.5), *unknown)
-    ensemble.fit(x[rows], Y[rows], groups[rows], device)
+    ensemble.fit(x[rows], Y[rows], groups[rows])
     p = ensemble.predict_each(x)[np.argsort(ensemble.kept_)]  # in the order of seeds
     held = [rows[held] for held in ensemble.held_out_]
     briers = [np.nanmean((p[s, own] - Y[own]) ** 2) for s, own in enumerate(held)]

@@ -41,9 +41,9 @@ class Fitting(Fold):
         """Train SharedTrunkNets on the training rows of `x` with a label in Y (N, M)."""
         p, train = self.study.parameters, self.split.train
         rows = train[~np.isnan(Y[train]).all(axis=1)]
-        ensemble = SharedTrunkEnsemble(p.n_seeds, p.keep, random_state=p.seed)
-        groups, device = self.study.labels.group[rows], self.study.training_device
-        return ensemble.fit(x[rows], Y[rows], groups, device)
+        device = self.study.training_device
+        ensemble = SharedTrunkEnsemble(p.n_seeds, p.keep, random_state=p.seed, device=device)
+        return ensemble.fit(x[rows], Y[rows], self.study.labels.group[rows])
 
     def tuned_by_target(self, candidates: Sequence[BaseEstimator]) -> np.ndarray:
         """P(correct), each target's from its own f_k by the candidate that is best for it."""
@@ -60,13 +60,12 @@ class Fitting(Fold):
     ) -> np.ndarray:
         """P(correct) by the candidate with the least Brier score on validation rows.
 
-        `grouped` candidates cut an inner part off the training rows, and are told their groups and
-        what to train on. `Y` (N, M) are other labels than those of all targets.
+        `grouped` candidates cut an inner part off the training rows, and are told their groups.
+        `Y` (N, M) are other labels than those of all targets.
         """
         split, Y = self.split, self.correct if Y is None else Y
         self.tried.append(len(candidates))
-        study = self.study
-        extra = [study.labels.group[split.train], study.training_device] if grouped else []
+        extra = [self.study.labels.group[split.train]] if grouped else []
         fitted = [candidate.fit(X[split.train], Y[split.train], *extra) for candidate in candidates]
         scores = [
             np.nanmean((model.predict_proba(X[split.validation]) - Y[split.validation]) ** 2)
@@ -84,6 +83,7 @@ class Fitting(Fold):
                 max_tokens=p.max_tokens or None,
                 truncation=p.truncation,
                 random_state=p.seed,
+                device=self.study.training_device,
             )
             for learning_rate in learning_rates
         ]

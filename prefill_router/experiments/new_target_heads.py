@@ -94,8 +94,8 @@ def what_is_known(study: Study, others: Sequence[int]) -> PriorKnowledge:
     for inner, outer in folds.split(train, groups=group[train]):
         model = TargetLogistic(C).fit(X[train[inner]], Y[train[inner]])
         predicted[train[outer]] = model.predict_proba(X[train[outer]])
-    trunk = SharedTrunkEnsemble(1, 1, random_state=p.seed)
-    trunk.fit(X[train], Y[train], group[train], study.training_device)
+    trunk = SharedTrunkEnsemble(1, 1, random_state=p.seed, device=study.training_device)
+    trunk.fit(X[train], Y[train], group[train])
     hidden = last_hidden(trunk, X)
     return PriorKnowledge(X, predicted, StandardScaler().fit(hidden[train]).transform(hidden))
 

@@ -146,7 +146,12 @@ ROUTERS = {
             it.standardised_embedding(),
             [
                 SharedTrunkEnsemble(
-                    1, 1, hidden, (0.3,) * len(hidden), random_state=it.study.parameters.seed
+                    n_seeds=1,
+                    keep=1,
+                    hidden=hidden,
+                    dropout=(0.3,) * len(hidden),
+                    random_state=it.study.parameters.seed,
+                    device=it.study.training_device,
                 )
                 for hidden in ((8,), (32,), (128,), (256, 128))
             ],

@@ -107,9 +107,10 @@ def train(
     groups, correct = labels.group, labels.correct
     features = choose_features(activations, labels, split.train, dimensions, seed)
     x = np.hstack(features.transform({"": activations}))
-    ensemble = SharedTrunkEnsemble(n_seeds, keep, random_state=seed)
+    on = training_device(device)
+    ensemble = SharedTrunkEnsemble(n_seeds, keep, random_state=seed, device=on)
     rows = split.train
-    ensemble.fit(x[rows], correct[rows], groups[rows], training_device(device))
+    ensemble.fit(x[rows], correct[rows], groups[rows])
     untouched = Calibration(
         ["identity"] * labels.n_targets, np.tile(IDENTITY, (len(correct[0]), 1))
     )

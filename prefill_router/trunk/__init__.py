@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import fields
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from sklearn.base import BaseEstimator
+from torch import nn
 
 from prefill_router.errors import InputError
 from prefill_router.storage import atomic_write
 from prefill_router.trunk.network import SharedTrunkNet
 from prefill_router.trunk.training import TrainingSettings, grouped_split, train_together
+
+_SAVED = ("kept_", "histories_", "validation_losses_", "n_features_in_", "outputs_2d_")
 
 
 class SharedTrunkEnsemble(BaseEstimator):
@@ -41,6 +45,8 @@ class SharedTrunkEnsemble(BaseEstimator):
         Share of the rows given to `fit` that validate.
     random_state : int, default 0
         Two fits with the same numbers, on the same machine, give the same bytes.
+    device : torch.device or str, default "cpu"
+        Where networks are trained; they end on the CPU. One seed draws the same on every device.
 
     Attributes
     ----------
@@ -49,14 +55,16 @@ class SharedTrunkEnsemble(BaseEstimator):
     kept_ : list of int
         Their places among the networks trained.
     histories_ : list of dict
-        ``train`` and ``validation`` losses by epoch of every network trained.
-    validation_losses_ : ndarray of shape (n_seeds,)
+        ``train`` and ``validation`` losses per epoch of every network trained.
+    validation_losses_ : list of float
         The least validation loss of every network trained.
     held_out_ : list of ndarray
         Rows that validated every network trained; known after `fit`, not saved.
     n_features_in_ : int
     labelled_ : ndarray of shape (K,)
         Which targets had any label; the others are given probability one half.
+    outputs_2d_ : bool
+        Whether Y was a matrix; after a vector, probabilities are a vector too.
 
     Notes
     -----
@@ -72,6 +80,15 @@ class SharedTrunkEnsemble(BaseEstimator):
     ======= == ==== ======= ============
 
     On the embedded zoo they stopped after 20 to 24 epochs.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(400, 8))
+    >>> Y = X[:, :2] + rng.normal(size=(400, 2)) > 0
+    >>> ensemble = SharedTrunkEnsemble(n_seeds=2, keep=1, max_epochs=5).fit(X, Y)
+    >>> ensemble.predict_proba(X[:3]).shape
+    (3, 2)
     """
 
     def __init__(
@@ -89,6 +106,7 @@ class SharedTrunkEnsemble(BaseEstimator):
         split: str = "inner",
         inner_share: float = 0.15,
         random_state: int = 0,
+        device: torch.device | str = "cpu",
     ):
         self.n_seeds = n_seeds
         self.keep = keep
@@ -103,13 +121,10 @@ class SharedTrunkEnsemble(BaseEstimator):
         self.split = split
         self.inner_share = inner_share
         self.random_state = random_state
+        self.device = device
 
     def fit(
-        self,
-        X: np.ndarray,
-        Y: np.ndarray,
-        groups: np.ndarray | None = None,
-        device: torch.device | str = "cpu",
+        self, X: np.ndarray, Y: np.ndarray, groups: np.ndarray | None = None
     ) -> SharedTrunkEnsemble:
         """Train on features and labels.
 
@@ -117,12 +132,10 @@ class SharedTrunkEnsemble(BaseEstimator):
         ----------
         X : ndarray of shape (N, D)
             Features of the training rows, x = [f_1 | ... | f_K]; used in float32.
-        Y : ndarray of shape (N, K)
-            1 right, 0 wrong, NaN never asked.
+        Y : ndarray of shape (N, K) or (N,)
+            1 right, 0 wrong, NaN never asked; a vector for a single target.
         groups : ndarray of shape (N,), optional
             Rows that share a value are on the same side of the inner split.
-        device : torch.device or str, default "cpu"
-            What trains; the networks end on the CPU. One seed draws the same on every device.
 
         Returns
         -------
@@ -134,15 +147,14 @@ class SharedTrunkEnsemble(BaseEstimator):
             If a shape, value or setting cannot be used.
         """
         X, Y = np.asarray(X, dtype=np.float32), np.asarray(Y, dtype=np.float32)
+        self.outputs_2d_ = Y.ndim != 1
+        Y = Y if self.outputs_2d_ else Y[:, None]
         groups = np.arange(len(X)) if groups is None else np.asarray(groups)
         self._check(X, Y, groups)
-        generators = [
-            np.random.default_rng([self.random_state, s + 1]) for s in range(self.n_seeds)
-        ]
-        networks = [
-            SharedTrunkNet(X.shape[1], Y.shape[1], self.hidden, self.dropout, rng)
-            for rng in generators
-        ]
+        seeds = range(self.n_seeds)
+        generators = [np.random.default_rng([self.random_state, s + 1]) for s in seeds]
+        shape = X.shape[1], Y.shape[1], self.hidden, self.dropout
+        networks = [SharedTrunkNet(*shape, rng) for rng in generators]
         if self.split == "published":
             cuts = [grouped_split(groups, self.inner_share, rng) for rng in generators]
             rows_per_epoch = cuts[0][2]  # the same for every order of the groups
@@ -150,60 +162,55 @@ class SharedTrunkEnsemble(BaseEstimator):
             rng = np.random.default_rng([self.random_state, 0])
             cuts = [grouped_split(groups, self.inner_share, rng)] * self.n_seeds
             rows_per_epoch = len(cuts[0][0])
-        for train, validation, _ in cuts:
-            if np.isnan(Y[train]).all() or np.isnan(Y[validation]).all():
-                raise InputError("The inner split leaves a side without labels; give more rows.")
-        self.held_out_ = [validation for _, validation, _ in cuts]
-        histories = train_together(
-            networks,
-            torch.from_numpy(X).to(device),
-            torch.from_numpy(Y).to(device),
-            [(train, validation) for train, validation, _ in cuts],
-            rows_per_epoch,
-            generators,
-            TrainingSettings(
-                self.learning_rate,
-                self.weight_decay,
-                self.batch_size,
-                self.max_epochs,
-                self.patience,
-                self.min_delta,
-            ),
-        )
+        splits = [(train, validation) for train, validation, _ in cuts]
+        if any(np.isnan(Y[rows]).all() for split in splits for rows in split):
+            raise InputError("The inner split leaves a side without labels; give more rows.")
+        tensors = (torch.from_numpy(array).to(self.device) for array in (X, Y))
+        named = (field.name for field in fields(TrainingSettings))
+        settings = TrainingSettings(**{name: getattr(self, name) for name in named})
+        histories = train_together(networks, *tensors, splits, rows_per_epoch, generators, settings)
+        self.held_out_ = [validation for _, validation in splits]
         self.histories_ = [{"train": h.train, "validation": h.validation} for h in histories]
-        self.validation_losses_ = np.array([history.best for history in histories])
-        order = np.argsort(self.validation_losses_, kind="stable")
-        self.kept_ = order[: self.keep].tolist()
+        self.validation_losses_ = [history.best for history in histories]
+        self.kept_ = np.argsort(self.validation_losses_, kind="stable")[: self.keep].tolist()
         self.networks_ = [networks[s].eval() for s in self.kept_]
         self.labelled_ = ~np.isnan(Y).all(axis=0)
         self.n_features_in_ = X.shape[1]
         return self
 
     def _check(self, X: np.ndarray, Y: np.ndarray, groups: np.ndarray) -> None:
-        if X.ndim != 2 or Y.ndim != 2 or not len(X) == len(Y) == len(groups):
-            raise InputError(
-                f"X {X.shape} and Y {Y.shape} must be matrices with as many rows, "
-                f"and as many as the {len(groups)} groups."
-            )
-        if not np.isfinite(X).all():
-            raise InputError("X holds values that are not finite numbers.")
-        if not np.isin(Y[~np.isnan(Y)], (0, 1)).all():
-            raise InputError("Y must hold only 0, 1 and NaN.")
-        if not 1 <= self.keep <= self.n_seeds:
-            raise InputError(f"keep is {self.keep}; it must be from 1 to n_seeds, {self.n_seeds}.")
-        if len(self.hidden) != len(self.dropout):
-            raise InputError(f"hidden {self.hidden} needs as many dropout rates: {self.dropout}.")
-        if not all(0 <= rate < 1 for rate in self.dropout):
-            raise InputError(f"dropout is {self.dropout}; each rate must be in [0, 1).")
-        if min(self.batch_size, self.max_epochs, self.patience) < 1:
-            raise InputError("batch_size, max_epochs and patience must be at least 1.")
-        if not 0 < self.inner_share < 1:
-            raise InputError(f"inner_share is {self.inner_share}; it must be between 0 and 1.")
-        if self.split not in ("inner", "published"):
-            raise InputError(f"split is {self.split!r}; it must be 'inner' or 'published'.")
+        shaped = X.ndim == Y.ndim == 2 and len(X) == len(Y) == len(groups)
+        known = Y[~np.isnan(Y)]
+        at_least_one = min(self.batch_size, self.max_epochs, self.patience) >= 1
+        rates = all(0 <= rate < 1 for rate in self.dropout)
+        for holds, message in (
+            (shaped, f"X {X.shape}, Y {Y.shape} and {len(groups)} groups must have as many rows."),
+            (np.isfinite(X).all(), "X holds values that are not finite numbers."),
+            (np.isin(known, (0, 1)).all(), "Y must hold only 0, 1 and NaN."),
+            (
+                1 <= self.keep <= self.n_seeds,
+                f"keep is {self.keep}; it must be from 1 to n_seeds, {self.n_seeds}.",
+            ),
+            (
+                len(self.hidden) == len(self.dropout),
+                f"hidden {self.hidden} needs as many dropout rates: {self.dropout}.",
+            ),
+            (rates, f"dropout is {self.dropout}; each rate must be in [0, 1)."),
+            (at_least_one, "batch_size, max_epochs and patience must be at least 1."),
+            (
+                0 < self.inner_share < 1,
+                f"inner_share is {self.inner_share}; it must be between 0 and 1.",
+            ),
+            (
+                self.split in ("inner", "published"),
+                f"split is {self.split!r}; it must be 'inner' or 'published'.",
+            ),
+        ):
+            if not holds:
+                raise InputError(message)
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
-        """Return P(correct), (n, K): the mean of the kept networks' sigmoids.
+        """Return P(correct), (n, K) or (n,) as Y was: the mean of the kept networks' sigmoids.
 
         Parameters
         ----------
@@ -212,7 +219,7 @@ class SharedTrunkEnsemble(BaseEstimator):
         return self.predict_each(X).mean(axis=0)
 
     def predict_each(self, X: np.ndarray) -> np.ndarray:
-        """Return P(correct) by each of the networks kept, best first, (keep, n, K).
+        """Return P(correct) by each of the networks kept, best first, (keep, n, K) or (keep, n).
 
         Parameters
         ----------
@@ -224,25 +231,18 @@ class SharedTrunkEnsemble(BaseEstimator):
         with torch.inference_mode():
             x = torch.from_numpy(X)
             p = torch.stack([torch.sigmoid(network(x)) for network in self.networks_])
-        return np.where(self.labelled_, p.numpy().astype(np.float64), 0.5)
+        p = np.where(self.labelled_, p.numpy().astype(np.float64), 0.5)
+        return p if self.outputs_2d_ else p[..., 0]
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the kept networks and the record of their training to one safetensors file."""
-        tensors = {
-            f"{place}.{name}": tensor
-            for place, network in enumerate(self.networks_)
-            for name, tensor in network.state_dict().items()
-        }
-        record = {
-            "parameters": self.get_params(),
-            "histories": self.histories_,
-            "validation_losses": self.validation_losses_.tolist(),
-            "kept": self.kept_,
-            "labelled": self.labelled_.tolist(),
-            "n_features": self.n_features_in_,
-        }
+        record = {name: getattr(self, name) for name in _SAVED}
+        record["labelled_"] = self.labelled_.tolist()
+        parameters = {name: value for name, value in self.get_params().items() if name != "device"}
+        stored = json.dumps([parameters, record], sort_keys=True)
         with atomic_write(path) as temporary:
-            save_file(tensors, temporary, {"ensemble": json.dumps(record, sort_keys=True)})
+            tensors = nn.ModuleList(self.networks_).state_dict()
+            save_file(tensors, temporary, {"ensemble": stored})
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> SharedTrunkEnsemble:
@@ -255,27 +255,17 @@ class SharedTrunkEnsemble(BaseEstimator):
         """
         try:
             with safe_open(path, "pt") as stored:
-                record = json.loads(stored.metadata()["ensemble"])
+                parameters, record = json.loads(stored.metadata()["ensemble"])
                 tensors = {name: stored.get_tensor(name) for name in stored.offset_keys()}
         except (OSError, SafetensorError, TypeError, KeyError, json.JSONDecodeError) as error:
             raise InputError(
                 f"{path} is not a saved ensemble ({error}); train it again."
             ) from error
-        hyper = {k: tuple(v) if isinstance(v, list) else v for k, v in record["parameters"].items()}
-        ensemble = cls(**hyper)
-        ensemble.networks_ = []
-        for place in range(len(record["kept"])):
-            network = SharedTrunkNet(
-                record["n_features"], len(record["labelled"]), ensemble.hidden, ensemble.dropout
-            )
-            prefix = f"{place}."
-            network.load_state_dict(
-                {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-            )
-            ensemble.networks_.append(network.eval())
-        ensemble.kept_ = record["kept"]
-        ensemble.histories_ = record["histories"]
-        ensemble.validation_losses_ = np.array(record["validation_losses"])
-        ensemble.labelled_ = np.array(record["labelled"])
-        ensemble.n_features_in_ = record["n_features"]
+        lists = {name: tuple(parameters[name]) for name in ("hidden", "dropout")}
+        ensemble = cls(**{**parameters, **lists})
+        vars(ensemble).update(record, labelled_=np.array(record["labelled_"]))
+        shape = record["n_features_in_"], len(record["labelled_"]), *lists.values()
+        networks = nn.ModuleList([SharedTrunkNet(*shape) for _ in record["kept_"]])
+        networks.load_state_dict(tensors)
+        ensemble.networks_ = list(networks.eval())
         return ensemble

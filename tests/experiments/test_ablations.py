@@ -113,7 +113,7 @@ def test_brier_scores_are_those_of_the_rows_that_stopped_the_network(study, fold
 def test_only_one_variant_cuts_groups(study, fold, monkeypatch):
     seen = []
 
-    def remember(ensemble, X, Y, groups, device):
+    def remember(ensemble, X, Y, groups):
         seen.append(len(np.unique(groups)))
         return fit(ensemble, X, Y, groups)
 

@@ -68,9 +68,9 @@ def test_each_part_is_fitted_to_its_own_rows_and_whole_groups(world, monkeypatch
     split, seen = make_splits(labels)[0], {}
     fit, calibrate, certify = SharedTrunkEnsemble.fit, training.fit_calibration, training.certify
 
-    def spy_fit(self, X, Y, groups=None, device="cpu"):
+    def spy_fit(self, X, Y, groups=None):
         seen["networks"] = Y, groups
-        return fit(self, X, Y, groups, device)
+        return fit(self, X, Y, groups)
 
     def spy_calibrate(raw, correct, groups, **settings):
         seen["calibration"] = correct, groups

@@ -39,7 +39,7 @@ def test_the_network_is_the_published_one(rng):
 
 def test_it_trains_on_the_device_that_it_is_given(rng):
     with pytest.raises((NotImplementedError, RuntimeError), match="meta"):  # it has no numbers
-        SharedTrunkEnsemble(**SMALL).fit(*data(rng), device="meta")
+        SharedTrunkEnsemble(**SMALL, device="meta").fit(*data(rng))
 
 
 def test_it_learns_what_no_linear_model_can(rng):
@@ -61,6 +61,16 @@ def test_the_best_are_kept_and_their_sigmoids_averaged(rng):
     x = torch.from_numpy(X.astype(np.float32))
     probabilities = [torch.sigmoid(network(x)).detach().numpy() for network in model.networks_]
     np.testing.assert_allclose(model.predict_proba(X), np.mean(probabilities, axis=0), rtol=1e-6)
+
+
+def test_a_vector_of_labels_gives_a_vector_of_probabilities(rng, tmp_path):
+    X, Y = data(rng)
+    model = SharedTrunkEnsemble(**SMALL).fit(X, Y[:, 0])
+    model.save(tmp_path / "x.safetensors")
+    one = clone(model).fit(X, Y[:, :1])
+    for same in (model, SharedTrunkEnsemble.load(tmp_path / "x.safetensors")):
+        np.testing.assert_array_equal(same.predict_proba(X), one.predict_proba(X)[:, 0])
+        np.testing.assert_array_equal(same.predict_each(X), one.predict_each(X)[..., 0])
 
 
 def test_the_states_of_unlabelled_answers_change_nothing(rng):
