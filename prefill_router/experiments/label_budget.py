@@ -22,7 +22,7 @@ from prefill_router.experiments.new_target_heads import (
 )
 from prefill_router.experiments.study import Study
 from prefill_router.progress import track
-from prefill_router.trunk.few_labels import CLIP
+from prefill_router.router.new_target_head import CLIP
 
 SIZES = (10, 30, 100, 300, 1000)
 TUNING_DRAWS = 2

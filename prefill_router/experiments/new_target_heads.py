@@ -13,8 +13,8 @@ from sklearn.preprocessing import StandardScaler
 from prefill_router.baselines.linear import TargetLogistic
 from prefill_router.experiments.fold import Fold
 from prefill_router.experiments.study import Study
+from prefill_router.router.new_target_head import NewTargetHead
 from prefill_router.trunk import SharedTrunkEnsemble
-from prefill_router.trunk.few_labels import NewTargetHead
 
 OWN = "own head"
 SHARED = "shared difficulty"

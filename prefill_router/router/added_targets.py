@@ -15,8 +15,8 @@ from prefill_router.evaluation.probabilities import evaluate_probabilities
 from prefill_router.labels import Labels
 from prefill_router.labels.costs import MILLION, Prices, query_costs
 from prefill_router.router.config import AddedRecord, MetricRecord
+from prefill_router.router.new_target_head import NewTargetHead
 from prefill_router.router.routing import Tuned
-from prefill_router.trunk.few_labels import NewTargetHead
 
 FOLDS = 5
 LEAST = 10
