@@ -7,13 +7,15 @@ and seed always give the same resamples: what is estimated on them is paired.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from prefill_router.errors import InputError
 from prefill_router.evaluation.metrics import ratio
+from prefill_router.evaluation.results import Quantity, results
 from prefill_router.progress import track
 
 LEVEL = 0.95
@@ -30,6 +32,123 @@ class Interval:
     estimate: float
     lower: float
     upper: float
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """A column of `estimate` whose value in a resample is an AUC instead of a mean.
+
+    Attributes
+    ----------
+    scores, correct : (N,) or (N, M) arrays
+        Predictions, and 1 right, 0 wrong or NaN never asked.
+    strata : (N,) array, optional
+        Only rows of the same stratum are compared, such as those that one fold's model predicted:
+        scores of different models have no common scale. Default: all rows.
+    """
+
+    scores: np.ndarray
+    correct: np.ndarray
+    strata: np.ndarray | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class OfRows:
+    """A column of `estimate` whose value is any function of rows, evaluated once a resample.
+
+    Attributes
+    ----------
+    statistic : callable
+        Maps row numbers, some repeated, (n,) to a value or values (M,).
+    n_rows : int
+        Number of rows N.
+    """
+
+    statistic: Callable[[np.ndarray], np.ndarray]
+    n_rows: int
+
+
+Column = np.ndarray | Ranking | OfRows
+Values = Mapping[Hashable, np.ndarray]
+Function = Callable[[Values], np.ndarray]
+
+
+def estimate(
+    columns: Mapping[Hashable, Column],
+    quantities: Mapping[Quantity | tuple[Quantity, ...], Function],
+    groups: np.ndarray | None = None,
+    *,
+    n_resamples: int = 2000,
+    seed: int = 0,
+    centred: bool = False,
+) -> pd.DataFrame:
+    """Return quantities with 95 % percentile intervals, all of them on the same resamples.
+
+    Parameters
+    ----------
+    columns : mapping of a name to a column
+        What is known of N rows. An array, (N,) or (N, M), is averaged over rows; NaN leaves a row
+        out of that mean. Of a `Ranking` the AUC is taken; `OfRows` is any other function.
+    quantities : mapping of Quantity to callable
+        Each maps the columns' values in B resamples, by name, (B,) or (B, M), to (B,). A tuple of
+        quantities maps them to (B, S), S its length.
+    groups : (N,) array, optional
+        Rows that share a value are drawn together. Default: each row by itself.
+    n_resamples : int, default 2000
+        See `few` for columns that are not averaged.
+    seed : int, default 0
+    centred : bool, default False
+        Shift each interval by the resamples' bias, their mean minus the estimate. For statistics
+        that noise can only raise, such as sums of absolute values or the area under a hull: their
+        resamples lie above the estimate, and so may the whole interval.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Results, one row a quantity. Resamples in which it is undefined (NaN) are left out of its
+        interval. `n` is that of the quantity, by default N.
+
+    Raises
+    ------
+    InputError
+        If there are no rows, or columns and groups differ in length.
+    """
+    sample, drawn = resampled(columns, list(quantities.values()), groups, n_resamples, seed)
+    named = [key if isinstance(key, tuple) else (key,) for key in quantities]
+    labels = [quantity for key in named for quantity in key]
+    n_rows = _n_rows(columns)
+    return results(
+        {"of": of, "n": n_rows if of.n is None else of.n, **vars(interval)}
+        for of, interval in zip(labels, _percentiles(sample, drawn, centred), strict=True)
+    )
+
+
+def resampled(
+    columns: Mapping[Hashable, Column],
+    functions: list[Function],
+    groups: np.ndarray | None,
+    n_resamples: int,
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return functions of columns, of the rows as they are (1, S) and resampled (B, S)."""
+    group, n_groups = _codes(groups, _n_rows(columns))
+    arrays = {name: c for name, c in columns.items() if not isinstance(c, Ranking | OfRows)}
+    slow: dict[Hashable, Callable] = {
+        name: _ranking(c, group) if isinstance(c, Ranking) else _of_rows(c, group)
+        for name, c in columns.items()
+        if name not in arrays
+    }
+    means = _means(arrays, group, n_groups) if arrays else lambda draws: {}
+
+    def values(draws: np.ndarray) -> np.ndarray:
+        known = means(draws) | {name: column(draws) for name, column in slow.items()}
+        return np.column_stack([function(known) for function in functions])
+
+    chunks = _draws(n_groups, n_resamples, seed)
+    if slow:
+        chunks = track(chunks, "bootstrap", -(-n_resamples // CHUNK))
+    drawn = [values(draws) for draws in chunks]
+    return values(np.ones((1, n_groups))), np.concatenate(drawn)
 
 
 def intervals(
@@ -213,6 +332,72 @@ class _AucColumn:
             ordered += (right * beaten).sum(axis=0) / 2
             pairs += right.sum(axis=0) * wrong[-1]
         return ratio(ordered, pairs)
+
+
+def _n_rows(columns: Mapping[Hashable, Column]) -> int:
+    lengths = {}
+    for name, column in columns.items():
+        if isinstance(column, OfRows):
+            lengths[name] = column.n_rows
+        else:
+            lengths[name] = len(column.scores if isinstance(column, Ranking) else column)
+    if len(set(lengths.values())) > 1:
+        raise InputError(f"Columns must be of the same rows; these differ in length: {lengths}.")
+    return next(iter(lengths.values()), 0)
+
+
+def _means(arrays: Mapping[Hashable, np.ndarray], group: np.ndarray, n_groups: int) -> Callable:
+    """Return the means of all columns as a function of draws: one matrix product for all."""
+    shapes = {name: np.shape(column)[1:] for name, column in arrays.items()}
+    flat = [np.reshape(column, (len(group), -1)) for column in arrays.values()]
+    values = np.hstack(flat).astype(np.float64)
+    gaps = np.flatnonzero(np.isnan(values).any(axis=0))
+    seen = ~np.isnan(values[:, gaps])
+    values[:, gaps] = np.where(seen, values[:, gaps], 0)
+    total = _group_sums(values, group, n_groups)
+    size = _group_sums(np.ones((len(values), 1)), group, n_groups)
+    count = _group_sums(seen, group, n_groups)
+    ends = np.cumsum([int(np.prod(shape)) for shape in shapes.values()])[:-1]
+
+    def means(draws: np.ndarray) -> dict[Hashable, np.ndarray]:
+        counts = np.repeat(draws @ size, total.shape[1], axis=1)
+        counts[:, gaps] = draws @ count
+        parts = np.split(ratio(draws @ total, counts), ends, axis=1)
+        return {
+            name: part.reshape(len(draws), *shapes[name])
+            for name, part in zip(shapes, parts, strict=True)
+        }
+
+    return means
+
+
+def _ranking(column: Ranking, group: np.ndarray) -> Callable:
+    """Return the AUC of each column of a ranking as a function of draws."""
+    scores = np.asarray(column.scores, dtype=np.float64)
+    correct = np.asarray(column.correct, dtype=np.float64)
+    if scores.shape != correct.shape:
+        raise InputError(f"Scores {scores.shape} and labels {correct.shape} differ in shape.")
+    stratum = np.zeros(len(scores), dtype=int) if column.strata is None else column.strata
+    flat = (values.reshape(len(scores), -1).T for values in (scores, correct))
+    parts = [_AucColumn(s, y, group, np.asarray(stratum)) for s, y in zip(*flat, strict=True)]
+
+    def areas(draws: np.ndarray) -> np.ndarray:
+        weights = np.ascontiguousarray(draws.T)
+        found = np.column_stack([part(weights) for part in parts])
+        return found.reshape(len(draws), *scores.shape[1:])
+
+    return areas
+
+
+def _of_rows(column: OfRows, group: np.ndarray) -> Callable:
+    """Return any function of rows as a function of draws."""
+    rows = np.arange(column.n_rows)
+
+    def values(draws: np.ndarray) -> np.ndarray:
+        taken = (np.repeat(rows, draw[group].astype(np.int64)) for draw in draws)
+        return np.array([column.statistic(drawn) for drawn in taken])
+
+    return values
 
 
 def _resampled(

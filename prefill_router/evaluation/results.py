@@ -1,0 +1,189 @@
+"""Results: one tidy table of estimates with intervals, whose columns say what each row is about.
+
+A difference is a row whose `versus` is not empty: the metric of `router` minus that of `versus`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from prefill_router.errors import InputError, did_you_mean
+from prefill_router.storage import read_json, write_json
+
+VERSION = 2
+TYPES = {
+    "metric": "object",
+    "router": "object",
+    "versus": "object",
+    "target": "object",
+    "encoder": "object",
+    "layer": "Int64",
+    "pooling": "object",
+    "seed": "Int64",
+    "x": "float64",
+    "split": "object",
+    "estimate": "float64",
+    "lower": "float64",
+    "upper": "float64",
+    "n": "Int64",
+}
+COLUMNS = list(TYPES)
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What a row of results is about: all columns but the estimate and its interval.
+
+    Attributes
+    ----------
+    metric : str
+    router : str
+        What is measured: a router, a configuration, a head.
+    versus : str
+        What its metric is subtracted from that of `router`; empty where nothing is.
+    target : str
+        Empty where the metric is not about one target.
+    encoder, layer, pooling, seed
+        Where the metric is about one of them.
+    x : float, optional
+        The place on the axis of a curve: a number of labels, a draw, a size.
+    split : str
+        The rows it is measured on.
+    n : int, optional
+        How many queries it rests on; of rank correlations layers.
+    """
+
+    metric: str
+    router: str = ""
+    versus: str = ""
+    target: str = ""
+    encoder: str = ""
+    layer: int | None = None
+    pooling: str = ""
+    seed: int | None = None
+    x: float | None = None
+    split: str = "test"
+    n: int | None = None
+
+
+def results(rows: Iterable[Mapping[str, Any]] = ()) -> pd.DataFrame:
+    """Return results as a table with the columns `COLUMNS`, in this order and of fixed types.
+
+    Parameters
+    ----------
+    rows : iterable of mappings
+        One a result: "metric", "estimate", and whatever else applies. A `Quantity` may stand for
+        its fields under the key "of".
+
+    Raises
+    ------
+    InputError
+        If a row has no metric, or a field that no column is named after.
+    """
+    defaults = asdict(Quantity(""))
+    complete = []
+    for row in rows:
+        row = dict(row)
+        of = row.pop("of", None)
+        row = ({} if of is None else vars(of)) | row
+        unknown = [name for name in row if name not in TYPES]
+        if unknown:
+            raise InputError(
+                f"Results have no column {unknown[0]!r}.{did_you_mean(unknown[0], COLUMNS)}"
+            )
+        if not row.get("metric"):
+            raise InputError(f"A result has no metric: {row}.")
+        complete.append(defaults | row)
+    return pd.DataFrame(complete, columns=COLUMNS).astype(TYPES)
+
+
+def counted(of: Quantity, value: float) -> dict[str, Any]:
+    """Return a row for a number that is counted or set, not estimated: it has no interval."""
+    return {"of": of, "estimate": float(value), "lower": np.nan, "upper": np.nan}
+
+
+def select(
+    frame: pd.DataFrame, *, versus: Any = "", target: Any = "", **where: Any
+) -> pd.DataFrame:
+    """Return the rows whose columns have the values given.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        Results.
+    versus, target : str, list of str or None, default ""
+        By default values of no single target, and no differences; None is any.
+    **where
+        A value by column, a list of those allowed, or None for any.
+
+    Raises
+    ------
+    InputError
+        If there is no such column.
+    """
+    kept = np.ones(len(frame), dtype=bool)
+    for name, value in (where | {"versus": versus, "target": target}).items():
+        if name not in frame:
+            raise InputError(f"Results have no column {name!r}.{did_you_mean(name, frame)}")
+        if value is not None:
+            allowed = value if isinstance(value, list | tuple | set | np.ndarray) else [value]
+            kept &= frame[name].isin(list(allowed)).to_numpy()
+    return frame[kept]
+
+
+def one(frame: pd.DataFrame, **where: Any) -> pd.Series:
+    """Return the only row that `select` finds, with columns as attributes.
+
+    Raises
+    ------
+    InputError
+        If there is none, or there are several.
+    """
+    found = select(frame, **where)
+    if len(found) == 1:
+        return found.iloc[0]
+    wanted = ", ".join(f"{name}={value!r}" for name, value in where.items())
+    if len(found) == 0:
+        raise InputError(f"There is no result of {wanted}.")
+    differ = [name for name in COLUMNS[:-4] if found[name].nunique(dropna=False) > 1]
+    raise InputError(
+        f"There are {len(found)} results of {wanted}; say which "
+        f"{' or '.join(differ) or 'of these equal rows'} is meant."
+    )
+
+
+def write_metrics(path: str | os.PathLike, frame: pd.DataFrame) -> None:
+    """Write results as JSON, atomically: ``{"version": 2, "rows": [...]}``.
+
+    Rows leave out what does not apply; an undefined estimate or bound is null.
+    """
+    always = ("metric", "router", "target", "split", "estimate", "lower", "upper", "n")
+    rows = []
+    for row in frame.astype(object).to_dict("records"):
+        row = {name: None if pd.isna(value) else value for name, value in row.items()}
+        rows.append({k: v for k, v in row.items() if k in always or v not in (None, "")})
+    write_json(path, {"version": VERSION, "rows": rows})
+
+
+def read_metrics(path: str | os.PathLike) -> pd.DataFrame:
+    """Read what `write_metrics` wrote.
+
+    Raises
+    ------
+    InputError
+        If the file is of another version.
+    """
+    held = read_json(path)
+    version = held.get("version") if isinstance(held, dict) else 1
+    if version != VERSION:
+        raise InputError(
+            f"{path} holds results of version {version}, not {VERSION}; make them anew with "
+            "prefill-router run."
+        )
+    return results(held["rows"])
