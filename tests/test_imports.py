@@ -11,7 +11,7 @@ from prefill_router.imports import closure, imported
 FOUNDATIONS = {"errors", "imports", "progress", "project", "storage", "validation"}
 STAGES = [
     *("labels", "extraction", "answers", "probes", "features", "trunk", "baselines", "policy"),
-    *("evaluation", "report", "router", "zoo", "loop", "experiments"),
+    *("evaluation", "recipe", "report", "router", "zoo", "loop", "experiments"),
     *("book", "run", "cli"),
 ]
 

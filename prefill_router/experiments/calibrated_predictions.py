@@ -21,7 +21,7 @@ from prefill_router.evaluation.tuning import fit_abstention
 from prefill_router.experiments.comparison import compare_probabilities, test_labels
 from prefill_router.experiments.routers import PRIMARY, predictions
 from prefill_router.experiments.study import Study
-from prefill_router.router.calibration import fit_calibration
+from prefill_router.recipe.calibration import fit_calibration
 
 BEFORE, AFTER = "uncalibrated", "calibrated"
 PREDICTED, OBSERVED = "mean prediction", "share right"

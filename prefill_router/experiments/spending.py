@@ -17,6 +17,7 @@ from prefill_router.experiments.fold import Fold
 from prefill_router.experiments.study import Study
 from prefill_router.extraction.model_size import n_parameters
 from prefill_router.labels.costs import MILLION, expected_costs
+from prefill_router.recipe.cost_prediction import fit_costs
 from prefill_router.router.cost_comparison import (
     MEAN,
     MEDIAN,
@@ -24,7 +25,6 @@ from prefill_router.router.cost_comparison import (
     TRUE,
     compare_expected_costs,
 )
-from prefill_router.router.cost_prediction import fit_costs
 from prefill_router.zoo.labelling import USD_PER_MILLION_TOKENS_AND_PARAMETERS
 
 COMPONENTS = 128

@@ -201,3 +201,24 @@ def choose(table: pd.DataFrame, criterion: str = "auc") -> list[Choice]:
             Choice(best["encoder"], int(best["layer"]), best["pooling"], int(best["dimension"]))
         )
     return choices
+
+
+def choose_by_separability(aucs: pd.DataFrame, probes: pd.DataFrame) -> list[Choice]:
+    """Choose each target's encoder, layer and pooling by Fisher's J, and then the dimension by AUC.
+
+    Parameters
+    ----------
+    aucs : pandas.DataFrame
+        As for `choose`, with a column ``encoder``.
+    probes : pandas.DataFrame
+        Those of `prefill_router.probes.probe_layers`, with a column ``encoder``.
+    """
+    place = ["encoder", "layer", "pooling", "target"]
+    merged = aucs.merge(probes[[*place, "J"]], on=place)
+    chosen = []
+    for target, by_j in zip(merged["target"].unique(), choose(merged, "J"), strict=True):
+        here = merged["target"].eq(target)
+        for column in ("encoder", "layer", "pooling"):
+            here &= merged[column].eq(getattr(by_j, column))
+        chosen += choose(merged[here])
+    return chosen

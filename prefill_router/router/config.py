@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 from prefill_router.evaluation.estimates import Estimate
 from prefill_router.extraction.pooling import POOLINGS
 from prefill_router.extraction.prompts import TRUNCATIONS
-from prefill_router.router.calibration import FAMILIES
+from prefill_router.recipe.calibration import FAMILIES
 
 FORMAT = 2
 MOST = 10_000  # of anything that is counted in a router: targets, layers, networks, rows of metrics

@@ -14,7 +14,7 @@ import numpy as np
 from scipy.special import expit
 
 from prefill_router.features import TargetFeatures
-from prefill_router.router.calibration import Calibration
+from prefill_router.recipe.calibration import Calibration
 from prefill_router.trunk import SharedTrunkEnsemble
 
 Place = tuple[int, str]

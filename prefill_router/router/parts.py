@@ -9,9 +9,9 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from prefill_router.labels.costs import MILLION
-from prefill_router.router.calibration import ISOTONIC, Calibration
+from prefill_router.recipe.calibration import ISOTONIC, Calibration
+from prefill_router.recipe.cost_prediction import CostModel, LengthModel
 from prefill_router.router.config import RouterConfig
-from prefill_router.router.cost_prediction import CostModel, LengthModel
 from prefill_router.router.guarantee import Guarantee
 from prefill_router.router.heads import Heads
 from prefill_router.router.routing import Tuned

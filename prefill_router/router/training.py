@@ -22,7 +22,8 @@ from prefill_router.labels.costs import (
     query_costs,
 )
 from prefill_router.labels.splits import Split
-from prefill_router.router.calibration import IDENTITY, Calibration, fit_calibration
+from prefill_router.recipe.calibration import IDENTITY, Calibration, fit_calibration
+from prefill_router.recipe.cost_prediction import fit_costs
 from prefill_router.router.cost_comparison import (
     MEAN,
     MEDIAN,
@@ -30,7 +31,6 @@ from prefill_router.router.cost_comparison import (
     TRUE,
     compare_expected_costs,
 )
-from prefill_router.router.cost_prediction import fit_costs
 from prefill_router.router.evaluation import evaluate
 from prefill_router.router.guarantee import certify
 from prefill_router.router.heads import Heads, fold

@@ -8,7 +8,7 @@ from prefill_router.evaluation.estimates import find, pick
 from prefill_router.evaluation.metrics import expected_calibration_error, reliability_curve
 from prefill_router.experiments import calibrated_predictions as cp
 from prefill_router.experiments.routers import PRIMARY, predictions
-from prefill_router.router.calibration import fit_calibration
+from prefill_router.recipe.calibration import fit_calibration
 
 pytestmark = pytest.mark.usefixtures("own_artifacts")
 

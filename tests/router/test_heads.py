@@ -3,7 +3,7 @@ import pytest
 
 from prefill_router.features import TargetFeatures
 from prefill_router.features.selection import Choice
-from prefill_router.router.calibration import Calibration
+from prefill_router.recipe.calibration import Calibration
 from prefill_router.router.heads import fold, merge_inputs
 from prefill_router.trunk import SharedTrunkEnsemble
 

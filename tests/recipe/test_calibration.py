@@ -6,7 +6,7 @@ from sklearn.linear_model import LogisticRegression
 
 from prefill_router.errors import InputError
 from prefill_router.evaluation.metrics import expected_calibration_error
-from prefill_router.router.calibration import FAMILIES, Calibration, fit_calibration
+from prefill_router.recipe.calibration import FAMILIES, Calibration, fit_calibration
 
 
 def draws(n, transform, seed=0):

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from sklearn.model_selection import GroupKFold
 from tokenizers import Tokenizer
 
 from prefill_router.errors import InputError
-from prefill_router.extraction.templates import Query, turns_of
+from prefill_router.features.components import blockwise
 from prefill_router.labels import Labels
 from prefill_router.labels.costs import MILLION, Prices, expected_costs, known_by_cost
+
+if TYPE_CHECKING:
+    from prefill_router.extraction.templates import Query
 
 PENALTIES = (1.0, 10.0, 100.0, 1e3, 1e4, 1e5, np.inf)  # of ridge; the last leaves the mean alone
 FOLDS = 5
@@ -43,8 +47,8 @@ class LengthModel:
 
     def predict(self, features: np.ndarray) -> np.ndarray:
         """Return expected amounts (N, K) of features (N, D)."""
-        amounts = np.exp(features @ self.slopes + self.intercepts) * self.smearing
-        return np.clip(amounts, *self.bounds)
+        logs = blockwise(lambda X: X @ self.slopes + self.intercepts, features)
+        return np.clip(np.exp(logs) * self.smearing, *self.bounds)
 
 
 def fit_lengths(
@@ -163,6 +167,8 @@ class CostModel:
         """
         counts = np.repeat(np.asarray(n_tokens)[:, None], len(self.input_price), axis=1)
         if self.tokenizers:
+            from prefill_router.extraction.templates import turns_of  # torch
+
             texts = ["\n".join(turn["content"] for turn in turns_of(query)) for query in queries]
         for k, tokenizer in self.tokenizers.items():
             counts[:, k] = [len(encoding.ids) for encoding in tokenizer.encode_batch(texts)]

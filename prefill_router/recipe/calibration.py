@@ -54,6 +54,11 @@ class Calibration:
         return result
 
 
+def uncalibrated(n_targets: int) -> Calibration:
+    """Return the calibration that leaves the probabilities of K targets as they are."""
+    return Calibration(["identity"] * n_targets, np.tile(IDENTITY, (n_targets, 1)))
+
+
 def fit_calibration(
     p: np.ndarray,
     correct: np.ndarray,

@@ -7,7 +7,7 @@ from sklearn.model_selection import GroupKFold
 from prefill_router.errors import InputError
 from prefill_router.labels import Labels
 from prefill_router.labels.costs import Prices
-from prefill_router.router.cost_prediction import (
+from prefill_router.recipe.cost_prediction import (
     PENALTIES,
     CostModel,
     LengthModel,

@@ -1,0 +1,257 @@
+"""The recipe: labels, activations and a split -> features, head, calibration, costs -> P(correct).
+
+The book's studies and `prefill_router.router.Router.fit` call it, so that what is evaluated is what
+is deployed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from prefill_router.errors import InputError, did_you_mean
+from prefill_router.features.components import fit_components
+from prefill_router.features.selection import (
+    Choice,
+    choose,
+    choose_by_separability,
+    cross_validated_auc,
+)
+from prefill_router.labels import Labels
+from prefill_router.labels.costs import Prices, has_costs
+from prefill_router.labels.splits import Split
+from prefill_router.probes import probe_layers
+from prefill_router.recipe.calibration import fit_calibration, uncalibrated
+from prefill_router.recipe.cost_prediction import CostModel, fit_costs
+from prefill_router.recipe.heads import COLUMNS, HEADS, HeadData, score
+from prefill_router.recipe.predictor import Predictor
+
+if TYPE_CHECKING:
+    from prefill_router.extraction.activations import Activations
+    from prefill_router.extraction.devices import Device
+
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a router is made.
+
+    Attributes
+    ----------
+    head : {"trunk", "logistic", "ridge", "auto"}
+        ``"trunk"``: SharedTrunkNets on each target's layer, as published. ``"logistic"``: one
+        regression per target on the same features. ``"ridge"``: easiness and deviations on all
+        layers. ``"auto"``: the one with the least pairwise Brier score on validation rows.
+    criterion : {"auc", "J"}
+        What chooses a target's layer and pooling; the dimension is always chosen by AUC.
+    dimensions : sequence of int
+        Numbers of principal components tried.
+    n_folds : int
+        Folds, within training rows, that choose layers.
+    n_seeds, keep : int
+        SharedTrunkNets trained, and kept.
+    seed : int
+    device : device
+        What trains networks; see `prefill_router.extraction.devices.training_device`.
+    """
+
+    head: str = "trunk"
+    criterion: str = "auc"
+    dimensions: Sequence[int] = (16, 32, 64, 128)
+    n_folds: int = 5
+    n_seeds: int = 10
+    keep: int = 5
+    seed: int = 0
+    device: Device = "cpu"
+
+    def __post_init__(self):
+        if self.head not in (*HEADS, AUTO):
+            known = ", ".join([*HEADS, AUTO])
+            hint = did_you_mean(self.head, [*HEADS, AUTO])
+            raise InputError(f"Unknown head {self.head!r}; known: {known}.{hint}")
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a recipe made.
+
+    Attributes
+    ----------
+    recipe : Recipe
+    predictor : Predictor
+        From states to P(correct).
+    costs : CostModel or None
+        From the same features to expected costs, where prices are known.
+    choices : list of Choice
+        Each target's place and dimension, or every place where the head reads all layers.
+    model : estimator
+        The head as it was fitted, such as a `SharedTrunkEnsemble` with its histories.
+    scores : dict of str to float
+        Pairwise Brier score, before calibration, on validation rows of each head fitted.
+    n_tried : int
+        Settings of heads compared on validation rows.
+    """
+
+    recipe: Recipe
+    predictor: Predictor
+    costs: CostModel | None
+    choices: list[Choice]
+    model: Any
+    scores: dict[str, float] = field(default_factory=dict)
+    n_tried: int = 1
+
+
+def fit_recipe(
+    recipe: Recipe,
+    labels: Labels,
+    activations: Activations | Mapping[str, Activations],
+    split: Split,
+    prices: Prices | None = None,
+    tokenizers: Mapping[int, Any] | None = None,
+    choices: Sequence[Choice] | None = None,
+) -> Fitted:
+    """Fit features, head, calibration and costs.
+
+    Layers, features, networks and answer lengths are fitted on the split's training rows; settings
+    of heads are chosen and probabilities calibrated on its validation rows. Test rows are not
+    looked at.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    labels : Labels
+        Of N queries and K targets.
+    activations : Activations, or mapping of str to Activations
+        Of one encoder, or by the encoder's name; the first one's tokens are counted.
+    split : Split
+    prices : Prices, optional
+        Without them, and without `cost_usd` in the labels, costs are unknown.
+    tokenizers : mapping of int to tokenizers.Tokenizer, optional
+        Of targets (by column) whose input tokens their own tokenizer counts.
+    choices : sequence of Choice, optional
+        Those of `choose_places` for the same arguments, where they are at hand.
+
+    Returns
+    -------
+    Fitted
+
+    Raises
+    ------
+    InputError
+        If the recipe, labels, activations or prices cannot be used.
+    """
+    fitted = fit_predictor(recipe, labels.correct, labels.group, activations, split, choices)
+    if not has_costs(labels, prices):
+        return fitted
+    first = next(iter(_by_encoder(activations).values()))
+    features = fitted.predictor.features(fitted.predictor.read(activations))
+    n_tokens = first.full_tokens
+    costs = fit_costs(labels, prices, features, split.train, n_tokens, tokenizers, recipe.seed)
+    return replace(fitted, costs=costs)
+
+
+def fit_predictor(
+    recipe: Recipe,
+    correct: np.ndarray,
+    groups: np.ndarray,
+    activations: Activations | Mapping[str, Activations],
+    split: Split,
+    choices: Sequence[Choice] | None = None,
+) -> Fitted:
+    """Fit features, head and calibration, as `fit_recipe` does, to labels (N, K) as an array.
+
+    Rows that share a value of `groups` (N,) are on the same side of every inner fold.
+    """
+    names = list(HEADS) if recipe.head == AUTO else [recipe.head]
+    found = {}
+    for name in names:
+        if HEADS[name].all_layers:
+            places = all_places(activations)
+        else:
+            if choices is None:
+                choices = choose_places(recipe, correct, groups, activations, split.train)
+            places = list(choices)
+        found[name] = _fit_head(name, recipe, correct, groups, activations, split, places)
+    scores = {name: fitted.scores[name] for name, fitted in found.items()}
+    best = found[min(scores, key=scores.get)]
+    n_tried = sum(fitted.n_tried for fitted in found.values())
+    return replace(best, scores=scores, n_tried=n_tried)
+
+
+def _fit_head(
+    name: str,
+    recipe: Recipe,
+    correct: np.ndarray,
+    groups: np.ndarray,
+    activations: Activations | Mapping[str, Activations],
+    split: Split,
+    choices: list[Choice],
+) -> Fitted:
+    """Fit one head and its calibration."""
+    components = fit_components(choices, activations, split.train)
+    features = components.features(components.read(activations))
+    data = HeadData(
+        features,
+        np.concatenate(components.columns(choices)),
+        np.asarray(correct, dtype=np.float64),
+        groups,
+        split.train,
+        split.validation,
+        recipe.n_seeds,
+        recipe.keep,
+        recipe.seed,
+        recipe.device,
+    )
+    model, tensors, n_tried = HEADS[name].fit(data)
+    identity = uncalibrated(correct.shape[1])
+    predictor = Predictor(**vars(components), head=name, tensors=tensors, calibration=identity)
+    held = split.validation
+    raw = predictor.raw(features[held])
+    calibration = fit_calibration(raw, correct[held], groups[held], seed=recipe.seed)
+    predictor = replace(predictor, calibration=calibration)
+    scores = {name: score(raw, correct[held])}
+    return Fitted(recipe, predictor, None, choices, model, scores, n_tried)
+
+
+def choose_places(
+    recipe: Recipe,
+    correct: np.ndarray,
+    groups: np.ndarray,
+    activations: Activations | Mapping[str, Activations],
+    rows: np.ndarray,
+) -> list[Choice]:
+    """Choose each target's encoder, layer, pooling and dimension on training `rows`."""
+    aucs, probes = [], []
+    for name, held in _by_encoder(activations).items():
+        table = cross_validated_auc(
+            held, correct, rows, groups, held.layers, held.poolings,
+            recipe.dimensions, recipe.n_folds, recipe.seed,
+        )  # fmt: skip
+        aucs.append(table.assign(encoder=name))
+        if recipe.criterion == "J":
+            probes.append(probe_layers(held, correct, rows).assign(encoder=name))
+    if recipe.criterion == "J":
+        return choose_by_separability(pd.concat(aucs), pd.concat(probes))
+    return choose(pd.concat(aucs))
+
+
+def all_places(
+    activations: Activations | Mapping[str, Activations], n_columns: int = COLUMNS
+) -> list[Choice]:
+    """Return every layer and pooling of every encoder; they share `n_columns` evenly."""
+    places = [
+        (name, layer, pooling)
+        for name, held in _by_encoder(activations).items()
+        for layer in held.layers
+        for pooling in held.poolings
+    ]
+    return [Choice(*place, max(1, n_columns // len(places))) for place in places]
+
+
+def _by_encoder(activations: Activations | Mapping[str, Activations]) -> Mapping[str, Activations]:
+    return activations if isinstance(activations, Mapping) else {"": activations}

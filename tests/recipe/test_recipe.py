@@ -1,0 +1,173 @@
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from standin import StandIn
+
+from prefill_router.baselines.linear import TargetLogistic
+from prefill_router.baselines.ridge import RidgePath, join_parts, split_labels
+from prefill_router.errors import InputError
+from prefill_router.evaluation.metrics import pairwise_brier
+from prefill_router.features import TargetFeatures
+from prefill_router.features.components import BLOCK
+from prefill_router.features.selection import Choice
+from prefill_router.labels.splits import Split
+from prefill_router.recipe import Recipe, all_places, choose_places, fit_predictor
+from prefill_router.recipe.heads import HEADS, PENALTIES, merge_inputs, predict_each_network
+
+TRAIN, VALIDATION, TEST = np.arange(180), np.arange(180, 260), np.arange(260, 330)
+SPLIT = Split(TRAIN, VALIDATION, TEST)
+QUICK = Recipe(dimensions=(2, 5), n_seeds=2, keep=2)
+
+
+@pytest.fixture(scope="module")
+def world():
+    """Return states of two encoders, labels of three targets, and groups of two queries each."""
+    rng = np.random.default_rng(0)
+    n, width = 330, 8
+    latent = rng.normal(size=(n // 2, 2)).repeat(2, axis=0)
+    told = latent @ rng.normal(size=(2, width)) + 0.3 * rng.normal(size=(n, width))
+    states = {
+        (0, "last"): np.full((n, width), 0.7),
+        (0, "mean"): rng.normal(size=(n, width)) + 50,
+        (1, "last"): told + 20,
+        (1, "mean"): rng.normal(size=(n, width)),
+    }
+    other = {(2, "mean"): latent[:, ::-1] + rng.normal(size=(n, 2))}
+    scores = np.column_stack([latent, latent.sum(axis=1)]) + 0.4 * rng.normal(size=(n, 3))
+    Y = (scores > 0).astype(float)
+    Y[rng.random((n, 3)) < 0.1] = np.nan
+    encoders = {"main": StandIn(states), "other": StandIn(other)}
+    return SimpleNamespace(activations=encoders, Y=Y, groups=np.arange(n) // 2)
+
+
+def fit(world, head, **settings):
+    recipe = replace(QUICK, head=head, **settings)
+    return fit_predictor(recipe, world.Y, world.groups, world.activations, SPLIT)
+
+
+@pytest.fixture(scope="module")
+def fitted(world):
+    return {head: fit(world, head) for head in (*HEADS, "auto")}
+
+
+def test_the_trunk_predicts_what_the_trained_ensemble_predicts(world, fitted):
+    it = fitted["trunk"]
+    assert it.predictor.tensors["weight.0"].shape[1] == sum(
+        projection.shape[1] for projection in it.predictor.projection
+    )
+    features = TargetFeatures(it.choices).fit(world.activations, TRAIN)
+    x = np.hstack(features.transform(world.activations))
+    assert it.model.n_features_in_ == x.shape[1]
+    components = it.predictor.features(it.predictor.read(world.activations))
+    np.testing.assert_allclose(it.predictor.raw(components), it.model.predict_proba(x), atol=2e-5)
+    each = predict_each_network(it.predictor.tensors, components)
+    np.testing.assert_allclose(each, it.model.predict_each(x), atol=2e-5)
+
+
+def test_logistic_is_the_best_of_regressions_on_the_same_features(world, fitted):
+    it = fitted["logistic"].predictor
+    X = it.features(it.read(world.activations))
+    models = [TargetLogistic(C).fit(X[TRAIN], world.Y[TRAIN]) for C in (0.001, 0.01, 0.1, 1)]
+    held = [np.nanmean((m.predict_proba(X[VALIDATION]) - world.Y[VALIDATION]) ** 2) for m in models]
+    np.testing.assert_allclose(it.raw(X), models[np.argmin(held)].predict_proba(X), atol=1e-12)
+
+
+def test_ridge_is_chosen_on_validation_rows_by_two_penalties(world, fitted):
+    it = fitted["ridge"].predictor
+    assert it.places == [
+        *(("main", layer, pool) for layer in (0, 1) for pool in ("last", "mean")),
+        ("other", 2, "mean"),
+    ]
+    X, Y = it.features(it.read(world.activations)), world.Y
+    parts = RidgePath(PENALTIES).fit(X[TRAIN], split_labels(Y[TRAIN])).predict(X)
+    best = min(parts, key=lambda p: np.nanmean(pairwise_brier(p[VALIDATION, 1:], Y[VALIDATION])))
+    joined = [join_parts(part[:, 0], best[:, 1:]) for part in parts]
+    expected = min(joined, key=lambda p: np.nanmean((p[VALIDATION] - Y[VALIDATION]) ** 2))
+    np.testing.assert_allclose(it.raw(X), expected, atol=1e-9)
+
+
+def test_auto_takes_the_least_pairwise_brier_score_on_validation_rows(world, fitted):
+    scores = {}
+    for head in HEADS:
+        it = fitted[head].predictor
+        raw = it.raw(it.features(it.read(world.activations, VALIDATION)))
+        scores[head] = np.nanmean(pairwise_brier(raw, world.Y[VALIDATION]))
+    auto = fitted["auto"]
+    assert auto.scores == pytest.approx(scores, abs=1e-12)
+    best = min(scores, key=scores.get)
+    assert auto.predictor.head == best
+    assert auto.n_tried == sum(fitted[head].n_tried for head in HEADS)
+    for name, tensor in fitted[best].predictor.tensors.items():
+        np.testing.assert_array_equal(auto.predictor.tensors[name], tensor)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_query_has_the_same_probabilities_whatever_comes_with_it(world, fitted, head):
+    predictor = fitted[head].predictor
+    p = predictor.predict_proba(world.activations)
+    rows = np.random.default_rng(0).permutation(len(p))[: BLOCK + 7]
+    np.testing.assert_array_equal(predictor.predict_proba(world.activations, rows), p[rows])
+    one = predictor.predict_proba(world.activations, rows[:1])
+    np.testing.assert_allclose(one, p[rows[:1]], atol=1e-5)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_no_part_sees_rows_that_are_not_its_own(world, fitted, head):
+    """Test rows change nothing; validation rows neither places nor components nor networks."""
+
+    def changed(rows):
+        other = {}
+        for name, held in world.activations.items():
+            states = {(la, p): held.states(la, p).copy() for la in held.layers
+                      for p in held.poolings if (la, p) in held._states}  # fmt: skip
+            for values in states.values():
+                values[rows] = values[rows][::-1] * 3 - 1
+            other[name] = StandIn(states)
+        Y = world.Y.copy()
+        Y[rows] = 1 - Y[rows]
+        it = SimpleNamespace(activations=other, Y=Y, groups=world.groups)
+        return fit(it, head).predictor
+
+    mine = fitted[head].predictor
+    theirs = changed(TEST)
+    assert theirs.places == mine.places
+    for name, tensor in mine.tensors.items():
+        np.testing.assert_array_equal(theirs.tensors[name], tensor)
+    for a, b in zip(mine.projection, theirs.projection, strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(mine.calibration.coefficients, theirs.calibration.coefficients)
+    theirs = changed(VALIDATION)
+    for a, b in zip(mine.centre + mine.projection, theirs.centre + theirs.projection, strict=True):
+        np.testing.assert_array_equal(a, b)
+    if head == "trunk":
+        for name, tensor in mine.tensors.items():
+            np.testing.assert_array_equal(theirs.tensors[name], tensor)
+    changed_p = np.abs(mine.calibration.coefficients - theirs.calibration.coefficients).max()
+    assert changed_p > 0
+
+
+def test_layers_are_chosen_by_j_where_asked(world):
+    one = {"main": world.activations["main"]}
+    by_j = choose_places(replace(QUICK, criterion="J"), world.Y, world.groups, one, TRAIN)
+    assert {(choice.layer, choice.pooling) for choice in by_j} == {(1, "last")}
+
+
+def test_all_layers_share_the_columns_evenly(world):
+    assert all_places(world.activations["main"], 10) == [
+        Choice("", layer, pooling, 2) for layer in (0, 1) for pooling in ("last", "mean")
+    ]
+
+
+def test_inputs_that_repeat_are_merged():
+    rng = np.random.default_rng(0)
+    X, columns = rng.normal(size=(5, 6)), [0, 1, 2, 3, 4, 0, 1, 2]
+    weight = rng.normal(size=(2, 8, 4))
+    merged = merge_inputs(weight, columns, 6)
+    np.testing.assert_allclose(np.matmul(X, merged), np.matmul(X[:, columns], weight))
+
+
+def test_an_unknown_head_is_refused():
+    with pytest.raises(InputError, match=r"known: trunk, logistic, ridge, auto.*'trunk'"):
+        Recipe(head="trunc")
