@@ -1,18 +1,8 @@
-"""In-memory activations with the methods of the real ones."""
+"""In-memory activations of which a layer tells the answers."""
 
 import numpy as np
 
-
-class StandIn:
-    def __init__(self, states):
-        self._states = states
-        self.layers = sorted({layer for layer, _ in states})
-        self.poolings = tuple(sorted({pooling for _, pooling in states}))
-        self.n_queries, self.width = next(iter(states.values())).shape
-        self.n_tokens = np.full(self.n_queries, 7)
-
-    def states(self, layer, pooling):
-        return self._states[layer, pooling].astype(np.float32)
+from prefill_router.extraction.activations import Activations
 
 
 def predictable(rng, n=120, width=8):
@@ -26,4 +16,4 @@ def predictable(rng, n=120, width=8):
     }
     Y = (latent + 0.3 * rng.normal(size=(n, 2)) > 0).astype(float)
     Y[rng.random((n, 2)) < 0.2] = np.nan
-    return StandIn(states), Y, np.arange(n) // 2
+    return Activations.from_arrays(states, np.full(n, 7)), Y, np.arange(n) // 2

@@ -15,7 +15,7 @@ from prefill_router import cli
 from prefill_router.errors import InputError
 from prefill_router.experiments.study import ARTIFACTS
 from prefill_router.extraction import encode
-from prefill_router.extraction.activations import Activations
+from prefill_router.extraction.activations import StoredStates
 from prefill_router.extraction.models import load_encoder
 from prefill_router.extraction.sources import resolve
 from prefill_router.project import project_root
@@ -228,7 +228,7 @@ def test_extract_writes_what_the_library_would(tmp_path, monkeypatch):
         *load_encoder(resolve(str(encoder))), questions, layers=[1, 3], poolings=["mean"],
         max_tokens=5, truncation="left",
     )  # fmt: skip
-    found = Activations.open(tmp_path / "out")
+    found = StoredStates.open(tmp_path / "out")
     assert found.layers == [1, 3]
     np.testing.assert_allclose(found.states(3, "mean"), wanted.states[1, 0], rtol=0, atol=5e-3)
     n_tokens = sum(min(len(question.split()), 5) for question in questions)

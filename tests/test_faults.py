@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from prefill_router.extraction.activations import Activations
+from prefill_router.extraction.activations import StoredStates
 from prefill_router.storage import verify
 
 TESTS = Path(__file__).parent
@@ -36,7 +36,7 @@ def test_killed_at_30_random_moments(tmp_path):
     for directory in killed:
         assert contents(directory) == undisturbed
     verify(killed[0])
-    assert Activations.open(killed[0]).n_queries == 300
+    assert StoredStates.open(killed[0]).n_queries == 300
 
 
 def test_ten_times_as_many_queries_need_no_more_memory(tmp_path):

@@ -17,10 +17,10 @@ from prefill_router import zoo
 from prefill_router.errors import InputError
 from prefill_router.evaluation.estimates import Estimate, write_metrics
 from prefill_router.experiments.parameters import PLACES, Parameters, from_namespace
+from prefill_router.extraction import extract
 from prefill_router.extraction.activations import Activations
 from prefill_router.extraction.devices import training_device
 from prefill_router.extraction.sources import ModelSource, local_path, resolve
-from prefill_router.extraction.streaming import extract_to_store
 from prefill_router.features.selection import Choice, choose, cross_validated_auc
 from prefill_router.labels import Labels, load_labels
 from prefill_router.labels.costs import (
@@ -219,8 +219,7 @@ class Study:
         p = self.parameters
         encoder = encoder or p.encoder
         if encoder not in self._activations:
-            self._activations[encoder] = extract_to_store(
-                self.store,
+            self._activations[encoder] = extract(
                 self.source(encoder),
                 self.labels.question.tolist(),
                 layers=p.layers if encoder == p.encoder or p.layers in ("all", "upper") else "all",
@@ -231,12 +230,13 @@ class Study:
                 dtype=p.dtype,
                 engine=p.engine,
                 address=p.address or None,
+                cache_dir=self.store.root,
             )
         return self._activations[encoder]
 
     def states_key(self, encoder: str) -> str:
-        """Return what identifies an encoder's activations: the name of their artifact."""
-        return self.activations(encoder).path.name
+        """Return what identifies an encoder's activations."""
+        return self.activations(encoder).key
 
     @cached_property
     def encoders(self) -> list[str]:

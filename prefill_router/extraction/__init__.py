@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import os
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from prefill_router.errors import InputError, did_you_mean
-from prefill_router.extraction.activations import Activations
+from prefill_router.extraction.activations import Activations, EncoderInfo, StoredStates
 from prefill_router.extraction.anatomy import Anatomy, all_states, dissect
-from prefill_router.extraction.models import input_device, pad_id, quiet
+from prefill_router.extraction.devices import Device
+from prefill_router.extraction.models import input_device, load_encoder, pad_id, quiet
 from prefill_router.extraction.plan import make_plan, rope_switch
 from prefill_router.extraction.pooling import needs_user
 from prefill_router.extraction.prefill import Prefill
 from prefill_router.extraction.prompts import Prompts, Truncation, check_max_tokens, token_limit
 from prefill_router.extraction.settings import Layers, Settings
+from prefill_router.extraction.sources import ModelSource, resolve, weights_hash
 from prefill_router.extraction.templates import check_questions
 from prefill_router.extraction.threads import ahead, behind
 from prefill_router.progress import meter
+from prefill_router.storage import Store, fingerprint
 
 GPU_TOKENS = 16384  # of a batch; beyond, nothing gets faster
 CPU_TOKENS = (1024, 8192)  # likewise, of a large and of a tiny model
@@ -218,11 +225,144 @@ def _check_finite(states: np.ndarray, reading: Reading, questions: Sequence[str]
                 )
 
 
+def extract(
+    encoder: str | os.PathLike | ModelSource | tuple[Any, Any],
+    queries: Sequence[str],
+    *,
+    layers: Layers = "all",
+    poolings: Sequence[str] = ("last", "mean"),
+    max_tokens: int | None = None,
+    truncation: Truncation = "error",
+    device: Device = "cpu",
+    dtype: str = "float32",
+    engine: Literal["local", "ray"] = "local",
+    address: str | None = None,
+    workers: int | None = None,
+    cache_dir: str | os.PathLike | None = None,
+    storage_dtype: Literal["float32", "float16"] = "float32",
+    token_budget: int | None = None,
+    template: str | None = None,
+    template_kwargs: dict[str, Any] | None = None,
+    trust_remote_code: bool = False,
+) -> Activations:
+    """Read each query once with an encoder, without generating, and keep its pooled states.
+
+    Parameters
+    ----------
+    encoder : str, path or ModelSource; or a model and its tokenizer
+        ``zoo/NAME``, a directory, ``owner/name`` on the Hugging Face hub, or what `load_encoder`
+        returns, which is read in memory by this process.
+    queries : sequence of str, length N
+        Each becomes one user turn in the encoder's chat template.
+    layers : "all", "upper" or sequence of int, default "all"
+        Which of the hidden states 0..L to keep; ``"upper"`` is the upper half, L // 2 + 1 to L.
+        Blocks above the highest are not run.
+    poolings : sequence of str, default ("last", "mean")
+        Keys of `prefill_router.extraction.pooling.POOLINGS`.
+    max_tokens : int, optional
+        The most tokens of a prompt; by default, and at most, what model and tokenizer allow.
+    truncation : {"error", "left", "right"}, default "error"
+        What to do with longer prompts: refuse, or drop tokens on that side.
+    device, dtype, trust_remote_code
+        As for `prefill_router.extraction.models.load_encoder`.
+    engine : {"local", "ray"}, default "local"
+        This process, or workers on a Ray cluster, each with an encoder of its own.
+    address : str, optional
+        Of a running Ray cluster; by default ``RAY_ADDRESS``, else one is started on this machine.
+    workers : int, optional
+        For Ray; by default as many as there is room for.
+    cache_dir : path-like, optional
+        Where states are written shard by shard, and found again: a run that was stopped goes on,
+        and of a data set that has grown only the new queries are read. By default states are kept
+        in memory.
+    storage_dtype : {"float32", "float16"}, default "float32"
+        Type on disk.
+    token_budget : int, optional
+        The most tokens of a batch, padding included; bounds memory, changes no result beyond
+        rounding.
+    template, template_kwargs : optional
+        A chat template (Jinja) to use instead of the tokenizer's, and what to pass to it.
+
+    Returns
+    -------
+    Activations
+
+    Raises
+    ------
+    InputError
+        If a parameter, query or model cannot be used, or files in `cache_dir` are damaged.
+    """
+    from prefill_router.extraction.keys import make_key
+    from prefill_router.extraction.streaming import extract_to_store
+
+    settings = {
+        "layers": layers,
+        "poolings": poolings,
+        "max_tokens": max_tokens,
+        "truncation": truncation,
+        "token_budget": token_budget,
+        "template": template,
+        "template_kwargs": template_kwargs,
+    }
+    if isinstance(encoder, tuple):
+        info, key = None, None
+        loaded = encoder
+    else:
+        source = encoder if isinstance(encoder, ModelSource) else resolve(str(encoder))
+        reading = max_tokens, truncation, template, template_kwargs
+        info = EncoderInfo(source.name, source.revision, weights_hash(source), dtype, *reading)
+    if cache_dir is not None or engine != "local":
+        with contextlib.ExitStack() as stack:
+            root = cache_dir or stack.enter_context(tempfile.TemporaryDirectory())
+            stored = extract_to_store(
+                Store(root),
+                source,
+                queries,
+                device=device,
+                dtype=dtype,
+                storage_dtype=storage_dtype,
+                trust_remote_code=trust_remote_code,
+                engine=engine,
+                address=address,
+                workers=workers,
+                **settings,
+            )
+            read = stored.states
+            if cache_dir is None:
+                places = itertools.product(stored.layers, stored.poolings)
+                arrays = {place: stored.states(*place) for place in places}
+                read = lambda *place: arrays[place]  # noqa: E731
+            found = stored.layers, stored.poolings, stored.width, stored.path.name
+            return Activations(
+                *found, info, len(queries), (stored.n_tokens, stored.full_tokens), read
+            )
+    if info is not None:
+        given = {"dtype": dtype, "trust_remote_code": trust_remote_code, **settings}
+        key = fingerprint(make_key(source, queries, **given))
+        loaded = load_encoder(source, device, dtype, trust_remote_code)
+    encoding = encode(*loaded, check_questions(queries), **settings)
+    arrays = {
+        (layer, pooling): encoding.states[i, j]
+        for i, layer in enumerate(encoding.layers)
+        for j, pooling in enumerate(encoding.poolings)
+    }
+    return Activations(
+        encoding.layers,
+        encoding.poolings,
+        encoding.states.shape[-1],
+        key or fingerprint(encoding.states),
+        info,
+        len(queries),
+        (encoding.n_tokens, encoding.full_tokens),
+        lambda *place: arrays[place],
+    )
+
+
 def reference_states(
     model,
     tokenizer,
     questions: Sequence[str],
-    like: Activations | Encoding,
+    like: StoredStates | Encoding,
     *,
     max_tokens: int | None = None,
     truncation: Truncation = "error",

@@ -3,23 +3,204 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from prefill_router.errors import InputError, did_you_mean
 from prefill_router.extraction.layout import PLAN, Layout
 from prefill_router.extraction.shards import Shard, tensor_key
-from prefill_router.storage import MANIFEST, file_hash, read_json, write_json
+from prefill_router.storage import MANIFEST, file_hash, fingerprint, read_json, write_json
 
 FORMAT = 2
 NAMED = 5  # queries named, by layer and pooling, where states are not finite
 
 
 @dataclass(frozen=True)
+class EncoderInfo:
+    """Which encoder states are of, and how it read the prompts.
+
+    Attributes
+    ----------
+    name : str
+        As it was asked for: ``zoo/NAME``, a path, or a name on the hub.
+    revision : str or None
+        The commit on the hub, None elsewhere.
+    weights : str
+        SHA-256 over every file that decides what it computes (`sources.weights_hash`).
+    dtype : str
+        Type that it computed in.
+    max_tokens : int or None
+        The most tokens of a prompt; None for the encoder's own limit.
+    truncation : {"error", "left", "right"}
+        What was done with longer prompts.
+    template : str or None
+        The chat template that was used instead of the tokenizer's.
+    template_kwargs : dict or None
+        What was passed to the chat template.
+    """
+
+    name: str
+    revision: str | None
+    weights: str
+    dtype: str = "float32"
+    max_tokens: int | None = None
+    truncation: str = "error"
+    template: str | None = None
+    template_kwargs: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class Activations:
+    """Pooled prefill states of N prompts, in memory or on disk, read one layer at a time.
+
+    Made by `prefill_router.extraction.extract` or, of one's own arrays, by `from_arrays`.
+
+    Attributes
+    ----------
+    layers : list of int
+        Hidden states that can be used, as transformers counts them: 0 is the embedding output, L
+        the last block's (after the final norm, where the model has one).
+    poolings : list of str
+        Ways in which tokens were pooled.
+    width : int
+        D, numbers in a state.
+    key : str
+        Identifies the content.
+    encoder : EncoderInfo or None
+        None for arrays of one's own.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> states = Activations.from_arrays({(12, "mean"): np.eye(3)})
+    >>> len(states), states.layers, states.poolings, states.states(12, "mean").shape
+    (3, [12], ['mean'], (3, 3))
+    """
+
+    layers: list[int]
+    poolings: list[str]
+    width: int
+    key: str
+    encoder: EncoderInfo | None
+    _n_queries: int
+    _tokens: tuple[np.ndarray, np.ndarray] | None
+    _read: Callable[[int, str], np.ndarray]
+
+    @classmethod
+    def from_arrays(
+        cls,
+        states: Mapping[tuple[int, str], np.ndarray],
+        n_tokens: np.ndarray | None = None,
+    ) -> Activations:
+        """Return activations of one's own arrays.
+
+        Parameters
+        ----------
+        states : mapping of (int, str) to ndarray of shape (N, D)
+            States by layer and pooling: every layer with every pooling.
+        n_tokens : ndarray of shape (N,), optional
+            Tokens of each prompt. Needed only for costs.
+
+        Raises
+        ------
+        InputError
+            If shapes differ, a layer lacks a pooling, or a state is not finite.
+        """
+        arrays = {place: np.asarray(array, np.float32) for place, array in states.items()}
+        layers = sorted({layer for layer, _ in arrays})
+        poolings = sorted({pooling for _, pooling in arrays})
+        missing = [place for place in product(layers, poolings) if place not in arrays]
+        if missing or not arrays:
+            raise InputError(
+                f"states lack {missing or 'any array'}; give every layer with every pooling, such "
+                'as {(12, "mean"): X} with X of shape (N, D).'
+            )
+        shapes = {array.shape for array in arrays.values()}
+        shape = next(iter(shapes))
+        if len(shapes) > 1 or len(shape) != 2:
+            raise InputError(f"states must be arrays of one shape (N, D); these are {shapes}.")
+        for (layer, pooling), array in arrays.items():
+            if not (finite := np.isfinite(array).all(axis=1)).all():
+                raise InputError(
+                    f"The state of query {int(np.argmin(finite))} at layer {layer} ({pooling}) is "
+                    "not finite; drop the query or the layer."
+                )
+        tokens = None
+        if n_tokens is not None:
+            tokens = (np.asarray(n_tokens, np.int64),) * 2
+            if tokens[0].shape != shape[:1]:
+                raise InputError(f"n_tokens has shape {tokens[0].shape}; it must be {shape[:1]}.")
+        content = [part for place in sorted(arrays) for part in (list(place), arrays[place])]
+        key = fingerprint(*content, *(tokens or ()))
+        return cls(layers, poolings, shape[1], key, None, shape[0], tokens, lambda *at: arrays[at])
+
+    def __len__(self) -> int:
+        """Return N."""
+        return self._n_queries
+
+    @property
+    def n_tokens(self) -> np.ndarray:
+        """Tokens of each prompt as it was read, int64 (N,)."""
+        return self._known_tokens[0]
+
+    @property
+    def full_tokens(self) -> np.ndarray:
+        """Tokens of each prompt before any was cut, int64 (N,): what it costs to send."""
+        return self._known_tokens[1]
+
+    @property
+    def n_truncated(self) -> int:
+        """Prompts that were cut to fit."""
+        return int((self.full_tokens > self.n_tokens).sum())
+
+    @property
+    def _known_tokens(self) -> tuple[np.ndarray, np.ndarray]:
+        if self._tokens is None:
+            raise InputError(
+                "These activations do not know how long their prompts are, which costs depend on: "
+                "give n_tokens to Activations.from_arrays."
+            )
+        return self._tokens
+
+    def states(self, layer: int, pooling: str) -> np.ndarray:
+        """Return one layer's pooled states; on disk, no other is read.
+
+        Parameters
+        ----------
+        layer : int
+            One of `layers`.
+        pooling : str
+            One of `poolings`.
+
+        Returns
+        -------
+        float32 ndarray of shape (N, D)
+            In the order of the queries.
+
+        Raises
+        ------
+        InputError
+            If there is no such layer or pooling, or the bytes on disk are not those that were
+            written.
+        """
+        if layer not in self.layers:
+            raise InputError(f"There are no states of layer {layer}; there are {self.layers}.")
+        if pooling not in self.poolings:
+            raise InputError(
+                f"There are no states of pooling {pooling!r}."
+                + did_you_mean(pooling, self.poolings)
+            )
+        return self._read(layer, pooling)
+
+
+@dataclass(frozen=True)
+class StoredStates:
     """Pooled prefill states of N prompts, opened with `open` and read one tensor at a time.
 
     Attributes
@@ -84,7 +265,7 @@ class Activations:
         return int((self.full_tokens > self.n_tokens).sum())
 
     @classmethod
-    def open(cls, directory: str | Path) -> Activations:
+    def open(cls, directory: str | Path) -> StoredStates:
         """Open what an extraction has finished, reading no state yet.
 
         Warns of states that are not finite.
@@ -179,7 +360,7 @@ class Activations:
         return shards, positions
 
 
-def _report(activations: Activations) -> str:
+def _report(activations: StoredStates) -> str:
     named = "; ".join(
         f"{key}: query {', '.join(map(str, found['first']))}"
         + (f" and {found['count'] - len(found['first'])} more" if found["count"] > NAMED else "")

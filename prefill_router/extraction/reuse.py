@@ -13,7 +13,7 @@ import numpy as np
 
 from prefill_router.errors import InputError
 from prefill_router.extraction import Reading
-from prefill_router.extraction.activations import Activations
+from prefill_router.extraction.activations import StoredStates
 from prefill_router.extraction.layout import Layout
 from prefill_router.storage import MANIFEST, read_json
 
@@ -26,7 +26,7 @@ class Known:
 
     Attributes
     ----------
-    earlier : Activations
+    earlier : StoredStates
         The earlier extraction.
     rows : int64 ndarray of shape (N,)
         Where each query stands there, -1 for a new one.
@@ -34,7 +34,7 @@ class Known:
         Layers wanted that are there, with every pooling wanted.
     """
 
-    earlier: Activations
+    earlier: StoredStates
     rows: np.ndarray
     layers: list[int]
 
@@ -106,7 +106,7 @@ def _compare(
         same = {**manifest["key"], **{name: key[name] for name in MAY_DIFFER}} == key
         if not same or not set(poolings) <= set(manifest["poolings"]):
             return None
-        earlier = Activations.open(directory)
+        earlier = StoredStates.open(directory)
         places = {digest.tobytes(): row for row, digest in enumerate(earlier.layout.digests)}
         rows = np.array([places.get(digest.tobytes(), -1) for digest in digests])
         return Known(earlier, rows, [layer for layer in layers if layer in manifest["layers"]])

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from prefill_router.errors import InputError, did_you_mean
-from prefill_router.extraction.activations import Activations, finish
+from prefill_router.extraction.activations import StoredStates, finish
 from prefill_router.extraction.devices import Device
 from prefill_router.extraction.keys import check_key, make_key, question_digest
 from prefill_router.extraction.layout import PLAN, Layout
@@ -49,7 +49,7 @@ def extract(
     address: str | None = None,
     workers: int | None = None,
     **settings: Any,
-) -> Activations:
+) -> StoredStates:
     """Write the pooled prefill states of `questions` into a directory, or go on doing so.
 
     Parameters
@@ -76,7 +76,7 @@ def extract(
 
     Returns
     -------
-    Activations
+    StoredStates
 
     Raises
     ------
@@ -112,12 +112,12 @@ def extract(
                 "kept: make room, or give another directory, and run again."
             ) from error
     check_key(directory, key)
-    return Activations.open(directory)
+    return StoredStates.open(directory)
 
 
 def extract_to_store(
     store: Store, source: ModelSource, questions: Sequence[str], **settings: Any
-) -> Activations:
+) -> StoredStates:
     """Return the activations of `questions` from a store, extracting what is not there.
 
     Parameters
@@ -134,7 +134,7 @@ def extract_to_store(
 
     Returns
     -------
-    Activations
+    StoredStates
 
     Raises
     ------

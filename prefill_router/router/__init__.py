@@ -9,11 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from prefill_router.extraction import Layers
+from prefill_router.extraction import Layers, extract
 from prefill_router.extraction.devices import Device
 from prefill_router.extraction.prompts import Truncation
 from prefill_router.extraction.sources import resolve
-from prefill_router.extraction.streaming import extract_to_store
 from prefill_router.labels import Labels
 from prefill_router.labels.costs import Prices, expected_costs, has_costs
 from prefill_router.labels.splits import make_splits
@@ -118,34 +117,33 @@ class Router(Amendable):
         counters = read_own_tokenizers(tokenizers or {}, labels.targets)
         if encoder_price is None and prices is not None:
             encoder_price = prices.input.get(encoder)
-        with tempfile.TemporaryDirectory() as scratch:
-            activations = extract_to_store(
-                store or Store(scratch),
-                source,
-                labels.question.tolist(),
-                layers=layers,
-                poolings=poolings,
-                max_tokens=max_tokens,
-                truncation=truncation,
-                device=device,
-                dtype=dtype,
-            )
-            trained = train(
-                activations,
-                labels,
-                split,
-                prices,
-                counters,
-                device=device,
-                dimensions=dimensions,
-                n_seeds=n_seeds,
-                keep=keep,
-                max_loss=max_loss,
-                confidence=confidence,
-                encoder_price=encoder_price,
-                n_resamples=n_resamples,
-                seed=seed,
-            )
+        activations = extract(
+            source,
+            labels.question.tolist(),
+            layers=layers,
+            poolings=poolings,
+            max_tokens=max_tokens,
+            truncation=truncation,
+            device=device,
+            dtype=dtype,
+            cache_dir=None if store is None else store.root,
+        )
+        trained = train(
+            activations,
+            labels,
+            split,
+            prices,
+            counters,
+            device=device,
+            dimensions=dimensions,
+            n_seeds=n_seeds,
+            keep=keep,
+            max_loss=max_loss,
+            confidence=confidence,
+            encoder_price=encoder_price,
+            n_resamples=n_resamples,
+            seed=seed,
+        )
         reading = {"dtype": dtype, "max_tokens": max_tokens, "truncation": truncation}
         config = describe(trained, labels, split, source, prices, reading, seed)
         return cls(config, trained.parts, source, device)

@@ -71,7 +71,7 @@ def test_a_run_directory_that_holds_nothing_yet_is_anybodys(tmp_path):
 
 
 def test_an_empty_run_directory_derives_from_the_parameters(tmp_path, monkeypatch):
-    monkeypatch.setattr("prefill_router.experiments.project_root", lambda: tmp_path)
+    monkeypatch.setattr("prefill_router.experiments.study.project_root", lambda: tmp_path)
     one = tiny_studies.study(tmp_path, run_dir="")
     two = tiny_studies.study(tmp_path, run_dir="", seed=1)
     assert one.run_dir == tmp_path / "runs" / one.parameters.fingerprint
@@ -81,7 +81,7 @@ def test_an_empty_run_directory_derives_from_the_parameters(tmp_path, monkeypatc
 
 def test_relative_paths_start_at_the_projects_root(tmp_path, monkeypatch):
     values = world(tmp_path / "data")
-    monkeypatch.setattr("prefill_router.experiments.project_root", lambda: tmp_path)
+    monkeypatch.setattr("prefill_router.experiments.study.project_root", lambda: tmp_path)
     elsewhere = tmp_path / "notebooks"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
@@ -98,12 +98,13 @@ def test_one_store_may_serve_all_studies(tmp_path, monkeypatch):
     monkeypatch.setenv(ARTIFACTS, str(tmp_path / "shared"))
     one = tiny_studies.study(tmp_path, n_queries=20)
     two = tiny_studies.study(tmp_path, n_queries=20, keep=1, run_dir=str(tmp_path / "two"))
-    assert one.activations().path == two.activations().path
-    assert one.activations().path.is_relative_to(tmp_path / "shared")
+    assert one.activations().key == two.activations().key
+    assert list((tmp_path / "shared").iterdir())
     assert not (one.run_dir / "artifacts").exists()
     monkeypatch.setenv(ARTIFACTS, "")
     alone = tiny_studies.study(tmp_path, n_queries=20)
-    assert alone.activations().path.is_relative_to(alone.run_dir / "artifacts")
+    assert alone.activations().key == one.activations().key
+    assert list((alone.run_dir / "artifacts").iterdir())
 
 
 def test_the_first_cells_can_run_again_in_one_kernel(tmp_path):
@@ -243,7 +244,7 @@ def best_row(rows, score):
 def test_probes_are_not_measured_again_for_other_dimensions(study, monkeypatch):
     encoder = study.parameters.encoder
     before = study.probes(encoder)
-    monkeypatch.setattr("prefill_router.experiments.probe_layers", lambda *_: pytest.fail("again"))
+    monkeypatch.setattr("prefill_router.experiments.study.probe_layers", lambda *_: pytest.fail("again"))
     again = study.like(dimensions=[3], inner_folds=2).probes(encoder)
     pd.testing.assert_frame_equal(again, before)
 

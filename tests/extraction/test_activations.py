@@ -8,7 +8,7 @@ from safetensors import safe_open
 from tiny_activations import LAYERS, N_TOKENS, POOLINGS
 
 from prefill_router.errors import InputError
-from prefill_router.extraction.activations import Activations
+from prefill_router.extraction.activations import StoredStates
 from prefill_router.extraction.layout import PLAN
 from prefill_router.storage import MANIFEST, read_json, verify, write_json
 
@@ -24,7 +24,7 @@ def written(tmp_path, states):
 
 
 def test_what_is_written_is_read_in_the_order_of_the_queries(written, states):
-    activations = Activations.open(written)
+    activations = StoredStates.open(written)
     assert len(activations.shards) > 1
     assert (activations.layers, activations.poolings) == (LAYERS, POOLINGS)
     assert (activations.n_queries, activations.width) == (7, 4)
@@ -62,7 +62,7 @@ def test_one_layer_is_read_from_its_own_bytes_alone(written, states):
         for place in (*range(data, start), *range(start + len(kept), len(content))):
             content[place] ^= 0xFF
         path.write_bytes(content)
-    activations = Activations.open(written)
+    activations = StoredStates.open(written)
     np.testing.assert_array_equal(activations.states(2, "mean"), states[1, 1])
     for layer, pooling in ((2, "last"), (0, "mean"), (5, "last")):
         with pytest.raises(InputError, match=rf"{pooling}.00{layer} is not what was written"):
@@ -70,7 +70,7 @@ def test_one_layer_is_read_from_its_own_bytes_alone(written, states):
 
 
 def test_unknown_layer_and_pooling(written):
-    activations = Activations.open(written)
+    activations = StoredStates.open(written)
     with pytest.raises(InputError, match=r"layer 1 .*\[0, 2, 5\]"):
         activations.states(1, "last")
     with pytest.raises(InputError, match="Did you mean 'mean'"):
@@ -79,17 +79,17 @@ def test_unknown_layer_and_pooling(written):
 
 def test_nothing_unfinished_or_of_another_version_is_opened(written, tmp_path):
     with pytest.raises(InputError, match="no activations"):
-        Activations.open(tmp_path / "nowhere")
+        StoredStates.open(tmp_path / "nowhere")
     manifest = read_json(written / MANIFEST)
     write_json(written / MANIFEST, manifest | {"format": 99})
     with pytest.raises(InputError, match="another version"):
-        Activations.open(written)
+        StoredStates.open(written)
     (written / MANIFEST).write_text("{")
     with pytest.raises(InputError, match="not valid JSON"):
-        Activations.open(written)
+        StoredStates.open(written)
     (written / MANIFEST).unlink()
     with pytest.raises(InputError, match="not finished"):
-        Activations.open(written)
+        StoredStates.open(written)
 
 
 @pytest.mark.parametrize("name", [PLAN, "shard-000001.safetensors"])
@@ -109,7 +109,7 @@ def test_missing_damaged_and_foreign_files_are_named(written, tmp_path, states, 
     else:
         path.write_bytes(path.read_bytes()[: -10 if damage == "short" else 0])
     with pytest.raises(InputError, match=rf"{name} .*delete"):
-        Activations.open(written)
+        StoredStates.open(written)
 
 
 def verify_hash(path):
@@ -123,7 +123,7 @@ def test_states_that_are_not_finite_are_named_and_their_layers_left_out(tmp_path
     states[1, 1, 2] = np.nan
     written = tiny_activations.write(tmp_path / "a", states)
     with pytest.warns(UserWarning, match=r"last.002: query 4; mean.002: query 2\)"):
-        activations = Activations.open(written)
+        activations = StoredStates.open(written)
     assert activations.layers == [0, 5]
     np.testing.assert_array_equal(activations.states(5, "mean"), states[2, 1])
     for pooling in POOLINGS:
@@ -140,4 +140,4 @@ def test_if_no_layer_is_left_that_is_an_error(tmp_path, states):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(InputError, match=r"query 0, 1, 2, 3, 4 and 2 more.* No layer is left"):
-            Activations.open(written)
+            StoredStates.open(written)

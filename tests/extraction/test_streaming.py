@@ -12,7 +12,7 @@ import torch
 from prefill_router import extraction
 from prefill_router.errors import InputError
 from prefill_router.extraction import encode, keys, reader, shards, streaming, writer
-from prefill_router.extraction.activations import Activations
+from prefill_router.extraction.activations import StoredStates
 from prefill_router.extraction.layout import PLAN
 from prefill_router.extraction.models import load_encoder
 from prefill_router.extraction.sources import resolve
@@ -162,7 +162,7 @@ def test_a_stopped_extraction_goes_on_and_gives_the_same_bytes(tmp_path, source,
     with pytest.raises(Stop):
         extract(source, QUESTIONS, tmp_path / "out")
     with pytest.raises(InputError, match="not finished"):
-        Activations.open(tmp_path / "out")
+        StoredStates.open(tmp_path / "out")
     kept = sorted((tmp_path / "out").glob("shard-*"))
     (tmp_path / "out" / ".shard-000002.safetensors.x.safetensors").write_bytes(b"begun")
     stop_after()

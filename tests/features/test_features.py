@@ -30,7 +30,7 @@ def test_features_of_training_rows_do_not_depend_on_test_rows(rng):
     rows, choices = np.arange(70), [Choice("e", 1, "mean", 3)]
     before = TargetFeatures(choices).fit({"e": activations}, rows)
     before = before.transform({"e": activations}, rows)[0]
-    activations._states[1, "mean"][70:] *= 1e4
+    activations.states(1, "mean")[70:] *= 1e4
     after = TargetFeatures(choices).fit({"e": activations}, rows)
     np.testing.assert_array_equal(after.transform({"e": activations}, rows)[0], before)
 

@@ -7,9 +7,10 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from standin import StandIn, predictable
+from standin import predictable
 
 from prefill_router.errors import InputError
+from prefill_router.extraction.activations import Activations
 from prefill_router.features import selection
 from prefill_router.features.logistic import fit_nested_logistic
 from prefill_router.features.selection import Choice, choose, cross_validated_auc, masked_auc
@@ -52,7 +53,7 @@ def test_groups_never_straddle_folds(rng):
     n_groups, copies = 40, 5
     states = np.repeat(rng.normal(size=(n_groups, 30)), copies, axis=0)
     Y = np.repeat(rng.integers(0, 2, n_groups).astype(float), copies)[:, None]
-    rows, activations = np.arange(n_groups * copies), StandIn({(0, "mean"): states})
+    rows, activations = np.arange(n_groups * copies), Activations.from_arrays({(0, "mean"): states})
     apart = cross_validated_auc(activations, Y, rows, rows, [0], ["mean"], [30])
     groups = np.repeat(np.arange(n_groups), copies)
     together = cross_validated_auc(activations, Y, rows, groups, [0], ["mean"], [30])
@@ -65,7 +66,7 @@ def test_rows_outside_the_training_rows_are_never_read(rng):
     rows = np.arange(80)
     arguments = (rows, groups, [1], ["mean"], [2])
     before = cross_validated_auc(activations, Y, *arguments)
-    activations._states[1, "mean"][80:] = 1e3
+    activations.states(1, "mean")[80:] = 1e3
     Y[80:] = 1 - Y[80:]
     pd.testing.assert_frame_equal(cross_validated_auc(activations, Y, *arguments), before)
 
@@ -84,7 +85,7 @@ def test_a_folds_own_rows_never_change_what_is_fitted_for_it(rng, monkeypatch):
     cross_validated_auc(activations, Y, *arguments)
     folds = GroupKFold(4, shuffle=True, random_state=0).split(Y, groups=groups)
     held = [test for _, test in folds][2]
-    activations._states[1, "mean"][held] *= -1e3
+    activations.states(1, "mean")[held] *= -1e3
     Y[held] = 1 - Y[held]
     cross_validated_auc(activations, Y, *arguments)
     same = [np.array_equal(fitted[f][0], fitted[4 + f][0]) for f in range(4)]

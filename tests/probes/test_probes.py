@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from brute_force import fisher_by_loops
 from random_labels import labels_of_both_kinds
-from standin import StandIn
 
+from prefill_router.extraction.activations import Activations
 from prefill_router.probes import probe_layers, statistics
 from prefill_router.probes.geometry import anisotropy, effective_dimensionality
 
@@ -15,7 +15,7 @@ def test_probe_layers_looks_at_the_given_rows_alone(rng):
     states = {(layer, p): rng.normal(size=(30, 4)) for layer in (0, 2) for p in ("last", "mean")}
     states[0, "last"][:] = 1.5
     Y, rows = labels_of_both_kinds(rng, 30, 2), np.arange(20)
-    table = probe_layers(StandIn(states), Y, rows, pca_dimension=2)
+    table = probe_layers(Activations.from_arrays(states), Y, rows, pca_dimension=2)
     assert len(table) == 2 * 2 * 2
     row = table.query("layer == 2 and pooling == 'mean' and target == 1").iloc[0]
     X = states[2, "mean"][:20].astype(np.float32)
@@ -34,7 +34,7 @@ def test_probes_do_not_depend_on_how_rows_fall_into_chunks(rng, monkeypatch):
         rng.normal(size=(90, 6)) * np.logspace(-3, 3, 6) + 100,
         labels_of_both_kinds(rng, 90, 3),
     )
-    arguments = (StandIn({(0, "mean"): states}), Y, np.arange(90), 4)
+    arguments = (Activations.from_arrays({(0, "mean"): states}), Y, np.arange(90), 4)
     at_once = probe_layers(*arguments)
     monkeypatch.setattr(statistics, "CHUNK", 8)
     pd.testing.assert_frame_equal(probe_layers(*arguments), at_once, rtol=1e-9)
@@ -43,7 +43,7 @@ def test_probes_do_not_depend_on_how_rows_fall_into_chunks(rng, monkeypatch):
 @pytest.mark.parametrize(("n", "n_targets"), [(50, 2), (50, 50), (3, 2)])
 def test_few_rows_and_many_targets(rng, n, n_targets):
     X, Y = rng.normal(size=(n, 70)).astype(np.float32), labels_of_both_kinds(rng, n, n_targets)
-    table = probe_layers(StandIn({(0, "mean"): X}), Y, np.arange(n))
+    table = probe_layers(Activations.from_arrays({(0, "mean"): X}), Y, np.arange(n))
     assert len(table) == n_targets
     both = [len(set(y[~np.isnan(y)])) == 2 for y in Y.T]
     assert np.isfinite(table["J"]).tolist() == both
@@ -52,7 +52,9 @@ def test_few_rows_and_many_targets(rng, n, n_targets):
 
 
 def test_no_float64_copy_of_the_states_is_made(rng):
-    states = StandIn({(0, "mean"): rng.standard_normal((20_000, 256), dtype=np.float32)})
+    states = Activations.from_arrays(
+        {(0, "mean"): rng.standard_normal((20_000, 256), dtype=np.float32)}
+    )
     Y = labels_of_both_kinds(rng, 20_000, 2)
     tracemalloc.start()
     probe_layers(states, Y, np.arange(20_000), pca_dimension=2)

@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_labels import labels_of_both_kinds
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from standin import StandIn
 
 from prefill_router.errors import InputError
+from prefill_router.extraction.activations import Activations
 from prefill_router.probes import probe_layers
 from prefill_router.probes.decomposition import decompose
 from prefill_router.probes.separability import (
@@ -55,7 +55,7 @@ def test_full_rank_rotation_keeps_J_and_truncation_does_not(seed):
         rng.normal(size=(50, 6)) @ rng.normal(size=(6, 6)),
         labels_of_both_kinds(rng, 50, 2, missing=0),
     )
-    activations = StandIn({(0, "mean"): X})
+    activations = Activations.from_arrays({(0, "mean"): X})
     full = probe_layers(activations, Y, np.arange(50), pca_dimension=6)
     np.testing.assert_allclose(full["J_pca"], full["J"], rtol=1e-5)
     cut = probe_layers(activations, Y, np.arange(50), pca_dimension=2)
@@ -65,7 +65,9 @@ def test_full_rank_rotation_keeps_J_and_truncation_does_not(seed):
 def test_J_pca_equals_the_loop_on_reduced_features(rng):
     X, Y = rng.normal(size=(50, 6)) @ rng.normal(size=(6, 6)), labels_of_both_kinds(rng, 50, 3)
     X = X.astype(np.float32)
-    table = probe_layers(StandIn({(0, "mean"): X}), Y, np.arange(50), pca_dimension=3)
+    table = probe_layers(
+        Activations.from_arrays({(0, "mean"): X}), Y, np.arange(50), pca_dimension=3
+    )
     reduced = decompose(X, 3).transform(X)
     expected = [fisher_by_loops(reduced, y, standardise=False) for y in Y.T]
     np.testing.assert_allclose(table["J_pca"], expected, rtol=1e-6)
