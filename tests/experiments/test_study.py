@@ -244,7 +244,9 @@ def best_row(rows, score):
 def test_probes_are_not_measured_again_for_other_dimensions(study, monkeypatch):
     encoder = study.parameters.encoder
     before = study.probes(encoder)
-    monkeypatch.setattr("prefill_router.experiments.study.probe_layers", lambda *_: pytest.fail("again"))
+    monkeypatch.setattr(
+        "prefill_router.experiments.study.probe_layers", lambda *_: pytest.fail("again")
+    )
     again = study.like(dimensions=[3], inner_folds=2).probes(encoder)
     pd.testing.assert_frame_equal(again, before)
 
@@ -385,7 +387,7 @@ def test_a_study_like_another_differs_in_what_is_said_alone(study):
     study.costs  # noqa: B018 - what is cached must not stay where it no longer holds
     fewer = study.like(n_queries=60, n_seeds=1)
     assert fewer.labels.n_queries == 60
-    assert (len(fewer.costs), fewer.activations().n_queries) == (60, 60)
+    assert (len(fewer.costs), len(fewer.activations())) == (60, 60)
     assert (fewer.store, fewer.run_dir) == (study.store, study.run_dir)
     assert study.labels.n_queries > 60
     by_j = study.like(criterion="J")
