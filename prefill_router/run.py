@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import os
 import platform
 import time
@@ -13,9 +12,9 @@ from typing import Any
 
 import nbformat
 import papermill
-from IPython.core.inputtransformer2 import TransformerManager
 from nbclient.exceptions import DeadKernelError
 
+from prefill_router import __version__
 from prefill_router.book import HEADLINE_NOTEBOOK, headline
 from prefill_router.errors import InputError
 from prefill_router.experiments.expectations import EXPECTED, accept
@@ -23,16 +22,16 @@ from prefill_router.experiments.inputs import check_inputs
 from prefill_router.experiments.parameters import validate
 from prefill_router.experiments.published import PUBLISHED
 from prefill_router.experiments.study import Study
-from prefill_router.imports import imported
 from prefill_router.progress import note, track
 from prefill_router.project import project_root
 from prefill_router.storage import (
+    STAGES,
     atomic_write,
-    code_fingerprint,
     file_hash,
     fingerprint,
     library_versions,
     read_json,
+    versions,
     write_json,
 )
 
@@ -78,10 +77,16 @@ def run_experiment(
     prepare_kernels()
     study = Study(parameters)
     given, inputs = parameters.model_dump(mode="json"), check_inputs(study)
-    state = {"parameters": given, "inputs": inputs, "committed": _committed(), "notebooks": []}
+    state = {
+        "parameters": given,
+        "inputs": inputs,
+        "committed": _committed(),
+        "versions": versions("experiments"),
+        "notebooks": [],
+    }
     study.claim()
     for notebook in track(notebooks(), f"running {study.run_dir.name}"):
-        state["notebooks"] += [file_hash(notebook), code_fingerprint(*_modules(notebook))]
+        state["notebooks"].append(file_hash(notebook))
         note(_execute(notebook, study.run_dir, given, fingerprint(state)))
     write_json(study.run_dir / "metrics.json", _all_metrics(study.run_dir))
     write_json(study.run_dir / "manifest.json", _manifest(study, inputs["encoders"]))
@@ -106,16 +111,6 @@ def _committed() -> list[str]:
     paths = [root / EXPECTED, *sorted((root / PUBLISHED).glob("*/*.json"))]
     paths += sorted(p for kind in KINDS_READ for p in package.rglob(f"*.{kind}"))
     return [file_hash(path) for path in paths if path.exists()]
-
-
-def _modules(notebook: Path) -> list[str]:
-    """Return the modules of the package that a notebook's code imports."""
-    found, transform = [], TransformerManager().transform_cell  # magics are no Python
-    for cell in nbformat.read(notebook, as_version=4).cells:
-        if cell.cell_type == "code":
-            with contextlib.suppress(SyntaxError):  # it says so itself when it is run
-                found += imported(transform(cell.source))
-    return found
 
 
 def _all_metrics(run_dir: Path) -> list[dict[str, Any]]:
@@ -193,7 +188,7 @@ def _manifest(study: Study, encoders: dict[str, str]) -> dict[str, Any]:
     outputs = [study.run_dir / "notebooks" / path.name for path in notebooks()]
     return {
         "parameters": study.parameters.model_dump(mode="json"),
-        "code": code_fingerprint(*(m for path in notebooks() for m in _modules(path))),
+        "code": {"version": __version__, "stages": STAGES},
         "versions": {"python": platform.python_version(), **library_versions()},
         "machine": {"system": platform.platform(), "cores": os.cpu_count()},
         "labels": study.labels.fingerprint,

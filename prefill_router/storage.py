@@ -17,10 +17,32 @@ from typing import Any
 import numpy as np
 
 from prefill_router.errors import InputError
-from prefill_router.imports import closure
 
 MANIFEST = "manifest.json"
 LIBRARIES = ("torch", "transformers", "datasets", "scikit-learn", "scipy", "numpy", "pandas")
+STAGES = {
+    "labels": 1,
+    "extraction": 1,
+    "answers": 1,
+    "probes": 1,
+    "features": 1,
+    "trunk": 1,
+    "baselines": 1,
+    "policy": 1,
+    "evaluation": 1,
+    "recipe": 1,
+    "report": 1,
+    "router": 1,
+    "zoo": 1,
+    "loop": 1,
+    "experiments": 1,
+}
+"""The stages in order, each with the VERSION of its numbers.
+
+A stage imports only earlier ones. Whoever changes the numbers of a stage raises its VERSION, so
+that its artifacts, and those of all later stages, are made again; `tests/test_golden.py` fails
+where that was forgotten.
+"""
 
 
 def fingerprint(*parts: Any) -> str:
@@ -55,25 +77,26 @@ def file_hash(path: str | os.PathLike) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-@functools.cache
-def code_fingerprint(*modules: str) -> str:
-    """Return what identifies the code that computes, so that an upgrade, too, computes anew.
+def versions(stage: str) -> dict[str, int | str]:
+    """Return what the numbers of a stage rest on besides its inputs.
 
     Parameters
     ----------
-    *modules : str
-        Full names of the modules that compute.
+    stage : str
+        A key of `STAGES`.
 
     Returns
     -------
-    str
-        16 hexadecimal characters, of these modules, all that they import of this package, and the
-        libraries' versions.
+    dict
+        The VERSION of this stage and of all earlier ones, and the version of every library that
+        computes.
     """
-    files = {name: file_hash(path) for name, path in closure(modules).items()}
-    return fingerprint(files, library_versions())
+    names = list(STAGES)
+    earlier = names[: names.index(stage) + 1]
+    return {name: STAGES[name] for name in earlier} | library_versions()
 
 
+@functools.cache
 def library_versions() -> dict[str, str]:
     """Return the installed version of every library that computes."""
     return {name: version(name) for name in LIBRARIES}
@@ -142,13 +165,12 @@ class Store:
         return self.root / f"{kind}-{fingerprint(key)}"
 
     def get(
-        self, kind: str, key: dict[str, Any], build: Callable[[Path], None], *modules: str
+        self, kind: str, key: dict[str, Any], build: Callable[[Path], None], *, stage: str
     ) -> Path:
         """Return the artifact's directory: the verified one on disk, else a newly built one.
 
-        An artifact is found again only by the code that made it: the `code_fingerprint` of the
-        module that defines `build`, and of `modules`, is part of the key, so nothing stale is
-        served after a change.
+        The `versions` of its stage are part of the key, so nothing stale is served after a stage's
+        VERSION was raised or a library upgraded.
 
         Parameters
         ----------
@@ -158,8 +180,8 @@ class Store:
             Everything the content depends on, JSON-able.
         build : callable
             Writes the artifact's files into the (temporary) directory it is given.
-        *modules : str
-            Those that compute though the module of `build` does not import them.
+        stage : str
+            The latest stage, a key of `STAGES`, whose numbers the content holds.
 
         Returns
         -------
@@ -171,7 +193,7 @@ class Store:
         InputError
             If the artifact on disk is not what its manifest says.
         """
-        key = {**key, "code": code_fingerprint(build.__module__, *modules)}
+        key = {**key, "versions": versions(stage)}
         directory = self.path(kind, key)
         if directory.exists():
             verify(directory)

@@ -222,17 +222,6 @@ def test_every_image_says_what_it_shows(pages):
             assert image.get("alt") and not image["alt"].endswith(".png")
 
 
-def test_every_module_is_in_the_reference():
-    root = project.project_root()
-    listed = re.findall(r"automodule:: prefill_router\.(\S+)", (root / "book/api.md").read_text())
-    paths = [
-        path.relative_to(root / "prefill_router") for path in root.glob("prefill_router/**/*.py")
-    ]
-    modules = {".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in paths}
-    commands = {name for name in modules if name.partition(".")[0] == "cli"}
-    assert sorted(listed) == sorted(modules - commands - {"__init__"})
-
-
 # What follows fakes the slow step, to look at what happens around it.
 
 

@@ -11,7 +11,7 @@ from prefill_router.errors import InputError
 from prefill_router.experiments.parameters import Parameters
 from prefill_router.experiments.study import ARTIFACTS, Study
 from prefill_router.run import clean, run_experiment
-from prefill_router.storage import file_hash, read_json, write_json
+from prefill_router.storage import STAGES, file_hash, read_json, write_json
 
 RECORD = """\
 import json, os, pathlib
@@ -100,6 +100,7 @@ def test_a_chain_that_fails_goes_on_where_it_failed(root, values, executed):
     names = ["01_first.ipynb", "02_second.ipynb"]
     assert manifest["notebooks"] == {n: file_hash(run / "notebooks" / n) for n in names}
     assert manifest["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert manifest["code"]["stages"] == STAGES
     assert {"torch", "transformers", "numpy"} < set(manifest["versions"])
     assert set(manifest["encoders"]) == {values[n] for n in ("encoder", "untrained")} | set(
         values["encoders"]
@@ -151,7 +152,7 @@ def test_what_changed_runs_again_with_all_that_may_rest_on_it(root, values, monk
     prices.write_text(prices.read_text().replace("40.0", "41.0"))
     rerun()  # other contents of the same name
     assert executed == both
-    monkeypatch.setattr(chain, "code_fingerprint", lambda *_: "other code")
+    monkeypatch.setitem(STAGES, "trunk", STAGES["trunk"] + 1)
     rerun()
     assert executed == both
 
@@ -197,7 +198,7 @@ def test_the_manifest_lists_artifacts(root, values):
         path.unlink()
     run = run_experiment(values, "mine")
     store = Study(Parameters(**{**values, "run_dir": "runs/mine"})).store
-    path = store.get("thing", {}, lambda directory: write_json(directory / "x.json", 1))
+    path = store.get("thing", {}, lambda d: write_json(d / "x.json", 1), stage="labels")
     run_experiment(values, "mine")
     assert read_json(run / "manifest.json")["artifacts"] == [path.name]
 

@@ -1,20 +1,17 @@
-import shutil
+import ast
 from pathlib import Path
 
 import pytest
 
-from prefill_router import imports, storage
-from prefill_router.storage import LIBRARIES, Store, code_fingerprint, read_json
+from prefill_router import storage
+from prefill_router.storage import STAGES, Store, read_json, versions
+
+FOUNDATIONS = {"errors", "progress", "project", "storage", "validation"}
+LAST = ["book", "run", "cli"]
 
 
 def write_one(directory):
     (directory / "x.txt").write_text("1")
-
-
-@pytest.fixture
-def changed(monkeypatch):
-    """Make the package another one, as a change of its code does."""
-    return lambda: monkeypatch.setattr(storage, "code_fingerprint", lambda *_: "other code")
 
 
 def test_an_artifact_is_made_once_and_found_again(tmp_path):
@@ -24,40 +21,52 @@ def test_an_artifact_is_made_once_and_found_again(tmp_path):
         made.append(directory)
         write_one(directory)
 
-    one, two = store.get("thing", {"a": 1}, build), store.get("thing", {"a": 1}, build)
+    one, two = (store.get("thing", {"a": 1}, build, stage="labels") for _ in range(2))
     assert one == two
     assert one == store.path("thing", read_json(one / "manifest.json")["key"])
     assert len(made) == 1
-    assert store.get("thing", {"a": 2}, build) != one
+    assert store.get("thing", {"a": 2}, build, stage="labels") != one
 
 
-def test_other_code_makes_another_artifact(tmp_path, changed):
+@pytest.mark.parametrize(
+    ("raised", "made_again"), [("labels", True), ("probes", True), ("features", False)]
+)
+def test_versions_of_a_stage_and_of_earlier_ones_key_its_artifacts(
+    tmp_path, monkeypatch, raised, made_again
+):
     store = Store(tmp_path)
-    before = store.get("thing", {"a": 1}, write_one)
-    changed()
-    after = store.get("thing", {"a": 1}, write_one)
-    assert after != before
-    assert read_json(after / "manifest.json")["key"]["code"] == "other code"
+    before = store.get("thing", {}, write_one, stage="probes")
+    monkeypatch.setitem(STAGES, raised, STAGES[raised] + 1)
+    after = store.get("thing", {}, write_one, stage="probes")
+    assert (after != before) == made_again
 
 
-@pytest.mark.parametrize("library", LIBRARIES)
-def test_another_version_of_a_library_is_other_code(monkeypatch, library):
-    before, installed = code_fingerprint("prefill_router.trunk"), storage.version
-    assert code_fingerprint.__wrapped__("prefill_router.trunk") == before
-    monkeypatch.setattr(
-        storage, "version", lambda name: "0.0.1" if name == library else installed(name)
-    )
-    assert code_fingerprint.__wrapped__("prefill_router.trunk") != before
+def test_another_version_of_a_library_makes_another_artifact(tmp_path, monkeypatch):
+    before = Store(tmp_path).get("thing", {}, write_one, stage="labels")
+    monkeypatch.setattr(storage, "library_versions", lambda: {"torch": "0.0.1"})
+    assert versions("labels") == {"labels": STAGES["labels"], "torch": "0.0.1"}
+    assert Store(tmp_path).get("thing", {}, write_one, stage="labels") != before
 
 
-def test_code_is_a_module_with_all_it_imports_and_nothing_else(monkeypatch, tmp_path):
-    package = tmp_path / "prefill_router"
-    shutil.copytree(Path(storage.__file__).parent, package, ignore=shutil.ignore_patterns("zoo"))
-    monkeypatch.setattr(imports, "__file__", str(package / "imports.py"))
-    fingerprinted, modules = code_fingerprint.__wrapped__, ("extraction.reader", "trunk")
-    before = [fingerprinted(f"prefill_router.{module}") for module in modules]
-    assert before[0] != before[1]
-    with open(package / "extraction" / "pooling.py", "a") as stream:
-        stream.write("# changed\n")  # `reader` imports it, through others
-    assert fingerprinted("prefill_router.extraction.reader") != before[0]
-    assert fingerprinted("prefill_router.trunk") == before[1]
+def imported(source):
+    """Return the parts of the package that a source text's import statements name."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, "write absolute imports"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    parts = (name.split(".") for name in names)
+    return {part[1] for part in parts if part[0] == "prefill_router" and len(part) > 1}
+
+
+def test_a_stage_imports_only_earlier_stages():
+    package, order = Path(storage.__file__).parent, [*STAGES, *LAST]
+    for path in package.rglob("*.py"):
+        own = path.relative_to(package).with_suffix("").parts[0]
+        if own == "__init__":
+            continue
+        assert own in {*FOUNDATIONS, *order}, path
+        allowed = set() if own in FOUNDATIONS else set(order[: order.index(own) + 1])
+        assert imported(path.read_text()) <= FOUNDATIONS | {"__version__"} | allowed, path

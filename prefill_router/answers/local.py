@@ -86,7 +86,7 @@ def collect(
         def build(directory: Path) -> None:
             write_json(directory / "answers.json", ask(chunk, key))
 
-        return read_json(Store(work).get("answers", key, build) / "answers.json")
+        return read_json(Store(work).get("answers", key, build, stage="answers") / "answers.json")
 
     parts = []
     for start in track(range(0, len(questions), chunk_size), f"Asking {source.name}"):

@@ -198,7 +198,9 @@ def trained(study: Study, name: str) -> list[Networks]:
                   directory / "networks.safetensors")  # fmt: skip
 
     paths = [
-        study.store.get("ablation", key | {"fold": f}, lambda d, f=f: build(f, d))
+        study.store.get(
+            "ablation", key | {"fold": f}, lambda d, f=f: build(f, d), stage="experiments"
+        )
         for f in range(len(study.splits))
     ]
     return [Networks(**load_file(path / "networks.safetensors")) for path in paths]

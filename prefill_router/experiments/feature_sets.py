@@ -118,8 +118,10 @@ def feature_predictions(
         save_file({"p": p_correct}, directory / "p.safetensors")
 
     paths = [
-        study.store.get("feature-set", key | {"fold": fold}, lambda d, f=fold: build(f, d))
-        for fold in range(len(study.splits))
+        study.store.get(
+            "feature-set", key | {"fold": f}, lambda d, f=f: build(f, d), stage="experiments"
+        )
+        for f in range(len(study.splits))
     ]
     return [load_file(path / "p.safetensors")["p"] for path in paths]
 

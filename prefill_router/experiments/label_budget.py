@@ -96,7 +96,8 @@ def predict_new(study: Study, target: int, sizes: Sequence[int]) -> tuple[np.nda
         p, nothing = _predict_new(study, target, sizes)
         save_file({"p": p, "nothing": nothing}, directory / "p.safetensors")
 
-    found = load_file(study.store.get("label-budget", key, build) / "p.safetensors")
+    directory = study.store.get("label-budget", key, build, stage="experiments")
+    found = load_file(directory / "p.safetensors")
     return found["p"], found["nothing"]
 
 

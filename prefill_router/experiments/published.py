@@ -186,8 +186,14 @@ def provenance(study: Study, notebook: str) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in manifest["versions"].items())
     return (
         f"The numbers shown are those of the published full run ({directory.name}), on all of its "
-        f"{n:,} queries, computed by code {manifest['code'][:12]} with {versions}."
+        f"{n:,} queries, computed by {code_of(manifest)} with {versions}."
     )
+
+
+def code_of(manifest: Mapping[str, Any]) -> str:
+    """Say which code computed a published run; manifests with a hash there are of v0.1."""
+    code = manifest["code"]
+    return "v0.1, commit 20b58d0" if isinstance(code, str) else f"prefill-router {code['version']}"
 
 
 def _published(study: Study, notebook: str) -> Path | None:

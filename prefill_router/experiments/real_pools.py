@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from prefill_router.evaluation.estimates import Estimate
-from prefill_router.experiments.published import MANIFEST, PUBLISHED, read_published
+from prefill_router.experiments.published import MANIFEST, PUBLISHED, code_of, read_published
 from prefill_router.storage import read_json
 
 POOLS = {
@@ -79,7 +79,7 @@ def settings_table(root: Path, names: Sequence[str]) -> pd.DataFrame:
                 "networks trained, kept": f"{parameters['n_seeds']}, {parameters['keep']}",
                 "resamples": parameters["n_resamples"],
                 "minutes of this chapter": round(manifest["seconds"][CHAPTER] / 60, 1),
-                "code": manifest["code"][:12],
+                "code": code_of(manifest),
             }
         )
     return pd.DataFrame(lines)

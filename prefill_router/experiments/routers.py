@@ -259,8 +259,8 @@ def _fitted(
         save_file({"p": np.ascontiguousarray(p_correct)}, directory / "p.safetensors")
         write_json(directory / TRIED, sum(fitting.tried) or 1)
 
-    fitted_by = among[router].fit.__module__  # challengers have a module of theirs
+    stage = "recipe" if among is ROUTERS else "experiments"
     return [
-        study.store.get("router", key | {"fold": f}, lambda d, f=f: build(f, d), fitted_by)
+        study.store.get("router", key | {"fold": f}, lambda d, f=f: build(f, d), stage=stage)
         for f in track(range(len(study.splits)), f"Fitting {router}")
     ]

@@ -78,7 +78,7 @@ def checkpoints(study: Study) -> dict[str, str]:
     def build(directory: Path) -> None:
         export(build_model(recipe), recipe, directory, 0)
 
-    untrained = study.store.get("untrained-copy", {"recipe": vars(recipe)}, build)
+    untrained = study.store.get("untrained-copy", {"recipe": vars(recipe)}, build, stage="zoo")
     final = f"zoo/{CHECKPOINTED}"
     early = {f"{final}-step-{step}": f"{final}-step-{step}" for step in recipe.checkpoints}
     return {f"{final}-step-0": str(untrained), **early, final: final}

@@ -290,7 +290,9 @@ class Study:
             ]
             pd.concat(tables, ignore_index=True).to_parquet(directory / "table.parquet")
 
-        table = pd.read_parquet(self.store.get(kind, key, build) / "table.parquet")
+        table = pd.read_parquet(
+            self.store.get(kind, key, build, stage="features") / "table.parquet"
+        )
         return table.assign(encoder=encoder)
 
     def key(self, *settings: Any) -> dict[str, Any]:

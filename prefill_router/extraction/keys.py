@@ -13,11 +13,11 @@ import numpy as np
 
 from prefill_router.errors import InputError
 from prefill_router.extraction.layout import Layout
-from prefill_router.extraction.settings import READING, Settings
+from prefill_router.extraction.settings import Settings
 from prefill_router.extraction.shards import check_storage
 from prefill_router.extraction.sources import ModelSource, weights_hash
 from prefill_router.extraction.templates import check_questions
-from prefill_router.storage import code_fingerprint, fingerprint
+from prefill_router.storage import fingerprint, versions
 
 
 def make_key(
@@ -36,7 +36,7 @@ def make_key(
     check_storage(storage_dtype)
     key = {
         **Settings(**settings).decisive(),
-        "code": code_fingerprint(*READING),
+        "code": versions("extraction"),
         "weights": weights_hash(source),
         "questions": fingerprint(check_questions(questions)),
         "storage_dtype": storage_dtype,

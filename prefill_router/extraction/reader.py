@@ -19,9 +19,8 @@ from prefill_router.extraction.devices import Device, device_name
 from prefill_router.extraction.layout import Layout
 from prefill_router.extraction.models import input_device, load_encoder, quiet
 from prefill_router.extraction.prefill import Prefill
-from prefill_router.extraction.settings import READING
 from prefill_router.extraction.sources import ModelSource, resolve, weights_hash
-from prefill_router.storage import code_fingerprint
+from prefill_router.storage import versions
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ class Job:
             repository = source.name.partition("@")[0]
             source = resolve(f"{repository}@{source.revision}" if source.is_hub else source.name)
         here = {
-            "code": code_fingerprint(*READING),
+            "code": versions("extraction"),
             "weights": weights_hash(source),
             "transformers": version("transformers"),
         }

@@ -10,9 +10,6 @@ from prefill_router.errors import InputError
 from prefill_router.extraction.pooling import check_poolings
 from prefill_router.extraction.prompts import Truncation
 
-READING = ("prefill_router.extraction.reader", "prefill_router.extraction.writer")
-"""The modules that, with all they import, decide the states that are read and written."""
-
 Layers = Literal["all", "upper"] | Sequence[int]
 
 

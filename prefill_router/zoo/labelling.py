@@ -47,7 +47,7 @@ def fresh_labels(store: Store, device: str = "cpu") -> Path:
         collected = collect_labels(target_names(), queries, parts, decoding=DECODING, device=device)
         write_table(collected.labels, directory / zoo.LABELS.name)
 
-    return store.get("labels", key, build) / zoo.LABELS.name
+    return store.get("labels", key, build, stage="answers") / zoo.LABELS.name
 
 
 def ask_again(

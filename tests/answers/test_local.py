@@ -7,7 +7,6 @@ from prefill_router.answers.local import collect
 from prefill_router.errors import InputError
 from prefill_router.extraction.models import load_target
 from prefill_router.extraction.sources import resolve
-from prefill_router.imports import closure
 
 QUESTIONS = tiny_models.questions(20)
 SHORT = Decoding(max_new_tokens=6)
@@ -43,9 +42,3 @@ def test_sampled_chunks_do_not_share_a_random_stream(source):
     again = collect(source, questions[::-1], ["w1"] * 9, decoding=decoding, chunk_size=5)
     pd.testing.assert_frame_equal(table, again)
     assert table["answer"].tolist()[1:5] != table["answer"].tolist()[5:]
-
-
-def test_finished_chunks_are_keyed_by_the_code_that_generates_and_not_by_that_of_endpoints():
-    found = closure([collect.__module__])  # where `build` is defined
-    assert {"prefill_router.answers.generation", "prefill_router.extraction.models"} <= set(found)
-    assert "prefill_router.answers.endpoints" not in found

@@ -6,7 +6,6 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from prefill_router.experiments import label_budget as label_budget_module
-from prefill_router.experiments import new_target_heads
 from prefill_router.experiments.label_budget import (
     NO_LABEL,
     PAIRS,
@@ -15,7 +14,6 @@ from prefill_router.experiments.label_budget import (
     label_budget,
 )
 from prefill_router.experiments.new_target_heads import HEADS, OWN, SHARED, what_is_known
-from prefill_router.imports import closure
 
 
 def test_estimates_are_means_over_targets_and_draws():
@@ -104,8 +102,3 @@ def test_test_labels_never_influence_the_predictions(study):
     mine, theirs = (label_budget_module._predict_new(s, 1, [10]) for s in (study, flipped))
     for before, after in zip(mine, theirs, strict=True):
         np.testing.assert_array_equal(before, after)
-
-
-def test_stored_predictions_are_keyed_by_the_code_of_the_heads():
-    builder = label_budget_module.predict_new.__module__  # where `build` is defined
-    assert new_target_heads.__name__ in closure([builder])

@@ -9,7 +9,6 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from tiny_studies import label_table
 
-from prefill_router import storage
 from prefill_router.experiments.fitting import Fitting
 from prefill_router.experiments.routers import (
     CLUSTERS,
@@ -35,6 +34,7 @@ from prefill_router.experiments.routers import (
 )
 from prefill_router.experiments.study import ARTIFACTS
 from prefill_router.features import TargetFeatures
+from prefill_router.storage import STAGES
 
 torch.set_num_threads(1)
 
@@ -125,24 +125,22 @@ def test_a_fitted_router_is_kept_and_found_again(study, monkeypatch):
         assert np.array_equal(predictions(again, router)[0], kept[0], equal_nan=True)
 
 
-def test_a_router_is_fitted_again_when_the_module_that_fits_it_changes(study, monkeypatch):
-    """Challengers are fitted by a module that the routers' own does not import."""
-    code, fitted = {}, []
+@pytest.mark.parametrize("among", [ROUTERS, {}], ids=["book", "challenger"])
+def test_a_router_is_fitted_again_when_the_version_of_its_stage_is_raised(
+    study, monkeypatch, among
+):
+    fitted = []
 
     def fit(it):
         fitted.append(it.fold)
         return np.full(it.study.labels.correct.shape, 0.5)
 
-    fit.__module__ = "prefill_router.experiments.challengers"
-    among = {"mine": replace(ROUTERS[PRIMARY], fit=fit)}
-    monkeypatch.setattr(
-        storage, "code_fingerprint", lambda *names: code.get(names[-1], "as it was")
-    )
+    monkeypatch.setitem(among, "mine", replace(ROUTERS[PRIMARY], fit=fit))
     predictions(study, "mine", among=among)
     predictions(study, "mine", among=among)
     once = len(fitted)
     assert once == len(study.splits)
-    code["prefill_router.experiments.challengers"] = "changed"
+    monkeypatch.setitem(STAGES, "recipe" if among is ROUTERS else "experiments", 99)
     predictions(study, "mine", among=among)
     assert len(fitted) == 2 * once
 

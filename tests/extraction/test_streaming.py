@@ -220,7 +220,7 @@ def test_a_directory_of_other_activations_is_left_alone(tmp_path, source, monkey
     before = contents(tmp_path / "out")
     with pytest.raises(InputError, match=r"other layers, questions\)"):
         extract(source, QUESTIONS[1:], tmp_path / "out", layers=[1])
-    monkeypatch.setattr(keys, "code_fingerprint", lambda *_: "another version")
+    monkeypatch.setattr(keys, "versions", lambda *_: "another version")
     with pytest.raises(InputError, match=r"other code\)"):
         extract(source, QUESTIONS, tmp_path / "out")
     assert contents(tmp_path / "out") == before
