@@ -142,7 +142,7 @@ def test_it_is_said_whose_numbers_are_shown(tmp_path, values, monkeypatch):
     publish_full(tmp_path, values, **known)
     said = provenance(mine, HEAVY)
     assert f"published full run (any), on all of its {n:,} queries" in said
-    assert "code cccccccccccc with python 3.9.9." in said
+    assert "v0.1, commit 20b58d0 with python 3.9.9." in said
 
 
 def test_no_path_of_the_machine_is_published_but_the_content_is_identified(tmp_path):
