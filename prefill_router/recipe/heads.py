@@ -78,12 +78,15 @@ def fit_trunk(data: HeadData) -> tuple[Any, Tensors, int]:
     Columns that several targets share are repeated in training, as published, and their weights
     are summed afterwards: the tensors read each column once.
     """
-    from prefill_router.trunk import SharedTrunkEnsemble  # torch, which only training needs
+    from prefill_router.extraction.devices import training_device  # torch, to train alone
+    from prefill_router.trunk import SharedTrunkEnsemble
 
     rows = data.train[~np.isnan(data.correct[data.train]).all(axis=1)]
-    ensemble = SharedTrunkEnsemble(data.n_seeds, data.keep, random_state=data.seed)
+    ensemble = SharedTrunkEnsemble(
+        data.n_seeds, data.keep, random_state=data.seed, device=training_device(data.device)
+    )
     x = data.features[rows][:, data.columns]
-    ensemble.fit(x, data.correct[rows], data.groups[rows], data.device)
+    ensemble.fit(x, data.correct[rows], data.groups[rows])
     layers = [
         [(part.weight.detach().numpy().T, part.bias.detach().numpy()) for part in net.linears]
         for net in ensemble.networks_

@@ -7,15 +7,12 @@ stack of matrices, and features that several targets share are computed once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import expit
 
-from prefill_router.features import TargetFeatures
 from prefill_router.recipe.calibration import Calibration
-from prefill_router.trunk import SharedTrunkEnsemble
 
 Place = tuple[int, str]
 
@@ -63,64 +60,3 @@ class Heads:
     def probabilities(self, features: np.ndarray) -> np.ndarray:
         """Return calibrated P(correct), (N, K) float64."""
         return self.calibration.apply(self.raw(features))
-
-
-def fold(
-    features: TargetFeatures, ensemble: SharedTrunkEnsemble, calibration: Calibration
-) -> Heads:
-    """Fold fitted parts into `Heads`.
-
-    Parameters
-    ----------
-    features : TargetFeatures
-        Fitted, of one encoder.
-    ensemble : SharedTrunkEnsemble
-        Fitted on those features, side by side.
-    calibration : Calibration
-
-    Returns
-    -------
-    Heads
-        With the same probabilities but for rounding.
-    """
-    fitted = {(layer, pool): d for (_, layer, pool), d in features.decompositions_.items()}
-    places = list(fitted)
-    width = max(parts.components.shape[1] for parts in fitted.values())
-    projection = np.zeros((len(places), len(next(iter(fitted.values())).mean), width), np.float32)
-    for place, parts in enumerate(fitted.values()):
-        columns = parts.components / parts.scale[:, None]
-        projection[place, :, : columns.shape[1]] = columns
-    centre = np.stack([parts.mean for parts in fitted.values()])[:, None].astype(np.float32)
-    layers = [
-        [
-            (linear.weight.detach().numpy().T, linear.bias.detach().numpy()[None])
-            for linear in net.linears
-        ]
-        for net in ensemble.networks_
-    ]
-    weights = [np.stack([net[i][0] for net in layers]).copy("C") for i in range(len(layers[0]))]
-    biases = [np.stack([net[i][1] for net in layers]) for i in range(len(layers[0]))]
-    dimensions = [
-        min(choice.dimension, fitted[choice.layer, choice.pooling].components.shape[1])
-        for choice in features.choices
-    ]
-    starts = np.array(
-        [places.index((choice.layer, choice.pooling)) * width for choice in features.choices]
-    )
-    weights[0] = merge_inputs(weights[0], starts, dimensions, len(places) * width)
-    return Heads(places, centre, projection, weights, biases, ensemble.labelled_, calibration)
-
-
-def merge_inputs(
-    weight: np.ndarray, starts: Sequence[int], dimensions: Sequence[int], n_inputs: int
-) -> np.ndarray:
-    """Return the weights (S, n_inputs, H) on distinct columns of ones on repeated columns.
-
-    Inputs come in blocks: block k is the `dimensions[k]` distinct columns from `starts[k]` on.
-    """
-    merged = np.zeros((len(weight), n_inputs, weight.shape[2]), weight.dtype)
-    at = 0
-    for start, dimension in zip(starts, dimensions, strict=True):
-        merged[:, start : start + dimension] += weight[:, at : at + dimension]
-        at += dimension
-    return merged

@@ -10,20 +10,18 @@ import numpy as np
 from prefill_router.evaluation.estimates import Estimate
 from prefill_router.evaluation.tuning import choose_cheapest_policy, choose_policy
 from prefill_router.extraction.activations import Activations
-from prefill_router.extraction.devices import Device, training_device
-from prefill_router.features import TargetFeatures
-from prefill_router.features.selection import Choice, choose, cross_validated_auc
+from prefill_router.extraction.devices import Device
+from prefill_router.features.selection import Choice
 from prefill_router.labels import Labels
 from prefill_router.labels.costs import (
     MILLION,
     Prices,
     expected_costs,
-    has_costs,
     query_costs,
 )
 from prefill_router.labels.splits import Split
-from prefill_router.recipe.calibration import IDENTITY, Calibration, fit_calibration
-from prefill_router.recipe.cost_prediction import fit_costs
+from prefill_router.recipe import Fitted, Recipe, fit_recipe
+from prefill_router.recipe.cost_prediction import CostModel
 from prefill_router.router.cost_comparison import (
     MEAN,
     MEDIAN,
@@ -33,13 +31,10 @@ from prefill_router.router.cost_comparison import (
 )
 from prefill_router.router.evaluation import evaluate
 from prefill_router.router.guarantee import certify
-from prefill_router.router.heads import Heads, fold
+from prefill_router.router.heads import Heads
 from prefill_router.router.parts import Parts
 from prefill_router.router.routing import Tuned
 from prefill_router.router.seen_questions import digests
-from prefill_router.trunk import SharedTrunkEnsemble
-
-FOLDS = 5
 
 
 @dataclass(frozen=True)
@@ -64,28 +59,6 @@ class Trained:
     metrics: list[Estimate]
 
 
-def choose_features(
-    activations: Activations,
-    labels: Labels,
-    train: np.ndarray,
-    dimensions: Sequence[int],
-    seed: int,
-) -> TargetFeatures:
-    """Choose each target's layer, pooling and dimension on training rows, and fit its features."""
-    aucs = cross_validated_auc(
-        activations,
-        labels.correct,
-        train,
-        labels.group,
-        activations.layers,
-        activations.poolings,
-        dimensions,
-        FOLDS,
-        seed,
-    )
-    return TargetFeatures(choose(aucs)).fit({"": activations}, train)
-
-
 def train(
     activations: Activations,
     labels: Labels,
@@ -104,29 +77,16 @@ def train(
     seed: int,
 ) -> Trained:
     """Fit and test a router; parameters and errors as for `prefill_router.router.Router.fit`."""
-    groups, correct = labels.group, labels.correct
-    features = choose_features(activations, labels, split.train, dimensions, seed)
-    x = np.hstack(features.transform({"": activations}))
-    on = training_device(device)
-    ensemble = SharedTrunkEnsemble(n_seeds, keep, random_state=seed, device=on)
-    rows = split.train
-    ensemble.fit(x[rows], correct[rows], groups[rows])
-    untouched = Calibration(
-        ["identity"] * labels.n_targets, np.tile(IDENTITY, (len(correct[0]), 1))
-    )
-    heads = fold(features, ensemble, untouched)
+    groups, correct, held = labels.group, labels.correct, split.validation
+    recipe = Recipe(dimensions=dimensions, n_seeds=n_seeds, keep=keep, seed=seed, device=device)
+    fitted = fit_recipe(recipe, labels, activations, split, prices, tokenizers)
+    heads, costs = padded(fitted)
     reduced = reduced_states(activations, heads)
     raw = heads.raw(reduced)
-    held = split.validation
-    heads = replace(
-        heads, calibration=fit_calibration(raw[held], correct[held], groups[held], seed=seed)
-    )
     p = heads.probabilities(reduced)
-    costs, inputs, expected = None, None, None
-    if has_costs(labels, prices):
-        n_tokens = activations.full_tokens
-        costs = fit_costs(labels, prices, reduced, split.train, n_tokens, tokenizers, seed)
-        inputs = costs.input_tokens(labels.question.tolist(), n_tokens)
+    inputs, expected = None, None
+    if costs is not None:
+        inputs = costs.input_tokens(labels.question.tolist(), activations.full_tokens)
         expected = costs.expected(reduced, inputs)
     accuracy = labels.take(split.train).summary()["accuracy"].to_numpy()
     best = int(np.nanargmax(accuracy))
@@ -173,7 +133,40 @@ def train(
             n_resamples=min(1000, n_resamples),
             seed=seed,
         )
-    return Trained(parts, features.choices, tau, metrics)
+    return Trained(parts, fitted.choices, tau, metrics)
+
+
+def padded(fitted: Fitted) -> tuple[Heads, CostModel | None]:
+    """Return a trunk and its costs, the components of every place padded to as many columns."""
+    it = fitted.predictor
+    width = max(columns.shape[1] for columns in it.projection)
+    at = np.concatenate([i * width + np.arange(w.shape[1]) for i, w in enumerate(it.projection)])
+
+    def spread(values: np.ndarray) -> np.ndarray:
+        wide = np.zeros(
+            (*values.shape[:-2], len(it.places) * width, values.shape[-1]), values.dtype
+        )
+        wide[..., at, :] = values
+        return wide
+
+    projection = np.zeros((len(it.places), len(it.centre[0]), width), np.float32)
+    for place, columns in enumerate(it.projection):
+        projection[place, :, : columns.shape[1]] = columns
+    n_layers = sum(name.startswith("weight.") for name in it.tensors)
+    weights = [it.tensors[f"weight.{i}"] for i in range(n_layers)]
+    heads = Heads(
+        [(layer, pooling) for _, layer, pooling in it.places],
+        np.stack(it.centre)[:, None],
+        projection,
+        [spread(weights[0]), *weights[1:]],
+        [it.tensors[f"bias.{i}"] for i in range(n_layers)],
+        it.tensors["labelled"],
+        it.calibration,
+    )
+    if fitted.costs is None:
+        return heads, None
+    lengths = replace(fitted.costs.lengths, slopes=spread(fitted.costs.lengths.slopes))
+    return heads, replace(fitted.costs, lengths=lengths)
 
 
 def reduced_states(activations: Activations, heads: Heads) -> np.ndarray:

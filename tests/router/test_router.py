@@ -12,9 +12,10 @@ from safetensors.numpy import load_file
 from prefill_router.errors import InputError
 from prefill_router.evaluation import metrics
 from prefill_router.evaluation.estimates import Estimate
+from prefill_router.extraction import devices
 from prefill_router.labels.costs import Prices
 from prefill_router.labels.splits import make_splits
-from prefill_router.router import Router, predictor, training
+from prefill_router.router import Router, predictor
 from prefill_router.router.files import TENSORS
 
 QUERIES = ["w1 w2 w3", "w15 w16 w17", "w4 w18"]
@@ -257,7 +258,7 @@ def test_a_fitted_question_takes_eight_bytes(fitted, saved):
 
 def test_networks_train_where_the_encoder_lies(tmp_path, monkeypatch):
     on = {"cpu": torch.device("meta")}  # it has no numbers
-    monkeypatch.setattr(training, "training_device", on.get)
+    monkeypatch.setattr(devices, "training_device", on.get)
     with pytest.raises((NotImplementedError, RuntimeError), match="meta"):
         tiny_routers.fit(tmp_path / "world", device="cpu")
 

@@ -5,6 +5,7 @@ import pytest
 import tiny_routers
 import tiny_studies
 
+from prefill_router import recipe
 from prefill_router.labels import load_labels
 from prefill_router.labels.costs import load_prices
 from prefill_router.labels.splits import make_splits
@@ -66,7 +67,7 @@ def test_validation_rows_change_neither_layers_nor_networks_nor_lengths(world):
 def test_each_part_is_fitted_to_its_own_rows_and_whole_groups(world, monkeypatch):
     labels, *_ = world
     split, seen = make_splits(labels)[0], {}
-    fit, calibrate, certify = SharedTrunkEnsemble.fit, training.fit_calibration, training.certify
+    fit, calibrate, certify = SharedTrunkEnsemble.fit, recipe.fit_calibration, training.certify
 
     def spy_fit(self, X, Y, groups=None):
         seen["networks"] = Y, groups
@@ -81,7 +82,7 @@ def test_each_part_is_fitted_to_its_own_rows_and_whole_groups(world, monkeypatch
         return certify(p, correct, cost, best, groups, **settings)
 
     monkeypatch.setattr(SharedTrunkEnsemble, "fit", spy_fit)
-    monkeypatch.setattr(training, "fit_calibration", spy_calibrate)
+    monkeypatch.setattr(recipe, "fit_calibration", spy_calibrate)
     monkeypatch.setattr(training, "certify", spy_certify)
     fitted(world, labels)
     parts = {"networks": split.train, "calibration": split.validation, "certificate": split.test}
