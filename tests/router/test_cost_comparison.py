@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from prefill_router import policy
+from prefill_router.evaluation.results import one, select
 from prefill_router.router import cost_comparison
 from prefill_router.router.cost_comparison import (
     ENCODER,
@@ -10,8 +11,7 @@ from prefill_router.router.cost_comparison import (
     MEDIAN,
     PREDICTED,
     SAVING,
-    compare_expected_costs,
-    cost_verdict,
+    compare_costs,
 )
 
 TARGETS = ["a", "b", "c"]
@@ -37,8 +37,7 @@ def coarse(monkeypatch):
 def compare(pool, expected, **settings):
     p, correct, paid, _ = pool
     settings = {"targets": TARGETS, "n_resamples": 50, **settings}
-    found = compare_expected_costs(p, correct, paid, expected, 0, **settings)
-    return {(e.metric, e.router, e.target): e for e in found}
+    return compare_costs(p, correct, paid, expected, 0, **settings)
 
 
 def test_the_saving_is_that_of_the_cheapest_setting_that_is_as_accurate(pool):
@@ -51,23 +50,23 @@ def test_the_saving_is_that_of_the_cheapest_setting_that_is_as_accurate(pool):
             chosen = policy.tolerance(p, seen, tau)[:, None]
             if np.take_along_axis(correct, chosen, 1).mean() >= correct[:, 0].mean() - 1e-12:
                 least = min(least, np.take_along_axis(paid, chosen, 1).mean())
-        saving = found[SAVING, f"tolerance, {way}", ""].estimate
+        saving = one(found, metric=SAVING, router=f"tolerance, {way}").estimate
         assert saving <= 1 - least / paid[:, 0].mean() + 1e-12
         assert saving == pytest.approx(1 - least / paid[:, 0].mean(), abs=0.06)
 
 
-def test_knowing_costs_that_vary_saves_and_the_verdict_says_so(pool):
+def difference(found, name, other):
+    pair = {"router": f"{name}, {PREDICTED}", "versus": f"{name}, {other}"}
+    return one(found, metric=SAVING, **pair)
+
+
+@pytest.mark.parametrize("name", ["tolerance", "utility"])
+def test_knowing_costs_that_vary_saves(pool, name):
     _, _, paid, median = pool
-    found = compare(pool, {PREDICTED: paid, MEDIAN: median})
-    for name in ("tolerance", "utility"):
-        difference = found[SAVING + " difference", f"{name}, {PREDICTED} - {MEDIAN}", ""]
-        assert difference.lower > 0.1
-        said = cost_verdict(list(found.values()), name, MEDIAN)
-        assert "is better than expecting median lengths" in said
-    swapped = compare(pool, {PREDICTED: median, MEAN: paid})
-    assert "is worse than expecting mean lengths" in cost_verdict(list(swapped.values()))
-    same = compare(pool, {PREDICTED: median, MEAN: median})
-    assert "not distinguishable" in cost_verdict(list(same.values()))
+    assert difference(compare(pool, {PREDICTED: paid, MEDIAN: median}), name, MEDIAN).lower > 0.1
+    assert difference(compare(pool, {PREDICTED: median, MEAN: paid}), name, MEAN).upper < 0
+    same = difference(compare(pool, {PREDICTED: median, MEAN: median}), name, MEAN)
+    assert same.estimate == same.lower == same.upper == 0
 
 
 def test_a_prediction_that_knows_nothing_is_no_better_than_the_mean():
@@ -78,12 +77,10 @@ def test_a_prediction_that_knows_nothing_is_no_better_than_the_mean():
     correct = (rng.random((400, 2)) < truth).astype(float)
     paid = np.column_stack([np.full(400, 1.2), rng.lognormal(-1.0, 2.0, 400)])
     mean, median = (np.tile(f(paid, axis=0), (400, 1)) for f in (np.mean, np.median))
-    settings = {"targets": ("a", "b"), "n_resamples": 100}
-    found = compare_expected_costs(
-        truth, correct, paid, {PREDICTED: mean, MEAN: mean.copy(), MEDIAN: median}, 0, **settings
-    )
+    ways = {PREDICTED: mean, MEAN: mean.copy(), MEDIAN: median}
+    found = compare_costs(truth, correct, paid, ways, 0, targets=("a", "b"), n_resamples=100)
     for name in ("tolerance", "utility"):
-        assert "not distinguishable" in cost_verdict(found, name)
+        assert difference(found, name, MEAN).estimate == 0
 
 
 def test_only_routing_pays_the_encoder(pool):
@@ -91,10 +88,11 @@ def test_only_routing_pays_the_encoder(pool):
     cost = np.full(300, 0.25)
     found = compare(pool, {PREDICTED: paid, MEDIAN: median}, encoder_cost=cost)
     for way in (PREDICTED, MEDIAN):
-        without = found[SAVING, f"utility, {way}", ""].estimate
-        included = found[SAVING + ENCODER, f"utility, {way}", ""].estimate
+        router = f"utility, {way}"
+        without = one(found, metric=SAVING, router=router).estimate
+        included = one(found, metric=SAVING + ENCODER, router=router).estimate
         assert without - included == pytest.approx(0.25 / paid[:, 0].mean())
-    assert not any(ENCODER in metric for metric, *_ in compare(pool, {PREDICTED: paid}))
+    assert not any(ENCODER in metric for metric in compare(pool, {PREDICTED: paid}).metric)
 
 
 def test_errors_are_shares_of_the_mean_cost(pool):
@@ -102,8 +100,9 @@ def test_errors_are_shares_of_the_mean_cost(pool):
     found = compare(pool, {PREDICTED: paid * 1.1, MEDIAN: median})
     for k, target in enumerate(TARGETS):
         expected = np.sqrt(np.mean((median - paid)[:, k] ** 2)) / paid[:, k].mean()
-        assert found[ERROR, MEDIAN, target].estimate == pytest.approx(expected)
-        assert found[ERROR + " difference", f"{PREDICTED} - {MEDIAN}", target].upper < 0
+        error = {"metric": ERROR, "target": target}
+        assert one(found, router=MEDIAN, **error).estimate == pytest.approx(expected)
+        assert one(found, router=PREDICTED, versus=MEDIAN, **error).upper < 0
 
 
 def test_the_best_single_target_may_differ_by_row(pool):
@@ -111,15 +110,10 @@ def test_the_best_single_target_may_differ_by_row(pool):
     best = np.arange(300) % 3
     # the same targets in another order in each row, so that the best single one is the first
     moved = [np.take_along_axis(x, (np.arange(3) + best[:, None]) % 3, axis=1) for x in pool]
-    found = compare(pool, {PREDICTED: paid, MEDIAN: median})
     q, right, spent, middle = moved
     settings = {"targets": TARGETS, "n_resamples": 50}
-    by_row = compare_expected_costs(
-        p, correct, paid, {PREDICTED: paid, MEDIAN: median}, best, **settings
-    )
-    alike = compare_expected_costs(
-        q, right, spent, {PREDICTED: spent, MEDIAN: middle}, 0, **settings
-    )
-    saved = [[e.estimate for e in rows if e.metric == SAVING] for rows in (by_row, alike)]
-    assert saved[0] == pytest.approx(saved[1])
-    assert saved[0] != pytest.approx([e.estimate for e in found.values() if e.metric == SAVING])
+    by_row = compare_costs(p, correct, paid, {PREDICTED: paid, MEDIAN: median}, best, **settings)
+    alike = compare_costs(q, right, spent, {PREDICTED: spent, MEDIAN: middle}, 0, **settings)
+    first = compare(pool, {PREDICTED: paid, MEDIAN: median})
+    saved = [select(found, metric=SAVING).estimate.tolist() for found in (by_row, alike, first)]
+    assert saved[0] == pytest.approx(saved[1]) and saved[0] != pytest.approx(saved[2])
