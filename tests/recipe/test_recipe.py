@@ -3,12 +3,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from standin import StandIn
 
 from prefill_router.baselines.linear import TargetLogistic
 from prefill_router.baselines.ridge import RidgePath, join_parts, split_labels
 from prefill_router.errors import InputError
 from prefill_router.evaluation.metrics import pairwise_brier
+from prefill_router.extraction.activations import Activations
 from prefill_router.features import TargetFeatures
 from prefill_router.features.components import BLOCK
 from prefill_router.features.selection import Choice
@@ -38,7 +38,7 @@ def world():
     scores = np.column_stack([latent, latent.sum(axis=1)]) + 0.4 * rng.normal(size=(n, 3))
     Y = (scores > 0).astype(float)
     Y[rng.random((n, 3)) < 0.1] = np.nan
-    encoders = {"main": StandIn(states), "other": StandIn(other)}
+    encoders = {"main": Activations.from_arrays(states), "other": Activations.from_arrays(other)}
     return SimpleNamespace(activations=encoders, Y=Y, groups=np.arange(n) // 2)
 
 
@@ -120,11 +120,11 @@ def test_no_part_sees_rows_that_are_not_its_own(world, fitted, head):
     def changed(rows):
         other = {}
         for name, held in world.activations.items():
-            states = {(la, p): held.states(la, p).copy() for la in held.layers
-                      for p in held.poolings if (la, p) in held._states}  # fmt: skip
+            places = [(layer, pooling) for layer in held.layers for pooling in held.poolings]
+            states = {place: held.states(*place).copy() for place in places}
             for values in states.values():
                 values[rows] = values[rows][::-1] * 3 - 1
-            other[name] = StandIn(states)
+            other[name] = Activations.from_arrays(states)
         Y = world.Y.copy()
         Y[rows] = 1 - Y[rows]
         it = SimpleNamespace(activations=other, Y=Y, groups=world.groups)
