@@ -11,7 +11,7 @@ Synthetic states of 24 layers x 2 poolings, 1024 wide, of 5,000 queries that 9 t
 - Exhaustive: `cross_validated_auc` on every layer, pooling, dimension and target, with scaler and
   principal components fitted inside the folds.
 - Geometry: J of every layer and pooling, on standardised states (`separability`) and on the first
-  50 principal components (`pca_separability`); and all probes (`probe_layers`).
+  50 principal components (`separability`); and all probes (`probe_layers`).
 
 Times are those on the clock, with all cores on both sides: the search gives them to its linear
 algebra and then to folds, ours to layers. Of ours every sixth layer is timed, of the search one
@@ -39,10 +39,8 @@ from sklearn.preprocessing import StandardScaler
 
 from prefill_router.experiments.layer_ranking import ternary_search
 from prefill_router.features.selection import cross_validated_auc
-from prefill_router.probes import probe_layers
+from prefill_router.probes import each_layer, probe_layers, separability
 from prefill_router.probes.decomposition import decompose
-from prefill_router.probes.parallel import each_layer
-from prefill_router.probes.separability import pca_separability, separability
 
 N_LAYERS, POOLINGS, WIDTH, N_QUERIES, N_TARGETS = 24, ["last", "mean"], 1024, 5000, 9
 N_COMPONENTS = 50
@@ -155,7 +153,7 @@ def main(step: int) -> None:
 
     def fisher_pca_of(layer: int, pooling: str) -> np.ndarray:
         X = states.states(layer, pooling)
-        return pca_separability(decompose(X, N_COMPONENTS).transform(X), source.Y)
+        return separability(decompose(X, N_COMPONENTS).transform(X), source.Y, standardise=False)
 
     fisher, _ = seconds(lambda: each_layer(fisher_of, layers, POOLINGS, "J"))
     fisher_pca, _ = seconds(lambda: each_layer(fisher_pca_of, layers, POOLINGS, "J, reduced"))

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from prefill_router.errors import InputError
-
 
 def masked_accuracy(Y: np.ndarray) -> np.ndarray:
     """Return the share of right answers among the labelled ones, (K,); one half without any."""
@@ -46,17 +44,3 @@ def smoothed_accuracy(
     np.add.at(right, codes, np.nan_to_num(Y))
     np.add.at(known, codes, ~np.isnan(Y))
     return (right + strength * masked_accuracy(Y)) / (known + strength)
-
-
-def label_matrix(X, Y: np.ndarray) -> np.ndarray:
-    """Return Y in float64, (N, K), if it is a matrix with a row for each of X.
-
-    Raises
-    ------
-    InputError
-        If it is not, or has no rows.
-    """
-    Y = np.asarray(Y, dtype=np.float64)
-    if Y.ndim != 2 or len(Y) != len(X) or len(Y) == 0:
-        raise InputError(f"Y has shape {Y.shape}; expected ({len(X)}, K), one row a query.")
-    return Y

@@ -20,8 +20,9 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
-from prefill_router.baselines import base_rate, label_matrix
+from prefill_router.baselines import base_rate
 from prefill_router.errors import InputError
+from prefill_router.labels import label_matrix
 
 
 class _LatentFactors(BaseEstimator):
@@ -50,7 +51,7 @@ class _LatentFactors(BaseEstimator):
             If `Y` is not a matrix with a row for each of `X`, `n_factors` is below 1 or `C` is not
             positive.
         """
-        Y = label_matrix(X, Y)
+        Y = label_matrix(Y, len(X))
         if self.n_factors < 1 or not self.C > 0:
             raise InputError(f"n_factors {self.n_factors} must be at least 1, C {self.C} positive.")
         self.labelled_ = ~np.isnan(Y).all(axis=0)

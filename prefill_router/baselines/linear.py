@@ -9,8 +9,9 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from prefill_router.baselines import base_rate, label_matrix
+from prefill_router.baselines import base_rate
 from prefill_router.features.logistic import fit_logistic, predict_logistic
+from prefill_router.labels import label_matrix
 
 
 class LengthOnly(BaseEstimator):
@@ -38,7 +39,7 @@ class LengthOnly(BaseEstimator):
         InputError
             If `Y` is not a matrix with a row for each of `X`, or `C` is not positive.
         """
-        Y = label_matrix(X, Y)
+        Y = label_matrix(Y, len(X))
         self.scaler_ = StandardScaler().fit(self._columns(X))
         self.coef_, self.intercept_ = fit_logistic(
             self.scaler_.transform(self._columns(X)), Y, self.C
@@ -77,7 +78,7 @@ class TfidfLogistic(BaseEstimator):
 
     def fit(self, X: np.ndarray, Y: np.ndarray) -> TfidfLogistic:
         """Fit to questions `X`, strings."""
-        Y = label_matrix(X, Y)
+        Y = label_matrix(Y, len(X))
         self.vectorizer_ = TfidfVectorizer(
             ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\w+|[^\w\s]"
         )
@@ -121,7 +122,7 @@ class TargetLogistic(BaseEstimator):
         InputError
             If `Y` is not a matrix with a row for each of `X`, or `C` is not positive.
         """
-        self.coef_, self.intercept_ = fit_logistic(X, label_matrix(X, Y), self.C)
+        self.coef_, self.intercept_ = fit_logistic(X, label_matrix(Y, len(X)), self.C)
         return self
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:

@@ -15,8 +15,9 @@ from scipy import linalg
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.metrics.pairwise import euclidean_distances
 
-from prefill_router.baselines import label_matrix, masked_accuracy
+from prefill_router.baselines import masked_accuracy
 from prefill_router.errors import InputError
+from prefill_router.labels import label_matrix
 
 
 def completed(Y: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
@@ -71,7 +72,7 @@ class RidgePath(BaseEstimator):
             If `Y` is not a matrix with a row for each of `X`, a penalty is not positive, or a
             weight is below 0 or none is above it.
         """
-        X, Y = np.asarray(X, dtype=np.float64), label_matrix(X, Y)
+        X, Y = np.asarray(X, dtype=np.float64), label_matrix(Y, len(X))
         weights = np.ones(len(X)) if weights is None else np.asarray(weights, dtype=np.float64)
         if not (np.min(self.penalties) > 0 and np.min(weights) >= 0 and weights.sum() > 0):
             raise InputError("Penalties must be positive, weights at least 0 and some above 0.")

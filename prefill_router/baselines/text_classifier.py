@@ -12,12 +12,13 @@ from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from prefill_router.baselines import base_rate, label_matrix
+from prefill_router.baselines import base_rate
 from prefill_router.extraction.models import load_encoder, pad_id
 from prefill_router.extraction.plan import make_plan
 from prefill_router.extraction.pooling import Batch, pool_mean
 from prefill_router.extraction.prompts import Prompts, Truncation, token_limit
 from prefill_router.extraction.sources import ModelSource
+from prefill_router.labels import label_matrix
 from prefill_router.progress import track
 from prefill_router.trunk.training import grouped_split, masked_loss
 
@@ -108,7 +109,7 @@ class TextClassifier(BaseEstimator):
         InputError
             If the encoder cannot be loaded, a question cannot be read, or rows are too few.
         """
-        Y = label_matrix(X, Y)
+        Y = label_matrix(Y, len(X))
         rng = np.random.default_rng(self.random_state)
         groups = np.arange(len(X)) if groups is None else np.asarray(groups)
         train, held, _ = grouped_split(groups, self.inner_share, rng)

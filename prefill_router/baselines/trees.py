@@ -6,7 +6,8 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.ensemble import HistGradientBoostingClassifier
 
-from prefill_router.baselines import base_rate, label_matrix
+from prefill_router.baselines import base_rate
+from prefill_router.labels import label_matrix
 
 
 class TargetTrees(BaseEstimator):
@@ -54,7 +55,7 @@ class TargetTrees(BaseEstimator):
 
     def fit(self, X: np.ndarray, Y: np.ndarray) -> TargetTrees:
         """Fit to features `X` (N, D), each target on the rows labelled for it."""
-        Y = label_matrix(X, Y)
+        Y = label_matrix(Y, len(X))
         self.base_rate_ = base_rate(Y)
         self.models_ = [self._one(X, labels) for labels in Y.T]
         return self

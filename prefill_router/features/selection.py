@@ -13,9 +13,8 @@ from sklearn.model_selection import GroupKFold
 
 from prefill_router.errors import InputError, did_you_mean
 from prefill_router.features.logistic import fit_nested_logistic, predict_logistic
-from prefill_router.probes.decomposition import Decomposition, decompose_folds
-from prefill_router.probes.parallel import each_layer
-from prefill_router.probes.statistics import is_constant
+from prefill_router.probes import each_layer
+from prefill_router.probes.decomposition import Decomposition, decompose_folds, is_constant
 
 if TYPE_CHECKING:
     from prefill_router.extraction.activations import Activations

@@ -210,6 +210,23 @@ def write_labels(labels: Labels, path: str | os.PathLike) -> None:
     write_table(pd.DataFrame(columns), path)
 
 
+def label_matrix(Y: np.ndarray, n_rows: int) -> np.ndarray:
+    """Return Y in float64, (N, K), if it is a matrix of `n_rows` rows.
+
+    Raises
+    ------
+    InputError
+        If it is not, or has no rows.
+    """
+    Y = np.asarray(Y, dtype=np.float64)
+    if Y.ndim != 2 or len(Y) != n_rows or n_rows == 0:
+        raise InputError(
+            f"Y has shape {Y.shape}; expected ({n_rows}, K): one row per query, one column per "
+            "target (y[:, None] for a single one)."
+        )
+    return Y
+
+
 def _check_targets(names: Sequence[str], where: str, at_least: int) -> None:
     if len(set(names)) < len(names):
         raise InputError(f"{where}: a target is named twice among {', '.join(names)}.")

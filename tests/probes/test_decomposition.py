@@ -4,8 +4,7 @@ from sklearn.decomposition import PCA
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from prefill_router.probes.decomposition import decompose, decompose_folds
-from prefill_router.probes.statistics import column_scale
+from prefill_router.probes.decomposition import column_scale, decompose, decompose_folds
 
 
 @pytest.mark.parametrize("shape", [(60, 12), (12, 60)], ids=["tall", "wide"])

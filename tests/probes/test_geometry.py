@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import pdist
 from scipy.stats import special_ortho_group
 
-from prefill_router.probes.geometry import anisotropy, effective_dimensionality
+from prefill_router.probes import anisotropy, effective_dimensionality
 
 seeds = st.integers(0, 2**32 - 1)
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info
 
-from prefill_router.probes.parallel import each_layer
+from prefill_router.probes import each_layer
 
 
 def test_every_place_is_measured_once_and_in_order():

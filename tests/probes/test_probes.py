@@ -7,8 +7,7 @@ from brute_force import fisher_by_loops
 from random_labels import labels_of_both_kinds
 
 from prefill_router.extraction.activations import Activations
-from prefill_router.probes import probe_layers, statistics
-from prefill_router.probes.geometry import anisotropy, effective_dimensionality
+from prefill_router.probes import anisotropy, decomposition, effective_dimensionality, probe_layers
 
 
 def test_probe_layers_looks_at_the_given_rows_alone(rng):
@@ -36,7 +35,7 @@ def test_probes_do_not_depend_on_how_rows_fall_into_chunks(rng, monkeypatch):
     )
     arguments = (Activations.from_arrays({(0, "mean"): states}), Y, np.arange(90), 4)
     at_once = probe_layers(*arguments)
-    monkeypatch.setattr(statistics, "CHUNK", 8)
+    monkeypatch.setattr(decomposition, "CHUNK", 8)
     pd.testing.assert_frame_equal(probe_layers(*arguments), at_once, rtol=1e-9)
 
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from prefill_router.probes import statistics as module
-from prefill_router.probes.statistics import chunks, column_scale, is_constant, moments, pool
+from prefill_router.probes import decomposition as module
+from prefill_router.probes.decomposition import chunks, column_scale, is_constant, moments, pool
 
 
 @pytest.fixture(autouse=True)
