@@ -158,17 +158,22 @@ def one(frame: pd.DataFrame, **where: Any) -> pd.Series:
     )
 
 
-def write_metrics(path: str | os.PathLike, frame: pd.DataFrame) -> None:
-    """Write results as JSON, atomically: ``{"version": 2, "rows": [...]}``.
-
-    Rows leave out what does not apply; an undefined estimate or bound is null.
-    """
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return results as rows for JSON, without what does not apply; None is undefined."""
     always = ("metric", "router", "target", "split", "estimate", "lower", "upper", "n")
     rows = []
     for row in frame.astype(object).to_dict("records"):
         row = {name: None if pd.isna(value) else value for name, value in row.items()}
         rows.append({k: v for k, v in row.items() if k in always or v not in (None, "")})
-    write_json(path, {"version": VERSION, "rows": rows})
+    return rows
+
+
+def write_metrics(path: str | os.PathLike, frame: pd.DataFrame) -> None:
+    """Write results as JSON, atomically: ``{"version": 2, "rows": [...]}``.
+
+    Rows leave out what does not apply; an undefined estimate or bound is null.
+    """
+    write_json(path, {"version": VERSION, "rows": records(frame)})
 
 
 def read_metrics(path: str | os.PathLike) -> pd.DataFrame:
