@@ -11,6 +11,7 @@ import pandas as pd
 
 from prefill_router.errors import InputError
 from prefill_router.evaluation.bootstrap import Interval
+from prefill_router.evaluation.results import results
 from prefill_router.storage import read_json, write_json
 
 
@@ -101,3 +102,36 @@ def rows_of(
         Estimate(metric, router, target, split, x.estimate, x.lower, x.upper, count)
         for (router, target), x, count in zip(labels, found, counts, strict=True)
     ]
+
+
+def as_results(estimates: Sequence[Estimate] | pd.DataFrame) -> pd.DataFrame:
+    """Return estimates as tidy results, for callers that have not moved yet."""
+    if isinstance(estimates, pd.DataFrame):
+        return estimates
+    rows = []
+    for row in map(asdict, estimates):
+        if row["metric"].endswith(" difference") and " - " in row["router"]:
+            row["metric"] = row["metric"].removesuffix(" difference")
+            row["router"], row["versus"] = row["router"].split(" - ", 1)
+        rows.append(row)
+    return results(rows)
+
+
+def as_estimates(rows: Sequence[Estimate] | pd.DataFrame) -> list[Estimate]:
+    """Return tidy results as estimates, for what has not moved yet: names as they used to be."""
+    if not isinstance(rows, pd.DataFrame):
+        return list(rows)
+    found = []
+    for row in rows.itertuples():
+        metric, router = row.metric, row.router
+        if row.versus:
+            metric, router = f"{metric} difference", f"{router} - {row.versus}"
+        more = [str(row.encoder), str(row.pooling)]
+        more += [f"{name} {value:g}" for name in ("layer", "seed", "x")
+                 if pd.notna(value := getattr(row, name))]  # fmt: skip
+        n = 0 if pd.isna(row.n) else int(row.n)
+        router = ", ".join(filter(None, [router, *more]))
+        found.append(
+            Estimate(metric, router, row.target, row.split, row.estimate, row.lower, row.upper, n)
+        )
+    return found

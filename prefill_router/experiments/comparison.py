@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from prefill_router import policy
 from prefill_router.evaluation.bootstrap import few
 from prefill_router.evaluation.choices import evaluate_choices
-from prefill_router.evaluation.estimates import Estimate, pick
+from prefill_router.evaluation.estimates import Estimate
 from prefill_router.evaluation.probabilities import evaluate_probabilities
 from prefill_router.evaluation.tuning import choose_cheapest_policy, choose_policy
 from prefill_router.experiments.routers import PRIMARY, predictions
 from prefill_router.experiments.study import Study
-from prefill_router.labels.costs import Prices, expected_costs, query_costs
 
 RANDOM, DEAREST, CHEAPEST = "random", "always dearest", "always cheapest"
 
@@ -158,51 +157,3 @@ def reference_choices(study: Study) -> dict[str, np.ndarray]:
             rows = [np.full(study.labels.n_queries, extreme(cost)) for cost in costs]
             choices[name] = study.over_folds(rows)
     return choices
-
-
-def price_spread(
-    study: Study, choose_with: str, exponents: Sequence[float]
-) -> dict[float, Estimate]:
-    """Say how a router's cost saving moves with how much prices differ between targets.
-
-    Every price is raised to an exponent: 0 makes all targets cost alike per token, 1 leaves prices
-    as they are, above 1 spreads them further; what is free stays free. The policy is chosen anew
-    for each.
-
-    Returns
-    -------
-    dict of float to Estimate
-        The cost saving at each exponent.
-    """
-    split_costs, labels = {}, study.labels
-    n_tokens = study.activations().full_tokens
-    by_fold = predictions(study, choose_with)
-    for exponent in exponents:
-        prices = Prices(
-            *(
-                {target: price and price**exponent for target, price in table.items()}
-                for table in (study.prices.input, study.prices.output)
-            )
-        )
-        cost = query_costs(labels, prices, n_tokens)
-        chosen = []
-        for fold, p in enumerate(by_fold):
-            split = study.splits[fold]
-            seen = expected_costs(labels, prices, n_tokens, split.train)
-            v, t = split.validation, split.test
-            rows = np.zeros(len(p), dtype=int)
-            rows[t] = choose_policy(p[v], labels.correct[v], seen[v]).choose(p[t], seen[t])
-            chosen.append(rows)
-        found = evaluate_choices(
-            {choose_with: study.over_folds(chosen)},
-            test_labels(study),
-            cost[study.test_rows],
-            best_single(study),
-            labels.group[study.test_rows],
-            targets=labels.targets,
-            n_resamples=study.parameters.n_resamples,
-            seed=study.parameters.seed,
-        )
-        row = pick(found, "cost saving", choose_with)
-        split_costs[exponent] = replace(row, router=f"{choose_with}, prices to the {exponent:g}")
-    return split_costs

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from prefill_router.evaluation.estimates import Estimate
+from prefill_router.evaluation.estimates import Estimate, as_estimates
 from prefill_router.experiments.routers import PRIMARY
 from prefill_router.experiments.study import Study
 from prefill_router.storage import read_json, write_json
@@ -115,6 +115,7 @@ def check(study: Study, notebook: str, found: Sequence[Estimate]) -> str:
     str
         The verdict; the same text on every machine as long as all numbers are as expected.
     """
+    found = as_estimates(found)
     study.record(notebook, found)
     path = study.root / EXPECTED
     by_parameters = read_json(path) if path.exists() else {}

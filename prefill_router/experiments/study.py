@@ -15,7 +15,7 @@ import torch
 
 from prefill_router import zoo
 from prefill_router.errors import InputError
-from prefill_router.evaluation.estimates import Estimate, write_metrics
+from prefill_router.evaluation.estimates import Estimate, as_estimates, write_metrics
 from prefill_router.experiments.parameters import PLACES, Parameters, from_namespace
 from prefill_router.extraction import extract
 from prefill_router.extraction.activations import Activations
@@ -359,4 +359,4 @@ class Study:
     def record(self, notebook: str, estimates: Sequence[Estimate]) -> None:
         """Keep a notebook's results in the run directory, for the run's ``metrics.json``."""
         self.claim()
-        write_metrics(self.run_dir / "metrics" / f"{notebook}.json", estimates)
+        write_metrics(self.run_dir / "metrics" / f"{notebook}.json", as_estimates(estimates))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from prefill_router.errors import InputError, did_you_mean
-from prefill_router.evaluation.bootstrap import Interval
-from prefill_router.evaluation.estimates import Estimate
 from prefill_router.evaluation.significance import ALPHA
 from prefill_router.policy import ROUNDING
 
@@ -33,12 +32,16 @@ SCALES: dict[str, tuple[Callable[[float], str], str]] = {
 }
 
 
-def format_interval(interval: Interval | Estimate, scale: str = "%") -> str:
+Row = Any
+"""Anything with `estimate`, `lower` and `upper`, such as a row of results."""
+
+
+def format_interval(interval: Row, scale: str = "%") -> str:
     """Return an estimate with its interval, such as ``"45.6 % [42.1, 49.0]"``.
 
     Parameters
     ----------
-    interval : Interval or Estimate
+    interval : row of results
     scale : {"%", "points", "value", "difference", "USD"}, default "%"
         A share as per cent; a difference of shares as signed percentage points; a plain number; a
         signed one; a cost per query in USD, as that of `QUERIES`.
@@ -72,10 +75,10 @@ def format_interval(interval: Interval | Estimate, scale: str = "%") -> str:
 
 
 def verdict(
-    difference: Interval | Estimate,
-    a: str,
-    b: str,
-    what: str,
+    difference: Row,
+    a: str | None = None,
+    b: str | None = None,
+    what: str | None = None,
     scale: str = "points",
     higher_is_better: bool = True,
     corrected_p: float | None = None,
@@ -84,12 +87,10 @@ def verdict(
 
     Parameters
     ----------
-    difference : Interval or Estimate
+    difference : row of results
         Of `what`, `a` minus `b`, on paired resamples.
-    a, b : str
-        What is compared.
-    what : str
-        The metric's name.
+    a, b, what : str, optional
+        What is compared, and the metric's name. Default: the row's router, versus and metric.
     scale : str, default "points"
         As in `format_interval`.
     higher_is_better : bool, default True
@@ -103,6 +104,8 @@ def verdict(
     str
         That `a` is better than `b`, worse, or not distinguishable from it, with the numbers.
     """
+    a, b = difference.router if a is None else a, difference.versus if b is None else b
+    what = difference.metric if what is None else what
     shown = f"{format_interval(difference, scale)}, 95 % interval"
     if corrected_p is not None:
         shown += f"; p = {corrected_p:.4f} after Holm's correction"
@@ -117,14 +120,14 @@ def verdict(
     return f"{a} is {'better' if better else 'worse'} than {b} in {what} ({shown})."
 
 
-def headline(gap: Estimate, saving: Estimate | None = None) -> str:
+def headline(gap: Row, saving: Row | None = None) -> str:
     """Return the sentence that sums up a router.
 
     Parameters
     ----------
-    gap : Estimate
+    gap : row of results
         Its gap closed.
-    saving : Estimate, optional
+    saving : row of results, optional
         Its cost saving against the dearest target, by the same policy. Default: costs are unknown.
 
     Returns

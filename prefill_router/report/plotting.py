@@ -14,18 +14,17 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from prefill_router.evaluation.bootstrap import Interval
 from prefill_router.evaluation.curves import RoutingCurve, pareto_frontier
-from prefill_router.evaluation.estimates import Estimate
 from prefill_router.evaluation.metrics import ReliabilityCurve, Zones
-from prefill_router.report import QUERIES
+from prefill_router.report import QUERIES, Row
 from prefill_router.report.style import (
     HATCHES,
     INK,
     LINES,
     MARKERS,
+    Rows,
+    as_frame,
     colour,
-    errors_of,
     legend_outside,
     look_of,
     tilt,
@@ -34,15 +33,13 @@ from prefill_router.report.style import (
 CHOSEN = "chosen on validation"
 
 
-def accuracy_and_headroom(
-    ax: Axes, targets: Mapping[str, Interval | Estimate], oracle: Interval | Estimate, best: str
-) -> Axes:
+def accuracy_and_headroom(ax: Axes, targets: Mapping[str, Row], oracle: Row, best: str) -> Axes:
     """Draw every target's accuracy, the oracle's, and the headroom between it and `best`."""
-    names = [*targets, "oracle"]
-    shown = [*targets.values(), oracle]
-    values = np.array([100 * interval.estimate for interval in shown])
+    names, shown = [*targets, "oracle"], as_frame([*targets.values(), oracle])
+    values, lower, upper = (100 * shown[name].to_numpy() for name in ("estimate", "lower", "upper"))
+    errors = np.maximum([values - lower, upper - values], 0)
     colours = [colour(0)] * len(targets) + [colour(1)]
-    bars = ax.barh(names, values, color=colours, xerr=errors_of(shown, 100), ecolor=INK, capsize=3)
+    bars = ax.barh(names, values, color=colours, xerr=errors, ecolor=INK, capsize=3)
     bars[-1].set_hatch("//")
     low, high = values[names.index(best)], values[-1]
     headroom = f"headroom {high - low:.1f} points"
@@ -204,47 +201,112 @@ def routing_curves(
 
 
 def forest(
-    ax: Axes, estimates: Sequence[Estimate], label: str, percent: bool = True, reference: float = 0
+    ax: Axes,
+    rows: Rows,
+    label: str,
+    percent: bool = True,
+    reference: float | None = 0,
+    by: str = "router",
+    series: str | None = None,
 ) -> Axes:
-    """Draw one row a router: its estimate, its interval, and a line at `reference`."""
-    scale = 100 if percent else 1
-    place = np.arange(len(estimates))
-    values = [scale * estimate.estimate for estimate in estimates]
-    errors = errors_of(estimates, scale)
-    ax.errorbar(values, place, xerr=errors, fmt="o", color=colour(0), ecolor=INK, capsize=4)
-    ax.axvline(scale * reference, color=INK, linestyle="--", linewidth=1.2)
-    ax.set_yticks(place, [f"{estimate.router} {estimate.target}".strip() for estimate in estimates])
-    ax.set_ylim(len(estimates) - 0.5, -0.5)
+    """Draw estimates with their intervals, one line for each value of a column.
+
+    Parameters
+    ----------
+    ax : Axes
+    rows : pandas.DataFrame or sequence of rows
+        Results.
+    label : str
+        What is estimated.
+    percent : bool, default True
+        Whether estimates are shares to be shown in per cent.
+    reference : float, optional, default 0
+        Where a line is drawn across.
+    by : str, default "router"
+        The column that names the lines, from the top.
+    series : str, optional
+        A column whose values differ in colour and marker and lie side by side in a line.
+    """
+    frame, scale = as_frame(rows), 100 if percent else 1
+    lines = frame[by].drop_duplicates().tolist()
+    names = [""] if series is None else frame[series].drop_duplicates().tolist()
+    for i, name in enumerate(names):
+        here = frame if series is None else frame[frame[series] == name]
+        shift = 0.7 * ((i + 0.5) / len(names) - 0.5)
+        place = np.array([lines.index(line) for line in here[by]]) + shift
+        # bounds, not errors: a centred interval may lie on one side of its estimate
+        bounds = scale * here["lower"], scale * here["upper"]
+        ax.hlines(place, *bounds, color=colour(i), linewidth=1.3)
+        look = {"marker": MARKERS[i % len(MARKERS)], "color": colour(i), "s": 26, "zorder": 3}
+        ax.scatter(scale * here["estimate"], place, label=str(name), **look)
+    if reference is not None:
+        ax.axvline(scale * reference, color=INK, linestyle="--", linewidth=1.2)
+    ax.set_yticks(np.arange(len(lines)), lines)
+    ax.set_ylim(len(lines) - 0.5, -0.5)
     ax.grid(False, axis="y")
-    ax.set(xlabel=f"{label}, 95 % interval", ylabel="router")
+    ax.set(xlabel=f"{label}, 95 % interval", ylabel=by if series is None else "")
+    if series is not None:
+        legend_outside(ax)
     return ax
 
 
-def savings(ax: Axes, rows: Sequence[Estimate]) -> Axes:
-    """Draw savings as bars with intervals, grouped by router, one hatching a metric."""
-    routers = list(dict.fromkeys(row.router for row in rows))
-    metrics = list(dict.fromkeys(row.metric for row in rows))
-    height = 0.8 / max(len(metrics), 1)
-    for i, metric in enumerate(metrics):
-        shown = [row for row in rows if row.metric == metric]
-        place = [routers.index(row.router) + (i - (len(metrics) - 1) / 2) * height for row in shown]
-        values = [100 * row.estimate for row in shown]
-        look = {"color": colour(i), "hatch": HATCHES[i % len(HATCHES)], "edgecolor": "white"}
-        errors = {"xerr": errors_of(shown, 100), "ecolor": INK, "capsize": 3}
-        ax.barh(place, values, height, label=metric, **look, **errors)
-    ax.axvline(0, color=INK, linewidth=1.2)
-    ax.set_yticks(range(len(routers)), routers)
-    ax.invert_yaxis()
-    ax.grid(False, axis="y")
-    ax.set(xlabel="saving (%), 95 % interval", ylabel="policy")
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=1, frameon=False)
+def trend(
+    ax: Axes,
+    rows: Rows,
+    xlabel: str,
+    ylabel: str,
+    percent: bool = False,
+    log: bool = True,
+    level: Row | None = None,
+    line: str = "router",
+    x: str = "x",
+) -> Axes:
+    """Draw estimates with intervals against a number, one line for each value of a column.
+
+    Parameters
+    ----------
+    ax : Axes
+    rows : pandas.DataFrame or sequence of rows
+        Results. A line of one point is drawn as a marker alone.
+    xlabel, ylabel : str
+    percent : bool, default False
+        Whether estimates are shares to be shown in per cent.
+    log : bool, default True
+        Whether the number's axis is logarithmic; 0 then has a place of its own, on its left.
+    level : row of results, optional
+        Drawn as a line across, with its interval as a band.
+    line, x : str, default "router" and "x"
+        The columns that name the lines, and that hold the number.
+    """
+    frame, scale = as_frame(rows), 100 if percent else 1
+    numbers = np.unique(frame[x].astype(float))
+    names = frame[line].drop_duplicates()
+    for i, name in enumerate(names):
+        here = frame[frame[line] == name].sort_values(x)
+        # Markers stand side by side where several names share a number.
+        shift = 1 + 0.04 * (i - (len(names) - 1) / 2) if log and len(numbers) > 1 else 1
+        places = here[x].astype(float) * shift
+        look = look_of(i) if len(here) > 1 else look_of(i) | {"linestyle": "none"}
+        ax.plot(places, scale * here["estimate"], label=str(name), **look)
+        bounds = scale * here["lower"], scale * here["upper"]
+        ax.vlines(places, *bounds, color=look["color"], linewidth=1)
+    if level is not None:
+        ax.axhline(scale * level.estimate, color=INK, linestyle="--", label=level.router)
+        ax.axhspan(scale * level.lower, scale * level.upper, color=INK, alpha=0.08, linewidth=0)
+    if log:
+        positive = numbers[numbers > 0]
+        if numbers.min() == 0 and len(positive):
+            ax.set_xscale("symlog", linthresh=positive.min(), linscale=0.5)
+        else:
+            ax.set_xscale("log")
+        ax.set_xticks(numbers if len(numbers) <= 6 else [numbers.min(), numbers.max()])
+        ax.xaxis.set_major_formatter(mpl.ticker.StrMethodFormatter("{x:,.0f}"))
+        ax.minorticks_off()
+    ax.set(xlabel=xlabel, ylabel=f"{ylabel}, 95 % interval")
+    legend_outside(ax)
     return ax
 
 
-def price_spread(ax: Axes, saving: Mapping[float, Estimate]) -> Axes:
-    """Draw a router's cost saving against the exponent that all prices were raised to."""
-    values = [100 * estimate.estimate for estimate in saving.values()]
-    errors = errors_of(list(saving.values()), 100)
-    ax.errorbar(list(saving), values, errors, fmt="o-", color=colour(0), ecolor=INK, capsize=4)
-    ax.set(xlabel="exponent applied to every price", ylabel="cost saving (%), 95 % interval")
-    return ax
+def savings(ax: Axes, rows: Rows) -> Axes:
+    """Draw savings with intervals, a line a policy, a marker a metric."""
+    return forest(ax, rows, "saving (%)", series="metric")

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
+import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-
-from prefill_router.evaluation.bootstrap import Interval
-from prefill_router.evaluation.estimates import Estimate
 
 MARKERS = "osD^vPX<>*"
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 3)))
 HATCHES = ("", "//", "..", "xx", "\\\\")
 INK = "0.25"
 PALETTE = "colorblind"
+Rows = pd.DataFrame | Sequence[pd.Series]
 
 
 def style() -> None:
@@ -61,10 +59,11 @@ def look_of(i: int) -> dict[str, object]:
     return {"color": colour(i), "linestyle": line, "marker": marker}
 
 
-def errors_of(shown: Sequence[Interval | Estimate], scale: float) -> np.ndarray:
-    """Return distances to the lower and upper bounds, (2, n); a bound is never inside out."""
-    pairs = [(x.estimate - x.lower, x.upper - x.estimate) for x in shown]
-    return np.maximum(scale * np.array(pairs).reshape(-1, 2).T, 0)
+def as_frame(rows: Rows) -> pd.DataFrame:
+    """Return results as a table, also where they are a list of single rows."""
+    if isinstance(rows, pd.DataFrame):
+        return rows
+    return pd.DataFrame([row if isinstance(row, pd.Series) else vars(row) for row in rows])
 
 
 def tilt(ax: Axes) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 
 from prefill_router import policy
 from prefill_router.evaluation.complete import complete
 from prefill_router.evaluation.curve_evaluation import curve_band
 from prefill_router.evaluation.curves import routing_curve
-from prefill_router.evaluation.estimates import Estimate, pick
+from prefill_router.evaluation.estimates import as_results
+from prefill_router.evaluation.results import one
 from prefill_router.report.plotting import routing_curves
 
 
@@ -24,7 +26,7 @@ def trade_off(
     groups: np.ndarray | None = None,
     *,
     targets: Sequence[str],
-    estimates: Sequence[Estimate],
+    estimates: pd.DataFrame,
     seed: int = 0,
 ) -> Axes:
     """Draw routers at every tolerance, the point of each that was chosen, targets and oracle.
@@ -42,7 +44,7 @@ def trade_off(
         Queries drawn together by the bootstrap.
     targets : sequence of str
         Names of the K targets.
-    estimates : sequence of Estimate
+    estimates : pandas.DataFrame
         "mean cost" and "accuracy" of each router's chosen policy, under the names in `p`.
     seed : int, default 0
         Of the bootstrap.
@@ -52,7 +54,7 @@ def trade_off(
     InputError
         If an estimate is missing, a cost unknown, or no row is complete.
     """
-    kept = complete(correct, cost)
+    estimates, kept = as_results(estimates), complete(correct, cost)
     right, paid, seen = kept.correct, kept.cost, kept.costs(expected_cost)
     rows, best = np.arange(len(right)), policy.oracle(right, paid)
     return routing_curves(
@@ -63,7 +65,10 @@ def trade_off(
         right.mean(axis=0),
         oracle=(paid[rows, best].mean(), right[rows, best].mean()),
         chosen={
-            name: tuple(pick(estimates, m, name).estimate for m in ("mean cost", "accuracy"))
+            name: tuple(
+                one(estimates, metric=metric, router=name).estimate
+                for metric in ("mean cost", "accuracy")
+            )
             for name in p
         },
         band=curve_band(next(iter(p.values())), correct, cost, expected_cost, groups, seed=seed),

@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import tiny_studies
@@ -15,13 +13,11 @@ from prefill_router.experiments.comparison import (
     choose_targets,
     compare_choices,
     compare_probabilities,
-    price_spread,
     random_choice,
     reference_choices,
     route,
 )
 from prefill_router.experiments.routers import PRIMARY, TFIDF, predictions
-from prefill_router.labels.costs import Prices
 
 torch.set_num_threads(1)
 
@@ -145,41 +141,6 @@ def test_dearest_and_cheapest_are_those_of_expected_costs_on_training_rows(study
     assert list(reference_choices(free)) == [RANDOM]
 
 
-# -- prices ------------------------------------------------------------------------
-
-
-def test_prices_as_they_are_give_the_usual_saving(study):
-    spread = price_spread(study, TFIDF, [1.0])
-    usual = compare_choices(study, {TFIDF: route(study, TFIDF).choice})
-    saving = pick(usual, "cost saving", TFIDF)
-    assert spread[1.0] == replace(saving, router=f"{TFIDF}, prices to the 1")
-
-
-def test_prices_drawn_together_count_tokens_alone(study):
-    found = price_spread(study, TFIDF, [0, 2])
-    rows = study.test_rows
-    tokens = study.activations().n_tokens[:, None] + study.labels.output_tokens
-    # without a price between targets, what is cheaper is what is shorter on training rows
-    choices = []
-    for fold, p in enumerate(predictions(study, TFIDF)):
-        split, Y = study.splits[fold], study.labels.correct
-        medians = np.median(study.labels.output_tokens[split.train], axis=0)
-        seen = study.activations().n_tokens[:, None] + medians
-        v = split.validation
-        taus = np.unique(p[v].max(axis=1, keepdims=True) - p[v])
-        tried = []
-        for tau in taus:
-            choice = by_tolerance(p[v], seen[v], tau)
-            tried.append((-Y[v, choice].mean(), round(seen[v, choice].mean(), 9), tau))
-        choice = np.zeros(len(p), dtype=int)
-        choice[split.test] = by_tolerance(p[split.test], seen[split.test], min(tried)[2])
-        choices.append(choice)
-    choice = study.over_folds(choices)
-    saving = 1 - tokens[rows, choice].mean() / tokens[rows].mean(axis=0).max()
-    assert found[0].estimate == pytest.approx(saving, rel=1e-9)
-    assert found[2].estimate > found[0].estimate
-
-
 def test_everything_stands_a_constant_target(with_constant):
     study = with_constant
     routed = route(study, PRIMARY)
@@ -188,17 +149,6 @@ def test_everything_stands_a_constant_target(with_constant):
     assert np.isnan(pick(found, "gap closed", PRIMARY).estimate)  # there is no gap
     aucs = compare_probabilities(study, {PRIMARY: routed.p})
     assert np.isnan(pick(aucs, "AUC", PRIMARY, "perfect").estimate)
-    assert np.isfinite(price_spread(study, PRIMARY, [1])[1].estimate)
-
-
-def test_what_is_free_stays_free_however_prices_are_spread(tmp_path):
-    study = tiny_studies.study(tmp_path)
-    free = Prices(dict.fromkeys(study.prices.input, 0.0), dict.fromkeys(study.prices.output, 0.0))
-    free.input["early"] = 2.0
-    study.__dict__["prices"] = free
-    saving = price_spread(study, TFIDF, [0])[0].estimate
-    asked = route(study, TFIDF).choice == study.labels.targets.index("early")
-    assert 0 <= saving <= 1 and (saving == 1) == (not asked.any())
 
 
 def test_without_costs_the_likeliest_target_is_asked(study, monkeypatch):

@@ -7,10 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from prefill_router.evaluation.bootstrap import Interval
 from prefill_router.evaluation.curves import RoutingCurve
-from prefill_router.evaluation.estimates import Estimate
 from prefill_router.evaluation.metrics import ReliabilityCurve, Zones
+from prefill_router.evaluation.results import results
 from prefill_router.report import plotting
 from prefill_router.report.style import style
 
@@ -36,10 +35,12 @@ def lines(axes):
 
 
 def test_accuracy_and_headroom_draws_the_values_and_their_difference(ax):
-    targets = dict(
-        zip(NAMES, [Interval(v, v - 0.02, v + 0.03) for v in (0.4, 0.6, 0.5)], strict=True)
+    rows = results(rows_of([0.4, 0.6, 0.5, 0.8], "accuracy"))
+    rows["lower"], rows["upper"] = rows["estimate"] - 0.02, rows["estimate"] + 0.03
+    *targets, oracle = (row for _, row in rows.iterrows())
+    shown = plotting.accuracy_and_headroom(
+        ax, dict(zip(NAMES, targets, strict=True)), oracle, "mid_$1$"
     )
-    shown = plotting.accuracy_and_headroom(ax, targets, Interval(0.8, 0.75, 0.85), "mid_$1$")
     assert shown is ax
     assert [bar.get_width() for bar in ax.containers[-1]] == pytest.approx([40, 60, 50, 80])
     assert "headroom 20.0 points" in legend(ax)
@@ -131,31 +132,47 @@ def test_routing_curves_draw_routers_targets_frontier_oracle_choice_and_band(ax)
     assert "USD per 1,000 queries" in ax.get_xlabel() and "%" in ax.get_ylabel()
 
 
+def rows_of(values, metric="gap closed", router="trunk", **fields):
+    bounds = [{"estimate": v, "lower": v - 0.1, "upper": v + 0.2} for v in values]
+    of = {"metric": metric, "router": router, **fields}
+    return [of | bound for bound in bounds]
+
+
 def test_forest_draws_estimates_with_their_intervals(ax):
-    rows = [
-        Estimate("gap closed", "trunk", "", "test", 0.4, 0.3, 0.45, 9),
-        Estimate("gap closed", "words", "", "test", 0.1, -0.1, 0.2, 9),
-    ]
-    plotting.forest(ax, rows, "gap closed (%)")
-    points, _, (bars,) = ax.containers[0].lines
-    assert points.get_xdata() == pytest.approx([40, 10])
-    assert [s[:, 0].tolist() for s in bars.get_segments()] == [
-        pytest.approx([30, 45]),
-        pytest.approx([-10, 20]),
-    ]
+    rows = results(rows_of([0.4]) + rows_of([0.1], router="words"))
+    plotting.forest(ax, [row for _, row in rows.iterrows()], "gap closed (%)")
+    assert ax.collections[1].get_offsets()[:, 0].tolist() == pytest.approx([40, 10])
+    segments = [s[:, 0] for s in ax.collections[0].get_segments()]
+    assert np.array(segments) == pytest.approx(np.array([[30, 60], [0, 30]]))
     assert [text.get_text() for text in ax.get_yticklabels()] == ["trunk", "words"]
     assert ax.yaxis_inverted()
 
 
-def test_savings_are_grouped_by_router_and_hatched_by_metric(ax):
-    rows = [
-        Estimate(metric, router, "", "test", value, value - 0.1, value + 0.1, 9)
-        for metric, values in (("saving", (0.3, 0.2)), ("with encoder", (-0.5, 0.1)))
-        for router, value in zip(("tolerance", "utility"), values, strict=True)
-    ]
-    plotting.savings(ax, rows)
-    bars = [drawn for drawn in ax.containers if isinstance(drawn, mpl.container.BarContainer)]
-    widths = [[bar.get_width() for bar in drawn] for drawn in bars]
-    assert widths == [pytest.approx([30, 20]), pytest.approx([-50, 10])]
-    assert [text.get_text() for text in ax.get_yticklabels()] == ["tolerance", "utility"]
-    assert legend(ax) == ["saving", "with encoder"]
+def test_forest_lays_series_side_by_side(ax):
+    rows = rows_of([1, 2], "AUC", encoder="a") + rows_of([3, np.nan], "Brier", encoder="b")
+    plotting.forest(ax, results(rows), "x", percent=False, by="encoder", series="metric")
+    places = {c.get_label(): c.get_offsets().tolist() for c in ax.collections[1::2]}
+    assert [x for x, _ in places["AUC"]] == [1, 2] and legend(ax) == ["AUC", "Brier"]
+    assert places["AUC"][0][1] < 0 < 1 < places["Brier"][0][1]
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["a", "b"]
+
+
+@pytest.mark.parametrize("percent", [False, True])
+def test_trend_draws_every_number_with_its_interval(ax, percent):
+    rows = rows_of([0.5], x=250) + rows_of([0.3], x=0) + rows_of([0.2], router="b", x=0)
+    level = results(rows_of([0.4], router="flat")).iloc[0]
+    plotting.trend(ax, results(rows), "steps", "AUC", percent=percent, level=level)
+    scale = 100 if percent else 1
+    assert lines(ax)["trunk"].get_ydata() == pytest.approx([0.3 * scale, 0.5 * scale])
+    assert lines(ax)["b"].get_linestyle() == "None"
+    bars = ax.collections[0].get_segments()
+    assert bars[1][:, 1] == pytest.approx([0.4 * scale, 0.7 * scale])
+    assert ax.get_xscale() == "symlog" and {0, 250} <= set(ax.get_xticks())
+    assert legend(ax) == ["trunk", "b", "flat"]
+
+
+def test_sizes_are_on_a_logarithmic_axis_and_an_interval_may_lie_aside(ax):
+    rows = results([*rows_of([0.3], x=1), *rows_of([0.3], x=99)])
+    plotting.trend(ax, rows.assign(lower=0.4, upper=0.6), "size", "AUC")
+    assert ax.get_xscale() == "log"
+    assert ax.collections[0].get_segments()[0][:, 1] == pytest.approx([0.4, 0.6])

@@ -5,6 +5,7 @@ from prefill_router import report
 from prefill_router.errors import InputError
 from prefill_router.evaluation.bootstrap import Interval
 from prefill_router.evaluation.estimates import Estimate
+from prefill_router.evaluation.results import results
 
 
 def test_intervals_are_written_with_their_units():
@@ -63,3 +64,13 @@ def test_the_headline_says_only_what_the_intervals_allow():
     assert "does worse" in report.headline(estimate(-0.2, -0.3, -0.1))
     assert "saving" not in report.headline(estimate(0.2, 0.1, 0.3))
     assert "no headroom" in report.headline(estimate(np.nan, np.nan, np.nan))
+
+
+def test_a_row_of_results_says_what_is_compared():
+    rows = [{"metric": "AUC", "router": "a", "versus": "b", "lower": 0.01, "upper": 0.05}]
+    row = results([rows[0] | {"estimate": 0.03}]).iloc[0]
+    assert report.verdict(row, corrected_p=0.01) == (
+        "a is better than b in AUC (+3.0 points [+1.0, +5.0], 95 % interval; "
+        "p = 0.0100 after Holm's correction)."
+    )
+    assert "not distinguishable from b" in report.verdict(row, corrected_p=0.06)

@@ -2,11 +2,9 @@ import matplotlib as mpl
 
 mpl.use("Agg")
 
-import numpy as np
 from matplotlib.colors import to_rgb
 
-from prefill_router.evaluation.bootstrap import Interval
-from prefill_router.report.style import colour, errors_of, look_of, style
+from prefill_router.report.style import colour, look_of, style
 
 
 def test_style_sets_one_size_and_never_parses_mathematics():
@@ -23,8 +21,3 @@ def test_the_colours_of_series_are_those_that_the_style_cycles_through():
 def test_series_of_one_colour_differ_in_line_or_marker():
     looks = [tuple(look_of(i).values()) for i in range(60)]
     assert len(set(looks)) == 60
-
-
-def test_errors_are_distances_and_never_below_zero():
-    found = errors_of([Interval(0.5, 0.25, 1.0), Interval(0.5, 0.75, 0.75)], 100)
-    np.testing.assert_array_equal(found, [[25, 0], [50, 25]])

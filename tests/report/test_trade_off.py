@@ -35,7 +35,7 @@ def test_the_curve_of_complete_rows_is_drawn_with_the_chosen_point_and_the_oracl
 
 
 def test_a_router_without_its_estimate_is_an_error():
-    with pytest.raises(InputError, match="no result of accuracy, r"):
+    with pytest.raises(InputError, match="no result of metric='accuracy', router='r'"):
         trade_off(
             plt.figure().subplots(), P, CORRECT, COST, COST,
             targets=("a", "b"), estimates=ESTIMATES[:1],
