@@ -12,7 +12,7 @@ import pandas as pd
 from prefill_router.errors import InputError, did_you_mean
 from prefill_router.labels.formats import AMOUNTS, ROW, one_per_query, to_long
 from prefill_router.labels.grouping import connected_groups, stratified_places
-from prefill_router.labels.tables import read_table, write_table
+from prefill_router.labels.tables import Source, read_table, source_name, write_table
 from prefill_router.storage import fingerprint
 
 
@@ -127,7 +127,7 @@ class Labels:
 
 
 def load_labels(
-    source: str | os.PathLike,
+    source: Source,
     targets: Sequence[str] = (),
     n_queries: int = 0,
     seed: int = 0,
@@ -137,7 +137,7 @@ def load_labels(
 
     Parameters
     ----------
-    source : str or path-like
+    source : str, path-like or pandas.DataFrame
         See `prefill_router.labels.tables.read_table` for what can be read, and
         `prefill_router.labels.formats.to_long` for the columns it needs.
     targets : sequence of str
@@ -159,7 +159,7 @@ def load_labels(
     InputError
         If the table cannot be used; the message names row, column or target.
     """
-    name = os.fspath(source)
+    name = source_name(source)
     labels = _assemble(to_long(read_table(source), name, targets), name, at_least)
     if targets:
         labels = labels.select_targets(targets, at_least, name)

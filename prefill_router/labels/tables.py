@@ -37,15 +37,24 @@ MAGIC = {
 BOM = b"\xef\xbb\xbf"
 
 
-def read_table(source: str | os.PathLike) -> pd.DataFrame:
+Source = str | os.PathLike | pd.DataFrame
+
+
+def source_name(source: Source) -> str:
+    """Return what an error calls a source."""
+    return "the table" if isinstance(source, pd.DataFrame) else os.fspath(source)
+
+
+def read_table(source: Source) -> pd.DataFrame:
     """Read a table and return every cell as text, a missing one as the empty string.
 
     Parameters
     ----------
-    source : str or path-like
-        A file (``.csv``, ``.csv.gz``, ``.parquet``, ``.json``: a list of objects, ``.jsonl``), a
-        directory written by `datasets`' ``save_to_disk``, or ``hub:OWNER/NAME[:SPLIT]``. Where a
-        data set has several splits they are joined, and named in a column `split`.
+    source : str, path-like or pandas.DataFrame
+        A table in memory, a file (``.csv``, ``.csv.gz``, ``.parquet``, ``.json``: a list of
+        objects, ``.jsonl``), a directory written by `datasets`' ``save_to_disk``, or
+        ``hub:OWNER/NAME[:SPLIT]``. Where a data set has several splits they are joined, and named
+        in a column `split`.
 
     Returns
     -------
@@ -57,9 +66,11 @@ def read_table(source: str | os.PathLike) -> pd.DataFrame:
     InputError
         If there is nothing to read, the content is not what the name says, or it is damaged.
     """
-    name = os.fspath(source)
+    name = source_name(source)
     path = Path(name)
-    if name.startswith("hub:"):
+    if isinstance(source, pd.DataFrame):
+        table = source
+    elif name.startswith("hub:"):
         table = _from_hub(name)
     elif path.is_dir():
         table = _from_directory(path)
@@ -71,7 +82,7 @@ def read_table(source: str | os.PathLike) -> pd.DataFrame:
         raise InputError(f"{name}: no such file or directory{where}.{hub}")
     columns = [str(column).strip() for column in table.columns]
     unnamed = [not column or column.startswith("__index_level_") for column in columns]
-    table.columns = columns
+    table = table.set_axis(columns, axis=1)
     table = table.loc[:, [not drop for drop in unnamed]].reset_index(drop=True)
     twice = table.columns[table.columns.duplicated()]
     if len(twice):

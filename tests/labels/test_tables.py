@@ -172,3 +172,13 @@ def test_a_csv_with_another_separator_is_told(tmp_path, mark):
     path = written(tmp_path, "t.csv", "query_id;model\nq1;a\n".replace(";", mark))
     with pytest.raises(InputError, match=r"header has no comma, but .*save it with commas"):
         read_table(path)
+
+
+def test_a_table_in_memory_is_read_like_a_file_and_left_alone():
+    table = pd.DataFrame({" a ": [1, 2], "b": [0.0, float("nan")], "c": [True, None]})
+    before = table.copy()
+    read = read_table(table)
+    assert read.to_dict("list") == {"a": ["1", "2"], "b": ["0.0", ""], "c": ["True", ""]}
+    pd.testing.assert_frame_equal(table, before)
+    with pytest.raises(InputError, match="the table holds no rows"):
+        read_table(pd.DataFrame({"a": []}))
