@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from prefill_router.errors import InputError, did_you_mean
-from prefill_router.labels.formats import AMOUNTS, ROW, one_per_query, to_long
+from prefill_router.labels.formats import AMOUNTS, OPTIONAL, QUERY, ROW, one_per_query, to_long
 from prefill_router.labels.grouping import connected_groups, stratified_places
 from prefill_router.labels.tables import Source, read_table, source_name, write_table
 from prefill_router.storage import fingerprint
@@ -71,11 +71,8 @@ class Labels:
 
     def take(self, rows: np.ndarray) -> Labels:
         """Return the labels of some queries: row numbers (n,) or a mask (N,)."""
-        fields = ("query_id", "question", "benchmark", "group", "split")
-        fields += ("correct", "output_tokens", "cost_usd")
-        taken = {field: getattr(self, field) for field in fields}
-        taken = {field: None if array is None else array[rows] for field, array in taken.items()}
-        return replace(self, **taken)
+        arrays = {name: v for name, v in vars(self).items() if isinstance(v, np.ndarray)}
+        return replace(self, **{name: array[rows] for name, array in arrays.items()})
 
     def select_targets(
         self, names: Sequence[str], at_least: int = 2, source: str = "the labels"
@@ -95,13 +92,9 @@ class Labels:
                 raise InputError(f"Unknown target {name!r}: {source} has none of that name.{hint}")
         _check_targets(names, "targets", at_least)
         columns = [self.targets.index(name) for name in names]
-        return replace(
-            self,
-            targets=tuple(names),
-            correct=self.correct[:, columns],
-            output_tokens=self.output_tokens[:, columns],
-            cost_usd=self.cost_usd[:, columns],
-        )
+        matrices = ("correct", *AMOUNTS)
+        kept = {matrix: getattr(self, matrix)[:, columns] for matrix in matrices}
+        return replace(self, targets=tuple(names), **kept)
 
     def summary(self) -> pd.DataFrame:
         """Describe each target.
@@ -115,15 +108,13 @@ class Labels:
         """
         correct = pd.DataFrame(self.correct, columns=list(self.targets))
         tokens = pd.DataFrame(self.output_tokens, columns=list(self.targets))
-        table = pd.DataFrame(
-            {
-                "n_labelled": correct.count(),
-                "accuracy": correct.mean(),
-                "mean_output_tokens": tokens.mean(),
-                "constant": correct.nunique() < 2,
-            }
-        )
-        return table.rename_axis("target")
+        columns = {
+            "n_labelled": correct.count(),
+            "accuracy": correct.mean(),
+            "mean_output_tokens": tokens.mean(),
+            "constant": correct.nunique() < 2,
+        }
+        return pd.DataFrame(columns).rename_axis("target")
 
 
 def load_labels(
@@ -195,18 +186,12 @@ def write_labels(labels: Labels, path: str | os.PathLike) -> None:
         Ends in ``.csv``, ``.csv.gz`` or ``.parquet``.
     """
     n, k = labels.correct.shape
-    columns = {
-        "query_id": np.repeat(labels.query_id, k),
-        "question": np.repeat(labels.question, k),
-        "benchmark": np.repeat(labels.benchmark, k),
-        "model": np.tile(np.array(labels.targets, dtype=object), n),
-        "is_correct": pd.array(labels.correct.ravel(), dtype="Int8"),
-        "output_tokens": labels.output_tokens.ravel(),
-        "cost_usd": labels.cost_usd.ravel(),
-        "group": np.repeat(labels.group, k),
-    }
-    if labels.split is not None:
-        columns["split"] = np.repeat(labels.split, k)
+    optional = [name for name in OPTIONAL if getattr(labels, name) is not None]
+    columns = {name: np.repeat(getattr(labels, name), k) for name in QUERY}
+    columns["model"] = np.tile(np.array(labels.targets, dtype=object), n)
+    columns["is_correct"] = pd.array(labels.correct.ravel(), dtype="Int8")
+    columns |= {name: getattr(labels, name).ravel() for name in AMOUNTS}
+    columns |= {name: np.repeat(getattr(labels, name), k) for name in optional}
     write_table(pd.DataFrame(columns), path)
 
 

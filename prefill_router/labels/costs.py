@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -11,10 +10,11 @@ import numpy as np
 
 from prefill_router.errors import InputError, did_you_mean
 from prefill_router.labels import Labels
-from prefill_router.labels.formats import amount
-from prefill_router.labels.tables import read_table
+from prefill_router.labels.formats import ROW, amount, parsed, require, require_filled
+from prefill_router.labels.tables import Source, read_table, source_name
 
 MILLION = 1_000_000
+PER_MILLION = ("usd_per_m_input", "usd_per_m_output")
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ class Prices:
         return (n_input * self.input[target] + n_output * self.output[target]) / MILLION
 
 
-def load_prices(path: str | os.PathLike) -> Prices:
+def load_prices(source: Source) -> Prices:
     """Read a price table.
 
     Parameters
     ----------
-    path : path-like
+    source : str, path-like or pandas.DataFrame
         A table with columns `model`, `usd_per_m_input` and `usd_per_m_output`, and perhaps
         `as_of`; others are not read. A price of 0 must be written as 0.
 
@@ -60,30 +60,28 @@ def load_prices(path: str | os.PathLike) -> Prices:
         If a column is missing, a model is named twice, or a price is missing, negative or not a
         number.
     """
-    name = os.fspath(path)
-    table = read_table(path)
-    for column in ("model", "usd_per_m_input", "usd_per_m_output"):
-        if column not in table:
-            hint = did_you_mean(column, table.columns)
-            raise InputError(f"{name} has no column {column!r}, which a price table needs.{hint}")
-    models = table["model"].str.strip().tolist()
-    for row, model in enumerate(models, start=1):
-        if not model:
-            raise InputError(f"{name}, row {row}: 'model' is empty.")
-        if model in models[: row - 1]:
-            raise InputError(f"{name}, row {row}: {model!r} has a price already; keep one row.")
-    prices = {}
-    for column in ("usd_per_m_input", "usd_per_m_output"):
-        values = [amount(text) for text in table[column]]
-        for row, (value, text) in enumerate(zip(values, table[column], strict=True), start=1):
-            if value is None or math.isnan(value):
-                raise InputError(
-                    f"{name}, row {row} ({models[row - 1]!r}): {column} is {text!r}; it must be a "
-                    "number of US dollars per million tokens, 0 or more."
-                )
-        prices[column] = dict(zip(models, values, strict=True))
+    name = source_name(source)
+    table = read_table(source)
+    require(table, ["model", *PER_MILLION], name, "a price table")
+    table = table.assign(model=table["model"].str.strip(), **{ROW: range(1, len(table) + 1)})
+    require_filled(table, "model", name)
+    again = table[table["model"].duplicated()]
+    if len(again):
+        row, model = again[ROW].iloc[0], again["model"].iloc[0]
+        raise InputError(f"{name}, row {row}: {model!r} has a price already; keep one row.")
+    expected = "a number of US dollars per million tokens, 0 or more"
+    prices = [
+        dict(zip(table["model"], values.tolist(), strict=True))
+        for column in PER_MILLION
+        for values in [parsed(table, column, _price, expected, name, ["model"])]
+    ]
     as_of = ", ".join(sorted(set(table["as_of"]) - {""})) if "as_of" in table else ""
-    return Prices(prices["usd_per_m_input"], prices["usd_per_m_output"], as_of, name)
+    return Prices(*prices, as_of, name)
+
+
+def _price(text: str) -> float | None:
+    value = amount(text)
+    return None if value is None or math.isnan(value) else value
 
 
 def has_costs(labels: Labels, prices: Prices | None) -> bool:

@@ -7,6 +7,7 @@ import math
 import unicodedata
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import pandas as pd
 
 from prefill_router.errors import InputError, did_you_mean
@@ -18,6 +19,7 @@ AMOUNTS = ["output_tokens", "cost_usd"]
 ROW = "row in table"  # no name a target would have
 PARTS = ("train", "validation", "test")
 MISSING = {"", "nan", "na", "n/a", "null", "none", "<na>"}
+AMOUNT = "a number that is not negative (or nothing)"
 
 
 def normalise(text: str) -> str:
@@ -60,23 +62,22 @@ def to_long(table: pd.DataFrame, name: str, targets: Sequence[str] = ()) -> pd.D
     if "isCorrect" in table:
         table = _from_toolkit(table, name)
     elif "model" in table or difflib.get_close_matches("is_correct", table, cutoff=0.8):
-        _require(table, [*QUERY, "model", "is_correct"], name, "long")
+        require(table, [*QUERY, "model", "is_correct"], name, "a long label table")
     else:
         table = _from_wide(table, name, targets)
-    optional = [column for column in OPTIONAL if column in table]
     for column in [*QUERY, "model"]:
-        empty = table[column].str.strip() == ""
-        if empty.any():
-            row = table.loc[empty, ROW].iloc[0]
-            raise InputError(f"{name}, row {row}: {column!r} is empty; fill it in or drop the row.")
-    _parse(table, "is_correct", _answer, "0 or 1 (or nothing, where it was never asked)", name)
-    for column in AMOUNTS:
+        require_filled(table, column, name)
+    for column, read, expected in (
+        ("is_correct", _answer, "0 or 1 (or nothing, where it was never asked)"),
+        ("output_tokens", amount, AMOUNT),
+        ("cost_usd", amount, AMOUNT),
+        ("split", _part, f"one of {', '.join(PARTS)}"),
+    ):
         if column in table:
-            _parse(table, column, amount, "a number that is not negative (or nothing)", name)
-        else:
+            table[column] = parsed(table, column, read, expected, name, ["query_id", "model"])
+        elif column in AMOUNTS:
             table[column] = math.nan
-    if "split" in table:
-        _parse(table, "split", _part, f"one of {', '.join(PARTS)}", name)
+    optional = [column for column in OPTIONAL if column in table]
     return table[[ROW, *QUERY, "model", "is_correct", *AMOUNTS, *optional]]
 
 
@@ -105,6 +106,53 @@ def one_per_query(table: pd.DataFrame, name: str) -> pd.DataFrame:
     return queries.drop_duplicates("query_id")
 
 
+def require(table: pd.DataFrame, columns: Sequence[str], name: str, what: str) -> None:
+    """Raise InputError where a column is missing that `what` needs."""
+    for column in columns:
+        if column not in table:
+            found = [given for given in table if given != ROW]
+            raise InputError(
+                f"{name} has no column {column!r}, which {what} needs; its columns are "
+                f"{', '.join(found)}.{did_you_mean(column, found)}"
+            )
+
+
+def require_filled(table: pd.DataFrame, column: str, name: str) -> None:
+    """Raise InputError where a cell of a column is empty."""
+    empty = table[column].str.strip() == ""
+    if empty.any():
+        row = table.loc[empty, ROW].iloc[0]
+        raise InputError(f"{name}, row {row}: {column!r} is empty; fill it in or drop the row.")
+
+
+def parsed(
+    table: pd.DataFrame,
+    column: str,
+    read: Callable[[str], object],
+    expected: str,
+    name: str,
+    keys: Sequence[str],
+) -> np.ndarray:
+    """Return what `read` makes of a column's cells.
+
+    Raises
+    ------
+    InputError
+        Where `read` returns None; the message names the row, its `keys` and what was `expected`.
+    """
+    codes, texts = pd.factorize(table[column])
+    values = [read(text) for text in texts]
+    for code, value in enumerate(values):
+        if value is None:
+            bad = table.iloc[int((codes == code).argmax())]
+            which = ", ".join(f"{key} {bad[key]!r}" for key in keys)
+            raise InputError(
+                f"{name}, row {bad[ROW]} ({which}): {column} is {texts[code]!r}; it must be "
+                f"{expected}."
+            )
+    return np.array(values)[codes]
+
+
 def amount(text: str) -> float | None:
     """Return the number that is not negative in `text`: NaN if missing, None if there is none."""
     if text.strip().lower() in MISSING:
@@ -118,42 +166,15 @@ def amount(text: str) -> float | None:
 
 def _answer(text: str) -> float | None:
     value = {"true": 1.0, "false": 0.0}.get(text.strip().lower(), amount(text))
-    return None if value is None or value > 1 or 0 < value < 1 else value
+    return value if value in (0, 1) or (value is not None and math.isnan(value)) else None
 
 
 def _part(text: str) -> str | None:
     return text.strip() if text.strip() in PARTS else None
 
 
-def _parse(
-    table: pd.DataFrame, column: str, read: Callable[[str], object], expected: str, name: str
-) -> None:
-    codes, texts = pd.factorize(table[column])
-    values = [read(text) for text in texts]
-    for code, value in enumerate(values):
-        if value is None:
-            bad = table.iloc[int((codes == code).argmax())]
-            raise InputError(
-                f"{name}, row {bad[ROW]} (query {bad['query_id']!r}, target {bad['model']!r}): "
-                f"{column} is {texts[code]!r}; it must be {expected}."
-            )
-    table[column] = pd.Series(values, dtype=object if read is _part else float).to_numpy()[codes]
-
-
-def _require(table: pd.DataFrame, columns: Sequence[str], name: str, layout: str) -> None:
-    for column in columns:
-        if column not in table:
-            found = [given for given in table if given != ROW]
-            close = difflib.get_close_matches(column, found, n=1)
-            hint = f" Is it {close[0]!r}? Rename it." if close else ""
-            raise InputError(
-                f"{name} has no column {column!r}, which a {layout} label table needs; "
-                f"its columns are {', '.join(found)}.{hint}"
-            )
-
-
 def _from_toolkit(table: pd.DataFrame, name: str) -> pd.DataFrame:
-    _require(table, ["question", "model"], name, "toolkit")
+    require(table, ["question", "model"], name, "the toolkit's label table")
     table = table.rename(columns={"isCorrect": "is_correct"})
     if "query_id" not in table:
         names = {text: fingerprint(normalise(text)) for text in table["question"].unique()}
@@ -162,7 +183,7 @@ def _from_toolkit(table: pd.DataFrame, name: str) -> pd.DataFrame:
 
 
 def _from_wide(table: pd.DataFrame, name: str, targets: Sequence[str]) -> pd.DataFrame:
-    _require(table, QUERY, name, "wide")
+    require(table, QUERY, name, "a wide label table")
     kept = [ROW, *QUERY, *(column for column in OPTIONAL if column in table)]
     others = [column for column in table if column not in kept]
     for target in targets:

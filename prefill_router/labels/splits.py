@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,29 +77,28 @@ def make_splits(
             "both be positive and leave something to train on: together less than 1."
         )
     places = stratified_places(labels.benchmark, labels.group, seed)
-    if outer_folds == 1:
-        part = np.digitize(places, [test_share, test_share + validation_share])
-        return [_split(part == 2, part == 1, part == 0, labels)]
-    fold = np.floor(places * outer_folds)
+    fold = np.floor(places * outer_folds) if outer_folds > 1 else places >= test_share
     splits = []
     for number in range(outer_folds):
         test = fold == number
         # The stretch of the line that follows the test fold validates; the line is a ring.
         behind = (places - (number + 1) * test_share) % 1.0
         validation = ~test & (behind < validation_share)
-        splits.append(_split(~test & ~validation, validation, test, labels))
+        splits.append(
+            _split(
+                [~test & ~validation, validation, test],
+                f"{labels.n_queries} queries in {len(np.unique(labels.group))} groups are too few "
+                "for these shares or folds. Use more queries or fewer outer_folds.",
+            )
+        )
     return splits
 
 
-def _split(train: np.ndarray, validation: np.ndarray, test: np.ndarray, labels: Labels) -> Split:
-    for name, chosen in zip(PARTS, (train, validation, test), strict=True):
-        if not chosen.any():
-            raise InputError(
-                f"The {name} part would be empty: {labels.n_queries} queries in "
-                f"{len(np.unique(labels.group))} groups are too few for these shares or folds. Use "
-                "more queries; a study has n_queries for it, and can do with fewer outer_folds."
-            )
-    return Split(*map(np.flatnonzero, (train, validation, test)))
+def _split(masks: Sequence[np.ndarray], problem: str) -> Split:
+    for name, mask in zip(PARTS, masks, strict=True):
+        if not mask.any():
+            raise InputError(f"The {name} part would be empty: {problem}")
+    return Split(*map(np.flatnonzero, masks))
 
 
 def _own_split(labels: Labels) -> Split:
@@ -112,11 +112,7 @@ def _own_split(labels: Labels) -> Split:
             f"{str(labels.query_id[other])!r} ({labels.split[other]}) have the same text or group, "
             "but the column 'split' puts them on different sides; put them on one."
         )
-    masks = [labels.split == name for name in PARTS]
-    for name, mask in zip(PARTS, masks, strict=True):
-        if not mask.any():
-            raise InputError(
-                f"The column 'split' has no {name!r} query; it needs some of each of "
-                f"{', '.join(PARTS)}. Drop the column to have a split made."
-            )
-    return Split(*map(np.flatnonzero, masks))
+    return _split(
+        [labels.split == name for name in PARTS],
+        "the column 'split' names no such query; drop the column to have a split made.",
+    )

@@ -1,4 +1,4 @@
-"""Tables from files, directories or the hub, every cell as text, each checked against its name."""
+"""Tables from memory, files, directories or the hub, every cell as text."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import gzip
 import io
 import json
 import os
-import warnings
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pandas as pd
 import pyarrow as pa
@@ -18,24 +19,9 @@ from pyarrow import parquet
 from prefill_router.errors import InputError
 from prefill_router.storage import atomic_write
 
-CONTENTS = {  # what a file of that name must hold
-    ".csv": "text",
-    ".csv.gz": "gzip data",
-    ".parquet": "Parquet data",
-    ".json": "JSON",
-    ".jsonl": "JSON",
-}
-MAGIC = {
-    b"\x1f\x8b": "gzip data",
-    b"PAR1": "Parquet data",
-    b"PK\x03\x04": "a zip archive or a spreadsheet",
-    b"[": "JSON",
-    b"{": "JSON",
-    b"<": "HTML or XML",
-    b"version https://git-lfs": "a Git LFS pointer (fetch the file itself with `git lfs pull`)",
-}
-BOM = b"\xef\xbb\xbf"
-
+WRITTEN = (".csv", ".csv.gz", ".parquet")
+KINDS = (*WRITTEN, ".json", ".jsonl")
+LFS_POINTER = b"version https://git-lfs"
 
 Source = str | os.PathLike | pd.DataFrame
 
@@ -67,23 +53,10 @@ def read_table(source: Source) -> pd.DataFrame:
         If there is nothing to read, the content is not what the name says, or it is damaged.
     """
     name = source_name(source)
-    path = Path(name)
-    if isinstance(source, pd.DataFrame):
-        table = source
-    elif name.startswith("hub:"):
-        table = _from_hub(name)
-    elif path.is_dir():
-        table = _from_directory(path)
-    elif path.is_file():
-        table = _from_file(path)
-    else:
-        where = "" if path.is_absolute() else f" in {Path.cwd()}"
-        hub = "" if path.suffix else " (A data set on the hub is hub:OWNER/NAME.)"
-        raise InputError(f"{name}: no such file or directory{where}.{hub}")
+    table = source if isinstance(source, pd.DataFrame) else _read(name)
     columns = [str(column).strip() for column in table.columns]
-    unnamed = [not column or column.startswith("__index_level_") for column in columns]
-    table = table.set_axis(columns, axis=1)
-    table = table.loc[:, [not drop for drop in unnamed]].reset_index(drop=True)
+    named = [bool(column) and not column.startswith("__index_level_") for column in columns]
+    table = table.set_axis(columns, axis=1).loc[:, named].reset_index(drop=True)
     twice = table.columns[table.columns.duplicated()]
     if len(twice):
         raise InputError(f"{name} has two columns named {twice[0]!r}; rename or remove one.")
@@ -107,9 +80,7 @@ def write_table(table: pd.DataFrame, path: str | os.PathLike) -> None:
     InputError
         If the name ends in anything else.
     """
-    kind = _kind(Path(path))
-    if kind not in (".csv", ".csv.gz", ".parquet"):
-        raise InputError(f"{path}: tables are written as .csv, .csv.gz or .parquet.")
+    kind = _kind(Path(path), WRITTEN)
     with atomic_write(path) as temporary:
         if kind == ".parquet":
             table.to_parquet(temporary, index=False)
@@ -127,47 +98,64 @@ def as_text(column: pd.Series) -> pd.Series:
     return column.where(column.notna(), "").map(str)
 
 
-def _kind(path: Path) -> str:
-    for kind in CONTENTS:
-        if path.name.lower().endswith(kind):
-            return kind
-    raise InputError(f"{path}: its name must end in {', '.join(CONTENTS)}.")
+def _kind(path: Path, kinds: tuple[str, ...] = KINDS) -> str:
+    kind = next((kind for kind in kinds if path.name.lower().endswith(kind)), None)
+    if kind is None:
+        raise InputError(f"{path}: its name must end in {', '.join(kinds)}.")
+    return kind
 
 
-def _contents(head: bytes) -> str:
-    head = head.removeprefix(BOM).lstrip(b" \t\r\n")
-    for magic, contents in MAGIC.items():
-        if head.startswith(magic):
-            return contents
-    if not head:
-        return "nothing"
-    return "binary data" if b"\0" in head else "text"
+def _read(name: str) -> pd.DataFrame:
+    path = Path(name)
+    if name.startswith("hub:"):
+        repository, _, split = name.removeprefix("hub:").partition(":")
+        return _from_datasets(
+            lambda datasets: datasets.load_dataset(repository, split=split or None),
+            f"{name} cannot be read from the hub. Without a connection, save it elsewhere with "
+            "load_dataset(...).save_to_disk(DIRECTORY), copy the directory here and give its path",
+        )
+    if path.is_dir():
+        return _from_datasets(
+            lambda datasets: datasets.load_from_disk(name),
+            f"{name} is not a data set that `datasets` saved with save_to_disk",
+        )
+    if path.is_file():
+        return _from_file(path)
+    where = "" if path.is_absolute() else f" in {Path.cwd()}"
+    hub = "" if path.suffix else " (A data set on the hub is hub:OWNER/NAME.)"
+    raise InputError(f"{name}: no such file or directory{where}.{hub}")
 
 
-def _check_contents(path: Path, head: bytes, expected: str) -> None:
-    found = _contents(head)
-    if found == "nothing":
-        raise InputError(f"{path} is empty.")
-    if found != expected:
-        raise InputError(f"{path}: by its name it holds {expected}, but it holds {found}.")
+def _from_datasets(load: Callable[[ModuleType], object], problem: str) -> pd.DataFrame:
+    import datasets  # slow to import, and seldom needed
+
+    try:
+        data = load(datasets)
+        parts = data if isinstance(data, dict) else {"": data}
+        tables = {name: _from_arrow(part.with_format("arrow")[:]) for name, part in parts.items()}
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(f"{problem}: {error}") from error
+    if len(tables) > 1:
+        tables = {
+            name: table if "split" in table else table.assign(split=name)
+            for name, table in tables.items()
+        }
+    return pd.concat(tables.values(), ignore_index=True)
 
 
 def _from_file(path: Path) -> pd.DataFrame:
     kind = _kind(path)
     try:
         with path.open("rb") as stream:
-            _check_contents(path, stream.read(1024), CONTENTS[kind])
+            if stream.read(len(LFS_POINTER)) == LFS_POINTER:
+                raise ValueError("it is a Git LFS pointer; fetch the file with `git lfs pull`")
         if kind == ".parquet":
             return _from_arrow(parquet.read_table(path))
         raw = path.read_bytes()
-        if kind == ".csv.gz":
-            raw = gzip.decompress(raw)
-            _check_contents(path, raw[:1024], "text")
-        raw = raw.removeprefix(BOM)
-        text = raw.decode()
-        return _from_csv(text) if kind.startswith(".csv") else _from_json(text, kind)
-    except InputError:
-        raise
+        text = (gzip.decompress(raw) if kind == ".csv.gz" else raw).decode("utf-8-sig")
+        if not text.strip():
+            raise ValueError("it is empty")
+        return _from_csv(text) if kind in WRITTEN else _from_json(text, kind)
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise InputError(
@@ -175,7 +163,9 @@ def _from_file(path: Path) -> pd.DataFrame:
             "save the file as UTF-8."
         ) from None
     except (EOFError, zlib.error, csv.Error, ValueError, OSError) as error:
-        raise InputError(f"{path} cannot be read (damaged or cut short?): {error}") from error
+        raise InputError(
+            f"{path} cannot be read as {kind} (damaged, cut short or of another format?): {error}"
+        ) from error
 
 
 def _from_arrow(table: pa.Table) -> pd.DataFrame:
@@ -200,56 +190,14 @@ def _from_json(text: str, kind: str) -> pd.DataFrame:
     if kind == ".json":
         records = json.loads(text)
     else:
-        lines = enumerate(text.split("\n"), start=1)
-        records = [_json_line(line, number) for number, line in lines if line.strip()]
+        records = []
+        for number, line in enumerate(text.split("\n"), start=1):
+            try:
+                records += [json.loads(line)] if line.strip() else []
+            except json.JSONDecodeError as error:
+                raise ValueError(f"line {number} is not a JSON value ({error.msg}).") from None
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
         raise ValueError("expected objects, a list of them in .json, one a line in .jsonl.")
     if "\\ud" in text.lower():  # half a surrogate pair is valid JSON, but no text
         json.dumps(records, ensure_ascii=False).encode()
     return pd.DataFrame(records, dtype=object)
-
-
-def _json_line(line: str, number: int) -> object:
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"line {number} is not a JSON value ({error.msg}).") from None
-
-
-def _from_directory(path: Path) -> pd.DataFrame:
-    import datasets  # slow to import, and seldom needed
-
-    try:
-        return _joined(datasets.load_from_disk(str(path)))
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path} is not a data set that `datasets` saved with save_to_disk: {error}"
-        ) from error
-
-
-def _from_hub(name: str) -> pd.DataFrame:
-    import datasets
-
-    repository, _, split = name.removeprefix("hub:").partition(":")
-    try:
-        return _joined(datasets.load_dataset(repository, split=split or None))
-    except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(
-            f"{name} cannot be read from the hub ({error}). Without a connection, save it "
-            "elsewhere with load_dataset(...).save_to_disk(DIRECTORY), copy the directory here and "
-            "give its path."
-        ) from error
-
-
-def _joined(data) -> pd.DataFrame:
-    if not isinstance(data, dict):
-        return _from_arrow(data.with_format("arrow")[:])
-    parts = {name: _from_arrow(part.with_format("arrow")[:]) for name, part in data.items()}
-    if len(parts) > 1:
-        parts = {
-            name: part if "split" in part else part.assign(split=name)
-            for name, part in parts.items()
-        }
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # pandas on joining all-missing columns
-        return pd.concat(parts.values(), ignore_index=True)

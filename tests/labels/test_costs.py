@@ -157,8 +157,8 @@ def test_load_prices(tmp_path):
     ("row", "message"),
     [
         ("m1,1,2,,", "row 2: 'm1' has a price already"),
-        ("m2,-1,2,,", r"row 2 \('m2'\): usd_per_m_input is '-1'"),
-        ("m2,1,two,,", r"row 2 \('m2'\): usd_per_m_output is 'two'"),
+        ("m2,-1,2,,", r"row 2 \(model 'm2'\): usd_per_m_input is '-1'"),
+        ("m2,1,two,,", r"row 2 \(model 'm2'\): usd_per_m_output is 'two'"),
         ("m2,1,,,", "usd_per_m_output is ''"),
         ("m2,1,inf,,", "usd_per_m_output is 'inf'"),
         (",1,2,,", "row 2: 'model' is empty"),

@@ -84,7 +84,7 @@ def test_wide_table_reads_only_the_targets_named(tmp_path):
     labels = load_labels(path, targets=["large", "small"])
     assert labels.targets == ("large", "small")
     np.testing.assert_array_equal(labels.correct, [[0, 1], [1, nan]])
-    with pytest.raises(InputError, match=r"row 1 .*target 'level'.*'easy'"):
+    with pytest.raises(InputError, match=r"row 1 .*model 'level'.*'easy'"):
         load_labels(path)
     with pytest.raises(InputError, match="Did you mean 'small'"):
         load_labels(path, targets=["smal", "large"])
@@ -156,7 +156,11 @@ def test_bad_rows(tmp_path, rows, message):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("question", "qestion", "no column 'question'.*query_id, qestion, .*Is it 'qestion'"),
+        (
+            "question",
+            "qestion",
+            "no column 'question'.*query_id, qestion, .*mean 'qestion'",
+        ),
         ("benchmark", "x", "no column 'benchmark', which a long .*query_id, question, x"),
         ("model", "modle", "no column 'model'.*'modle'"),
         ("is_correct", "is_corect", "no column 'is_correct'.*'is_corect'"),

@@ -112,7 +112,7 @@ def test_the_tables_own_split_must_keep_groups_whole():
 
 def test_the_tables_own_split_needs_every_part():
     labels = labels_of(np.arange(6), np.zeros(6), ["train"] * 5 + ["test"])
-    with pytest.raises(InputError, match="no 'validation' query"):
+    with pytest.raises(InputError, match="validation part would be empty: the column 'split'"):
         make_splits(labels)
 
 

@@ -95,7 +95,7 @@ def test_write_table_round_trip_and_same_bytes(tmp_path, name):
 
 
 def test_write_table_refuses_other_names(tmp_path):
-    with pytest.raises(InputError, match=r"\.csv, \.csv\.gz or \.parquet"):
+    with pytest.raises(InputError, match=r"end in \.csv, \.csv\.gz, \.parquet\."):
         write_table(pd.DataFrame(RECORDS), tmp_path / "t.json")
 
 
@@ -105,16 +105,12 @@ CSV = as_csv(RECORDS).encode()
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("t.parquet", CSV, "holds Parquet data, but it holds text"),
-        ("t.csv.gz", CSV, "holds gzip data, but it holds text"),
-        ("t.csv", gzip.compress(CSV), "holds text, but it holds gzip data"),
-        ("t.csv.gz", gzip.compress(b'[{"a": 1}]'), "holds text, but it holds JSON"),
-        ("t.json", CSV, "holds JSON, but it holds text"),
-        ("t.jsonl", b"PAR1....", "holds JSON, but it holds Parquet"),
-        ("t.csv", b"\n<!doctype html>", "HTML"),
-        ("t.csv", b"PK\x03\x04....", "spreadsheet"),
+        ("t.parquet", CSV, "cannot be read as .parquet.*another format"),
+        ("t.csv.gz", CSV, "Not a gzipped file"),
+        ("t.csv", gzip.compress(CSV), "not UTF-8"),
+        ("t.json", CSV, "cannot be read as .json"),
+        ("t.jsonl", b"PAR1....", "line 1 is not a JSON value"),
         ("t.csv", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
-        ("t.csv", b"a\0b", "binary"),
         ("t.xlsx", CSV, "must end in"),
         ("t.csv", b"", "is empty"),
         ("t.csv", b"\n \n", "is empty"),
