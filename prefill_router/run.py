@@ -16,10 +16,10 @@ from nbclient.exceptions import DeadKernelError
 
 from prefill_router import __version__
 from prefill_router.book import HEADLINE_NOTEBOOK, headline
+from prefill_router.config import validate
 from prefill_router.errors import InputError
 from prefill_router.experiments.expectations import EXPECTED, accept
 from prefill_router.experiments.inputs import check_inputs
-from prefill_router.experiments.parameters import validate
 from prefill_router.experiments.published import PUBLISHED
 from prefill_router.experiments.study import Study
 from prefill_router.progress import note, track

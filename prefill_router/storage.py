@@ -34,6 +34,7 @@ STAGES = {
     "report": 1,
     "router": 1,
     "zoo": 1,
+    "config": 1,
     "loop": 1,
     "experiments": 1,
 }

@@ -1,6 +1,4 @@
-import inspect
 import json
-import re
 import shutil
 
 import numpy as np
@@ -15,12 +13,11 @@ from test_cli import invoke, refused
 from prefill_router.answers.generation import Decoding, generate
 from prefill_router.answers.grading import exact_match
 from prefill_router.answers.targets import Endpoint
-from prefill_router.cli import loop as loop_commands
-from prefill_router.cli.loop_fields import READ
+from prefill_router.cli.common import READ
+from prefill_router.config import Loop
 from prefill_router.extraction.models import load_target
 from prefill_router.extraction.sources import resolve
 from prefill_router.labels import load_labels
-from prefill_router.loop import Loop
 from prefill_router.report import format_interval
 from prefill_router.router import Router
 
@@ -360,23 +357,9 @@ def test_files_are_exchanged_with_the_toolkit(loop, tmp_path):
     assert "no list of models" in refused("toolkit", "pool", path, tmp_path / "x.yaml")
 
 
-ASKED = {"label_source": {"labels"}, "target_names": {"targets"}, "asked": {"targets"}}
-ASKED["price_table"] = {"targets", "prices"}
-
-
-@pytest.mark.parametrize("command", loop_commands.COMMANDS)
-def test_a_command_names_the_fields_that_it_looks_at(command):
-    code = inspect.getsource(loop_commands.COMMANDS[command])
-    read = set().union(*(ASKED.get(n, {n}) for n in re.findall(r"settings\.(\w+)", code)))
-    read |= {"router", "encoder", "device"} if "router_of(" in code else set()
-    if "labels_of(" in code:
-        read |= {"labels", "n_queries", "seed"}
-    assert read == set(READ[command])
-
-
 def test_what_a_command_does_not_look_at_is_refused(loop):
     path, _ = loop
     assert "prefill-router collect" in refused("fit", path, "-p", "labels=none.csv")
     assert "prefill-router fit" in refused("route", path, "w1", "-p", "router=none")
     said = refused("fit", path, "-p", "policy=budget")
-    assert "fit does not look at it; route would" in said
+    assert "fit does not read it; route would" in said

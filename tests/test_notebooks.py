@@ -10,9 +10,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from prefill_router.config import Parameters
 from prefill_router.evaluation.estimates import Estimate
 from prefill_router.experiments.expectations import jumps
-from prefill_router.experiments.parameters import Parameters
 from prefill_router.experiments.study import ARTIFACTS
 from prefill_router.project import project_root
 from prefill_router.run import notebooks

@@ -7,8 +7,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from tiny_studies import world
 
 from prefill_router import run as chain
+from prefill_router.config import Parameters
 from prefill_router.errors import InputError
-from prefill_router.experiments.parameters import Parameters
 from prefill_router.experiments.study import ARTIFACTS, Study
 from prefill_router.run import clean, run_experiment
 from prefill_router.storage import STAGES, file_hash, read_json, write_json

@@ -7,7 +7,7 @@ import pandas as pd
 import tiny_models
 from sklearn.metrics import roc_auc_score
 
-from prefill_router.experiments.parameters import validate
+from prefill_router.config import validate
 from prefill_router.experiments.study import Study
 
 TARGETS = ["early", "late", "noisy", "perfect"]

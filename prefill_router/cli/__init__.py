@@ -1,31 +1,8 @@
-"""The command line: `study` and `loop` commands, the zoo's, and exchange with the toolkit."""
+"""The command line: studies, the loop from labels to a router in use, the zoo, the toolkit."""
 
 from __future__ import annotations
 
-import typer
+from prefill_router.cli import loop, tools
+from prefill_router.cli.common import app, toolkit_app, zoo_app
 
-from prefill_router.cli import loop, study, toolkit, zoo
-from prefill_router.cli.loop_fields import fields
-
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
-    help="Predict which language model will answer right, from another model's prefill states.",
-)
-zoo_app = typer.Typer(no_args_is_help=True, help="The embedded models: train, label, serve them.")
-toolkit_app = typer.Typer(no_args_is_help=True, help="Exchange files with the authors' toolkit.")
-
-for name, command in loop.COMMANDS.items():
-    app.command(name, rich_help_panel="The loop", epilog=fields(name))(command)
-for command in (study.run, study.book, study.publish, study.notebooks):
-    app.command(rich_help_panel="Studies")(command)
-for command in (study.extract, study.untrained):
-    app.command(rich_help_panel="Encoders")(command)
-for command in (zoo.train, zoo.labels, zoo.samples, zoo.queries, zoo.serve):
-    zoo_app.command()(command)
-for command in (toolkit.pool, toolkit.labels):
-    toolkit_app.command()(command)
-app.add_typer(zoo_app, name="zoo", rich_help_panel="The zoo and the toolkit")
-app.add_typer(toolkit_app, name="toolkit", rich_help_panel="The zoo and the toolkit")
+__all__ = ["app", "loop", "toolkit_app", "tools", "zoo_app"]

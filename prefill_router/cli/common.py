@@ -1,72 +1,125 @@
-"""What the commands share: errors in plain words, overrides, and what a machine reads."""
+"""What the commands share: errors in plain words, and the fields that a command reads."""
 
 from __future__ import annotations
 
 import errno
+import inspect
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
+from prefill_router.config import Loop, read_loop
 from prefill_router.errors import InputError
 from prefill_router.validation import plain_yaml
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
+INCOMPLETE = 3
+"""Exit code of a collection that has not all its answers."""
+READ: dict[str, list[str]] = {}
+"""The fields of a loop that each command reads, by the command's name."""
 
-Device = Annotated[str, typer.Option(help="Torch device: cpu, cuda..., or auto.")]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--parameter", "-p", help="One more, as name=value; overrides the file's."),
 ]
+LoopFile = Annotated[Path, typer.Argument(metavar="LOOP.yaml", help="The loop's file.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for a machine.")]
 
 
-@contextmanager
-def plain_errors(output: str | Path) -> Iterator[None]:
-    """Turn what can go wrong while `output` is written into one sentence, and an exit code."""
-    try:
-        yield
-    except InputError as error:
-        console.print(f"Error: {error}", markup=False)
-        raise typer.Exit(2) from None
-    except OSError as error:
-        console.print(f"Error: {disk_error(error, output)}", markup=False)
-        raise typer.Exit(2) from None
-    except KeyboardInterrupt:
-        console.print("Stopped. Finished parts are kept; run again to go on.", markup=False)
-        raise typer.Exit(130) from None
+class PlainErrors(TyperGroup):
+    """Says in one sentence what went wrong, and exits with a code."""
+
+    def invoke(self, ctx: typer.Context) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except InputError as error:
+            said, code = f"Error: {error}", 2
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # nobody reads on
+                raise
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            said = f"Error: {error}. Finished parts are kept; {'free space and ' * full}run again."
+            code = 2
+        except KeyboardInterrupt:
+            said, code = "Stopped. Finished parts are kept; run again to go on.", 130
+        console.print(said, markup=False)
+        raise typer.Exit(code)
 
 
-def disk_error(error: OSError, output: str | Path) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):  # of which a write does not name its file
-        return (
-            f"{error.strerror}, for {error.filename or output}. Finished parts are kept: free "
-            "space there and run again."
-        )
-    return f"{error}. Finished parts are kept; run again."
-
-
-def name_and_value(text: str) -> tuple[str, object]:
-    """Split an override into a name and the value that YAML reads."""
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise InputError(f"-p {text}: write name=value.")
-    return name.strip(), plain_yaml(value, f"-p {name.strip()}") if value else ""
+app = typer.Typer(
+    cls=PlainErrors,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Predict which language model will answer right, from another model's prefill states.",
+)
+zoo_app = typer.Typer(no_args_is_help=True, help="The embedded models: train, label, serve them.")
+toolkit_app = typer.Typer(no_args_is_help=True, help="Exchange files with the authors' toolkit.")
+app.add_typer(zoo_app, name="zoo", rich_help_panel="The zoo and the toolkit")
+app.add_typer(toolkit_app, name="toolkit", rich_help_panel="The zoo and the toolkit")
 
 
 def overrides(given: list[str] | None) -> dict[str, Any]:
-    """Return what `-p` says, by name."""
-    return dict(name_and_value(text) for text in given or [])
+    """Return what `-p` says, by name; values are read as YAML."""
+    values = {}
+    for text in given or []:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise InputError(f"-p {text}: write name=value.")
+        values[name.strip()] = plain_yaml(value, f"-p {name.strip()}") if value else ""
+    return values
 
 
-def say(as_json: bool, found: dict[str, Any], *lines: str) -> None:
-    """Print a result: one JSON object, or lines for people."""
-    if as_json:
-        typer.echo(json.dumps(found, ensure_ascii=False))
-        return
-    for line in lines:
-        typer.echo(line)
+def loop_command(function: Callable[..., tuple[dict[str, Any], list[str]]]) -> Callable:
+    """Make a command of a function whose keyword-only parameters are fields of the loop's file.
+
+    The function returns what it found, for ``--json``, and the same in lines for people. A field
+    that has a default there is taken from ``-p`` alone.
+    """
+    command = function.__name__.replace("_", "-")
+    asked = inspect.signature(function, eval_str=True).parameters.values()
+    own = [p for p in asked if p.kind is not p.KEYWORD_ONLY]
+    fields = [p for p in asked if p.kind is p.KEYWORD_ONLY]
+    READ[command] = [p.name for p in fields]
+
+    def run(
+        loop: LoopFile, parameter: Overrides = None, as_json: AsJson = False, **arguments: Any
+    ) -> None:
+        given = overrides(parameter)
+        for name in given.keys() & Loop.model_fields.keys() - set(READ[command]):
+            readers = ", ".join(other for other, names in READ.items() if name in names)
+            raise InputError(f"-p {name}: {command} does not read it; {readers} would.")
+        settings = read_loop(loop, given)
+        for p in fields:
+            stated = p.default is p.empty or p.name in given
+            arguments[p.name] = getattr(settings, p.name) if stated else p.default
+        found, lines = function(**arguments)
+        typer.echo(json.dumps(found, ensure_ascii=False) if as_json else "\n".join(lines))
+        if found.get("n_missing"):
+            raise typer.Exit(INCOMPLETE)
+
+    first, *options = inspect.signature(run, eval_str=True).parameters.values()
+    signature = inspect.Signature([first, *own, *options[:-1]])
+    run.__signature__ = signature
+    run.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
+    run.__doc__ = function.__doc__
+    app.command(command, rich_help_panel="The loop", epilog=_explain(command))(run)
+    return function
+
+
+def _explain(command: str) -> str:
+    """Return the list of the fields that a command reads, for its help."""
+    shown = [
+        f"* **{name}**: {meaning}" + f" (default: {default})" * bool(default)
+        for name, default, meaning in Loop.explained()
+        if name.partition(":")[0] in READ[command] and (command == "collect" or ":" not in name)
+    ]
+    head = f"**Fields of LOOP.yaml that {command} reads**, each also given by -p:"
+    return "\n".join([head, "", *shown])

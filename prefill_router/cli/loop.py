@@ -1,196 +1,200 @@
-"""Commands of the loop, from labels to a router in use; one YAML file says what they share."""
+"""Commands of the loop, from labels to a router in use; all read one YAML file.
+
+The keyword-only parameters of a command are the fields that it reads.
+"""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from prefill_router.cli.common import AsJson, Overrides, console, plain_errors, say
-from prefill_router.cli.loop_fields import labels_of, router_of, settings_of
+from prefill_router.cli.common import console, loop_command
+from prefill_router.config import price_table, target_names
 from prefill_router.errors import InputError
 
 if TYPE_CHECKING:
     from prefill_router.evaluation.estimates import Estimate
+    from prefill_router.labels import Labels
     from prefill_router.router import Router
 
-LoopFile = Annotated[Path, typer.Argument(metavar="LOOP.yaml", help="The loop's file.")]
+Said = tuple[dict[str, Any], list[str]]
 SHOWN_PROBLEMS = 10
-INCOMPLETE = 3
-"""Exit code of a collection that has not all its answers."""
 
 
-def collect(loop: LoopFile, parameter: Overrides = None, as_json: AsJson = False) -> None:
+@loop_command
+def collect(
+    *, queries, labels, targets, prices, grader, max_new_tokens, temperature, batch_size, cap_usd,
+    device, seed,
+) -> Said:  # fmt: skip
     """Let every target answer every query, grade the answers, and write the label table.
 
-    An answer that is there is never asked, or paid, for again: the same command goes on where it
-    stopped. What could not be answered is left empty, and a rerun asks it again (exit code 3).
+    Resumable: completed answers are never requested, or paid for, again. What could not be answered
+    is left empty, and a rerun asks it again (exit code 3).
     """
     from prefill_router.answers.collect import collect_labels
     from prefill_router.answers.generation import Decoding
     from prefill_router.answers.grading import find_grader
+    from prefill_router.answers.targets import LocalTarget
     from prefill_router.labels.tables import read_table
 
-    with plain_errors(loop):
-        settings = settings_of("collect", loop, parameter)
-        if not settings.queries:
-            raise InputError(f"{loop}: queries must name a table of queries.")
-        found = collect_labels(
-            settings.asked, read_table(settings.queries), settings.labels,
-            find_grader(settings.grader),
-            Decoding(settings.max_new_tokens, settings.temperature, settings.seed),
-            prices=settings.price_table(), cap_usd=settings.cap_usd,
-            batch_size=settings.batch_size, device=settings.device,
-        )  # fmt: skip
-    for problem in found.problems[:SHOWN_PROBLEMS]:
-        console.print(f"Problem: {problem}", markup=False)
-    if len(found.problems) > SHOWN_PROBLEMS:
-        console.print(f"... and {len(found.problems) - SHOWN_PROBLEMS} more.")
-    grades = found.labels.groupby("model", sort=False)["is_correct"]
-    summary = {
-        "labels": settings.labels,
-        "n_labels": int(grades.count().sum()),
-        "n_missing": int(found.labels["is_correct"].isna().sum()),
-        "accuracy": {name: float(value) for name, value in grades.mean().dropna().items()},
-        "spent_usd": found.spent_usd,
-        "uncertain_usd": found.uncertain_usd,
-        "problems": found.problems,
-    }
-    spent = f"{found.spent_usd:.6f} USD spent"
-    if found.uncertain_usd:
-        spent += f", up to {found.uncertain_usd:.6f} more for answers that were lost"
-    say(
-        as_json, summary,
-        *(f"{name}: {value:.1%} correct" for name, value in summary["accuracy"].items()),
-        f"{summary['n_labels']} labels in {settings.labels}, {summary['n_missing']} missing; "
-        f"{spent}.",
+    if not queries:
+        raise InputError("queries must name a table of queries.")
+    asked = [target.name if isinstance(target, LocalTarget) else target for target in targets]
+    done = collect_labels(
+        asked, read_table(queries), labels, find_grader(grader),
+        Decoding(max_new_tokens, temperature, seed), prices=price_table(targets, prices),
+        cap_usd=cap_usd, batch_size=batch_size, device=device,
     )  # fmt: skip
-    if summary["n_missing"]:
-        raise typer.Exit(INCOMPLETE)
+    for problem in done.problems[:SHOWN_PROBLEMS]:
+        console.print(f"Problem: {problem}", markup=False)
+    if (more := len(done.problems) - SHOWN_PROBLEMS) > 0:
+        console.print(f"... and {more} more.")
+    grades = done.labels.groupby("model", sort=False)["is_correct"]
+    found = {
+        "labels": labels,
+        "n_labels": int(grades.count().sum()),
+        "n_missing": int(done.labels["is_correct"].isna().sum()),
+        "accuracy": {name: float(value) for name, value in grades.mean().dropna().items()},
+        "spent_usd": done.spent_usd,
+        "uncertain_usd": done.uncertain_usd,
+        "problems": done.problems,
+    }
+    spent = f"{done.spent_usd:.6f} USD spent"
+    if done.uncertain_usd:
+        spent += f", up to {done.uncertain_usd:.6f} more for answers that were lost"
+    return found, [
+        *(f"{name}: {value:.1%} correct" for name, value in found["accuracy"].items()),
+        f"{found['n_labels']} labels in {labels}, {found['n_missing']} missing; {spent}.",
+    ]
 
 
-def fit(loop: LoopFile, parameter: Overrides = None, as_json: AsJson = False) -> None:
+@loop_command
+def fit(
+    *, labels, n_queries, targets, prices, encoder, layers, max_tokens, truncation, dimensions,
+    n_seeds, max_loss, confidence, router, device, seed,
+) -> Said:  # fmt: skip
     """Fit a router to the labels, test it, and save it with its model card."""
     from prefill_router.router import Router
 
-    with plain_errors(loop):
-        settings = settings_of("fit", loop, parameter)
-        labels = labels_of(loop, settings, settings.target_names)
-        router = Router.fit(
-            labels, settings.encoder, prices=settings.price_table(), layers=settings.layers,
-            dimensions=settings.dimensions, n_seeds=settings.n_seeds,
-            keep=(settings.n_seeds + 1) // 2, max_tokens=settings.max_tokens or None,
-            truncation=settings.truncation, max_loss=settings.max_loss,
-            confidence=settings.confidence, device=settings.device, seed=settings.seed,
-        )  # fmt: skip
-        router.save_pretrained(settings.router)
-    say(
-        as_json,
-        {"router": settings.router, "targets": router.targets, **_results(router.metrics)},
-        *_summary(router, router.metrics),
-        f"Saved: {settings.router}",
-    )
+    made = Router.fit(
+        _labels(labels, target_names(targets), n_queries, seed), encoder,
+        prices=price_table(targets, prices), layers=layers, dimensions=dimensions,
+        n_seeds=n_seeds, keep=(n_seeds + 1) // 2, max_tokens=max_tokens or None,
+        truncation=truncation, max_loss=max_loss, confidence=confidence, device=device, seed=seed,
+    )  # fmt: skip
+    made.save_pretrained(router)
+    found = {"router": router, "targets": made.targets, **_results(made.metrics)}
+    return found, [*_summary(made, made.metrics), f"Saved: {router}"]
 
 
-def evaluate(loop: LoopFile, parameter: Overrides = None, as_json: AsJson = False) -> None:
+@loop_command
+def evaluate(*, labels, n_queries, targets, prices, router, device, seed, encoder=None) -> Said:
     """Evaluate a saved router on labels of queries that it was not fitted to.
 
     Of the labels that it was fitted to, these are its test queries; of others (`-p labels=FILE`),
     those with other questions. The others are left out, and counted.
     """
-    with plain_errors(loop):
-        settings = settings_of("evaluate", loop, parameter)
-        router = router_of(loop, settings, parameter)
-        labels = labels_of(loop, settings, router.targets)
-        unseen = router.unseen(labels)
-        metrics = router.evaluate(unseen, settings.price_table(), seed=settings.seed)
-    n, n_left_out = unseen.n_queries, labels.n_queries - unseen.n_queries
-    say(
-        as_json,
-        {"n": n, "n_left_out": n_left_out, **_results(metrics)},
-        f"{n:,} queries; {n_left_out:,} that the router was fitted to are left out.",
-        *_summary(router, metrics),
-    )
+    saved = _router(router, encoder, device)
+    data = _labels(labels, saved.targets, n_queries, seed)
+    unseen = saved.unseen(data)
+    metrics = saved.evaluate(unseen, price_table(targets, prices), seed=seed)
+    n, n_left_out = unseen.n_queries, data.n_queries - unseen.n_queries
+    counts = f"{n:,} queries; {n_left_out:,} that the router was fitted to are left out."
+    found = {"n": n, "n_left_out": n_left_out, **_results(metrics)}
+    return found, [counts, *_summary(saved, metrics)]
 
 
+@loop_command
 def route(
-    loop: LoopFile,
     query: Annotated[list[str], typer.Argument(help="One query or more.")],
-    parameter: Overrides = None,
-    as_json: AsJson = False,
-) -> None:
+    *, router, device, policy, tau, lam, budget, accuracy, exclude, encoder=None,
+) -> Said:  # fmt: skip
     """Say which target to ask, and why."""
-    with plain_errors(loop):
-        settings = settings_of("route", loop, parameter)
-        router = router_of(loop, settings, parameter)
-        routes = router.route_many(
-            query, settings.policy, tau=settings.tau, lam=settings.lam, budget=settings.budget,
-            accuracy=settings.accuracy, exclude=settings.exclude,
-        )  # fmt: skip
+    routes = _router(router, encoder, device).route_many(
+        query, policy, tau=tau, lam=lam, budget=budget, accuracy=accuracy, exclude=exclude
+    )
     found = [{"query": text, **asdict(one)} for text, one in zip(query, routes, strict=True)]
-    lines = [
+    return {"routes": found}, [
         f"{one.choice or 'nobody'}: {one.why}\n"
         + ", ".join(f"P({name}) = {p:.3f}" for name, p in one.p.items())
         for one in routes
     ]
-    say(as_json, {"routes": found}, *lines)
 
 
-def report(loop: LoopFile, parameter: Overrides = None, as_json: AsJson = False) -> None:
+@loop_command
+def report(
+    *, labels, n_queries, targets, prices, router, report, device, seed, encoder=None
+) -> Said:  # fmt: skip
     """Write a page about a router that needs nothing else: costs, guarantee, mistakes."""
     from prefill_router.loop.report_page import write_page
 
-    with plain_errors(loop):
-        settings = settings_of("report", loop, parameter)
-        router = router_of(loop, settings, parameter)
-        labels = labels_of(loop, settings, router.targets)
-        write_page(router, labels, settings.report, settings.price_table())
-    say(as_json, {"report": settings.report}, f"Written: {settings.report}")
+    saved = _router(router, encoder, device)
+    data = _labels(labels, saved.targets, n_queries, seed)
+    write_page(saved, data, report, price_table(targets, prices))
+    return {"report": report}, [f"Written: {report}"]
 
 
+@loop_command
 def add_target(
-    loop: LoopFile,
     name: Annotated[str, typer.Argument(help="The new target, as the labels call it.")],
     out: Annotated[Path, typer.Argument(help="Directory of the router that knows it.")],
-    parameter: Overrides = None,
-    as_json: AsJson = False,
-) -> None:
+    *, labels, n_queries, targets, prices, router, device, seed, encoder=None,
+) -> Said:  # fmt: skip
     """Teach a saved router a new target from a few labels, and say how sure it is.
 
     The labels (`-p labels=FILE`) need hold no other target.
     """
-    with plain_errors(loop):
-        settings = settings_of("add-target", loop, parameter)
-        labels = labels_of(loop, settings, [name], at_least=1)
-        before = router_of(loop, settings, parameter)
-        n, n_seen = labels.n_queries, int(before.is_seen(labels).sum())
-        router, metrics = before.add_target(labels, settings.price_table(), seed=settings.seed)
-        router.save_pretrained(out)
+    from prefill_router.report import format_interval
+
+    data = _labels(labels, [name], n_queries, seed, at_least=1)
+    before = _router(router, encoder, device)
+    n, n_seen = data.n_queries, int(before.is_seen(data).sum())
+    wider, metrics = before.add_target(data, price_table(targets, prices), seed=seed)
+    wider.save_pretrained(out)
     counts = f"{n:,} queries; the router was fitted to {n_seen:,} of them"
     if n_seen:
         counts += ", of which it predicts the other targets too well: better label new ones"
-    say(
-        as_json,
-        {
-            "router": str(out), "targets": router.targets, "n": n, "n_seen": n_seen,
-            **_results(metrics),
-        },
+    found = {"router": str(out), "targets": wider.targets, "n": n, "n_seen": n_seen}
+    return found | _results(metrics), [
         f"{counts}.",
-        *_sureness(name, metrics),
+        *(
+            f"{row.metric} of {row.router} for {name}: {format_interval(row, 'value')} "
+            f"(n = {row.n})"
+            for row in metrics
+        ),
         f"Saved: {out}",
-    )  # fmt: skip
+    ]
 
 
-COMMANDS = {
-    "collect": collect,
-    "fit": fit,
-    "evaluate": evaluate,
-    "route": route,
-    "report": report,
-    "add-target": add_target,
-}
+def _labels(
+    source: str, targets: list[str], n_queries: int, seed: int, at_least: int = 2
+) -> Labels:
+    """Load the labels of some targets, or say which command makes them."""
+    from prefill_router import zoo
+    from prefill_router.labels import load_labels
+
+    source = str(zoo.LABELS) if source == "zoo" else source
+    if not (Path(source).exists() or source.startswith("hub:")):
+        raise InputError(
+            f"{source}: no such file. `prefill-router collect LOOP.yaml` writes it, or "
+            "-p labels=FILE names another."
+        )
+    return load_labels(source, targets, n_queries, seed, at_least)
+
+
+def _router(directory: str, encoder: str | None, device: str) -> Router:
+    """Load a router, its encoder from where it was, or where the command line says."""
+    from prefill_router.router import Router
+
+    if "/" not in directory and not Path(directory).exists():  # nor is it a hub's name
+        raise InputError(
+            f"{directory}: no such directory. `prefill-router fit LOOP.yaml` writes it, or "
+            "-p router=DIRECTORY names another."
+        )
+    return Router.from_pretrained(directory, encoder=encoder, device=device)
 
 
 def _results(metrics: list[Estimate]) -> dict:
@@ -228,13 +232,4 @@ def _summary(router: Router, metrics: list[Estimate]) -> list[str]:
         pd.DataFrame({metric: values for metric, values in table.items() if values}).to_string(),
         f"Predicted probabilities: {', '.join(probabilities)}.",
         router.promise,
-    ]
-
-
-def _sureness(name: str, metrics: list[Estimate]) -> list[str]:
-    from prefill_router.report import format_interval
-
-    return [
-        f"{row.metric} of {row.router} for {name}: {format_interval(row, 'value')} (n = {row.n})"
-        for row in metrics
     ]

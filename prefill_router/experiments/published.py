@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from prefill_router.config import PLACES, Parameters, validate
 from prefill_router.errors import InputError
 from prefill_router.evaluation.estimates import Estimate, read_metrics, write_metrics
-from prefill_router.experiments.parameters import PLACES, Parameters, validate
 from prefill_router.experiments.study import Study
 from prefill_router.storage import file_hash, read_json, write_json
 

@@ -14,9 +14,9 @@ import pandas as pd
 import torch
 
 from prefill_router import zoo
+from prefill_router.config import PLACES, Parameters, from_namespace
 from prefill_router.errors import InputError
 from prefill_router.evaluation.estimates import Estimate, as_estimates, write_metrics
-from prefill_router.experiments.parameters import PLACES, Parameters, from_namespace
 from prefill_router.extraction import extract
 from prefill_router.extraction.activations import Activations
 from prefill_router.extraction.devices import training_device

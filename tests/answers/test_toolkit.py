@@ -3,9 +3,9 @@ import pytest
 import yaml
 
 from prefill_router.answers.toolkit import import_pool, read_pool, write_toolkit_labels
+from prefill_router.config import price_table, read_loop
 from prefill_router.errors import InputError
 from prefill_router.labels import load_labels
-from prefill_router.loop import read_loop
 
 MODEL = {
     "name": "small",
@@ -73,7 +73,7 @@ def test_a_pool_becomes_the_targets_of_a_loop(tmp_path):
     assert second.system == "Think."
     assert second.extra == {"chat_template_kwargs": {"enable_thinking": True}}
     assert (third.base_url, third.key) == ("http://127.0.0.1:8000/v1", "")
-    assert loop.price_table().output["thinking"] == 0.2
+    assert price_table(loop.targets, loop.prices).output["thinking"] == 0.2
 
 
 @pytest.mark.parametrize(

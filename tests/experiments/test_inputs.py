@@ -6,9 +6,9 @@ import tiny_models
 import tiny_studies
 from tiny_studies import label_table
 
+from prefill_router.config import validate
 from prefill_router.errors import InputError
 from prefill_router.experiments.inputs import check_inputs
-from prefill_router.experiments.parameters import validate
 from prefill_router.experiments.study import ARTIFACTS, Study
 
 

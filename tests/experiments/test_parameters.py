@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prefill_router.config import PLACES, Parameters, from_namespace, validate
 from prefill_router.errors import InputError
-from prefill_router.experiments.parameters import PLACES, Parameters, from_namespace, validate
 
 NAMES = list(Parameters.model_fields)
 

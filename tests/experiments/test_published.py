@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import tiny_studies
 
+from prefill_router.config import validate
 from prefill_router.errors import InputError
 from prefill_router.evaluation.estimates import Estimate, write_metrics
-from prefill_router.experiments.parameters import validate
 from prefill_router.experiments.published import (
     PUBLISHED,
     REDUCED,

@@ -1,8 +1,8 @@
 import pytest
 
+from prefill_router.config import validate
 from prefill_router.errors import InputError
 from prefill_router.evaluation.estimates import Estimate, write_metrics
-from prefill_router.experiments.parameters import validate
 from prefill_router.experiments.published import PUBLISHED, publish
 from prefill_router.experiments.real_pools import (
     CHAPTER,

@@ -6,13 +6,13 @@ import pytest
 import tiny_studies
 
 from prefill_router import policy
+from prefill_router.config import validate
 from prefill_router.evaluation.estimates import find, pick
 from prefill_router.evaluation.tuning import choose_cheapest_policy, fit_budget
 from prefill_router.experiments import spending
 from prefill_router.experiments.against_single import SAVED
 from prefill_router.experiments.calibrated_predictions import calibrated_predictions
 from prefill_router.experiments.fold import Fold
-from prefill_router.experiments.parameters import validate
 from prefill_router.experiments.study import Study
 from prefill_router.router.cost_comparison import ENCODER, MEAN, MEDIAN, PREDICTED, SAVING
 

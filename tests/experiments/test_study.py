@@ -8,9 +8,9 @@ import tiny_studies
 import torch
 from tiny_studies import label_table, world
 
+from prefill_router.config import Parameters, validate
 from prefill_router.errors import InputError
 from prefill_router.experiments.inputs import check_inputs
-from prefill_router.experiments.parameters import Parameters, validate
 from prefill_router.experiments.study import ARTIFACTS, Study
 from prefill_router.extraction import encode
 from prefill_router.extraction.models import load_encoder

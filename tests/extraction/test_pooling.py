@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
+from prefill_router.config import Parameters
 from prefill_router.errors import InputError
-from prefill_router.experiments.parameters import Parameters
 from prefill_router.extraction.pooling import POOLINGS, Batch, check_poolings, needs_user
 
 LENGTHS = [1, 4, 6]

@@ -3,8 +3,8 @@ import yaml
 
 from prefill_router.answers.generation import Decoding
 from prefill_router.answers.targets import Endpoint
+from prefill_router.config import Loop, price_table, read_loop, target_names
 from prefill_router.errors import InputError
-from prefill_router.loop import Loop, read_loop
 
 REMOTE = {"name": "a", "base_url": "https://host/v1", "model": "m"}
 
@@ -18,7 +18,7 @@ def write(tmp_path, **values):
 def test_local_models_and_endpoints_stand_side_by_side(tmp_path):
     path = write(tmp_path, targets=["zoo/gpt2-a", REMOTE], seed=3)
     loop = read_loop(path, {"seed": 4, "exclude": "a, b", "layers": "3,5"})
-    assert loop.target_names == ["zoo/gpt2-a", "a"]
+    assert target_names(loop.targets) == ["zoo/gpt2-a", "a"]
     assert isinstance(loop.targets[1], Endpoint)
     assert (loop.seed, loop.exclude, loop.layers) == (4, ["a", "b"], [3, 5])
     assert read_loop(path, {"targets": "x, y"}).targets == ["x", "y"]
@@ -88,13 +88,13 @@ def test_prices_are_stated_once(tmp_path):
     (tmp_path / "p.csv").write_text("model,usd_per_m_input,usd_per_m_output\nb,1,2\n")
     priced = REMOTE | {"price": {"input": 3, "output": 4}}
     loop = read_loop(write(tmp_path, targets=[priced], prices=str(tmp_path / "p.csv")))
-    table = loop.price_table()
+    table = price_table(loop.targets, loop.prices)
     assert (table.input, table.output) == ({"b": 1, "a": 3}, {"b": 2, "a": 4})
-    assert Loop().price_table() is None
-    assert "zoo/gpt2-a" in Loop(prices="zoo").price_table().input
+    assert price_table([], "") is None
+    assert "zoo/gpt2-a" in price_table([], "zoo").input
     twice = priced | {"name": "b"}
     with pytest.raises(InputError, match="price of its own"):
-        read_loop(write(tmp_path, targets=[twice], prices=str(tmp_path / "p.csv"))).price_table()
+        price_table(read_loop(write(tmp_path, targets=[twice])).targets, str(tmp_path / "p.csv"))
 
 
 def test_every_field_is_explained():
@@ -110,9 +110,8 @@ def test_a_local_target_may_state_its_price(tmp_path):
         "{name: far, base_url: 'https://host/v1', model: m, price: {input: 2, output: 3}}]"
     )
     loop = read_loop(path)
-    assert loop.target_names == ["zoo/gpt2-a", "models/mine", "far"]
-    assert loop.asked == ["zoo/gpt2-a", "models/mine", loop.targets[2]]
-    assert loop.price_table().input == {"models/mine": 1, "far": 2}
+    assert target_names(loop.targets) == ["zoo/gpt2-a", "models/mine", "far"]
+    assert price_table(loop.targets, loop.prices).input == {"models/mine": 1, "far": 2}
     path.write_text("targets: [{name: mine, prize: {input: 1, output: 0}}]")
     with pytest.raises(InputError, match="base_url"):
         read_loop(path)

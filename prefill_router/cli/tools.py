@@ -1,0 +1,262 @@
+"""Commands that run studies, extract states, make the zoo, and exchange files with the toolkit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prefill_router.cli.common import Overrides, app, overrides, toolkit_app, zoo_app
+from prefill_router.config import Parameters
+from prefill_router.errors import InputError, did_you_mean
+
+STUDIES, ENCODERS = "Studies", "Encoders"
+CACHE = Path(".cache") / "zoo"
+
+
+def field(name: str, *names: str):
+    """Return the option that gives a parameter of studies."""
+    return typer.Option(*names, help=Parameters.model_fields[name].description)
+
+
+Device = Annotated[str, field("device")]
+Encoder = Annotated[str, typer.Argument(help="zoo/NAME, a directory, or a hub id.")]
+
+
+@app.command(rich_help_panel=STUDIES)
+def run(
+    experiment: Annotated[
+        Path | None, typer.Argument(help="YAML file of parameters; none for all defaults.")
+    ] = None,
+    parameter: Overrides = None,
+) -> None:
+    """Run every notebook on your parameters, into runs/NAME/.
+
+    NAME is the experiment file's. What ran before with the same inputs is kept, so an interrupted
+    run goes on where it stopped. `papermill --help-notebook notebooks/01_labels_and_headroom.ipynb`
+    lists and explains the parameters; relative paths in them start at the project's directory.
+    Example:
+
+        prefill-router run experiments/default.yaml -p encoder=zoo/reader-m -p run_dir=runs/mine
+    """
+    from prefill_router.run import run_experiment
+    from prefill_router.validation import read_mapping
+
+    values, given = read_mapping(experiment) if experiment else {}, overrides(parameter)
+    name, source = (experiment.stem, str(experiment)) if experiment else ("default", "parameters")
+    run_dir = run_experiment(values | given, name, source, dict.fromkeys(given, "-p"))
+    typer.echo(f"{run_dir}: done. Render its book with: prefill-router book {run_dir}")
+
+
+@app.command(rich_help_panel=STUDIES)
+def book(
+    run_dir: Annotated[Path, typer.Argument(help="A run's directory, such as runs/default.")],
+    output: Annotated[
+        Path | None, typer.Option(help="Where the pages go. [default: RUN_DIR/book]")
+    ] = None,
+) -> None:
+    """Render a run's book: HTML pages that load nothing from another server."""
+    from prefill_router.book import build_book, headline_text
+
+    index = build_book(run_dir, output)
+    typer.echo(f"{headline_text(run_dir)}\nThe book: {index}")
+
+
+@app.command(rich_help_panel=STUDIES)
+def publish(
+    run_dir: Annotated[Path, typer.Argument(help="A finished run's directory, as runs/full.")],
+) -> None:
+    """Make a run's results the published ones, which the book's heavy chapters show.
+
+    They go to experiments/published/NAME, NAME being the directory's. Paths of this machine are
+    recorded as experiments/NAME.yaml names what they hold, if there is such a file.
+    """
+    from prefill_router.experiments.published import PUBLISHED
+    from prefill_router.experiments.published import publish as publish_results
+    from prefill_router.project import project_root
+    from prefill_router.validation import read_mapping
+
+    name = run_dir.resolve().name
+    into, file = project_root() / PUBLISHED / name, project_root() / "experiments" / f"{name}.yaml"
+    named = read_mapping(file) if file.exists() else {}
+    typer.echo(f"Written: {publish_results(run_dir, into, named).parent}")
+
+
+@app.command(rich_help_panel=STUDIES)
+def notebooks() -> None:
+    """Execute the committed notebooks again on their defaults and accept their numbers."""
+    from prefill_router.run import refresh_notebooks
+
+    for path in refresh_notebooks():
+        typer.echo(path)
+
+
+@app.command(rich_help_panel=ENCODERS)
+def extract(
+    table: Annotated[Path, typer.Argument(help="Table with a column question.")],
+    out: Annotated[Path, typer.Argument(help="Directory to write the activations into.")],
+    encoder: Annotated[str, field("encoder", "--encoder", "-e")],
+    layers: Annotated[str, field("layers")] = "all",
+    poolings: Annotated[str, field("poolings")] = "last,mean",
+    max_tokens: Annotated[int, field("max_tokens")] = 0,
+    truncation: Annotated[str, field("truncation")] = "error",
+    storage: Annotated[str, typer.Option(help="Type on disk: float32 or float16.")] = "float32",
+    dtype: Annotated[str, field("dtype")] = "float32",
+    device: Device = "cpu",
+    engine: Annotated[str, field("engine")] = "local",
+    address: Annotated[str, field("address")] = "",
+    workers: Annotated[
+        int, typer.Option(help="Encoders of a cluster; 0: all it has room for.")
+    ] = 0,
+) -> None:
+    """Write the pooled prefill states of a table's questions.
+
+    Shard by shard: if it is stopped, the same command goes on, with either engine. Example:
+
+        prefill-router extract queries.csv states -e path/to/encoder --layers upper --engine ray
+    """
+    from prefill_router.config import validate
+    from prefill_router.extraction.sources import resolve
+    from prefill_router.extraction.streaming import extract as write_states
+    from prefill_router.labels.tables import read_table
+
+    p = validate(
+        {"encoder": encoder, "layers": layers, "poolings": poolings, "max_tokens": max_tokens,
+         "truncation": truncation, "dtype": dtype, "device": device, "engine": engine},
+        "options",
+    )  # fmt: skip
+    questions = read_table(table)
+    if "question" not in questions:
+        raise InputError(f"{table} lacks the column question; there are {list(questions)}.")
+    states = write_states(
+        resolve(p.encoder), questions["question"].tolist(), out, layers=p.layers,
+        poolings=p.poolings, max_tokens=p.max_tokens or None, truncation=p.truncation,
+        storage_dtype=storage, device=p.device, dtype=p.dtype, engine=p.engine,
+        address=address or None, workers=workers or None,
+    )  # fmt: skip
+    typer.echo(
+        f"{out}: {states.n_queries} questions, {int(states.n_tokens.sum())} tokens, layers "
+        f"{states.layers}, poolings {states.poolings}, {states.n_truncated} prompts cut."
+    )
+
+
+@app.command(rich_help_panel=ENCODERS)
+def untrained(
+    encoder: Encoder,
+    out: Annotated[Path, typer.Argument(help="Directory to write the model into.")],
+    seed: Annotated[int, typer.Option(help="Draws the weights.")] = 0,
+) -> None:
+    """Write an encoder's control: its architecture and tokenizer, random weights.
+
+    What the encoder learned is what it predicts better than its control. Example:
+
+        prefill-router untrained path/to/encoder models/control
+
+    and then -p untrained=models/control for prefill-router run.
+    """
+    from prefill_router.extraction.sources import resolve
+    from prefill_router.extraction.untrained import write_untrained
+
+    typer.echo(f"Written: {write_untrained(resolve(encoder), out, seed)}")
+
+
+@zoo_app.command()
+def train(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Models to train, such as reader-m; none for all.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Where they go. [default: the package]")] = None,
+    device: Device = "cpu",
+) -> None:
+    """Train models of the zoo from scratch; an interrupted training goes on where it stopped."""
+    from prefill_router.extraction.sources import ZOO
+    from prefill_router.zoo.recipes import RECIPES
+    from prefill_router.zoo.training import train as train_model
+
+    for name in names or ():  # all, before hours go into the first
+        if name not in RECIPES:
+            raise InputError(f"There is no recipe {name!r}.{did_you_mean(name, RECIPES)}")
+    for name in names or RECIPES:
+        losses = train_model(RECIPES[name], out or ZOO, CACHE, device)
+        final = f", last loss {losses[-1]:.3f}" if losses else ""
+        typer.echo(f"{(out or ZOO) / name}: done{final}")
+
+
+@zoo_app.command("labels")
+def zoo_labels(device: Device = "cpu") -> None:
+    """Ask every target every question of the skills benchmark and write the default labels."""
+    from prefill_router.storage import Store
+    from prefill_router.zoo.labelling import write_default_labels
+
+    write_default_labels(Store(CACHE), device)
+    typer.echo("The zoo's labels, their manifest and the price table are written.")
+
+
+@zoo_app.command()
+def samples(device: Device = "cpu") -> None:
+    """Ask every target the validation and test questions ten times at temperature 1, to measure
+    label noise; takes about ten minutes. An interrupted call goes on where it stopped."""
+    from prefill_router.storage import Store
+    from prefill_router.zoo.sampling import write_default_samples
+
+    write_default_samples(Store(CACHE), device)
+    typer.echo("The zoo's sampled answers and their manifest are written.")
+
+
+@zoo_app.command()
+def queries(
+    out: Annotated[Path, typer.Argument(help="Table to write: .parquet, .csv or .csv.gz.")],
+) -> None:
+    """Write the skills benchmark, as `collect` reads it."""
+    from prefill_router.labels.tables import write_table
+    from prefill_router.zoo.skills import benchmark
+
+    write_table(benchmark(), out)
+
+
+@zoo_app.command()
+def serve(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+) -> None:
+    """Serve the zoo's models as an OpenAI-compatible endpoint, on this machine only.
+
+    Good for trying out `collect`; not made for load. Stop it with Ctrl-C.
+    """
+    from prefill_router.zoo.serving import ZooServer
+
+    with ZooServer(port) as server:
+        typer.echo(f"The zoo answers at {server.base_url}")
+        server.serve_forever()
+
+
+@toolkit_app.command()
+def pool(
+    source: Annotated[Path, typer.Argument(help="The toolkit's YAML of models.")],
+    out: Annotated[Path, typer.Argument(help="Loop to write: its targets, with their prices.")],
+) -> None:
+    """Turn the toolkit's pool of models into the targets of a loop.
+
+    Keys are never copied: each target names the environment variable that holds its own.
+    """
+    from prefill_router.answers.toolkit import import_pool
+
+    endpoints = import_pool(source, out)
+    typer.echo(f"{len(endpoints)} targets written to {out}.")
+    for name in sorted({endpoint.key for endpoint in endpoints if endpoint.key}):
+        typer.echo(f"Set {name} to the endpoint's key.")
+
+
+@toolkit_app.command("labels")
+def toolkit_labels(
+    source: Annotated[Path, typer.Argument(help="A label table, in any layout.")],
+    out: Annotated[Path, typer.Argument(help="CSV to write: question, model, isCorrect...")],
+) -> None:
+    """Write labels as the toolkit reads them."""
+    from prefill_router.answers.toolkit import write_toolkit_labels
+    from prefill_router.labels import load_labels
+
+    n, left_out = write_toolkit_labels(load_labels(source), out)
+    typer.echo(f"{n} labels written to {out}.")
+    if left_out:
+        typer.echo(f"{left_out} questions left out: not every target was asked them.")
