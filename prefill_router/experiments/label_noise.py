@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import combinations
+from operator import itemgetter
 
 import numpy as np
+import pandas as pd
 
 from prefill_router import policy
-from prefill_router.evaluation.bootstrap import Interval, auc_intervals, few, intervals
-from prefill_router.evaluation.estimates import Estimate, rows_of
-from prefill_router.evaluation.metrics import gap_closed, macro, ratio
+from prefill_router.evaluation.bootstrap import Values, estimate, few
+from prefill_router.evaluation.comparison import BEST, compare_probabilities
+from prefill_router.evaluation.metrics import gap_closed, ratio
+from prefill_router.evaluation.results import Quantity, results
 from prefill_router.experiments.comparison import best_single
 from prefill_router.experiments.routers import LOGISTIC, PRIMARY, TFIDF, predictions
 from prefill_router.experiments.study import Study
 
-SINGLE_DRAW = "single-draw oracle"
+SINGLE_DRAW, REPRODUCIBLE = "single-draw oracle", "reproducible oracle"
+CEILING = "AUC against a draw"
+LOWER, UPPER = "ceiling, lower bound", "ceiling, upper bound"
+GREEDY, SAMPLED = "greedy answers", "answers at temperature 1"
+ASKED_AGAIN = "answers asked again"
 ROUTERS = (PRIMARY, LOGISTIC, TFIDF)
 N_FRESH = 200
 """Questions that are asked once more, to see whether the committed samples still hold."""
@@ -57,10 +64,8 @@ def evaluate_noise(
     best: np.ndarray,
     priority: np.ndarray,
     groups: np.ndarray | None = None,
-    *,
-    n_resamples: int = 2000,
-    seed: int = 0,
-) -> list[Estimate]:
+    **settings: int,
+) -> pd.DataFrame:
     """Compare the oracle of one draw with reproducible ones, and routers with both.
 
     Parameters
@@ -71,72 +76,59 @@ def evaluate_noise(
         The target each router asks.
     best : (N,) int array
         The best single target.
-    groups, n_resamples, seed
-        As in `bootstrap.intervals`.
+    groups, **settings
+        As in `estimate`: `n_resamples` and `seed`.
 
     Returns
     -------
-    list of Estimate
-        "accuracy", of every router, the best single target and the oracles: the one that knows a
-        draw's outcome, and, for each m below S, "oracle, m draws seen". "headroom" of the oracles,
-        and "real share": theirs divided by the single draw's. "gap closed, single draw" and "gap
-        closed, reproducible" of every router: the latter against the oracle that has seen half.
+    pandas.DataFrame
+        "accuracy" of every router, the best single target and the oracles: `SINGLE_DRAW`, which
+        knows a draw's outcome, and `REPRODUCIBLE`, which has seen `x` of the S draws. "headroom" of
+        the oracles, and "real share": theirs divided by the single draw's. "gap closed, single
+        draw" and "gap closed, reproducible" of every router: the latter against the oracle that has
+        seen half.
     """
-    n_draws, n = right.shape[:2]
-    oracles = {SINGLE_DRAW: right.any(axis=2).mean(axis=0)}
-    oracles |= {seen_name(m): reproducible(right, m, priority) for m in range(1, n_draws)}
-    chance = right.mean(axis=0)
-    asked = {"best single target": best, **choices}
-    values = {name: np.take_along_axis(chance, at[:, None], 1)[:, 0] for name, at in asked.items()}
-    names = [*values, *oracles]
-    half, first = names.index(seen_name(n_draws // 2)), len(asked)
-
-    def measure(means: np.ndarray) -> np.ndarray:
-        base, one, real = means[:, [0]], means[:, [first]], means[:, [half]]
-        room = means[:, first:] - base
-        routers = means[:, 1:first]
-        return np.hstack(
-            [means, room, room[:, 1:] / room[:, :1], gap_closed(routers, base, one),
-             gap_closed(routers, base, real)]
-        )  # fmt: skip
-
-    labels = [
-        *[("accuracy", name) for name in names],
-        *[("headroom", name) for name in oracles],
-        *[("real share", name) for name in list(oracles)[1:]],
-        *[("gap closed, single draw", name) for name in choices],
-        *[("gap closed, reproducible", name) for name in choices],
-    ]
-    table = np.column_stack([*values.values(), *oracles.values()])
-    found = intervals(table, groups, measure, n_resamples, seed)
-    return [_row(metric, name, "", x, n) for (metric, name), x in zip(labels, found, strict=True)]
-
-
-def seen_name(n_seen: int) -> str:
-    """Name the oracle that chooses by so many draws."""
-    return f"oracle, {n_seen} draws seen"
+    n_draws, chance = len(right), right.mean(axis=0)
+    single, half = (SINGLE_DRAW, None), (REPRODUCIBLE, n_draws // 2)
+    oracles = {single: right.any(axis=2).mean(axis=0)}
+    oracles |= {(REPRODUCIBLE, m): reproducible(right, m, priority) for m in range(1, n_draws)}
+    asked = {BEST: best, **choices}
+    columns = {name: chance[np.arange(len(chance)), at] for name, at in asked.items()} | oracles
+    found = {Quantity("accuracy", name): itemgetter(name) for name in asked}
+    for it in oracles:
+        router, x = it
+        found[Quantity("accuracy", router, x=x)] = itemgetter(it)
+        found[Quantity("headroom", router, x=x)] = lambda m, it=it: m[it] - m[BEST]
+        if it != single:
+            found[Quantity("real share", router, x=x)] = lambda m, it=it: (
+                (m[it] - m[BEST]) / (m[single] - m[BEST])
+            )
+    for kind, oracle in (("single draw", single), ("reproducible", half)):
+        for name in choices:
+            found[Quantity(f"gap closed, {kind}", name)] = lambda m, name=name, oracle=oracle: (
+                gap_closed(m[name], m[BEST], m[oracle])
+            )
+    return estimate(columns, found, groups, **settings)
 
 
 def evaluate_reliability(
     right: np.ndarray,
-    targets: tuple[str, ...],
+    targets: Sequence[str],
     groups: np.ndarray | None = None,
-    *,
-    n_resamples: int = 2000,
-    seed: int = 0,
-) -> list[Estimate]:
+    **settings: int,
+) -> pd.DataFrame:
     """Say how far one draw tells what a target can do.
 
     Parameters
     ----------
     right : (S, N, K) array of bool
-    targets : (K,) tuple of str
-    groups, n_resamples, seed
-        As in `bootstrap.intervals`.
+    targets : (K,) sequence of str
+    groups, **settings
+        As in `evaluate_noise`.
 
     Returns
     -------
-    list of Estimate
+    pandas.DataFrame
         For each target "two draws agree", the chance that two draws of one query are both right or
         both wrong, and "label reliability", the share of a single draw's variance that is between
         queries (the intraclass correlation ICC(1), which is also the correlation of two draws).
@@ -145,30 +137,30 @@ def evaluate_reliability(
     ----------
     Shrout and Fleiss, "Intraclass correlations: uses in assessing rater reliability", 1979.
     """
-    n_draws, n, n_targets = right.shape
-    chance = right.mean(axis=0)
+    n_draws, chance = len(right), right.mean(axis=0)
     within = chance * (1 - chance) * n_draws / (n_draws - 1)  # unbiased: of a draw of one query
 
-    def measure(means: np.ndarray) -> np.ndarray:
-        inside, mean = means[:, :n_targets], means[:, n_targets:]
-        variance = mean * (1 - mean)
-        return np.hstack([1 - 2 * inside, ratio(variance - inside, variance)])
+    def reliability(m: Values) -> np.ndarray:
+        variance = m["mean"] * (1 - m["mean"])
+        return ratio(variance - m["within"], variance)
 
-    found = intervals(np.hstack([within, chance]), groups, measure, n_resamples, seed)
-    keys = [(m, t) for m in ("two draws agree", "label reliability") for t in targets]
-    return [_row(metric, "", target, x, n) for (metric, target), x in zip(keys, found, strict=True)]
+    quantities = {
+        tuple(Quantity("two draws agree", target=t) for t in targets): lambda m: (
+            1 - 2 * m["within"]
+        ),
+        tuple(Quantity("label reliability", target=t) for t in targets): reliability,
+    }
+    return estimate({"within": within, "mean": chance}, quantities, groups, **settings)
 
 
 def evaluate_ceiling(
     right: np.ndarray,
     p: Mapping[str, np.ndarray],
-    targets: tuple[str, ...],
+    targets: Sequence[str],
     groups: np.ndarray | None = None,
     folds: np.ndarray | None = None,
-    *,
-    n_resamples: int = 500,
-    seed: int = 0,
-) -> list[Estimate]:
+    **settings: int,
+) -> pd.DataFrame:
     """Bound the AUC against single draws of a router that knows every chance of being right.
 
     Parameters
@@ -178,40 +170,35 @@ def evaluate_ceiling(
         Predicted P(correct), whose AUC is taken against the same draws.
     folds : (N,) array, optional
         Only queries of the same fold are compared: its routers' scores have a scale of their own.
-    targets, groups, n_resamples, seed
+    targets, groups, **settings
         As in `evaluate_reliability`.
 
     Returns
     -------
-    list of Estimate
-        AUC for each target and on average. "ceiling, lower bound" scores a query by its other
-        draws' mean, which is noisier than the chance itself; "ceiling, upper bound" by the mean of
-        all draws, which contains the outcome that is to be predicted.
+    pandas.DataFrame
+        "AUC against a draw" for each target and on average. `LOWER` scores a query by its other
+        draws' mean, which is noisier than the chance itself; `UPPER` by the mean of all draws,
+        which contains the outcome that is to be predicted.
     """
     n_draws, n, n_targets = right.shape
     total = right.sum(axis=0)
-    scores = {
-        "ceiling, lower bound": (total - right) / (n_draws - 1),
-        "ceiling, upper bound": np.broadcast_to(total / n_draws, right.shape),
-    }
-    scores |= {name: np.broadcast_to(values, right.shape) for name, values in p.items()}
-    columns = np.concatenate([s.reshape(-1, n_targets) for s in scores.values()], axis=1)
-    outcomes = np.tile(right.reshape(-1, n_targets).astype(float), (1, len(scores)))
-    groups = np.arange(n) if groups is None else groups
-
-    def with_mean(areas: np.ndarray) -> np.ndarray:
-        areas = areas.reshape(len(areas), len(scores), n_targets)
-        return np.concatenate([areas, macro(areas)[..., None]], axis=2).reshape(len(areas), -1)
-
-    found = auc_intervals(
-        columns, outcomes, np.tile(groups, n_draws), with_mean, n_resamples, seed,
-        None if folds is None else np.tile(folds, n_draws),
-    )  # fmt: skip
-    keys = [(name, target) for name in scores for target in [*targets, ""]]
-    return rows_of("AUC against a draw", keys, found, "test", n)
+    scores = {LOWER: (total - right) / (n_draws - 1), UPPER: total / n_draws, **p}
+    found = compare_probabilities(
+        {
+            name: np.broadcast_to(s, right.shape).reshape(-1, n_targets)
+            for name, s in scores.items()
+        },
+        right.reshape(-1, n_targets),
+        np.tile(np.arange(n) if groups is None else groups, n_draws),
+        targets=targets,
+        folds=None if folds is None else np.tile(folds, n_draws),
+        only=["AUC"],
+        **settings,
+    )
+    return found.assign(metric=CEILING, n=n)
 
 
-def label_noise(study: Study) -> list[Estimate]:
+def label_noise(study: Study) -> pd.DataFrame:
     """Answer the chapter's questions on label noise, for the embedded zoo.
 
     The routers were fitted to greedy answers and are scored on samples of their targets' answers
@@ -219,11 +206,14 @@ def label_noise(study: Study) -> list[Estimate]:
 
     Returns
     -------
-    list of Estimate
-        Empty for other labels: they hold one answer, and nobody can be asked again.
+    pandas.DataFrame
+        What `evaluate_noise`, `evaluate_reliability` and `evaluate_ceiling` find; and for each
+        target "accuracy" of one greedy answer, at temperature 1 and, on `N_FRESH` queries that are
+        asked once more, of fresh answers less the stored ones. Empty for other labels: they hold
+        one answer, and nobody can be asked again.
     """
-    if not can_be_sampled(study):
-        return []
+    if not study.is_zoo or study.parameters.fresh_labels:
+        return results()
     from prefill_router.zoo.sampling import N_DRAWS, draw_answers, load_samples
 
     labels, p = study.labels, study.parameters
@@ -232,40 +222,29 @@ def label_noise(study: Study) -> list[Estimate]:
     right, groups = load_samples(labels, rows), labels.group[rows]
     predicted = {name: study.over_folds(predictions(study, name))[here] for name in ROUTERS}
     settings = {"n_resamples": p.n_resamples, "seed": p.seed}
-    found = evaluate_noise(
-        right,
-        {name: policy.argmax(values) for name, values in predicted.items()},
-        best_single(study)[here],
-        labels.take(study.splits[0].train).summary()["accuracy"].to_numpy(),
-        groups,
-        **settings,
-    )
-    found += evaluate_reliability(right, labels.targets, groups, **settings)
-    fewer = settings | {"n_resamples": few(p.n_resamples)}
-    folds = study.test_folds[here]
-    found += evaluate_ceiling(right, predicted, labels.targets, groups, folds, **fewer)
+    priority = labels.take(study.splits[0].train).summary()["accuracy"].to_numpy()
+    choices = {name: policy.argmax(values) for name, values in predicted.items()}
     fresh_rows = np.sort(
         np.random.default_rng(p.seed).choice(len(rows), min(N_FRESH, len(rows)), replace=False)
     )
     fresh = draw_answers(labels, rows[fresh_rows], range(N_DRAWS, N_DRAWS + 1), p.device)
     chance = right.mean(axis=0)
-    shift = fresh[0] - chance[fresh_rows]
-    greedy = labels.correct[rows]
-    for metric, values, rows_used in (
-        ("accuracy at temperature 1", chance, np.arange(len(rows))),
-        ("accuracy, greedy", greedy, np.arange(len(rows))),
-        ("accuracy asked again - committed", shift, fresh_rows),
-    ):
-        by_target = intervals(values, groups[rows_used], None, **settings)
-        keys = [("", target) for target in labels.targets]
-        found += rows_of(metric, keys, by_target, "test", len(values))
-    return found
 
+    def accuracy(values: np.ndarray, groups: np.ndarray, *of: str) -> pd.DataFrame:
+        quantities = tuple(Quantity("accuracy", *of, target=target) for target in labels.targets)
+        return estimate({"": values}, {quantities: itemgetter("")}, groups, **settings)
 
-def can_be_sampled(study: Study) -> bool:
-    """Return whether samples of the targets' answers belong to a study's labels."""
-    return study.is_zoo and not study.parameters.fresh_labels
-
-
-def _row(metric: str, router: str, target: str, x: Interval, n: int) -> Estimate:
-    return rows_of(metric, [(router, target)], [x], "test", n)[0]
+    return pd.concat(
+        [
+            evaluate_noise(right, choices, best_single(study)[here], priority, groups, **settings),
+            evaluate_reliability(right, labels.targets, groups, **settings),
+            evaluate_ceiling(
+                right, predicted, labels.targets, groups, study.test_folds[here],
+                n_resamples=few(p.n_resamples), seed=p.seed,
+            ),
+            accuracy(chance, groups, SAMPLED),
+            accuracy(labels.correct[rows], groups, GREEDY),
+            accuracy(fresh[0] - chance[fresh_rows], groups[fresh_rows], ASKED_AGAIN, SAMPLED),
+        ],
+        ignore_index=True,
+    )  # fmt: skip

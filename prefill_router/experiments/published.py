@@ -9,6 +9,7 @@ from typing import Any
 
 from prefill_router.config import PLACES, Parameters, validate
 from prefill_router.errors import InputError
+from prefill_router.evaluation import results as tidy
 from prefill_router.evaluation.estimates import Estimate, read_metrics, write_metrics
 from prefill_router.experiments.study import Study
 from prefill_router.storage import file_hash, read_json, write_json
@@ -144,7 +145,8 @@ def read_published(directory: Path, notebook: str) -> list[Estimate]:
             f"{path} is missing or not what was published; restore it, or run the experiment in "
             "full again and publish that."
         )
-    return read_metrics(path)
+    is_tidy = isinstance(read_json(path), dict)
+    return tidy.read_metrics(path) if is_tidy else read_metrics(path)
 
 
 def results(study: Study, notebook: str, found: Sequence[Estimate]) -> list[Estimate]:
@@ -160,7 +162,7 @@ def results(study: Study, notebook: str, found: Sequence[Estimate]) -> list[Esti
         Its own results, of `sized`.
     """
     directory = _published(study, notebook)
-    return list(found) if directory is None else read_published(directory, notebook)
+    return found if directory is None else read_published(directory, notebook)
 
 
 def provenance(study: Study, notebook: str) -> str:

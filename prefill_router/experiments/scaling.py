@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
-from prefill_router.evaluation.estimates import Estimate
-from prefill_router.experiments.comparison import compare_choices, compare_probabilities
+import pandas as pd
+
+from prefill_router import policy
+from prefill_router.evaluation.bootstrap import few
+from prefill_router.evaluation.comparison import against, compare_choices, compare_probabilities
+from prefill_router.evaluation.results import Quantity, counted, results, select
+from prefill_router.experiments.comparison import best_single
 from prefill_router.experiments.routers import OWN, predictions
 from prefill_router.experiments.study import Study
 from prefill_router.extraction.model_size import n_parameters
-from prefill_router.policy import argmax
 from prefill_router.storage import read_json
 
 SIZE, STEPS = "encoder parameters", "training steps"
 CHECKPOINTED = "reader-m"
 """The zoo's encoder of which early copies were kept."""
-SHOWN = ("AUC", "AUC difference", "gap closed", "gap closed difference")
 
 
-def scaling(study: Study) -> list[Estimate]:
+def scaling(study: Study) -> pd.DataFrame:
     """Measure every encoder of a study with one head, and say how large and trained it is.
 
     The head is a logistic regression for each target on the layer chosen for it, the same for all
@@ -27,42 +29,40 @@ def scaling(study: Study) -> list[Estimate]:
 
     Returns
     -------
-    list of Estimate
-        `router` names the encoder: "AUC", averaged over targets, and "gap closed", with
-        differences of the main encoder from each other and, for the zoo, of the checkpointed one
-        from its own earlier copies; "encoder parameters" and "training steps" (the zoo's models
-        state them) are numbers without an interval.
+    pandas.DataFrame
+        By `encoder` "AUC", averaged over targets, and "gap closed", with differences (`versus` is
+        an encoder then) of the main encoder from each other and, for the zoo, of the checkpointed
+        one from its own earlier copies; `SIZE` and `STEPS` (the zoo's models state them) are
+        numbers without an interval.
     """
-    places = {name: name for name in study.encoders}
+    labels, rows, p = study.labels, study.test_rows, study.parameters
     copies = checkpoints(study) if study.is_zoo else {}
-    places |= copies
-    p = {n: study.over_folds(predictions(study, OWN, [place])) for n, place in places.items()}
-    found = _compare(study, p, study.parameters.encoder)
-    if copies:
-        found += [
-            row
-            for row in _compare(study, {name: p[name] for name in copies}, list(copies)[-1])
-            if "difference" in row.metric
-        ]
-    n = len(study.test_rows)
+    places = {name: name for name in study.encoders} | copies
+    predicted = {
+        name: study.over_folds(predictions(study, OWN, [place])) for name, place in places.items()
+    }
+    pairs = against(p.encoder, study.encoders)
+    pairs += against(list(copies)[-1], copies) if copies else []
+    aucs = compare_probabilities(
+        predicted, labels.correct[rows], labels.group[rows], targets=labels.targets, only=["AUC"],
+        folds=study.test_folds, pairs=pairs, n_resamples=few(p.n_resamples), seed=p.seed,
+    )  # fmt: skip
+    choices = {name: policy.argmax(values) for name, values in predicted.items()}
+    gaps = compare_choices(
+        choices, labels.correct[rows], None, best_single(study), labels.group[rows],
+        pairs=pairs, n_resamples=p.n_resamples, seed=p.seed,
+    )  # fmt: skip
+    found = select(pd.concat([aucs, gaps]), versus=None, router=list(places))
+    found = select(found, versus=None, metric=["AUC", "gap closed"])
+    counts = []
     for name, place in places.items():
         source = study.source(place)
-        numbers = {SIZE: n_parameters(source)}
+        counts.append(counted(Quantity(SIZE, encoder=name), n_parameters(source)))
         if study.is_zoo and (source.location / "recipe.json").exists():
-            numbers[STEPS] = read_json(source.location / "recipe.json")["step"]
-        found += [
-            Estimate(metric, name, "", "encoder", float(value), math.nan, math.nan, n)
-            for metric, value in numbers.items()
-        ]
-    return found
-
-
-def _compare(study: Study, p: dict, primary: str) -> list[Estimate]:
-    rows = compare_probabilities(study, p, primary)
-    choices = {name: argmax(values) for name, values in p.items()}
-    rows += compare_choices(study, choices, primary)
-    named = {*p, *(f"{primary} - {name}" for name in p)}
-    return [r for r in rows if r.metric in SHOWN and not r.target and r.router in named]
+            steps = read_json(source.location / "recipe.json")["step"]
+            counts.append(counted(Quantity(STEPS, encoder=name), steps))
+    measured = found.assign(encoder=found["router"], router=OWN)
+    return pd.concat([measured, results(counts)], ignore_index=True)
 
 
 def checkpoints(study: Study) -> dict[str, str]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pandas as pd
 
 from prefill_router import policy
 from prefill_router.errors import InputError
-from prefill_router.evaluation.bootstrap import auc_intervals, few, intervals
+from prefill_router.evaluation.bootstrap import Ranking, estimate, few
+from prefill_router.evaluation.comparison import BEST, ORACLE, with_differences
 from prefill_router.evaluation.complete import complete
-from prefill_router.evaluation.estimates import Estimate, rows_of
 from prefill_router.evaluation.metrics import gap_closed, macro
+from prefill_router.evaluation.results import results
+from prefill_router.experiments.comparison import best_single
 from prefill_router.experiments.routers import (
     BENCHMARK,
     LENGTH,
@@ -24,7 +27,7 @@ from prefill_router.experiments.study import Study
 from prefill_router.labels.splits import Split
 
 ROUTERS = (PRIMARY, LOGISTIC, TFIDF, BENCHMARK, LENGTH)
-SEEN, LEFT_OUT, LOST = "seen in training", "left out", "lost"
+SEEN, LEFT_OUT = "seen in training", "left out"
 FEWEST = 20
 """Test queries that a value must have."""
 SEEDS = {"n_seeds": 3, "keep": 2}
@@ -88,7 +91,7 @@ def kinds(study: Study) -> dict[str, np.ndarray]:
     return found
 
 
-def transfer(study: Study, most: int = 16) -> list[Estimate]:
+def transfer(study: Study, most: int = 16) -> pd.DataFrame:
     """Compare routers on what they never saw with the same routers on what they did see.
 
     Parameters
@@ -99,12 +102,11 @@ def transfer(study: Study, most: int = 16) -> list[Estimate]:
 
     Returns
     -------
-    list of Estimate
+    pandas.DataFrame
         Those of `evaluate_transfer` for each of `kinds`; none for a kind of which there are fewer
         than two values with enough test queries.
     """
-    usual = _with_splits(study, study.splits)
-    found = []
+    usual, found = _with_splits(study, study.splits), [results()]
     for kind, values in kinds(study).items():
         try:
             without = leave_out(study, values, most)
@@ -112,29 +114,31 @@ def transfer(study: Study, most: int = 16) -> list[Estimate]:
             continue
         order = without.test_rows
         rows = np.isin(usual.test_rows, order)
-        p = {}
-        for name in ROUTERS:
-            p[name, SEEN] = usual.over_folds(predictions(usual, name))[rows]
-            p[name, LEFT_OUT] = without.over_folds(predictions(without, name))
-        best = usual.over_folds(
-            [np.full(study.labels.n_queries, k) for k in usual.best_single]
-        )[rows]  # fmt: skip
-        found += evaluate_transfer(
-            p,
-            study.labels.correct[order],
-            best,
-            values[order],
-            usual.test_folds[rows],
-            study.labels.group[order],
-            kind=kind,
-            n_resamples=study.parameters.n_resamples,
-            seed=study.parameters.seed,
+        p = {
+            name: (
+                usual.over_folds(predictions(usual, name))[rows],
+                without.over_folds(predictions(without, name)),
+            )
+            for name in ROUTERS
+        }
+        found.append(
+            evaluate_transfer(
+                p,
+                study.labels.correct[order],
+                best_single(usual)[rows],
+                values[order],
+                usual.test_folds[rows],
+                study.labels.group[order],
+                kind=kind,
+                n_resamples=study.parameters.n_resamples,
+                seed=study.parameters.seed,
+            )
         )
-    return found
+    return pd.concat(found, ignore_index=True)
 
 
 def evaluate_transfer(
-    p: dict[tuple[str, str], np.ndarray],
+    p: Mapping[str, tuple[np.ndarray, np.ndarray]],
     correct: np.ndarray,
     best: np.ndarray,
     values: np.ndarray,
@@ -144,63 +148,50 @@ def evaluate_transfer(
     kind: str,
     n_resamples: int = 2000,
     seed: int = 0,
-) -> list[Estimate]:
+) -> pd.DataFrame:
     """Compare each router's predictions of queries left out with those of queries seen.
 
     Parameters
     ----------
-    p : dict of (router, SEEN or LEFT_OUT) to (N, K) array
+    p : mapping of router to two (N, K) arrays
         P(correct), of models that had seen other queries of the same value, and that had not.
     correct : (N, K) array
         1 right, 0 wrong, NaN never asked.
     best : (N,) int array
         The best single target, in training queries of all values.
     values, folds, groups : (N,) arrays
-        What was left out; the fold whose model predicted the query as SEEN; and queries that are
+        What was left out; the fold whose model predicted the query as seen; and queries that are
         resampled together.
     kind : str
-        What the values are, such as ``"benchmark"``.
+        What the values are, such as ``"benchmark"``: the results' `target`.
     n_resamples, seed
-        As in `bootstrap.intervals`.
+        As in `estimate`.
 
     Returns
     -------
-    list of Estimate
-        By router and way: "AUC", of pairs of queries of one value, averaged over targets (to tell
-        easy values from hard ones counts for nothing), and "gap closed", asking the likeliest
-        target; and of both what is `LOST` when left out, SEEN minus LEFT_OUT, paired. `split`
-        names the kind, `target` the way.
+    pandas.DataFrame
+        "AUC", of pairs of queries of one value, averaged over targets (to tell easy values from
+        hard ones counts for nothing), and "gap closed", asking the likeliest target; by router, on
+        the `split` `SEEN` and `LEFT_OUT`. What is lost when left out is the row of `SEEN` whose
+        `versus` is `LEFT_OUT`: the difference, paired.
     """
-    keys, n_targets = list(p), correct.shape[1]
-    routers = list(dict.fromkeys(name for name, _ in keys))
-    pairs = [[keys.index((name, way)) for name in routers] for way in (SEEN, LEFT_OUT)]
-
-    def lost(columns: np.ndarray) -> np.ndarray:
-        return columns[:, pairs[0]] - columns[:, pairs[1]]
-
-    def areas(by_column: np.ndarray) -> np.ndarray:
-        columns = macro(by_column.reshape(len(by_column), len(keys), n_targets))
-        return np.hstack([columns, lost(columns)])
-
-    strata = np.unique(
-        [f"{f} {v}" for f, v in zip(folds, values, strict=True)], return_inverse=True
+    both = {(name, way): q for name in p for way, q in zip((SEEN, LEFT_OUT), p[name], strict=True)}
+    pairs = [((name, SEEN), (name, LEFT_OUT)) for name in p]
+    strata = pd.DataFrame([folds, values]).T.groupby([0, 1]).ngroup().to_numpy()
+    aucs = estimate(
+        {key: Ranking(q, correct, strata) for key, q in both.items()},
+        with_differences({"AUC": lambda m, key: macro(m[key])}, both, pairs),
+        groups,
+        n_resamples=few(n_resamples),
+        seed=seed,
     )
-    found = auc_intervals(
-        np.hstack(list(p.values())), np.tile(correct, (1, len(keys))), groups, areas,
-        few(n_resamples), seed, strata[1],
-    )  # fmt: skip
-    labels = [*keys, *[(name, LOST) for name in routers]]
-    result = rows_of("AUC", labels, found, kind, len(correct))
-
     kept = complete(correct, groups=groups)
-    rows, full = kept.rows, kept.correct
-    choices = np.column_stack([policy.argmax(values) for values in p.values()])[rows]
-    at = np.column_stack([choices, best[rows]])
-    right = np.column_stack([np.take_along_axis(full, at, axis=1), full.max(axis=1)])
-
-    def gaps(means: np.ndarray) -> np.ndarray:
-        columns = gap_closed(means[:, :-2], means[:, [-2]], means[:, [-1]])
-        return np.hstack([columns, lost(columns)])
-
-    found = intervals(right, kept.groups, gaps, n_resamples, seed)
-    return result + rows_of("gap closed", labels, found, kind, len(full))
+    right, at = kept.correct, np.arange(len(kept.correct))
+    columns = {key: right[at, policy.argmax(q[kept.rows])] for key, q in both.items()}
+    columns |= {BEST: right[at, best[kept.rows]], ORACLE: right.max(axis=1)}
+    measures = {"gap closed": lambda m, key: gap_closed(m[key], m[BEST], m[ORACLE])}
+    quantities = with_differences(measures, both, pairs)
+    gaps = estimate(columns, quantities, kept.groups, n_resamples=n_resamples, seed=seed)
+    found = pd.concat([aucs, gaps], ignore_index=True)
+    router, versus = found["router"].str, found["versus"].str
+    return found.assign(router=router[0], split=router[1], versus=versus[1].fillna(""), target=kind)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from prefill_router.evaluation.estimates import pick
+from prefill_router.evaluation.results import one, select
 from prefill_router.experiments.scaling import SIZE, STEPS, checkpoints, scaling
 from prefill_router.extraction.model_size import n_parameters
 from prefill_router.extraction.models import load_encoder
@@ -13,16 +13,16 @@ from prefill_router.zoo.training import build_model
 def test_every_encoder_has_a_size_and_is_compared_with_the_main_one(study):
     found = scaling(study)
     main = study.parameters.encoder
-    assert {r.router for r in found if r.metric == "AUC"} == set(study.encoders)
+    assert set(select(found, metric="AUC")["encoder"]) == set(study.encoders)
     for name in study.encoders:
-        size = pick(found, SIZE, name)
+        size = one(found, metric=SIZE, encoder=name)
         assert size.estimate == n_parameters(resolve(name)) > 0 and np.isnan(size.lower)
         if name != main:
-            difference = pick(found, "AUC difference", f"{main} - {name}").estimate
-            a, b = (pick(found, "AUC", encoder).estimate for encoder in (main, name))
-            assert difference == pytest.approx(a - b)
-            pick(found, "gap closed difference", f"{main} - {name}")
-    assert not [r for r in found if r.metric == STEPS]  # these encoders do not say
+            for metric in ("AUC", "gap closed"):
+                difference = one(found, metric=metric, encoder=main, versus=name).estimate
+                a, b = (one(found, metric=metric, encoder=e).estimate for e in (main, name))
+                assert difference == pytest.approx(a - b)
+    assert select(found, metric=STEPS).empty  # these encoders do not say
 
 
 def test_the_first_checkpoint_is_what_training_began_with(study):

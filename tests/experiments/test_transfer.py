@@ -5,6 +5,7 @@ from tiny_studies import label_table
 from tiny_studies import study as tiny_study
 
 from prefill_router.errors import InputError
+from prefill_router.evaluation.results import one
 from prefill_router.experiments.routers import BENCHMARK
 from prefill_router.experiments.transfer import (
     LEFT_OUT,
@@ -46,48 +47,49 @@ def test_a_study_is_asked_about_its_benchmarks(own_artifacts, tmp_path):
     study = tiny_study(tmp_path, table, untrained="", encoders=[])
     assert list(kinds(study)) == ["benchmark"]
     found = transfer(study)
-    rows = {(r.metric, r.router, r.target): r for r in found}
-    assert len(rows) == len(found) == 2 * 5 * 3
+    assert len(found) == 2 * 5 * 3 and set(found["target"]) == {"benchmark"}
+    by_name = {"router": BENCHMARK, "target": "benchmark"}
     # who knows nothing of a benchmark but the overall accuracies ranks nothing within it
-    assert rows["AUC", BENCHMARK, LEFT_OUT].estimate == 0.5
-    assert {r.split for r in found} == {"benchmark"}
+    assert one(found, metric="AUC", split=LEFT_OUT, **by_name).estimate == 0.5
     for metric in ("AUC", "gap closed"):
-        seen, left, lost = (
-            rows[metric, BENCHMARK, way].estimate for way in (SEEN, LEFT_OUT, "lost")
+        seen, left = (
+            one(found, metric=metric, split=way, **by_name).estimate for way in (SEEN, LEFT_OUT)
         )
-        assert lost == pytest.approx(seen - left)
+        lost = one(found, metric=metric, versus=LEFT_OUT, split=SEEN, **by_name)
+        assert lost.estimate == pytest.approx(seen - left)
     table["benchmark"] = "all"
-    assert transfer(tiny_study(tmp_path / "one", table, untrained="", encoders=[])) == []
+    assert transfer(tiny_study(tmp_path / "one", table, untrained="", encoders=[])).empty
 
 
 def test_auc_is_within_values_and_gap_closed_over_all():
     rng = np.random.default_rng(0)
     values = np.repeat(["easy", "hard"], 200)
-    correct = (rng.random((400, 2)) < np.where(values == "easy", 0.8, 0.3)[:, None]).astype(float)
-    noise = rng.normal(size=(400, 2))
-    p = {
-        ("knows the value", SEEN): np.where(values == "easy", 0.8, 0.3)[:, None] + 0 * correct,
-        ("knows the value", LEFT_OUT): 0.3 * correct + noise,
-        ("oracle", SEEN): correct,
-        ("oracle", LEFT_OUT): correct,
-    }
+    level = np.where(values == "easy", 0.8, 0.3)[:, None]
+    correct = (rng.random((400, 2)) < level).astype(float)
+    guess = 0.3 * correct + rng.normal(size=(400, 2))
+    p = {"knows the value": (level + 0 * correct, guess), "oracle": (correct, correct)}
     none = np.zeros(400, dtype=int)
     found = evaluate_transfer(
         p, correct, none, values, none, np.arange(400), kind="benchmark", n_resamples=100
     )
-    rows = {(r.metric, r.router, r.target): r for r in found}
-    assert rows["AUC", "knows the value", SEEN].estimate == 0.5
+
+    def row(metric, router, split, versus=""):
+        where = {"split": split, "versus": versus, "target": "benchmark"}
+        return one(found, metric=metric, router=router, **where)
+
+    assert row("AUC", "knows the value", SEEN).estimate == 0.5
     areas = []
     for k in range(2):
         parts = []
         for at in (values == "easy", values == "hard"):
-            y, scores = correct[at, k], p["knows the value", LEFT_OUT][at, k]
-            parts.append((roc_auc_score(y, scores), y.sum() * (1 - y).sum()))
+            y = correct[at, k]
+            parts.append((roc_auc_score(y, guess[at, k]), y.sum() * (1 - y).sum()))
         areas.append(np.average([a for a, _ in parts], weights=[w for _, w in parts]))
-    assert rows["AUC", "knows the value", LEFT_OUT].estimate == pytest.approx(np.mean(areas))
-    assert rows["gap closed", "oracle", SEEN].estimate == pytest.approx(1)
-    assert rows["gap closed", "oracle", "lost"].lower == rows["gap closed", "oracle", "lost"].upper
-    assert rows["gap closed", "knows the value", SEEN].estimate == pytest.approx(0)
+    assert row("AUC", "knows the value", LEFT_OUT).estimate == pytest.approx(np.mean(areas))
+    assert row("gap closed", "oracle", SEEN).estimate == pytest.approx(1)
+    lost = row("gap closed", "oracle", SEEN, versus=LEFT_OUT)
+    assert lost.lower == lost.upper == 0
+    assert row("gap closed", "knows the value", SEEN).estimate == pytest.approx(0)
 
 
 def test_queries_asked_again_in_their_group_leave_every_interval_as_wide():
@@ -96,21 +98,15 @@ def test_queries_asked_again_in_their_group_leave_every_interval_as_wide():
     values, folds = rng.choice(["easy", "hard"], n), rng.integers(0, 2, n)
     correct = (rng.random((n, 2)) < 0.5).astype(float)
     correct[5, 0] = np.nan
-    p = {
-        ("router", way): 0.5 * np.nan_to_num(correct) + rng.random((n, 2))
-        for way in (SEEN, LEFT_OUT)
-    }
+    p = tuple(0.5 * np.nan_to_num(correct) + rng.random((n, 2)) for _ in "ab")
     best = np.zeros(n, dtype=int)
 
     def evaluate(rows):
-        again = {key: q[rows] for key, q in p.items()}
+        again = {"router": tuple(q[rows] for q in p)}
         arrays = (correct[rows], best[rows], values[rows], folds[rows], rows)
         return evaluate_transfer(again, *arrays, kind="benchmark", n_resamples=200)
 
     once, again = evaluate(np.arange(n)), evaluate(np.repeat(np.arange(n), 4))
-    assert {r.metric for r in once} == {"AUC", "gap closed"}
-    for one, other in zip(once, again, strict=True):
-        assert (other.metric, other.target) == (one.metric, one.target)
-        assert one.lower < one.estimate < one.upper
-        for bound in ("estimate", "lower", "upper"):
-            assert getattr(other, bound) == pytest.approx(getattr(one, bound))
+    assert ((once["lower"] < once["estimate"]) & (once["estimate"] < once["upper"])).all()
+    bounds = ["estimate", "lower", "upper"]
+    np.testing.assert_allclose(again[bounds], once[bounds])
