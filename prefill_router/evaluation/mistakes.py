@@ -6,11 +6,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from prefill_router import metrics
 from prefill_router.errors import InputError
-from prefill_router.evaluation import metrics
 from prefill_router.evaluation.bootstrap import intervals
 from prefill_router.evaluation.complete import complete
 from prefill_router.evaluation.estimates import Estimate, rows_of
+from prefill_router.metrics import _checked
+from prefill_router.policy import ROUNDING, aligned
 
 
 def evaluate_mistakes(
@@ -37,7 +39,7 @@ def evaluate_mistakes(
     groups : (N,) array, optional
         Queries drawn together by the bootstrap.
     tau : float, default 0.1
-        How close in probability a near miss is, for `metrics.near_misses`.
+        How close in probability a near miss is, for `near_misses`.
     split, n_resamples, seed
         As in `choices.evaluate_choices`.
 
@@ -60,13 +62,13 @@ def evaluate_mistakes(
     for name, choice in choices.items():
         chosen = np.asarray(choice)[rows]
         wrong = correct[np.arange(len(correct)), chosen] == 0
-        near = metrics.near_misses(np.asarray(p[name])[rows], chosen, correct, tau)
-        columns += [metrics.regret(chosen, correct), near, wrong]
+        near = near_misses(np.asarray(p[name])[rows], chosen, correct, tau)
+        columns += [regret(chosen, correct), near, wrong]
 
     def with_share(means: np.ndarray) -> np.ndarray:
-        regret, near, wrong = np.moveaxis(means.reshape(len(means), -1, 3), 2, 0)
+        lost, near, wrong = np.moveaxis(means.reshape(len(means), -1, 3), 2, 0)
         share = metrics.ratio(near, wrong)
-        return np.hstack([regret, near, share])
+        return np.hstack([lost, near, share])
 
     found = intervals(np.column_stack(columns), kept.groups, with_share, n_resamples, seed)
     names = ["regret", "near misses", "near misses among errors"]
@@ -126,3 +128,63 @@ def evaluate_win_rates(
     return rows_of("win rate", labels, found[: len(a)], split, len(correct)) + rows_of(
         "decided", labels, found[len(a) :], split, len(correct)
     )
+
+
+def regret(choice: np.ndarray, correct: np.ndarray) -> np.ndarray:
+    """Return by how many right answers each choice falls short of the best one.
+
+    Parameters
+    ----------
+    choice : (N,) int array
+        The target asked.
+    correct : (N, K) array
+        1 right, 0 wrong; no missing labels.
+
+    Returns
+    -------
+    (N,) array
+        1 where the choice is wrong while another target is right, else 0. Its mean is the regret
+        of a router, as of bandits: the expected reward of the best action less that of the action
+        taken. It is A_oracle - A_router, which is headroom * (1 - gap closed).
+
+    Raises
+    ------
+    InputError
+        If a label is missing.
+
+    References
+    ----------
+    Lattimore and Szepesvari, "Bandit Algorithms", 2020.
+    """
+    correct = aligned(correct, correct)[0]
+    return correct.max(axis=1) - correct[np.arange(len(correct)), choice]
+
+
+def near_misses(p: np.ndarray, choice: np.ndarray, correct: np.ndarray, tau: float) -> np.ndarray:
+    """Return which choices were wrong while a target of nearly the same probability was right.
+
+    Parameters
+    ----------
+    p, correct : (N, K) arrays
+        Predicted P(correct), and 1 right or 0 wrong; no missing labels.
+    choice : (N,) int array
+        The target asked.
+    tau : float
+        How far from the chosen target's probability another's may be, above or below, up to
+        rounding.
+
+    Returns
+    -------
+    (N,) bool array
+        Errors that a slightly different p would have avoided.
+
+    Raises
+    ------
+    InputError
+        If a value is missing or the shapes disagree.
+    """
+    p, correct = _checked(p, correct)
+    aligned(correct, correct)
+    rows = np.arange(len(p))
+    close = np.abs(p - p[rows, choice][:, None]) <= tau + ROUNDING
+    return (correct[rows, choice] == 0) & (close & (correct == 1)).any(axis=1)

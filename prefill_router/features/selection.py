@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from scipy.stats import rankdata
 from sklearn.model_selection import GroupKFold
 
 from prefill_router.errors import InputError, did_you_mean
 from prefill_router.features.logistic import fit_nested_logistic, predict_logistic
+from prefill_router.metrics import auc
 from prefill_router.probes import each_layer
 from prefill_router.probes.decomposition import Decomposition, decompose_folds, is_constant
 
@@ -21,28 +21,8 @@ if TYPE_CHECKING:
 
 
 def masked_auc(Y: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Area under the ROC curve of each target over the rows labelled for it; ties count half.
-
-    Parameters
-    ----------
-    Y : ndarray of shape (N, K)
-        1 right, 0 wrong, NaN never asked.
-    scores : ndarray of shape (N, K)
-
-    Returns
-    -------
-    ndarray of shape (K,)
-        NaN where a target has no right or no wrong answers.
-    """
-    areas = np.full(Y.shape[1], np.nan)
-    for k, labels in enumerate(Y.T):
-        known = ~np.isnan(labels)
-        right = labels[known] == 1
-        n_right, n_wrong = right.sum(), (~right).sum()
-        if n_right and n_wrong:
-            rank_sum = rankdata(scores[known, k])[right].sum()
-            areas[k] = (rank_sum - n_right * (n_right + 1) / 2) / (n_right * n_wrong)
-    return areas
+    """Return `auc` of scores: its name until all callers have moved."""
+    return auc(scores, Y)
 
 
 def cross_validated_auc(
@@ -140,7 +120,7 @@ def _fold_aucs(
     inner, outer = features[train], features[test]
     dimensions = np.minimum(dimensions, inner.shape[1])
     models = zip(*fit_nested_logistic(inner, Y[train], dimensions, C), strict=True)
-    return np.stack([masked_auc(Y[test], predict_logistic(outer, *model)) for model in models])
+    return np.stack([auc(predict_logistic(outer, *model), Y[test]) for model in models])
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ def test_undefined_agrees_with_undefined_only():
 
 @pytest.fixture
 def study(tmp_path, monkeypatch):
-    monkeypatch.setattr("prefill_router.experiments.project_root", lambda: tmp_path)
+    monkeypatch.setattr("prefill_router.experiments.study.project_root", lambda: tmp_path)
     return tiny_study(tmp_path / "world")
 
 

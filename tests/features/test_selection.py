@@ -13,19 +13,7 @@ from prefill_router.errors import InputError
 from prefill_router.extraction.activations import Activations
 from prefill_router.features import selection
 from prefill_router.features.logistic import fit_nested_logistic
-from prefill_router.features.selection import Choice, choose, cross_validated_auc, masked_auc
-
-
-def test_masked_auc_equals_scikit_learn_with_ties_and_gaps(rng):
-    Y = rng.integers(0, 2, size=(60, 4)).astype(float)
-    Y[rng.random((60, 4)) < 0.3] = np.nan
-    Y[:, 3] = np.where(np.isnan(Y[:, 3]), np.nan, 1.0)
-    scores = rng.integers(0, 6, size=(60, 4)) / 6
-    areas = masked_auc(Y, scores)
-    for k in range(3):
-        known = ~np.isnan(Y[:, k])
-        np.testing.assert_allclose(areas[k], roc_auc_score(Y[known, k], scores[known, k]))
-    assert np.isnan(areas[3])
+from prefill_router.features.selection import Choice, choose, cross_validated_auc
 
 
 def test_cross_validation_equals_a_scikit_learn_pipeline_fitted_in_each_fold(rng):

@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
+from prefill_router import metrics
 from prefill_router.errors import InputError
-from prefill_router.evaluation import metrics
 
 NAN = np.nan
 
@@ -136,37 +136,6 @@ def test_the_calibration_error_by_chance_is_that_of_answers_drawn_from_p():
     np.testing.assert_allclose(expected, np.mean(drawn, axis=0), rtol=0.03)
     missing = np.column_stack([np.full(900, NAN), np.zeros(900)])
     assert np.isnan(metrics.chance_calibration_error(p, missing)[0])
-
-
-def test_regret_golden():
-    correct = np.array([[1, 1], [0, 1], [0, 0]])
-    assert metrics.regret(np.array([1, 0, 1]), correct).tolist() == [0, 1, 0]
-    assert metrics.regret(np.array([1, 1, 1]), correct).tolist() == [0, 0, 0]
-
-
-def test_regret_is_the_headroom_left():
-    rng = np.random.default_rng(3)
-    correct, choice = rng.integers(0, 2, (50, 3)), rng.integers(0, 3, 50)
-    best, oracle = correct[:, 0].mean(), correct.max(axis=1).mean()
-    router = correct[np.arange(50), choice].mean()
-    left = (oracle - best) * (1 - metrics.gap_closed(router, best, oracle))
-    assert metrics.regret(choice, correct).mean() == pytest.approx(left)
-
-
-def test_near_misses_golden():
-    p = np.array([[0.7, 0.6, 0.1], [0.7, 0.6, 0.1], [0.7, 0.6, 0.1], [0.7, 0.6, 0.1]])
-    correct = np.array([[0, 1, 0], [0, 0, 1], [1, 1, 1], [1, 0, 0]])
-    choice = np.array([0, 0, 0, 1])
-    # near; only a far one was right; not wrong; near, from below
-    assert metrics.near_misses(p, choice, correct, 0.1).tolist() == [True, False, False, True]
-    assert not metrics.near_misses(p, choice, correct, 0.09).any()
-
-
-def test_missing_labels_are_an_error_and_never_wrong():
-    with pytest.raises(InputError, match="labels"):
-        metrics.regret(np.array([0]), np.array([[NAN, 1]]))
-    with pytest.raises(InputError, match="labels"):
-        metrics.near_misses(np.ones((1, 2)), np.array([0]), np.array([[NAN, 1]]), 0.1)
 
 
 def test_bad_input_is_named():
