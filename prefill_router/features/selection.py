@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def masked_auc(Y: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """Return `auc` of scores: its name until all callers have moved."""
-    return auc(scores, Y)
+    return auc(np.nan_to_num(scores), Y)
 
 
 def cross_validated_auc(
