@@ -29,6 +29,47 @@ class Policy:
         return POLICIES[self.name](p, c, self.parameter)
 
 
+def choose_parameter(
+    p: np.ndarray,
+    correct: np.ndarray,
+    expected_cost: np.ndarray,
+    name: str = "tolerance",
+    as_accurate_as: int | None = None,
+) -> float:
+    """Choose a policy's parameter by accuracy on validation; of equals, the cheapest.
+
+    Parameters
+    ----------
+    p, correct : (N, K) arrays
+        Predicted P(correct) and labels of the validation queries; incomplete rows are left out.
+    expected_cost : (K,) or (N, K) array
+        Cost of asking as known beforehand, in USD.
+    name : {"tolerance", "utility"}, default "tolerance"
+        The policy, of `prefill_router.policy`.
+    as_accurate_as : int, optional
+        A target, such as the best single one of the training split: then the cheapest parameter
+        that is on validation as accurate as it, or the most accurate where none is.
+
+    Returns
+    -------
+    float
+        tau or lambda.
+
+    Raises
+    ------
+    InputError
+        If the policy is unknown, or no row is complete.
+    """
+    tried = _candidates(p, correct, expected_cost, name)
+    order = np.lexsort((tried.tau, tried.cost, -tried.accuracy))
+    if as_accurate_as is not None:
+        wanted = complete(correct).correct[:, as_accurate_as].mean()
+        enough = np.flatnonzero(tried.accuracy >= wanted - policy.ROUNDING)
+        if len(enough):
+            order = enough[np.lexsort((-tried.accuracy[enough], tried.cost[enough]))]
+    return float(tried.tau[order[0]])
+
+
 def choose_policy(
     p: np.ndarray, correct: np.ndarray, expected_cost: np.ndarray, name: str = "tolerance"
 ) -> Policy:

@@ -12,7 +12,7 @@ from prefill_router.evaluation.bootstrap import few
 from prefill_router.evaluation.choices import evaluate_choices
 from prefill_router.evaluation.estimates import Estimate
 from prefill_router.evaluation.probabilities import evaluate_probabilities
-from prefill_router.evaluation.tuning import choose_cheapest_policy, choose_policy
+from prefill_router.evaluation.tuning import choose_parameter
 from prefill_router.experiments.routers import PRIMARY, predictions
 from prefill_router.experiments.study import Study
 
@@ -81,11 +81,11 @@ def choose_targets(study: Study, fold: int, p: np.ndarray) -> tuple[np.ndarray, 
         rows[:, known] = policy.argmax(p[known])
         return *rows, 0.0
     cost, Y = study.expected_costs(fold), study.labels.correct
-    best = choose_policy(p[v], Y[v], cost[v])
-    cheap = choose_cheapest_policy(p[v], Y[v], cost[v], study.best_single[fold])
-    rows[0, known] = best.choose(p[known], cost[known])
-    rows[1, known] = cheap.choose(p[known], cost[known])
-    return *rows, best.parameter
+    best = choose_parameter(p[v], Y[v], cost[v])
+    frugal = choose_parameter(p[v], Y[v], cost[v], as_accurate_as=study.best_single[fold])
+    for row, tau in zip(rows, (best, frugal), strict=True):
+        row[known] = policy.tolerance(p[known], cost[known], tau)
+    return *rows, best
 
 
 def test_labels(study: Study) -> np.ndarray:

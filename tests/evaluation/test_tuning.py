@@ -4,8 +4,7 @@ import pytest
 from prefill_router import policy
 from prefill_router.errors import InputError
 from prefill_router.evaluation.tuning import (
-    choose_cheapest_policy,
-    choose_policy,
+    choose_parameter,
     fit_abstention,
     fit_budget,
     tied_lambdas,
@@ -33,24 +32,21 @@ def every(p, correct, function, parameters):
 
 def test_the_most_accurate_tau_is_chosen_and_of_equals_the_cheapest(world):
     p, correct = world
-    chosen = choose_policy(p, correct, COST)
     taus = np.unique(p.max(axis=1, keepdims=True) - p)
     accuracy, cost = every(p, correct, policy.tolerance, taus)
-    assert chosen.accuracy == pytest.approx(accuracy.max())
-    assert chosen.cost == pytest.approx(cost[np.isclose(accuracy, accuracy.max())].min())
-    again, paid = every(p, correct, policy.tolerance, [chosen.parameter])
-    assert (again[0], paid[0]) == pytest.approx((chosen.accuracy, chosen.cost))
+    got, paid = every(p, correct, policy.tolerance, [choose_parameter(p, correct, COST)])
+    assert got[0] == pytest.approx(accuracy.max())
+    assert paid[0] == pytest.approx(cost[np.isclose(accuracy, accuracy.max())].min())
 
 
-def test_the_cheapest_tau_as_accurate_as_the_best_single_target(world):
+def test_the_cheapest_tau_as_accurate_as_a_target(world):
     p, correct = world
-    chosen = choose_cheapest_policy(p, correct, COST, best_single=0)
     taus = np.unique(p.max(axis=1, keepdims=True) - p)
     accuracy, cost = every(p, correct, policy.tolerance, taus)
-    complete = ~np.isnan(correct).any(axis=1)
-    enough = accuracy >= correct[complete, 0].mean() - 1e-12
-    assert chosen.cost == pytest.approx(cost[enough].min())
-    assert chosen.accuracy >= correct[complete, 0].mean() - 1e-12
+    tau = choose_parameter(p, correct, COST, as_accurate_as=0)
+    got, paid = every(p, correct, policy.tolerance, [tau])
+    wanted = correct[~np.isnan(correct).any(axis=1), 0].mean() - 1e-12
+    assert got[0] >= wanted and paid[0] == pytest.approx(cost[accuracy >= wanted].min())
 
 
 def test_choices_by_utility_change_only_where_two_targets_tie(world):
@@ -65,31 +61,20 @@ def test_choices_by_utility_change_only_where_two_targets_tie(world):
 
 
 def test_if_none_is_as_accurate_the_most_accurate_is_chosen():
-    p = np.array([[0.9, 0.1], [0.9, 0.1]])
-    correct = np.array([[0.0, 1.0], [0.0, 1.0]])
-    chosen = choose_cheapest_policy(p, correct, np.array([1.0, 2.0]), best_single=1)
-    assert chosen == choose_policy(p, correct, np.array([1.0, 2.0]))
-    assert chosen.accuracy == 0
+    p, correct = np.array([[0.9, 0.1]] * 2), np.array([[0.0, 1.0]] * 2)
+    cost = np.array([1.0, 2.0])
+    assert choose_parameter(p, correct, cost, as_accurate_as=1) == choose_parameter(
+        p, correct, cost
+    )
 
 
-def test_utility_does_at_least_as_well_as_argmax_and_is_what_it_says(world):
+def test_utility_does_at_least_as_well_as_argmax(world):
     p, correct = world
-    chosen = choose_policy(p, correct, COST, "utility")
-    accuracy, cost = every(p, correct, policy.utility, [0.0, chosen.parameter])
-    assert chosen.accuracy == pytest.approx(accuracy[1]) and accuracy[1] >= accuracy[0]
-    assert chosen.cost == pytest.approx(cost[1])
-
-
-def test_a_policy_chooses_as_its_function_does(world):
-    p, correct = world
-    for name, function in (("tolerance", policy.tolerance), ("utility", policy.utility)):
-        chosen = choose_policy(p, correct, COST, name)
-        assert np.array_equal(chosen.choose(p, COST), function(p, COST, chosen.parameter))
-
-
-def test_an_unknown_policy_is_refused(world):
+    lam = choose_parameter(p, correct, COST, "utility")
+    accuracy, _ = every(p, correct, policy.utility, [0.0, lam])
+    assert accuracy[1] >= accuracy[0]
     with pytest.raises(InputError, match="Did you mean 'tolerance'"):
-        choose_policy(*world, COST, "tolerence")
+        choose_parameter(*world, COST, "tolerence")
 
 
 def test_a_budget_is_spent_by_the_least_lambda_that_keeps_it():
