@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import cache
 from random import Random
 
 import numpy as np
@@ -17,6 +18,13 @@ BENCHMARK_SHARE = 0.25
 """Share of all problems that only the benchmark may ask; models practise on the others."""
 PER_CELL = {"train": 70, "validation": 16, "test": 25}
 """Questions asked for in each cell (family, level, half of the answers), at most."""
+_ENDS = dict(
+    zip(
+        PER_CELL,
+        np.cumsum(list(PER_CELL.values())) / sum(PER_CELL.values()) * BENCHMARK_SHARE,
+        strict=True,
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -77,14 +85,12 @@ def position(group: str) -> float:
 def split_of(group: str) -> str:
     """Return ``practice``, ``train``, ``validation`` or ``test``, by the problem alone."""
     place = position(group)
-    if place >= BENCHMARK_SHARE:
-        return "practice"
-    shares = np.cumsum(list(PER_CELL.values())) / sum(PER_CELL.values()) * BENCHMARK_SHARE
-    return list(PER_CELL)[int(np.searchsorted(shares, place, side="right"))]
+    return next((split for split, end in _ENDS.items() if place < end), "practice")
 
 
+@cache
 def benchmark(seed: int = BENCHMARK_SEED, attempts: int = 6000) -> pd.DataFrame:
-    """Build the benchmark.
+    """Build the benchmark; called again, it returns the same table, which is not to be changed.
 
     Parameters
     ----------
@@ -110,7 +116,7 @@ def benchmark(seed: int = BENCHMARK_SEED, attempts: int = 6000) -> pd.DataFrame:
                     split = split_of(query.group)
                     if room.get(split, 0) and query.question not in rows:
                         room[split] -= 1
-                        rows[query.question] = asdict(query) | {"split": split}
+                        rows[query.question] = vars(query) | {"split": split}
                     if not any(room.values()):
                         break
     table = pd.DataFrame(list(rows.values())).rename(columns={"family": "benchmark"})
