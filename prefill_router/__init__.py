@@ -27,7 +27,7 @@ _PUBLIC = {
     "baselines.latent": ["MatrixFactorisation", "ItemResponse"],
     "baselines.text_classifier": ["TextClassifier"],
     "policy": ["policy"],
-    "evaluation.metrics": ["metrics"],
+    "metrics": ["metrics"],
     "evaluation.curves": ["routing_curve"],
     "evaluation.results": ["Quantity", "one"],
     "evaluation.bootstrap": ["estimate"],
