@@ -7,7 +7,8 @@ from scipy.special import expit, logit
 from sklearn.base import BaseEstimator
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from prefill_router.baselines import base_rate
 from prefill_router.features.logistic import fit_logistic, predict_logistic
@@ -24,8 +25,8 @@ class LengthOnly(BaseEstimator):
 
     Attributes
     ----------
-    scaler_ : StandardScaler
-    coef_, intercept_ : ndarrays of shapes (K, 2 L) and (K,)
+    model_ : sklearn.pipeline.Pipeline
+        Ends in a `TargetLogistic`.
     """
 
     def __init__(self, C: float = 1.0):
@@ -39,22 +40,14 @@ class LengthOnly(BaseEstimator):
         InputError
             If `Y` is not a matrix with a row for each of `X`, or `C` is not positive.
         """
-        Y = label_matrix(Y, len(X))
-        self.scaler_ = StandardScaler().fit(self._columns(X))
-        self.coef_, self.intercept_ = fit_logistic(
-            self.scaler_.transform(self._columns(X)), Y, self.C
-        )
+        columns = FunctionTransformer(lambda X: np.hstack([X, np.log1p(X)]))
+        self.model_ = make_pipeline(columns, StandardScaler(), TargetLogistic(self.C))
+        self.model_.fit(np.asarray(X, dtype=np.float64), Y)
         return self
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
         """Predict from lengths `X` (n, L)."""
-        columns = self.scaler_.transform(self._columns(X))
-        return predict_logistic(columns, self.coef_, self.intercept_)
-
-    @staticmethod
-    def _columns(X: np.ndarray) -> np.ndarray:
-        X = np.asarray(X, dtype=np.float64)
-        return np.hstack([X, np.log1p(X)])
+        return self.model_.predict_proba(np.asarray(X, dtype=np.float64))
 
 
 class TfidfLogistic(BaseEstimator):
