@@ -5,9 +5,16 @@ import pandas as pd
 import pytest
 from brute_force import fisher_by_loops
 from random_labels import labels_of_both_kinds
+from threadpoolctl import threadpool_info
 
 from prefill_router.extraction.activations import Activations
-from prefill_router.probes import anisotropy, decomposition, effective_dimensionality, probe_layers
+from prefill_router.probes import (
+    anisotropy,
+    decomposition,
+    each_layer,
+    effective_dimensionality,
+    probe_layers,
+)
 
 
 def test_probe_layers_looks_at_the_given_rows_alone(rng):
@@ -61,3 +68,19 @@ def test_no_float64_copy_of_the_states_is_made(rng):
     tracemalloc.stop()
     copies = 2 * 20_000 * 256 * 4  # the stand-in's float32 states and the rows taken from them
     assert peak < copies + 0.5 * 20_000 * 256 * 8
+
+
+def test_every_place_is_measured_once_and_in_order():
+    found = each_layer(lambda layer, pooling: (layer, pooling), [3, 0], ["last", "mean"], "x")
+    assert found == [(3, "last"), (3, "mean"), (0, "last"), (0, "mean")]
+
+
+def test_a_layer_gets_one_thread_of_linear_algebra_and_others_theirs_back():
+    def threads() -> list[int]:
+        return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+
+    np.eye(3) @ np.eye(3)
+    before = threads()
+    [inside] = each_layer(lambda *_: threads(), [0], ["last"], "x")
+    assert set(inside) == {1}
+    assert threads() == before
