@@ -95,7 +95,7 @@ class Parameters(Config):
     outer_folds: PositiveInt = Field(
         1, description="1: one split; more: cross-validation, each query tested once"
     )
-    inner_folds: int = Field(3, ge=2, description="folds, within training rows, that choose layers")
+    inner_folds: int = Field(5, ge=2, description="folds, within training rows, that choose layers")
     keep: PositiveInt = Field(
         5, validate_default=True, description="SharedTrunkNets kept, by inner validation loss"
     )

@@ -25,18 +25,18 @@ STAGES = {
     "extraction": 1,
     "answers": 1,
     "probes": 1,
-    "features": 1,
+    "features": 2,
     "trunk": 1,
     "baselines": 1,
     "policy": 1,
     "evaluation": 1,
-    "recipe": 1,
+    "recipe": 2,
     "report": 1,
     "router": 1,
     "zoo": 1,
     "config": 1,
     "loop": 1,
-    "experiments": 1,
+    "experiments": 2,
 }
 """The stages in order, each with the VERSION of its numbers.
 

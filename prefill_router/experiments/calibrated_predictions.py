@@ -19,9 +19,8 @@ from prefill_router.evaluation.metrics import (
 )
 from prefill_router.evaluation.tuning import fit_abstention
 from prefill_router.experiments.comparison import compare_probabilities, test_labels
-from prefill_router.experiments.routers import PRIMARY, predictions
+from prefill_router.experiments.routers import PRIMARY, calibrate, predictions
 from prefill_router.experiments.study import Study
-from prefill_router.recipe.calibration import fit_calibration
 
 BEFORE, AFTER = "uncalibrated", "calibrated"
 PREDICTED, OBSERVED = "mean prediction", "share right"
@@ -40,15 +39,8 @@ def calibrated_predictions(study: Study) -> tuple[list[np.ndarray], list[np.ndar
     raw, p : lists of ndarrays of shape (N, K)
         NaN on the fold's training rows.
     """
-    raw, p = predictions(study, PRIMARY), []
-    for values, split in zip(raw, study.splits, strict=True):
-        v, known = split.validation, ~np.isnan(values).any(axis=1)
-        fitted = fit_calibration(
-            values[v], study.labels.correct[v], study.labels.group[v], seed=study.parameters.seed
-        )
-        p.append(np.full(values.shape, np.nan))
-        p[-1][known] = fitted.apply(values[known])
-    return raw, p
+    raw = predictions(study, PRIMARY, calibrated=False)
+    return raw, [calibrate(study, fold, values) for fold, values in enumerate(raw)]
 
 
 def evaluate_calibration(

@@ -24,6 +24,7 @@ from prefill_router.experiments.routers import (
     ACCURACY,
     BENCHMARK,
     CONTROLS,
+    calibrate,
     configurations,
     predictions,
     router_names,
@@ -169,8 +170,10 @@ def challenge(study: Study, full: bool) -> Challenge:
     `full` as for `router_names`.
     """
     sources = [(name, CHALLENGERS) for name in challenger_names(study)]
-    fitted = {name: predictions(study, name, among=among) for name, among in sources}
-    fitted |= {name: predictions(study, name) for name in members(study, full)}
+    fitted = {
+        name: predictions(study, name, among=among, calibrated=False) for name, among in sources
+    }
+    fitted |= {name: predictions(study, name, calibrated=False) for name in members(study, full)}
     n_tried = sum(configurations(study, name, among) for name, among in sources)
     n_tried += sum(configurations(study, name) for name in members(study, full))
     folds = [
@@ -208,7 +211,8 @@ def _fold(study: Study, fold: int, fitted: dict[str, np.ndarray]):
     validated = {n: cross_fitted(fit, stack[v], Y, groups, seed) for n, fit in fits.items()}
     scores = {n: float(np.nanmean(pairwise_brier(p, Y))) for n, p in validated.items()}
     winner = min(scores, key=scores.get)
-    return scores, winner, fits[winner](stack[v], Y)(stack), validated
+    p = calibrate(study, fold, fits[winner](stack[v], Y)(stack))
+    return scores, winner, p, validated
 
 
 def validation_rows(study: Study, found: Challenge) -> list[Estimate]:

@@ -1,6 +1,6 @@
 """What might beat the published recipe: more of the states, and heads aimed at what decides routes.
 
-Each challenger is a `Contender`: fitted on a fold's training rows, its settings chosen on
+Each challenger is a `RouterSpec`: fitted on a fold's training rows, its settings chosen on
 validation rows. Which of them is reported on test is decided by
 `prefill_router.experiments.challenge`.
 """
@@ -15,8 +15,8 @@ from sklearn.model_selection import GroupKFold
 from prefill_router.baselines.linear import TargetLogistic
 from prefill_router.baselines.ridge import KernelFeatures, RidgePath, join_parts, split_labels
 from prefill_router.evaluation.metrics import pairwise_brier
-from prefill_router.experiments.fitting import Fitting
-from prefill_router.experiments.routers import Contender
+from prefill_router.experiments.fold import FoldFit
+from prefill_router.experiments.routers import RouterSpec
 from prefill_router.experiments.study import Study
 
 PENALTIES = tuple(np.logspace(-3, 3, 13))
@@ -29,12 +29,12 @@ WIDTHS = (0.5, 1.0, 2.0)  # of kernels
 OUTSIDE = (0.3, 0.1)  # weights of rows on which all targets agree
 
 
-def chosen_parts(it: Fitting, parts: np.ndarray) -> tuple[float, np.ndarray]:
+def chosen_parts(it: FoldFit, parts: np.ndarray) -> tuple[float, np.ndarray]:
     """Choose on validation rows between predictions of means and of deviations, each for itself.
 
     Parameters
     ----------
-    it : Fitting
+    it : FoldFit
     parts : ndarray of shape (P, N, 1 + K)
         For P settings, of every query: the predicted mean over targets and their deviations.
 
@@ -55,7 +55,7 @@ def chosen_parts(it: Fitting, parts: np.ndarray) -> tuple[float, np.ndarray]:
     return float(scores[best]), candidates[int(np.argmin(briers))]
 
 
-def ridge(it: Fitting, X: np.ndarray, outside: float = 1.0) -> tuple[float, np.ndarray]:
+def ridge(it: FoldFit, X: np.ndarray, outside: float = 1.0) -> tuple[float, np.ndarray]:
     """Ridge regression of means and deviations on features `X` (N, D); see `chosen_parts`.
 
     Training rows on which all targets agree count `outside`, the others 1.
@@ -73,20 +73,20 @@ def best_of(found: list[tuple[float, np.ndarray]]) -> np.ndarray:
     return min(found, key=lambda pair: pair[0])[1]
 
 
-def weighted_ridge(it: Fitting) -> np.ndarray:
+def weighted_ridge(it: FoldFit) -> np.ndarray:
     """Ridge regression on all layers, with less weight on queries that all targets agree on."""
     X = np.hstack(it.layers(COLUMNS))
     return best_of([ridge(it, X, outside) for outside in OUTSIDE])
 
 
-def kernel_ridge(it: Fitting) -> np.ndarray:
+def kernel_ridge(it: FoldFit) -> np.ndarray:
     """Ridge regression in the space of a Gaussian kernel on all layers."""
     X, seed = np.hstack(it.layers(COLUMNS)), it.study.parameters.seed
     kernels = [KernelFeatures(w, random_state=seed).fit(X[it.split.train]) for w in WIDTHS]
     return best_of([ridge(it, kernel.transform(X)) for kernel in kernels])
 
 
-def with_words(it: Fitting) -> np.ndarray:
+def with_words(it: FoldFit) -> np.ndarray:
     """Ridge regression on all layers and on the words of the query."""
     layers, words = np.hstack(it.layers(COLUMNS)), it.latent_semantics()
     per_layer = layers[it.split.train].var() / words[it.split.train].var()
@@ -94,7 +94,7 @@ def with_words(it: Fitting) -> np.ndarray:
     return best_of([ridge(it, np.hstack([layers, s * per_layer**0.5 * words])) for s in sizes])
 
 
-def stacked(it: Fitting) -> np.ndarray:
+def stacked(it: FoldFit) -> np.ndarray:
     """Ridge regression on each layer's own predictions, held out by inner folds of training."""
     train, p = it.split.train, it.study.parameters
     labels = split_labels(it.correct[train])
@@ -147,20 +147,20 @@ def compose(shared: np.ndarray, within: np.ndarray) -> np.ndarray:
     return all_right + disagree * within
 
 
-def factored_logistic(it: Fitting) -> np.ndarray:
+def factored_logistic(it: FoldFit) -> np.ndarray:
     """Logistic regressions on all layers for the zone a query is in, and for targets within it."""
     X = np.hstack(it.layers(FEWER))
     parts = [it.tuned(X, [TargetLogistic(C) for C in STRENGTHS], Y=Y) for Y in zones(it)]
     return compose(*parts)
 
 
-def factored_trunk(it: Fitting) -> np.ndarray:
+def factored_trunk(it: FoldFit) -> np.ndarray:
     """SharedTrunkNets on all layers for the zone a query is in, and for targets within it."""
     x = np.hstack(it.layers(FEWER))
     return compose(*[it.ensemble(x, Y).predict_proba(x) for Y in zones(it)])
 
 
-def zones(it: Fitting) -> tuple[np.ndarray, np.ndarray]:
+def zones(it: FoldFit) -> tuple[np.ndarray, np.ndarray]:
     """Return the labels of `zone_labels` for all rows."""
     return zone_labels(it.correct)
 
@@ -173,32 +173,32 @@ def _trained(study: Study) -> list[str]:
     return study.trained_encoders
 
 
-def _on_layers(head: Callable[[Fitting, np.ndarray], np.ndarray], n_columns: int) -> Callable:
+def _on_layers(head: Callable[[FoldFit, np.ndarray], np.ndarray], n_columns: int) -> Callable:
     return lambda it: head(it, np.hstack(it.layers(n_columns)))
 
 
-def _ridge(it: Fitting, X: np.ndarray) -> np.ndarray:
+def _ridge(it: FoldFit, X: np.ndarray) -> np.ndarray:
     return ridge(it, X)[1]
 
 
-def _logistic(it: Fitting, X: np.ndarray) -> np.ndarray:
+def _logistic(it: FoldFit, X: np.ndarray) -> np.ndarray:
     return it.tuned(X, [TargetLogistic(C) for C in STRENGTHS])
 
 
 CHALLENGERS = {
-    "ridge, all layers": Contender(_on_layers(_ridge, COLUMNS), _main),
-    "ridge, all layers, weighted": Contender(weighted_ridge, _main),
-    "ridge, all layers and words": Contender(with_words, _main),
-    "ridge, stacked layers": Contender(stacked, _main),
-    "kernel ridge, all layers": Contender(kernel_ridge, _main),
-    "logistic, all layers": Contender(_on_layers(_logistic, FEWER), _main),
-    "factored logistic, all layers": Contender(factored_logistic, _main),
-    "SharedTrunkNet, all layers": Contender(_on_layers(Fitting.trunk, FEWER), _main),
-    "factored SharedTrunkNet, all layers": Contender(factored_trunk, _main),
-    "ridge, all encoders": Contender(_on_layers(_ridge, COLUMNS), _trained),
-    "ridge, stacked encoders": Contender(stacked, _trained),
-    "kernel ridge, all encoders": Contender(kernel_ridge, _trained),
-    "SharedTrunkNet, all encoders": Contender(_on_layers(Fitting.trunk, FEWER), _trained),
+    "ridge, all layers": RouterSpec(_on_layers(_ridge, COLUMNS), _main),
+    "ridge, all layers, weighted": RouterSpec(weighted_ridge, _main),
+    "ridge, all layers and words": RouterSpec(with_words, _main),
+    "ridge, stacked layers": RouterSpec(stacked, _main),
+    "kernel ridge, all layers": RouterSpec(kernel_ridge, _main),
+    "logistic, all layers": RouterSpec(_on_layers(_logistic, FEWER), _main),
+    "factored logistic, all layers": RouterSpec(factored_logistic, _main),
+    "SharedTrunkNet, all layers": RouterSpec(_on_layers(FoldFit.trunk, FEWER), _main),
+    "factored SharedTrunkNet, all layers": RouterSpec(factored_trunk, _main),
+    "ridge, all encoders": RouterSpec(_on_layers(_ridge, COLUMNS), _trained),
+    "ridge, stacked encoders": RouterSpec(stacked, _trained),
+    "kernel ridge, all encoders": RouterSpec(kernel_ridge, _trained),
+    "SharedTrunkNet, all encoders": RouterSpec(_on_layers(FoldFit.trunk, FEWER), _trained),
 }
 
 

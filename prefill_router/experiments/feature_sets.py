@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from prefill_router.experiments.fitting import Fitting
-from prefill_router.experiments.fold import Fold
+from prefill_router.experiments.fold import Fold, FoldFit
 from prefill_router.experiments.study import Study
 from prefill_router.features.logistic import fit_logistic, predict_logistic
 from prefill_router.features.selection import Choice, choose
@@ -112,7 +111,7 @@ def feature_predictions(
             p_correct, best = tuned_logistic(candidates, Y, split.train, split.validation)
         if head == TRUNK:
             x = np.hstack(candidates[best if len(candidates) > 1 else 0])
-            p_correct = Fitting(study, fold, encoders, directory).trunk(x)
+            p_correct = FoldFit(study, fold, encoders, directory).trunk(x)
         p_correct = np.array(p_correct, dtype=np.float64, order="C")  # what safetensors can hold
         p_correct[split.train] = np.nan
         save_file({"p": p_correct}, directory / "p.safetensors")

@@ -1,28 +1,49 @@
-"""What is known of one fold of a study: features of all queries, fitted on its training rows."""
+"""One fold of a study: features of all queries and heads, fitted on its training rows."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
+from sklearn.base import BaseEstimator
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import StandardScaler, normalize
 
+from prefill_router.baselines.text_classifier import TextClassifier
 from prefill_router.experiments.study import Study
 from prefill_router.features import TargetFeatures
 from prefill_router.features.selection import Choice
 from prefill_router.labels.splits import Split
+from prefill_router.recipe import all_places, fit_predictor
+from prefill_router.trunk import SharedTrunkEnsemble
+
+ENSEMBLE = "trunk.safetensors"
 
 
 @dataclass(frozen=True)
-class Fold:
-    """One fold of a study, and the encoders whose states are read."""
+class FoldFit:
+    """What a router is fitted with in one fold of a study.
+
+    Attributes
+    ----------
+    study : Study
+    fold : int
+    encoders : sequence of str
+        Whose states are read.
+    directory : pathlib.Path, optional
+        Where the recipe's networks are kept.
+    tried : list of int
+        Settings compared on validation rows, each time some were.
+    """
 
     study: Study
     fold: int
-    encoders: Sequence[str]
+    encoders: Sequence[str] = ()
+    directory: Path | None = None
+    tried: list[int] = field(default_factory=list)
 
     @property
     def correct(self) -> np.ndarray:
@@ -34,8 +55,10 @@ class Fold:
         """The fold's rows."""
         return self.study.splits[self.fold]
 
+    # -- features of all N rows ---------------------------------------------------------------
+
     def features(self) -> np.ndarray:
-        """x = [f_1 | ... | f_K] of all N rows, chosen and fitted on training rows."""
+        """x = [f_1 | ... | f_K], chosen and fitted on training rows."""
         return np.hstack(self.features_by_target())
 
     def features_by_target(self) -> list[np.ndarray]:
@@ -60,24 +83,13 @@ class Fold:
         return np.hstack(self.reduced(list(largest.values())))
 
     def layers(self, n_columns: int) -> list[np.ndarray]:
-        """Return every layer and pooling of every encoder read, each (N, d), standardised, reduced.
-
-        They share `n_columns` evenly: d is the share of each, or its width if that is less.
-        """
-        places = [
-            (encoder, layer, pooling)
-            for encoder in self.encoders
-            for layer in self.study.activations(encoder).layers
-            for pooling in self.study.activations(encoder).poolings
-        ]
-        dimension = max(1, n_columns // len(places))
-        return self.reduced([Choice(*place, dimension) for place in places])
+        """Return every layer and pooling of every encoder read; they share `n_columns` evenly."""
+        return self.reduced(all_places(self.study.states(self.encoders), n_columns))
 
     def reduced(self, choices: Sequence[Choice]) -> list[np.ndarray]:
         """Return the features of each choice, (N, d), fitted on training rows."""
-        activations = {c.encoder: self.study.activations(c.encoder) for c in choices}
-        features = TargetFeatures(choices).fit(activations, self.split.train)
-        return features.transform(activations)
+        states = self.study.states({choice.encoder for choice in choices})
+        return TargetFeatures(choices).fit(states, self.split.train).transform(states)
 
     def random_features(self) -> np.ndarray:
         """Standard normal numbers in place of x, of its shape."""
@@ -112,3 +124,78 @@ class Fold:
         """Prompt tokens and characters of every query, (N, 2)."""
         characters = [len(question) for question in self.study.labels.question]
         return np.column_stack([self.study.activations().n_tokens, characters])
+
+    # -- P(correct) of all N rows, not calibrated ---------------------------------------------
+
+    def recipe(self, head: str = "trunk", shuffle: bool = False) -> np.ndarray:
+        """P(correct) by the recipe, its training labels shuffled between queries if asked for."""
+        study, Y = self.study, self.correct
+        if shuffle:
+            Y, train = Y.copy(), self.split.train
+            rng = np.random.default_rng(study.parameters.seed)
+            Y[train] = Y[train][rng.permutation(len(train))]
+        states, choices = study.states(self.encoders), study.choices(self.encoders, self.fold)
+        recipe = study.recipe(head)
+        fitted = fit_predictor(recipe, Y, study.labels.group, states, self.split, choices)
+        self.tried.append(fitted.n_tried)
+        if self.directory and isinstance(fitted.model, SharedTrunkEnsemble):
+            fitted.model.save(self.directory / ENSEMBLE)
+        predictor = fitted.predictor
+        return predictor.raw(predictor.features(predictor.read(states)))
+
+    def trunk(self, x: np.ndarray) -> np.ndarray:
+        """P(correct) by SharedTrunkNets on other features than the recipe's."""
+        return self.ensemble(x, self.correct).predict_proba(x)
+
+    def ensemble(self, x: np.ndarray, Y: np.ndarray) -> SharedTrunkEnsemble:
+        """Train SharedTrunkNets on the training rows of `x` with a label in Y (N, M)."""
+        p, train = self.study.parameters, self.split.train
+        rows = train[~np.isnan(Y[train]).all(axis=1)]
+        device = self.study.training_device
+        ensemble = SharedTrunkEnsemble(p.n_seeds, p.keep, random_state=p.seed, device=device)
+        return ensemble.fit(x[rows], Y[rows], self.study.labels.group[rows])
+
+    def tuned(
+        self,
+        X: np.ndarray,
+        candidates: Sequence[BaseEstimator],
+        grouped: bool = False,
+        Y: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """P(correct) by the candidate with the least Brier score on validation rows.
+
+        `grouped` candidates cut an inner part off the training rows, and are told their groups.
+        `Y` (N, M) are other labels than those of all targets.
+        """
+        split, Y = self.split, self.correct if Y is None else Y
+        self.tried.append(len(candidates))
+        extra = [self.study.labels.group[split.train]] if grouped else []
+        fitted = [candidate.fit(X[split.train], Y[split.train], *extra) for candidate in candidates]
+        scores = [
+            np.nanmean((model.predict_proba(X[split.validation]) - Y[split.validation]) ** 2)
+            for model in fitted
+        ]
+        return fitted[int(np.argmin(scores))].predict_proba(X)
+
+    def tuned_by_target(self, candidates: Sequence[BaseEstimator]) -> np.ndarray:
+        """P(correct), each target's from its own f_k by the candidate that is best for it."""
+        by_target = zip(self.features_by_target(), self.correct.T, strict=True)
+        return np.hstack([self.tuned(f, candidates, Y=labels[:, None]) for f, labels in by_target])
+
+    def text_classifiers(self, learning_rates: Sequence[float]) -> list[TextClassifier]:
+        """Classifiers to be fine-tuned from the encoder that is read."""
+        p = self.study.parameters
+        return [
+            TextClassifier(
+                self.study.source(self.encoders[0]),
+                learning_rate=learning_rate,
+                max_tokens=p.max_tokens or None,
+                truncation=p.truncation,
+                random_state=p.seed,
+                device=self.study.training_device,
+            )
+            for learning_rate in learning_rates
+        ]
+
+
+Fold = FoldFit

@@ -6,7 +6,7 @@ import numpy as np
 
 from prefill_router.evaluation.estimates import Estimate
 from prefill_router.experiments.comparison import compare_probabilities
-from prefill_router.experiments.fold import Fold
+from prefill_router.experiments.fold import FoldFit
 from prefill_router.experiments.routers import ensembles
 from prefill_router.experiments.study import Study
 
@@ -19,7 +19,7 @@ def network_predictions(study: Study) -> np.ndarray:
     """
     by_fold = []
     for fold, ensemble in enumerate(ensembles(study)):
-        x = Fold(study, fold, [study.parameters.encoder]).features()
+        x = FoldFit(study, fold, [study.parameters.encoder]).features()
         by_fold.append(np.moveaxis(ensemble.predict_each(x), 0, 1))
     return np.moveaxis(study.over_folds(by_fold), 1, 0)
 

@@ -18,9 +18,11 @@ from prefill_router.baselines.averages import (
 from prefill_router.baselines.latent import ItemResponse, MatrixFactorisation
 from prefill_router.baselines.linear import LengthOnly, TargetLogistic, TfidfLogistic
 from prefill_router.baselines.trees import TargetTrees
-from prefill_router.experiments.fitting import ENSEMBLE, Fitting
+from prefill_router.experiments.fold import ENSEMBLE, FoldFit
 from prefill_router.experiments.study import Study
 from prefill_router.progress import track
+from prefill_router.recipe.calibration import fit_calibration
+from prefill_router.recipe.heads import STRENGTHS
 from prefill_router.storage import read_json, write_json
 from prefill_router.trunk import SharedTrunkEnsemble
 
@@ -51,17 +53,20 @@ CPU_EPOCH = 2e12
 
 
 @dataclass(frozen=True)
-class Contender:
+class RouterSpec:
     """How a router is fitted, whose states it reads, and whether only a full study has it.
 
     Every default study fits the other routers, within minutes; `affordable` says of which studies
     even a full one can.
     """
 
-    fit: Callable[[Fitting], np.ndarray]
+    fit: Callable[[FoldFit], np.ndarray]
     reads: Callable[[Study], Sequence[str]] = lambda study: ()
     full: bool = False
     affordable: Callable[[Study], bool] = lambda study: True
+
+
+Contender = RouterSpec
 
 
 def _main(study: Study) -> list[str]:
@@ -84,24 +89,22 @@ def _embedding(study: Study) -> list[str]:
     return [] if embedding == "lsa" else [embedding]
 
 
+def _on_embedding(candidates: Callable[[int], list], full: bool = False) -> RouterSpec:
+    """Return a baseline that is tuned on the semantic embedding, of candidates with a seed."""
+    return RouterSpec(
+        lambda it: it.tuned(it.embedding(), candidates(it.study.parameters.seed)), _embedding, full
+    )
+
+
 ROUTERS = {
-    PRIMARY: Contender(lambda it: it.trunk(it.features()), _main),
-    PAIRED: Contender(lambda it: it.trunk(it.features()), lambda study: study.trained_encoders),
-    UNTRAINED: Contender(
-        lambda it: it.trunk(it.features()), lambda study: [study.parameters.untrained]
-    ),
-    SHUFFLED: Contender(lambda it: it.trunk(it.features(), shuffle=True), _main),
-    RANDOM_FEATURES: Contender(lambda it: it.trunk(it.random_features()), _main, full=True),
-    LOGISTIC: Contender(
-        lambda it: it.tuned(
-            it.distinct_features(), [TargetLogistic(C=C) for C in (0.001, 0.01, 0.1, 1)]
-        ),
-        _main,
-    ),
-    OWN: Contender(
-        lambda it: it.tuned_by_target([TargetLogistic(C=C) for C in (0.001, 0.01, 0.1, 1)]), _main
-    ),
-    TREES: Contender(
+    PRIMARY: RouterSpec(FoldFit.recipe, _main),
+    PAIRED: RouterSpec(FoldFit.recipe, lambda study: study.trained_encoders),
+    UNTRAINED: RouterSpec(FoldFit.recipe, lambda study: [study.parameters.untrained]),
+    SHUFFLED: RouterSpec(lambda it: it.recipe(shuffle=True), _main),
+    RANDOM_FEATURES: RouterSpec(lambda it: it.trunk(it.random_features()), _main, full=True),
+    LOGISTIC: RouterSpec(lambda it: it.recipe("logistic"), _main),
+    OWN: RouterSpec(lambda it: it.tuned_by_target([TargetLogistic(C=C) for C in STRENGTHS]), _main),
+    TREES: RouterSpec(
         lambda it: it.tuned(
             it.distinct_features(TREE_COLUMNS),
             [
@@ -113,35 +116,22 @@ ROUTERS = {
         _main,
         full=True,
     ),
-    TFIDF: Contender(
+    TFIDF: RouterSpec(
         lambda it: it.tuned(
             it.study.labels.question, [TfidfLogistic(C=C) for C in (0.1, 0.3, 1, 3, 10)]
         )
     ),
-    NEIGHBOURS: Contender(
-        lambda it: it.tuned(it.embedding(), [NearestNeighbours(k) for k in (5, 10, 20, 50, 100)]),
-        _embedding,
-    ),
-    CLUSTERS: Contender(
-        lambda it: it.tuned(
-            it.embedding(),
-            [Clusters(n, random_state=it.study.parameters.seed) for n in (8, 16, 32, 64)],
-        ),
-        _embedding,
-    ),
-    FACTORS: Contender(
-        lambda it: it.tuned(
-            it.embedding(),
-            [
-                MatrixFactorisation(n, C, it.study.parameters.seed)
-                for n in (2, 8)
-                for C in (0.0003, 0.001, 0.003, 0.01, 0.1)
-            ],
-        ),
-        _embedding,
+    NEIGHBOURS: _on_embedding(lambda seed: [NearestNeighbours(k) for k in (5, 10, 20, 50, 100)]),
+    CLUSTERS: _on_embedding(lambda seed: [Clusters(n, random_state=seed) for n in (8, 16, 32, 64)]),
+    FACTORS: _on_embedding(
+        lambda seed: [
+            MatrixFactorisation(n, C, seed)
+            for n in (2, 8)
+            for C in (0.0003, 0.001, 0.003, 0.01, 0.1)
+        ],
         full=True,
     ),
-    MLP: Contender(
+    MLP: RouterSpec(
         lambda it: it.tuned(
             it.standardised_embedding(),
             [
@@ -160,19 +150,11 @@ ROUTERS = {
         _embedding,
         full=True,
     ),
-    RESPONSE: Contender(
-        lambda it: it.tuned(
-            it.embedding(),
-            [
-                ItemResponse(n, C, it.study.parameters.seed)
-                for n in (1, 2, 4)
-                for C in (0.01, 0.03, 0.1, 0.3)
-            ],
-        ),
-        _embedding,
+    RESPONSE: _on_embedding(
+        lambda seed: [ItemResponse(n, C, seed) for n in (1, 2, 4) for C in (0.01, 0.03, 0.1, 0.3)],
         full=True,
     ),
-    FINE_TUNED: Contender(
+    FINE_TUNED: RouterSpec(
         lambda it: it.tuned(
             it.study.labels.question, it.text_classifiers((1e-4, 3e-4, 1e-3)), grouped=True
         ),
@@ -180,9 +162,9 @@ ROUTERS = {
         full=True,
         affordable=can_fine_tune,
     ),
-    BENCHMARK: Contender(lambda it: it.tuned(it.study.labels.benchmark, [BenchmarkAware()])),
-    LENGTH: Contender(lambda it: it.tuned(it.lengths(), [LengthOnly()])),
-    ACCURACY: Contender(lambda it: it.tuned(it.lengths(), [TrainingAccuracy()])),
+    BENCHMARK: RouterSpec(lambda it: it.tuned(it.study.labels.benchmark, [BenchmarkAware()])),
+    LENGTH: RouterSpec(lambda it: it.tuned(it.lengths(), [LengthOnly()])),
+    ACCURACY: RouterSpec(lambda it: it.tuned(it.lengths(), [TrainingAccuracy()])),
 }
 
 
@@ -207,7 +189,8 @@ def predictions(
     study: Study,
     router: str,
     encoders: Sequence[str] | None = None,
-    among: Mapping[str, Contender] = ROUTERS,
+    among: Mapping[str, RouterSpec] = ROUTERS,
+    calibrated: bool = True,
 ) -> list[np.ndarray]:
     """Return a router's P(correct) in each fold.
 
@@ -219,7 +202,9 @@ def predictions(
         A key of `among`.
     encoders : sequence of str, optional
         Whose states it reads, instead of the router's own choice.
-    among : mapping of name -> Contender, default `ROUTERS`
+    among : mapping of name -> RouterSpec, default `ROUTERS`
+    calibrated : bool, default True
+        As the recipe calibrates on validation rows: baselines and controls like any other router.
 
     Returns
     -------
@@ -227,15 +212,22 @@ def predictions(
         NaN on that fold's training rows, so that nobody can report them.
     """
     fitted = _fitted(study, router, among, encoders)
-    return [load_file(path / "p.safetensors")["p"] for path in fitted]
+    return [load_file(path / "p.safetensors")["p" if calibrated else "raw"] for path in fitted]
+
+
+def calibrate(study: Study, fold: int, p: np.ndarray) -> np.ndarray:
+    """Return P(correct), (N, K), calibrated on a fold's validation rows as the recipe does it."""
+    labels, v = study.labels, study.splits[fold].validation
+    seed = study.parameters.seed
+    return fit_calibration(p[v], labels.correct[v], labels.group[v], seed=seed).apply(p)
 
 
 def ensembles(study: Study, router: str = PRIMARY) -> list[SharedTrunkEnsemble]:
-    """Return the trained ensemble of a SharedTrunkNet router in each fold."""
+    """Return the trained ensemble of a recipe's router in each fold."""
     return [SharedTrunkEnsemble.load(path / ENSEMBLE) for path in _fitted(study, router, ROUTERS)]
 
 
-def configurations(study: Study, router: str, among: Mapping[str, Contender] = ROUTERS) -> int:
+def configurations(study: Study, router: str, among: Mapping[str, RouterSpec] = ROUTERS) -> int:
     """Return how many configurations of a router's head were compared, in all folds; at least 1."""
     return sum(read_json(path / TRIED) for path in _fitted(study, router, among))
 
@@ -243,7 +235,7 @@ def configurations(study: Study, router: str, among: Mapping[str, Contender] = R
 def _fitted(
     study: Study,
     router: str,
-    among: Mapping[str, Contender],
+    among: Mapping[str, RouterSpec],
     encoders: Sequence[str] | None = None,
 ) -> list[Path]:
     p = study.parameters
@@ -253,14 +245,17 @@ def _fitted(
     key = study.key(*settings) | {"router": router, "reads": encoders, "states": states}
 
     def build(fold: int, directory: Path) -> None:
-        fitting = Fitting(study, fold, encoders, directory)
-        p_correct = np.array(among[router].fit(fitting), dtype=np.float64)
-        p_correct[study.splits[fold].train] = np.nan
-        save_file({"p": np.ascontiguousarray(p_correct)}, directory / "p.safetensors")
-        write_json(directory / TRIED, sum(fitting.tried) or 1)
+        it = FoldFit(study, fold, encoders, directory)
+        raw = np.array(among[router].fit(it), dtype=np.float64, order="C")
+        held = {"raw": raw, "p": calibrate(study, fold, raw)}
+        for values in held.values():
+            values[it.split.train] = np.nan
+        save_file(held, directory / "p.safetensors")
+        write_json(directory / TRIED, sum(it.tried) or 1)
 
-    stage = "recipe" if among is ROUTERS else "experiments"
     return [
-        study.store.get("router", key | {"fold": f}, lambda d, f=f: build(f, d), stage=stage)
+        study.store.get(
+            "router", key | {"fold": f}, lambda d, f=f: build(f, d), stage="experiments"
+        )
         for f in track(range(len(study.splits)), f"Fitting {router}")
     ]

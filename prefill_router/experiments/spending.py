@@ -13,11 +13,9 @@ from prefill_router.evaluation.estimates import Estimate, rows_of
 from prefill_router.evaluation.tuning import choose_cheapest_policy, fit_budget
 from prefill_router.experiments.against_single import compare_with_single
 from prefill_router.experiments.comparison import best_single, test_labels
-from prefill_router.experiments.fold import Fold
 from prefill_router.experiments.study import Study
 from prefill_router.extraction.model_size import n_parameters
 from prefill_router.labels.costs import MILLION, expected_costs
-from prefill_router.recipe.cost_prediction import fit_costs
 from prefill_router.router.cost_comparison import (
     MEAN,
     MEDIAN,
@@ -27,23 +25,9 @@ from prefill_router.router.cost_comparison import (
 )
 from prefill_router.zoo.labelling import USD_PER_MILLION_TOKENS_AND_PARAMETERS
 
-COMPONENTS = 128
-"""Leading components of each chosen layer that lengths are read from."""
 BUDGETS = (0.25, 0.5, 0.75)
 """Budgets, from what is spent at least (0) to what the dearest target costs (1)."""
 SPENT, BUDGET = "spent of the budget", "budget"
-
-
-def predicted_costs(study: Study, fold: int) -> np.ndarray:
-    """Return expected costs (N, K) in USD by each query's predicted length, from training rows.
-
-    Lengths are read from the layers that were chosen for P(correct).
-    """
-    p, labels, n_tokens = study.parameters, study.labels, study.activations().full_tokens
-    features = Fold(study, fold, [p.encoder]).distinct_features(COMPONENTS)
-    train = study.splits[fold].train
-    fitted = fit_costs(labels, study.prices, features, train, n_tokens, seed=p.seed)
-    return fitted.expected(features, fitted.input_tokens(labels.question.tolist(), n_tokens))
 
 
 def costs_by_way(study: Study) -> dict[str, list[np.ndarray]]:
@@ -52,16 +36,15 @@ def costs_by_way(study: Study) -> dict[str, list[np.ndarray]]:
     A prediction that knows nothing of a query is the mean: what is gained over the median may be
     gained by any mean, what is gained over the mean is gained by telling queries apart.
     """
-    folds, n_tokens = range(len(study.splits)), study.activations().full_tokens
-    means = [
-        expected_costs(study.labels, study.prices, n_tokens, split.train, np.mean)
-        for split in study.splits
-    ]
-    return {
-        PREDICTED: [predicted_costs(study, fold) for fold in folds],
-        MEDIAN: [study.expected_costs(fold) for fold in folds],
-        MEAN: means,
+    n_tokens = study.activations().full_tokens
+    constant = {
+        way: [
+            expected_costs(study.labels, study.prices, n_tokens, split.train, typical)
+            for split in study.splits
+        ]
+        for way, typical in ((MEDIAN, np.median), (MEAN, np.mean))
     }
+    return {PREDICTED: [study.expected_costs(f) for f in range(len(study.splits))]} | constant
 
 
 def encoder_price(study: Study) -> float | None:

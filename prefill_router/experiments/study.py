@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,16 @@ from prefill_router.extraction import extract
 from prefill_router.extraction.activations import Activations
 from prefill_router.extraction.devices import training_device
 from prefill_router.extraction.sources import ModelSource, local_path, resolve
-from prefill_router.features.selection import Choice, choose, cross_validated_auc
+from prefill_router.features.components import fit_components
+from prefill_router.features.selection import (
+    Choice,
+    choose,
+    choose_by_separability,
+    cross_validated_auc,
+)
 from prefill_router.labels import Labels, load_labels
 from prefill_router.labels.costs import (
     Prices,
-    expected_costs,
     has_costs,
     load_prices,
     query_costs,
@@ -33,13 +37,12 @@ from prefill_router.labels.costs import (
 from prefill_router.labels.splits import Split, make_splits
 from prefill_router.probes import probe_layers
 from prefill_router.project import project_root
+from prefill_router.recipe import Recipe
+from prefill_router.recipe.cost_prediction import fit_costs
 from prefill_router.storage import Store, fingerprint, read_json, write_json
 
 ARTIFACTS = "PREFILL_ROUTER_ARTIFACTS"
 """Environment variable that names a store for all studies to share, instead of one in each run."""
-
-OF_FITS = {"criterion", "dimensions", "inner_folds", "n_seeds", "keep", "n_resamples"}
-"""Parameters that neither labels, splits nor states depend on."""
 
 Measure = Callable[[Activations, np.ndarray, np.ndarray], pd.DataFrame]
 """From states, labels (N, K) and the rows to look at to a table by layer."""
@@ -52,6 +55,10 @@ class Study:
     ----------
     parameters : Parameters
         What the study is made from. Relative paths in it start at the project's root.
+    beside : Study, optional
+        Whose run directory, store, labels and states it shares; see `like`.
+    splits : sequence of Split, optional
+        In place of those that the parameters make.
 
     Attributes
     ----------
@@ -66,13 +73,23 @@ class Study:
         If the run directory belongs to other parameters.
     """
 
-    def __init__(self, parameters: Parameters):
+    def __init__(
+        self,
+        parameters: Parameters,
+        beside: Study | None = None,
+        splits: Sequence[Split] | None = None,
+    ):
         self.parameters = parameters
         self.root = project_root()
+        if splits is not None:
+            self.splits = list(splits)
+        if beside is not None:
+            self.run_dir, self.store, self._held = beside.run_dir, beside.store, beside._held
+            return
         self.run_dir = self.root / (parameters.run_dir or f"runs/{parameters.fingerprint}")
         self._check_run_dir()
         self.store = Store(os.environ.get(ARTIFACTS) or self.run_dir / "artifacts")
-        self._activations: dict[str, Activations] = {}
+        self._held: dict[str, Any] = {}  # labels and states, by all that they depend on
 
     @classmethod
     def from_namespace(cls, namespace: Mapping[str, Any]) -> Study:
@@ -90,25 +107,14 @@ class Study:
         splits : sequence of Split, optional
             In place of those that the parameters make, of the same labels.
         **parameters
-            Those that differ; with `splits`, of `OF_FITS` alone.
+            Those that differ; with `splits`, none that the labels depend on.
 
         Returns
         -------
         Study
             It records no results: the run directory is this study's.
         """
-        other = copy.copy(self)
-        other.parameters = self.parameters.model_copy(update=parameters)
-        if splits is None and parameters.keys() <= OF_FITS:
-            return other
-        for name, value in vars(type(self)).items():
-            if isinstance(value, cached_property):  # it may follow from what differs
-                other.__dict__.pop(name, None)
-        if splits is None:
-            other._activations = {}
-        else:
-            other.labels, other.splits = self.labels, list(splits)
-        return other
+        return Study(self.parameters.model_copy(update=parameters), self, splits)
 
     def _identity(self) -> dict[str, Any]:
         return self.parameters.model_dump(mode="json", exclude=PLACES)
@@ -157,16 +163,21 @@ class Study:
     def labels(self) -> Labels:
         """The label matrix Y (N, K) with its queries."""
         p = self.parameters
-        source = self._path(p.labels)
-        if self.is_zoo:
-            source = zoo.LABELS
-            if p.fresh_labels:
-                from prefill_router.zoo.labelling import fresh_labels
+        key = fingerprint("labels", p.labels, p.fresh_labels, p.targets, p.n_queries, p.seed)
+        if key not in self._held:
+            source = self._path(p.labels)
+            if self.is_zoo:
+                source = zoo.LABELS
+                if p.fresh_labels:
+                    from prefill_router.zoo.labelling import fresh_labels
 
-                source = fresh_labels(self.store, p.device)
-        elif p.fresh_labels:
-            raise InputError("fresh_labels: only the zoo's own labels (labels: zoo) can be redone.")
-        return load_labels(source, p.targets, p.n_queries, p.seed)
+                    source = fresh_labels(self.store, p.device)
+            elif p.fresh_labels:
+                raise InputError(
+                    "fresh_labels: only the zoo's own labels (labels: zoo) can be redone."
+                )
+            self._held[key] = load_labels(source, p.targets, p.n_queries, p.seed)
+        return self._held[key]
 
     @cached_property
     def splits(self) -> list[Split]:
@@ -218,21 +229,29 @@ class Study:
         """Return the pooled states of all queries; by default of the study's main encoder."""
         p = self.parameters
         encoder = encoder or p.encoder
-        if encoder not in self._activations:
-            self._activations[encoder] = extract(
+        settings = {
+            "layers": p.layers if encoder == p.encoder or p.layers in ("all", "upper") else "all",
+            "poolings": p.poolings,
+            "max_tokens": p.max_tokens or None,
+            "truncation": p.truncation,
+            "dtype": p.dtype,
+        }
+        key = fingerprint(encoder, settings, self.labels.fingerprint)
+        if key not in self._held:
+            self._held[key] = extract(
                 self.source(encoder),
                 self.labels.question.tolist(),
-                layers=p.layers if encoder == p.encoder or p.layers in ("all", "upper") else "all",
-                poolings=p.poolings,
-                max_tokens=p.max_tokens or None,
-                truncation=p.truncation,
+                **settings,
                 device=p.device,
-                dtype=p.dtype,
                 engine=p.engine,
                 address=p.address or None,
                 cache_dir=self.store.root,
             )
-        return self._activations[encoder]
+        return self._held[key]
+
+    def states(self, encoders: Iterable[str]) -> dict[str, Activations]:
+        """Return the pooled states of several encoders, by name."""
+        return {encoder: self.activations(encoder) for encoder in encoders}
 
     def states_key(self, encoder: str) -> str:
         """Return what identifies an encoder's activations."""
@@ -315,16 +334,16 @@ class Study:
         aucs = aucs[aucs["fold"] == fold]
         if self.parameters.criterion == "auc":
             return choose(aucs)
-        place = ["encoder", "layer", "pooling", "target"]
         probes = pd.concat([self.probes(encoder) for encoder in encoders])
-        merged = aucs.merge(probes.loc[probes["fold"] == fold, [*place, "J"]], on=place)
-        chosen = []
-        for target, by_j in enumerate(choose(merged, "J")):
-            here = merged["target"].eq(target)
-            for column in ("encoder", "layer", "pooling"):
-                here &= merged[column].eq(getattr(by_j, column))
-            chosen += choose(merged[here])
-        return chosen
+        return choose_by_separability(aucs, probes[probes["fold"] == fold])
+
+    def recipe(self, head: str = "trunk") -> Recipe:
+        """Return the study's recipe for a router with this head."""
+        p = self.parameters
+        return Recipe(
+            head, p.criterion, p.dimensions, p.inner_folds, p.n_seeds, p.keep, p.seed,
+            self.training_device,
+        )  # fmt: skip
 
     # -- costs -------------------------------------------------------------------------------
 
@@ -350,9 +369,28 @@ class Study:
         return query_costs(self.labels, self.prices, self.activations().full_tokens)
 
     def expected_costs(self, fold: int) -> np.ndarray:
-        """Return what a policy may know of costs before asking, (N, K) in USD."""
-        train = self.splits[fold].train
-        return expected_costs(self.labels, self.prices, self.activations().full_tokens, train)
+        """Return what a policy may know of costs before asking, (N, K) in USD.
+
+        Answer lengths are predicted by the recipe from the main encoder's states, on training rows:
+        the same for every router compared, so that routers differ in P(correct) alone.
+        """
+        p, split = self.parameters, self.splits[fold]
+        key = self.key(p.dimensions, p.criterion, p.inner_folds)
+        key |= {"states": self.states_key(p.encoder), "split": fold}
+        key["prices"] = self.prices and [self.prices.input, self.prices.output]
+
+        def build(directory: Path) -> None:
+            states, questions = self.activations(), self.labels.question.tolist()
+            choices = self.choices([p.encoder], fold)
+            components = fit_components(choices, self.states([p.encoder]), split.train)
+            features = components.features(components.read(self.states([p.encoder])))
+            costs = fit_costs(
+                self.labels, self.prices, features, split.train, states.full_tokens, seed=p.seed
+            )
+            inputs = costs.input_tokens(questions, states.full_tokens)
+            np.save(directory / "usd.npy", costs.expected(features, inputs))
+
+        return np.load(self.store.get("expected-costs", key, build, stage="recipe") / "usd.npy")
 
     # -- results -----------------------------------------------------------------------------
 

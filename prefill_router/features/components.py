@@ -116,6 +116,45 @@ def fit_components(
     return Components(list(largest), centre, projection)
 
 
+class TargetFeatures:
+    """Standardised, PCA-reduced features f_k for each target [T].
+
+    Parameters
+    ----------
+    choices : sequence of Choice
+        One per target. Targets that read the same states share one decomposition.
+
+    Attributes
+    ----------
+    components_ : Components
+    """
+
+    def __init__(self, choices: Sequence[Choice]):
+        self.choices = choices
+
+    def fit(
+        self, activations: Activations | Mapping[str, Activations], rows: np.ndarray
+    ) -> TargetFeatures:
+        """Fit scalers and principal components on the training rows alone; see `fit_components`."""
+        self.components_ = fit_components(self.choices, activations, rows)
+        return self
+
+    def transform(
+        self, activations: Activations | Mapping[str, Activations], rows: np.ndarray | None = None
+    ) -> list[np.ndarray]:
+        """Return the features f_k, each (n, d_k) in float32, of all queries or of `rows`.
+
+        ``np.hstack`` of them is x = [f_1 | ... | f_K], what the shared trunk reads.
+
+        Raises
+        ------
+        InputError
+            If a choice names an encoder, layer or pooling that is not there.
+        """
+        features = self.components_.features(self.components_.read(activations, rows))
+        return [features[:, columns] for columns in self.components_.columns(self.choices)]
+
+
 def blockwise(function: Callable[[np.ndarray], np.ndarray], X: np.ndarray) -> np.ndarray:
     """Apply a function to blocks of `BLOCK` rows of `X`, and join the results.
 

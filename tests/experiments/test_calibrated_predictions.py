@@ -29,7 +29,9 @@ def relabelled(study, rows):
 def test_each_fold_is_calibrated_on_its_validation_rows(study, both):
     raw, p = both
     for fold, split in enumerate(study.splits):
-        np.testing.assert_array_equal(raw[fold], predictions(study, PRIMARY)[fold])
+        np.testing.assert_array_equal(
+            raw[fold], predictions(study, PRIMARY, calibrated=False)[fold]
+        )
         v = split.validation
         fitted = fit_calibration(raw[fold][v], study.labels.correct[v], study.labels.group[v])
         known = np.concatenate([v, split.test])
@@ -39,7 +41,7 @@ def test_each_fold_is_calibrated_on_its_validation_rows(study, both):
 
 def test_test_labels_calibrate_nothing(study, both, monkeypatch):
     raw, p = both
-    monkeypatch.setattr(cp, "predictions", lambda *_: raw)
+    monkeypatch.setattr(cp, "predictions", lambda *_, **__: raw)
     for fold, split in enumerate(study.splits):
         same = cp.calibrated_predictions(relabelled(study, split.test))[1][fold]
         np.testing.assert_array_equal(same, p[fold])
@@ -73,7 +75,7 @@ def test_probabilities_that_are_too_sure_are_mended(study, monkeypatch):
     correct = (rng.random(truth.shape) < truth).astype(float)
     other.labels = replace(study.labels, correct=correct)
     sure = [1 / (1 + np.exp(-6 * logits)) for _ in study.splits]
-    monkeypatch.setattr(cp, "predictions", lambda *_: sure)
+    monkeypatch.setattr(cp, "predictions", lambda *_, **__: sure)
     found = cp.evaluate_calibration(other, *cp.calibrated_predictions(other))
     assert pick(found, "ECE difference", "calibrated - uncalibrated").upper < 0
 

@@ -99,7 +99,7 @@ def test_the_winner_is_the_best_on_validation_rows_of_each_fold(study, contest):
 
 def test_members_take_part_as_they_are(study, contest):
     name = members(study, False)[0]
-    for fold, p in enumerate(predictions(study, name)):
+    for fold, p in enumerate(predictions(study, name, calibrated=False)):
         v = study.splits[fold].validation
         assert np.array_equal(contest.validated[fold][name], p[v])
 
@@ -107,7 +107,7 @@ def test_members_take_part_as_they_are(study, contest):
 def test_candidates_are_scored_on_rows_whose_groups_they_were_not_fitted_to(study, contest):
     """A group's labels bear on what is said of other rows, and on nothing said of its own."""
     names = members(study, False)
-    fitted = {name: predictions(study, name)[0] for name in names}
+    fitted = {name: predictions(study, name, calibrated=False)[0] for name in names}
     v, group = study.splits[0].validation, study.labels.group
     own = group[v] == group[v[0]]
     assert own.sum() == 2

@@ -128,7 +128,7 @@ def test_the_trunk_reads_the_candidate_that_validation_prefers(study, monkeypatc
         seen.append(x)
         return np.full(study.labels.correct.shape, 0.5)
 
-    monkeypatch.setattr(feature_sets.Fitting, "trunk", trunk)
+    monkeypatch.setattr(feature_sets.FoldFit, "trunk", trunk)
     monkeypatch.setattr(feature_sets, "PENALTIES", (0.02, 0.2))  # another artifact
     feature_predictions(study, ALL, [main], TRUNK)
     split = study.splits[0]

@@ -1,21 +1,27 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import tiny_studies
 import torch
 from tiny_studies import label_table
 
-from prefill_router.experiments.fold import Fold
+from prefill_router.experiments.fold import FoldFit
+from prefill_router.experiments.routers import MLP, ROUTERS
+from prefill_router.experiments.study import Study
+from prefill_router.labels.splits import Split
+from prefill_router.trunk import SharedTrunkEnsemble
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.usefixtures("own_artifacts")
 
 
+# -- features ------------------------------------------------------------------------------------
+
+
 def test_lengths_are_prompt_tokens_and_characters(study):
-    lengths = Fold(study, 0, []).lengths()
-    assert lengths[5].tolist() == [
-        len(study.labels.question[5].split()) + 2,
-        len(study.labels.question[5]),
-    ]
+    question = study.labels.question[5]
+    assert FoldFit(study, 0).lengths()[5].tolist() == [len(question.split()) + 2, len(question)]
 
 
 @pytest.mark.parametrize("embedding", ["lsa", "other"])
@@ -23,7 +29,7 @@ def test_embeddings_are_unit_vectors_that_know_no_test_query(tmp_path, embedding
     if embedding == "other":
         embedding = str(tmp_path / "other")
     study = tiny_studies.study(tmp_path, embedding=embedding)
-    vectors = Fold(study, 0, []).embedding()
+    vectors = FoldFit(study, 0).embedding()
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
 
     table, ids = label_table(), study.labels.query_id[study.test_rows]
@@ -31,11 +37,73 @@ def test_embeddings_are_unit_vectors_that_know_no_test_query(tmp_path, embedding
     changed = tiny_studies.study(tmp_path / "b", table, embedding=embedding)
     split, row = study.splits[0], study.test_rows[0]
     assert np.array_equal(changed.splits[0].train, split.train)
-    again = Fold(changed, 0, []).embedding()
+    again = FoldFit(changed, 0).embedding()
     np.testing.assert_allclose(again[[*split.train, row]], vectors[[*split.train, row]], atol=1e-5)
 
 
 def test_the_embedding_is_standardised_on_training_rows_alone(study):
-    train = Fold(study, 0, []).standardised_embedding()[study.splits[0].train]
+    train = FoldFit(study, 0).standardised_embedding()[study.splits[0].train]
     np.testing.assert_allclose(train.mean(axis=0), 0, atol=1e-6)
     np.testing.assert_allclose(train.std(axis=0), 1, rtol=1e-6)
+
+
+# -- heads ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_networks_are_chosen_on_whole_groups(study, tmp_path, monkeypatch, shuffle):
+    given = []
+    fit = SharedTrunkEnsemble.fit
+
+    def record(self, X, Y, groups=None):
+        given.append((Y, groups, self.device))
+        return fit(self.set_params(device="cpu"), X, Y, groups)
+
+    monkeypatch.setattr(SharedTrunkEnsemble, "fit", record)
+    monkeypatch.setattr(Study, "training_device", torch.device("meta"))
+    FoldFit(study, 0, [study.parameters.encoder], tmp_path).recipe(shuffle=shuffle)
+    [(Y, groups, device)] = given
+    train = study.splits[0].train
+    assert np.array_equal(groups, study.labels.group[train])
+    assert np.array_equal(Y, study.labels.correct[train]) != shuffle
+    assert sorted(Y.tolist()) == sorted(study.labels.correct[train].tolist())
+    assert device == torch.device("meta")
+
+
+def test_the_study_says_what_the_mlp_trains_on(study, monkeypatch):
+    monkeypatch.setattr(Study, "training_device", torch.device("meta"))  # it has no numbers
+    with pytest.raises((NotImplementedError, RuntimeError), match="meta"):
+        ROUTERS[MLP].fit(FoldFit(study, 0))
+
+
+class Fixed:
+    """Predicts the same numbers whatever it is fitted on, and remembers on which rows."""
+
+    def __init__(self, p):
+        self.p = p
+
+    def fit(self, X, Y):
+        self.rows = X.tolist()
+        return self
+
+    def predict_proba(self, X):
+        return self.p[X]
+
+
+def test_the_candidate_with_the_least_validation_brier_score_is_taken():
+    rng = np.random.default_rng(0)
+    Y = rng.integers(0, 2, (60, 3)).astype(float)
+    split = Split(np.arange(30), np.arange(30, 45), np.arange(45, 60))
+    good_on = dict.fromkeys(("train", "validation", "test"))
+    for part in good_on:  # right on that part, wrong on the others
+        p = 1 - Y
+        p[getattr(split, part)] = Y[getattr(split, part)]
+        good_on[part] = Fixed(p)
+    Y = Y.copy()
+    Y[rng.random(Y.shape) < 0.2] = np.nan
+    study = SimpleNamespace(splits=[split], labels=SimpleNamespace(correct=Y))
+    it = FoldFit(study, 0)
+    for order in (good_on, reversed(good_on)):
+        candidates = [good_on[part] for part in order]
+        assert np.array_equal(it.tuned(np.arange(60), candidates), good_on["validation"].p)
+    assert good_on["train"].rows == split.train.tolist()

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.usefixtures("own_artifacts")
 def test_averages_of_the_first_networks_kept(study):
     found = ensemble_sizes(study)
     assert [row.router for row in found] == ["1", "2"]
-    whole = study.over_folds(predictions(study, PRIMARY))
+    whole = study.over_folds(predictions(study, PRIMARY, calibrated=False))
     want = np.mean([auc_within_folds(study, whole, k) for k in range(3)])
     assert found[1].estimate == pytest.approx(want, abs=1e-4)
     assert found[0].estimate != found[1].estimate
@@ -24,5 +24,5 @@ def test_the_average_of_each_networks_predictions_is_the_ensembles(study):
     by_network = network_predictions(study)
     assert len(by_network) == study.parameters.keep
     assert not np.allclose(by_network[0], by_network[1])
-    whole = study.over_folds(predictions(study, PRIMARY))
+    whole = study.over_folds(predictions(study, PRIMARY, calibrated=False))
     np.testing.assert_allclose(np.mean(by_network, axis=0), whole, atol=1e-5)

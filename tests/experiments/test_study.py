@@ -15,8 +15,10 @@ from prefill_router.experiments.study import ARTIFACTS, Study
 from prefill_router.extraction import encode
 from prefill_router.extraction.models import load_encoder
 from prefill_router.features.selection import Choice, cross_validated_auc
+from prefill_router.labels.costs import Prices
 from prefill_router.labels.splits import Split
 from prefill_router.probes import probe_layers
+from prefill_router.recipe import fit_recipe
 from prefill_router.storage import read_json
 
 torch.set_num_threads(1)
@@ -335,14 +337,21 @@ def test_costs_are_tokens_times_prices(study):
             assert costs[row, k] == pytest.approx(paid / 1e6, rel=1e-12)
 
 
-def test_expected_costs_know_training_answers_only(study):
-    labels, train = study.labels, study.splits[1].train
-    expected = study.expected_costs(1)
-    for k, target in enumerate(labels.targets):
-        in_price, out_price = tiny_studies.PRICES[target]
-        length = np.median(labels.output_tokens[train, k])
-        want = (study.activations().n_tokens * in_price + length * out_price) / 1e6
-        np.testing.assert_allclose(expected[:, k], want, rtol=1e-12)
+def test_expected_costs_are_the_recipes(study):
+    p, split = study.parameters, study.splits[1]
+    fitted = fit_recipe(study.recipe(), study.labels, study.activations(), split, study.prices)
+    features = fitted.predictor.features(fitted.predictor.read(study.activations()))
+    n_tokens = np.repeat(study.activations().full_tokens[:, None], 3, axis=1)
+    want = fitted.costs.expected(features, n_tokens)
+    np.testing.assert_array_equal(study.expected_costs(1), want)
+    doubled = study.like()
+    prices = [{name: 2 * usd for name, usd in side.items()}
+              for side in (study.prices.input, study.prices.output)]  # fmt: skip
+    doubled.prices = Prices(*prices)
+    np.testing.assert_allclose(doubled.expected_costs(1), 2 * want)
+    assert [(c.layer, c.pooling, c.dimension) for c in fitted.choices] == [
+        (c.layer, c.pooling, c.dimension) for c in study.choices([p.encoder], 1)
+    ]
 
 
 def test_without_prices_there_are_no_costs_unless_the_labels_say(tmp_path):

@@ -18,7 +18,7 @@ def test_features_equal_scikit_learn_and_share_decompositions(rng):
     parts = features.transform({"e": activations})
     assert [part.shape for part in parts] == [(120, 3), (120, 6), (120, 2)]
     assert {part.dtype for part in parts} == {np.dtype(np.float32)}
-    assert len(features.decompositions_) == 2
+    assert features.components_.places == [("e", 1, "mean"), ("e", 0, "mean")]
     states = activations.states(1, "mean").astype(np.float64)
     reduction = make_pipeline(StandardScaler(), PCA(6, svd_solver="full")).fit(states[rows])
     np.testing.assert_allclose(np.abs(parts[1]), np.abs(reduction.transform(states)), atol=1e-5)
@@ -33,6 +33,14 @@ def test_features_of_training_rows_do_not_depend_on_test_rows(rng):
     activations.states(1, "mean")[70:] *= 1e4
     after = TargetFeatures(choices).fit({"e": activations}, rows)
     np.testing.assert_array_equal(after.transform({"e": activations}, rows)[0], before)
+
+
+def test_one_encoder_needs_no_name(rng):
+    activations, _, _ = predictable(rng)
+    rows, choices = np.arange(70), [Choice("", 1, "mean", 3)]
+    [named] = TargetFeatures(choices).fit({"": activations}, rows).transform({"": activations})
+    [plain] = TargetFeatures(choices).fit(activations, rows).transform(activations)
+    np.testing.assert_array_equal(plain, named)
 
 
 @pytest.mark.parametrize(
