@@ -11,8 +11,6 @@ import sys
 import time
 from pathlib import Path
 
-import openai
-
 from prefill_router.answers.asking import ask_endpoints
 from prefill_router.answers.generation import Decoding
 from prefill_router.answers.targets import Endpoint
@@ -34,7 +32,6 @@ def n_lines(journal):
 
 
 def main(base_url, journal, n_kills, questions):
-    _ = openai.AsyncOpenAI(api_key="none").chat.completions  # loads what a child would have to
     rng = random.Random(0)
     for _ in range(n_kills):
         # The journal's growth is the clock, so that a slow machine is killed on the way as well.

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 
 import httpx
-import openai
 
 from prefill_router.answers.generation import Decoding
 from prefill_router.answers.ledger import Reply
@@ -42,37 +41,6 @@ class Lost(Exception):
     """An attempt whose answer did not arrive, though it may be charged."""
 
 
-class TooLong(Exception):
-    """A body that is not read, or not to its end."""
-
-
-class _Bounded(httpx.AsyncByteStream):
-    """A response's body, of which no more than `MOST_BYTES` are read."""
-
-    def __init__(self, response: httpx.Response):
-        self._stream, self._fails = response.stream, response.is_error
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        n = 0
-        async for chunk in self._stream:
-            n += len(chunk)
-            if n > MOST_BYTES:
-                if self._fails:
-                    return  # the status says enough
-                raise TooLong(f"the answer is longer than {MOST_BYTES:,} bytes")
-            yield chunk
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
-
-
-async def _bound(response: httpx.Response) -> None:
-    if (coding := response.headers.get("content-encoding", "identity")) != "identity":
-        # a few packed bytes can unfold to any number
-        raise TooLong(f"the answer is compressed ({coding[:20]}), though that was not accepted")
-    response.stream = _Bounded(response)
-
-
 class Connection:
     """An open client of one endpoint.
 
@@ -88,19 +56,15 @@ class Connection:
         self.endpoint = endpoint
         self._secret = endpoint.secret()
         self._body = endpoint.body(decoding)
-        self._client = openai.AsyncOpenAI(
-            # Without one the client would take, and send, that of OPENAI_API_KEY.
-            api_key=self._secret or "none",
-            base_url=endpoint.base_url,
-            timeout=endpoint.timeout,
-            max_retries=0,  # every attempt passes the cap and the limits
-            http_client=openai.DefaultAsyncHttpxClient(
-                headers={"Accept-Encoding": "identity"}, event_hooks={"response": [_bound]}
-            ),
+        headers = {"Accept-Encoding": "identity"}
+        if self._secret:
+            headers["Authorization"] = f"Bearer {self._secret}"
+        self._client = httpx.AsyncClient(
+            headers=headers,
+            timeout=None,  # one for the whole answer is kept by `ask`: a slow drip never ends
+            limits=httpx.Limits(max_connections=endpoint.concurrency),
+            follow_redirects=True,
         )
-        # These, too, it takes from the environment, where they are meant for another endpoint.
-        self._client.organization = self._client.project = None
-        self._client._custom_headers = {}  # OPENAI_CUSTOM_HEADERS, which may hold keys
 
     async def ask(self, question: str) -> Reply:
         """Put one question, once.
@@ -115,36 +79,46 @@ class Connection:
         Refused, Lost
             If there is no answer.
         """
-        create = self._client.chat.completions.with_raw_response.create
-        request = create(
-            model=self.endpoint.model,
-            messages=self.endpoint.messages(question),
-            extra_body=self._body,
-        )
         try:
-            # The client's own timeout is one between bytes, which a slow drip never exceeds.
-            response = await asyncio.wait_for(request, self.endpoint.timeout)
-            return self._read(response.http_response.content)
-        except (TimeoutError, openai.APITimeoutError):
+            response, content = await asyncio.wait_for(self._post(question), self.endpoint.timeout)
+        except TimeoutError:
             raise Lost(f"no answer within {self.endpoint.timeout:g} s") from None
-        except openai.APIConnectionError as error:
-            cause = error.__cause__
-            if isinstance(cause, TooLong):
-                raise Lost(self._clean(cause)) from None
-            if isinstance(cause, httpx.ConnectError):
-                raise Refused(f"no connection ({self._clean(cause)})", "retry") from None
-            raise Lost(f"the connection broke ({self._clean(cause or error)})") from None
-        except openai.APIStatusError as error:
-            raise self._refusal(error) from None
+        except httpx.ConnectError as error:
+            raise Refused(f"no connection ({self._clean(error)})", "retry") from None
+        except httpx.HTTPError as error:
+            raise Lost(f"the connection broke ({self._clean(error)})") from None
+        if response.is_success:
+            return self._read(content)
+        raise self._refusal(response, content)
 
-    def _refusal(self, error: openai.APIStatusError) -> Refused | Lost:
-        status, reason = error.status_code, f"HTTP {error.status_code}: {self._clean(error)}"
+    async def _post(self, question: str) -> tuple[httpx.Response, bytes]:
+        """Send a request and return its response, with no more than `MOST_BYTES` of its body."""
+        messages = self.endpoint.messages(question)
+        body = {"model": self.endpoint.model, "messages": messages, **self._body}
+        address = f"{self.endpoint.base_url.rstrip('/')}/chat/completions"
+        content = bytearray()
+        async with self._client.stream("POST", address, json=body) as response:
+            if (coding := response.headers.get("content-encoding", "identity")) != "identity":
+                # a few packed bytes can unfold to any number
+                raise Lost(f"the answer is compressed ({coding[:20]}), though none was accepted")
+            async for chunk in response.aiter_raw():
+                content += chunk
+                if len(content) > MOST_BYTES:
+                    if response.is_error:
+                        break  # the status says enough
+                    raise Lost(f"the answer is longer than {MOST_BYTES:,} bytes")
+        return response, bytes(content)
+
+    def _refusal(self, response: httpx.Response, content: bytes) -> Refused | Lost:
+        status = response.status_code
+        said = self._clean(content[:MOST_BYTES].decode(errors="replace"))
+        reason = f"HTTP {status}: {said}"
         if status in GATEWAY:
             return Lost(reason)
-        if status in (401, 403, 404) or error.code == "insufficient_quota":
+        if status in (401, 403, 404) or b'"insufficient_quota"' in content:
             return Refused(reason, "endpoint")
         if status in (408, 409, 429) or status >= 500:
-            return Refused(reason, "retry", retry_after(error.response.headers))
+            return Refused(reason, "retry", retry_after(response.headers))
         return Refused(reason, "query")
 
     def _read(self, content: bytes) -> Reply:
@@ -165,13 +139,12 @@ class Connection:
     def _clean(self, what: object, longest: int | None = 300) -> str:
         """Return text from outside without the key, should the endpoint repeat it."""
         text = str(what)
-        return (text.replace(self._secret, f"[{self.endpoint.key}]") if self._secret else text)[
-            :longest
-        ]
+        text = text.replace(self._secret, f"[{self.endpoint.key}]") if self._secret else text
+        return text[:longest]
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._client.close()
+        await self._client.aclose()
 
 
 def _count(value: object) -> int | None:

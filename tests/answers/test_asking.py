@@ -70,7 +70,7 @@ def test_answers_are_the_models_own_and_are_asked_for_once(tmp_path, answers):
 
 def test_what_is_sent(tmp_path, monkeypatch):
     for name in ("OPENAI_API_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_ADMIN_KEY"):
-        monkeypatch.setenv(name, SECRET)  # another endpoint's, which the client would take
+        monkeypatch.setenv(name, SECRET)  # for another endpoint
     monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", f"X-Key: {SECRET}\nAuthorization: Bearer {SECRET}")
     with faulty() as server:
         ask(server, tmp_path / "j", QUESTIONS[:1], system="Be brief.", extra={"top_p": 0.5})
