@@ -37,7 +37,7 @@ from sklearn.model_selection import GroupKFold, StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from prefill_router.experiments.layer_ranking import ternary_search
+from prefill_router.experiments.layers import ternary_search
 from prefill_router.features.selection import cross_validated_auc
 from prefill_router.probes import each_layer, probe_layers, separability
 from prefill_router.probes.decomposition import decompose

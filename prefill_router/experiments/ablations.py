@@ -1,29 +1,40 @@
-"""Ablations of SharedTrunkNet: one thing changed at a time, the rest as in the recipe."""
+"""Ablations of SharedTrunkNet: one thing changed at a time, the rest as in the recipe.
+
+Probabilities are the networks' own: no configuration is calibrated.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from safetensors.numpy import load_file, save_file
+from scipy.stats import norm
 
-from prefill_router.experiments.fold import Fold
+from prefill_router.evaluation.results import Quantity, counted, one, results, select
+from prefill_router.evaluation.significance import holm
+from prefill_router.experiments.comparison import compare_predictions
+from prefill_router.experiments.fold import FoldFit
 from prefill_router.experiments.routers import PRIMARY
 from prefill_router.experiments.study import Study
 from prefill_router.features.selection import Choice, choose
 from prefill_router.progress import track
 from prefill_router.trunk import SharedTrunkEnsemble
 
-FIRST = "ensemble: the first network alone"
-BEST = "ensemble: the best network alone"
-ALL = "ensemble: all networks"
-BY_BRIER = "ensemble: kept by Brier score"
-AT_RANDOM = "ensemble: kept at random"
-
+FIRST = "the first network alone"
+BEST = "the best network alone"
+ALL = "all networks"
+BY_BRIER = "kept by Brier score"
+AT_RANDOM = "kept at random"
+KEPT = "networks averaged"
+TRIED = "configurations tried"
+STOPPED = "trained to the last epoch"
 BY_NETWORK = ("losses", "briers", "epochs")
+NORMAL = 1.96
 
 Predictions = list[np.ndarray]
 """P(correct) in each fold, (N, K) each."""
@@ -46,7 +57,7 @@ class Variant:
     """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
-    features: Callable[[Fold], np.ndarray] = field(default_factory=lambda: Fold.features)
+    features: Callable[[FoldFit], np.ndarray] = field(default_factory=lambda: FoldFit.features)
     separate: bool = False
     by_rows: bool = False
 
@@ -79,7 +90,7 @@ class Networks:
 
 
 def variants(study: Study) -> dict[str, Variant]:
-    """Return what is trained, by a name ``"kind: change"``; the recipe is the first.
+    """Return what is trained, the recipe first.
 
     Parameters
     ----------
@@ -91,73 +102,73 @@ def variants(study: Study) -> dict[str, Variant]:
     dict of str to Variant
     """
     smaller = sorted(study.parameters.dimensions)[:-1]
+    three = {"hidden": (256, 128, 64), "dropout": (0.3, 0.2, 0.2)}
     return {
         PRIMARY: Variant(),
-        "heads: one network per target": Variant(separate=True),
-        "split: another for each network": Variant({"split": "published"}),
-        "split: another for each, groups cut": Variant({"split": "published"}, by_rows=True),
-        "dropout: none": Variant({"dropout": (0.0, 0.0)}),
-        "dropout: 0.5 and 0.5": Variant({"dropout": (0.5, 0.5)}),
-        "width: 64 and 32": Variant({"hidden": (64, 32)}),
-        "width: 512 and 256": Variant({"hidden": (512, 256)}),
-        "depth: no hidden layer": Variant({"hidden": (), "dropout": ()}),
-        "depth: one hidden layer": Variant({"hidden": (256,), "dropout": (0.3,)}),
-        "depth: three hidden layers": Variant(
-            {"hidden": (256, 128, 64), "dropout": (0.3, 0.2, 0.2)}
-        ),
-        "features: each column once": Variant(features=Fold.distinct_features),
-        "features: one layer for all": Variant(features=one_layer),
-        "features: all layers": Variant(features=all_layers),
+        "one network per target": Variant(separate=True),
+        "another split for each network": Variant({"split": "published"}),
+        "another split for each, groups cut": Variant({"split": "published"}, by_rows=True),
+        "no dropout": Variant({"dropout": (0.0, 0.0)}),
+        "dropout 0.5 and 0.5": Variant({"dropout": (0.5, 0.5)}),
+        "widths 64 and 32": Variant({"hidden": (64, 32)}),
+        "widths 512 and 256": Variant({"hidden": (512, 256)}),
+        "no hidden layer": Variant({"hidden": (), "dropout": ()}),
+        "one hidden layer": Variant({"hidden": (256,), "dropout": (0.3,)}),
+        "three hidden layers": Variant(three),
+        "each column once": Variant(features=FoldFit.distinct_features),
+        "one layer for all": Variant(features=one_layer),
+        "all layers": Variant(features=all_layers),
         **{
-            f"features: {d} components a target": Variant(
-                features=lambda fold, d=d: own_layers(fold, d)
-            )
+            f"{d} components per target": Variant(features=lambda it, d=d: own_layers(it, d))
             for d in smaller
         },
     }
 
 
-def one_layer(fold: Fold) -> np.ndarray:
+def one_layer(fold: FoldFit) -> np.ndarray:
     """f of the one layer, pooling and dimension whose AUC, averaged over targets, is best."""
-    table = fold.study.layer_auc(fold.encoders[0])
-    table = table[table["fold"].eq(fold.fold) & ~table["constant"].astype(bool)]
     place = ["encoder", "layer", "pooling", "dimension"]
-    means = table.groupby(place, as_index=False)["auc"].mean().assign(target=0)
+    means = _places(fold).groupby(place, as_index=False)["auc"].mean().assign(target=0)
     return np.hstack(fold.reduced(choose(means)))
 
 
-def all_layers(fold: Fold) -> np.ndarray:
+def all_layers(fold: FoldFit) -> np.ndarray:
     """Every layer and pooling side by side, reduced so that x is no wider than the recipe's."""
     encoder = fold.encoders[0]
-    table = fold.study.layer_auc(encoder)
-    table = table[table["fold"].eq(fold.fold) & ~table["constant"].astype(bool)]
-    places = table[["layer", "pooling"]].drop_duplicates().itertuples(index=False)
+    places = _places(fold)[["layer", "pooling"]].drop_duplicates().itertuples(index=False)
     places = [(int(layer), pooling) for layer, pooling in places]
     width = sum(choice.dimension for choice in fold.study.choices([encoder], fold.fold))
     share = max(1, width // len(places))
     return np.hstack(fold.reduced([Choice(encoder, *place, share) for place in places]))
 
 
-def own_layers(fold: Fold, dimension: int) -> np.ndarray:
+def own_layers(fold: FoldFit, dimension: int) -> np.ndarray:
     """x of the recipe, but that every target has as many components."""
     chosen = fold.study.choices(fold.encoders, fold.fold)
     return np.hstack(fold.reduced([replace(choice, dimension=dimension) for choice in chosen]))
 
 
-def train_variant(fold: Fold, variant: Variant) -> Networks:
+def _places(fold: FoldFit) -> pd.DataFrame:
+    """Cross-validated AUC of the fold's layers, constant states left out."""
+    table = fold.study.layer_auc(fold.encoders[0])
+    return table[table["fold"].eq(fold.fold) & ~table["constant"].astype(bool)]
+
+
+def train_variant(fold: FoldFit, variant: Variant) -> Networks:
     """Train a variant's networks on a fold's training rows, those of one shape together."""
-    p, train = fold.study.parameters, fold.split.train
-    x, Y = variant.features(fold), fold.correct
+    p, Y = fold.study.parameters, fold.correct
+    x = variant.features(fold)
     groups = np.arange(len(Y)) if variant.by_rows else fold.study.labels.group
     settings = {"device": fold.study.training_device, **variant.settings}
     ensemble = SharedTrunkEnsemble(p.n_seeds, p.n_seeds, random_state=p.seed, **settings)
-    heads = [[k] for k in range(Y.shape[1])] if variant.separate else [slice(None)]
-    return join_heads(
-        [_networks(ensemble, x, Y[:, head], train, groups) for head in track(heads, "Heads")]
-    )
+    targets = [[k] for k in range(Y.shape[1])] if variant.separate else [slice(None)]
+    heads = [
+        _networks(ensemble, x, Y[:, of], fold.split.train, groups) for of in track(targets, "Heads")
+    ]
+    return join_heads(heads)
 
 
-def join_heads(heads: list[Networks]) -> Networks:
+def join_heads(heads: Sequence[Networks]) -> Networks:
     """Return networks that predict some targets each as networks that predict all."""
     return Networks(
         np.concatenate([head.p for head in heads], axis=2),
@@ -190,12 +201,11 @@ def trained(study: Study, name: str) -> list[Networks]:
     p, variant = study.parameters, variants(study)[name]
     settings = [p.dimensions, p.criterion, p.inner_folds, p.n_seeds]
     key = study.key(*settings) | {"variant": name, "states": study.states_key(p.encoder)}
-    key["changes"] = dict(variant.settings)
 
     def build(fold: int, directory: Path) -> None:
-        networks = train_variant(Fold(study, fold, [p.encoder]), variant)
-        save_file({k: np.ascontiguousarray(v) for k, v in vars(networks).items()},
-                  directory / "networks.safetensors")  # fmt: skip
+        networks = train_variant(FoldFit(study, fold, [p.encoder]), variant)
+        tensors = {k: np.ascontiguousarray(v) for k, v in vars(networks).items()}
+        save_file(tensors, directory / "networks.safetensors")
 
     paths = [
         study.store.get(
@@ -206,60 +216,108 @@ def trained(study: Study, name: str) -> list[Networks]:
     return [Networks(**load_file(path / "networks.safetensors")) for path in paths]
 
 
-def configurations(study: Study) -> dict[str, Predictions]:
+def configurations(study: Study, found: Mapping[str, list[Networks]]) -> dict[str, Predictions]:
     """Return P(correct) of every configuration in each fold, the recipe's first.
 
     Variants are averaged as the recipe is, over the networks with the least validation loss; the
     recipe's own networks are also averaged in other ways, without training anything anew.
     """
-    p = study.parameters
-    names = list(variants(study))
-    found = {name: trained(study, name) for name in track(names, "Training variants")}
-    result = {name: [fold.average(p.keep) for fold in folds] for name, folds in found.items()}
-    recipe = found[PRIMARY]
-    result |= {
+    p, recipe = study.parameters, found[PRIMARY]
+    return {name: [fold.average(p.keep) for fold in folds] for name, folds in found.items()} | {
         FIRST: [fold.p[0] for fold in recipe],
         BEST: [fold.average(1) for fold in recipe],
         ALL: [fold.average(p.n_seeds) for fold in recipe],
         BY_BRIER: [fold.average(p.keep, fold.briers) for fold in recipe],
-        AT_RANDOM: _drawn(study, recipe)[0],
+        AT_RANDOM: drawn_at_random(study, recipe)[0],
     }
-    return result
 
 
-def repeats(study: Study) -> tuple[dict[str, Predictions], list[tuple[str, str]]]:
-    """Return what other seeds make of the configurations, and which pairs of them to compare.
-
-    Of a variant, the network of each seed alone, beside the recipe's of the same seed; of those
-    ensembles of the recipe's networks that leave a choice of them open, other choices, beside the
-    recipe's ensemble.
-
-    Returns
-    -------
-    p : dict of str to list of (N, K) arrays
-        Named ``"A, seed 1"`` and so on, after the configuration A.
-    pairs : list of (str, str)
-    """
-    recipe = trained(study, PRIMARY)
-    p = {PRIMARY: [fold.average(study.parameters.keep) for fold in recipe]}
-    pairs = []
-    seeds = range(study.parameters.n_seeds)
-    for name in variants(study):
-        folds = trained(study, name)
-        for s in seeds:
-            p[f"{name}, seed {s + 1}"] = [fold.p[s] for fold in folds]
-            if name != PRIMARY:
-                pairs.append((f"{name}, seed {s + 1}", f"{PRIMARY}, seed {s + 1}"))
-    for s, drawn in zip(seeds, _drawn(study, recipe), strict=True):
-        p[f"{AT_RANDOM}, seed {s + 1}"] = drawn
-        p[f"{FIRST}, seed {s + 1}"] = p[f"{PRIMARY}, seed {s + 1}"]
-        pairs += [(f"{name}, seed {s + 1}", PRIMARY) for name in (FIRST, AT_RANDOM)]
-    return p, pairs
-
-
-def _drawn(study: Study, recipe: list[Networks]) -> list[Predictions]:
-    """Averages of as many of the recipe's networks as it keeps, drawn at random, one a seed."""
+def drawn_at_random(study: Study, recipe: Sequence[Networks]) -> list[Predictions]:
+    """Average as many of the recipe's networks as it keeps, drawn at random: a draw per seed."""
     n_seeds, keep = study.parameters.n_seeds, study.parameters.keep
     rng = np.random.default_rng(study.parameters.seed)
     draws = [rng.permutation(n_seeds)[:keep] for _ in range(n_seeds)]
     return [[fold.p[draw].mean(axis=0) for fold in recipe] for draw in draws]
+
+
+def ablate(study: Study) -> pd.DataFrame:
+    """Compare every configuration with the recipe.
+
+    Parameters
+    ----------
+    study : Study
+
+    Returns
+    -------
+    pandas.DataFrame
+        On validation and on test rows: gap closed, AUC and Brier score (both averaged over targets)
+        of each configuration, the `router`, alone and `versus` the recipe. With `seed`, and no
+        interval: the same difference for single networks of one seed; of `FIRST` and `AT_RANDOM`,
+        which choose among the recipe's networks, for another choice. A policy's tolerance is chosen
+        on validation rows, so that gaps closed on those are all somewhat too good.
+
+        Of each variant `STOPPED`, the share of networks that training did not stop early: what
+        often is might gain from more epochs. Of the recipe `KEPT`, the networks it averages, and
+        `TRIED`, how many configurations were compared.
+    """
+    found = {n: trained(study, n) for n in track(variants(study), "Training variants")}
+    p = configurations(study, found)
+    ensemble = "the recipe's ensemble"
+    pairs = [(n, PRIMARY) for n in found if n != PRIMARY]
+    pairs += [(n, ensemble) for n in (FIRST, AT_RANDOM)]
+    rows = []
+    for part in ("validation", "test"):
+        rows.append(compare_predictions(study, p, [(n, PRIMARY) for n in p if n != PRIMARY], part))
+        for s, draw in enumerate(drawn_at_random(study, found[PRIMARY])):
+            single = {name: [fold.p[s] for fold in folds] for name, folds in found.items()}
+            single |= {FIRST: single[PRIMARY], ensemble: p[PRIMARY], AT_RANDOM: draw}
+            by_seed = compare_predictions(study, single, pairs, part, n_resamples=1)
+            by_seed = by_seed[by_seed["versus"] != ""]  # estimates of differences alone are of use
+            rows.append(by_seed.assign(versus=PRIMARY, seed=s, lower=np.nan, upper=np.nan))
+    rows = [part[part["target"] == ""] for part in rows]
+    last = SharedTrunkEnsemble().max_epochs
+    counts = {(KEPT, PRIMARY): study.parameters.keep, (TRIED, PRIMARY): len(p)}
+    for name, folds in found.items():
+        counts[STOPPED, name] = np.mean([fold.epochs == last for fold in folds])
+    counted_rows = [
+        counted(Quantity(metric, name, split="train"), value)
+        for (metric, name), value in counts.items()
+    ]
+    return pd.concat([*rows, results(counted_rows)], ignore_index=True)
+
+
+def changes(rows: pd.DataFrame, metric: str, split: str) -> pd.DataFrame:
+    """Return what each change makes of a metric, and whether that holds for other seeds, too.
+
+    Parameters
+    ----------
+    rows : pandas.DataFrame
+        Of `ablate`.
+    metric, split : str
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row for each change: the columns of results and
+
+        - ``seed_error``: the standard error that seeds add, NaN where no repeats say it. That of
+          one network is the standard deviation over seeds; an average of m networks has its m-th
+          part in variance, as if networks differed independently. What only averages the recipe's
+          networks otherwise is itself repeated, so that its deviation stands as it is.
+        - ``error``: with that of the bootstrap, a quarter of its interval's width or so, added as
+          squares.
+        - ``p``, ``p_holm``: two-sided, by a normal distribution; the latter corrected by Holm for
+          all changes.
+    """
+    found = select(rows, metric=metric, split=split, versus=PRIMARY)
+    spread = found[found["seed"].notna()].groupby("router")["estimate"].std()
+    found = found[found["seed"].isna()].set_index("router", drop=False)
+    keep = one(rows, metric=KEPT).estimate
+    share = np.where(found.index.isin([FIRST, AT_RANDOM]), 1, np.sqrt(keep))
+    seed_error = spread.reindex(found.index) / share
+    bootstrap = (found["upper"] - found["lower"]) / (2 * NORMAL)
+    error = np.hypot(bootstrap, seed_error.fillna(0))
+    p = (2 * norm.sf(found["estimate"].abs() / error.clip(lower=1e-300))).tolist()
+    found = found.assign(seed_error=seed_error, error=error, p=p)
+    found["p_holm"] = holm(found["p"].fillna(1))
+    return found.reset_index(drop=True)

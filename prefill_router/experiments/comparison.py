@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from prefill_router import policy
+from prefill_router.evaluation import comparison
 from prefill_router.evaluation.bootstrap import few
 from prefill_router.evaluation.choices import evaluate_choices
 from prefill_router.evaluation.estimates import Estimate
@@ -157,3 +159,54 @@ def reference_choices(study: Study) -> dict[str, np.ndarray]:
             rows = [np.full(study.labels.n_queries, extreme(cost)) for cost in costs]
             choices[name] = study.over_folds(rows)
     return choices
+
+
+def compare_predictions(
+    study: Study,
+    p: Mapping[str, Sequence[np.ndarray]],
+    pairs: Sequence[tuple[str, str]] = (),
+    split: str = "test",
+    n_resamples: int | None = None,
+) -> pd.DataFrame:
+    """Compare P(correct), and the choices made by it, on one part of every fold.
+
+    Parameters
+    ----------
+    study : Study
+    p : mapping of router -> list of (N, K) arrays
+        P(correct) in each fold.
+    pairs : sequence of (router, versus)
+        Whose differences are wanted.
+    split : {"test", "validation"}
+        The part. Policies are chosen on validation rows: gaps closed there are somewhat too good.
+    n_resamples : int, default the study's
+
+    Returns
+    -------
+    pandas.DataFrame
+        Results: gap closed, AUC and Brier score of each router and pair.
+    """
+    n_resamples = n_resamples or study.parameters.n_resamples
+    rows = [getattr(each, split) for each in study.splits]
+
+    def joined(by_fold: Sequence[np.ndarray]) -> np.ndarray:
+        return np.concatenate([values[r] for values, r in zip(by_fold, rows, strict=True)])
+
+    labels, folds = study.labels, np.repeat(np.arange(len(rows)), [len(r) for r in rows])
+    Y, groups = labels.correct[np.concatenate(rows)], labels.group[np.concatenate(rows)]
+    choices = {
+        name: joined([choose_targets(study, fold, q)[0] for fold, q in enumerate(by_fold)])
+        for name, by_fold in p.items()
+    }
+    common = {"pairs": pairs, "split": split, "seed": study.parameters.seed}
+    chosen = comparison.compare_choices(
+        choices, Y, None, np.array(study.best_single)[folds], groups,
+        n_resamples=n_resamples, **common,
+    )  # fmt: skip
+    predicted = comparison.compare_probabilities(
+        {name: joined(by_fold) for name, by_fold in p.items()}, Y, groups,
+        targets=labels.targets, folds=folds, only=("AUC", "Brier"),
+        n_resamples=few(n_resamples), **common,
+    )  # fmt: skip
+    kept = chosen["metric"].eq("gap closed") & chosen["router"].isin(list(p))
+    return pd.concat([chosen[kept], predicted], ignore_index=True)

@@ -1,17 +1,24 @@
-"""Feature sets and the heads that read them: fitted on training rows, tuned on validation rows."""
+"""Feature sets against each other on test rows: does choosing a layer, or an encoder, matter?
+
+They are fitted on training rows and tuned on validation rows, and read by two heads.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+import pandas as pd
 
-from prefill_router.experiments.fold import Fold, FoldFit
+from prefill_router.evaluation.results import Quantity, counted, results
+from prefill_router.experiments.comparison import compare_predictions
+from prefill_router.experiments.fold import FoldFit
+from prefill_router.experiments.routers import RouterSpec, predictions
 from prefill_router.experiments.study import Study
 from prefill_router.features.logistic import fit_logistic, predict_logistic
 from prefill_router.features.selection import Choice, choose
+from prefill_router.metrics import brier, macro
+from prefill_router.progress import track
 
 LAST = "last layer only"
 ONE = "one layer per target"
@@ -19,8 +26,8 @@ BY_J = "one layer per target by J"
 ALL = "all layers"
 PAIRED = "best encoder per target"
 SEVERAL = "several encoders"
-
 LOGISTIC, TRUNK = "logistic", "SharedTrunkNet"
+TRIED = "configurations tried"
 PENALTIES = (0.001, 0.01, 0.1)
 """Inverse strengths C of the logistic head's penalty; validation chooses, for each target."""
 PER_LAYER = 64
@@ -30,46 +37,115 @@ Features = list[np.ndarray]
 """What a head reads: one matrix (N, d_k) a target, or a single one (N, d) for all of them."""
 
 
-def feature_candidates(
-    study: Study, features: str, encoders: Sequence[str], fold: int
-) -> list[Features]:
+def compare_features(study: Study) -> pd.DataFrame:
+    """Compare the feature sets of the main encoder and of all encoders by both heads, on test rows.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Results of router "FEATURES, HEAD" and `encoder` (empty where several are read). On test
+        rows AUC and Brier score, by target and on average, and gap closed by the policy that
+        validation prefers; each `versus` the recipe: `ONE` of the main encoder by the same head. On
+        validation rows the Brier score. And `TRIED`, configurations for each target, of each set.
+    """
+    p = study.parameters
+    sets = [(name, [p.encoder]) for name in (ONE, LAST, BY_J, ALL)]
+    if len(study.trained_encoders) > 1:
+        sets += [(name, study.trained_encoders) for name in (PAIRED, SEVERAL)]
+    if p.untrained:
+        sets.append((ONE, [p.untrained]))
+    tried = [
+        counted(
+            Quantity(TRIED, features, encoder=_encoder(encoders), split="train"),
+            n_configurations(study, features, encoders),
+        )
+        for features, encoders in sets
+    ]
+    found = [evaluate_sets(study, sets, head) for head in (LOGISTIC, TRUNK)]
+    return pd.concat([*found, results(tried)], ignore_index=True)
+
+
+def compare_layers(study: Study) -> pd.DataFrame:
+    """Say for each encoder but the main one whether choosing a layer matters, on test rows.
+
+    Returns
+    -------
+    pandas.DataFrame
+        `ALL` and `LAST` `versus` `ONE` of the same encoder, by logistic heads; means over targets.
+    """
+    found = [
+        evaluate_sets(study, [(features, [encoder]) for features in (ONE, ALL, LAST)], LOGISTIC)
+        for encoder in track(study.encoders, "Comparing layers")
+        if encoder != study.parameters.encoder
+    ]
+    rows = pd.concat([results(), *found], ignore_index=True)
+    return rows[rows["versus"].ne("") & rows["target"].eq("")]
+
+
+def evaluate_sets(
+    study: Study, sets: Sequence[tuple[str, Sequence[str]]], head: str
+) -> pd.DataFrame:
+    """Evaluate (features, encoders) by a head; the first is what the others are compared with."""
+    names = {
+        f"{features} of {_encoder(encoders)}": (features, encoders) for features, encoders in sets
+    }
+    by_set = {
+        name: predictions(study, f"{features}, {head}", encoders, FEATURE_SETS)
+        for name, (features, encoders) in track(names.items(), f"Fitting feature sets, {head}")
+    }
+    first, *others = names
+    compared = compare_predictions(study, by_set, [(name, first) for name in others])
+    held, labels = [split.validation for split in study.splits], study.labels.correct
+    rows = []
+    for name, (features, encoders) in names.items():  # not calibrated: that knows these rows
+        raw = predictions(study, f"{features}, {head}", encoders, FEATURE_SETS, calibrated=False)
+        briers = [macro(brier(p[v], labels[v])) for p, v in zip(raw, held, strict=True)]
+        of = Quantity("Brier", name, split="validation", n=sum(map(len, held)))
+        rows.append(counted(of, np.mean(briers)))
+    found = pd.concat([compared, results(rows)], ignore_index=True)
+    return found.assign(
+        encoder=[_encoder(names[name][1]) for name in found["router"]],
+        router=[f"{names[name][0]}, {head}" for name in found["router"]],
+        versus=[name and f"{names[name][0]}, {head}" for name in found["versus"]],
+    )
+
+
+def feature_candidates(it: FoldFit, features: str) -> list[Features]:
     """Return what a feature set may be, fitted on a fold's training rows; validation chooses.
 
     Parameters
     ----------
-    study : Study
+    it : FoldFit
+        And the encoders whose states are read.
     features : str
         `LAST`: of the encoder's last layer, the pooling and dimension that cross-validation on
         training rows prefers for each target. `ONE`: the same of any layer, as published; of
         several encoders it is `PAIRED`. `BY_J`: layer and pooling by J instead. `ALL`: every layer
         and pooling side by side, for all targets, with each of the study's dimensions up to
         `PER_LAYER`. `SEVERAL`: what `ONE` reads of each encoder, side by side, for all targets.
-    encoders : sequence of str
-        Whose states are read.
-    fold : int
 
     Returns
     -------
     list of Features
     """
-    study = study.like(criterion="J" if features == BY_J else "auc")  # whatever its own is
-    here = Fold(study, fold, encoders)
+    encoder = it.encoders[0]
+    study = it.study.like(criterion="J" if features == BY_J else "auc")  # whatever its own is
     if features in (ONE, PAIRED, BY_J):
-        return [here.features_by_target()]
+        return [FoldFit(study, it.fold, it.encoders).features_by_target()]
     if features == SEVERAL:
-        own = [Fold(study, fold, [e]).distinct_features() for e in encoders]
+        own = [FoldFit(study, it.fold, [name]).distinct_features() for name in it.encoders]
         return [[np.hstack(own)]]
     if features == LAST:
-        table = study.layer_auc(encoders[0])
-        last = table["layer"].eq(table["layer"].max()) & table["fold"].eq(fold)
-        return [here.reduced(choose(table[last]))]
-    states, widths = study.activations(encoders[0]), layer_widths(study, encoders[0])
+        table = study.layer_auc(encoder)
+        last = table["layer"].eq(table["layer"].max()) & table["fold"].eq(it.fold)
+        return [it.reduced(choose(table[last]))]
+    states, widths = study.activations(encoder), layer_widths(study, encoder)
     places = [
-        Choice(encoders[0], layer, pooling, widths[-1])
+        Choice(encoder, layer, pooling, widths[-1])
         for layer in states.layers
         for pooling in states.poolings
     ]
-    blocks = here.reduced(places)
+    blocks = it.reduced(places)
     return [[np.hstack([block[:, :width] for block in blocks])] for width in widths]
 
 
@@ -79,50 +155,32 @@ def layer_widths(study: Study, encoder: str) -> list[int]:
     return sorted({min(dimension, largest) for dimension in study.parameters.dimensions})
 
 
-def feature_predictions(
-    study: Study, features: str, encoders: Sequence[str], head: str
-) -> list[np.ndarray]:
-    """Return P(correct) by a head on a feature set, in each fold.
+def n_configurations(study: Study, features: str, encoders: Sequence[str]) -> int:
+    """Return how many configurations were compared for each target and fold.
 
-    Parameters
-    ----------
-    study, features, encoders
-        As for `feature_candidates`.
-    head : {"logistic", "SharedTrunkNet"}
-        A logistic regression a target, candidate and penalty chosen by its Brier score on
-        validation rows; or the study's ensemble of SharedTrunkNets on the candidate whose mean
-        Brier score with logistic heads is best there.
-
-    Returns
-    -------
-    list of ndarray, each of shape (N, K)
-        NaN on the fold's training rows.
+    Encoders, layers, poolings and dimensions compared on training rows, plus candidates and
+    penalties compared on validation rows.
     """
-    p = study.parameters
-    settings = [p.dimensions, p.inner_folds, PENALTIES, PER_LAYER]
-    key = study.key(*settings, *([p.n_seeds, p.keep] if head == TRUNK else []))
-    key |= {"features": features, "head": head}
-    key["states"] = {encoder: study.states_key(encoder) for encoder in encoders}
+    if features == ALL:
+        return len(layer_widths(study, encoders[0])) * len(PENALTIES)
+    tables = [study.layer_auc(encoder) for encoder in encoders]
+    if features == LAST:
+        tables = [table[table["layer"] == table["layer"].max()] for table in tables]
+    n_tables = study.labels.n_targets * len(study.splits)
+    return sum(len(table) // n_tables for table in tables) + len(PENALTIES)
 
-    def build(fold: int, directory: Path) -> None:
-        candidates = feature_candidates(study, features, encoders, fold)
-        split, Y = study.splits[fold], study.labels.correct
-        if head == LOGISTIC or len(candidates) > 1:
-            p_correct, best = tuned_logistic(candidates, Y, split.train, split.validation)
-        if head == TRUNK:
-            x = np.hstack(candidates[best if len(candidates) > 1 else 0])
-            p_correct = FoldFit(study, fold, encoders, directory).trunk(x)
-        p_correct = np.array(p_correct, dtype=np.float64, order="C")  # what safetensors can hold
-        p_correct[split.train] = np.nan
-        save_file({"p": p_correct}, directory / "p.safetensors")
 
-    paths = [
-        study.store.get(
-            "feature-set", key | {"fold": f}, lambda d, f=f: build(f, d), stage="experiments"
-        )
-        for f in range(len(study.splits))
-    ]
-    return [load_file(path / "p.safetensors")["p"] for path in paths]
+def fit_set(it: FoldFit, features: str, head: str) -> np.ndarray:
+    """Return P(correct), (N, K), by a head on a feature set.
+
+    `LOGISTIC`: see `tuned_logistic`. `TRUNK`: the study's SharedTrunkNets on the candidate whose
+    mean Brier score with logistic heads is best on validation rows.
+    """
+    candidates, best = feature_candidates(it, features), 0
+    if head == LOGISTIC or len(candidates) > 1:
+        split = it.split
+        p, best = tuned_logistic(candidates, it.correct, split.train, split.validation)
+    return p if head == LOGISTIC else it.trunk(np.hstack(candidates[best]))
 
 
 def tuned_logistic(
@@ -167,16 +225,14 @@ def _logistic(features: Features, Y: np.ndarray, train: np.ndarray) -> np.ndarra
     return np.concatenate(parts, axis=2)
 
 
-def n_configurations(study: Study, features: str, encoders: Sequence[str]) -> int:
-    """Return how many configurations were compared for each target and fold.
+def _encoder(encoders: Sequence[str]) -> str:
+    return encoders[0] if len(encoders) == 1 else ""
 
-    Encoders, layers, poolings and dimensions compared on training rows, plus candidates and
-    penalties compared on validation rows.
-    """
-    if features == ALL:
-        return len(layer_widths(study, encoders[0])) * len(PENALTIES)
-    tables = [study.layer_auc(encoder) for encoder in encoders]
-    if features == LAST:
-        tables = [table[table["layer"] == table["layer"].max()] for table in tables]
-    n_tables = study.labels.n_targets * len(study.splits)
-    return sum(len(table) // n_tables for table in tables) + len(PENALTIES)
+
+FEATURE_SETS = {
+    f"{features}, {head}": RouterSpec(
+        lambda it, features=features, head=head: fit_set(it, features, head)
+    )
+    for features in (LAST, ONE, BY_J, ALL, PAIRED, SEVERAL)
+    for head in (LOGISTIC, TRUNK)
+}

@@ -7,23 +7,30 @@ import tiny_studies
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from prefill_router.experiments import feature_sets
+from prefill_router.evaluation.results import one, select
+from prefill_router.experiments.comparison import apply_policies
+from prefill_router.experiments.comparison import test_labels as labels_of_test
 from prefill_router.experiments.feature_sets import (
     ALL,
     BY_J,
+    FEATURE_SETS,
     LAST,
     LOGISTIC,
     ONE,
     PAIRED,
     PENALTIES,
     SEVERAL,
+    TRIED,
     TRUNK,
+    compare_features,
+    compare_layers,
     feature_candidates,
-    feature_predictions,
+    fit_set,
     layer_widths,
     tuned_logistic,
 )
-from prefill_router.experiments.fold import Fold
+from prefill_router.experiments.fold import FoldFit
+from prefill_router.experiments.routers import predictions
 from prefill_router.features.selection import choose
 from prefill_router.probes.decomposition import decompose
 
@@ -35,16 +42,16 @@ pytestmark = pytest.mark.usefixtures("own_artifacts")
 def test_sets_are_what_they_are_called(study):
     main, both = study.parameters.encoder, study.trained_encoders
     split, states = study.splits[1], study.activations(main)
-    (one,) = feature_candidates(study, ONE, [main], 1)
-    for features, expected in zip(one, Fold(study, 1, [main]).features_by_target(), strict=True):
+    (one,) = feature_candidates(FoldFit(study, 1, [main]), ONE)
+    for features, expected in zip(one, FoldFit(study, 1, [main]).features_by_target(), strict=True):
         np.testing.assert_array_equal(features, expected)
-    (last,) = feature_candidates(study, LAST, [main], 1)
+    (last,) = feature_candidates(FoldFit(study, 1, [main]), LAST)
     table = study.layer_auc(main).query("fold == 1 and layer == 3")
     for features, choice in zip(last, choose(table), strict=True):
         reduction = decompose(states.states(3, choice.pooling)[split.train], choice.dimension)
         expected = reduction.transform(states.states(3, choice.pooling))
         np.testing.assert_allclose(features, expected, atol=1e-4)
-    (by_j,) = feature_candidates(study, BY_J, [main], 1)
+    (by_j,) = feature_candidates(FoldFit(study, 1, [main]), BY_J)
     probes = study.probes(main).query("fold == 1 and not constant")
     for k, features in enumerate(by_j):
         best = probes.loc[probes[probes["target"] == k]["J"].idxmax()]
@@ -52,14 +59,14 @@ def test_sets_are_what_they_are_called(study):
         expected = decompose(at[split.train], features.shape[1]).transform(at)
         np.testing.assert_allclose(features, expected, atol=1e-4)
     widths = layer_widths(study, main)
-    every = feature_candidates(study, ALL, [main], 1)
+    every = feature_candidates(FoldFit(study, 1, [main]), ALL)
     n_places = len(states.layers) * len(states.poolings)
     assert widths == [2, 6]
     assert [x.shape[1] for (x,) in every] == [n_places * width for width in widths]
-    ((several,),) = feature_candidates(study, SEVERAL, both, 1)
-    own = [Fold(study, 1, [e]).distinct_features() for e in both]
+    ((several,),) = feature_candidates(FoldFit(study, 1, both), SEVERAL)
+    own = [FoldFit(study, 1, [e]).distinct_features() for e in both]
     np.testing.assert_array_equal(several, np.hstack(own))
-    assert len(feature_candidates(study, PAIRED, both, 1)[0]) == study.labels.n_targets
+    assert len(feature_candidates(FoldFit(study, 1, both), PAIRED)[0]) == study.labels.n_targets
 
 
 def test_a_set_is_the_same_whatever_criterion_the_study_has(study):
@@ -67,7 +74,9 @@ def test_a_set_is_the_same_whatever_criterion_the_study_has(study):
     by_j.parameters = study.parameters.model_copy(update={"criterion": "J"})
     assert by_j.choices([main], 0) != study.choices([main], 0)
     for features, encoders in ((ONE, [main]), (BY_J, [main]), (SEVERAL, study.trained_encoders)):
-        (mine,), (theirs,) = (feature_candidates(s, features, encoders, 0) for s in (study, by_j))
+        (mine,), (theirs,) = (
+            feature_candidates(FoldFit(s, 0, encoders), features) for s in (study, by_j)
+        )
         np.testing.assert_array_equal(np.hstack(mine), np.hstack(theirs))
 
 
@@ -112,7 +121,8 @@ def test_labels_of_test_rows_change_no_prediction(tmp_path):
             correct[split.test] = 1 - correct[split.test]
             study.labels = replace(study.labels, correct=correct)
         main = [study.parameters.encoder]
-        p = [feature_predictions(study, name, main, LOGISTIC)[0] for name in (ONE, ALL, BY_J)]
+        names = [f"{features}, {LOGISTIC}" for features in (ONE, ALL, BY_J)]
+        p = [predictions(study, name, main, FEATURE_SETS)[0] for name in names]
         assert all(np.isnan(q[split.train]).all() for q in p)
         assert all(np.isfinite(q[split.test]).all() for q in p)
         return np.array(p)
@@ -121,17 +131,61 @@ def test_labels_of_test_rows_change_no_prediction(tmp_path):
     np.testing.assert_array_equal(predicted(tmp_path / "after", spoil=True), before)
 
 
-def test_the_trunk_reads_the_candidate_that_validation_prefers(study, monkeypatch):
-    main, seen = study.parameters.encoder, []
-
-    def trunk(self, x, shuffle=False):
-        seen.append(x)
-        return np.full(study.labels.correct.shape, 0.5)
-
-    monkeypatch.setattr(feature_sets.FoldFit, "trunk", trunk)
-    monkeypatch.setattr(feature_sets, "PENALTIES", (0.02, 0.2))  # another artifact
-    feature_predictions(study, ALL, [main], TRUNK)
-    split = study.splits[0]
-    candidates = feature_candidates(study, ALL, [main], 0)
-    best = tuned_logistic(candidates, study.labels.correct, split.train, split.validation)[1]
+def test_the_trunk_reads_the_candidate_that_validation_prefers(study, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(FoldFit, "trunk", lambda self, x: seen.append(x))
+    it = FoldFit(study, 0, [study.parameters.encoder], tmp_path)
+    fit_set(it, ALL, TRUNK)
+    candidates = feature_candidates(it, ALL)
+    best = tuned_logistic(candidates, it.correct, it.split.train, it.split.validation)[1]
     np.testing.assert_array_equal(seen[0], candidates[best][0])
+
+
+def test_every_set_and_head_is_compared_with_the_recipe(study):
+    main, control = study.parameters.encoder, study.parameters.untrained
+    found = compare_features(study)
+    sets = [(name, main) for name in (ONE, LAST, BY_J, ALL)]
+    sets += [(PAIRED, ""), (SEVERAL, ""), (ONE, control)]
+    tried = select(found, metric=TRIED)
+    assert list(zip(tried["router"], tried["encoder"], strict=True)) == sets
+    Y = labels_of_test(study)
+    for head in (LOGISTIC, TRUNK):
+        recipe = f"{ONE}, {head}"
+        for features, encoder in sets:
+            about = {"router": f"{features}, {head}", "encoder": encoder}
+            p = predictions(
+                study,
+                about["router"],
+                [encoder] if encoder else study.trained_encoders,
+                FEATURE_SETS,
+            )
+            brier = np.mean((study.over_folds(p) - Y) ** 2)
+            row = one(found, metric="Brier", split="test", **about)
+            assert row.estimate == pytest.approx(brier, abs=1e-12)
+            right = Y[np.arange(len(Y)), apply_policies(study, p).choice].mean()
+            gap, theirs = (one(found, metric="gap closed", **of).estimate
+                           for of in (about, {"router": recipe, "encoder": main}))  # fmt: skip
+            best = [np.full(study.labels.n_queries, k) for k in study.best_single]
+            single = Y[np.arange(len(Y)), study.over_folds(best)].mean()
+            assert gap == pytest.approx((right - single) / (Y.max(axis=1).mean() - single))
+            if (features, encoder) != sets[0]:
+                row = one(found, metric="gap closed", versus=recipe, **about)
+                assert row.estimate == pytest.approx(gap - theirs, abs=1e-12)
+                assert row.lower <= row.estimate <= row.upper
+    per_target = len(study.layer_auc(main)) // (len(study.splits) * study.labels.n_targets)
+    for features, expected in ((ONE, per_target + len(PENALTIES)), (ALL, 2 * len(PENALTIES)),
+                               (LAST, per_target // 4 + len(PENALTIES))):  # fmt: skip
+        assert one(tried, router=features, encoder=main).estimate == expected
+
+
+def test_layers_are_compared_for_the_other_encoders(study):
+    found = compare_layers(study)
+    assert set(found["router"]) == {f"{name}, {LOGISTIC}" for name in (ALL, LAST)}
+    assert set(found["versus"]) == {f"{ONE}, {LOGISTIC}"}
+    assert set(found["encoder"]) == set(study.encoders) - {study.parameters.encoder}
+
+
+def test_one_encoder_without_a_control_leaves_out_what_needs_more(tmp_path):
+    study = tiny_studies.study(tmp_path, encoders=[], untrained="", prices="")
+    assert set(select(compare_features(study), metric=TRIED)["router"]) == {LAST, ONE, BY_J, ALL}
+    assert compare_layers(study).empty

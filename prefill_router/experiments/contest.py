@@ -1,0 +1,236 @@
+"""The contest with the published recipe: candidates, choice on validation rows, one frozen winner.
+
+Candidates read all layers with three heads; the routers that read no more than they do take part,
+and so do the average and a greedy ensemble of all these. What is fitted on validation rows is
+scored there by cross-fitting, so that all scores compare.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import pandas as pd
+from sklearn.model_selection import GroupKFold
+
+from prefill_router.baselines.linear import TargetLogistic
+from prefill_router.errors import InputError
+from prefill_router.evaluation.bootstrap import estimate
+from prefill_router.evaluation.comparison import compare_choices, with_differences
+from prefill_router.evaluation.complete import complete
+from prefill_router.evaluation.results import Quantity, counted, results
+from prefill_router.experiments.routers import (
+    ACCURACY,
+    BENCHMARK,
+    CONTROLS,
+    ROUTERS,
+    RouterSpec,
+    calibrate,
+    configurations,
+    predictions,
+    router_names,
+)
+from prefill_router.experiments.study import Study
+from prefill_router.metrics import pairwise_brier
+from prefill_router.policy import argmax
+from prefill_router.progress import track
+
+CHALLENGER = "challenger chosen on validation"
+AVERAGE, GREEDY = "average of all candidates", "greedy ensemble"
+WON, TRIED = "folds won", "configurations tried"
+PAIRWISE = "pairwise Brier"
+STEPS = 20  # members of a greedy ensemble, some of them repeated
+PARTS = 5  # of the validation rows, for cross-fitting
+STRENGTHS = (0.0001, 0.001, 0.01, 0.1)  # C of logistic regressions
+COLUMNS = 512
+"""Columns of features that all layers share, for heads that are fitted step by step."""
+
+Fit = Callable[[np.ndarray, np.ndarray], Callable[[np.ndarray], np.ndarray]]
+
+
+def _main(study: Study) -> list[str]:
+    return [study.parameters.encoder]
+
+
+CHALLENGERS = {
+    "ridge, all layers": RouterSpec(lambda it: it.recipe("ridge"), _main),
+    "logistic, all layers": RouterSpec(
+        lambda it: it.tuned(np.hstack(it.layers(COLUMNS)), [TargetLogistic(C) for C in STRENGTHS]),
+        _main,
+    ),
+    "SharedTrunkNet, all layers": RouterSpec(
+        lambda it: it.trunk(np.hstack(it.layers(COLUMNS))), _main
+    ),
+}
+
+
+def members(study: Study, full: bool) -> list[str]:
+    """Return the routers that may take part: all but controls and those told the benchmark."""
+    left_out = (*CONTROLS, BENCHMARK, ACCURACY)
+    return [name for name in router_names(study, full) if name not in left_out]
+
+
+def contest(study: Study, full: bool) -> tuple[list[np.ndarray], pd.DataFrame]:
+    """Fit all candidates, and choose one in each fold on validation rows; test is not looked at.
+
+    `full` as for `router_names`.
+
+    Returns
+    -------
+    p : list of ndarray, shape (N, K)
+        The winner's P(correct) in each fold, NaN on training rows.
+    results : pandas.DataFrame
+        On the validation rows of all folds: `PAIRWISE` of each candidate, and accuracy and gap
+        closed of what it would choose by argmax; `WON` of the winners; `TRIED` of `CHALLENGER`, the
+        configurations compared on validation rows. The best of many looks better on the rows that
+        chose it than it is.
+    """
+    sources = dict.fromkeys(CHALLENGERS, CHALLENGERS)
+    sources |= dict.fromkeys(members(study, full), ROUTERS)
+    fitted = {n: predictions(study, n, None, of, calibrated=False) for n, of in sources.items()}
+    n_tried = 2 * len(study.splits)  # the average and the ensemble
+    n_tried += sum(configurations(study, name, of) for name, of in sources.items())
+    folds = [
+        choose_candidate(study, fold, {name: p[fold] for name, p in fitted.items()})
+        for fold in track(range(len(study.splits)), "Choosing a challenger")
+    ]
+    validated, winners, p = zip(*folds, strict=True)
+    joined = {name: np.concatenate([q[name] for q in validated]) for name in validated[0]}
+    n = sum(len(split.validation) for split in study.splits)
+    counts = {(WON, name): winners.count(name) for name in winners}
+    counts[TRIED, CHALLENGER] = n_tried
+    rows = results(
+        counted(Quantity(metric, name, split="validation", n=n), value)
+        for (metric, name), value in counts.items()
+    )
+    return list(p), pd.concat([_validate(study, joined), rows], ignore_index=True)
+
+
+def choose_candidate(
+    study: Study, fold: int, fitted: Mapping[str, np.ndarray]
+) -> tuple[dict[str, np.ndarray], str, np.ndarray]:
+    """Choose among candidates and what is made of them, by pairwise Brier score on validation rows.
+
+    Parameters
+    ----------
+    study : Study
+    fold : int
+    fitted : mapping of candidate to (N, K) array
+        P(correct), not calibrated: it has not seen the validation rows' labels.
+
+    Returns
+    -------
+    validated : dict of candidate to (n, K) array
+        P(correct) of the fold's validation rows, cross-fitted.
+    winner : str
+        The candidate with the least score.
+    p : ndarray of shape (N, K)
+        The winner's P(correct), calibrated on validation rows.
+    """
+    v = study.splits[fold].validation
+    Y, groups = study.labels.correct[v], study.labels.group[v]
+    stack = np.stack(list(fitted.values()), axis=1)  # (N, M, K): rows first, as for one model
+
+    def ensemble(values: np.ndarray, labels: np.ndarray) -> Callable:
+        weights = greedy(values.swapaxes(0, 1), labels)
+        return lambda other: np.tensordot(other, weights, axes=(1, 0))
+
+    fits: dict[str, Fit] = {
+        name: (lambda values, labels, m=m: lambda other: other[:, m])
+        for m, name in enumerate(fitted)
+    }
+    fits |= {AVERAGE: lambda values, labels: lambda other: other.mean(axis=1), GREEDY: ensemble}
+    seed = study.parameters.seed
+    validated = {n: cross_fitted(fit, stack[v], Y, groups, seed) for n, fit in fits.items()}
+    scores = {n: np.nanmean(pairwise_brier(p, Y)) for n, p in validated.items()}
+    winner = min(scores, key=scores.get)
+    return validated, winner, calibrate(study, fold, fits[winner](stack[v], Y)(stack))
+
+
+def greedy(stack: np.ndarray, Y: np.ndarray, n_steps: int = STEPS) -> np.ndarray:
+    """Weigh models by forward selection, with repeats, for the least pairwise Brier score.
+
+    Parameters
+    ----------
+    stack : ndarray of shape (M, n, K)
+        P(correct) of M models.
+    Y : ndarray of shape (n, K)
+        Labels; rows with fewer than two say nothing, and without others all weigh alike.
+    n_steps : int, default 20
+        Models taken; the best number of them, at most so many, is kept.
+
+    Returns
+    -------
+    ndarray of shape (M,)
+        Weights that sum to 1.
+
+    References
+    ----------
+    Caruana, Niculescu-Mizil, Crew and Ksikes, "Ensemble selection from libraries of models",
+    2004.
+    """
+    rows = (~np.isnan(Y)).sum(axis=1) > 1
+    if not rows.any():
+        return np.full(len(stack), 1 / len(stack))
+    stack, Y = stack[:, rows], Y[rows]
+    total, counts, best = np.zeros(stack.shape[1:]), np.zeros(len(stack)), (np.inf, None)
+    for step in range(1, n_steps + 1):
+        scores = [pairwise_brier((total + p) / step, Y).mean() for p in stack]
+        taken = int(np.argmin(scores))
+        counts[taken] += 1
+        total += stack[taken]
+        if scores[taken] < best[0]:
+            best = (scores[taken], counts / step)
+    return best[1]
+
+
+def cross_fitted(
+    fit: Fit, values: np.ndarray, Y: np.ndarray, groups: np.ndarray, seed: int
+) -> np.ndarray:
+    """Return what models fitted on the other parts of the rows say of each row, (n, K).
+
+    Parameters
+    ----------
+    fit : callable
+        Maps values (n', ...) and labels to a function from values to P(correct).
+    values : ndarray, shape (n, ...)
+    Y : ndarray of shape (n, K)
+    groups : ndarray of shape (n,)
+        Rows that share a value are in the same part.
+    seed : int
+
+    Raises
+    ------
+    InputError
+        If all rows are of one group.
+    """
+    n_parts = min(PARTS, len(np.unique(groups)))
+    if n_parts < 2:
+        raise InputError(
+            f"All {len(Y)} validation queries are of one group, so that nothing fitted on some can "
+            "be scored on others; give more queries, or finer groups."
+        )
+    result = np.empty(Y.shape)
+    parts = GroupKFold(n_parts, shuffle=True, random_state=seed).split(values, groups=groups)
+    for fitted, held in parts:
+        result[held] = fit(values[fitted], Y[fitted])(values[held])
+    return result
+
+
+def _validate(study: Study, p: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """Evaluate P(correct) of the validation rows of all folds, fold by fold."""
+    sizes = [len(split.validation) for split in study.splits]
+    v = np.concatenate([split.validation for split in study.splits])
+    Y, groups = study.labels.correct[v], study.labels.group[v]
+    drawn = {"n_resamples": study.parameters.n_resamples, "seed": study.parameters.seed}
+    kept = complete(Y, groups=groups)
+    scores = estimate(
+        {name: pairwise_brier(q[kept.rows], kept.correct) for name, q in p.items()},
+        with_differences({PAIRWISE: lambda m, a: m[a]}, p, split="validation"),
+        kept.groups,
+        **drawn,
+    )
+    choices = {name: argmax(q) for name, q in p.items()}
+    best = np.repeat(study.best_single, sizes)
+    chosen = compare_choices(choices, Y, None, best, groups, split="validation", **drawn)
+    return pd.concat([scores, chosen[chosen["metric"].isin(["accuracy", "gap closed"])]])

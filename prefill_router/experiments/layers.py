@@ -1,0 +1,314 @@
+"""Which layer? Do probes rank layers as AUC does, what does trusting one cost, is AUC unimodal?
+
+Probes, cross-validation and heads know training rows only; what they promise is held against AUC on
+validation rows, which no choice has seen. Test rows are not looked at. Intervals on validation rows
+resample groups of queries, and what is compared is compared on the same resamples.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+from scipy.stats import rankdata
+
+from prefill_router.evaluation.bootstrap import Ranking, estimate, few
+from prefill_router.evaluation.results import Quantity, counted, results
+from prefill_router.experiments.study import Study
+from prefill_router.features.logistic import fit_logistic, predict_logistic
+from prefill_router.metrics import macro, ratio
+from prefill_router.probes.decomposition import decompose
+from prefill_router.progress import track
+
+PLACE = ["fold", "layer", "pooling", "target"]
+GEOMETRY = ("J", "J_pca", "J_white", "d_eff", "anisotropy")
+CROSS_VALIDATED = "cross-validated AUC"
+RANKERS = {name: name for name in GEOMETRY} | {CROSS_VALIDATED: "auc"}
+"""What may rank layers, and the columns of `layer_heads` that hold it."""
+SPEARMAN = "Spearman with AUC"
+LOST = "AUC lost by its choice"
+DIP = "depth of the deepest dip"
+MISSED = "searches that miss the best layer"
+ALL = "all"
+"""In place of a pooling: the states of all poolings together."""
+TERNARY = "ternary search"
+
+Statistic = Callable[[np.ndarray], np.ndarray]
+"""From AUCs (B, M) of the M heads, on B resamples, to one number for each resample."""
+
+
+def layer_heads(study: Study, encoder: str) -> pd.DataFrame:
+    """Return what training rows say of a head on each layer, pooling and target, in every fold.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns `PLACE`, the probes of `GEOMETRY`, ``auc`` (cross-validated) and the ``dimension``
+        with the highest one. Constant states have no head.
+    """
+    best = study.layer_auc(encoder).sort_values(["auc", "dimension"], ascending=[False, True])
+    best = best.drop_duplicates(PLACE)[[*PLACE, "dimension", "auc"]]
+    heads = study.probes(encoder).query("not constant").merge(best, on=PLACE)
+    return heads.sort_values(PLACE, ignore_index=True)
+
+
+def layer_profiles(study: Study, encoder: str) -> pd.DataFrame:
+    """Return the probes and the cross-validated AUC of training rows by layer and pooling.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Results without intervals, means over targets and folds; `n` counts training rows.
+    """
+    heads = layer_heads(study, encoder).rename(columns={"auc": CROSS_VALIDATED})
+    means = heads.groupby(["pooling", "layer"])[[*GEOMETRY, CROSS_VALIDATED]].mean()
+    n = sum(len(split.train) for split in study.splits) // len(study.splits)
+    about = {"encoder": encoder, "split": "train", "n": n}
+    return results(
+        counted(Quantity(metric, layer=layer, pooling=pooling, **about), value)
+        for metric, values in means.items()
+        for (pooling, layer), value in values.items()
+    )
+
+
+def training_ranking(study: Study, encoder: str) -> pd.DataFrame:
+    """Compare the order of layers by each probe with that by cross-validated AUC.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Results of `SPEARMAN` and `LOST` as in `held_out_ranking`: without an interval for each
+        target; that of their mean resamples targets. `n` counts layers.
+    """
+    heads = layer_heads(study, encoder)
+    about = Quantity("", encoder=encoder, split="train", n=heads["layer"].nunique())
+    areas = heads["auc"].to_numpy()[None]
+    values = {of: f(areas)[0] for of, f in _rankings(heads, study.labels.targets, about).items()}
+    found = [results(counted(of, value) for of, value in values.items() if of.target)]
+    for mean in (of for of in values if not of.target):
+        by_target = np.array([values[replace(mean, target=t)] for t in study.labels.targets])
+        known = by_target[~np.isnan(by_target)]  # constant targets have no AUC
+        columns = {"mean": known if len(known) else by_target}
+        found.append(estimate(columns, {mean: lambda m: m["mean"]}, seed=study.parameters.seed))
+    return pd.concat(found, ignore_index=True)
+
+
+def held_out_ranking(study: Study, encoder: str) -> pd.DataFrame:
+    """Compare the order of layers by each probe of training rows with that by AUC on held-out rows.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Results on validation rows; means over folds, and where `target` is empty over targets.
+
+        - "AUC" of each layer and pooling.
+        - `SPEARMAN` of each of `RANKERS` (the `router`) by pooling, and over `ALL` of them. That of
+          cross-validated AUC is as much as the noise of the held-out AUC allows. Over all
+          poolings also J_white `versus` J.
+        - `LOST`: the AUC of what cross-validation chooses minus that of what the probe chooses (of
+          anisotropy the least). A lucky choice makes it negative.
+        - `DIP`: where the cross-validated profile (mean over targets) has its deepest valley
+          between two peaks, how deep that is on held-out rows; above 0 the profile has two peaks.
+          With one split it is chosen on other rows, and not biased by the choice. A minimum lies
+          low, the more so on resamples: below 0 it does not show that there is one peak.
+    """
+    heads = layer_heads(study, encoder)
+    scores, correct = held_out_scores(study, encoder, heads)
+    groups = study.labels.group[np.concatenate([split.validation for split in study.splits])]
+    about = Quantity("", encoder=encoder, split="validation", n=len(groups))
+    asked = {
+        replace(about, metric="AUC", layer=layer, pooling=pooling): _area(here)
+        for (pooling, layer), here in heads.dropna(subset="auc").groupby(["pooling", "layer"])
+    }
+    rankings = _rankings(heads, study.labels.targets, about)
+    white = replace(about, metric=SPEARMAN, router="J_white", pooling=ALL)
+    plain = rankings[replace(white, router="J")]
+    asked |= rankings
+    asked[replace(white, versus="J")] = lambda areas: rankings[white](areas) - plain(areas)
+    for pooling, of in heads.dropna(subset="auc").groupby("pooling"):
+        asked[replace(about, metric=DIP, pooling=pooling)] = _dip(of)
+    return estimate(
+        {"AUC": Ranking(scores, correct)},
+        {of: lambda m, f=statistic: f(m["AUC"]) for of, statistic in asked.items()},
+        groups,
+        n_resamples=few(study.parameters.n_resamples),
+        seed=study.parameters.seed,
+    )
+
+
+def held_out_scores(
+    study: Study, encoder: str, heads: pd.DataFrame
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fit a logistic regression for each of `heads`, and predict the validation rows of its fold.
+
+    Returns
+    -------
+    scores, correct : ndarrays of shape (n, M)
+        A column a head; labels are NaN where never asked, and on rows of other folds.
+    """
+    activations, Y = study.activations(encoder), study.labels.correct
+    held = [split.validation for split in study.splits]
+    ends = np.cumsum([0, *map(len, held)])
+    scores, correct = np.full((2, ends[-1], len(heads)), np.nan)
+    places = heads.groupby(["fold", "layer", "pooling"])
+    for (fold, layer, pooling), here in track(places, "Predicting held-out rows", len(places)):
+        train, rows = study.splits[fold].train, slice(ends[fold], ends[fold + 1])
+        states = activations.states(layer, pooling)
+        reduction = decompose(states[train], here["dimension"].max())
+        inner, outer = (reduction.transform(states[part]) for part in (train, held[fold]))
+        for dimension, same in here.groupby("dimension"):
+            targets = same["target"].to_numpy()
+            model = fit_logistic(inner[:, :dimension], Y[np.ix_(train, targets)])
+            scores[rows, same.index] = predict_logistic(outer[:, :dimension], *model)
+            correct[rows, same.index] = Y[np.ix_(held[fold], targets)]
+    return scores, correct
+
+
+def ternary_search_losses(study: Study, encoder: str) -> pd.DataFrame:
+    """Say what a ternary search over layers misses, which presumes that AUC has one peak.
+
+    The search runs on the profiles that it would see: cross-validated AUC over layers, for each
+    fold, pooling, dimension and target.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Results `MISSED` (a share) and `LOST` of router `TERNARY` on training rows; the intervals
+        resample targets. `n` counts profiles.
+    """
+    table = study.layer_auc(encoder).query("not constant").dropna(subset="auc")
+    lost = {}
+    for place, of in table.groupby(["target", "fold", "pooling", "dimension"]):
+        areas = of.sort_values("layer")["auc"].to_numpy()
+        found = ternary_search(areas.__getitem__, 0, len(areas) - 1)
+        lost.setdefault(place[0], []).append(areas.max() - areas[found])
+    if not lost:
+        return results()
+    about = Quantity("", TERNARY, encoder=encoder, split="train", n=sum(map(len, lost.values())))
+    columns = {
+        replace(about, metric=MISSED): np.array([np.mean(np.array(x) > 0) for x in lost.values()]),
+        replace(about, metric=LOST): np.array([np.mean(x) for x in lost.values()]),
+    }
+    means = {of: lambda m, of=of: m[of] for of in columns}
+    return estimate(columns, means, seed=study.parameters.seed)
+
+
+def ternary_search(score: Callable[[int], float], first: int, last: int) -> int:
+    """Find the peak of a function that has only one, as the toolkit searches layers [T].
+
+    Parameters
+    ----------
+    score : callable
+        What is to be maximised, of an int; asked once for each value.
+    first, last : int
+        Where to search, both ends included.
+
+    Returns
+    -------
+    int
+        The peak, if scores rise up to it and fall after it; else any place.
+    """
+    at = functools.cache(score)
+    while last - first > 2:
+        third = (last - first) // 3
+        left, right = first + third, last - third
+        if at(left) < at(right):
+            first = left + 1
+        else:
+            last = right - 1
+    return max(range(first, last + 1), key=at)
+
+
+def deepest_dip(profile: np.ndarray) -> tuple[int, int, int] | None:
+    """Return where a profile has its deepest valley, with the peaks on its left and right.
+
+    Parameters
+    ----------
+    profile : ndarray of shape (L,)
+
+    Returns
+    -------
+    (left, valley, right) or None
+        Of all places between two others the one furthest below the lower of the highest places on
+        either side; if it is above that, the profile has one peak. None for fewer than 3 places.
+    """
+    if len(profile) < 3:
+        return None
+    sides = [
+        (int(np.argmax(profile[:j])), j, j + 1 + int(np.argmax(profile[j + 1 :])))
+        for j in range(1, len(profile) - 1)
+    ]
+    return max(sides, key=lambda at: min(profile[at[0]], profile[at[2]]) - profile[at[1]])
+
+
+def _rankings(
+    heads: pd.DataFrame, targets: Sequence[str], about: Quantity
+) -> dict[Quantity, Statistic]:
+    """How each of `RANKERS` orders layers, by target and on average: `SPEARMAN` and `LOST`.
+
+    Of the heads of one fold and target that a search would choose among: those with an AUC.
+    """
+    asked = {}
+    with_auc = heads.dropna(subset="auc")
+    for k, target in [*enumerate(targets), (None, "")]:
+        mine = with_auc if k is None else with_auc[with_auc["target"] == k]
+        every = [rows for _, rows in mine.groupby(["fold", "target"])]
+        for ranker, column in RANKERS.items():
+            of = replace(about, router=ranker, target=target)
+            for pooling in [*heads["pooling"].unique(), ALL]:
+                profiles = [p[p["pooling"].eq(pooling) | (pooling == ALL)] for p in every]
+                spearman = _mean(_spearman(p, column) for p in profiles if len(p))
+                asked[replace(of, metric=SPEARMAN, pooling=pooling)] = spearman
+            if ranker != CROSS_VALIDATED:
+                asked[replace(of, metric=LOST)] = _mean(_loss(p, column) for p in every)
+    return asked
+
+
+def _undefined(areas: np.ndarray) -> np.ndarray:
+    return np.full(len(areas), np.nan)
+
+
+def _mean(statistics: Iterable[Statistic]) -> Statistic:
+    """Mean of the statistics that are defined."""
+    each = list(statistics) or [_undefined]
+    return lambda areas: macro(np.column_stack([statistic(areas) for statistic in each]))
+
+
+def _area(heads: pd.DataFrame) -> Statistic:
+    """Mean AUC of heads."""
+    return lambda areas: macro(areas[:, heads.index])
+
+
+def _spearman(heads: pd.DataFrame, probe: str) -> Statistic:
+    """Rank correlation of a probe with the AUCs (B, M) of its heads."""
+    ranks = rankdata(heads[probe])
+    ranks = ranks - ranks.mean()
+
+    def statistic(areas: np.ndarray) -> np.ndarray:
+        theirs = rankdata(areas[:, heads.index], axis=1, nan_policy="propagate")
+        theirs = theirs - theirs.mean(axis=1, keepdims=True)
+        return ratio(theirs @ ranks, np.sqrt(np.sum(theirs**2, axis=1) * np.sum(ranks**2)))
+
+    return statistic
+
+
+def _loss(heads: pd.DataFrame, probe: str) -> Statistic:
+    """AUC of the head that cross-validation chooses minus that of the head the probe chooses."""
+    values = -heads[probe] if probe == "anisotropy" else heads[probe]
+    if values.isna().all():
+        return _undefined
+    by_auc, by_probe = heads["auc"].idxmax(), values.idxmax()
+    return lambda areas: areas[:, by_auc] - areas[:, by_probe]
+
+
+def _dip(heads: pd.DataFrame) -> Statistic:
+    """Depth of the valley that training rows show between two peaks, in AUC of held-out rows."""
+    layers = [rows for _, rows in heads.groupby("layer")]
+    at = deepest_dip(np.array([rows["auc"].mean() for rows in layers]))
+    if at is None:
+        return _undefined
+    left, valley, right = (_area(layers[place]) for place in at)
+    return lambda areas: np.minimum(left(areas), right(areas)) - valley(areas)

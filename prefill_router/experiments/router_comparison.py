@@ -1,0 +1,146 @@
+"""Every router on the same test queries, by every metric."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from prefill_router.evaluation.bootstrap import few
+from prefill_router.evaluation.comparison import (
+    against,
+    compare_best_single,
+    compare_choices,
+    compare_probabilities,
+)
+from prefill_router.evaluation.curve_evaluation import compare_curves
+from prefill_router.evaluation.results import Quantity, counted, results
+from prefill_router.evaluation.significance import evaluate_significance
+from prefill_router.experiments.comparison import (
+    Routed,
+    best_single,
+    reference_choices,
+    test_labels,
+)
+from prefill_router.experiments.contest import CHALLENGER, TRIED
+from prefill_router.experiments.networks import network_predictions
+from prefill_router.experiments.routers import ACCURACY, CONTROLS, PRIMARY, configurations
+from prefill_router.experiments.study import Study
+from prefill_router.policy import argmax
+
+NO_HYPOTHESES = (*CONTROLS, ACCURACY)
+"""What shows that a result is real rather than competes: not corrected for."""
+FRUGAL = " (frugal)"
+"""Ends the metrics of the cheapest policy that is as accurate on validation as the best target."""
+P, HOLM, DETECTABLE = "p-value", "p-value (Holm)", "detectable difference"
+DEVIATION = "deviation between seeds"
+CURVES_DRAWN = 100
+"""Resamples at most of whole curves."""
+
+
+def router_comparison(study: Study, routed: Mapping[str, Routed]) -> pd.DataFrame:
+    """Evaluate routers on the test queries.
+
+    Parameters
+    ----------
+    study : Study
+    routed : mapping of router to Routed
+        `CHALLENGER` and `PRIMARY` among them: these two are compared with all others.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Results of `compare_choices` (also of the frugal policies, metrics ending in `FRUGAL`), of
+        `compare_probabilities`, of `compare_curves` and of `compare_best_single`; p-values, and
+        the difference in accuracy that these queries detect, of pairs; deviations between the
+        recipe's single networks; and how many configurations of each router were compared.
+    """
+    Y, groups = test_labels(study), study.labels.group[study.test_rows]
+    drawn = {"n_resamples": study.parameters.n_resamples, "seed": study.parameters.seed}
+    cost = study.costs[study.test_rows] if study.has_costs else None
+    best, targets = best_single(study), study.labels.targets
+    choices = {name: r.choice for name, r in routed.items()} | reference_choices(study)
+    others = [name for name in choices if name != CHALLENGER]  # no pair is asked about twice
+    pairs = against(CHALLENGER, choices) + against(PRIMARY, others)
+    p = {name: r.p for name, r in routed.items()}
+    found = [
+        compare_choices(choices, Y, cost, best, groups, targets=targets, pairs=pairs, **drawn),
+        compare_best_single(Y, best, groups, **drawn),
+        compare_probabilities(
+            p,
+            Y,
+            groups,
+            targets=targets,
+            folds=study.test_folds,
+            pairs=[(CHALLENGER, PRIMARY)],
+            **drawn | {"n_resamples": few(study.parameters.n_resamples)},
+        ).query("target == ''"),
+        _significance(study, {n: c for n, c in choices.items() if n in routed}),
+        _deviations(study),
+        results(
+            counted(Quantity(TRIED, name), configurations(study, name))
+            for name in routed
+            if name != CHALLENGER
+        ),
+    ]
+    if cost is not None:
+        frugal = {name: r.frugal for name, r in routed.items()}
+        rows = compare_choices(frugal, Y, cost, best, groups, **drawn)
+        rows = rows[rows["router"].isin(list(frugal))]
+        found.append(rows.assign(metric=rows["metric"] + FRUGAL))
+        weak, strong = int(cost.mean(axis=0).argmin()), study.best_single[0]
+        expected = [study.expected_costs(fold) for fold in range(len(study.splits))]
+        curves = compare_curves(
+            p,
+            Y,
+            cost,
+            study.over_folds(expected),
+            groups,
+            weak_strong=(weak, strong) if weak != strong else None,
+            best_single=best,
+            **drawn | {"n_resamples": min(CURVES_DRAWN, study.parameters.n_resamples)},
+        )
+        found.append(curves)
+    return pd.concat(found, ignore_index=True)
+
+
+def _significance(study: Study, choices: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """p-values of the challenger and of the recipe against every other router, and the power.
+
+    The two are compared once, among the challenger's hypotheses: in both families the same
+    difference would have two corrected p-values.
+    """
+    Y, groups = test_labels(study), study.labels.group[study.test_rows]
+    family = {name: choice for name, choice in choices.items() if name not in NO_HYPOTHESES}
+    n = int((~np.isnan(Y).any(axis=1)).sum())
+    rows = []
+    for name in (CHALLENGER, PRIMARY):
+        # Few resamples, as a reduced run has, could reject nothing after Holm's correction.
+        seed = study.parameters.seed
+        for pair in evaluate_significance(family, Y, groups, primary=name, seed=seed).itertuples():
+            values = {P: pair.p, HOLM: pair.p_holm, DETECTABLE: pair.detectable}
+            rows += [counted(Quantity(m, name, pair.router, n=n), x) for m, x in values.items()]
+        family.pop(name)
+    return results(rows)
+
+
+def _deviations(study: Study) -> pd.DataFrame:
+    """Standard deviations between the recipe's single networks, where several are kept."""
+    if study.parameters.keep < 2:
+        return results()
+    Y, best = test_labels(study), best_single(study)
+    by_seed = {f"{s}": p for s, p in enumerate(network_predictions(study))}
+    choices = {name: argmax(p) for name, p in by_seed.items()}
+    targets, once = study.labels.targets, {"n_resamples": 1}  # no interval is of use
+    rows = pd.concat(
+        [
+            compare_choices(choices, Y, None, best, **once).query("metric == 'gap closed'"),
+            compare_probabilities(by_seed, Y, targets=targets, only=("AUC", "Brier"), **once),
+        ]
+    )
+    rows = rows[rows["router"].isin(list(by_seed)) & rows["target"].eq("")]
+    return results(
+        counted(Quantity(f"{metric}, {DEVIATION}", PRIMARY, n=len(Y)), value)
+        for metric, value in rows.groupby("metric")["estimate"].std().items()
+    )

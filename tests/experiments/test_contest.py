@@ -1,0 +1,133 @@
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tiny_studies
+import torch
+from sklearn.metrics import roc_auc_score
+from tiny_studies import label_table
+
+from prefill_router.errors import InputError
+from prefill_router.evaluation.results import one, select
+from prefill_router.experiments.contest import (
+    AVERAGE,
+    CHALLENGER,
+    CHALLENGERS,
+    GREEDY,
+    PAIRWISE,
+    TRIED,
+    WON,
+    choose_candidate,
+    contest,
+    cross_fitted,
+    greedy,
+    members,
+)
+from prefill_router.experiments.routers import BENCHMARK, CONTROLS, configurations, predictions
+from prefill_router.metrics import pairwise_brier
+
+torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("own_artifacts")
+
+
+@pytest.fixture(scope="module")
+def found(study):
+    return contest(study, False)
+
+
+@pytest.mark.parametrize("name", CHALLENGERS)
+def test_challengers_learn_and_predict_outside_training_rows_alone(study, name):
+    by_fold = predictions(study, name, among=CHALLENGERS)
+    for p, split in zip(by_fold, study.splits, strict=True):
+        assert np.flatnonzero(np.isnan(p).any(axis=1)).tolist() == split.train.tolist()
+        known = p[~np.isnan(p)]
+        assert ((known >= 0) & (known <= 1)).all()
+    assert configurations(study, name, CHALLENGERS) >= len(study.splits)
+    p = study.over_folds(by_fold)
+    Y = study.labels.correct[study.test_rows]
+    assert min(roc_auc_score(Y[:, k], p[:, k]) for k in (0, 1)) > 0.6
+
+
+def test_the_greedy_ensemble_finds_the_mixture_that_is_right():
+    rng = np.random.default_rng(0)
+    Y = rng.integers(0, 2, (400, 3)).astype(float)
+    noise = rng.normal(0, 0.3, Y.shape)
+    stack = np.stack([Y + noise, rng.random(Y.shape), Y - noise])
+    assert greedy(stack, Y) == pytest.approx(np.array([0.5, 0, 0.5]))
+    assert greedy(stack[:2], Y)[0] > 0.7
+
+
+def test_cross_fitting_never_shows_a_row_or_its_group_to_its_own_model():
+    groups = np.repeat(np.arange(20), 2)
+    values, Y = np.arange(40.0)[:, None], groups[:, None].astype(float)
+
+    def fit(seen, labels):
+        def predict(other):
+            held = groups[other[:, 0].astype(int)]
+            assert not set(held) & set(labels[:, 0])
+            return other
+
+        return predict
+
+    assert np.array_equal(cross_fitted(fit, values, Y, groups, 0), values)
+    with pytest.raises(InputError, match="All 9 validation queries"):
+        cross_fitted(None, np.zeros((9, 2)), np.zeros((9, 2)), np.zeros(9), 0)
+
+
+def test_the_winner_is_the_best_on_validation_rows_of_each_fold(study, found):
+    fitted = {name: predictions(study, name, None, CHALLENGERS, False) for name in CHALLENGERS}
+    fitted |= {name: predictions(study, name, calibrated=False) for name in members(study, False)}
+    winners, scored = [], {}
+    for fold, split in enumerate(study.splits):
+        here = {name: p[fold] for name, p in fitted.items()}
+        validated, winner, p = choose_candidate(study, fold, here)
+        assert sorted(validated) == sorted([*fitted, AVERAGE, GREEDY])
+        Y = study.labels.correct[split.validation]
+        scores = {n: pairwise_brier(q, Y).mean() for n, q in validated.items()}
+        assert winner == min(scores, key=scores.get)
+        np.testing.assert_array_equal(found[0][fold], p)
+        assert np.flatnonzero(np.isnan(p).any(axis=1)).tolist() == split.train.tolist()
+        for name, q in here.items():  # nothing is made of them
+            np.testing.assert_array_equal(validated[name], q[split.validation])
+        winners.append(winner)
+        for name, q in validated.items():
+            scored.setdefault(name, []).append(pairwise_brier(q, Y))
+    assert not set(members(study, True)) & {*CONTROLS, BENCHMARK}
+    rows = found[1]
+    assert set(rows["split"]) == {"validation"}
+    won = select(rows, metric=WON).set_index("router")["estimate"].to_dict()
+    assert won == {name: winners.count(name) for name in winners}
+    n_tried = sum(configurations(study, n, CHALLENGERS) for n in CHALLENGERS)
+    n_tried += sum(configurations(study, n) for n in members(study, False)) + 2 * len(winners)
+    assert one(rows, metric=TRIED, router=CHALLENGER).estimate == n_tried
+    for name, squares in scored.items():
+        row = one(rows, metric=PAIRWISE, router=name)
+        assert row.estimate == pytest.approx(np.concatenate(squares).mean(), abs=1e-12)
+
+
+def test_candidates_are_scored_on_rows_whose_groups_they_were_not_fitted_to(study):
+    """A group's labels bear on what is said of other rows, and on nothing said of its own."""
+    fitted = {name: predictions(study, name, calibrated=False)[0] for name in members(study, False)}
+    v, group = study.splits[0].validation, study.labels.group
+    own = group[v] == group[v[0]]
+    assert own.sum() == 2
+    other = copy.copy(study)
+    correct = study.labels.correct.copy()
+    correct[v[own]] = 1 - correct[v[own]]
+    other.labels = replace(study.labels, correct=correct)
+    before, after = (choose_candidate(s, 0, fitted)[0] for s in (study, other))
+    for name in before:
+        assert np.array_equal(before[name][own], after[name][own]), name
+    assert not np.array_equal(before[GREEDY][~own], after[GREEDY][~own])
+
+
+def test_test_labels_never_influence_the_choice(tmp_path):
+    table = label_table()
+    one_study = tiny_studies.study(tmp_path / "one", table)
+    tested = table["query_id"].isin(one_study.labels.query_id[one_study.test_rows])
+    table.loc[tested, "is_correct"] = 1 - table.loc[tested, "is_correct"]
+    other = tiny_studies.study(tmp_path / "other", table)
+    (mine, rows), (theirs, same_rows) = contest(one_study, False), contest(other, False)
+    np.testing.assert_array_equal(mine[0], theirs[0])
+    assert rows.equals(same_rows)
