@@ -2,27 +2,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import random_labels
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefill_router.errors import InputError
-from prefill_router.labels import Labels
 from prefill_router.labels.splits import make_splits
 
 
 def labels_of(group, benchmark, split=None):
-    n = len(group)
-    return Labels(
-        query_id=np.array([f"q{i}" for i in range(n)]),
-        question=np.array([f"{i}?" for i in range(n)], dtype=object),
-        benchmark=np.asarray(benchmark),
-        targets=("m1", "m2"),
-        correct=np.zeros((n, 2)),
-        output_tokens=np.ones((n, 2)),
-        cost_usd=np.full((n, 2), np.nan),
-        group=np.asarray(group, dtype=np.int64),
-        split=None if split is None else np.asarray(split),
-    )
+    split = None if split is None else np.asarray(split)
+    fields = {"benchmark": np.asarray(benchmark), "group": np.asarray(group, np.int64)}
+    return random_labels.labels_of(len(group), split=split, **fields)
 
 
 def parts(split):
