@@ -15,7 +15,7 @@ import torch
 from prefill_router import zoo
 from prefill_router.config import PLACES, Parameters, from_namespace
 from prefill_router.errors import InputError
-from prefill_router.evaluation.estimates import Estimate, as_estimates, write_metrics
+from prefill_router.evaluation.results import write_metrics
 from prefill_router.extraction import extract
 from prefill_router.extraction.activations import Activations
 from prefill_router.extraction.devices import training_device
@@ -394,7 +394,7 @@ class Study:
 
     # -- results -----------------------------------------------------------------------------
 
-    def record(self, notebook: str, estimates: Sequence[Estimate]) -> None:
+    def record(self, notebook: str, found: pd.DataFrame) -> None:
         """Keep a notebook's results in the run directory, for the run's ``metrics.json``."""
         self.claim()
-        write_metrics(self.run_dir / "metrics" / f"{notebook}.json", as_estimates(estimates))
+        write_metrics(self.run_dir / "metrics" / f"{notebook}.json", found)
