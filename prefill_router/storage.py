@@ -21,6 +21,7 @@ from prefill_router.errors import InputError
 MANIFEST = "manifest.json"
 LIBRARIES = ("torch", "transformers", "datasets", "scikit-learn", "scipy", "numpy", "pandas")
 STAGES = {
+    "metrics": 1,
     "labels": 1,
     "extraction": 1,
     "answers": 1,

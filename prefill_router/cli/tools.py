@@ -72,15 +72,9 @@ def publish(
     They go to experiments/published/NAME, NAME being the directory's. Paths of this machine are
     recorded as experiments/NAME.yaml names what they hold, if there is such a file.
     """
-    from prefill_router.experiments.published import PUBLISHED
     from prefill_router.experiments.published import publish as publish_results
-    from prefill_router.project import project_root
-    from prefill_router.validation import read_mapping
 
-    name = run_dir.resolve().name
-    into, file = project_root() / PUBLISHED / name, project_root() / "experiments" / f"{name}.yaml"
-    named = read_mapping(file) if file.exists() else {}
-    typer.echo(f"Written: {publish_results(run_dir, into, named).parent}")
+    typer.echo(f"Written: {publish_results(run_dir).parent}")
 
 
 @app.command(rich_help_panel=STUDIES)

@@ -9,6 +9,7 @@ import pandas as pd
 from prefill_router.errors import InputError
 from prefill_router.evaluation.estimates import as_results
 from prefill_router.evaluation.results import COLUMNS, records, results
+from prefill_router.experiments.published import published_run
 from prefill_router.experiments.study import Study
 from prefill_router.storage import read_json, write_json
 
@@ -90,7 +91,7 @@ def check(
     notebook : str
         Name of the notebook, without its ending.
     found : pandas.DataFrame
-        Its results, all of which are recorded.
+        Its results, all of which are recorded unless they are another run's, published.
     held : pandas.DataFrame, optional
         Those that are held to; by default the `headline`.
 
@@ -110,7 +111,8 @@ def check(
         raise InputError(f"No tolerance is known of {', '.join(unknown)}: see UNIT.")
     if len(held) > MOST:
         raise InputError(f"{len(held)} numbers are to be held; at most {MOST} per notebook are.")
-    study.record(notebook, found)
+    if published_run(study, notebook) is None:
+        study.record(notebook, found)
     write_json(study.run_dir / "headline" / f"{notebook}.json", records(held))
     expected = _committed(study).get(study.parameters.fingerprint, {}).get(notebook)
     if expected is None:

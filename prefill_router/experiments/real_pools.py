@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
-from prefill_router.evaluation.estimates import Estimate
-from prefill_router.experiments.published import MANIFEST, PUBLISHED, code_of, read_published
+from prefill_router.evaluation.estimates import as_results
+from prefill_router.evaluation.results import select
+from prefill_router.experiments.published import (
+    MANIFEST,
+    PUBLISHED,
+    chapter,
+    code_of,
+    read_published,
+)
 from prefill_router.storage import read_json
 
 POOLS = {
@@ -19,28 +25,28 @@ POOLS = {
 }
 """Titles of the pools, by their experiment's name."""
 CHAPTER = "08_beating_the_recipe"
-CHECKED = ("gap closed", "cost saving", "AUC", "gap closed difference")
+CHECKED = ["gap closed", "cost saving", "AUC"]
 
 
 def published_pools(
-    root: Path, chapter: str = CHAPTER
-) -> tuple[dict[str, list[Estimate]], list[str]]:
+    root: Path, notebook: str = CHAPTER
+) -> tuple[dict[str, pd.DataFrame], list[str]]:
     """Read what is published of each pool.
 
     Parameters
     ----------
     root : pathlib.Path
         The project's directory.
-    chapter : str, default `CHAPTER`
+    notebook : str, default `CHAPTER`
         Whose results.
 
     Returns
     -------
-    pools : dict of str to list of Estimate
+    pools : dict of str to DataFrame
         By the experiment's name.
     missing : list of str
-        A sentence for each pool of which nothing is published, with the commands that would, or
-        whose published run did not ask that chapter in full.
+        A sentence for each pool whose results of that chapter are not published, with the commands
+        that would.
 
     Raises
     ------
@@ -49,23 +55,20 @@ def published_pools(
     """
     pools, missing = {}, []
     for name, title in POOLS.items():
-        directory = root / PUBLISHED / name
-        again = f"Run experiments/{name}.yaml (its first lines say how), then prefill-router "
-        again += f"publish runs/{name}."
-        if not (directory / MANIFEST).exists():
-            missing.append(f"{title}: nothing is published yet. {again}")
-        elif f"{chapter}.json" not in read_json(directory / MANIFEST)["files"]:
-            number = int(chapter.split("_")[0])
-            missing.append(
-                f"{title}: the published run has no results of chapter {number}. {again}"
-            )
+        manifest = root / PUBLISHED / name / MANIFEST
+        if manifest.exists() and f"{notebook}.json" in read_json(manifest)["files"]:
+            pools[name] = read_published(manifest.parent, notebook)
         else:
-            pools[name] = read_published(directory, chapter)
+            missing.append(
+                f"{title}: no results of chapter {chapter(notebook)} are published. Run "
+                f"experiments/{name}.yaml (its first lines say how), then prefill-router publish "
+                f"runs/{name}."
+            )
     return pools, missing
 
 
 def settings_table(root: Path, names: Sequence[str]) -> pd.DataFrame:
-    """Return what each published pool's run was: a line a pool."""
+    """Return what each published pool's run was: one line per pool."""
     lines = []
     for name in names:
         manifest = read_json(root / PUBLISHED / name / MANIFEST)
@@ -85,11 +88,14 @@ def settings_table(root: Path, names: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def pool_rows(pools: Mapping[str, Sequence[Estimate]]) -> list[Estimate]:
-    """Return the main rows of all pools, each router's name led by its pool's."""
-    return [
-        replace(row, router=f"{POOLS[name]}: {row.router}")
-        for name, rows in pools.items()
-        for row in rows
-        if row.metric in CHECKED and row.split == "test" and not row.target
-    ]
+def pool_rows(pools: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Return the main rows of all pools, with the pool's title as their `target`."""
+    return pd.concat(
+        [
+            select(as_results(rows), metric=CHECKED, versus=None, split="test").assign(
+                target=POOLS[name]
+            )
+            for name, rows in pools.items()
+        ],
+        ignore_index=True,
+    )

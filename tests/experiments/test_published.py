@@ -1,13 +1,14 @@
 import math
-from dataclasses import replace
-from pathlib import Path
 
+import pandas as pd
 import pytest
 import tiny_studies
 
 from prefill_router.config import validate
 from prefill_router.errors import InputError
-from prefill_router.evaluation.estimates import Estimate, write_metrics
+from prefill_router.evaluation.results import results as tidy
+from prefill_router.evaluation.results import write_metrics
+from prefill_router.experiments.expectations import check
 from prefill_router.experiments.published import (
     PUBLISHED,
     REDUCED,
@@ -19,71 +20,127 @@ from prefill_router.experiments.published import (
     sized,
 )
 from prefill_router.experiments.study import Study
-from prefill_router.storage import read_json, write_json
+from prefill_router.storage import STAGES, read_json, write_json
 
-ROWS = [
-    Estimate("J", "layer 1", "a", "validation", 0.5, 0.4, 0.6, 9),
-    Estimate("AUC", "layer 1", "", "validation", math.nan, math.nan, math.nan, 0),
-]
+ROWS = tidy(
+    [
+        {"metric": "J", "encoder": "e", "layer": 1, "target": "a", "estimate": 0.5, "n": 9},
+        {"metric": "AUC", "router": "layer", "estimate": math.nan, "n": 0},
+    ]
+)
 HEAVY = "08_heavy"
 
 
-def finished(run_dir: Path, parameters: dict, **known) -> Path:
+@pytest.fixture(autouse=True)
+def root(tmp_path, monkeypatch):
+    """A project of the test's own, with what is published there."""
+    for module in ("published", "study"):
+        name = f"prefill_router.experiments.{module}.project_root"
+        monkeypatch.setattr(name, lambda: tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def values(tmp_path):
+    return tiny_studies.world(tmp_path / "world")
+
+
+def finished(root, name, parameters, rows=ROWS, **known):
     """A run directory as `run_experiment` leaves it, with two chapters' results."""
-    for name in ("06_light", HEAVY):
-        write_metrics(run_dir / "metrics" / f"{name}.json", ROWS)
+    run_dir = root / "runs" / name
+    for notebook in ("06_light", HEAVY):
+        write_metrics(run_dir / "metrics" / f"{notebook}.json", rows)
     kept = dict.fromkeys(("code", "versions", "machine", "labels", "seconds"), "x") | known
-    kept = {"encoders": {}} | kept
-    write_json(run_dir / "manifest.json", kept | {"parameters": parameters})
+    given = {"parameters": validate(parameters).model_dump(mode="json")}
+    write_json(run_dir / "manifest.json", {"encoders": {}} | kept | given)
     return run_dir
 
 
-def test_only_chapters_that_are_named_are_full():
+def publish_full(root, values, **known):
+    theirs = values | {"full": [8], "n_resamples": 500, "run_dir": "", "inner_folds": 3}
+    return publish(finished(root, "any", theirs, **known))
+
+
+def own(study):
+    """Refuse to compute what is published."""
+    pytest.fail("asked")
+
+
+def test_only_heavy_chapters_that_are_named_are_full():
     some = validate({"full": [8]})
-    assert [is_full(some, f"{n:02}_x") for n in (1, 6, 7, 8, 10)] == [
-        True,
-        True,
-        False,
-        True,
-        False,
-    ]
+    full = [n for n in range(1, 14) if is_full(some, f"{n:02}_x")]
+    assert full == [1, 2, 3, 4, 5, 6, 8, 11, 12]
 
 
 def test_a_sized_study_is_smaller_in_every_way_and_shares_the_store(tmp_path):
     study = tiny_studies.study(tmp_path, n_seeds=8, n_resamples=900)
-    small = sized(study, HEAVY)
-    p = small.parameters
+    p = sized(study, HEAVY).parameters
     assert {name: getattr(p, name) for name in REDUCED} == REDUCED
-    assert small.store is study.store
-    assert small.labels.n_queries == min(study.labels.n_queries, REDUCED["n_queries"])
-    assert p.model_copy(
-        update={n: getattr(study.parameters, n) for n in [*REDUCED, "run_dir"]}
-    ) == (study.parameters)
+    same = {n: getattr(study.parameters, n) for n in [*REDUCED, "run_dir"]}
+    assert p.model_copy(update=same) == study.parameters
+    assert sized(study, HEAVY).store.root == study.store.root
     fewer = tiny_studies.study(tmp_path, n_queries=100, run_dir=str(tmp_path / "fewer"))
     assert sized(fewer, HEAVY).labels.n_queries == 100
 
 
-def test_a_full_study_is_asked_itself(tmp_path):
-    study = tiny_studies.study(tmp_path, full=[8])
-    assert sized(study, HEAVY) is study
-    assert results(study, HEAVY, ROWS) == ROWS
+def test_a_chapter_runs_in_full_reduced_or_not_at_all(root, values):
+    mine, asked = Study(validate(values)), []
+
+    def ask(study):
+        asked.append(study.parameters.n_seeds)
+        return ROWS
+
+    full = Study(validate(values | {"full": [8], "n_seeds": 3, "run_dir": str(root / "full")}))
+    assert results(full, HEAVY, ask) is ROWS
+    assert results(mine, HEAVY, ask) is ROWS  # labels of one's own, of which nothing is published
+    assert asked == [3, REDUCED["n_seeds"]]
+    publish_full(root, values, labels=mine.labels.fingerprint)
+    pd.testing.assert_frame_equal(results(mine, HEAVY, own), ROWS)
+    assert results(mine, "07_not_full", ask) is ROWS
+    assert results(Study(validate(values | {"seed": 1})), HEAVY, ask) is ROWS
+    assert len(asked) == 4
 
 
-def test_what_rests_on_a_sample_is_not_published(tmp_path):
-    parameters = validate({"full": [7]}).model_dump(mode="json")
-    publish(finished(tmp_path / "run", parameters), tmp_path / "out")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "06_light.json",
-        "manifest.json",
-    ]
+def test_a_published_run_of_other_labels_is_not_shown(root, values):
+    publish_full(root, values, labels="other")
+    assert results(Study(validate(values)), HEAVY, lambda _: ROWS) is ROWS
 
 
-def test_published_results_come_back_and_an_altered_file_is_refused(tmp_path):
-    parameters = validate({"full": [8]}).model_dump(mode="json")
-    out = publish(finished(tmp_path / "run", parameters), tmp_path / "out").parent
-    first, second = read_published(out, HEAVY)
-    assert first == ROWS[0]
-    assert math.isnan(second.estimate)
+def test_published_results_are_not_recorded_as_a_run_s_own(root, values):
+    mine = Study(validate(values))
+    publish_full(root, values, labels=mine.labels.fingerprint)
+    check(mine, HEAVY, results(mine, HEAVY, own))
+    check(mine, "06_light", ROWS)
+    assert [path.stem for path in mine.run_dir.glob("metrics/*.json")] == ["06_light"]
+
+
+def test_it_is_said_whose_numbers_are_shown(root, values, monkeypatch):
+    monkeypatch.setitem(REDUCED, "n_queries", 100)
+    mine = Study(validate(values))
+    n = mine.labels.n_queries
+    assert f"100 of the {n:,} queries" in provenance(mine, HEAVY)
+    assert "full=[8]" in provenance(mine, HEAVY)
+    full = Study(validate(values | {"full": [8]}))
+    assert provenance(full, HEAVY) == (
+        f"The numbers shown are this run's own, on all of its {n:,} queries."
+    )
+    known = {"labels": mine.labels.fingerprint, "versions": {"python": "3.9.9"}}
+    for code, said in (
+        ("c" * 64, "v0.1, commit 20b58d0"),
+        ({"version": "0.2.0", "stages": STAGES}, "prefill-router 0.2.0"),
+    ):
+        publish_full(root, values, **known, code=code)
+        assert provenance(mine, HEAVY) == (
+            f"The numbers shown are those of the published full run (any), on all of its {n:,} "
+            f"queries, computed by {said} with python 3.9.9."
+        )
+
+
+def test_only_heavy_chapters_in_full_are_published_and_an_altered_file_is_refused(root):
+    out = publish(finished(root, "run", {"full": [8]})).parent
+    assert out == root / PUBLISHED / "run"
+    assert sorted(path.name for path in out.iterdir()) == [f"{HEAVY}.json", "manifest.json"]
+    pd.testing.assert_frame_equal(read_published(out, HEAVY), ROWS)
     path = out / f"{HEAVY}.json"
     path.write_text(path.read_text().replace("0.5", "0.6"))
     with pytest.raises(InputError, match=r"08_heavy\.json is missing or not what was published"):
@@ -95,76 +152,30 @@ def test_published_results_come_back_and_an_altered_file_is_refused(tmp_path):
 
 def test_an_unfinished_run_is_not_published(tmp_path):
     with pytest.raises(InputError, match="no finished run"):
-        publish(tmp_path, tmp_path / "out")
+        publish(tmp_path)
 
 
-@pytest.fixture
-def values(tmp_path, monkeypatch):
-    """Parameters of a study whose project, with what is published, is this test's own."""
-    monkeypatch.setattr(Study, "root", property(lambda self: tmp_path, lambda self, _: None), False)
-    return tiny_studies.world(tmp_path / "world")
-
-
-def publish_full(tmp_path, values, **known) -> None:
-    theirs = validate(values | {"full": [8], "n_resamples": 500, "run_dir": ""})
-    run_dir = finished(tmp_path / "run", theirs.model_dump(mode="json"), **known)
-    publish(run_dir, tmp_path / PUBLISHED / "any")
-
-
-def test_a_study_shows_the_published_run_of_its_own_parameters_alone(tmp_path, values):
-    mine = Study(validate(values))
-    found = [ROWS[0]] * 3
-    assert results(mine, HEAVY, found) == found
-    publish_full(tmp_path, values, labels=mine.labels.fingerprint)
-    assert results(mine, HEAVY, found)[0] == ROWS[0]
-    assert len(results(mine, HEAVY, found)) == 2
-    assert results(mine, "07_not_full", found) == found
-    assert results(Study(validate(values | {"seed": 1})), HEAVY, found) == found
-
-
-def test_a_published_run_of_other_labels_is_not_shown(tmp_path, values):
-    publish_full(tmp_path, values, labels="other")
-    found = [ROWS[0]] * 3
-    assert results(Study(validate(values)), HEAVY, found) == found
-
-
-def test_it_is_said_whose_numbers_are_shown(tmp_path, values, monkeypatch):
-    monkeypatch.setitem(REDUCED, "n_queries", 100)
-    mine = Study(validate(values))
-    n = mine.labels.n_queries
-    assert f"100 of the {n:,} queries" in provenance(mine, HEAVY)
-    assert "full=[8]" in provenance(mine, HEAVY)
-    full = Study(validate(values | {"full": [8]}))
-    assert provenance(full, HEAVY) == (
-        f"The numbers shown are this run's own, on all of its {n:,} queries."
-    )
-    known = {"labels": mine.labels.fingerprint, "versions": {"python": "3.9.9"}, "code": "c" * 64}
-    publish_full(tmp_path, values, **known)
-    said = provenance(mine, HEAVY)
-    assert f"published full run (any), on all of its {n:,} queries" in said
-    assert "v0.1, commit 20b58d0 with python 3.9.9." in said
-
-
-def test_no_path_of_the_machine_is_published_but_the_content_is_identified(tmp_path):
+def test_no_path_of_the_machine_is_published_but_the_content_is_identified(root):
     given = {
         "encoder": "/mine/model",
         "embedding": "/mine/model",
         "encoders": ["/a/b", "zoo/reader-s"],
+        "untrained": "",
+        "run_dir": "/runs/x",
+        "full": [8],
     }
-    parameters = validate(given | {"full": [8], "untrained": "", "run_dir": "/runs/x"})
-    run = finished(
-        tmp_path / "run",
-        parameters.model_dump(mode="json"),
-        encoders={"/mine/model": "h1", "/a/b": "h2", "zoo/reader-s": "h3"},
-    )
-    rows = [replace(ROWS[0], router="/mine/model, layer 1")]
-    write_metrics(run / "metrics" / f"{HEAVY}.json", rows)
-    named = {"encoder": "org/model", "embedding": "org/model"}
-    manifest = read_json(publish(run, tmp_path / "out", named))
+    hashes = {"/mine/model": "h1", "/a/b": "h2", "zoo/reader-s": "h3"}
+    rows = ROWS.assign(encoder="/mine/model", router=["/a/b", ""])
+    run = finished(root, "mine", given, rows, encoders=hashes)
+    (root / "experiments").mkdir()
+    (root / "experiments" / "mine.yaml").write_text("{encoder: org/model, embedding: org/model}")
+    manifest = read_json(publish(run))
     assert manifest["parameters"]["encoder"] == "org/model"
     assert manifest["parameters"]["encoders"] == ["b", "zoo/reader-s"]
     assert manifest["parameters"]["run_dir"] == "x"
     assert manifest["encoders"] == {"org/model": "h1", "b": "h2", "zoo/reader-s": "h3"}
-    [row] = read_published(tmp_path / "out", HEAVY)
-    assert row == replace(ROWS[0], router="org/model, layer 1")
-    assert "/mine" not in "".join(path.read_text() for path in (tmp_path / "out").iterdir())
+    published = read_published(root / PUBLISHED / "mine", HEAVY)
+    assert published["encoder"].tolist() == ["org/model"] * 2
+    assert published["router"].tolist() == ["b", ""]
+    text = "".join(path.read_text() for path in (root / PUBLISHED / "mine").iterdir())
+    assert "/mine" not in text

@@ -1,8 +1,10 @@
+import pandas as pd
 import pytest
+import yaml
 
 from prefill_router.config import validate
 from prefill_router.errors import InputError
-from prefill_router.evaluation.estimates import Estimate, write_metrics
+from prefill_router.evaluation.results import one, results, write_metrics
 from prefill_router.experiments.published import PUBLISHED, publish
 from prefill_router.experiments.real_pools import (
     CHAPTER,
@@ -15,30 +17,40 @@ from prefill_router.project import project_root
 from prefill_router.storage import write_json
 from prefill_router.validation import read_mapping
 
-ROWS = [
-    Estimate("gap closed", "SharedTrunkNet", "", "test", 0.1, 0.0, 0.2, 9),
-    Estimate("gap closed", "single target", "a", "test", 0.1, 0.0, 0.2, 9),
-    Estimate("gap closed", "SharedTrunkNet", "", "validation", 0.3, 0.2, 0.4, 9),
-    Estimate("ECE", "SharedTrunkNet", "", "test", 0.1, 0.0, 0.2, 9),
-]
+ROWS = results(
+    {"metric": metric, "router": router, "target": target, "split": split, "estimate": 0.1, "n": 9}
+    for metric, router, target, split in (
+        ("gap closed", "SharedTrunkNet", "", "test"),
+        ("gap closed", "single target", "a", "test"),
+        ("gap closed", "SharedTrunkNet", "", "validation"),
+        ("ECE", "SharedTrunkNet", "", "test"),
+    )
+).assign(lower=0.0, upper=0.2)
 
 
 @pytest.fixture
-def root(tmp_path):
+def root(tmp_path, monkeypatch):
+    monkeypatch.setattr("prefill_router.experiments.published.project_root", lambda: tmp_path)
     run = tmp_path / "runs" / "zeroeval"
-    named = read_mapping(project_root() / "experiments" / "zeroeval.yaml")
-    given = validate(named | {"encoder": "/mine/m", "embedding": "/mine/m", "run_dir": "runs/x"})
+    experiment = (project_root() / "experiments" / "zeroeval.yaml").read_text()
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "zeroeval.yaml").write_text(experiment)
+    given = validate(
+        yaml.safe_load(experiment)
+        | {"encoder": "/mine/m", "embedding": "/mine/m", "run_dir": "runs/x"}
+    )
     kept = dict.fromkeys(("code", "versions", "machine", "labels"), "x")
     kept |= {"seconds": {CHAPTER: 90.0}, "encoders": {"/mine/m": "hash"}}
     write_json(run / "manifest.json", kept | {"parameters": given.model_dump(mode="json")})
     write_metrics(run / "metrics" / f"{CHAPTER}.json", ROWS)
-    publish(run, tmp_path / PUBLISHED / "zeroeval", named)
+    publish(run)
     return tmp_path
 
 
 def test_pools_are_read_and_the_missing_ones_say_how_to_run_them(root):
     pools, missing = published_pools(root)
-    assert pools == {"zeroeval": ROWS}
+    assert list(pools) == ["zeroeval"]
+    pd.testing.assert_frame_equal(pools["zeroeval"], ROWS)
     assert len(missing) == len(POOLS) - 1
     assert "experiments/mmlu_pro.yaml" in missing[0]
     assert "prefill-router publish runs/mmlu_pro." in missing[0]
@@ -66,12 +78,12 @@ def test_an_altered_pool_is_refused(root):
 
 
 def test_rows_that_are_checked_name_their_pool():
-    [row] = pool_rows({"zeroeval": ROWS})
-    assert (row.router, row.estimate) == ("ZeroEval: SharedTrunkNet", 0.1)
+    row = one(pool_rows({"zeroeval": ROWS}), target="ZeroEval")
+    assert (row.router, row.estimate) == ("SharedTrunkNet", 0.1)
 
 
 def test_a_run_that_did_not_ask_a_chapter_says_so(root):
     pools, missing = published_pools(root, "13_what_it_promises")
     assert pools == {}
     assert len(missing) == len(POOLS)
-    assert "ZeroEval: the published run has no results of chapter 13." in missing[-1]
+    assert "ZeroEval: no results of chapter 13 are published." in missing[-1]

@@ -10,6 +10,7 @@ from tiny_studies import label_table, world
 
 from prefill_router.config import Parameters, validate
 from prefill_router.errors import InputError
+from prefill_router.evaluation.results import read_metrics, results
 from prefill_router.experiments.inputs import check_inputs
 from prefill_router.experiments.study import ARTIFACTS, Study
 from prefill_router.extraction import encode
@@ -41,7 +42,7 @@ def study(tmp_path_factory):
 
 def test_a_run_directory_of_other_parameters_is_refused(tmp_path):
     first = tiny_studies.study(tmp_path, seed=3)
-    first.record("01_mine", [])
+    first.record("01_mine", results())
     assert read_json(first.run_dir / "parameters.json")["seed"] == 3
     with pytest.raises(InputError, match=r"run holds a run with other parameters \(keep, seed\)"):
         tiny_studies.study(tmp_path, seed=4, keep=1)
@@ -379,8 +380,8 @@ def test_an_unknown_price_is_an_error_and_never_0(tmp_path):
 
 
 def test_results_go_into_the_run_directory(study):
-    study.record("01_mine", [])
-    assert read_json(study.run_dir / "metrics" / "01_mine.json") == []
+    study.record("01_mine", results())
+    assert read_metrics(study.run_dir / "metrics" / "01_mine.json").empty
 
 
 def test_splits_are_those_of_the_labels_where_the_table_has_them(tmp_path):
