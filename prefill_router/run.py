@@ -18,6 +18,7 @@ from prefill_router import __version__
 from prefill_router.book import HEADLINE_NOTEBOOK, headline
 from prefill_router.config import validate
 from prefill_router.errors import InputError
+from prefill_router.evaluation.results import VERSION
 from prefill_router.experiments.expectations import EXPECTED, accept
 from prefill_router.experiments.inputs import check_inputs
 from prefill_router.experiments.published import PUBLISHED
@@ -113,10 +114,11 @@ def _committed() -> list[str]:
     return [file_hash(path) for path in paths if path.exists()]
 
 
-def _all_metrics(run_dir: Path) -> list[dict[str, Any]]:
+def _all_metrics(run_dir: Path) -> dict[str, Any]:
     """Join what the notebooks recorded; each row names its notebook, for chapters overlap."""
     paths = sorted(run_dir.glob("metrics/*.json"))
-    return [{"notebook": path.stem, **row} for path in paths for row in read_json(path)]
+    rows = [{"notebook": p.stem, **row} for p in paths for row in read_json(p)["rows"]]
+    return {"version": VERSION, "rows": rows}
 
 
 def _recorded(run_dir: Path, name: str) -> str | None:

@@ -20,7 +20,7 @@ metrics = pathlib.Path("..", run_dir, "metrics")
 metrics.mkdir(exist_ok=True)
 row = {"metric": "NAME", "router": "", "target": "", "split": "test", "estimate": seed,
        "lower": None, "upper": None, "n": 1}
-(metrics / "NAME.json").write_text(json.dumps([row]))
+(metrics / "NAME.json").write_text(json.dumps({"version": 2, "rows": [row]}))
 """
 FAIL = """\
 if not pathlib.Path("..", "mended").exists():
@@ -87,7 +87,7 @@ def test_a_chain_that_fails_goes_on_where_it_failed(root, values, executed):
 
     # what the run directory holds
     assert read_json(run / "parameters.json")["seed"] == 7
-    rows = read_json(run / "metrics.json")
+    rows = read_json(run / "metrics.json")["rows"]
     names = ["01_first", "02_second"]
     wanted = [(name, name, 7) for name in names]
     assert [(row["notebook"], row["metric"], row["estimate"]) for row in rows] == wanted
@@ -165,7 +165,7 @@ def test_a_notebook_whose_metrics_are_gone_runs_again(root, values, executed):
     recorded.unlink()
     run_experiment(values, "mine")
     assert executed == ["01_first", "02_second", "01_first"]
-    write_json(recorded, [])
+    write_json(recorded, {"rows": []})
     run_experiment(values, "mine")
     assert executed[3:] == ["01_first"]
     assert read_json(run / "metrics.json") == complete
