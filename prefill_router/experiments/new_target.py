@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -155,13 +156,11 @@ def predict_new(study: Study, target: int, sizes: Sequence[int]) -> dict[str, np
     others = [k for k in range(study.labels.n_targets) if k != target]
     known, chosen = what_is_known(study, others), _tune(study, others, sizes)
     p = np.empty((study.parameters.n_seeds, len(sizes), len(HEADS), len(split.test)))
-    for draw in range(len(p)):
-        order = _labelled(study, target, draw + TUNING_DRAWS)
-        for s, size in enumerate(sizes):
-            rows = order[:size]
-            for h, (name, head) in enumerate(HEADS.items()):
-                setting = chosen[size, name]
-                p[draw, s, h] = head.predict(setting, known, rows, Y[rows, target], split.test)
+    for draw, (s, size) in product(range(len(p)), enumerate(sizes)):
+        rows = _labelled(study, target, draw + TUNING_DRAWS)[:size]
+        for h, (name, head) in enumerate(HEADS.items()):
+            setting = chosen[size, name]
+            p[draw, s, h] = head.predict(setting, known, rows, Y[rows, target], split.test)
     z = logit(known.p[split.test].clip(CLIP, 1 - CLIP))
     return {"p": p, "nothing": expit(z.mean(axis=1))}
 
@@ -172,14 +171,12 @@ def _tune(study: Study, others: list[int], sizes: Sequence[int]) -> dict[tuple[i
     scores: dict[tuple, float] = defaultdict(float)
     for other in others[:TUNED_ON] if len(others) > 1 else ():
         without = what_is_known(study, [k for k in others if k != other])
-        for draw in range(TUNING_DRAWS):
-            order = _labelled(study, other, draw)
-            for size in sizes:
-                rows = order[:size]
-                for name, head in HEADS.items():
-                    for setting in head.settings:
-                        p = head.predict(setting, without, rows, Y[rows, other], at)
-                        scores[size, name, setting] += np.nanmean((p - Y[at, other]) ** 2)
+        for draw, size in product(range(TUNING_DRAWS), sizes):
+            rows = _labelled(study, other, draw)[:size]
+            for name, head in HEADS.items():
+                for setting in head.settings:
+                    p = head.predict(setting, without, rows, Y[rows, other], at)
+                    scores[size, name, setting] += np.nanmean((p - Y[at, other]) ** 2)
     return {
         (size, name): min(head.settings, key=lambda setting: scores[size, name, setting])
         if scores

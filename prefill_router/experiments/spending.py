@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 
 import numpy as np
+import pandas as pd
 
 from prefill_router import policy
-from prefill_router.evaluation.bootstrap import Interval, intervals
+from prefill_router.errors import InputError
+from prefill_router.evaluation.bootstrap import estimate
+from prefill_router.evaluation.comparison import (
+    BEST,
+    ENCODER_INCLUDED,
+    SAVING_AGAINST_BEST,
+    compare_choices,
+)
 from prefill_router.evaluation.complete import complete
-from prefill_router.evaluation.estimates import Estimate, rows_of
-from prefill_router.evaluation.tuning import choose_cheapest_policy, fit_budget
-from prefill_router.experiments.against_single import compare_with_single
-from prefill_router.experiments.comparison import best_single, test_labels
+from prefill_router.evaluation.results import Quantity, counted, results, select
+from prefill_router.evaluation.tuning import POLICIES, choose_parameter, fit_budget
+from prefill_router.experiments.comparison import best_single, choose_by_fold
 from prefill_router.experiments.study import Study
 from prefill_router.extraction.model_size import n_parameters
 from prefill_router.labels.costs import MILLION, expected_costs
-from prefill_router.router.cost_comparison import (
-    MEAN,
-    MEDIAN,
-    PREDICTED,
-    TRUE,
-    compare_expected_costs,
-)
+from prefill_router.router.cost_comparison import MEAN, MEDIAN, PREDICTED, TRUE, compare_costs
 from prefill_router.zoo.labelling import USD_PER_MILLION_TOKENS_AND_PARAMETERS
 
 BUDGETS = (0.25, 0.5, 0.75)
@@ -30,21 +32,30 @@ BUDGETS = (0.25, 0.5, 0.75)
 SPENT, BUDGET = "spent of the budget", "budget"
 
 
-def costs_by_way(study: Study) -> dict[str, list[np.ndarray]]:
-    """Return costs as expected in each fold by `PREDICTED`, `MEDIAN` and `MEAN` lengths.
+def spending(study: Study, p: Sequence[np.ndarray]) -> pd.DataFrame:
+    """Return `evaluate_expected_costs` and `evaluate_budgets`; nothing where costs are unknown."""
+    if not study.has_costs:
+        return results()
+    ways = costs_by_way(study)
+    found = [evaluate(study, p, ways) for evaluate in (evaluate_expected_costs, evaluate_budgets)]
+    return pd.concat(found, ignore_index=True)
 
-    A prediction that knows nothing of a query is the mean: what is gained over the median may be
-    gained by any mean, what is gained over the mean is gained by telling queries apart.
+
+def costs_by_way(study: Study) -> dict[str, list[np.ndarray]]:
+    """Return costs (N, K) as expected in each fold by `PREDICTED`, `MEDIAN` and `MEAN` lengths.
+
+    The recipe predicts lengths. A prediction that knows nothing of a query is the mean: what is
+    gained over the median may be gained by any mean, what is gained over the mean is gained by
+    telling queries apart.
     """
     n_tokens = study.activations().full_tokens
-    constant = {
-        way: [
+    ways = {PREDICTED: [study.expected_costs(fold) for fold in range(len(study.splits))]}
+    for way, typical in ((MEDIAN, np.median), (MEAN, np.mean)):
+        ways[way] = [
             expected_costs(study.labels, study.prices, n_tokens, split.train, typical)
             for split in study.splits
         ]
-        for way, typical in ((MEDIAN, np.median), (MEAN, np.mean))
-    }
-    return {PREDICTED: [study.expected_costs(f) for f in range(len(study.splits))]} | constant
+    return ways
 
 
 def encoder_price(study: Study) -> float | None:
@@ -65,7 +76,7 @@ def encoder_price(study: Study) -> float | None:
 
 def evaluate_expected_costs(
     study: Study, p: Sequence[np.ndarray], ways: Mapping[str, Sequence[np.ndarray]]
-) -> list[Estimate]:
+) -> pd.DataFrame:
     """Compare what routing saves by predicted lengths and by the training median and mean.
 
     Parameters
@@ -79,52 +90,58 @@ def evaluate_expected_costs(
 
     Returns
     -------
-    list of Estimate
-        Of test queries. What `compare_expected_costs` reads off the curves, where true lengths are
-        another way: the most that knowing them is worth. And what `compare_with_single` says of
-        policies chosen on validation, the cheapest as accurate there as the best single target;
+    pandas.DataFrame
+        Of test queries. What `compare_costs` reads off the curves, where true lengths are another
+        way: the most that knowing them is worth. And accuracy and saving against the best single
+        target of policies chosen on validation, the cheapest as accurate there as that target;
         their routers are "tolerance, predicted lengths" and so on.
     """
-    rows, correct = study.test_rows, study.labels.correct
-    groups, best = study.labels.group[rows], best_single(study)
-    price, paid = encoder_price(study), study.costs[rows]
+    rows, labels = study.test_rows, study.labels
+    correct, paid, best = labels.correct, study.costs[rows], best_single(study)
+    price, groups, n_resamples = (
+        encoder_price(study),
+        labels.group[rows],
+        study.parameters.n_resamples,
+    )
     read = None if price is None else study.activations().full_tokens[rows] * price / MILLION
-    settings = {"encoder_cost": read, "seed": study.parameters.seed}
     expected = {way: study.over_folds(costs) for way, costs in ways.items()} | {TRUE: paid}
-    found = compare_expected_costs(
+    common = {"targets": labels.targets, "encoder_cost": read, "seed": study.parameters.seed}
+    curves = compare_costs(
         study.over_folds(p),
-        test_labels(study),
+        correct[rows],
         paid,
         expected,
         best,
         groups,
-        targets=study.labels.targets,
-        n_resamples=min(1000, study.parameters.n_resamples),
-        **settings,
+        n_resamples=min(1000, n_resamples),
+        **common,
     )
-    choices, pairs = {}, []
-    for name in ("tolerance", "utility"):
-        for way, costs in ways.items():
-            chosen = []
-            for fold, (values, cost) in enumerate(zip(p, costs, strict=True)):
-                v, t = study.splits[fold].validation, study.splits[fold].test
-                cheap = choose_cheapest_policy(
-                    values[v], correct[v], cost[v], study.best_single[fold], name
-                )
-                chosen.append(np.zeros(len(values), dtype=int))
-                chosen[-1][t] = cheap.choose(values[t], cost[t])
-            choices[f"{name}, {way}"] = study.over_folds(chosen)
-        pairs += [(f"{name}, {PREDICTED}", f"{name}, {other}") for other in (MEDIAN, MEAN)]
-    return found + compare_with_single(
+
+    def route(rule: str, cost: Sequence[np.ndarray]) -> np.ndarray:
+        def choose(f: int, v: np.ndarray, t: np.ndarray) -> np.ndarray:
+            best = {"as_accurate_as": study.best_single[f]}
+            parameter = choose_parameter(p[f][v], correct[v], cost[f][v], rule, **best)
+            return POLICIES[rule](p[f][t], cost[f][t], parameter)
+
+        return choose_by_fold(study, choose)
+
+    choices = {f"{rule}, {way}": route(rule, c) for rule in POLICIES for way, c in ways.items()}
+    pairs = [
+        (f"{rule}, {PREDICTED}", f"{rule}, {way}") for rule in POLICIES for way in list(ways)[1:]
+    ]
+    found = compare_choices(
         choices,
-        test_labels(study),
+        correct[rows],
         paid,
         best,
         groups,
-        pairs=pairs,
-        n_resamples=study.parameters.n_resamples,
-        **settings,
+        pairs=pairs + [(name, BEST) for name in choices],
+        n_resamples=n_resamples,
+        **common,
     )
+    wanted = ["accuracy", SAVING_AGAINST_BEST, SAVING_AGAINST_BEST + ENCODER_INCLUDED]
+    chosen = select(found, metric=wanted, router=list(choices), versus=None)
+    return pd.concat([curves, chosen], ignore_index=True)
 
 
 def evaluate_budgets(
@@ -132,7 +149,7 @@ def evaluate_budgets(
     p: Sequence[np.ndarray],
     ways: Mapping[str, Sequence[np.ndarray]],
     budgets: Sequence[float] = BUDGETS,
-) -> list[Estimate]:
+) -> pd.DataFrame:
     """Say whether a budget that holds on validation queries holds on test, and what it buys.
 
     Parameters
@@ -145,52 +162,51 @@ def evaluate_budgets(
 
     Returns
     -------
-    list of Estimate
-        For each way of expecting costs and each `BUDGET` (USD a query, mean over folds): `SPENT`,
-        what test queries really cost as a share of it, and "accuracy". A budget below what a way
-        expects to be spent at least is left out.
+    pandas.DataFrame
+        For each way of expecting costs (`router`) and share of that range (`x`) the `BUDGET` (USD
+        a query, mean over folds), `SPENT`, what test queries really cost as a share of it, and
+        "accuracy". A budget below what a way expects to be spent at least is left out.
     """
-    labels, found = study.labels, []
-    kept = complete(test_labels(study), study.costs[study.test_rows], labels.group[study.test_rows])
-    rows, right, paid = kept.rows, kept.correct, kept.cost
-    here = np.arange(len(right))
+    labels, settings, found = study.labels, study.parameters, [results()]
+    kept = complete(
+        labels.correct[study.test_rows], study.costs[study.test_rows], labels.group[study.test_rows]
+    )
     for share in budgets:
-        limits = []
-        for cost, split in zip(ways[PREDICTED], study.splits, strict=True):
-            least, most = (
-                cost[split.validation].min(axis=1).mean(),
-                cost[split.validation].mean(axis=0).max(),
-            )
-            limits.append(least + share * (most - least))
-        limit = study.over_folds([np.full(labels.n_queries, x) for x in limits])[rows]
-        for way, costs in ways.items():
-            chosen = _within(study, p, costs, limits)
-            if chosen is None:
+        known = [
+            c[split.validation] for c, split in zip(ways[PREDICTED], study.splits, strict=True)
+        ]
+        ends = [(c.min(axis=1).mean(), c.mean(axis=0).max()) for c in known]
+        limits = np.array([least + share * (most - least) for least, most in ends])
+        if not (limits > 0).all():  # all is free
+            continue
+        limit = limits[study.test_folds][kept.rows]
+        for way, cost in ways.items():
+
+            def choose(
+                f: int,
+                v: np.ndarray,
+                t: np.ndarray,
+                cost: Sequence = cost,
+                limits: Sequence = limits,
+            ) -> np.ndarray:
+                lam = fit_budget(p[f][v], cost[f][v], limits[f])
+                return policy.utility(p[f][t], cost[f][t], lam)
+
+            try:
+                chosen = choose_by_fold(study, choose)
+            except InputError:  # it expects to spend more in any case
                 continue
-            asked = chosen[rows]
-            measured = intervals(
-                np.column_stack([paid[here, asked] / limit, right[here, asked]]),
-                kept.groups,
-                n_resamples=study.parameters.n_resamples,
-                seed=study.parameters.seed,
-            )
-            fixed = Interval(float(np.mean(limits)), np.nan, np.nan)
-            label = [(f"budget at {100 * share:g} % of the range, {way}", "")]
-            for metric, x in zip((BUDGET, SPENT, "accuracy"), (fixed, *measured), strict=True):
-                found += rows_of(metric, label, [x], "test", len(asked))
-    return found
-
-
-def _within(
-    study: Study, p: Sequence[np.ndarray], costs: Sequence[np.ndarray], limits: Sequence[float]
-) -> np.ndarray | None:
-    """Return choices on test rows within each fold's budget, or None if one cannot be met."""
-    chosen = []
-    for values, cost, split, limit in zip(p, costs, study.splits, limits, strict=True):
-        v, t = split.validation, split.test
-        if limit <= 0 or cost[v].min(axis=1).mean() > limit:
-            return None
-        lam = fit_budget(values[v], cost[v], limit)
-        chosen.append(np.zeros(len(values), dtype=int))
-        chosen[-1][t] = policy.utility(values[t], cost[t], lam)
-    return study.over_folds(chosen)
+            at = np.arange(len(limit)), chosen[kept.rows]
+            of = {"router": way, "x": share, "n": len(limit)}
+            columns = {SPENT: kept.cost[at] / limit, "accuracy": kept.correct[at]}
+            found += [
+                results([counted(Quantity(BUDGET, **of), np.mean(limits))]),
+                estimate(
+                    columns,
+                    {Quantity(metric, **of): itemgetter(metric) for metric in columns},
+                    kept.groups,
+                    n_resamples=settings.n_resamples,
+                    seed=settings.seed,
+                ),
+            ]
+    return pd.concat(found, ignore_index=True)

@@ -57,9 +57,8 @@ def leave_out(study: Study, values: np.ndarray, most: int) -> Study:
     InputError
         If there are fewer than two values to leave out.
     """
-    tested, counts = np.unique(values[study.test_rows], return_counts=True)
-    kept = tested[(counts >= FEWEST)]
-    kept = np.sort(kept[np.argsort(-counts[counts >= FEWEST], kind="stable")][:most])
+    counts = pd.Series(values[study.test_rows]).value_counts(sort=False).sort_index()
+    kept = np.sort(counts[counts >= FEWEST].nlargest(most).index)
     if len(kept) < 2:
         raise InputError(f"There must be two values with at least {FEWEST} test queries each.")
     first, group = study.splits[0], study.labels.group

@@ -1,0 +1,123 @@
+"""Can a study's probabilities be believed, and is the rest answered well if some are not asked?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from operator import itemgetter
+
+import numpy as np
+import pandas as pd
+
+from prefill_router import policy
+from prefill_router.errors import InputError
+from prefill_router.evaluation.bootstrap import estimate, few
+from prefill_router.evaluation.comparison import compare_probabilities
+from prefill_router.evaluation.complete import complete
+from prefill_router.evaluation.results import Quantity
+from prefill_router.evaluation.tuning import fit_abstention
+from prefill_router.experiments.comparison import choose_by_fold
+from prefill_router.experiments.routers import PRIMARY
+from prefill_router.experiments.study import Study
+from prefill_router.metrics import equal_mass_bins
+
+BEFORE, AFTER = "uncalibrated", "calibrated"
+PREDICTED, OBSERVED = "mean prediction", "share right"
+ANSWERED, AMONG_ANSWERED = "share answered", "accuracy of answered"
+LEVELS = (0.6, 0.7, 0.8, 0.9)
+"""Accuracies wanted among the queries that are answered."""
+
+
+def evaluate_calibration(
+    study: Study, raw: Sequence[np.ndarray], p: Sequence[np.ndarray]
+) -> pd.DataFrame:
+    """Say how far predicted probabilities are from shares of right answers on test queries.
+
+    Parameters
+    ----------
+    study : Study
+    raw, p : sequences of ndarrays of shape (N, K)
+        P(correct) in each fold, before and after the recipe's calibration on validation rows.
+
+    Returns
+    -------
+    pandas.DataFrame
+        "Brier" and "ECE" of `BEFORE` and `AFTER`, and of the second versus the first, for each
+        target and averaged; and for each of 15 bins (`x`, from 1), of all targets together, its
+        `PREDICTED` and `OBSERVED`.
+    """
+    correct, groups = study.labels.correct[study.test_rows], study.labels.group[study.test_rows]
+    both = {BEFORE: study.over_folds(raw), AFTER: study.over_folds(p)}
+    settings = {"n_resamples": few(study.parameters.n_resamples), "seed": study.parameters.seed}
+    errors = compare_probabilities(
+        both,
+        correct,
+        groups,
+        targets=study.labels.targets,
+        pairs=[(AFTER, BEFORE)],
+        only=["Brier", "ECE"],
+        **settings,
+    )
+    cells = ~np.isnan(correct)
+    repeated = np.broadcast_to(groups[:, None], correct.shape)[cells]
+    found = [errors]
+    for name, values in both.items():
+        bins = equal_mass_bins(values[cells])
+        used, counts = np.unique(bins, return_counts=True)
+        inside = np.where(bins[:, None] == used, 1.0, np.nan)
+        columns = {PREDICTED: values[cells], OBSERVED: correct[cells]}
+        quantities = {
+            tuple(
+                Quantity(metric, name, x=place, n=n) for place, n in enumerate(counts.tolist(), 1)
+            ): itemgetter(metric)
+            for metric in columns
+        }
+        columns = {metric: inside * column[:, None] for metric, column in columns.items()}
+        found.append(estimate(columns, quantities, repeated, **settings))
+    return pd.concat(found, ignore_index=True)
+
+
+def evaluate_abstention(
+    study: Study, p: Sequence[np.ndarray], levels: Sequence[float] = LEVELS
+) -> pd.DataFrame:
+    """Say how many test queries are answered, and how well, if nobody is asked the hopeless ones.
+
+    Parameters
+    ----------
+    study : Study
+    p : sequence of ndarrays of shape (N, K)
+        Calibrated P(correct) in each fold.
+    levels : sequence of float
+        Accuracies wanted, for each of which a fold's threshold is fitted on validation queries. A
+        fold whose validation queries do not reach one answers nothing.
+
+    Returns
+    -------
+    pandas.DataFrame
+        For each level (`x`) `ANSWERED` and `AMONG_ANSWERED` (of as many queries as are answered),
+        asking the likeliest target. Where nothing is answered, that accuracy is undefined.
+    """
+    labels, found = study.labels, []
+    kept = complete(labels.correct[study.test_rows], groups=labels.group[study.test_rows])
+    for level in levels:
+
+        def choose(fold: int, v: np.ndarray, t: np.ndarray, level: float = level) -> np.ndarray:
+            try:
+                threshold = fit_abstention(p[fold][v], labels.correct[v], level)
+            except InputError:  # no threshold reaches the level there
+                threshold = np.inf
+            return policy.abstain(p[fold][t], threshold)
+
+        asked = choose_by_fold(study, choose)[kept.rows]
+        answered = asked != policy.NOBODY
+        right = np.where(answered, kept.correct[np.arange(len(asked)), asked], np.nan)
+        counts = {ANSWERED: len(asked), AMONG_ANSWERED: int(answered.sum())}
+        found.append(
+            estimate(
+                {ANSWERED: answered, AMONG_ANSWERED: right},
+                {Quantity(m, PRIMARY, x=level, n=n): itemgetter(m) for m, n in counts.items()},
+                kept.groups,
+                n_resamples=study.parameters.n_resamples,
+                seed=study.parameters.seed,
+            )
+        )
+    return pd.concat(found, ignore_index=True)
