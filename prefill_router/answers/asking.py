@@ -7,7 +7,7 @@ import os
 import queue
 import random
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 
@@ -91,17 +91,19 @@ def ask_endpoints(
                     f"cap_usd needs the price of target {endpoint.name!r}; give it, with 0 if it "
                     f"is free.{known}"
                 )
+    problems: list[str] = []
     with Ledger(path, cap_usd) as ledger:
-        asker = _Asker(ledger, decoding, prices)
+        settled = asyncio.Event()
+        askers = [_Asker(e, decoding, prices, ledger, settled, problems) for e in endpoints]
         n = len(questions) * len(endpoints)
-        with closing(asker.run(endpoints, questions)) as progress:
+        with closing(_in_thread(lambda advance: _ask_all(askers, questions, advance))) as progress:
             for _ in track(progress, "Asking endpoints", n):
                 pass
         replies = {
             endpoint.name: [ledger.answers.get(endpoint.answer_key(q, decoding)) for q in questions]
             for endpoint in endpoints
         }
-        return Asked(replies, ledger.spent, ledger.uncertain, asker.problems)
+        return Asked(replies, ledger.spent, ledger.uncertain, problems)
 
 
 def answer_cost(
@@ -113,146 +115,146 @@ def answer_cost(
     return prices.cost(target, n_input, n_output)
 
 
+def _in_thread(work: Callable[[Callable[[], None]], Coroutine]) -> Iterator[None]:
+    """Run `work`, called with what reports progress, in a thread (a notebook's has a loop already).
+
+    Yields once for each report. What is still running when the caller leaves is cancelled.
+    """
+    done: queue.SimpleQueue = queue.SimpleQueue()
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(work(lambda: done.put(None)))
+    task.add_done_callback(done.put)
+
+    def run() -> None:
+        try:
+            loop.run_until_complete(asyncio.wait([task]))
+        finally:
+            loop.close()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        while (event := done.get()) is None:
+            yield
+        event.result()
+    except* Exception as errors:
+        raise errors.exceptions[0] from None
+    finally:
+        if not task.done():
+            loop.call_soon_threadsafe(task.cancel)
+        thread.join()
+
+
+async def _ask_all(
+    askers: Sequence[_Asker], questions: Sequence[str], advance: Callable[[], None]
+) -> None:
+    """Let a few workers per endpoint ask what is not in the ledger."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for asker in askers:
+                waiting = iter(asker.unanswered(questions, advance))
+                for _ in range(asker.endpoint.concurrency):
+                    group.create_task(asker.work(waiting, advance))
+    finally:
+        for asker in askers:
+            await asker.connection.close()
+
+
 class _Asker:
-    """The questions of one run: a few workers an endpoint, all on one event loop."""
+    """An endpoint while it is asked."""
 
-    def __init__(self, ledger: Ledger, decoding: Decoding, prices: Prices | None):
-        self.ledger, self.decoding, self.prices = ledger, decoding, prices
-        self.problems: list[str] = []
-        self._settled = asyncio.Event()  # some attempt's cost has become known
-        self._stopped: set[str] = set()
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        decoding: Decoding,
+        prices: Prices | None,
+        ledger: Ledger,
+        settled: asyncio.Event,
+        problems: list[str],
+    ):
+        self.endpoint, self.decoding, self.prices, self.ledger = endpoint, decoding, prices, ledger
+        self.settled = settled  # some attempt's cost, of any endpoint, has become known
+        self.problems = problems
+        self.connection = Connection(endpoint, decoding)
+        self.limit = RateLimit(endpoint.requests_per_minute, endpoint.tokens_per_minute)
+        self.failures, self.reason, self.stopped = 0, "", False
 
-    def run(self, endpoints: Sequence[Endpoint], questions: Sequence[str]) -> Iterator[None]:
-        """Ask, in a thread of its own (a notebook's has a loop already), and yield progress."""
-        done: queue.SimpleQueue = queue.SimpleQueue()
-        connections = [Connection(endpoint, self.decoding) for endpoint in endpoints]
-        loop = asyncio.new_event_loop()
-        task = loop.create_task(self._ask_all(connections, questions, lambda: done.put(None)))
-        task.add_done_callback(done.put)
+    def unanswered(
+        self, questions: Sequence[str], advance: Callable[[], None]
+    ) -> list[tuple[str, str]]:
+        """Return keys and questions without an answer, and report the others."""
+        keys = {self.endpoint.answer_key(q, self.decoding): q for q in questions}
+        todo = [(key, q) for key, q in keys.items() if key not in self.ledger.answers]
+        for _ in range(len(questions) - len(todo)):
+            advance()
+        return todo
 
-        def work() -> None:
-            try:
-                loop.run_until_complete(asyncio.wait([task]))
-            finally:
-                loop.close()
-
-        thread = threading.Thread(target=work, daemon=True)
-        thread.start()
-        try:
-            while (event := done.get()) is None:
-                yield
-            event.result()
-        except* Exception as errors:
-            raise errors.exceptions[0] from None
-        finally:
-            if not task.done():
-                loop.call_soon_threadsafe(task.cancel)
-            thread.join()
-
-    async def _ask_all(self, connections, questions: Sequence[str], advance) -> None:
-        try:
-            async with asyncio.TaskGroup() as group:
-                for connection in connections:
-                    endpoint = connection.endpoint
-                    keys = {endpoint.answer_key(q, self.decoding): q for q in questions}
-                    todo = [(k, q) for k, q in keys.items() if k not in self.ledger.answers]
-                    for _ in range(len(questions) - len(todo)):
-                        advance()
-                    waiting = iter(todo)
-                    state = _State(
-                        connection,
-                        RateLimit(endpoint.requests_per_minute, endpoint.tokens_per_minute),
-                    )
-                    for _ in range(endpoint.concurrency):
-                        group.create_task(self._work(state, waiting, advance))
-        finally:
-            for connection in connections:
-                await connection.close()
-
-    async def _work(self, state: _State, waiting: Iterator[tuple[str, str]], advance) -> None:
+    async def work(self, waiting: Iterator[tuple[str, str]], advance: Callable[[], None]) -> None:
+        """Ask one waiting question after another."""
         for key, question in waiting:
-            if state.endpoint.name in self._stopped:
+            if self.stopped:
                 return
-            if await self._ask(state, key, question):
-                state.failures = 0
-            else:
-                state.failures += 1
-            if state.failures >= max(FAILURES_IN_A_ROW, state.endpoint.concurrency):
-                self._stop(state, f"{state.failures} questions in a row failed: {state.reason}")
+            self.failures = 0 if await self.ask(key, question) else self.failures + 1
+            if self.failures >= max(FAILURES_IN_A_ROW, self.endpoint.concurrency):
+                self.stop(f"{self.failures} questions in a row failed: {self.reason}")
             advance()
 
-    async def _ask(self, state: _State, key: str, question: str) -> bool:
+    async def ask(self, key: str, question: str) -> bool:
         """Ask one question until it is answered or given up; return whether it was answered."""
-        endpoint = state.endpoint
-        n_input = endpoint.most_input_tokens(question)
+        n_input = self.endpoint.most_input_tokens(question)
         most = self.decoding.max_new_tokens
-        worst = answer_cost(self.prices, endpoint.name, n_input, most) or 0.0
-        for attempt_number in range(endpoint.retries + 1):
-            await state.limit.wait(n_input + most)
-            if endpoint.name in self._stopped or not await self._afford(state, worst):
+        worst = answer_cost(self.prices, self.endpoint.name, n_input, most) or 0.0
+        for attempt_number in range(self.endpoint.retries + 1):
+            await self.limit.wait(n_input + most)
+            if self.stopped or not await self.afford(worst):
                 return False
             attempt = self.ledger.ask(key, worst)
             wait = random.uniform(0, min(LONGEST_WAIT, FIRST_WAIT * 2**attempt_number))
             try:
-                reply = await state.connection.ask(question)
+                reply = await self.connection.ask(question)
                 counts = reply.input_tokens, reply.output_tokens
-                cost = answer_cost(self.prices, endpoint.name, *counts)
+                cost = answer_cost(self.prices, self.endpoint.name, *counts)
                 self.ledger.answer(attempt, key, replace(reply, cost_usd=cost))
                 return True
             except Lost as error:
                 self.ledger.lose(attempt)
-                state.reason = str(error)
+                self.reason = str(error)
             except Refused as error:
                 self.ledger.refuse(attempt)
-                state.reason = str(error)
-                if error.kind == "endpoint":
-                    self._stop(state, state.reason)
-                    return False
+                self.reason = str(error)
                 if error.kind == "query":
                     break
-                if error.wait is not None and error.wait > LONGEST_PAUSE:
-                    self._stop(state, f"it asks to wait {error.wait:,.0f} s; {state.reason}")
+                pause = error.wait or 0.0
+                if error.kind == "endpoint" or pause > LONGEST_PAUSE:
+                    asks = f"it asks to wait {pause:,.0f} s; " if pause > LONGEST_PAUSE else ""
+                    self.stop(asks + self.reason)
                     return False
                 if error.wait is not None:
-                    state.limit.pause(error.wait)
+                    self.limit.pause(pause)
                     wait = 0.0
             finally:
-                self._settled.set()
-            if attempt_number < endpoint.retries:
+                self.settled.set()
+            if attempt_number < self.endpoint.retries:
                 await asyncio.sleep(wait)
-        self.problems.append(f"{endpoint.name}: no answer to {question!r:.60} ({state.reason})")
+        self.problems.append(f"{self.endpoint.name}: no answer to {question!r:.60} ({self.reason})")
         return False
 
-    async def _afford(self, state: _State, worst: float) -> bool:
+    async def afford(self, worst: float) -> bool:
         """Wait until the cap allows a request, or no attempt is left that could make it."""
         while not self.ledger.allows(worst):
             if not self.ledger.in_flight:
-                self._stop(
-                    state,
+                self.stop(
                     f"the cap of {self.ledger.cap_usd:g} USD allows no further question "
                     f"({self.ledger.spent:.6g} spent, up to {self.ledger.uncertain:.6g} more for "
-                    "answers that were lost); raise cap_usd to go on",
+                    "answers that were lost); raise cap_usd to go on"
                 )
                 return False
-            self._settled.clear()
-            await self._settled.wait()
+            self.settled.clear()
+            await self.settled.wait()
         return True
 
-    def _stop(self, state: _State, reason: str) -> None:
-        if state.endpoint.name not in self._stopped:
-            self._stopped.add(state.endpoint.name)
-            self.problems.append(f"{state.endpoint.name}: asked no further: {reason}")
-
-
-@dataclass
-class _State:
-    """An endpoint while it is asked."""
-
-    connection: Connection
-    limit: RateLimit
-    failures: int = 0
-    reason: str = ""
-
-    @property
-    def endpoint(self) -> Endpoint:
-        return self.connection.endpoint
+    def stop(self, reason: str) -> None:
+        """Ask no further, and say why."""
+        if not self.stopped:
+            self.stopped = True
+            self.problems.append(f"{self.endpoint.name}: asked no further: {reason}")
