@@ -12,8 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from scipy import linalg
-from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.metrics.pairwise import euclidean_distances
+from sklearn.base import BaseEstimator
 
 from prefill_router.baselines import masked_accuracy
 from prefill_router.errors import InputError
@@ -55,7 +54,7 @@ class RidgePath(BaseEstimator):
     Attributes
     ----------
     x_mean_, y_mean_ : ndarrays of shapes (D,) and (M,)
-        Weighted means of the training rows.
+        Means of the training rows.
     coef_ : ndarray of shape (P, D, M)
         By penalty.
     """
@@ -63,23 +62,19 @@ class RidgePath(BaseEstimator):
     def __init__(self, penalties: Sequence[float]):
         self.penalties = penalties
 
-    def fit(self, X: np.ndarray, Y: np.ndarray, weights: np.ndarray | None = None) -> RidgePath:
-        """Fit to features `X` (N, D) and values `Y` (N, M), rows counted by `weights` (N,).
+    def fit(self, X: np.ndarray, Y: np.ndarray) -> RidgePath:
+        """Fit to features `X` (N, D) and values `Y` (N, M).
 
         Raises
         ------
         InputError
-            If `Y` is not a matrix with a row for each of `X`, a penalty is not positive, or a
-            weight is below 0 or none is above it.
+            If `Y` is not a matrix with a row for each of `X`, or a penalty is not positive.
         """
         X, Y = np.asarray(X, dtype=np.float64), label_matrix(Y, len(X))
-        weights = np.ones(len(X)) if weights is None else np.asarray(weights, dtype=np.float64)
-        if not (np.min(self.penalties) > 0 and np.min(weights) >= 0 and weights.sum() > 0):
-            raise InputError("Penalties must be positive, weights at least 0 and some above 0.")
-        self.x_mean_ = np.average(X, axis=0, weights=weights)
-        self.y_mean_ = np.average(Y, axis=0, weights=weights)
-        root = np.sqrt(weights)[:, None]
-        x, y = root * (X - self.x_mean_), root * (Y - self.y_mean_)
+        if not np.min(self.penalties) > 0:
+            raise InputError(f"penalties {self.penalties} must all be positive.")
+        self.x_mean_, self.y_mean_ = X.mean(axis=0), Y.mean(axis=0)
+        x, y = X - self.x_mean_, Y - self.y_mean_
         scatter = x.T @ x
         unit = np.trace(scatter) / len(scatter)
         values, vectors = linalg.eigh(scatter, overwrite_a=True)
@@ -96,56 +91,6 @@ class RidgePath(BaseEstimator):
     def predict(self, X: np.ndarray) -> np.ndarray:
         """Return values (P, n, M) of features `X` (n, D), by penalty."""
         return (np.asarray(X, dtype=np.float64) - self.x_mean_) @ self.coef_ + self.y_mean_
-
-
-class KernelFeatures(TransformerMixin, BaseEstimator):
-    """Features whose products approximate a Gaussian kernel, from a sample of the rows (Nyström).
-
-    Parameters
-    ----------
-    width : float, default 1.0
-        The kernel is exp(-d^2 / (2 w^2)), w being `width` times the median distance between rows
-        of the sample.
-    n_landmarks : int, default 1000
-        Rows sampled, at most all.
-    random_state : int, default 0
-
-    Attributes
-    ----------
-    landmarks_ : ndarray of shape (L, D)
-    scale_ : float
-        w.
-    rotation_ : ndarray of shape (L, R)
-        Inverse root of the landmarks' kernel matrix, without its vanishing part.
-
-    References
-    ----------
-    Williams and Seeger, "Using the Nyström method to speed up kernel machines", 2001.
-    """
-
-    def __init__(self, width: float = 1.0, n_landmarks: int = 1000, random_state: int = 0):
-        self.width = width
-        self.n_landmarks = n_landmarks
-        self.random_state = random_state
-
-    def fit(self, X: np.ndarray, y: None = None) -> KernelFeatures:
-        """Draw landmarks from `X` (N, D)."""
-        X = np.asarray(X, dtype=np.float64)
-        rng = np.random.default_rng(self.random_state)
-        self.landmarks_ = X[rng.permutation(len(X))[: self.n_landmarks]]
-        squares = euclidean_distances(self.landmarks_, squared=True)
-        off_diagonal = squares[~np.eye(len(squares), dtype=bool)]
-        median = np.sqrt(np.median(off_diagonal)) if off_diagonal.size else 0.0
-        self.scale_ = self.width * (median or 1.0)
-        values, vectors = linalg.eigh(np.exp(-squares / (2 * self.scale_**2)))
-        kept = values > 1e-8 * values[-1]
-        self.rotation_ = vectors[:, kept] / np.sqrt(values[kept])
-        return self
-
-    def transform(self, X: np.ndarray) -> np.ndarray:
-        """Return features (n, R) of `X` (n, D)."""
-        squares = euclidean_distances(np.asarray(X, np.float64), self.landmarks_, squared=True)
-        return np.exp(-squares / (2 * self.scale_**2)) @ self.rotation_
 
 
 def split_labels(Y: np.ndarray) -> np.ndarray:
