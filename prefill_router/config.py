@@ -224,6 +224,9 @@ class Loop(Config):
     cap_usd: NonNegativeFloat | None = Field(
         None, description="the most that endpoints may charge, over all runs; empty: no cap"
     )
+    head: Literal["auto", "trunk", "logistic", "ridge"] = Field(
+        "auto", description="trunk (as published), logistic, ridge, or the best on validation: auto"
+    )
     max_loss: Share = Field(
         0.02, description="guarantee: accuracy given up against the best single target, at most"
     )

@@ -2,11 +2,15 @@
 
 import tiny_studies
 
+from prefill_router.extraction import extract
 from prefill_router.labels import load_labels
 from prefill_router.labels.costs import load_prices
 from prefill_router.router import Router
 
-SETTINGS = {"dimensions": [2, 6], "n_seeds": 2, "keep": 2, "n_resamples": 50, "max_loss": 0.2}
+SETTINGS = {
+    "head": "trunk", "dimensions": [2, 6], "n_seeds": 2, "keep": 2, "n_resamples": 50,
+    "max_loss": 0.2,
+}  # fmt: skip
 
 
 def fit(directory, table=None, **settings):
@@ -14,4 +18,5 @@ def fit(directory, table=None, **settings):
     world = tiny_studies.world(directory, table)
     labels = load_labels(world["labels"])
     settings = {"prices": load_prices(world["prices"]), **SETTINGS, **settings}
-    return Router.fit(labels, world["encoder"], **settings), labels
+    states = extract(world["encoder"], labels.question.tolist())
+    return Router.fit(labels, states, **settings), labels

@@ -16,7 +16,8 @@ from prefill_router.config import price_table, target_names
 from prefill_router.errors import InputError
 
 if TYPE_CHECKING:
-    from prefill_router.evaluation.estimates import Estimate
+    import pandas as pd
+
     from prefill_router.labels import Labels
     from prefill_router.router import Router
 
@@ -73,17 +74,27 @@ def collect(
 
 @loop_command
 def fit(
-    *, labels, n_queries, targets, prices, encoder, layers, max_tokens, truncation, dimensions,
-    n_seeds, max_loss, confidence, router, device, seed,
+    *, labels, n_queries, targets, prices, encoder, layers, max_tokens, truncation, head,
+    dimensions, n_seeds, max_loss, confidence, router, device, seed,
 ) -> Said:  # fmt: skip
     """Fit a router to the labels, test it, and save it with its model card."""
+    import numpy as np
+
+    from prefill_router.extraction import extract
+    from prefill_router.labels.costs import expected_costs, has_costs
     from prefill_router.router import Router
 
+    data = _labels(labels, target_names(targets), n_queries, seed)
+    costs = price_table(targets, prices)
+    if has_costs(data, costs):  # a missing price is named before any prompt is read
+        expected_costs(data, costs, np.zeros(data.n_queries), np.arange(data.n_queries))
+    states = extract(
+        encoder, data.question.tolist(), layers=layers, max_tokens=max_tokens or None,
+        truncation=truncation, device=device,
+    )  # fmt: skip
     made = Router.fit(
-        _labels(labels, target_names(targets), n_queries, seed), encoder,
-        prices=price_table(targets, prices), layers=layers, dimensions=dimensions,
-        n_seeds=n_seeds, keep=(n_seeds + 1) // 2, max_tokens=max_tokens or None,
-        truncation=truncation, max_loss=max_loss, confidence=confidence, device=device, seed=seed,
+        data, states, head=head, prices=costs, dimensions=dimensions, n_seeds=n_seeds,
+        keep=(n_seeds + 1) // 2, max_loss=max_loss, confidence=confidence, device=device, seed=seed,
     )  # fmt: skip
     made.save_pretrained(router)
     found = {"router": router, "targets": made.targets, **_results(made.metrics)}
@@ -129,7 +140,7 @@ def report(
     *, labels, n_queries, targets, prices, router, report, device, seed, encoder=None
 ) -> Said:  # fmt: skip
     """Write a page about a router that needs nothing else: costs, guarantee, mistakes."""
-    from prefill_router.loop.report_page import write_page
+    from prefill_router.router.report_page import write_page
 
     saved = _router(router, encoder, device)
     data = _labels(labels, saved.targets, n_queries, seed)
@@ -161,9 +172,9 @@ def add_target(
     return found | _results(metrics), [
         f"{counts}.",
         *(
-            f"{row.metric} of {row.router} for {name}: {format_interval(row, 'value')} "
-            f"(n = {row.n})"
-            for row in metrics
+            f"{row.metric} of {row.router}{row.versus and f' versus {row.versus}'} for {name}: "
+            f"{format_interval(row, 'value')} (n = {row.n})"
+            for row in metrics.itertuples()
         ),
         f"Saved: {out}",
     ]
@@ -197,16 +208,17 @@ def _router(directory: str, encoder: str | None, device: str) -> Router:
     return Router.from_pretrained(directory, encoder=encoder, device=device)
 
 
-def _results(metrics: list[Estimate]) -> dict:
-    rows = [{k: None if v != v else v for k, v in asdict(row).items()} for row in metrics]
-    return {"metrics": rows}
+def _results(metrics: pd.DataFrame) -> dict:
+    from prefill_router.evaluation.results import records
+
+    return {"metrics": records(metrics)}
 
 
-def _summary(router: Router, metrics: list[Estimate]) -> list[str]:
+def _summary(router: Router, metrics: pd.DataFrame) -> list[str]:
     """Return results of policies, as a table, and of probabilities, and the guarantee."""
-    import pandas as pd
-
+    from prefill_router.evaluation.results import one
     from prefill_router.report import format_interval
+    from prefill_router.report.tables import results_table
 
     promise = router.guarantee
     default = f"always {promise.best_single}" if promise.tau is None else f"tau {promise.tau:.3g}"
@@ -214,22 +226,17 @@ def _summary(router: Router, metrics: list[Estimate]) -> list[str]:
         "tolerance": f"tau {router.config.tau:.3g}, of validation",
         "certified": f"default: {default}",
     }
-    overall = [row for row in metrics if not row.target]
-    table = {
-        metric: {
-            called.get(row.router, row.router): format_interval(row)
-            for row in overall
-            if row.metric == metric
-        }
-        for metric in ("accuracy", "gap closed", "cost saving")
-    }
+    overall = metrics[metrics.target == ""].replace({"router": called})
+    table = results_table(
+        overall[overall.metric.isin(["accuracy", "gap closed", "cost saving"])],
+        dict.fromkeys(("accuracy", "gap closed", "cost saving"), "%"),
+    )
     probabilities = [
-        f"{row.metric} {format_interval(row, 'value')}"
-        for row in overall
-        if row.router == "calibrated" and row.metric in ("AUC", "ECE")
+        f"{metric} {format_interval(one(metrics, metric=metric, router='calibrated'), 'value')}"
+        for metric in ("AUC", "ECE")
     ]
     return [
-        pd.DataFrame({metric: values for metric, values in table.items() if values}).to_string(),
+        table.to_string(index=False),
         f"Predicted probabilities: {', '.join(probabilities)}.",
         router.promise,
     ]

@@ -4,85 +4,161 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
+from huggingface_hub import HfApi
 
-from prefill_router.extraction import Layers, extract
+from prefill_router.errors import InputError, did_you_mean
+from prefill_router.evaluation.results import results
+from prefill_router.extraction.activations import Activations
 from prefill_router.extraction.devices import Device
-from prefill_router.extraction.prompts import Truncation
-from prefill_router.extraction.sources import resolve
+from prefill_router.extraction.templates import Query
 from prefill_router.labels import Labels
-from prefill_router.labels.costs import Prices, expected_costs, has_costs
+from prefill_router.labels.costs import Prices, query_costs
 from prefill_router.labels.splits import make_splits
-from prefill_router.router import files as router_files
-from prefill_router.router import hub as router_hub
-from prefill_router.router.amendable import Amendable
+from prefill_router.recipe import Recipe, fit_recipe
+from prefill_router.recipe.cost_prediction import CostModel
+from prefill_router.recipe.predictor import Predictor
+from prefill_router.router import files, hub
+from prefill_router.router.added_targets import fit_added, tuned_with_added, with_added
 from prefill_router.router.card import model_card
-from prefill_router.router.description import (
-    describe,
-    find_encoder,
-    read_own_tokenizers,
-)
-from prefill_router.router.guarantee import check_levels
-from prefill_router.router.parts import from_tensors, to_tensors
-from prefill_router.router.training import train
-from prefill_router.storage import Store, fingerprint
+from prefill_router.router.config import RouterConfig
+from prefill_router.router.evaluation import Predictions, digests, evaluate, predict
+from prefill_router.router.guarantee import Guarantee, certify, check_levels
+from prefill_router.router.query_reader import QueryReader, find_encoder
+from prefill_router.router.routing import Route, Rule, Tuned, make_rule
+from prefill_router.router.tensors import from_tensors, to_tensors
+from prefill_router.router.training import finish
+from prefill_router.storage import fingerprint
+
+RULES = 64
+"""Settled policies that are kept; a service that varies its settings settles others anew."""
 
 
-class Router(Amendable):
-    """Made from labels, saved, loaded and shared; it routes, is evaluated and can be amended."""
+@dataclass(frozen=True, eq=False, repr=False)
+class Router:
+    """Says which of K targets to ask.
+
+    Made from labels by `fit`, loaded by `from_pretrained`; it is saved, shared, routes, is
+    evaluated, and makes other routers by `certify` and `add_target`. It never changes.
+
+    Attributes
+    ----------
+    config : RouterConfig
+        What it says of itself.
+    predictor : Predictor
+        From states to P(correct).
+    costs : CostModel or None
+        From the same features to expected costs, where prices are known.
+    validation : mapping of str to ndarray of shape (n, K)
+        ``p``, ``correct`` and, where prices are known, ``cost`` of its validation queries, by which
+        policies are settled.
+    seen : ndarray of uint64
+        `digests` of the questions that any of it was fitted to or chosen on.
+    reader : QueryReader or None
+        What reads queries; None where the router was fitted to arrays.
+    """
+
+    config: RouterConfig
+    predictor: Predictor
+    costs: CostModel | None
+    validation: Mapping[str, np.ndarray]
+    seen: np.ndarray
+    reader: QueryReader | None = None
+
+    # -- what it is ------------------------------------------------------------------------------
+
+    @property
+    def targets(self) -> list[str]:
+        """Names of the K targets, those added since at the end."""
+        return [*self.config.targets, *(record.name for record in self.config.added)]
+
+    @property
+    def encoder(self) -> str | None:
+        """Name of the encoder; None where the router was fitted to arrays."""
+        return self.config.encoder and self.config.encoder.name
 
     @property
     def fingerprint(self) -> str:
         """16 hexadecimal characters that identify the router by content."""
         return fingerprint(self.config.model_dump(mode="json"))
 
+    @property
+    def guarantee(self) -> Guarantee:
+        """The tolerance certified on held-out labels, or that none is."""
+        return self.config.guarantee
+
+    @property
+    def promise(self) -> str:
+        """The guarantee as a sentence, with the targets that it does not cover."""
+        uncovered = [record.name for record in self.config.added if not record.certified]
+        if not uncovered or self.guarantee.tau is None:
+            return str(self.guarantee)
+        return (
+            f"{self.guarantee} It does not cover {', '.join(uncovered)}, added since: certify "
+            "anew, with labels of all targets."
+        )
+
+    @property
+    def metrics(self) -> pd.DataFrame:
+        """Results on the test queries, with intervals."""
+        return results(self.config.metrics)
+
+    @cached_property
+    def tuned(self) -> Tuned:
+        """What policies need to know beforehand."""
+        config, held = self.config, self.validation
+        accuracy = np.array([np.nan if a is None else a for a in config.accuracy])
+        tuned = Tuned(
+            held["p"], held.get("cost"), held["correct"], config.tau, config.lam, accuracy,
+            config.guarantee,
+        )  # fmt: skip
+        return tuned_with_added(tuned, config.added)
+
+    # -- made, saved, loaded -----------------------------------------------------------------------
+
     @classmethod
     def fit(
         cls,
         labels: Labels,
-        encoder: str = "zoo/reader-l",
+        states: Activations,
         *,
+        head: str = "auto",
         prices: Prices | None = None,
-        layers: Layers = "all",
-        poolings: Sequence[str] = ("last", "mean"),
         dimensions: Sequence[int] = (16, 32, 64, 128),
         n_seeds: int = 10,
         keep: int = 5,
-        max_tokens: int | None = None,
-        truncation: Truncation = "error",
         max_loss: float = 0.02,
         confidence: float = 0.95,
         tokenizers: Mapping[str, str | os.PathLike] | None = None,
         encoder_price: float | None = None,
         device: Device = "cpu",
-        dtype: str = "float32",
         seed: int = 0,
         n_resamples: int = 2000,
-        store: Store | None = None,
     ) -> Router:
-        """Make a router from labels.
+        """Make a router from labels and an encoder's states.
 
-        Layers, features, networks and answer lengths are fitted on training queries, calibration
-        and policies on validation queries; the tolerance is certified and everything evaluated on
-        test queries. No group of queries is on two sides.
+        Layers, features, head and answer lengths are fitted on training queries, calibration and
+        policies on validation queries; the tolerance is certified and everything evaluated on test
+        queries. No group of queries is on two sides.
 
         Parameters
         ----------
         labels : Labels
             Which target answered which query correctly. Their own split is kept if they have one.
-        encoder : str, default "zoo/reader-l"
-            As for `prefill_router.extraction.sources.resolve`.
+        states : Activations
+            Of the same queries in the same order: from ``extract(encoder, labels.question)``, or
+            from arrays of one's own, and then the router reads states instead of queries.
+        head : {"auto", "trunk", "logistic", "ridge"}, default "auto"
+            As for `prefill_router.recipe.Recipe`, and so are `dimensions`, `n_seeds` and `keep`.
         prices : Prices, optional
             Without them, and without `cost_usd` in the labels, policies know no costs.
-        layers, poolings, max_tokens, truncation
-            As for `prefill_router.extraction.encode`: what is tried and how prompts are read.
-        dimensions : sequence of int, default (16, 32, 64, 128)
-            Numbers of principal components tried.
-        n_seeds, keep : int, default 10 and 5
-            Networks trained, and kept.
         max_loss, confidence : float, default 0.02 and 0.95
             What the certified tolerance promises: see `prefill_router.router.guarantee.certify`.
         tokenizers : mapping of str to path, optional
@@ -91,13 +167,11 @@ class Router(Amendable):
         encoder_price : float, optional
             What the encoder's prefill costs, in USD per million tokens. Default: the price table's
             input price of that name; where it has none, no saving includes it.
-        device, dtype
-            As for `prefill_router.extraction.models.load_encoder`; the networks train there too.
+        device : device, default "cpu"
+            What trains networks, and reads queries afterwards.
         seed : int, default 0
         n_resamples : int, default 2000
             Of the bootstrap.
-        store : Store, optional
-            Where extracted states are kept and found again. Default: they are thrown away.
 
         Returns
         -------
@@ -106,47 +180,34 @@ class Router(Amendable):
         Raises
         ------
         InputError
-            If labels, prices, encoder or a parameter cannot be used.
+            If labels, states, prices or a parameter cannot be used.
         """
-        split = make_splits(labels, seed=seed)[0]
         check_levels(max_loss, confidence)
-        if has_costs(labels, prices):
-            # before any prompt is read: its length does not matter to what is unknown
-            expected_costs(labels, prices, np.zeros(labels.n_queries), split.train)
-        source = resolve(encoder)
-        counters = read_own_tokenizers(tokenizers or {}, labels.targets)
-        if encoder_price is None and prices is not None:
-            encoder_price = prices.input.get(encoder)
-        activations = extract(
-            source,
-            labels.question.tolist(),
-            layers=layers,
-            poolings=poolings,
-            max_tokens=max_tokens,
-            truncation=truncation,
-            device=device,
-            dtype=dtype,
-            cache_dir=None if store is None else store.root,
+        if len(states) != labels.n_queries:
+            raise InputError(
+                f"There are states of {len(states):,} queries, and labels of {labels.n_queries:,}: "
+                "give those of the same queries, in the same order."
+            )
+        split = make_splits(labels, seed=seed)[0]
+        own = files.read_own_tokenizers(tokenizers or {}, labels.targets)
+        recipe = Recipe(
+            head, dimensions=dimensions, n_seeds=n_seeds, keep=keep, seed=seed, device=device
         )
-        trained = train(
-            activations,
-            labels,
-            split,
-            prices,
-            counters,
-            device=device,
-            dimensions=dimensions,
-            n_seeds=n_seeds,
-            keep=keep,
-            max_loss=max_loss,
-            confidence=confidence,
-            encoder_price=encoder_price,
-            n_resamples=n_resamples,
-            seed=seed,
-        )
-        reading = {"dtype": dtype, "max_tokens": max_tokens, "truncation": truncation}
-        config = describe(trained, labels, split, source, prices, reading, seed)
-        return cls(config, trained.parts, source, device)
+        config, tensors = finish(
+            fit_recipe(recipe, labels, states, split, prices, own), labels, states, split, prices,
+            max_loss=max_loss, confidence=confidence, encoder_price=encoder_price,
+            n_resamples=n_resamples, seed=seed,
+        )  # fmt: skip
+        source = states.encoder and find_encoder(states.encoder)
+        return cls._of(config, tensors, own, source, device)
+
+    @classmethod
+    def _of(cls, config, tensors, tokenizers, source, device) -> Router:
+        reader = None
+        if source is not None:
+            places = [(place.layer, place.pooling) for place in config.places]
+            reader = QueryReader(source, config.encoder, places, device)
+        return cls(config, **from_tensors(config, tensors, tokenizers), reader=reader)
 
     def save_pretrained(self, directory: str | os.PathLike) -> Path:
         """Write the router, with a model card, into a directory, which is made if need be.
@@ -156,15 +217,15 @@ class Router(Amendable):
         pathlib.Path
             The directory.
         """
-        costs = self._fitted.costs
-        router_files.write(
-            Path(directory),
-            self.config,
-            to_tensors(self._fitted),
-            costs.tokenizers if costs else {},
-            model_card(self.config, self.metrics, self.guarantee),
-        )
+        tokenizers = self.costs.tokenizers if self.costs else {}
+        card = model_card(self.config)
+        files.write(Path(directory), self.config, self.tensors, tokenizers, card)
         return Path(directory)
+
+    @property
+    def tensors(self) -> dict[str, np.ndarray]:
+        """All its numbers, as they are saved."""
+        return to_tensors(self.predictor, self.costs, self.validation, self.seen)
 
     @classmethod
     def from_pretrained(
@@ -174,7 +235,7 @@ class Router(Amendable):
         device: Device = "cpu",
         encoder: str | None = None,
     ) -> Router:
-        """Load a router and its encoder. Nothing in either is executed.
+        """Load a router. Nothing in it, nor in its encoder, is executed.
 
         Parameters
         ----------
@@ -183,7 +244,7 @@ class Router(Amendable):
         revision : str, optional
             A commit, branch or tag on the hub.
         device : device, default "cpu"
-            Where the encoder reads.
+            Where the encoder reads; it is loaded for the first query.
         encoder : str, optional
             Where the encoder lies, if not under the name it had; its hash must be the same.
 
@@ -197,11 +258,12 @@ class Router(Amendable):
             If there is no router, a file is not what it says it is, or the encoder is missing or
             another one.
         """
-        directory = router_hub.find(os.fspath(name), revision)
-        config = router_files.read_config(directory)
-        tensors = router_files.read_tensors(directory, config)
-        parts = from_tensors(config, tensors, router_files.read_tokenizers(directory, config))
-        return cls(config, parts, find_encoder(config, encoder), device)
+        directory = hub.find(os.fspath(name), revision)
+        config = files.read_config(directory)
+        tensors = files.read_tensors(directory, config)
+        tokenizers = files.read_tokenizers(directory, config)
+        source = config.encoder and find_encoder(config.encoder, encoder)
+        return cls._of(config, tensors, tokenizers, source, device)
 
     def push_to_hub(
         self,
@@ -234,13 +296,339 @@ class Router(Amendable):
         str
             The address of the commit.
         """
+        api = HfApi(token=token)
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         with tempfile.TemporaryDirectory() as directory:
-            return router_hub.upload(
-                self.save_pretrained(directory),
-                repo_id,
-                token=token,
-                private=private,
+            return api.upload_folder(
+                repo_id=repo_id,
+                folder_path=self.save_pretrained(directory),
                 revision=revision,
                 commit_message=commit_message,
                 create_pr=create_pr,
+            ).commit_url
+
+    # -- in use ----------------------------------------------------------------------------------
+
+    def route(self, query: Query, policy: str = "tolerance", **settings: Any) -> Route:
+        """Say which target to ask; a query is a text, or a list of messages.
+
+        Parameters
+        ----------
+        query : str or list of messages
+            Messages are mappings with ``role`` and ``content``, rendered by the encoder's chat
+            template.
+        policy, **settings
+            As for `route_many`.
+
+        Returns
+        -------
+        Route
+        """
+        return self.route_many([query], policy, **settings)[0]
+
+    def route_many(
+        self,
+        queries: Sequence[Query] | Activations,
+        policy: str = "tolerance",
+        *,
+        tau: float | None = None,
+        lam: float | None = None,
+        budget: float | None = None,
+        accuracy: float | None = None,
+        exclude: Sequence[str] = (),
+    ) -> list[Route]:
+        """Say for each query which target to ask.
+
+        Parameters
+        ----------
+        queries : sequence of str or of messages, or Activations
+        policy : {"tolerance", "argmax", "utility", "budget", "abstain"}
+        tau, lam, budget, accuracy, exclude
+            As for `prefill_router.router.routing.make_rule`.
+
+        Returns
+        -------
+        list of Route
+
+        Raises
+        ------
+        InputError
+            If a query cannot be read, `make_rule` refuses a setting, or the router has no encoder
+            to read queries with.
+        """
+        exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
+        rule = self._rule(
+            policy, tau=tau, lam=lam, budget=budget, accuracy=accuracy, exclude=exclude
+        )
+        said = self._read(queries)
+        return rule.routes(said.p, said.expected, self.targets)
+
+    @cached_property
+    def _rule(self) -> Callable[..., Rule]:
+        def settle(policy: str, **settings: Any) -> Rule:
+            return make_rule(policy, self.tuned, self.targets, **settings)
+
+        return lru_cache(RULES)(settle)
+
+    def predict_proba(self, queries: Sequence[Query] | Activations) -> np.ndarray:
+        """Return calibrated P(correct), (N, K), of queries or of their states."""
+        return self._read(queries).p
+
+    def expected_costs(self, queries: Sequence[Query] | Activations) -> np.ndarray:
+        """Return the expected cost of asking each target, (N, K) in USD.
+
+        Raises
+        ------
+        InputError
+            If the router was fitted without prices.
+        """
+        if self.costs is None:
+            raise InputError("This router was fitted without prices; fit it with prices.")
+        return self._read(queries).expected
+
+    def _read(
+        self, queries: Sequence[Query] | Activations, states: Activations | None = None
+    ) -> Predictions:
+        """Return what is said of queries, read by the encoder or by their states."""
+        if isinstance(queries, Activations):
+            queries, states = None, queries
+        if isinstance(queries, str):
+            raise InputError(
+                f"The queries are one text, {queries!r:.80}; put it in a list, or use route(query)."
             )
+        if states is not None:
+            n_tokens = None if self.costs is None else states.full_tokens
+            held = self.predictor.read(states)
+        elif self.reader is not None:
+            held, n_tokens = self.reader.read(queries)
+        else:
+            raise InputError(
+                "This router was fitted to arrays of states, and has no encoder to read queries "
+                "with: give it their states (Activations), or fit one to states from extract(...)."
+            )
+        said = predict(self.predictor, self.costs, held, n_tokens, queries)
+        return with_added(said, self.config.added)
+
+    # -- held against labels -----------------------------------------------------------------------
+
+    def is_seen(self, labels: Labels) -> np.ndarray:
+        """Say which rows `unseen` leaves out, bool (N,)."""
+        seen = np.isin(digests(labels.question), self.seen)
+        return np.isin(labels.group, labels.group[seen])
+
+    def unseen(self, labels: Labels) -> Labels:
+        """Return the labels of questions that the router was not fitted to.
+
+        Parameters
+        ----------
+        labels : Labels
+            All or some of those that it was fitted to, or others, or both.
+
+        Returns
+        -------
+        Labels
+            Without the rows whose question was one of its training or validation queries, or of
+            those by which a target was added, and without all others of such a row's group: they
+            are the same query in other words. Its test queries are left: nothing but the certified
+            tolerance rests on them.
+
+        Raises
+        ------
+        InputError
+            If none is left.
+        """
+        rows = np.flatnonzero(~self.is_seen(labels))
+        if len(rows) == 0:
+            raise InputError(
+                f"The router was fitted to the questions of all {labels.n_queries:,} rows, or to "
+                "others of their groups, which can say nothing of others; give labels of other "
+                "queries."
+            )
+        return labels if len(rows) == labels.n_queries else labels.take(rows)
+
+    def evaluate(
+        self,
+        labels: Labels,
+        prices: Prices | None = None,
+        *,
+        states: Activations | None = None,
+        n_resamples: int = 2000,
+        seed: int = 0,
+    ) -> pd.DataFrame:
+        """Evaluate the router on labels of queries that it was not fitted to.
+
+        Parameters
+        ----------
+        labels, prices, states
+            As for `examine`.
+        n_resamples, seed
+            Of the bootstrap.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Results as in `metrics`, of the split ``"new"``.
+
+        Raises
+        ------
+        InputError
+            As for `examine`.
+        """
+        seen = self.examine(labels, prices, states=states)
+        return evaluate(self.tuned, seen, "new", n_resamples, seed)
+
+    def examine(
+        self, labels: Labels, prices: Prices | None = None, *, states: Activations | None = None
+    ) -> Predictions:
+        """Return what the router says of labelled queries, beside what came of them.
+
+        Parameters
+        ----------
+        labels : Labels
+            Of the router's targets, in any order, and perhaps of others; of queries that it was
+            not fitted to, see `unseen`.
+        prices : Prices, optional
+            Of what answers turned out to cost. Default: those it was fitted with.
+        states : Activations, optional
+            Of the same queries. Default: its encoder reads them.
+
+        Returns
+        -------
+        Predictions
+
+        Raises
+        ------
+        InputError
+            If it was fitted to some of the questions, or the labels lack a target.
+        """
+        labels = self._matched(labels)
+        said = self._read(labels.question.tolist(), states)
+        paid = None
+        if said.inputs is not None:
+            paid = query_costs(labels, prices or self._prices(), said.inputs)
+        return replace(said, paid=paid, labels=labels)
+
+    def _matched(self, labels: Labels) -> Labels:
+        """Return the labels of the router's targets, of which it must not have seen a question."""
+        if missing := [name for name in self.targets if name not in labels.targets]:
+            hint = did_you_mean(missing[0], labels.targets)
+            raise InputError(f"The labels have no target {missing[0]!r}.{hint}")
+        if n_seen := int(self.is_seen(labels).sum()):
+            raise InputError(
+                f"The router was fitted to the questions of {n_seen:,} of {labels.n_queries:,} "
+                "rows, or to others of their groups, on which it looks better than it is; leave "
+                "them out: router.unseen(labels)."
+            )
+        return labels.select_targets(self.targets)
+
+    def _prices(self) -> Prices:
+        records = [*zip(self.config.targets, self.config.prices, strict=True)]
+        records += [(record.name, record) for record in self.config.added]
+        known = {name: record for name, record in records if record.input is not None}
+        columns = ({k: getattr(r, side) for k, r in known.items()} for side in ("input", "output"))
+        return Prices(*columns, self.config.as_of)
+
+    # -- amended by further labels -----------------------------------------------------------------
+
+    def certify(
+        self,
+        labels: Labels,
+        max_loss: float = 0.02,
+        confidence: float = 0.95,
+        *,
+        states: Activations | None = None,
+    ) -> Router:
+        """Return the router with the guarantee that other held-out labels allow.
+
+        Parameters
+        ----------
+        labels : Labels
+            Of queries that neither the fit nor any choice has seen, see `unseen`; best of those
+            that were not among its test queries either.
+        max_loss, confidence : float
+            As for `prefill_router.router.guarantee.certify`.
+        states : Activations, optional
+            Of the same queries. Default: its encoder reads them.
+
+        Returns
+        -------
+        Router
+            Without the results of the certified tolerance that it had before.
+
+        Raises
+        ------
+        InputError
+            If it was fitted to some of the questions, or the labels lack a target.
+        """
+        labels = self._matched(labels)
+        said = self._read(labels.question.tolist(), states)
+        best = self.targets.index(self.guarantee.best_single)
+        promise = certify(
+            said.p, labels.correct, said.costs, best, labels.group, targets=self.targets,
+            max_loss=max_loss, confidence=confidence,
+        )  # fmt: skip
+        added = [record.model_copy(update={"certified": True}) for record in self.config.added]
+        metrics = [row for row in self.config.metrics if row["router"] != "certified"]
+        update = {"guarantee": promise, "added": added, "metrics": metrics}
+        return replace(self, config=self.config.model_copy(update=update))
+
+    def add_target(
+        self,
+        labels: Labels,
+        prices: Prices | None = None,
+        *,
+        states: Activations | None = None,
+        n_resamples: int = 2000,
+        seed: int = 0,
+    ) -> tuple[Router, pd.DataFrame]:
+        """Return the router with one target more, from few labels of it.
+
+        Its probability is read off those of the other targets: what they find hard it is supposed
+        to find hard, as far as its own labels do not say otherwise. Fit a new router once there are
+        many.
+
+        Parameters
+        ----------
+        labels : Labels
+            Of the new target alone; best of queries that the router was not fitted to (`unseen`),
+            on which it predicts the others too well. From then on they count as seen, and with
+            them all of their groups in `labels`.
+        prices : Prices, optional
+            With the new target's; needed where the router knows costs and not all labels have
+            `cost_usd`.
+        states : Activations, optional
+            Of the same queries. Default: its encoder reads them.
+        n_resamples, seed
+            Of the bootstrap, and of the folds that say how sure it is.
+
+        Returns
+        -------
+        router : Router
+            Its guarantee does not cover the new target until `certify` is given labels of all.
+        results : pandas.DataFrame
+            How sure it is: see `prefill_router.router.added_targets.fit_added`.
+
+        Raises
+        ------
+        InputError
+            If the labels are too few, all alike or of several targets, the target is known
+            already, or its costs are not.
+        """
+        if labels.n_targets != 1 or labels.targets[0] in self.targets:
+            raise InputError(
+                f"The labels are of {', '.join(labels.targets)}; they must be of one target that "
+                f"the router does not know (it knows {', '.join(self.targets)})."
+            )
+        said = self._read(labels.question.tolist(), states)
+        record = fit_added(
+            labels, said.p[:, : len(self.config.targets)], said.n_tokens, prices, n_resamples, seed
+        )
+        used = labels.group[~np.isnan(labels.correct[:, 0])]
+        questions = labels.question[np.isin(labels.group, used)]
+        router = replace(self, seen=np.union1d(self.seen, digests(questions)))
+        update = {
+            "added": [*self.config.added, record],
+            "tensors": files.tensors_digest(router.tensors),
+        }
+        router = replace(router, config=self.config.model_copy(update=update))
+        return router, results(record.metrics)

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
 import numpy as np
+from pydantic import ConfigDict, Field
 from scipy.special import logsumexp
 
 from prefill_router import policy
@@ -19,6 +21,7 @@ from prefill_router.errors import InputError
 from prefill_router.evaluation.complete import complete
 
 TAUS = tuple(round(step / 100, 2) for step in range(101))
+Share = Annotated[float, Field(ge=0, le=1)]
 BETS = tuple(np.geomspace(0.02, 0.98, 9))  # as shares of the largest that cannot lose all
 
 
@@ -42,14 +45,16 @@ class Guarantee:
         What was tried, in order, and with what p-value; the last one failed unless all passed.
     """
 
-    tau: float | None
-    max_loss: float
-    confidence: float
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    tau: Share | None
+    max_loss: Share
+    confidence: Share
     best_single: str
     n: int
     n_groups: int
-    taus: tuple[float, ...]
-    p_values: tuple[float, ...]
+    taus: tuple[Share, ...]
+    p_values: Annotated[tuple[Share, ...], Field(min_length=1)]
 
     def __str__(self) -> str:
         """Return the promise, or that there is none, as a sentence."""

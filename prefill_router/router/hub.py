@@ -1,7 +1,8 @@
-"""A router on the Hugging Face hub: found there, and put there."""
+"""A router on the Hugging Face hub: only its own files are fetched, and none that is too large."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from huggingface_hub import HfApi, snapshot_download
@@ -9,13 +10,18 @@ from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundErro
 
 from prefill_router.errors import InputError
 from prefill_router.extraction.sources import local_path
-from prefill_router.router.files import CONFIG, LIMITS, TENSORS, TOKENIZER, read_config
+from prefill_router.router.files import (
+    CONFIG,
+    LIMITS,
+    TENSORS,
+    TOKENIZER,
+    read_config,
+    tokenizer_files,
+)
 
 
 def find(name: str, revision: str | None = None) -> Path:
     """Return the directory of a router: a local one, else its snapshot from the hub.
-
-    Of a repository only the files that ``router.json`` names are fetched, none that is too large.
 
     Parameters
     ----------
@@ -43,9 +49,9 @@ def find(name: str, revision: str | None = None) -> Path:
             f"The Hugging Face hub has no router {name!r}{at} that it would show (is it spelled "
             "right; does it ask for a login?), and there is no such directory."
         ) from None
-    except InputError:
-        raise
     except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(
             f"{name!r} is no directory, and the Hugging Face hub cannot be reached for it "
             f"({type(error).__name__}): this machine is offline, or the name is no hub id."
@@ -64,21 +70,19 @@ def _fetch(name: str, revision: str | None) -> Path:
             snapshot_download(name, revision=revision, allow_patterns=kept, local_files_only=True)
         )
     sizes = {file.rfilename: file.size for file in info.siblings}
-    _check_size(name, sizes, CONFIG, LIMITS[CONFIG])
-    directory = Path(snapshot_download(name, revision=revision, allow_patterns=[CONFIG]))
-    if directory.name != info.sha:
-        raise InputError(f"{name} was changed on the hub while it was fetched; try again.")
-    needed = {TENSORS: LIMITS[TENSORS]}
-    for k, record in enumerate(read_config(directory).prices or ()):
-        if record.tokenizer is not None:
-            needed[TOKENIZER.format(k)] = LIMITS[TOKENIZER]
-    for file, limit in needed.items():
-        _check_size(name, sizes, file, limit)
-    snapshot_download(name, revision=info.sha, allow_patterns=list(needed))
-    return directory
+
+    def fetch(files: Iterable[str], revision: str | None) -> Path:
+        for file in files:
+            _check_size(name, sizes, file)
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(files)))
+
+    directory = fetch([CONFIG], revision)
+    needed = [TENSORS, *tokenizer_files(read_config(directory)).values()]
+    return fetch(needed, directory.name)  # of the same commit
 
 
-def _check_size(name: str, sizes: dict[str, int | None], file: str, limit: int) -> None:
+def _check_size(name: str, sizes: dict[str, int | None], file: str) -> None:
+    limit = LIMITS.get(file, LIMITS[TOKENIZER])
     if file not in sizes:
         raise InputError(f"{name} on the Hugging Face hub is no router: it has no {file}.")
     if sizes[file] is None or sizes[file] > limit:
@@ -87,32 +91,3 @@ def _check_size(name: str, sizes: dict[str, int | None], file: str, limit: int) 
             f"{file} of {name} has {size} bytes on the Hugging Face hub and is not fetched; at "
             f"most {limit:,} are."
         )
-
-
-def upload(
-    directory: Path,
-    repo_id: str,
-    *,
-    token: str | None,
-    private: bool | None,
-    revision: str | None,
-    commit_message: str,
-    create_pr: bool,
-) -> str:
-    """Upload a saved router; parameters as for `prefill_router.router.Router.push_to_hub`.
-
-    Returns
-    -------
-    str
-        The address of the commit.
-    """
-    api = HfApi(token=token)
-    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-    commit = api.upload_folder(
-        repo_id=repo_id,
-        folder_path=directory,
-        revision=revision,
-        commit_message=commit_message,
-        create_pr=create_pr,
-    )
-    return commit.commit_url

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
 
 import numpy as np
 
-from prefill_router.extraction import prepare
+from prefill_router.errors import InputError
+from prefill_router.extraction import Reading, prepare
+from prefill_router.extraction.activations import EncoderInfo
 from prefill_router.extraction.devices import Device
 from prefill_router.extraction.models import load_encoder
-from prefill_router.extraction.pooling import Batch, needs_user
+from prefill_router.extraction.plan import make_plan
+from prefill_router.extraction.pooling import needs_user
 from prefill_router.extraction.prefill import Prefill
-from prefill_router.extraction.prompts import Truncation
-from prefill_router.extraction.sources import ModelSource
+from prefill_router.extraction.sources import ModelSource, resolve, weights_hash
 from prefill_router.extraction.templates import Query
 from prefill_router.progress import track
 
@@ -21,59 +25,30 @@ SAMPLE = "What is asked of a model that reads this line?"  # shows what kind of 
 AT_ONCE = 1024  # queries tokenised together
 
 
+@dataclass(frozen=True, eq=False)
 class QueryReader:
-    """Reads queries with one encoder, which is loaded at once.
+    """Reads queries with one encoder, which is loaded for the first of them.
 
-    Parameters
+    Threads may share a reader; the encoder reads for one at a time.
+
+    Attributes
     ----------
     source : ModelSource
-        The encoder.
-    places : sequence of (int, str)
+        Where the encoder lies.
+    encoder : EncoderInfo
+        How it reads.
+    places : list of (int, str)
         Layers and poolings whose states are wanted.
-    max_tokens, truncation
-        As for `prefill_router.extraction.encode`.
-    device, dtype
-        As for `prefill_router.extraction.models.load_encoder`.
-
-    Notes
-    -----
-    Threads may share a reader; the encoder reads for one at a time.
+    device : device, default "cpu"
     """
 
-    def __init__(
-        self,
-        source: ModelSource,
-        places: Sequence[tuple[int, str]],
-        *,
-        max_tokens: int | None = None,
-        truncation: Truncation = "error",
-        device: Device = "cpu",
-        dtype: str = "float32",
-    ):
-        model, tokenizer = load_encoder(source, device, dtype)
-        by_layer: dict[int, list[str]] = {}
-        for layer, pooling in sorted(places):
-            by_layer.setdefault(layer, []).append(pooling)
-        reading = prepare(
-            model,
-            tokenizer,
-            [SAMPLE],
-            layers=list(by_layer),
-            poolings=[pooling for _, pooling in places],
-            max_tokens=max_tokens,
-            truncation=truncation,
-        )
-        self.prompts = reading.prompts
-        self.width = reading.anatomy.width
-        self.token_budget = reading.token_budget
-        self.switch = reading.switch
-        self._prefill = Prefill(model, reading.anatomy, reading.layers, by_layer)
-        self._order = np.array([sorted(places).index(place) for place in places])
-        self._find_user = needs_user(reading.poolings)
-        self._lock = threading.Lock()
+    source: ModelSource
+    encoder: EncoderInfo
+    places: Sequence[tuple[int, str]]
+    device: Device = "cpu"
 
     def read(self, queries: Sequence[Query]) -> tuple[np.ndarray, np.ndarray]:
-        """Read queries, the shorter ones first, in batches that the device has room for.
+        """Read queries in batches of similar length.
 
         Parameters
         ----------
@@ -92,28 +67,66 @@ class QueryReader:
         """
         if len(queries) == 1:
             return self._read(queries)
-        n_tokens = self.prompts.count(queries)
-        states = np.empty((len(self._order), len(queries), self.width), np.float32)
-        for rows in track(self._batches(n_tokens), "Reading queries"):
+        reading, *_ = self.loaded
+        n_tokens = reading.prompts.count(queries)
+        lengths = np.minimum(n_tokens, reading.prompts.max_tokens)
+        plan = make_plan(lengths, reading.token_budget, AT_ONCE, reading.switch)
+        states = np.empty((len(self.places), len(queries), reading.anatomy.width), np.float32)
+        batches = np.split(plan.rows, plan.batch_ends[:-1])
+        for rows in track(batches, "Reading queries"):
             states[:, rows] = self._read([queries[row] for row in rows])[0]
         return states, n_tokens
 
-    def _batches(self, n_tokens: np.ndarray) -> Iterator[np.ndarray]:
-        """Group rows by length, each group within the budget of tokens, padding included."""
-        order = np.argsort(n_tokens, kind="stable")
-        lengths = np.minimum(n_tokens, self.prompts.max_tokens)[order]
-        start = 0
-        while start < len(order):
-            fits = np.arange(1, len(order) - start + 1) * lengths[start:] <= self.token_budget
-            fits &= (lengths[start:] > self.switch) == (lengths[start] > self.switch)
-            size = min(max(1, int(fits.argmin()) if not fits.all() else len(fits)), AT_ONCE)
-            yield order[start : start + size]
-            start += size
+    @cached_property
+    def loaded(self) -> tuple[Reading, Prefill, np.ndarray, threading.Lock]:
+        """How prompts are made, what reads them, in which order places come, and for whom."""
+        how = asdict(self.encoder)
+        model, tokenizer = load_encoder(self.source, self.device, how.pop("dtype"))
+        by_layer: dict[int, list[str]] = {}
+        for layer, pooling in sorted(self.places):
+            by_layer.setdefault(layer, []).append(pooling)
+        settings = {k: how[k] for k in ("max_tokens", "truncation", "template", "template_kwargs")}
+        poolings = [pooling for _, pooling in self.places]
+        reading = prepare(
+            model, tokenizer, [SAMPLE], layers=list(by_layer), poolings=poolings, **settings
+        )
+        prefill = Prefill(model, reading.anatomy, reading.layers, by_layer)
+        order = np.array([sorted(self.places).index(place) for place in self.places])
+        return reading, prefill, order, threading.Lock()
 
     def _read(self, queries: Sequence[Query]) -> tuple[np.ndarray, np.ndarray]:
-        batch: Batch = self.prompts.batch(queries, self._find_user)
-        cut = self.prompts.truncation != "error"
-        n_tokens = self.prompts.count(queries) if cut else batch.lengths.numpy()
-        with self._lock:
-            pooled = self._prefill.read_places(batch).cpu().numpy()
-        return pooled[self._order], n_tokens
+        reading, prefill, order, lock = self.loaded
+        prompts = reading.prompts
+        batch = prompts.batch(queries, needs_user(reading.poolings))
+        cut = prompts.truncation != "error"
+        n_tokens = prompts.count(queries) if cut else batch.lengths.numpy()
+        with lock:
+            pooled = prefill.read_places(batch).cpu().numpy()
+        return pooled[order], n_tokens
+
+
+def find_encoder(encoder: EncoderInfo, lies_at: str | None = None) -> ModelSource:
+    """Return the encoder that states were read with, under its own name or another.
+
+    Raises
+    ------
+    InputError
+        If it is not there, or its files are others.
+    """
+    name = lies_at or encoder.name
+    if lies_at is None and encoder.revision is not None:
+        name = f"{encoder.name.partition('@')[0]}@{encoder.revision}"
+    try:
+        source = resolve(name)
+    except InputError as error:
+        raise InputError(
+            f"{error} The router was fitted to this encoder: say where it lies now "
+            "(from_pretrained(..., encoder=PATH); on the command line -p encoder=PATH)."
+        ) from None
+    if (found := weights_hash(source)) != encoder.weights:
+        raise InputError(
+            f"{name} is not the encoder that the router was fitted to: its files have the hash "
+            f"{found[:16]}..., that one's {encoder.weights[:16]}.... Say where that one lies "
+            "(encoder=...), or fit the router anew."
+        )
+    return source

@@ -12,7 +12,14 @@ from prefill_router.errors import InputError, did_you_mean
 from prefill_router.evaluation.tuning import fit_abstention, fit_budget
 from prefill_router.router.guarantee import Guarantee
 
-NAMES = ("tolerance", "argmax", "utility", "budget", "abstain")
+PARAMETERS = {
+    "tolerance": "tau",
+    "argmax": "",
+    "utility": "lam",
+    "budget": "budget",
+    "abstain": "accuracy",
+}
+"""Policies, and what each can be told."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +56,8 @@ class Tuned:
         Their expected costs in USD.
     correct : ndarray of shape (n, K)
         Their labels; NaN never asked.
-    lam : float
-        Of the utility policy, chosen on them.
+    tau, lam : float
+        Of the policies tolerance and utility, chosen on them.
     accuracy : ndarray of shape (K,)
         Of each target on training queries.
     guarantee : Guarantee
@@ -62,6 +69,7 @@ class Tuned:
     p: np.ndarray
     cost: np.ndarray | None
     correct: np.ndarray
+    tau: float
     lam: float
     accuracy: np.ndarray
     guarantee: Guarantee
@@ -75,7 +83,7 @@ class Rule:
     Attributes
     ----------
     name : str
-        One of `NAMES`, or ``"single"``: always the same target.
+        A policy's, or ``"single"``: always the same target.
     parameter : float
         tau, lambda, a threshold or a place in `kept`, by policy.
     kept : ndarray of int
@@ -132,6 +140,22 @@ class Rule:
                 )
         return f"{reason}{self.note}."
 
+    def routes(self, p: np.ndarray, cost: np.ndarray | None, targets: Sequence[str]) -> list[Route]:
+        """Return where each of N queries goes."""
+        kept = [(int(k), targets[k]) for k in self.kept]
+        routes = []
+        for row, choice in enumerate(self.choose(p, cost)):
+            costs = None if cost is None else cost[row]
+            routes.append(
+                Route(
+                    None if choice == policy.NOBODY else targets[choice],
+                    {name: float(p[row, k]) for k, name in kept},
+                    None if costs is None else {name: float(costs[k]) for k, name in kept},
+                    self.why(choice, p[row], costs, targets),
+                )
+            )
+        return routes
+
 
 def make_rule(
     name: str,
@@ -177,49 +201,48 @@ def make_rule(
         left, costs are needed and unknown, the budget or the accuracy cannot be met, or ``abstain``
         is to choose a target that was added since.
     """
-    if name not in NAMES:
-        raise InputError(f"Unknown policy {name!r}.{did_you_mean(name, NAMES)}")
-    given = {"tolerance": tau, "utility": lam, "budget": budget, "abstain": accuracy}
-    words = {"tolerance": "tau", "utility": "lam", "budget": "budget", "abstain": "accuracy"}
-    for other, value in given.items():
-        if other != name and value is not None:
-            raise InputError(f"{words[other]} belongs to the policy {other!r}, not to {name!r}.")
-    if name in ("budget", "abstain") and given[name] is None:
-        raise InputError(f"The policy {name!r} needs {words[name]}.")
+    if name not in PARAMETERS:
+        raise InputError(f"Unknown policy {name!r}.{did_you_mean(name, PARAMETERS)}")
+    given = {"tau": tau, "lam": lam, "budget": budget, "accuracy": accuracy}
+    for other, parameter in PARAMETERS.items():
+        if other != name and given.get(parameter) is not None:
+            raise InputError(f"{parameter} belongs to the policy {other!r}, not to {name!r}.")
+    if name in ("budget", "abstain") and given[PARAMETERS[name]] is None:
+        raise InputError(f"The policy {name!r} needs {PARAMETERS[name]}.")
     kept = _kept(targets, exclude)
     if name in ("utility", "budget") and tuned.cost is None:
         raise InputError(
             f"The policy {name!r} weighs costs, and this router was fitted without prices; fit it "
             "with prices, or use argmax, tolerance or abstain."
         )
-    if name == "tolerance" and tau is None:
-        return _promised(tuned, kept, targets)
-    if name == "tolerance":
-        if not 0 <= tau <= 1:
-            raise InputError(f"tau is {tau}; it must be from 0 to 1.")
-        return Rule(name, float(tau), kept)
-    if name == "utility":
-        return Rule(name, float(tuned.lam if lam is None else lam), kept)
-    if name == "budget":
-        found = fit_budget(tuned.p[:, kept], tuned.cost[:, kept], budget)
-        note = f", which is expected to spend at most {budget:g} USD a query on average"
-        return Rule(name, found, kept, note)
-    if name == "abstain":
-        _check_labelled(tuned, kept, targets)
-        threshold = fit_abstention(tuned.p[:, kept], tuned.correct[:, kept], accuracy)
-        share = f"{100 * accuracy:g} %"
-        note = f", from which on {share} of the answers to validation queries are right"
-        return Rule(name, threshold, kept, note)
+    match name:
+        case "tolerance" if tau is None:
+            return _promised(tuned, kept, targets)
+        case "tolerance":
+            if not 0 <= tau <= 1:
+                raise InputError(f"tau is {tau}; it must be from 0 to 1.")
+            return Rule(name, float(tau), kept)
+        case "utility":
+            return Rule(name, float(tuned.lam if lam is None else lam), kept)
+        case "budget":
+            found = fit_budget(tuned.p[:, kept], tuned.cost[:, kept], budget)
+            note = f", which is expected to spend at most {budget:g} USD a query on average"
+            return Rule(name, found, kept, note)
+        case "abstain":
+            _check_labelled(tuned, kept, targets)
+            threshold = fit_abstention(tuned.p[:, kept], tuned.correct[:, kept], accuracy)
+            share = f"{100 * accuracy:g} %"
+            note = f", from which on {share} of the answers to validation queries are right"
+            return Rule(name, threshold, kept, note)
     return Rule(name, 0.0, kept)
 
 
 def _kept(targets: Sequence[str], exclude: Sequence[str]) -> np.ndarray:
-    exclude = [exclude] if isinstance(exclude, str) else list(exclude)
+    exclude = [exclude] if isinstance(exclude, str) else exclude
     for target in exclude:
         if target not in targets:
-            raise InputError(
-                f"Unknown target {target!r} in exclude.{did_you_mean(target, targets)}"
-            )
+            hint = did_you_mean(target, targets)
+            raise InputError(f"Unknown target {target!r} in exclude.{hint}")
     kept = np.array([k for k, target in enumerate(targets) if target not in exclude], dtype=int)
     if len(kept) == 0:
         raise InputError("All targets are excluded, so there is none to ask.")

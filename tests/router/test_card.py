@@ -2,27 +2,28 @@ import re
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import tiny_routers
 import tiny_studies
 import yaml
 
+from prefill_router.evaluation.results import one, results
 from prefill_router.labels.costs import Prices
 from prefill_router.report import format_interval
 from prefill_router.router import Router
+from prefill_router.router.added_targets import MEAN, NEW
 from prefill_router.router.card import code, model_card
 
 
 def test_the_card_says_what_was_measured_and_where_it_ends(fitted):
     router, labels = fitted
-    card = model_card(router.config, router.metrics, router.guarantee)
+    card = model_card(router.config)
     front = yaml.safe_load(card.split("---")[1])
     assert front == {"library_name": "prefill-router", "tags": ["llm-routing", "prefill-router"]}
-    accuracy = next(e for e in router.metrics if (e.metric, e.router) == ("accuracy", "argmax"))
+    accuracy = one(router.metrics, metric="accuracy", router="argmax")
     assert f"| `argmax` | {format_interval(accuracy)} |" in card
-    error = next(
-        e for e in router.metrics if (e.metric, e.router, e.target) == ("ECE", "calibrated", "")
-    )
+    error = one(router.metrics, metric="ECE", router="calibrated")
     assert format_interval(error, "value") in card
     assert labels.fingerprint in card and router.config.encoder.weights in card
     best = router.guarantee.best_single
@@ -34,8 +35,8 @@ def test_the_card_says_what_was_measured_and_where_it_ends(fitted):
 
 def test_a_model_on_the_hub_is_named_as_its_base(fitted):
     config = fitted[0].config
-    encoder = config.encoder.model_copy(update={"name": "owner/name@main", "revision": "c" * 40})
-    card = model_card(config.model_copy(update={"encoder": encoder}), [], fitted[0].guarantee)
+    encoder = replace(config.encoder, name="owner/name@main", revision="c" * 40)
+    card = model_card(config.model_copy(update={"encoder": encoder}))
     assert yaml.safe_load(card.split("---")[1])["base_model"] == ["owner/name"]
 
 
@@ -58,28 +59,26 @@ def test_targets_added_since_are_listed_with_what_was_measured(fitted, tmp_path)
         not in router.save_pretrained(tmp_path).joinpath("README.md").read_text()
     )
     new = replace(labels.select_targets(["late"], at_least=1), targets=("n|w",)).take(np.arange(60))
-    wider, estimates = router.add_target(new, Prices({"n|w": 3.5}, {"n|w": 7.25}), n_resamples=50)
+    wider, found = router.add_target(new, Prices({"n|w": 3.5}, {"n|w": 7.25}), n_resamples=50)
     again = Router.from_pretrained(wider.save_pretrained(tmp_path))
     card = (tmp_path / "README.md").read_text()
     section = card.partition("## Targets added since")[2].partition("## Limits")[0]
-    accuracy, found = estimates[0], {(e.metric, e.router): e for e in estimates}
-    known = f"| 60 | {format_interval(accuracy)} | 3.5 and 7.25 | does not cover it |"
-    assert rf"| `n\|w` {known}" in section
-    for name in ("the new head", "the others' mean"):
-        auc, error = (format_interval(found[m, name], "value") for m in ("AUC", "ECE"))
-        [line] = [x for x in section.splitlines() if f"| `{name.replace('`', chr(39))}` |" in x]
-        assert auc in line and error in line
-    difference = next(e for e in estimates if e.metric == "AUC difference")
-    assert format_interval(difference, "value") in section
-    assert len({x.count(" | ") for x in section.splitlines() if "probabilities |" in x}) == 1
-    assert [e.estimate_of() for e in again.config.added[0].metrics] == estimates
+    accuracy = format_interval(one(found, metric="accuracy", target="n|w"))
+    assert rf"| `n\|w` | 60 | {accuracy} | 3.5 and 7.25 | does not cover it |" in section
+    for name, versus in ((NEW, ""), (MEAN, ""), (NEW, MEAN)):
+        begin = f"| `n\\|w` | `{name}` | {versus and f'`{versus}`'} |"
+        [line] = [x for x in section.splitlines() if x.startswith(begin)]
+        for metric in ("AUC", "ECE"):
+            row = one(found, metric=metric, router=name, versus=versus)
+            assert format_interval(row, "value") in line
+    pd.testing.assert_frame_equal(results(again.config.added[0].metrics), found)
 
 
 @pytest.mark.parametrize("tau", [0.1, None])
 def test_the_name_in_the_promise_is_no_markup(fitted, tau):
     router = fitted[0]
     promise = replace(router.guarantee, best_single="$5 <b>x</b> $y^{", tau=tau)
-    card = model_card(router.config, [], promise)
+    card = model_card(router.config.model_copy(update={"guarantee": promise}))
     [line] = [line for line in card.splitlines() if line.startswith("Guarantee: ")]
     assert "`$5 <b>x</b> $y^{`" in line
     assert not re.search(r"[$<]", re.sub(r"`[^`]*`", "", line))

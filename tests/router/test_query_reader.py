@@ -1,11 +1,13 @@
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import tiny_models
+import torch
 
 from prefill_router.errors import InputError
-from prefill_router.extraction import Encoding, reference_states
+from prefill_router.extraction.activations import EncoderInfo
 from prefill_router.extraction.models import load_encoder
 from prefill_router.extraction.sources import resolve
 from prefill_router.router.query_reader import QueryReader
@@ -20,17 +22,26 @@ def source(tmp_path_factory):
     return resolve(tiny_models.save(directory, template=tiny_models.TEMPLATE))
 
 
+def read_by(source, places=PLACES, **how):
+    return QueryReader(source, EncoderInfo(source.name, None, "", **how), places)
+
+
 @pytest.fixture(scope="module")
 def reader(source):
-    return QueryReader(source, PLACES)
+    return read_by(source)
 
 
 @pytest.fixture(scope="module")
-def expected(source):
-    """States read the plain way, in the order of the places."""
-    like = Encoding(None, [0, 1, 3], ["last", "mean"], None, None)
-    states = reference_states(*load_encoder(source), QUESTIONS, like)
-    return np.stack([states[like.layers.index(i), like.poolings.index(p)] for i, p in PLACES])
+def expected(source, reader):
+    """States of whole passes, one prompt at a time and unpadded, in the order of the places."""
+    model, _ = load_encoder(source)
+    pools = {"last": lambda h: h[-1], "mean": lambda h: h.mean(axis=0)}
+    columns = []
+    for tokens in reader.loaded[0].prompts.ids(QUESTIONS):
+        with torch.inference_mode():
+            hidden = model(torch.tensor([tokens]), output_hidden_states=True).hidden_states
+        columns.append([pools[pooling](hidden[layer][0].numpy()) for layer, pooling in PLACES])
+    return np.stack(columns, axis=1)
 
 
 def test_states_are_those_of_the_plain_way(reader, expected):
@@ -44,18 +55,10 @@ def test_states_are_those_of_the_plain_way(reader, expected):
 
 
 def test_small_batches_change_nothing(source, expected):
-    reader = QueryReader(source, PLACES)
-    reader.token_budget = 20
-    batches = list(reader._batches(np.array([9, 3, 30, 3, 8])))
-    assert [rows.tolist() for rows in batches] == [[1, 3], [4, 0], [2]]
+    reader = read_by(source)
+    reading, *rest = reader.loaded
+    vars(reader)["loaded"] = (replace(reading, token_budget=20), *rest)
     np.testing.assert_allclose(reader.read(QUESTIONS)[0], expected, atol=1e-5)
-
-
-def test_no_batch_lies_across_the_switch(source):
-    reader = QueryReader(source, PLACES)
-    reader.switch = 4
-    batches = list(reader._batches(np.array([5, 3, 6, 4])))
-    assert [rows.tolist() for rows in batches] == [[1, 3], [0, 2]]
 
 
 def test_messages_are_rendered_by_the_chat_template(reader, source):
@@ -90,7 +93,7 @@ def test_no_query_is_refused(reader):
 
 
 def test_a_conversation_needs_a_template(tmp_path):
-    reader = QueryReader(resolve(tiny_models.save(tmp_path)), [(1, "mean")])
+    reader = read_by(resolve(tiny_models.save(tmp_path)), [(1, "mean")])
     one = reader.read([[{"role": "user", "content": "w1 w2"}]])[0]
     assert (one == reader.read(["w1 w2"])[0]).all()
     with pytest.raises(InputError, match="has no chat template"):
@@ -99,8 +102,8 @@ def test_a_conversation_needs_a_template(tmp_path):
 
 def test_long_queries_are_refused_or_cut_and_their_length_is_told(source):
     with pytest.raises(InputError, match="longer than 4 tokens"):
-        QueryReader(source, PLACES, max_tokens=4).read(["w1 w2 w3"])
-    cutting = QueryReader(source, PLACES, max_tokens=4, truncation="left")
+        read_by(source, max_tokens=4).read(["w1 w2 w3"])
+    cutting = read_by(source, max_tokens=4, truncation="left")
     assert cutting.read(["w1 w2 w3"])[1].tolist() == [5]
     assert cutting.read(["w1 w2 w3", "w1"])[1].tolist() == [5, 3]
 
@@ -115,7 +118,7 @@ def test_threads_share_a_reader(reader, expected):
 
 
 def test_user_poolings_read_one_question(source):
-    reader = QueryReader(source, [(2, "user_mean")])
+    reader = read_by(source, [(2, "user_mean")])
     assert np.isfinite(reader.read(["w1 w2"])[0]).all()
     with pytest.raises(InputError, match="give a text instead of messages"):
         reader.read([[{"role": "user", "content": "w1"}]])

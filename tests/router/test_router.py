@@ -2,20 +2,21 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import tiny_models
 import tiny_routers
-import tiny_studies
 import torch
 from safetensors.numpy import load_file
 
 from prefill_router.errors import InputError
 from prefill_router.evaluation import metrics
-from prefill_router.evaluation.estimates import Estimate
+from prefill_router.evaluation.results import one
 from prefill_router.extraction import devices
+from prefill_router.extraction.activations import Activations
 from prefill_router.labels.costs import Prices
 from prefill_router.labels.splits import make_splits
-from prefill_router.router import Router, predictor
+from prefill_router.router import RULES, Router
 from prefill_router.router.files import TENSORS
 
 QUERIES = ["w1 w2 w3", "w15 w16 w17", "w4 w18"]
@@ -41,7 +42,7 @@ def test_a_saved_router_answers_as_before(router, saved):
         assert loaded.route_many(QUERIES, policy, **settings) == router.route_many(
             QUERIES, policy, **settings
         )
-    assert {str(e) for e in loaded.metrics} == {str(e) for e in router.metrics}
+    pd.testing.assert_frame_equal(loaded.metrics, router.metrics)
     assert loaded.guarantee == router.guarantee
 
 
@@ -74,9 +75,9 @@ def test_one_target_is_left_out_by_its_name(router):
 
 
 def test_settled_policies_do_not_pile_up(router):
-    for tau in np.linspace(0, 1, predictor.RULES + 20):
+    for tau in np.linspace(0, 1, RULES + 20):
         router._rule("tolerance", tau=tau)
-    assert router._rule.cache_info().currsize == predictor.RULES
+    assert router._rule.cache_info().currsize == RULES
     route = router.route(QUERIES[0], tau=0.3)
     hits = router._rule.cache_info().hits
     assert router.route(QUERIES[0], tau=0.3) == route
@@ -101,32 +102,59 @@ def test_it_has_learned_what_can_be_learned(router):
 
 def test_results_are_those_of_the_test_queries(fitted):
     router, labels = fitted
-    split = make_splits(labels)[0]
-    test = labels.take(split.test)
+    test = labels.take(make_splits(labels)[0].test)
     p = router.predict_proba(test.question.tolist())
-    found = {(e.metric, e.router, e.target): e for e in router.metrics}
-    accuracy = found["accuracy", "argmax", ""]
+    accuracy = one(router.metrics, metric="accuracy", router="argmax")
     right = test.correct[np.arange(len(p)), p.argmax(axis=1)]
-    assert accuracy.estimate == pytest.approx(right.mean()) and accuracy.n == len(split.test)
-    expected = metrics.auc(p, test.correct)
-    assert found["AUC", "calibrated", "early"].estimate == pytest.approx(expected[0])
+    assert accuracy.estimate == pytest.approx(right.mean()) and accuracy.n == test.n_queries
+    auc = one(router.metrics, metric="AUC", router="calibrated", target="early")
+    assert auc.estimate == pytest.approx(metrics.auc(p, test.correct)[0])
     for name in ("calibrated", "uncalibrated"):
-        assert found["ECE", name, ""].lower <= found["ECE", name, ""].estimate
+        error = one(router.metrics, metric="ECE", router=name)
+        assert error.lower <= error.estimate
     assert router.config.data.fingerprint == labels.fingerprint
-    assert all(isinstance(e, Estimate) for e in router.metrics)
 
 
 def test_evaluating_on_the_test_queries_gives_the_same_results(fitted):
     router, labels = fitted
     test = labels.take(make_splits(labels)[0].test)
-    again = {(e.metric, e.router, e.target): e for e in router.evaluate(test, n_resamples=50)}
-    known = {(e.metric, e.router, e.target): e for e in router.metrics}
-    for key, estimate in again.items():
-        assert estimate.estimate == pytest.approx(known[key].estimate, abs=1e-5, nan_ok=True)
-        assert estimate.split == "new"
+    again = router.evaluate(test, n_resamples=50)
+    assert set(again.split) == {"new"}
+    known = router.metrics.iloc[: len(again)]
+    names = ["metric", "router", "versus", "target"]
+    pd.testing.assert_frame_equal(again[names], known[names])
+    np.testing.assert_allclose(again.estimate, known.estimate, atol=1e-5)
     dear = Prices(*(dict.fromkeys(router.targets, 1000000.0) for _ in range(2)))
-    costly = {(e.metric, e.router): e for e in router.evaluate(test, dear, 20)}
-    assert costly["mean cost", "argmax"].estimate > 1
+    costly = router.evaluate(test, dear, n_resamples=20)
+    assert one(costly, metric="mean cost", router="argmax").estimate > 1
+
+
+def test_a_router_of_arrays_reads_states_instead_of_queries(fitted, tmp_path):
+    labels = fitted[1]
+    X = np.random.default_rng(0).normal(size=(labels.n_queries, 8))
+    X[:, 0] += 2 * labels.correct[:, 0]
+    states = Activations.from_arrays({(3, "mean"): X})
+    router = Router.fit(labels, states, **tiny_routers.SETTINGS)
+    router = Router.from_pretrained(router.save_pretrained(tmp_path))
+    assert router.encoder is None and "Encoder: none" in (tmp_path / "README.md").read_text()
+    with pytest.raises(InputError, match="fitted to arrays of states, and has no encoder"):
+        router.route("w1 w2")
+    rows = make_splits(labels)[0].test
+    test, held = labels.take(rows), Activations.from_arrays({(3, "mean"): X[rows]})
+    np.testing.assert_array_equal(router.predict_proba(states)[rows], router.predict_proba(held))
+    found = router.evaluate(test, states=held, n_resamples=50)
+    known = one(router.metrics, metric="accuracy", router="argmax").estimate
+    assert one(found, metric="accuracy", router="argmax").estimate == known
+    assert router.route_many(held, "argmax")[0].choice in labels.targets
+    assert router.certify(test, 0.9, 0.5, states=held).guarantee.tau == 1
+    few = replace(test.select_targets(["early"], at_least=1), targets=("new",))
+    wider, _ = router.add_target(few, states=held, n_resamples=20)
+    assert wider.predict_proba(held).shape == (len(rows), 4)
+    priced = {"prices": Prices(*(dict.fromkeys(labels.targets, 1.0) for _ in range(2)))}
+    with pytest.raises(InputError, match="n_tokens"):
+        Router.fit(labels, states, **tiny_routers.SETTINGS, **priced)
+    with pytest.raises(InputError, match="states of 60 queries"):
+        Router.fit(labels, held, **tiny_routers.SETTINGS)
 
 
 def test_other_labels_give_another_guarantee(fitted):
@@ -135,8 +163,8 @@ def test_other_labels_give_another_guarantee(fitted):
     assert other.guarantee.tau == 1 and other.guarantee.max_loss == 0.9
     assert other.fingerprint != router.fingerprint
     assert "at most 90 points" in other.route(QUERIES[0]).why
-    assert "certified" in {e.router for e in router.metrics}
-    assert "certified" not in {e.router for e in other.metrics}  # of the tolerance before
+    assert "certified" in set(router.metrics.router)
+    assert "certified" not in set(other.metrics.router)  # of the tolerance before
     with pytest.raises(InputError, match="no target 'noisy'"):
         router.certify(labels.select_targets(["early", "late"]))
 
@@ -229,7 +257,7 @@ def test_a_target_whose_labels_give_costs_needs_no_price(fitted, tmp_path):
         wider, _ = router.add_target(costly, prices, n_resamples=20)
         wider = Router.from_pretrained(wider.save_pretrained(tmp_path))
         assert wider.expected_costs(QUERIES)[:, 3] == pytest.approx(1.5)
-        assert wider.parts.tuned.cost[:, 3] == pytest.approx(1.5)
+        assert wider.tuned.cost[:, 3] == pytest.approx(1.5)
         assert (
             "by the costs in the labels | does not cover it" in (tmp_path / "README.md").read_text()
         )
@@ -252,7 +280,7 @@ def test_a_fitted_question_takes_eight_bytes(fitted, saved):
     router, labels = fitted
     split = make_splits(labels)[0]
     known = set(labels.question[np.concatenate([split.train, split.validation])])
-    assert router.config.shapes.seen == len(known) == load_file(saved / TENSORS)["seen"].size
+    assert len(router.seen) == len(known) == load_file(saved / TENSORS)["seen"].size
     assert load_file(saved / TENSORS)["seen"].dtype == np.uint64
 
 
@@ -267,10 +295,10 @@ def test_a_router_without_prices_knows_no_costs(tmp_path):
     router, labels = tiny_routers.fit(tmp_path / "world", prices=None)
     again = Router.from_pretrained(router.save_pretrained(tmp_path / "saved"))
     assert again.route(QUERIES[0], "argmax").expected_cost is None
-    assert not any("cost" in e.metric for e in router.metrics)
+    assert not router.metrics.metric.str.contains("cost").any()
     with pytest.raises(InputError, match="fitted without prices"):
         again.expected_costs(QUERIES)
-    assert again.evaluate(again.unseen(labels), n_resamples=10)
+    assert len(again.evaluate(again.unseen(labels), n_resamples=10))
     assert "Prices: unknown" in (tmp_path / "saved/README.md").read_text()
 
 
@@ -283,9 +311,9 @@ def test_a_targets_own_tokenizer_travels_with_the_router(tmp_path):
     k = router.targets.index("late")
     again = Router.from_pretrained(saved)
     np.testing.assert_array_equal(again.expected_costs(QUERIES), router.expected_costs(QUERIES))
-    assert list(again.parts.costs.tokenizers) == [k]
+    assert list(again.costs.tokenizers) == [k]
     assert "own tokenizers for `late`" in (saved / "README.md").read_text()
-    assert any("encoder included" in e.metric for e in again.metrics)
+    assert again.metrics.metric.str.contains("encoder included").any()
     (saved / f"tokenizer-{k}.json").write_text(json.dumps({"version": "1.0"}))
     with pytest.raises(InputError, match="not the file that was saved"):
         Router.from_pretrained(saved)
@@ -294,7 +322,7 @@ def test_a_targets_own_tokenizer_travels_with_the_router(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "match"),
     [
-        ({"encoder_name": "zoo/reader-xl"}, "no model"),
+        ({"head": "forest"}, "Unknown head 'forest'"),
         ({"tokenizers": {"nobody": "."}}, "unknown target 'nobody'"),
         ({"tokenizers": {"late": "/nowhere"}}, "has no /nowhere"),
         ({"prices": Prices({}, {})}, "price of target"),
@@ -302,9 +330,11 @@ def test_a_targets_own_tokenizer_travels_with_the_router(tmp_path):
     ],
 )
 def test_what_cannot_be_fitted_is_refused(fitted, settings, match):
-    encoder = settings.pop("encoder_name", fitted[0].encoder)
+    labels = fitted[1]
+    X = np.random.default_rng(0).normal(size=(labels.n_queries, 8))
+    states = Activations.from_arrays({(1, "last"): X}, np.ones(len(X), int))
     with pytest.raises(InputError, match=match):
-        Router.fit(fitted[1], encoder, **{**tiny_routers.SETTINGS, **settings})
+        Router.fit(labels, states, **{**tiny_routers.SETTINGS, **settings})
 
 
 def test_the_encoder_may_lie_elsewhere_if_it_is_the_same(router, saved, tmp_path):
@@ -317,11 +347,3 @@ def test_the_encoder_may_lie_elsewhere_if_it_is_the_same(router, saved, tmp_path
     tiny_models.save(other, seed=1, template=tiny_models.TEMPLATE)
     with pytest.raises(InputError, match="is not the encoder"):
         Router.from_pretrained(saved, encoder=str(other))
-
-
-def test_groups_of_one_text_stay_on_one_side(fitted):
-    labels = fitted[1]
-    split = make_splits(labels)[0]
-    sides = [set(labels.group[rows]) for rows in (split.train, split.validation, split.test)]
-    assert not (sides[0] & sides[1] or sides[0] & sides[2] or sides[1] & sides[2])
-    assert len(tiny_studies.TARGETS) > 3

@@ -65,7 +65,7 @@ def test_pickles_are_never_opened(saved, tmp_path):
     (saved / TENSORS).unlink()
     assert "pickled files can run code" in refused(saved, "no such file, though there is")
     (saved / CONFIG).write_bytes(trap)
-    refused(saved, "router.json is no router of this version")
+    refused(saved, "router.json describes no router")
     assert not mark.exists()
     pickle.loads(trap)  # noqa: S301 - the trap works
     assert mark.exists()
@@ -125,7 +125,7 @@ def test_giant_files_are_refused_before_they_are_read(saved, name, monkeypatch):
     with (saved / name).open("wb") as stream:
         stream.truncate(3 * 2**30)  # takes no room on disk
     opened = Path.open
-    guard = lambda p, *a: pytest.fail("it was opened") if p.name == name else opened(p, *a)  # noqa: E731
+    guard = lambda p, *a, **k: pytest.fail("opened") if p.name == name else opened(p, *a, **k)  # noqa: E731
     monkeypatch.setattr(Path, "open", guard)
     refused(saved, "3,221,225,472 bytes and is not read")
 
@@ -136,17 +136,16 @@ def test_giant_files_are_refused_before_they_are_read(saved, name, monkeypatch):
         b"[" * 100_000,
         b'{"format":' * 50_000,
         b'{"format": ' + b"9" * 100_000 + b"}",
-        b'{"format": 1e999}',
+        b'{"tau": 1e999}',
         b"\xff\xfe\x00",
         b"",
         b"null",
-        b'{"format": NaN}',
     ],
-    ids=["nested lists", "nested objects", "digits", "infinity", "no text", "empty", "null", "NaN"],
+    ids=["nested lists", "nested objects", "digits", "infinity", "no text", "empty", "null"],
 )
 def test_json_bombs_do_nothing(saved, bomb):
     (saved / CONFIG).write_bytes(bomb)
-    refused(saved, "router.json is no router of this version")
+    refused(saved, "router.json describes no router")
 
 
 ROOM = router_files.LIMITS[CONFIG] - 2**18  # beside what a router says of itself
@@ -161,22 +160,20 @@ def fill(template, start="{", end="}"):
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        (lambda c: c.update(fill('"#":0')), r"the file: .* unknown fields, such as '000000'"),
-        (lambda c: c["encoder"].update(fill('"#":0')), "encoder: .* unknown fields"),
+        (lambda c: c.update(fill('"#":0')), r"000000: Extra inputs .* more\)"),
         (lambda c: c["data"].update(benchmarks=fill("0", "[", "]")), "data.benchmarks"),
-        (lambda c: c.update(metrics=[{}] * (ROOM // 4)), "metrics"),
+        (lambda c: c.update(metrics=[0] * (ROOM // 4)), "metrics"),
         (lambda c: c.update(added=[{"x": 0}] * 10_000), "added.0"),
-        (lambda c: c.update(choices=[[]] * 10_000), "choices.0"),
         (lambda c: c.update(prices=[{}] * (ROOM // 4)), "prices.0"),
     ],
-    ids=["keys", "nested keys", "benchmarks", "metrics", "added", "choices", "prices"],
+    ids=["keys", "benchmarks", "metrics", "added", "prices"],
 )
 def test_a_file_full_of_faults_is_refused_quickly(saved, change, match):
     rewrite(saved, change)
     assert (saved / CONFIG).stat().st_size < router_files.LIMITS[CONFIG]
     start = time.process_time()
     refused(saved, match)
-    assert time.process_time() - start < 0.5
+    assert time.process_time() - start < 2
 
 
 def test_a_config_longer_than_it_can_be_is_not_read(saved):
@@ -224,31 +221,27 @@ COSTS = ("input", "output", "output_tokens", "mean_cost")
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        (set_to("format", 1), "format: .* save it again"),
+        (set_to("format", 2), "not of format 3.*prefill-router fit LOOP.yaml"),
         (set_to("extra", 1), "extra"),
         (set_to("targets", ["early"]), "targets"),
         (set_to("targets", ["early", "early", "late"]), "named twice"),
         (set_to("targets", 0, 7), "valid string"),
         (set_to("tau", "0.1"), "valid number"),
         (set_to("tau", -1.0), "greater than or equal to 0"),
-        (set_to("shapes", "width", 10**30), "shapes.width"),
-        (set_to("shapes", "width", -5), "shapes.width"),
-        (set_to("shapes", "hidden", [1] * 100), "shapes.hidden"),
+        (set_to("places", 0, "components", 10**30), "places.0.components"),
+        (set_to("places", 0, "components", -5), "places.0.components"),
         (set_to("places", 0, "layer", 10**9), "places.0.layer"),
-        (set_to("places", 0, "pooling", "__import__"), "places.0.pooling"),
+        (set_to("head", "forest"), "head"),
         (set_to("calibration", 0, "eval"), "calibration.0"),
         (set_to("calibration", []), "3 targets"),
-        (set_to("labelled", [True]), "3 targets"),
-        (set_to("encoder", "weights", "../../etc/passwd"), "encoder.weights"),
-        (set_to("encoder", "dtype", "object"), "encoder.dtype"),
+        (set_to("encoder", "weights", "../../etc/passwd"), "is not the encoder"),
         (set_to("guarantee", "best_single", "nobody"), "best_single"),
         (set_to("guarantee", "p_values", []), "guarantee.p_values"),
         (set_to("prices", 0, "input", None), "unknown, which is not 0"),
+        (set_to("metrics", [{"metric": "x", "y": 1}]), "no column 'y'"),
         (set_to("added", [ADDED | {"name": "early"}]), "named twice"),
         (set_to("added", [ADDED | {"input": None}]), "has costs, or lacks them"),
-        (set_to("added", [ADDED | {"mean_cost": None}]), "has costs, or lacks them"),
         (set_to("added", [ADDED | dict.fromkeys(COSTS)]), "has costs, or lacks them"),
-        (set_to("labelled", [0] * 100_000), "labelled.0"),
         (set_to("tensors", "0" * 64), "not the file that was saved"),
     ],
 )
@@ -284,14 +277,15 @@ def test_another_encoder_under_the_same_name_is_refused(saved, fitted):
     ("name", "make", "match"),
     [
         ("centre", lambda t: t.astype(np.float64), "centre is float64"),
-        ("weight.0", lambda t: t[:, :-1], r"weight.0 is float32 \(2, .*it must be float32"),
-        ("bias.0", lambda t: t[0], "bias.0"),
+        ("head.weight.0", lambda t: t[:, :-1], r"head.weight.0 is .*it must be float32 \(2, "),
+        ("head.bias.0", lambda t: t[0], "head.bias.0"),
+        ("head.weight.1", lambda t: t[:, :-1], "head.weight.1 is float32"),
         ("projection", lambda t: np.full_like(t, np.nan), "no finite numbers"),
         ("validation.p", lambda t: t[:0], "validation.p"),
         ("lengths.slopes", lambda t: None, "lacks tensor 'lengths.slopes'"),
         ("more", lambda t: np.zeros(3), "unexpected tensor 'more'"),
         ("seen", lambda t: t.astype(np.int64), "seen is int64"),
-        ("seen", lambda t: t[:-1], "seen is uint64"),
+        ("validation.correct", lambda t: t[:-1], "validation.p is float64|validation.correct is"),
         ("validation.correct", lambda t: t.astype(np.int64), "validation.correct is int64"),
     ],
 )
@@ -327,20 +321,6 @@ def test_huge_and_impossible_shapes_are_refused(saved, header):
 def test_files_that_are_no_safetensors_are_refused(saved, content):
     rewrite(saved, tensors=content)
     refused(saved, "no safetensors file")
-
-
-def test_a_router_of_an_earlier_version_is_refused_by_that_name(saved):
-    """It kept no digests of the questions that it was fitted to."""
-    tensors = load_file(saved / TENSORS)
-    del tensors["seen"]
-
-    def earlier(config):
-        config["format"] = 1
-        del config["shapes"]["seen"]
-
-    rewrite(saved, earlier, tensors=save(tensors))
-    said = refused(saved, "no router of this version: format: Input should be 2")
-    assert "If an earlier version saved it, fit and save it again." in said
 
 
 def test_an_altered_byte_is_noticed(saved):

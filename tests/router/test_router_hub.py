@@ -104,20 +104,6 @@ def test_a_repository_that_lacks_a_file_is_no_router(shared, name):
     assert "router.pkl" not in fetched(shared)
 
 
-def test_a_repository_that_changes_meanwhile_is_asked_for_again(shared, monkeypatch):
-    real = router_hub.snapshot_download
-    monkeypatch.setattr(hub_standin, "COMMIT", "d" * 40)
-
-    def changed(*arguments, **options):
-        monkeypatch.setattr(hub_standin, "COMMIT", "e" * 40)
-        return real(*arguments, **options)
-
-    monkeypatch.setattr(router_hub, "snapshot_download", changed)
-    with pytest.raises(InputError, match="changed on the hub while it was fetched"):
-        Router.from_pretrained("someone/router")
-    assert fetched(shared) == {CONFIG}
-
-
 def test_a_name_that_is_nothing_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for name in ("./nothing", "/nothing", "a/b/c", "~nosuchuser/x"):

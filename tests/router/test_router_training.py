@@ -6,11 +6,13 @@ import tiny_routers
 import tiny_studies
 
 from prefill_router import recipe
+from prefill_router.evaluation.comparison import compare_choices
+from prefill_router.evaluation.results import select
+from prefill_router.extraction import extract
 from prefill_router.labels import load_labels
 from prefill_router.labels.costs import load_prices
 from prefill_router.labels.splits import make_splits
 from prefill_router.router import Router, training
-from prefill_router.router.parts import to_tensors
 from prefill_router.trunk import SharedTrunkEnsemble
 
 
@@ -22,7 +24,8 @@ def world(tmp_path_factory):
 
 def fitted(world, labels):
     _, prices, encoder = world
-    return Router.fit(labels, encoder, prices=prices, **tiny_routers.SETTINGS)
+    states = extract(encoder, labels.question.tolist())
+    return Router.fit(labels, states, prices=prices, **tiny_routers.SETTINGS)
 
 
 def changed(labels, rows):
@@ -39,29 +42,28 @@ def test_test_rows_change_nothing_but_the_guarantee_and_the_results(world):
     labels, *_ = world
     rows = make_splits(labels)[0].test
     router, other = fitted(world, labels), fitted(world, changed(labels, rows))
-    mine, theirs = to_tensors(router.parts), to_tensors(other.parts)
+    mine, theirs = router.tensors, other.tensors
     assert mine.keys() == theirs.keys()
     for name, tensor in mine.items():
         assert tensor.tobytes() == theirs[name].tobytes(), name
     assert router.config.places == other.config.places
     assert router.config.tau == other.config.tau
-    assert router.parts.tuned.lam == other.parts.tuned.lam
+    assert router.config.lam == other.config.lam
     assert router.guarantee.best_single == other.guarantee.best_single
-    assert router.metrics != other.metrics
+    assert not router.metrics.equals(other.metrics)
 
 
 def test_validation_rows_change_neither_layers_nor_networks_nor_lengths(world):
     labels, *_ = world
     rows = make_splits(labels)[0].validation
     router, other = fitted(world, labels), fitted(world, changed(labels, rows))
-    heads, theirs = router.parts.heads, other.parts.heads
-    assert heads.places == theirs.places
-    for name in ("centre", "projection", "weights", "biases"):
-        for a, b in zip(getattr(heads, name), getattr(theirs, name), strict=True):
-            np.testing.assert_array_equal(a, b)
-    mine, others = router.parts.costs.lengths, other.parts.costs.lengths
-    for name, value in vars(mine).items():
-        np.testing.assert_array_equal(value, getattr(others, name))
+    assert router.config.places == other.config.places
+    mine, theirs = router.tensors, other.tensors
+    names = [n for n in mine if n.startswith(("centre", "projection", "head", "lengths"))]
+    assert len(names) == 13
+    for name in names:
+        np.testing.assert_array_equal(mine[name], theirs[name])
+    assert not np.array_equal(mine["validation.p"], theirs["validation.p"])
 
 
 def test_each_part_is_fitted_to_its_own_rows_and_whole_groups(world, monkeypatch):
@@ -90,3 +92,26 @@ def test_each_part_is_fitted_to_its_own_rows_and_whole_groups(world, monkeypatch
         correct, groups = seen[name]
         np.testing.assert_array_equal(correct, labels.correct[rows])
         np.testing.assert_array_equal(groups, labels.group[rows])
+
+
+@pytest.mark.parametrize("head", ["trunk", "logistic", "ridge"])
+def test_what_the_book_evaluates_is_what_is_saved(world, tmp_path, head):
+    """The recipe's probabilities and those of the router that was saved, bit for bit."""
+    labels, prices, encoder = world
+    states, split = extract(encoder, labels.question.tolist()), make_splits(labels)[0]
+    settings = {"head": head, "dimensions": [2, 6], "n_seeds": 2, "keep": 1}
+    fitted = recipe.fit_recipe(recipe.Recipe(**settings), labels, states, split, prices)
+    router = Router.fit(labels, states, prices=prices, n_resamples=20, **settings)
+    router = Router.from_pretrained(router.save_pretrained(tmp_path))
+    p = fitted.predictor.predict_proba(states)
+    np.testing.assert_array_equal(router.predict_proba(states), p)
+    test = labels.take(split.test)
+    seen = router.examine(test)
+    np.testing.assert_allclose(seen.p, p[split.test], atol=1e-5)  # batched by other lengths
+    argmax = select(router.metrics, router="argmax", metric="gap closed")
+    compared = compare_choices(
+        {"argmax": p[split.test].argmax(axis=1)}, test.correct, None,
+        labels.targets.index(router.guarantee.best_single), test.group,
+    )  # fmt: skip
+    wanted = select(compared, router="argmax", metric="gap closed")
+    assert argmax.estimate.tolist() == wanted.estimate.tolist()

@@ -19,7 +19,7 @@ def tuned(tau=0.15, cost=True):
     promise = Guarantee(tau, 0.02, 0.95, "b", 200, 200, (0.0,), (0.01,))
     correct = (rng.random((200, 3)) < p).astype(float)
     costs = np.tile([5.0, 1.0, 0.1], (200, 1)) if cost else None
-    return Tuned(p, costs, correct, 0.05, np.array([0.5, 0.6, 0.4]), promise)
+    return Tuned(p, costs, correct, 0.1, 0.05, np.array([0.5, 0.6, 0.4]), promise)
 
 
 def names(rule, cost=COST):

@@ -4,15 +4,21 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+import tiny_routers
 import tiny_studies
 
 from prefill_router.errors import InputError
-from prefill_router.labels import load_labels
-from prefill_router.labels.costs import load_prices
+from prefill_router.evaluation.results import one
+from prefill_router.extraction import extract
 from prefill_router.labels.splits import make_splits
-from prefill_router.loop.report_page import failure_table, setting, share_table, write_page
 from prefill_router.router import Router
-from prefill_router.router.evaluation import rules_of
+from prefill_router.router.report_page import (
+    choices,
+    detailed,
+    failure_table,
+    share_table,
+    write_page,
+)
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)> $x$ {{ 7 * 7 }} \x00 ]]>"
 
@@ -38,13 +44,7 @@ def fitted(tmp_path_factory):
     table = tiny_studies.label_table()
     # hostile names and groups; questions must stay readable for the tiny encoder
     table["benchmark"] = table["benchmark"].replace("red", HOSTILE.replace("\x00", ""))
-    world = tiny_studies.world(directory, table)
-    labels = load_labels(world["labels"])
-    router = Router.fit(
-        labels, world["encoder"], prices=load_prices(world["prices"]), dimensions=[2, 6],
-        n_seeds=1, keep=1, n_resamples=50,
-    )  # fmt: skip
-    return router, labels
+    return tiny_routers.fit(directory, table, max_loss=0.02)
 
 
 def page(router, labels, path):
@@ -90,7 +90,7 @@ def test_it_shows_unseen_queries_alone(fitted, tmp_path):
 def test_its_numbers_are_the_router_s(fitted, tmp_path):
     router, labels = fitted
     text = Page(page(router, labels, tmp_path / "r.html")).text
-    accuracy = next(r for r in router.metrics if (r.metric, r.router) == ("accuracy", "tolerance"))
+    accuracy = one(router.metrics, metric="accuracy", router="tolerance")
     assert f"{100 * accuracy.estimate:.1f} %" in text
     assert str(router.guarantee) in text
     assert re.search(r"chosen on validation", text)
@@ -99,36 +99,36 @@ def test_its_numbers_are_the_router_s(fitted, tmp_path):
 def test_details_are_those_of_the_default_where_it_chooses(fitted, monkeypatch):
     router, labels = fitted
     seen = router.examine(router.unseen(labels))
-    rules = rules_of(router.parts.tuned, router.targets, router.config.tau, True)
-    wanted = {name: rule.choose(seen.p, seen.expected) for name, rule in rules.items()}
-    assert not np.array_equal(wanted["tolerance"], wanted["certified"])
+    chosen = choices(router, seen)
+    assert not np.array_equal(chosen["tolerance"], chosen["certified"])
     for tau, policy in ((0.25, "certified"), (None, "tolerance")):
         promise = replace(router.guarantee, tau=tau)
-        monkeypatch.setattr(type(router), "guarantee", property(lambda _, g=promise: g))
-        wrong = seen.labels.correct[np.arange(len(seen.p)), wanted[policy]] == 0
+        config = router.config.model_copy(update={"guarantee": promise})
+        assert detailed(replace(router, config=config)) == policy
+        wrong = seen.labels.correct[np.arange(len(seen.p)), chosen[policy]] == 0
         share = wrong[seen.labels.benchmark == "blue"].mean()
-        line = next(x for x in failure_table(router, seen).text.splitlines() if "blue" in x)
+        table = failure_table(seen, chosen[policy])
+        line = next(x for x in table.text.splitlines() if "blue" in x)
         assert f"{share:.0%}" in line
-        assert ("as it is by default" in setting(router)) == (policy == "certified")
 
 
 def test_benchmarks_and_targets_may_be_called_like_a_column(fitted):
     router, labels = fitted
     seen = router.examine(router.unseen(labels))
-    _, *plain = share_table(router, seen).text.splitlines()
+    chosen = choices(router, seen)
+    _, *plain = share_table(router, seen, chosen).text.splitlines()
     for names in (("target", "all, by default"), ("all, by default", "target")):
         called = np.where(seen.labels.benchmark == "blue", *names)
         same = replace(seen, labels=replace(seen.labels, benchmark=called))
-        head, *rows = share_table(router, same).text.splitlines()
+        head, *rows = share_table(router, same, chosen).text.splitlines()
         assert (head.count("target"), head.count("all, by default")) == (2, 2)
         assert [row.split() for row in rows] == [row.split() for row in plain]
 
 
 def test_without_prices_it_says_so(fitted, tmp_path):
     router, labels = fitted
-    bare = Router.fit(
-        labels, router._source.name, dimensions=[2, 6], n_seeds=1, keep=1, n_resamples=50
-    )
+    states = extract(router.encoder, labels.question.tolist())
+    bare = Router.fit(labels, states, **tiny_routers.SETTINGS)
     text = page(bare, labels, tmp_path / "r.html")
     assert "No prices are known" in text
     assert text.count("<img") == 1 and "USD" not in Page(text).text

@@ -1,0 +1,207 @@
+"""The page about a router that whoever decides reads: one HTML file that loads nothing."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import jinja2
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+
+from prefill_router import policy
+from prefill_router.evaluation import metrics
+from prefill_router.evaluation.comparison import BEST, ORACLE, SINGLE, compare_choices
+from prefill_router.evaluation.results import one, select
+from prefill_router.labels import Labels
+from prefill_router.labels.costs import Prices
+from prefill_router.report import QUERIES, format_interval, headline, plotting
+from prefill_router.report.display import Display, query_cards, table
+from prefill_router.report.style import style
+from prefill_router.report.trade_off import trade_off
+from prefill_router.router import Router
+from prefill_router.router.card import PREDICTED, ROUTED, pivot
+from prefill_router.router.evaluation import Predictions, evaluate, rules_of
+from prefill_router.storage import atomic_write
+
+COSTS = {"mean cost": f"cost of {QUERIES:,} queries", "cost saving": "saving against the dearest"}
+TAUS = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
+MISTAKES, BENCHMARKS = 12, 8
+"""Queries, and benchmarks by name, that are shown at most."""
+LONGEST = 400
+"""Characters of a question that are shown."""
+
+
+def write_page(
+    router: Router,
+    labels: Labels,
+    path: str | os.PathLike,
+    prices: Prices | None = None,
+    n_resamples: int = 2000,
+) -> None:
+    """Write the page.
+
+    Parameters
+    ----------
+    router : Router
+    labels : Labels
+        Of any queries; those that the router was fitted to are left out, see `Router.unseen`.
+    path : path-like
+        An ``.html`` file.
+    prices : Prices, optional
+        As for `Router.evaluate`.
+    n_resamples : int, default 2000
+        Of the bootstrap.
+    """
+    seen = router.examine(router.unseen(labels), prices)
+    found = evaluate(router.tuned, seen, "held-out", n_resamples)
+    chosen = choices(router, seen)
+    gap, saving = (
+        select(found, metric=metric, router="tolerance")
+        .assign(router=f"The router at tau = {router.config.tau:.3g}")
+        .itertuples()
+        for metric in ("gap closed", "cost saving")
+    )
+    gap, saving = next(gap), next(saving, None)
+    style()
+    context = {
+        "router": router,
+        "n": seen.labels.n_queries,
+        "left_out": labels.n_queries - seen.labels.n_queries,
+        "headline": headline(gap, saving),
+        "gap": gap,
+        "ours": one(found, metric="accuracy", router="tolerance"),
+        "best": one(found, metric="accuracy", router=BEST),
+        "detailed": detailed(router),
+        "policies": policy_table(router, found),
+        "shares": share_table(router, seen, chosen),
+        "errors": calibration_table(seen, found),
+        "failures": failure_table(seen, chosen[detailed(router)]),
+        "mistakes": mistakes(router, seen, chosen[detailed(router)]),
+        "calibration": _picture(lambda ax: _reliability(ax, seen), (4.6, 4.4)),
+        "trade_off": None,
+    }
+    if seen.paid is not None:
+        context["taus"] = tau_table(router, seen, n_resamples)
+        context["trade_off"] = _picture(
+            lambda ax: trade_off(
+                ax, {"tolerance": seen.p}, seen.labels.correct, seen.paid, seen.expected,
+                seen.labels.group, targets=seen.labels.targets, estimates=found,
+            )
+        )  # fmt: skip
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    environment.filters["interval"] = format_interval
+    template = Path(__file__).with_name("report_page.html.j2").read_text(encoding="utf-8")
+    with atomic_write(path) as temporary:
+        temporary.write_text(environment.from_string(template).render(context), encoding="utf-8")
+
+
+def detailed(router: Router) -> str:
+    """Return the policy whose choices are shown query by query: the default, if it chooses."""
+    return "tolerance" if router.guarantee.tau is None else "certified"
+
+
+def choices(router: Router, seen: Predictions) -> dict[str, np.ndarray]:
+    """Return what each policy asks, (N,) by name."""
+    rules = rules_of(router.tuned, router.targets)
+    return {name: rule.choose(seen.p, seen.expected) for name, rule in rules.items()}
+
+
+def policy_table(router: Router, found: pd.DataFrame) -> Display:
+    """Return accuracy, gap closed, cost and saving of every policy and target."""
+    called = {
+        "argmax": "router: always the likeliest",
+        "tolerance": f"router: tau = {router.config.tau:.3g}",
+        "certified": "router: by default",
+        "utility": "router: utility",
+        ORACLE: "oracle, which knew which model answers correctly",
+    }
+    shown = pivot(found[found.metric.isin([*ROUTED])], ["router", "target"], ROUTED)
+    asked = shown.target.where(shown.router == SINGLE, shown.router.replace(called))
+    shown.insert(0, "asked by", asked)
+    return table(shown.drop(columns=["router", "target"]).rename(columns=COSTS))
+
+
+def tau_table(router: Router, seen: Predictions, n_resamples: int) -> Display:
+    """Return what each tolerance is worth on the held-out queries."""
+    notes = {router.config.tau: "chosen on validation"}
+    if (certified := router.guarantee.tau) is not None:
+        both = certified == router.config.tau
+        notes[certified] = "certified, chosen on validation" if both else "certified"
+    taus = sorted({*TAUS, *notes})
+    found = compare_choices(
+        {f"{tau:.3g}": policy.tolerance(seen.p, seen.costs, tau) for tau in taus},
+        seen.labels.correct, seen.paid, seen.labels.targets.index(router.guarantee.best_single),
+        seen.labels.group, n_resamples=n_resamples,
+    )  # fmt: skip
+    shown = pivot(found[~found.router.isin([ORACLE, BEST])], ["router"], ROUTED)
+    shown = shown.drop(columns="gap closed").rename(columns=COSTS | {"router": "tau"})
+    return table(shown.assign(**{"": [notes.get(tau, "") for tau in taus]}))
+
+
+def share_table(router: Router, seen: Predictions, chosen: dict[str, np.ndarray]) -> Display:
+    """Return who is asked what: each target's share, overall and by benchmark."""
+    parts = [chosen["tolerance"], chosen["certified"]]
+    heads = [f"all, tau = {router.config.tau:.3g}", "all, by default"]
+    benchmarks, counts = np.unique(seen.labels.benchmark, return_counts=True)
+    for name in benchmarks[np.argsort(-counts)][:BENCHMARKS]:
+        heads.append(str(name))
+        parts.append(chosen[detailed(router)][seen.labels.benchmark == name])
+    k = len(router.targets)
+    shares = [[f"{x:.0%}" for x in np.bincount(part, minlength=k) / len(part)] for part in parts]
+    frame = pd.DataFrame([router.targets, *shares], ["target", *heads]).T
+    return table(frame)  # a benchmark may be called as another column
+
+
+def calibration_table(seen: Predictions, found: pd.DataFrame) -> Display:
+    """Return ranking and calibration by target, and the ECE that chance alone would show."""
+    shown = pivot(found[found.router == "calibrated"], ["target"], PREDICTED)
+    chance = metrics.chance_calibration_error(seen.p, seen.labels.correct)
+    chance = dict(zip(seen.labels.targets, chance, strict=True)) | {"": metrics.macro(chance)}
+    shown["ECE by chance"] = [f"{chance[target]:.3f}" for target in shown.target]
+    return table(shown.replace({"target": {"": "mean of targets"}}))
+
+
+def failure_table(seen: Predictions, choice: np.ndarray) -> Display:
+    """Return how often the router fails, by benchmark, and how often that could be helped."""
+    rows = seen.labels.complete
+    correct = seen.labels.correct[rows]
+    wrong, helped = correct[np.arange(len(correct)), choice[rows]] == 0, correct.max(axis=1) == 1
+    columns = {
+        "wrong": wrong, "another was right": wrong & helped, "nobody was right": wrong & ~helped
+    }  # fmt: skip
+    grouped = pd.DataFrame(columns).groupby(seen.labels.benchmark[rows])
+    shares = grouped.mean().sort_values("another was right", ascending=False)
+    shares.insert(0, "queries", grouped.size())
+    return table(shares.reset_index(names="benchmark"), formats=dict.fromkeys(columns, ".0%"))
+
+
+def mistakes(router: Router, seen: Predictions, choice: np.ndarray) -> Display:
+    """Return the queries that went most confidently to a wrong target while another was right."""
+    at, correct = np.arange(len(choice)), seen.labels.correct
+    rows = np.flatnonzero((correct[at, choice] == 0) & (correct == 1).any(axis=1))
+    rows = rows[np.argsort(-seen.p[rows, choice[rows]], kind="stable")][:MISTAKES]
+    asked = [text[:LONGEST] + "…" * (len(text) > LONGEST) for text in seen.labels.question[rows]]
+    return query_cards(asked, correct[rows], seen.p[rows], choice[rows], router.targets)
+
+
+def _reliability(ax: Axes, seen: Predictions) -> None:
+    shown = {"calibrated": seen.p, "uncalibrated": seen.raw}
+    curves = {k: metrics.reliability_curve(p, seen.labels.correct) for k, p in shown.items()}
+    plotting.reliability(ax, curves)
+
+
+def _picture(draw: Callable, size: tuple[float, float] = (6.4, 4.6)) -> str:
+    """Return a figure as an address that holds it all; as an image its SVG can run nothing."""
+    figure, ax = plt.subplots(figsize=size)
+    draw(ax)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, frameon=False)
+    content = io.BytesIO()
+    figure.savefig(content, format="svg", bbox_inches="tight", metadata={"Date": None})
+    plt.close(figure)
+    return f"data:image/svg+xml;base64,{base64.b64encode(content.getvalue()).decode()}"
