@@ -19,7 +19,7 @@ NAME = COLUMNS[:-4]
 NETWORKS, DATA = 0.5, 0.25
 UNIT = {
     **dict.fromkeys(("accuracy", "gap closed", "AUC", "Brier", "pairwise Brier", "ECE"), NETWORKS),
-    **dict.fromkeys(("headroom", "AUC, cross-validated", "AUC, held out", "mean norm"), DATA),
+    **dict.fromkeys(("headroom", "cross-validated AUC", "mean norm"), DATA),
     **dict.fromkeys(("J", "J_white", "d_eff", "anisotropy"), DATA),
 }
 """The metrics held to, and by how much of its interval's width a number may differ.

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from prefill_router.evaluation.estimates import as_results
 from prefill_router.evaluation.results import select
 from prefill_router.experiments.published import (
     MANIFEST,
@@ -92,9 +91,7 @@ def pool_rows(pools: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Return the main rows of all pools, with the pool's title as their `target`."""
     return pd.concat(
         [
-            select(as_results(rows), metric=CHECKED, versus=None, split="test").assign(
-                target=POOLS[name]
-            )
+            select(rows, metric=CHECKED, versus=None, split="test").assign(target=POOLS[name])
             for name, rows in pools.items()
         ],
         ignore_index=True,
