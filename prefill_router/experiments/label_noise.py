@@ -23,6 +23,7 @@ CEILING = "AUC against a draw"
 LOWER, UPPER = "ceiling, lower bound", "ceiling, upper bound"
 GREEDY, SAMPLED = "greedy answers", "answers at temperature 1"
 ASKED_AGAIN = "answers asked again"
+AGREEMENT, RELIABILITY = "two draws agree", "label reliability"
 ROUTERS = (PRIMARY, LOGISTIC, TFIDF)
 N_FRESH = 200
 """Questions that are asked once more, to see whether the committed samples still hold."""
@@ -60,6 +61,7 @@ def reproducible(right: np.ndarray, n_seen: int, priority: np.ndarray) -> np.nda
 
 def evaluate_noise(
     right: np.ndarray,
+    targets: Sequence[str],
     choices: Mapping[str, np.ndarray],
     best: np.ndarray,
     priority: np.ndarray,
@@ -72,6 +74,7 @@ def evaluate_noise(
     ----------
     right, priority
         As in `reproducible`.
+    targets : (K,) sequence of str
     choices : mapping of router -> (N,) int array
         The target each router asks.
     best : (N,) int array
@@ -86,7 +89,14 @@ def evaluate_noise(
         knows a draw's outcome, and `REPRODUCIBLE`, which has seen `x` of the S draws. "headroom" of
         the oracles, and "real share": theirs divided by the single draw's. "gap closed, single
         draw" and "gap closed, reproducible" of every router: the latter against the oracle that has
-        seen half.
+        seen half. Of each target the accuracy of `SAMPLED`; `AGREEMENT`, the chance that two draws
+        of one query are both right or both wrong; and `RELIABILITY`, the share of a single draw's
+        variance that is between queries (the intraclass correlation ICC(1), which is also the
+        correlation of two draws).
+
+    References
+    ----------
+    Shrout and Fleiss, "Intraclass correlations: uses in assessing rater reliability", 1979.
     """
     n_draws, chance = len(right), right.mean(axis=0)
     single, half = (SINGLE_DRAW, None), (REPRODUCIBLE, n_draws // 2)
@@ -108,49 +118,20 @@ def evaluate_noise(
             found[Quantity(f"gap closed, {kind}", name)] = lambda m, name=name, oracle=oracle: (
                 gap_closed(m[name], m[BEST], m[oracle])
             )
-    return estimate(columns, found, groups, **settings)
-
-
-def evaluate_reliability(
-    right: np.ndarray,
-    targets: Sequence[str],
-    groups: np.ndarray | None = None,
-    **settings: int,
-) -> pd.DataFrame:
-    """Say how far one draw tells what a target can do.
-
-    Parameters
-    ----------
-    right : (S, N, K) array of bool
-    targets : (K,) sequence of str
-    groups, **settings
-        As in `evaluate_noise`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        For each target "two draws agree", the chance that two draws of one query are both right or
-        both wrong, and "label reliability", the share of a single draw's variance that is between
-        queries (the intraclass correlation ICC(1), which is also the correlation of two draws).
-
-    References
-    ----------
-    Shrout and Fleiss, "Intraclass correlations: uses in assessing rater reliability", 1979.
-    """
-    n_draws, chance = len(right), right.mean(axis=0)
-    within = chance * (1 - chance) * n_draws / (n_draws - 1)  # unbiased: of a draw of one query
+    columns["within"] = chance * (1 - chance) * n_draws / (n_draws - 1)  # unbiased: of one query
+    columns["chance"] = chance
 
     def reliability(m: Values) -> np.ndarray:
-        variance = m["mean"] * (1 - m["mean"])
+        variance = m["chance"] * (1 - m["chance"])
         return ratio(variance - m["within"], variance)
 
-    quantities = {
-        tuple(Quantity("two draws agree", target=t) for t in targets): lambda m: (
-            1 - 2 * m["within"]
-        ),
-        tuple(Quantity("label reliability", target=t) for t in targets): reliability,
-    }
-    return estimate({"within": within, "mean": chance}, quantities, groups, **settings)
+    for name, of in (
+        (("accuracy", SAMPLED), itemgetter("chance")),
+        ((AGREEMENT,), lambda m: 1 - 2 * m["within"]),
+        ((RELIABILITY,), reliability),
+    ):
+        found[tuple(Quantity(*name, target=target) for target in targets)] = of
+    return estimate(columns, found, groups, **settings)
 
 
 def evaluate_ceiling(
@@ -171,7 +152,7 @@ def evaluate_ceiling(
     folds : (N,) array, optional
         Only queries of the same fold are compared: its routers' scores have a scale of their own.
     targets, groups, **settings
-        As in `evaluate_reliability`.
+        As in `evaluate_noise`.
 
     Returns
     -------
@@ -207,10 +188,10 @@ def label_noise(study: Study) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        What `evaluate_noise`, `evaluate_reliability` and `evaluate_ceiling` find; and for each
-        target "accuracy" of one greedy answer, at temperature 1 and, on `N_FRESH` queries that are
-        asked once more, of fresh answers less the stored ones. Empty for other labels: they hold
-        one answer, and nobody can be asked again.
+        What `evaluate_noise` and `evaluate_ceiling` find; and of each target the accuracy of
+        `GREEDY` answers and, on `N_FRESH` queries that are asked once more, of fresh answers less
+        the stored ones. Empty for other labels: they hold one answer, and nobody can be asked
+        again.
     """
     if not study.is_zoo or study.parameters.fresh_labels:
         return results()
@@ -236,13 +217,14 @@ def label_noise(study: Study) -> pd.DataFrame:
 
     return pd.concat(
         [
-            evaluate_noise(right, choices, best_single(study)[here], priority, groups, **settings),
-            evaluate_reliability(right, labels.targets, groups, **settings),
+            evaluate_noise(
+                right, labels.targets, choices, best_single(study)[here], priority, groups,
+                **settings,
+            ),
             evaluate_ceiling(
                 right, predicted, labels.targets, groups, study.test_folds[here],
                 n_resamples=few(p.n_resamples), seed=p.seed,
             ),
-            accuracy(chance, groups, SAMPLED),
             accuracy(labels.correct[rows], groups, GREEDY),
             accuracy(fresh[0] - chance[fresh_rows], groups[fresh_rows], ASKED_AGAIN, SAMPLED),
         ],

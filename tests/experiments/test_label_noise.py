@@ -6,17 +6,20 @@ from sklearn.metrics import roc_auc_score
 
 from prefill_router.evaluation.results import one, select
 from prefill_router.experiments.label_noise import (
+    AGREEMENT,
     CEILING,
     LOWER,
+    RELIABILITY,
     REPRODUCIBLE,
     SINGLE_DRAW,
     UPPER,
     evaluate_ceiling,
     evaluate_noise,
-    evaluate_reliability,
     label_noise,
     reproducible,
 )
+
+TARGETS = ("a", "b", "c")
 
 
 @pytest.fixture
@@ -49,7 +52,7 @@ def test_the_reproducible_oracle_is_that_of_every_split_of_the_draws(drawn):
 def test_an_oracle_of_pure_luck_has_headroom_that_is_not_real():
     right = np.random.default_rng(1).random((10, 3000, 4)) < 0.5
     at = np.zeros(3000, dtype=int)
-    found = evaluate_noise(right, {"r": at}, at, np.arange(4), n_resamples=200)
+    found = evaluate_noise(right, "abcd", {"r": at}, at, np.arange(4), n_resamples=200)
     single = estimate_of(found, "headroom", SINGLE_DRAW)
     assert single == pytest.approx(1 - 0.5**4 - 0.5, abs=0.01)
     assert abs(estimate_of(found, "headroom", REPRODUCIBLE, x=5)) < 0.01
@@ -60,21 +63,21 @@ def test_where_answers_never_vary_all_headroom_is_real():
     answers = np.random.default_rng(2).random((500, 3)) < 0.6
     right = np.repeat(answers[None], 10, axis=0)
     best, good = np.zeros(500, dtype=int), answers.argmax(axis=1)
-    found = evaluate_noise(right, {"perfect": good}, best, np.arange(3), n_resamples=200)
+    found = evaluate_noise(right, TARGETS, {"perfect": good}, best, np.arange(3), n_resamples=200)
     shares = select(found, metric="real share")
     assert shares["x"].tolist() == list(range(1, 10))
     assert shares["estimate"].tolist() == pytest.approx([1] * 9)
     for against in ("single draw", "reproducible"):
         row = one(found, metric=f"gap closed, {against}", router="perfect")
         assert (row.estimate, row.lower) == pytest.approx((1, 1))
-    assert (evaluate_reliability(right, ("a", "b", "c"))["estimate"] == 1).all()
+    assert (select(found, metric=[AGREEMENT, RELIABILITY], target=None)["estimate"] == 1).all()
 
 
 def test_more_draws_seen_come_nearer_to_who_knows_every_chance(drawn):
     chance, right = drawn
     at = np.ones(400, dtype=int)
     found = evaluate_noise(
-        right, {"knows": chance.argmax(axis=1)}, at, np.arange(3), n_resamples=100
+        right, TARGETS, {"knows": chance.argmax(axis=1)}, at, np.arange(3), n_resamples=100
     )
     rooms = select(found, metric="headroom", router=REPRODUCIBLE)["estimate"].to_numpy()
     assert (np.diff(rooms) > -0.003).all() and rooms[-1] > rooms[0]
@@ -89,12 +92,13 @@ def test_more_draws_seen_come_nearer_to_who_knows_every_chance(drawn):
 
 def test_reliability_is_the_share_of_variance_between_queries(drawn):
     chance, right = drawn
-    found = evaluate_reliability(right, ("a", "b", "c"), n_resamples=200)
+    at = np.zeros(400, dtype=int)
+    found = evaluate_noise(right, TARGETS, {}, at, np.arange(3), n_resamples=200)
     for k, target in enumerate("abc"):
         p = chance[:, k]
-        row = one(found, metric="label reliability", target=target)
+        row = one(found, metric=RELIABILITY, target=target)
         assert row.lower < p.var() / (p.mean() * (1 - p.mean())) < row.upper
-        agree = one(found, metric="two draws agree", target=target)
+        agree = one(found, metric=AGREEMENT, target=target)
         assert agree.lower < (p**2 + (1 - p) ** 2).mean() < agree.upper
 
 
@@ -102,7 +106,7 @@ def test_the_ceiling_is_between_its_bounds_and_no_router_is_above_it(drawn):
     chance, right = drawn
     noisy = chance + np.random.default_rng(3).normal(0, 0.2, chance.shape)
     p = {"knows": chance, "guesses": noisy}
-    found = evaluate_ceiling(right, p, ("a", "b", "c"), n_resamples=100)
+    found = evaluate_ceiling(right, p, TARGETS, n_resamples=100)
     by_target = {t: select(found, target=t).set_index("router")["estimate"] for t in ("a", "b", "")}
     for area in by_target.values():
         assert area[LOWER] < area["knows"] < area[UPPER] and area["guesses"] < area["knows"]
@@ -115,7 +119,7 @@ def test_the_ceiling_compares_queries_of_one_fold_alone(drawn):
     chance, right = drawn
     folds = np.arange(len(chance)) % 2
     p = {"shifted": np.where(folds[:, None] == 0, chance, chance - 1)}  # the same ranks in a fold
-    found = evaluate_ceiling(right, p, ("a", "b", "c"), folds=folds, n_resamples=20)
+    found = evaluate_ceiling(right, p, TARGETS, folds=folds, n_resamples=20)
     won = pairs = 0.0
     for fold in (0, 1):
         y, scores = right[:, folds == fold, 0].ravel(), np.tile(chance[folds == fold, 0], 10)
