@@ -96,20 +96,15 @@ def test_what_is_sent(tmp_path, monkeypatch):
     ("fault", "may_be_charged"),
     [
         ((500, {}, "broken"), False),
-        ((503, {"Retry-After": "0"}, "busy"), False),
         ((429, {}, "slow down"), False),
         ((502, {}, "bad gateway"), True),
-        ((504, {}, "gateway time-out"), True),
         ("cut", True),
         ("silence", True),
         ("drip", True),
         (b"{not json", True),
-        (b"", True),
-        (b"null", True),
         (b"[]", True),
         (b'{"choices": []}', True),
         (b'{"choices": [{"message": {"content": 7}}]}', True),
-        (b'{"choices": [{"message": "text"}]}', True),
         (b"[" * 100_000, True),
     ],
     ids=lambda value: repr(value)[:30],
@@ -155,8 +150,9 @@ def test_a_body_that_would_unfold_is_not_unpacked(tmp_path, answers):
         assert {headers["Accept-Encoding"] for *_, headers, _ in server.requests} == {"identity"}
 
 
-@pytest.mark.parametrize("fault", [(500, {}, "broken"), "cut", b"null"], ids=repr)
-@pytest.mark.parametrize("retries", [0, 1, 3])
+@pytest.mark.parametrize(
+    ("fault", "retries"), [((500, {}, "broken"), 0), ("cut", 1), (b"null", 3)], ids=repr
+)
 def test_retries_are_requests_after_the_first(tmp_path, answers, fault, retries):
     faults = {QUESTIONS[0]: [fault] * (retries + 1), QUESTIONS[1]: [fault] * retries}
     with faulty(faults) as server:
@@ -210,14 +206,13 @@ def test_a_pause_too_long_ends_the_asking(tmp_path):
     assert "asks to wait 86,400 s" in asked.problems[0]
 
 
-@pytest.mark.parametrize("status", [401, 403, 404])
-def test_an_endpoint_that_turns_everybody_down_is_asked_no_further(tmp_path, status):
-    with faulty({"*": [(status, {}, "go away")] * 50}) as server:
+def test_an_endpoint_that_turns_everybody_down_is_asked_no_further(tmp_path):
+    with faulty({"*": [(401, {}, "go away")] * 50}) as server:
         asked = ask(server, tmp_path / "j", concurrency=2)
     assert len(server.requests) <= 2
     assert set(texts(asked)) == {None}
     assert len(asked.problems) == 1
-    assert f"asked no further: HTTP {status}" in asked.problems[0]
+    assert "asked no further: HTTP 401" in asked.problems[0]
     assert "go away" in asked.problems[0]
 
 
@@ -269,11 +264,10 @@ def test_one_endpoint_s_faults_are_not_another_s(tmp_path, answers):
 # -- limits --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("concurrency", [1, 3])
-def test_no_more_requests_at_a_time_than_allowed(tmp_path, concurrency):
+def test_no_more_requests_at_a_time_than_allowed(tmp_path):
     with faulty(delay=0.03) as server:
-        ask(server, tmp_path / "j", concurrency=concurrency)
-    assert server.most_open == concurrency
+        ask(server, tmp_path / "j", concurrency=3)
+    assert server.most_open == 3
 
 
 def test_requests_keep_their_distance(tmp_path):
@@ -297,8 +291,8 @@ def worst(question):
     return ((len(question.encode()) + 64) * 1000 + 8 * 2000) / MILLION
 
 
-@pytest.mark.parametrize("concurrency", [1, 4])
-def test_the_cap_is_never_exceeded_even_at_worst(tmp_path, concurrency):
+def test_the_cap_is_never_exceeded_even_at_worst(tmp_path):
+    concurrency = 4
     cap = 1.3 * worst(max(QUESTIONS, key=len))
     with faulty() as server:
         asked = ask(server, tmp_path / "j", prices=PRICES, cap_usd=cap, concurrency=concurrency)
