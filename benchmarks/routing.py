@@ -28,6 +28,8 @@ from threadpoolctl import threadpool_limits
 from torch import nn
 
 from prefill_router import zoo
+from prefill_router.extraction import extract
+from prefill_router.extraction.plan import make_plan
 from prefill_router.labels import load_labels
 from prefill_router.labels.costs import load_prices
 from prefill_router.router import Router
@@ -38,7 +40,10 @@ BATCH, REPEATS, WARM_UP = 64, 20, 20
 def fitted() -> tuple[Router, list[str]]:
     """Return a router that went through its files, and queries to ask it."""
     labels = load_labels(zoo.LABELS, n_queries=1500)
-    router = Router.fit(labels, "zoo/reader-l", prices=load_prices(zoo.PRICES), n_resamples=100)
+    states = extract("zoo/reader-l", labels.question.tolist())
+    router = Router.fit(
+        labels, states, head="trunk", prices=load_prices(zoo.PRICES), n_resamples=100
+    )
     with tempfile.TemporaryDirectory() as directory:
         return Router.from_pretrained(router.save_pretrained(directory)), labels.question.tolist()
 
@@ -54,17 +59,17 @@ def cut_off(model: nn.Module, highest: int) -> nn.Module:
 
 def plain(router: Router, model: nn.Module, tokens: list[int]) -> np.ndarray:
     """Return P(correct) of one prompt from whole hidden states, in float64."""
-    heads = router.parts.heads
+    predictor = router.predictor
     with torch.inference_mode():
         hidden = model(input_ids=torch.tensor([tokens]), output_hidden_states=True).hidden_states
     pools = {"last": lambda h: h[-1], "mean": lambda h: h.mean(axis=0)}
     parts = [
-        (pools[pooling](hidden[layer][0].double().numpy()) - centre[0]) @ projection
-        for (layer, pooling), centre, projection in zip(
-            heads.places, heads.centre, heads.projection, strict=True
+        (pools[pooling](hidden[layer][0].double().numpy()) - centre) @ projection
+        for (_, layer, pooling), centre, projection in zip(
+            predictor.places, predictor.centre, predictor.projection, strict=True
         )
     ]
-    return heads.probabilities(np.concatenate(parts)[None])[0]
+    return predictor.probabilities(np.concatenate(parts)[None])[0]
 
 
 def milliseconds(task: Callable[[], object]) -> float:
@@ -78,12 +83,12 @@ def main(n_queries: int) -> None:
     """Check that both sides agree, and time them."""
     torch.set_num_threads(1)
     router, queries = fitted()
-    reader, heads = router._reader, router.parts.heads
+    reading, prefill, *_ = router.reader.loaded
     queries = queries[:n_queries]
-    model = reader._prefill.model
-    highest = max(layer for layer, _ in heads.places)
+    model = prefill.model
+    highest = max(place.layer for place in router.config.places)
     bare = cut_off(model, highest)
-    ids = reader.prompts.ids(queries)
+    ids = reading.prompts.ids(queries)
 
     p = router.predict_proba(queries)
     one_by_one = np.concatenate([router.predict_proba([query]) for query in queries])
@@ -107,10 +112,11 @@ def main(n_queries: int) -> None:
     overhead = float(np.median(np.subtract(ours, theirs)))
 
     batch = queries[:BATCH]
-    lengths = [len(tokens) for tokens in ids[:BATCH]]
+    lengths = np.array([len(tokens) for tokens in ids[:BATCH]])
+    plan = make_plan(lengths, reading.token_budget, BATCH, reading.switch)
     prompts = [
-        reader.prompts.batch([batch[row] for row in rows]).tokens
-        for rows in reader._batches(np.array(lengths))
+        reading.prompts.batch([batch[row] for row in rows]).tokens
+        for rows in np.split(plan.rows, plan.batch_ends[:-1])
     ]
     many, bare_many = [], []
     for _ in range(REPEATS):

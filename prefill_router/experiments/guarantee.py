@@ -20,8 +20,7 @@ from prefill_router.evaluation.comparison import BEST, SAVING_AGAINST_BEST, comp
 from prefill_router.evaluation.results import Quantity, counted, results, select
 from prefill_router.experiments.comparison import best_single
 from prefill_router.experiments.study import Study
-from prefill_router.router.guarantee import TAUS, certify
-from prefill_router.router.guarantee_checks import labels_needed
+from prefill_router.router.guarantee import TAUS, certify, labels_needed
 
 LOSSES = (0.01, 0.02, 0.05)
 """Losses of accuracy that may be allowed."""

@@ -6,8 +6,7 @@ from scipy.stats import binomtest
 
 from prefill_router import policy
 from prefill_router.router import guarantee
-from prefill_router.router.guarantee import certify
-from prefill_router.router.guarantee_checks import labels_needed
+from prefill_router.router.guarantee import certify, labels_needed
 
 TAUS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4)
 NAMES = ["a", "b", "c"]
