@@ -31,7 +31,7 @@ STAGES = {
     "baselines": 1,
     "policy": 1,
     "evaluation": 1,
-    "recipe": 2,
+    "recipe": 3,
     "report": 1,
     "router": 1,
     "zoo": 1,

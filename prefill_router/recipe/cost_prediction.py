@@ -14,6 +14,7 @@ import numpy as np
 from sklearn.model_selection import GroupKFold
 from tokenizers import Tokenizer
 
+from prefill_router.baselines.ridge import RidgePath
 from prefill_router.errors import InputError
 from prefill_router.features.components import blockwise
 from prefill_router.labels import Labels
@@ -22,7 +23,7 @@ from prefill_router.labels.costs import MILLION, Prices, expected_costs, known_b
 if TYPE_CHECKING:
     from prefill_router.extraction.templates import Query
 
-PENALTIES = (1.0, 10.0, 100.0, 1e3, 1e4, 1e5, np.inf)  # of ridge; the last leaves the mean alone
+PENALTIES = tuple(np.logspace(-3, 3, 7))  # of `RidgePath`
 FOLDS = 5
 
 
@@ -72,7 +73,7 @@ def fit_lengths(
     -------
     LengthModel
         Of each target with the penalty whose predictions of held-out folds have the least mean
-        squared error; an infinite one, the mean amount, is among them.
+        squared error, or the mean amount where that has less.
 
     Raises
     ------
@@ -116,28 +117,19 @@ def _fit_one(
     n_groups = len(np.unique(groups))
     if bounds[0] == bounds[1] or n_groups < FOLDS:
         return constant
-    logs = np.log(np.maximum(y, y[y > 0].min() / 2))
-    held = np.zeros((len(PENALTIES), len(y)))
+    logs = np.log(np.maximum(y, y[y > 0].min() / 2))[:, None]
+    held = np.empty((len(PENALTIES) + 1, len(y)))  # the last one is the mean logarithm
     for fit, rest in GroupKFold(FOLDS, shuffle=True, random_state=seed).split(X, groups=groups):
-        slopes, intercepts = _ridges(X[fit], logs[fit])
-        held[:, rest] = (X[rest] @ slopes + intercepts).T
-    smearing = np.exp(logs - held).mean(axis=1)
+        held[:-1, rest] = RidgePath(PENALTIES).fit(X[fit], logs[fit]).predict(X[rest])[..., 0]
+        held[-1, rest] = logs[fit].mean()
+    smearing = np.exp(logs[:, 0] - held).mean(axis=1)
     predicted = np.clip(np.exp(held) * smearing[:, None], *bounds)
     best = int(((predicted - y) ** 2).mean(axis=1).argmin())
-    if np.isinf(PENALTIES[best]):
+    if best == len(PENALTIES):
         return constant
-    slopes, intercepts = _ridges(X, logs)
-    return slopes[:, best], intercepts[best], smearing[best], bounds
-
-
-def _ridges(X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return slopes (D, M) and intercepts (M,) for every penalty, from one decomposition."""
-    centre, level = X.mean(axis=0), y.mean()
-    values, vectors = np.linalg.eigh((X - centre).T @ (X - centre))
-    values = np.maximum(values, 0)
-    rotated = vectors.T @ ((X - centre).T @ (y - level))
-    slopes = vectors @ (rotated[:, None] / (values[:, None] + np.array(PENALTIES)))
-    return slopes, level - centre @ slopes
+    path = RidgePath(PENALTIES[best : best + 1]).fit(X, logs)
+    slopes = path.coef_[0, :, 0]
+    return slopes, path.y_mean_[0] - path.x_mean_ @ slopes, smearing[best], bounds
 
 
 @dataclass(frozen=True)
