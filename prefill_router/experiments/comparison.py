@@ -150,6 +150,48 @@ def compare_probabilities(
     )
 
 
+def choice_results(
+    study: Study,
+    choices: Mapping[str, np.ndarray],
+    pairs: Sequence[tuple[str, str]] = (),
+) -> pd.DataFrame:
+    """Evaluate choices on the test queries, with `pairs` of them subtracted.
+
+    Costs are what the answers really cost; see `prefill_router.evaluation.comparison`.
+    """
+    return comparison.compare_choices(
+        choices,
+        test_labels(study),
+        study.costs[study.test_rows] if study.has_costs else None,
+        best_single(study),
+        study.labels.group[study.test_rows],
+        targets=study.labels.targets,
+        pairs=pairs,
+        n_resamples=study.parameters.n_resamples,
+        seed=study.parameters.seed,
+    )
+
+
+def probability_results(
+    study: Study,
+    p: Mapping[str, np.ndarray],
+    pairs: Sequence[tuple[str, str]] = (),
+    only: Sequence[str] = ("AUC", "Brier", "ECE"),
+) -> pd.DataFrame:
+    """Evaluate P(correct) of the test queries, (n, K), with `pairs` of them subtracted."""
+    return comparison.compare_probabilities(
+        p,
+        test_labels(study),
+        study.labels.group[study.test_rows],
+        targets=study.labels.targets,
+        folds=study.test_folds,
+        pairs=pairs,
+        only=only,
+        n_resamples=few(study.parameters.n_resamples),
+        seed=study.parameters.seed,
+    )
+
+
 def random_choice(study: Study) -> np.ndarray:
     """Return a target drawn evenly for each test query, (n,)."""
     rng = np.random.default_rng(study.parameters.seed)

@@ -227,6 +227,19 @@ def ensembles(study: Study, router: str = PRIMARY) -> list[SharedTrunkEnsemble]:
     return [SharedTrunkEnsemble.load(path / ENSEMBLE) for path in _fitted(study, router, ROUTERS)]
 
 
+def network_predictions(study: Study) -> np.ndarray:
+    """Return P(correct) of the test queries by each SharedTrunkNet kept, best first, (keep, n, K).
+
+    Not calibrated. They differ in their seeds alone, for `significance.seed_deviation`. The kept
+    ones have the lowest validation losses; all that were trained spread somewhat wider.
+    """
+    by_fold = []
+    for fold, ensemble in enumerate(ensembles(study)):
+        x = FoldFit(study, fold, [study.parameters.encoder]).features()
+        by_fold.append(np.moveaxis(ensemble.predict_each(x), 0, 1))
+    return np.moveaxis(study.over_folds(by_fold), 1, 0)
+
+
 def configurations(study: Study, router: str, among: Mapping[str, RouterSpec] = ROUTERS) -> int:
     """Return how many configurations of a router's head were compared, in all folds; at least 1."""
     return sum(read_json(path / TRIED) for path in _fitted(study, router, among))

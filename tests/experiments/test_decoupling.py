@@ -5,8 +5,8 @@ import tiny_studies
 import torch
 from tiny_studies import auc_within_folds, label_table
 
-from prefill_router.evaluation.estimates import pick
-from prefill_router.experiments.decoupling import encoder_matrix, own_against_others
+from prefill_router.evaluation.results import one
+from prefill_router.experiments.decoupling import OTHER, encoder_matrix, own_against_others
 from prefill_router.experiments.routers import OWN, predictions
 
 torch.set_num_threads(1)
@@ -14,42 +14,37 @@ pytestmark = pytest.mark.usefixtures("own_artifacts")
 
 
 def test_the_matrix_holds_each_encoders_auc_for_each_target(study):
-    matrix, estimates = encoder_matrix(study)
-    assert list(matrix.index) == study.encoders
-    assert list(matrix.columns) == list(study.labels.targets)
+    found = encoder_matrix(study)
+    assert len(found) == len(study.encoders) * study.labels.n_targets
     for encoder in study.encoders:
         p = study.over_folds(predictions(study, OWN, [encoder]))
         for k, target in enumerate(study.labels.targets):
-            want = auc_within_folds(study, p, k)
-            assert matrix.loc[encoder, target] == pytest.approx(want, abs=1e-12)
-            assert pick(estimates, "AUC", encoder, target).lower <= want
-    assert len(estimates) == matrix.size
+            row = one(found, encoder=encoder, target=target)
+            assert row.estimate == pytest.approx(auc_within_folds(study, p, k), abs=1e-12)
+            assert row.lower <= row.estimate <= row.upper
 
 
 def test_own_states_are_compared_with_the_best_others(tmp_path):
     """The target `early` is an encoder as well; the untrained control is no candidate."""
     names = {name: str(tmp_path / name) for name in ("main", "other", "control")}
-    own = tmp_path / "early"
-    tiny_models.save(own, seed=8)
+    own = str(tiny_models.save(tmp_path / "early", seed=8))
     table = label_table()
-    table["model"] = table["model"].replace("early", str(own))
-    prices = {"prices": ""}
+    table["model"] = table["model"].replace("early", own)
     study = tiny_studies.study(
-        tmp_path, table, encoders=[names["other"], str(own)], outer_folds=2, **prices
+        tmp_path, table, encoders=[names["other"], own], outer_folds=2, prices=""
     )
-    [row] = own_against_others(study)
+    row = one(own_against_others(study), router=OTHER, versus=None, target=None)
     other, own_p = np.full((2, study.labels.n_queries), np.nan)
     for fold, split in enumerate(study.splits):
         inner = {}
         for name in ("main", "other"):
-            aucs = study.layer_auc(names[name])
-            here = (aucs["target"] == 0) & (aucs["fold"] == fold)
-            inner[names[name]] = aucs[here]["auc"].max()
+            aucs = study.layer_auc(names[name]).query("target == 0 and fold == @fold")
+            inner[names[name]] = aucs["auc"].max()
         best = max(inner, key=inner.get)
         t = split.test
         other[t] = predictions(study, OWN, [best])[fold][t, 0]
-        own_p[t] = predictions(study, OWN, [str(own)])[fold][t, 0]
-    assert row.target == str(own)
+        own_p[t] = predictions(study, OWN, [own])[fold][t, 0]
+    assert row.target == own
     tested = (np.column_stack([p[study.test_rows]] * 3) for p in (other, own_p))
     want = np.subtract(*(auc_within_folds(study, p, 0) for p in tested))
     assert row.estimate == pytest.approx(want, abs=1e-12)
@@ -57,8 +52,8 @@ def test_own_states_are_compared_with_the_best_others(tmp_path):
 
 
 def test_where_no_target_has_states_there_is_nothing_to_compare(study):
-    assert own_against_others(study) == []
+    assert len(own_against_others(study)) == 0
 
 
 def test_a_target_always_right_has_no_auc(with_constant):
-    assert np.isnan(encoder_matrix(with_constant)[0]["perfect"]).all()
+    assert encoder_matrix(with_constant).query("target == 'perfect'")["estimate"].isna().all()

@@ -30,6 +30,7 @@ from prefill_router.experiments.routers import (
     UNTRAINED,
     RouterSpec,
     ensembles,
+    network_predictions,
     predictions,
     router_names,
 )
@@ -216,6 +217,14 @@ def test_ensembles_are_those_that_predicted(study):
     features = TargetFeatures(choices).fit(activations, study.splits[0].train)
     x = np.hstack(features.transform(activations, study.test_rows))
     np.testing.assert_allclose(ensemble.predict_proba(x), p[study.test_rows], atol=1e-5)
+
+
+def test_networks_average_to_the_ensemble_before_calibration(study):
+    by_network = network_predictions(study)
+    assert len(by_network) == study.parameters.keep
+    assert not np.allclose(by_network[0], by_network[1])
+    whole = study.over_folds(predictions(study, PRIMARY, calibrated=False))
+    np.testing.assert_allclose(by_network.mean(axis=0), whole, atol=1e-5)
 
 
 # -- what is read --------------------------------------------------------------------------------
