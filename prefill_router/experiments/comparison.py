@@ -11,11 +11,8 @@ import pandas as pd
 from prefill_router import policy
 from prefill_router.evaluation import comparison
 from prefill_router.evaluation.bootstrap import few
-from prefill_router.evaluation.choices import evaluate_choices
-from prefill_router.evaluation.estimates import Estimate
-from prefill_router.evaluation.probabilities import evaluate_probabilities
 from prefill_router.evaluation.tuning import choose_parameter
-from prefill_router.experiments.routers import PRIMARY, predictions
+from prefill_router.experiments.routers import predictions
 from prefill_router.experiments.study import Study
 
 RANDOM, DEAREST, CHEAPEST = "random", "always dearest", "always cheapest"
@@ -112,42 +109,6 @@ def best_single(study: Study) -> np.ndarray:
     """Return each test query's best single target, (n,): its fold's, by training accuracy."""
     rows = [np.full(study.labels.n_queries, k) for k in study.best_single]
     return study.over_folds(rows)
-
-
-def compare_choices(
-    study: Study, choices: Mapping[str, np.ndarray], primary: str | None = None
-) -> list[Estimate]:
-    """Evaluate choices on the test queries, beside the oracle and the single targets.
-
-    Costs are what the answers really cost; see `evaluation.choices.evaluate_choices`.
-    """
-    return evaluate_choices(
-        choices,
-        test_labels(study),
-        study.costs[study.test_rows] if study.has_costs else None,
-        best_single(study),
-        study.labels.group[study.test_rows],
-        targets=study.labels.targets,
-        primary=primary,
-        n_resamples=study.parameters.n_resamples,
-        seed=study.parameters.seed,
-    )
-
-
-def compare_probabilities(
-    study: Study, p: Mapping[str, np.ndarray], primary: str | None = PRIMARY
-) -> list[Estimate]:
-    """Evaluate predicted probabilities on the test queries: AUC, Brier score and ECE."""
-    return evaluate_probabilities(
-        p,
-        test_labels(study),
-        study.labels.group[study.test_rows],
-        targets=study.labels.targets,
-        folds=study.test_folds,
-        primary=primary,
-        n_resamples=few(study.parameters.n_resamples),
-        seed=study.parameters.seed,
-    )
 
 
 def choice_results(

@@ -196,6 +196,3 @@ class FoldFit:
             )
             for learning_rate in learning_rates
         ]
-
-
-Fold = FoldFit

@@ -19,7 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from prefill_router.baselines.linear import TargetLogistic
 from prefill_router.evaluation.bootstrap import Ranking, Values, estimate, few
 from prefill_router.evaluation.results import Quantity, results
-from prefill_router.experiments.fold import Fold
+from prefill_router.experiments.fold import FoldFit
 from prefill_router.experiments.study import Study
 from prefill_router.progress import track
 from prefill_router.router.new_target_head import CLIP, NewTargetHead
@@ -197,7 +197,7 @@ def what_is_known(study: Study, others: Sequence[int]) -> PriorKnowledge:
     """Fit what the other targets' labels tell, on the training rows of the study's first split."""
     split, p = study.splits[0], study.parameters
     Y, group = study.labels.correct[:, others], study.labels.group
-    X = Fold(study, 0, [p.encoder]).distinct_features(targets=others).astype(float)
+    X = FoldFit(study, 0, [p.encoder]).distinct_features(targets=others).astype(float)
     train, v = split.train, split.validation
     fitted = {C: TargetLogistic(C).fit(X[train], Y[train]) for C in (0.001, 0.01, 0.1)}
     brier = {C: np.nanmean((m.predict_proba(X[v]) - Y[v]) ** 2) for C, m in fitted.items()}

@@ -24,8 +24,13 @@ from prefill_router.experiments.comparison import (
     test_labels,
 )
 from prefill_router.experiments.contest import CHALLENGER, TRIED
-from prefill_router.experiments.networks import network_predictions
-from prefill_router.experiments.routers import ACCURACY, CONTROLS, PRIMARY, configurations
+from prefill_router.experiments.routers import (
+    ACCURACY,
+    CONTROLS,
+    PRIMARY,
+    configurations,
+    network_predictions,
+)
 from prefill_router.experiments.study import Study
 from prefill_router.policy import argmax
 

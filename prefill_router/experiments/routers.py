@@ -66,9 +66,6 @@ class RouterSpec:
     affordable: Callable[[Study], bool] = lambda study: True
 
 
-Contender = RouterSpec
-
-
 def _main(study: Study) -> list[str]:
     return [study.parameters.encoder]
 

@@ -4,15 +4,15 @@ import tiny_studies
 import torch
 from tiny_studies import auc_within_folds, label_table
 
-from prefill_router.evaluation.estimates import pick
+from prefill_router.evaluation.results import one
 from prefill_router.experiments.comparison import (
     CHEAPEST,
     DEAREST,
     RANDOM,
     best_single,
+    choice_results,
     choose_targets,
-    compare_choices,
-    compare_probabilities,
+    probability_results,
     random_choice,
     reference_choices,
     route,
@@ -99,24 +99,28 @@ def test_the_best_single_target_is_its_folds(study):
 def test_choices_are_judged_by_what_was_answered_and_paid(study):
     rng = np.random.default_rng(0)
     choice = rng.integers(0, 3, len(study.test_rows))
-    found = compare_choices(study, {"mine": choice})
+    found = choice_results(study, {"mine": choice})
     at = study.test_rows, choice
     paid = study.costs[study.test_rows]
-    assert pick(found, "accuracy", "mine").estimate == study.labels.correct[at].mean()
+    assert one(found, metric="accuracy", router="mine").estimate == study.labels.correct[at].mean()
     saving = 1 - study.costs[at].mean() / paid.mean(axis=0).max()
-    assert pick(found, "cost saving", "mine").estimate == pytest.approx(saving, rel=1e-9)
+    assert one(found, metric="cost saving", router="mine").estimate == pytest.approx(
+        saving, rel=1e-9
+    )
     oracle = study.labels.correct.max(axis=1).mean()
-    assert pick(found, "accuracy", "oracle").estimate == oracle
+    assert one(found, metric="accuracy", router="oracle").estimate == oracle
     noisy = study.labels.correct[:, 2].mean()
-    assert pick(found, "accuracy", "single target", "noisy").estimate == noisy
+    assert one(found, metric="accuracy", router="single target", target="noisy").estimate == noisy
 
 
 def test_probabilities_are_judged_by_auc_within_folds(study):
     p = study.over_folds(predictions(study, TFIDF))
-    found = compare_probabilities(study, {"mine": p}, None)
+    found = probability_results(study, {"mine": p})
     for k, target in enumerate(study.labels.targets):
         want = auc_within_folds(study, p, k)
-        assert pick(found, "AUC", "mine", target).estimate == pytest.approx(want, abs=1e-12)
+        assert one(found, metric="AUC", router="mine", target=target).estimate == pytest.approx(
+            want, abs=1e-12
+        )
 
 
 def test_random_choices_are_even_and_seeded(study, tmp_path):
@@ -135,8 +139,8 @@ def test_dearest_and_cheapest_are_those_of_expected_costs_on_training_rows(study
     # prices are (1, 4), (.5, 2) and (.2, .4), and answers are of about one length
     assert (choices[DEAREST] == study.labels.targets.index("early")).all()
     assert (choices[CHEAPEST] == study.labels.targets.index("noisy")).all()
-    found = compare_choices(study, choices)
-    assert pick(found, "cost saving", DEAREST).estimate == pytest.approx(0)
+    found = choice_results(study, choices)
+    assert one(found, metric="cost saving", router=DEAREST).estimate == pytest.approx(0)
     free = tiny_studies.study(tmp_path, prices="", run_dir=str(tmp_path / "free"))
     assert list(reference_choices(free)) == [RANDOM]
 
@@ -144,11 +148,11 @@ def test_dearest_and_cheapest_are_those_of_expected_costs_on_training_rows(study
 def test_everything_stands_a_constant_target(with_constant):
     study = with_constant
     routed = route(study, PRIMARY)
-    found = compare_choices(study, {PRIMARY: routed.choice}, PRIMARY)
-    assert pick(found, "accuracy", "oracle").estimate == 1
-    assert np.isnan(pick(found, "gap closed", PRIMARY).estimate)  # there is no gap
-    aucs = compare_probabilities(study, {PRIMARY: routed.p})
-    assert np.isnan(pick(aucs, "AUC", PRIMARY, "perfect").estimate)
+    found = choice_results(study, {PRIMARY: routed.choice})
+    assert one(found, metric="accuracy", router="oracle").estimate == 1
+    assert np.isnan(one(found, metric="gap closed", router=PRIMARY).estimate)  # there is no gap
+    aucs = probability_results(study, {PRIMARY: routed.p})
+    assert np.isnan(one(aucs, metric="AUC", router=PRIMARY, target="perfect").estimate)
 
 
 def test_without_costs_the_likeliest_target_is_asked(study, monkeypatch):
