@@ -10,7 +10,6 @@ import pandas as pd
 
 from prefill_router.config import HEAVY, PLACES, Parameters, validate
 from prefill_router.errors import InputError
-from prefill_router.evaluation import estimates
 from prefill_router.evaluation.results import read_metrics, write_metrics
 from prefill_router.experiments.study import Study
 from prefill_router.project import project_root
@@ -44,9 +43,7 @@ def sized(study: Study, notebook: str) -> Study:
     return study.like(**REDUCED | {"n_queries": fewer})
 
 
-def results(
-    study: Study, notebook: str, ask: Callable[[Study], pd.DataFrame] | pd.DataFrame
-) -> pd.DataFrame:
+def results(study: Study, notebook: str, ask: Callable[[Study], pd.DataFrame]) -> pd.DataFrame:
     """Return what a heavy chapter shows: its own results in full, published ones, or reduced ones.
 
     Parameters
@@ -63,7 +60,7 @@ def results(
     directory = published_run(study, notebook)
     if directory is not None:
         return read_published(directory, notebook)
-    return ask(sized(study, notebook)) if callable(ask) else ask
+    return ask(sized(study, notebook))
 
 
 def provenance(study: Study, notebook: str) -> str:
@@ -108,8 +105,7 @@ def read_published(directory: Path, notebook: str) -> pd.DataFrame:
             f"{path} is missing or not what was published; restore it, or run the experiment in "
             "full again and publish that."
         )
-    is_tidy = isinstance(read_json(path), dict)
-    return read_metrics(path) if is_tidy else estimates.read_metrics(path)
+    return read_metrics(path)
 
 
 def publish(run_dir: Path) -> Path:
