@@ -5,6 +5,8 @@ import sys
 import prefill_router
 from prefill_router import project
 
+PAGE = project.project_root() / "book/api.md"
+
 
 def test_importing_the_package_loads_no_stage():
     code = "import sys, prefill_router; print(*sys.modules)"
@@ -21,13 +23,14 @@ def test_every_public_name_is_there():
 
 
 def test_the_reference_lists_the_public_names_in_order():
-    page = (project.project_root() / "book/api.md").read_text()
+    page = PAGE.read_text()
     listed = re.findall(r"auto\w+:: prefill_router\.(?:\w+\.)*(\w+)", page)
     assert listed == prefill_router.__all__
 
 
-def test_the_examples_of_the_reference_run():
-    page = (project.project_root() / "book/api.md").read_text()
+def test_the_examples_of_the_reference_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = PAGE.read_text()
     examples = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     assert len(examples) > 5
     names = {}
@@ -36,3 +39,6 @@ def test_the_examples_of_the_reference_run():
     assert names["p"].shape == names["logistic"].shape
     gap = names["one"](names["found"], metric="gap closed", router="trunk")
     assert gap["lower"] <= gap["estimate"] <= gap["upper"]
+    p, states = names["fitted"].predictor.predict_proba(names["states"]), names["states"]
+    for router in (names["router"], names["loaded"]):
+        assert (router.predict_proba(states) == p).all()
