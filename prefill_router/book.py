@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import html
 import json
 import os
@@ -12,13 +11,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
 
 from prefill_router.errors import InputError
-from prefill_router.progress import track
+from prefill_router.progress import note
 from prefill_router.project import project_root
 from prefill_router.storage import file_hash, fingerprint
 
@@ -73,6 +71,7 @@ def build_book(run_dir: str | os.PathLike, output: str | os.PathLike | None = No
     if output.exists() and any(output.iterdir()) and not stamp.is_file():
         raise InputError(f"{output} holds files that are not a book; delete it or name another.")
 
+    note("rendering the book")
     with tempfile.TemporaryDirectory(prefix="prefill-router-book-") as temporary:
         tree = Path(temporary)
         for name, path in sources.items():
@@ -82,7 +81,11 @@ def build_book(run_dir: str | os.PathLike, output: str | os.PathLike | None = No
         (tree / "book/_static/headline.png").write_bytes(base64.b64decode(figure))
         pages = render(tree, root, log=run_dir / "book.log")
         (pages / STAMP).write_text(key)
-        replace_directory(pages, output)
+        incoming = output.with_name(f".{output.name}.new")
+        shutil.rmtree(incoming, ignore_errors=True)
+        shutil.copytree(pages, incoming)  # on the same disk, so that pages change at once
+        shutil.rmtree(output, ignore_errors=True)
+        incoming.rename(output)
     return output / "index.html"
 
 
@@ -160,7 +163,7 @@ def render(tree: Path, root: Path, log: Path) -> Path:
     start = "from jupyter_book.cli.main import main; main()"
     command = [sys.executable, "-c", start, "build", "-W", "--keep-going", str(tree)]
     search_path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
-    process = subprocess.Popen(
+    process = subprocess.run(
         command,
         cwd=tree,
         env={**os.environ, "PYTHONPATH": search_path},
@@ -169,8 +172,7 @@ def render(tree: Path, root: Path, log: Path) -> Path:
         text=True,
         errors="replace",
     )
-    with process:
-        lines = [COLOUR.sub("", line) for line in track(process.stdout, "rendering the book")]
+    lines = COLOUR.sub("", process.stdout).splitlines(keepends=True)
     if process.returncode:
         log.write_text("".join(lines), encoding="utf-8")
         faults = [line.strip() for line in lines if "WARNING" in line or "ERROR" in line]
@@ -180,25 +182,3 @@ def render(tree: Path, root: Path, log: Path) -> Path:
         )
     log.unlink(missing_ok=True)
     return tree / "_build" / "html"
-
-
-def replace_directory(new: Path, old: Path) -> None:
-    """Put `new` in the place of `old`: whoever looks sees one or the other, never a mixture."""
-    old.parent.mkdir(parents=True, exist_ok=True)
-    with neighbour(old) as incoming, neighbour(old) as outgoing:
-        shutil.copytree(new, incoming / "pages")
-        if old.exists():
-            old.rename(outgoing / "pages")
-        try:
-            (incoming / "pages").rename(old)
-        except BaseException:
-            if (outgoing / "pages").exists():
-                (outgoing / "pages").rename(old)
-            raise
-
-
-@contextlib.contextmanager
-def neighbour(path: Path) -> Iterator[Path]:
-    """Yield a temporary directory beside `path`, on the same disk."""
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as directory:
-        yield Path(directory)

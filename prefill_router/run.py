@@ -38,6 +38,8 @@ from prefill_router.storage import (
 
 KINDS_READ = ("parquet", "csv", "j2")
 """Kinds of the package's own files that notebooks read."""
+INJECTED = "injected-parameters"
+"""Papermill's tag of the cell that it adds."""
 
 
 def notebooks() -> list[Path]:
@@ -121,31 +123,25 @@ def _all_metrics(run_dir: Path) -> dict[str, Any]:
     return {"version": VERSION, "rows": rows}
 
 
-def _recorded(run_dir: Path, name: str) -> str | None:
-    """Return a hash of what a notebook recorded, None if nothing."""
-    path = run_dir / "metrics" / f"{name}.json"
-    return file_hash(path) if path.exists() else None
-
-
-def _is_done(out: Path, done: Path, state: str, recorded: str | None) -> bool:
-    """Return whether a notebook's result of the same state is there, and what it recorded."""
-    if not (out.exists() and done.exists()):
-        return False
-    before = read_json(done)
-    return (before["state"], before.get("metrics")) == (state, recorded)
-
-
 def _execute(notebook: Path, run_dir: Path, given: dict, state: str) -> str:
     """Execute one notebook unless its result of the same state is there; say which it was."""
     out = run_dir / "notebooks" / notebook.name
-    done = out.with_suffix(".json")
-    if _is_done(out, done, state, _recorded(run_dir, notebook.stem)):
+    done, recorded = out.with_suffix(".json"), run_dir / "metrics" / f"{notebook.stem}.json"
+
+    def kept() -> list[str | None]:
+        return [state, file_hash(recorded) if recorded.exists() else None]
+
+    if out.exists() and done.exists() and read_json(done)["state"] == kept():
         return f"{notebook.stem}: kept"
     out.parent.mkdir(parents=True, exist_ok=True)
     done.unlink(missing_ok=True)
     start = time.monotonic()
     try:
-        _run(notebook, out, given)
+        papermill.execute_notebook(
+            notebook, out, parameters=given, kernel_name="python3", cwd=notebook.parent,
+            progress_bar=False,
+            extra_arguments=["--IPKernelApp.log_level=50"],  # kernels talk of their sockets
+        )  # fmt: skip
     except papermill.PapermillExecutionError as error:
         raise InputError(
             f"{notebook.name} failed: {error.ename}: {error.evalue} (cell {error.exec_count}; see "
@@ -158,18 +154,8 @@ def _execute(notebook: Path, run_dir: Path, given: dict, state: str) -> str:
         ) from None
     clean(out)
     seconds = round(time.monotonic() - start, 1)
-    recorded = _recorded(run_dir, notebook.stem)
-    write_json(done, {"state": state, "seconds": seconds, "metrics": recorded})
+    write_json(done, {"state": kept(), "seconds": seconds})
     return f"{notebook.stem}: {seconds:.0f} s"
-
-
-def _run(notebook: Path, out: Path | None, given: dict) -> nbformat.NotebookNode:
-    """Execute a notebook with papermill, in its own directory."""
-    return papermill.execute_notebook(
-        notebook, out, parameters=given, kernel_name="python3", cwd=notebook.parent,
-        progress_bar=False,
-        extra_arguments=["--IPKernelApp.log_level=50"],  # kernels talk of their sockets
-    )  # fmt: skip
 
 
 def clean(path: Path) -> None:
@@ -179,9 +165,9 @@ def clean(path: Path) -> None:
     for cell in book.cells:
         cell.metadata.pop("papermill", None)
         cell.metadata.pop("execution", None)
-        if "injected-parameters" in cell.metadata.get("tags", []):
-            cell.metadata["tags"] = ["injected-parameters", "hide-input"]
-            cell.id = "injected-parameters"  # papermill's is drawn at random
+        if INJECTED in cell.metadata.get("tags", []):
+            cell.metadata["tags"] = [INJECTED, "hide-input"]
+            cell.id = INJECTED  # papermill's is drawn at random
     nbformat.write(book, path)
 
 
@@ -202,16 +188,6 @@ def _manifest(study: Study, encoders: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def number_cells(book: nbformat.NotebookNode) -> None:
-    """Count a notebook's code cells from one, as if they alone had been executed."""
-    cells = [cell for cell in book.cells if cell.cell_type == "code"]
-    for count, cell in enumerate(cells, start=1):
-        cell.execution_count = count
-        for output in cell.outputs:
-            if output.output_type == "execute_result":
-                output.execution_count = count
-
-
 def refresh_notebooks() -> list[Path]:
     """Run the chain on the defaults, and make its notebooks, numbers and figure the committed ones.
 
@@ -220,23 +196,26 @@ def refresh_notebooks() -> list[Path]:
     list of pathlib.Path
         The files written: notebooks, expectations, and the figure that README and book show.
     """
-    first = run_experiment({}, "refresh")
-    expected = accept(Study(validate({"run_dir": str(first)})))
-    written = []
+    expected = accept(Study(validate({"run_dir": str(run_experiment({}, "refresh"))})))
+    run_dir = run_experiment({}, "refresh")  # again, with the verdicts; artifacts are found
     for notebook in notebooks():
-        # Again, now that the expectation is there; artifacts are found, so this takes seconds.
-        given = {"run_dir": str(first.relative_to(project_root()))}
-        book = _run(notebook, None, given)
-        injected = [c for c in book.cells if "injected-parameters" in c.metadata.get("tags", [])]
-        book.cells = [cell for cell in book.cells if cell not in injected]
-        number_cells(book)
+        book = nbformat.read(run_dir / "notebooks" / notebook.name, as_version=4)
+        without_injected(book)
         with atomic_write(notebook) as temporary:
             nbformat.write(book, temporary)
-        clean(notebook)
-        written.append(notebook)
     figure = project_root() / "book" / "_static" / "headline.png"
     with atomic_write(figure) as temporary:
-        temporary.write_bytes(
-            base64.b64decode(headline(project_root() / HEADLINE_NOTEBOOK)["headline_figure"])
-        )
-    return [*written, expected, figure]
+        values = headline(project_root() / HEADLINE_NOTEBOOK)
+        temporary.write_bytes(base64.b64decode(values["headline_figure"]))
+    return [*notebooks(), expected, figure]
+
+
+def without_injected(book: nbformat.NotebookNode) -> None:
+    """Drop papermill's cell, and count code cells as if the others alone had been executed."""
+    book.cells = [c for c in book.cells if INJECTED not in c.metadata.get("tags", [])]
+    cells = [cell for cell in book.cells if cell.cell_type == "code"]
+    for count, cell in enumerate(cells, start=1):
+        cell.execution_count = count
+        for output in cell.outputs:
+            if output.output_type == "execute_result":
+                output.execution_count = count

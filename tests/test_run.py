@@ -283,15 +283,17 @@ def test_cleaning_takes_out_times_and_leaves_the_rest(tmp_path):
     assert path.read_text() == text
 
 
-def test_cells_are_counted_from_one():
+def test_a_committed_notebook_is_the_executed_one_without_injected_parameters():
     result = nbformat.v4.new_output("execute_result", execution_count=7)
-    book = nbformat.v4.new_notebook(
-        cells=[
-            nbformat.v4.new_code_cell("1", execution_count=3),
-            nbformat.v4.new_markdown_cell("text"),
-            nbformat.v4.new_code_cell("2", execution_count=7, outputs=[result]),
-        ]
-    )
-    chain.number_cells(book)
+    injected = new_code_cell("seed = 1", metadata={"tags": ["injected-parameters"]})
+    cells = [
+        new_code_cell("1", execution_count=1),
+        injected,
+        new_markdown_cell("text"),
+        new_code_cell("2", execution_count=7, outputs=[result]),
+    ]
+    book = new_notebook(cells=cells)
+    chain.without_injected(book)
+    assert [c.source for c in book.cells] == ["1", "text", "2"]
     assert [c.execution_count for c in book.cells if c.cell_type == "code"] == [1, 2]
     assert book.cells[2].outputs[0].execution_count == 2
