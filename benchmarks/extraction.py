@@ -26,6 +26,7 @@ import platform
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -34,10 +35,10 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Config
 
-from prefill_router.extraction import encode, prepare, read_batches
+from prefill_router.extraction import extract
+from prefill_router.extraction.batches import plan_batches
 from prefill_router.extraction.models import DTYPES
-from prefill_router.extraction.plan import make_plan
-from prefill_router.extraction.prefill import Prefill
+from prefill_router.extraction.prefill import Reader
 
 SHAPE = {
     "vocab_size": 151_936,
@@ -111,15 +112,22 @@ def obvious(model, tokenizer, queries: list[str]) -> np.ndarray:
     return np.moveaxis(np.stack(result), 0, 2)
 
 
+def extracted(model, tokenizer, queries: list[str], layers="all") -> np.ndarray:
+    """Read queries as the library does; return states."""
+    found = extract((model, tokenizer), queries, layers=layers, poolings=POOLINGS)
+    return np.stack([[found.states(layer, name) for name in POOLINGS] for layer in found.layers])
+
+
 def whole_passes(model, tokenizer, queries: list[str], *, masked: bool) -> np.ndarray:
     """Read batches by length, but all states at once; return states."""
-    reading = prepare(model, tokenizer, queries, poolings=POOLINGS)
-    anatomy = replace(reading.anatomy, places=None, is_causal=not masked)
-    prefill = Prefill(model, anatomy, reading.layers, POOLINGS)
-    batches = make_plan(reading.n_tokens, reading.token_budget, len(queries)).batches(0)
-    results = list(read_batches(prefill, reading.prompts, queries, batches))
-    joined = np.concatenate([pooled.cpu().numpy() for _, pooled in results], axis=2)
-    return joined[:, :, np.argsort(np.concatenate(batches))]
+    reader = Reader(model, tokenizer)
+    reader.layout = replace(reader.layout, places=None, is_causal=not masked)
+    survey = reader.survey(queries)
+    places = list(product(range(survey.layout.last + 1), POOLINGS))
+    batches = plan_batches(survey.n_tokens, survey.token_budget)
+    ((rows, states),) = reader.read(queries, [batches], places)
+    states = states[:, np.argsort(rows)].cpu().numpy()
+    return states.reshape(-1, len(POOLINGS), *states.shape[1:])
 
 
 @torch.inference_mode()
@@ -201,10 +209,9 @@ def main() -> None:
         model = AutoModelForCausalLM.from_config(Qwen3Config(**SHAPE), dtype=DTYPES[a.dtype]).eval()
     encoder, last = model.model, SHAPE["num_hidden_layers"]
     half = last // 2
-    settings = {"poolings": POOLINGS}
     warm = [query[:200] for query in queries[:4]]
     obvious(model, tokenizer, warm)
-    lengths = encode(encoder, tokenizer, queries, layers=[0], **settings).n_tokens
+    lengths = extract((encoder, tokenizer), queries, layers=[0]).n_tokens
     at_once = 16_384 if encoder.device.type == "cuda" else 1024
 
     ways: dict[str, Callable[[], np.ndarray | None]] = {
@@ -212,13 +219,9 @@ def main() -> None:
         "without the head": lambda: obvious(encoder, tokenizer, queries),
         "and in batches by length": lambda: whole_passes(encoder, tokenizer, queries, masked=True),
         "and without a mask": lambda: whole_passes(encoder, tokenizer, queries, masked=False),
-        "and pooled in the pass: extraction": lambda: (
-            encode(encoder, tokenizer, queries, **settings).states
-        ),
+        "and pooled in the pass: extraction": lambda: extracted(encoder, tokenizer, queries),
         "floor, all blocks": lambda: bare(encoder, lengths, at_once, last),
-        "extraction to half depth": lambda: (
-            encode(encoder, tokenizer, queries, layers=range(half + 1), **settings).states
-        ),
+        "extraction to half depth": lambda: extracted(encoder, tokenizer, queries, range(half + 1)),
         "floor, half of the blocks": lambda: bare(encoder, lengths, at_once, half),
     }
     base_name, _, _, _, ours_name, floor_name, half_name, half_floor_name = ways

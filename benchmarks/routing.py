@@ -29,7 +29,7 @@ from torch import nn
 
 from prefill_router import zoo
 from prefill_router.extraction import extract
-from prefill_router.extraction.plan import make_plan
+from prefill_router.extraction.batches import plan_batches
 from prefill_router.labels import load_labels
 from prefill_router.labels.costs import load_prices
 from prefill_router.router import Router
@@ -83,12 +83,12 @@ def main(n_queries: int) -> None:
     """Check that both sides agree, and time them."""
     torch.set_num_threads(1)
     router, queries = fitted()
-    reading, prefill, *_ = router.reader.loaded
+    reader, prefill, _ = router.reader.loaded
     queries = queries[:n_queries]
     model = prefill.model
     highest = max(place.layer for place in router.config.places)
     bare = cut_off(model, highest)
-    ids = reading.prompts.ids(queries)
+    ids = reader.prompts.ids(queries)
 
     p = router.predict_proba(queries)
     one_by_one = np.concatenate([router.predict_proba([query]) for query in queries])
@@ -113,11 +113,8 @@ def main(n_queries: int) -> None:
 
     batch = queries[:BATCH]
     lengths = np.array([len(tokens) for tokens in ids[:BATCH]])
-    plan = make_plan(lengths, reading.token_budget, BATCH, reading.switch)
-    prompts = [
-        reading.prompts.batch([batch[row] for row in rows]).tokens
-        for rows in np.split(plan.rows, plan.batch_ends[:-1])
-    ]
+    batches = plan_batches(lengths, reader.token_budget, BATCH, reader.switch)
+    prompts = [reader.prompts.batch([batch[row] for row in rows]).tokens for rows in batches]
     many, bare_many = [], []
     for _ in range(REPEATS):
         many.append(milliseconds(lambda: router.route_many(batch, "utility")))

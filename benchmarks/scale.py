@@ -22,6 +22,7 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from prefill_router.evaluation.bootstrap import auc_intervals, intervals
+from prefill_router.extraction.activations import Activations
 from prefill_router.features.selection import cross_validated_auc
 from prefill_router.probes import probe_layers
 
@@ -30,28 +31,19 @@ SIZES = [(50, 2), (5000, 9), (5000, 50), (100_000, 9)]
 TASKS = ("probe_layers", "cross_validated_auc", "auc_intervals", "intervals")
 
 
-class SyntheticStates:
-    """Activations of N queries, and the labels Y (N, K) that hang on them."""
-
-    layers, poolings, width = LAYERS, POOLINGS, WIDTH
-
-    def __init__(self, n_queries: int, n_targets: int):
-        rng = np.random.default_rng(0)
-        self.n_queries = n_queries
-        places = [(layer, pooling) for layer in LAYERS for pooling in POOLINGS]
-        scale = np.arange(1, WIDTH + 1, dtype=np.float32) ** -0.5
-        self.held = {
-            place: rng.standard_normal((n_queries, WIDTH), dtype=np.float32) * scale
-            for place in places
-        }
-        logits = self.held[1, "mean"] @ rng.normal(size=(WIDTH, n_targets))
-        self.p = 1 / (1 + np.exp(-2 * logits / logits.std(axis=0)))
-        self.Y = (rng.random(self.p.shape) < self.p).astype(np.float64)
-        self.Y[rng.random(self.p.shape) < 0.1] = np.nan
-
-    def states(self, layer: int, pooling: str) -> np.ndarray:
-        """Return float32 states of shape (N, D)."""
-        return self.held[layer, pooling]
+def synthetic(n_queries: int, n_targets: int) -> tuple[Activations, np.ndarray, np.ndarray]:
+    """Return activations of N queries, and probabilities and labels (N, K) that hang on them."""
+    rng = np.random.default_rng(0)
+    scale = np.arange(1, WIDTH + 1, dtype=np.float32) ** -0.5
+    held = {
+        place: rng.standard_normal((n_queries, WIDTH), dtype=np.float32) * scale
+        for place in product(LAYERS, POOLINGS)
+    }
+    logits = held[1, "mean"] @ rng.normal(size=(WIDTH, n_targets))
+    p = 1 / (1 + np.exp(-2 * logits / logits.std(axis=0)))
+    Y = (rng.random(p.shape) < p).astype(np.float64)
+    Y[rng.random(p.shape) < 0.1] = np.nan
+    return Activations.from_arrays(held), p, Y
 
 
 def peak() -> float:
@@ -61,20 +53,20 @@ def peak() -> float:
 
 def measure(task: str, n_queries: int, n_targets: int) -> tuple[float, float]:
     """Return seconds, and MB of memory added, of one task."""
-    data = SyntheticStates(n_queries, n_targets)
+    states, p, Y = synthetic(n_queries, n_targets)
     rows = np.arange(n_queries)
     before, start = peak(), time.perf_counter()
     if task == "probe_layers":
-        probe_layers(data, data.Y, rows)
+        probe_layers(states, Y, rows)
     elif task == "cross_validated_auc":
-        cross_validated_auc(data, data.Y, rows, rows, LAYERS, POOLINGS, DIMENSIONS, 5, 0)
+        cross_validated_auc(states, Y, rows, rows, LAYERS, POOLINGS, DIMENSIONS, 5, 0)
     elif task == "auc_intervals":
-        found = auc_intervals(data.p, data.Y)[0].estimate
-        known = ~np.isnan(data.Y[:, 0])
-        if abs(found - roc_auc_score(data.Y[known, 0], data.p[known, 0])) > 1e-9:
+        found = auc_intervals(p, Y)[0].estimate
+        known = ~np.isnan(Y[:, 0])
+        if abs(found - roc_auc_score(Y[known, 0], p[known, 0])) > 1e-9:
             raise SystemExit("The AUC is not scikit-learn's.")
     else:
-        intervals((data.p - data.Y) ** 2, None, None, 10_000)
+        intervals((p - Y) ** 2, None, None, 10_000)
     return time.perf_counter() - start, peak() - before
 
 

@@ -19,7 +19,7 @@ import time
 import numpy as np
 import torch
 
-from prefill_router.extraction.devices import device_name, pick_device
+from prefill_router.extraction.models import device_name, pick_device
 from prefill_router.trunk.network import SharedTrunkNet
 from prefill_router.trunk.training import TrainingSettings, grouped_split, train_together
 

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from transformers import AutoModel
 from transformers.utils import logging
 
-from prefill_router.extraction import encode
 from prefill_router.extraction.models import load_encoder
 from prefill_router.extraction.sources import resolve
 
@@ -73,7 +72,7 @@ def deviations(states: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 
 def float32_deviation(key: str) -> float:
     """Return the worst deviation, all questions in one batch."""
-    states = encode(encoder(key), TOKENIZER, QUESTIONS).states
+    states = tiny_models.states_of(encoder(key), TOKENIZER, QUESTIONS)
     return float(deviations(states, truth(key)).max())
 
 
@@ -82,7 +81,7 @@ def bfloat16_deviation(key: str) -> float:
 
     The median, for rounding may send a token to other experts, and that question far off.
     """
-    states = encode(encoder(key, "bfloat16"), TOKENIZER, QUESTIONS).states
+    states = tiny_models.states_of(encoder(key, "bfloat16"), TOKENIZER, QUESTIONS)
     return float(np.median(deviations(states, truth(key)), axis=-1).max())
 
 

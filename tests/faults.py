@@ -17,12 +17,11 @@ import torch
 from tqdm import tqdm
 
 from prefill_router import extraction
-from prefill_router.extraction import streaming
+from prefill_router.extraction import batches, extract
 from prefill_router.extraction.sources import resolve
-from prefill_router.extraction.streaming import extract
 
-streaming.SHARD_BYTES = 8 * 2**10
-extraction.CPU_TOKENS = (1, 60)
+extraction.SHARD_BYTES = 8 * 2**10
+batches.CPU_TOKENS = (1, 60)
 QUESTIONS = tiny_models.questions(300)
 
 
@@ -30,7 +29,7 @@ def fork(source, directory):
     child = os.fork()
     if not child:
         try:
-            extract(source, QUESTIONS, directory)
+            extract(source, QUESTIONS, cache_dir=directory)
             os._exit(0)
         finally:
             os._exit(1)
@@ -38,7 +37,7 @@ def fork(source, directory):
 
 
 def n_shards(directory):
-    return len(list(directory.glob("shard-*.safetensors")))
+    return len(list(directory.glob("*/shard-*.safetensors")))
 
 
 def kill_at_random(source, directory, n_kills, rng):
@@ -68,7 +67,7 @@ def main(directory, n_kills):
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     tqdm.set_lock(threading.RLock())  # the default one is shared, and a killed child may hold it
     source = resolve(str(tiny_models.save(directory / "model")))
-    extract(source, QUESTIONS[:3], directory / "warm")
+    extract(source, QUESTIONS[:3], cache_dir=directory / "warm")
     _, status = os.waitpid(fork(source, directory / "undisturbed"), 0)
     assert status == 0
     rng = random.Random(0)

@@ -24,7 +24,6 @@ from prefill_router.baselines.ridge import RidgePath
 from prefill_router.evaluation.bootstrap import intervals
 from prefill_router.evaluation.metrics import auc, brier, expected_calibration_error
 from prefill_router.experiments.routers import predictions
-from prefill_router.extraction import encode
 from prefill_router.extraction.models import load_encoder, load_target
 from prefill_router.extraction.sources import resolve
 from prefill_router.features import TargetFeatures
@@ -60,7 +59,7 @@ def labels(directory):
 
 def extraction(directory):
     source = resolve(str(tiny_models.save(directory, template=tiny_models.TEMPLATE)))
-    states = encode(*load_encoder(source), tiny_models.questions(8)).states
+    states = tiny_models.states_of(*load_encoder(source), tiny_models.questions(8))
     return {"states": [states.mean(), states.std(), np.abs(states).max()]}
 
 

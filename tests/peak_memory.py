@@ -12,12 +12,11 @@ from architectures import SHAPE as TINY
 from transformers import LlamaConfig, LlamaModel
 
 from prefill_router import extraction
-from prefill_router.extraction import streaming
+from prefill_router.extraction import batches, extract
 from prefill_router.extraction.sources import resolve
-from prefill_router.extraction.streaming import extract
 
-streaming.SHARD_BYTES = 2 * 2**20
-extraction.CPU_TOKENS = (1, 1024)
+extraction.SHARD_BYTES = 2 * 2**20
+batches.CPU_TOKENS = (1, 1024)
 SHAPE = {**TINY, "hidden_size": 256, "num_key_value_heads": 2}
 
 
@@ -31,9 +30,11 @@ def main(directory, n):
     tiny_models.tokenizer().save_pretrained(directory / "model")
     source = resolve(str(directory / "model"))
     questions = tiny_models.questions(n)
-    extract(source, questions[:500], directory / "warm")  # what any extraction loads and allocates
+    extract(
+        source, questions[:500], cache_dir=directory / "warm"
+    )  # what any extraction loads and allocates
     before = peak()
-    extract(source, questions, directory / "out")
+    extract(source, questions, cache_dir=directory / "out")
     print(peak() - before)
 
 

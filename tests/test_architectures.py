@@ -9,8 +9,7 @@ import tiny_models
 import torch
 from architectures import ARCHITECTURES, N_LAYERS
 from compatibility import PROMPTS, QUESTIONS, TOKENIZER, deviations, encoder, reader, truth
-
-from prefill_router.extraction import encode
+from tiny_models import states_of
 
 FLOAT32, BFLOAT16 = 1e-4, 0.1  # the largest deviations that are rounding
 WRONG = 0.1  # what a mistake makes at least, at every layer and pooling
@@ -23,9 +22,8 @@ def test_states_are_those_of_an_unpadded_pass(key):
     for side in ("left", "right"):
         tokenizer = tiny_models.tokenizer(side)
         for token_budget in (1, 20, 8192):  # alone, a few together, all in one batch
-            encoding = encode(encoder(key), tokenizer, QUESTIONS, token_budget=token_budget)
-            assert encoding.layers == list(range(N_LAYERS + 1))
-            assert deviations(encoding.states, truth(key)).max() < FLOAT32
+            states = states_of(encoder(key), tokenizer, QUESTIONS, token_budget=token_budget)
+            assert deviations(states, truth(key)).max() < FLOAT32
 
 
 @every_architecture
@@ -36,8 +34,8 @@ def test_the_config_says_how_many_layers_there_are(key):
 @every_architecture
 def test_half_depth_is_a_part_of_full_depth(key):
     half = range(N_LAYERS // 2 + 1)
-    full = encode(encoder(key), TOKENIZER, QUESTIONS).states
-    part = encode(encoder(key), TOKENIZER, QUESTIONS, layers=half).states
+    full = states_of(encoder(key), TOKENIZER, QUESTIONS)
+    part = states_of(encoder(key), TOKENIZER, QUESTIONS, layers=half)
     np.testing.assert_array_equal(part, full[: len(half)])
 
 

@@ -14,8 +14,7 @@ from typer.testing import CliRunner
 from prefill_router import cli
 from prefill_router.errors import InputError
 from prefill_router.experiments.study import ARTIFACTS
-from prefill_router.extraction import encode
-from prefill_router.extraction.activations import StoredStates
+from prefill_router.extraction.activations import Activations
 from prefill_router.extraction.models import load_encoder
 from prefill_router.extraction.sources import resolve
 from prefill_router.project import project_root
@@ -221,19 +220,19 @@ def test_extract_writes_what_the_library_would(tmp_path, monkeypatch):
     ]  # fmt: skip
     result = invoke(*arguments)
     assert result.exit_code == 0, result.output
-    wanted = encode(
+    wanted = tiny_models.read(
         *load_encoder(resolve(str(encoder))), questions, layers=[1, 3], poolings=["mean"],
         max_tokens=5, truncation="left",
     )  # fmt: skip
-    found = StoredStates.open(tmp_path / "out")
+    found = Activations.open(next((tmp_path / "out").iterdir()), questions)
     assert found.layers == [1, 3]
-    np.testing.assert_allclose(found.states(3, "mean"), wanted.states[1, 0], rtol=0, atol=5e-3)
+    np.testing.assert_allclose(found.states(3, "mean"), wanted.states(3, "mean"), rtol=0, atol=5e-3)
     n_tokens = sum(min(len(question.split()), 5) for question in questions)
     assert f"9 questions, {n_tokens} tokens, layers [1, 3], poolings ['mean']" in result.stdout
     assert f"{wanted.n_truncated} prompts cut" in result.stdout
     asked = []
     monkeypatch.setattr(
-        "prefill_router.extraction.streaming.extract",
+        "prefill_router.extraction.extract",
         lambda *_, **given: asked.append(given) or found,
     )
     invoke(*arguments, "--engine", "ray", "--address", "head:6379", "--workers", 8)

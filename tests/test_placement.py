@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
+from tiny_models import states_of
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 
 from prefill_router.answers.generation import Decoding, generate
-from prefill_router.extraction import encode
 from prefill_router.extraction.models import input_device, load_encoder, load_target
 from prefill_router.extraction.sources import resolve
 
@@ -31,24 +31,25 @@ def away(model):
 @pytest.mark.parametrize("on_disk", ["some", "all"])
 def test_a_model_in_parts_is_read_as_one_in_one_piece(tmp_path, name, on_disk):
     source = resolve(str(tiny_models.save(tmp_path / "model", name, AutoModel)))
-    plain = encode(*load_encoder(source), QUESTIONS)
+    plain = states_of(*load_encoder(source), QUESTIONS)
     stays = {"some": (".0", "embeddings", "embed_tokens", "shared"), "all": ()}[on_disk]
     placement = {part: "cpu" if part.endswith(stays) else "disk" for part in PARTS[name]}
     model, tokenizer = load_encoder(source, placement)
     assert away(model)
     assert input_device(model) == torch.device("cpu")
     for layers in ([1], "all"):  # also after a pass that was left in the middle
-        found = encode(model, tokenizer, QUESTIONS, layers=layers, token_budget=40)
-        for i, layer in enumerate(found.layers):
-            np.testing.assert_allclose(found.states[i], plain.states[layer], rtol=0, atol=1e-5)
+        found = states_of(model, tokenizer, QUESTIONS, layers=layers, token_budget=40)
+        want = plain if layers == "all" else plain[layers]
+        np.testing.assert_allclose(found, want, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("device", [{"": "cpu"}, "spread", "auto", "cpu"])
 def test_a_model_in_one_piece_is_the_same_however_it_is_asked_for(tmp_path, device):
     source = resolve(str(tiny_models.save(tmp_path / "model")))
-    found = encode(*load_encoder(source, device), QUESTIONS)
-    plain = encode(AutoModel.from_pretrained(source.location), load_encoder(source)[1], QUESTIONS)
-    np.testing.assert_array_equal(found.states, plain.states)
+    model, tokenizer = load_encoder(source, device)
+    found = states_of(model, tokenizer, QUESTIONS)
+    plain = states_of(AutoModel.from_pretrained(source.location), tokenizer, QUESTIONS)
+    np.testing.assert_array_equal(found, plain)
 
 
 def test_a_target_in_parts_answers_as_one_in_one_piece(tmp_path):
@@ -68,7 +69,7 @@ def test_quantised_weights_stay_quantised(tmp_path, monkeypatch):
     """
     location = tiny_models.save(tmp_path / "model")
     source = resolve(str(location))
-    plain = encode(*load_encoder(source), QUESTIONS)
+    plain = states_of(*load_encoder(source), QUESTIONS)
     config = json.loads((location / "config.json").read_text())
     config["quantization_config"] = {
         "quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "online",
@@ -77,9 +78,9 @@ def test_quantised_weights_stay_quantised(tmp_path, monkeypatch):
     wanted = AutoModel.from_pretrained(location).eval()
     monkeypatch.setattr(PreTrainedModel, "to", lambda *_, **__: pytest.fail("moved"))
     model, tokenizer = load_encoder(source)
-    found = encode(model, tokenizer, QUESTIONS, poolings=["last"], token_budget=1)
+    found = states_of(model, tokenizer, QUESTIONS, poolings=["last"], token_budget=1)
     assert type(model.layers[0].mlp.up_proj).__name__ == "AutoBitLinear"
-    assert np.abs(found.states[1:] - plain.states[1:, :1]).max(axis=(1, 2, 3)).min() > 0.1
+    assert np.abs(found[1:] - plain[1:, :1]).max(axis=(1, 2, 3)).min() > 0.1
     tokenizer = AutoTokenizer.from_pretrained(location)
     for row, question in enumerate(QUESTIONS):
         tokens = torch.tensor([tokenizer(question).input_ids])
@@ -87,4 +88,4 @@ def test_quantised_weights_stay_quantised(tmp_path, monkeypatch):
             hidden = wanted(tokens, output_hidden_states=True).hidden_states
         for layer in range(4):
             state = hidden[layer][0, -1].numpy()
-            np.testing.assert_allclose(found.states[layer, 0, row], state, rtol=0, atol=1e-5)
+            np.testing.assert_allclose(found[layer, 0, row], state, rtol=0, atol=1e-5)

@@ -3,10 +3,13 @@
 import copy
 import json
 
+import numpy as np
 import torch
 from architectures import ARCHITECTURES
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from prefill_router.extraction import extract
 
 SPECIAL = ["<pad>", "<eos>", "<unk>", "<user>", "<assistant>"]
 WORDS = [f"w{i}" for i in range(20)]
@@ -67,6 +70,19 @@ def questions(n=9, seed=0):
         " ".join(WORDS[i] for i in torch.randint(20, (length,), generator=generator).tolist())
         for length in lengths
     ]
+
+
+def read(model, tokenizer, questions, **settings):
+    return extract((model, tokenizer), questions, **settings)
+
+
+def stacked(found):
+    """Return activations as one array (n_layers, n_poolings, N, D)."""
+    return np.stack([[found.states(i, name) for name in found.poolings] for i in found.layers])
+
+
+def states_of(model, tokenizer, questions, **settings):
+    return stacked(read(model, tokenizer, questions, **settings))
 
 
 def edit(path, **changes):

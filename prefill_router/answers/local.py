@@ -49,7 +49,7 @@ def collect(
     chunk_size : int, default 2048
         Questions between two visits to the disk.
     device : str, default "cpu"
-        As for `prefill_router.extraction.devices.pick_device`.
+        As for `prefill_router.extraction.models.pick_device`.
     work : path-like, optional
         Directory that keeps finished chunks, so that an interrupted run goes on where it stopped.
         They are addressed by the model's files, the questions and `decoding`; the grader is

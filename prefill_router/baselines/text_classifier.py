@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from prefill_router.baselines import base_rate
+from prefill_router.extraction.batches import plan_batches
 from prefill_router.extraction.models import load_encoder, pad_id
-from prefill_router.extraction.plan import make_plan
 from prefill_router.extraction.pooling import Batch, pool_mean
 from prefill_router.extraction.prompts import Prompts, Truncation, token_limit
 from prefill_router.extraction.sources import ModelSource
@@ -193,6 +193,6 @@ class TextClassifier(BaseEstimator):
     ) -> Iterator[tuple[np.ndarray, Tensor]]:
         """Yield rows of similar length and their logits."""
         lengths = np.array([len(ids[row]) for row in rows])
-        for places in make_plan(lengths, TOKEN_BUDGET, len(rows)).batches(0):
+        for places in plan_batches(lengths, TOKEN_BUDGET):
             at = rows[places]
             yield at, self.head_(self._pooled([ids[row] for row in at]))

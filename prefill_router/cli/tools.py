@@ -111,8 +111,7 @@ def extract(
         prefill-router extract queries.csv states -e path/to/encoder --layers upper --engine ray
     """
     from prefill_router.config import validate
-    from prefill_router.extraction.sources import resolve
-    from prefill_router.extraction.streaming import extract as write_states
+    from prefill_router.extraction import extract as read_states
     from prefill_router.labels.tables import read_table
 
     p = validate(
@@ -123,14 +122,14 @@ def extract(
     questions = read_table(table)
     if "question" not in questions:
         raise InputError(f"{table} lacks the column question; there are {list(questions)}.")
-    states = write_states(
-        resolve(p.encoder), questions["question"].tolist(), out, layers=p.layers,
+    states = read_states(
+        p.encoder, questions["question"].tolist(), cache_dir=out, layers=p.layers,
         poolings=p.poolings, max_tokens=p.max_tokens or None, truncation=p.truncation,
         storage_dtype=storage, device=p.device, dtype=p.dtype, engine=p.engine,
         address=address or None, workers=workers or None,
     )  # fmt: skip
     typer.echo(
-        f"{out}: {states.n_queries} questions, {int(states.n_tokens.sum())} tokens, layers "
+        f"{out}: {len(states)} questions, {int(states.n_tokens.sum())} tokens, layers "
         f"{states.layers}, poolings {states.poolings}, {states.n_truncated} prompts cut."
     )
 
@@ -149,8 +148,8 @@ def untrained(
 
     and then -p untrained=models/control for prefill-router run.
     """
+    from prefill_router.extraction.models import write_untrained
     from prefill_router.extraction.sources import resolve
-    from prefill_router.extraction.untrained import write_untrained
 
     typer.echo(f"Written: {write_untrained(resolve(encoder), out, seed)}")
 

@@ -9,7 +9,7 @@ import numpy as np
 from prefill_router.errors import InputError
 from prefill_router.experiments.study import Study
 from prefill_router.extraction import check_layers
-from prefill_router.extraction.devices import device_map
+from prefill_router.extraction.models import device_map
 from prefill_router.extraction.prompts import check_max_tokens, config_limit
 from prefill_router.extraction.sources import text_config, weights_hash
 from prefill_router.labels.costs import expected_costs, query_costs

@@ -13,7 +13,7 @@ from prefill_router.evaluation.results import Quantity, counted, results, select
 from prefill_router.experiments.comparison import best_single
 from prefill_router.experiments.routers import OWN, predictions
 from prefill_router.experiments.study import Study
-from prefill_router.extraction.model_size import n_parameters
+from prefill_router.extraction.sources import n_parameters
 from prefill_router.storage import read_json
 
 SIZE, STEPS = "encoder parameters", "training steps"

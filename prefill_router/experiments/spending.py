@@ -22,7 +22,7 @@ from prefill_router.evaluation.results import Quantity, counted, results, select
 from prefill_router.evaluation.tuning import POLICIES, choose_parameter, fit_budget
 from prefill_router.experiments.comparison import best_single, choose_by_fold
 from prefill_router.experiments.study import Study
-from prefill_router.extraction.model_size import n_parameters
+from prefill_router.extraction.sources import n_parameters
 from prefill_router.labels.costs import MILLION, expected_costs
 from prefill_router.router.cost_comparison import MEAN, MEDIAN, PREDICTED, TRUE, compare_costs
 from prefill_router.zoo.labelling import USD_PER_MILLION_TOKENS_AND_PARAMETERS

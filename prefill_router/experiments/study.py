@@ -18,7 +18,7 @@ from prefill_router.errors import InputError
 from prefill_router.evaluation.results import write_metrics
 from prefill_router.extraction import extract
 from prefill_router.extraction.activations import Activations
-from prefill_router.extraction.devices import training_device
+from prefill_router.extraction.models import training_device
 from prefill_router.extraction.sources import ModelSource, local_path, resolve
 from prefill_router.features.components import fit_components
 from prefill_router.features.selection import (

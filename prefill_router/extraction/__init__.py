@@ -1,235 +1,56 @@
-"""Prefill states of any Hugging Face encoder: one forward pass a prompt, pooled at every layer."""
+"""Prefill states of any Hugging Face encoder: one pass per prompt, pooled at every layer."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
 import os
-import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from prefill_router.errors import InputError, did_you_mean
-from prefill_router.extraction.activations import Activations, EncoderInfo, StoredStates
-from prefill_router.extraction.anatomy import Anatomy, all_states, dissect
-from prefill_router.extraction.devices import Device
-from prefill_router.extraction.models import input_device, load_encoder, pad_id, quiet
-from prefill_router.extraction.plan import make_plan, rope_switch
-from prefill_router.extraction.pooling import needs_user
-from prefill_router.extraction.prefill import Prefill
-from prefill_router.extraction.prompts import Prompts, Truncation, check_max_tokens, token_limit
-from prefill_router.extraction.settings import Layers, Settings
+from prefill_router.extraction.activations import (
+    Activations,
+    EncoderInfo,
+    content_key,
+    usable_layers,
+)
+from prefill_router.extraction.batches import group_batches, plan_batches
+from prefill_router.extraction.concurrency import directory_lock, write_behind
+from prefill_router.extraction.model_layout import ModelLayout
+from prefill_router.extraction.models import Device, quiet
+from prefill_router.extraction.pooling import check_poolings
+from prefill_router.extraction.prefill import EncoderSpec, Place, Reader, Survey
+from prefill_router.extraction.prompts import Truncation
+from prefill_router.extraction.ray_engine import RayReader, ray_reader
+from prefill_router.extraction.shards import (
+    FULL_TOKENS,
+    N_TOKENS,
+    QUERIES,
+    Folder,
+    check_storage,
+    distinct,
+    tensor_name,
+)
 from prefill_router.extraction.sources import ModelSource, resolve, weights_hash
 from prefill_router.extraction.templates import check_questions
-from prefill_router.extraction.threads import ahead, behind
 from prefill_router.progress import meter
-from prefill_router.storage import Store, fingerprint
+from prefill_router.storage import Store, fingerprint, library_versions
 
-GPU_TOKENS = 16384  # of a batch; beyond, nothing gets faster
-CPU_TOKENS = (1024, 8192)  # likewise, of a large and of a tiny model
-CPU_BYTES = 64 * 2**20  # what a block writes of a batch, between these
-
-
-@dataclass(frozen=True)
-class Encoding:
-    """What a model's prefill leaves behind for N prompts.
-
-    Attributes
-    ----------
-    states : ndarray of shape (n_layers, n_poolings, N, D)
-        Pooled hidden states, in the order of `layers` and `poolings`.
-    layers : list of int
-        Hidden states as transformers counts them: 0 is the embedding output, L the last block's
-        (after the final norm, where the model has one).
-    poolings : list of str
-        Keys of `prefill_router.extraction.pooling.POOLINGS`.
-    n_tokens, full_tokens : int64 ndarray of shape (N,)
-        Prompt tokens read, and before any was cut; special tokens and chat template included.
-    """
-
-    states: np.ndarray
-    layers: list[int]
-    poolings: list[str]
-    n_tokens: np.ndarray
-    full_tokens: np.ndarray
-
-    @property
-    def n_truncated(self) -> int:
-        """Prompts that were cut to fit."""
-        return int((self.full_tokens > self.n_tokens).sum())
-
-
-@dataclass(frozen=True)
-class Reading:
-    """All that is settled before the first batch: what is read, of whom, and what is kept.
-
-    Attributes
-    ----------
-    prompts : Prompts
-        How questions become prompts.
-    anatomy : Anatomy
-        Of the model.
-    layers, poolings : list
-        What is kept.
-    n_tokens, full_tokens : int64 ndarray of shape (N,)
-        As in `Encoding`.
-    token_budget : int
-        The most tokens of a batch.
-    switch : float
-        As for `prefill_router.extraction.plan.make_plan`.
-    """
-
-    prompts: Prompts
-    anatomy: Anatomy
-    layers: list[int]
-    poolings: list[str]
-    n_tokens: np.ndarray
-    full_tokens: np.ndarray
-    token_budget: int
-    switch: float
-
-
-def prepare(model, tokenizer, questions: Sequence[str], **settings: Any) -> Reading:
-    """Settle all that an extraction needs to know; parameters and errors as for `encode`."""
-    wanted = Settings(**settings)
-    limit = token_limit(model, tokenizer)
-    max_tokens = limit if wanted.max_tokens is None else wanted.max_tokens
-    check_max_tokens(max_tokens, limit)
-    how = wanted.truncation, wanted.template_kwargs, wanted.template
-    prompts = Prompts(tokenizer, max_tokens, *how)
-    full_tokens = prompts.count(questions)
-    sample = prompts.ids([questions[int(full_tokens.argmax())]])[0]
-    with quiet():
-        anatomy = dissect(model.eval(), sample, pad_id(tokenizer))
-    return Reading(
-        prompts=prompts,
-        anatomy=anatomy,
-        layers=check_layers(wanted.layers, anatomy.last),
-        poolings=wanted.poolings,
-        n_tokens=np.minimum(full_tokens, max_tokens),
-        full_tokens=full_tokens,
-        token_budget=wanted.token_budget or default_budget(input_device(model), anatomy),
-        switch=rope_switch(model.config.get_text_config()),
-    )
-
-
-def default_budget(device: torch.device, anatomy: Anatomy) -> int:
-    """Return how many tokens a batch may have: enough to keep the device busy, and no more.
-
-    More would only pad more. On a GPU that is bounded by half of the memory free now; what does not
-    fit after all is halved (`Prefill.read`). A CPU is busy with a thousand tokens, and with more
-    only where a token is so little work that calling the model counts.
-    """
-    if device.type == "cuda":
-        memory, least, most = torch.cuda.mem_get_info(device)[0] // 2, 1, GPU_TOKENS
-    else:
-        memory, (least, most) = CPU_BYTES, CPU_TOKENS
-    fits = max(1, memory // anatomy.bytes_per_token)
-    return min(max(1 << (fits.bit_length() - 1), least), most)
-
-
-def read_batches(
-    prefill: Prefill, prompts: Prompts, questions: Sequence[str], batches: Iterable[np.ndarray]
-) -> Iterator[tuple[np.ndarray, Tensor]]:
-    """Read batches in turn, the next ones tokenised meanwhile.
-
-    Parameters
-    ----------
-    prefill : Prefill
-    prompts : Prompts
-    questions : sequence of str, length N
-    batches : iterable of int64 ndarray
-        The rows of each batch.
-
-    Yields
-    ------
-    rows : int64 ndarray of shape (B,)
-    pooled : float32 Tensor of shape (n_layers, n_poolings, B, D)
-        On the device, which may still be at work on it.
-    """
-    find_user = needs_user(prefill.poolings)
-
-    def tokenize(rows: np.ndarray):
-        return rows, prompts.batch([questions[row] for row in rows], find_user)
-
-    for rows, batch in ahead(tokenize, batches):
-        yield rows, prefill.read(batch)
-
-
-def encode(model, tokenizer, questions: Sequence[str], **settings: Any) -> Encoding:
-    """Run each prompt through the model once, without generating, and pool its hidden states.
-
-    Parameters
-    ----------
-    model, tokenizer
-        From `prefill_router.extraction.models.load_encoder`; causal or bidirectional.
-    questions : sequence of str, length N
-        Each becomes one prompt, as in `prefill_router.extraction.templates.format_prompts`.
-    **settings
-        What is read and how, such as ``layers=[8, 12], poolings=["mean"]``: the parameters of
-        `prefill_router.extraction.settings.Settings`.
-
-    Returns
-    -------
-    Encoding
-        With float32 states, all of them in memory; `extract` writes them to disk as they come.
-
-    Raises
-    ------
-    InputError
-        If a parameter, question or model cannot be used, or a state is not finite.
-
-    Notes
-    -----
-    Prompts are padded on the right, so that the positions a model counts for itself are those of
-    the prompt alone. No token of a causal model sees what follows it, so that padding needs no
-    attention mask there, and attention takes its faster path; other models are given the mask.
-    """
-    reading = prepare(model, tokenizer, questions, **settings)
-    n_tokens = reading.n_tokens
-    plan = make_plan(n_tokens, reading.token_budget, len(questions), reading.switch)
-    shape = len(reading.layers), len(reading.poolings), len(questions), reading.anatomy.width
-    states = np.empty(shape, np.float32)
-
-    def place(rows: np.ndarray, pooled: Tensor) -> None:
-        states[:, :, rows] = pooled.cpu().numpy()
-
-    prefill = Prefill(model, reading.anatomy, reading.layers, reading.poolings)
-    with (
-        quiet(),
-        behind(place) as put,
-        meter("Reading prompts", len(questions), int(n_tokens.sum())) as advance,
-    ):
-        for rows, pooled in read_batches(prefill, reading.prompts, questions, plan.batches(0)):
-            put(rows, pooled)
-            advance(len(rows), int(n_tokens[rows].sum()))
-    _check_finite(states, reading, questions)
-    return Encoding(states, reading.layers, reading.poolings, n_tokens, reading.full_tokens)
-
-
-def _check_finite(states: np.ndarray, reading: Reading, questions: Sequence[str]) -> None:
-    for i, layer in enumerate(reading.layers):
-        for j, pooling in enumerate(reading.poolings):
-            finite = np.isfinite(states[i, j]).all(axis=1)
-            if not finite.all():
-                row = int(np.argmin(finite))
-                raise InputError(
-                    f"Question {row} ({questions[row][:60]!r}) has a state at layer {layer} "
-                    f"({pooling}) that is not finite. Try dtype float32 or bfloat16; if it "
-                    "stays, the model's weights are damaged."
-                )
+SHARD_BYTES = 64 * 2**20  # what is lost at most when a run is stopped, and held in memory
+ENGINES = ("local", "ray")
+Opened = contextlib.AbstractContextManager[Reader | RayReader]
 
 
 def extract(
     encoder: str | os.PathLike | ModelSource | tuple[Any, Any],
     queries: Sequence[str],
     *,
-    layers: Layers = "all",
+    layers: Literal["all", "upper"] | Sequence[int] = "all",
     poolings: Sequence[str] = ("last", "mean"),
     max_tokens: int | None = None,
     truncation: Truncation = "error",
@@ -276,7 +97,7 @@ def extract(
         and of a data set that has grown only the new queries are read. By default states are kept
         in memory.
     storage_dtype : {"float32", "float16"}, default "float32"
-        Type on disk.
+        Type on disk; states are returned as float32.
     token_budget : int, optional
         The most tokens of a batch, padding included; bounds memory, changes no result beyond
         rounding.
@@ -290,107 +111,208 @@ def extract(
     Raises
     ------
     InputError
-        If a parameter, query or model cannot be used, or files in `cache_dir` are damaged.
+        If a parameter, query or model cannot be used, or files in `cache_dir` are damaged or cannot
+        be written.
     """
-    from prefill_router.extraction.keys import make_key
-    from prefill_router.extraction.streaming import extract_to_store
-
-    settings = {
-        "layers": layers,
-        "poolings": poolings,
-        "max_tokens": max_tokens,
-        "truncation": truncation,
-        "token_budget": token_budget,
-        "template": template,
-        "template_kwargs": template_kwargs,
-    }
+    poolings, queries = check_poolings(poolings), check_questions(queries)
+    check_storage(storage_dtype)
+    if token_budget is not None and token_budget < 1:
+        raise InputError(f"token_budget is {token_budget}; it must be at least 1.")
+    _check_engine(engine, address, workers)
+    reading = {"max_tokens": max_tokens, "truncation": truncation, "template": template,
+               "template_kwargs": template_kwargs}  # fmt: skip
     if isinstance(encoder, tuple):
-        info, key = None, None
-        loaded = encoder
-    else:
-        source = encoder if isinstance(encoder, ModelSource) else resolve(str(encoder))
-        reading = max_tokens, truncation, template, template_kwargs
-        info = EncoderInfo(source.name, source.revision, weights_hash(source), dtype, *reading)
-    if cache_dir is not None or engine != "local":
-        with contextlib.ExitStack() as stack:
-            root = cache_dir or stack.enter_context(tempfile.TemporaryDirectory())
-            stored = extract_to_store(
-                Store(root),
-                source,
-                queries,
-                device=device,
-                dtype=dtype,
-                storage_dtype=storage_dtype,
-                trust_remote_code=trust_remote_code,
-                engine=engine,
-                address=address,
-                workers=workers,
-                **settings,
+        if cache_dir is not None or engine != "local":
+            raise InputError(
+                "A loaded model is read in memory by this process; name the encoder instead to use "
+                "cache_dir or another engine."
             )
-            read = stored.states
-            if cache_dir is None:
-                places = itertools.product(stored.layers, stored.poolings)
-                arrays = {place: stored.states(*place) for place in places}
-                read = lambda *place: arrays[place]  # noqa: E731
-            found = stored.layers, stored.poolings, stored.width, stored.path.name
-            return Activations(
-                *found, info, len(queries), (stored.n_tokens, stored.full_tokens), read
-            )
-    if info is not None:
-        given = {"dtype": dtype, "trust_remote_code": trust_remote_code, **settings}
-        key = fingerprint(make_key(source, queries, **given))
-        loaded = load_encoder(source, device, dtype, trust_remote_code)
-    encoding = encode(*loaded, check_questions(queries), **settings)
-    arrays = {
-        (layer, pooling): encoding.states[i, j]
-        for i, layer in enumerate(encoding.layers)
-        for j, pooling in enumerate(encoding.poolings)
-    }
+        reader = contextlib.nullcontext(Reader(*encoder, **reading, token_budget=token_budget))
+        return _in_memory(reader, None, None, queries, layers, poolings)
+    source = encoder if isinstance(encoder, ModelSource) else resolve(str(encoder))
+    info = EncoderInfo(source.name, source.revision, weights_hash(source), dtype, **reading)
+    spec = EncoderSpec(source, info, device, trust_remote_code, token_budget)
+    reader = ray_reader(spec, address, workers) if engine == "ray" else _local_reader(spec)
+    if cache_dir is None:
+        return _in_memory(reader, info, spec.key, queries, layers, poolings)
+    key = {**spec.key, "storage_dtype": storage_dtype}
+    folder = Folder(Store(cache_dir).path("activations", key))
+    return _on_disk(reader, spec, folder, key, queries, layers, poolings)
+
+
+def _check_engine(engine: str, address: str | None, workers: int | None) -> None:
+    if engine not in ENGINES:
+        raise InputError(f"engine {engine!r} is unknown." + did_you_mean(engine, ENGINES))
+    if workers is not None and workers < 1:
+        raise InputError(f"workers is {workers}; it must be at least 1.")
+    if engine == "local" and (address or workers):
+        raise InputError("address and workers are for the engine ray; set engine to ray.")
+
+
+@contextlib.contextmanager
+def _local_reader(spec: EncoderSpec) -> Iterator[Reader]:
+    yield spec.load()
+
+
+def _in_memory(
+    reader: Opened,
+    info: EncoderInfo | None,
+    key: dict[str, Any] | None,
+    queries: list[str],
+    layers: Literal["all", "upper"] | Sequence[int],
+    poolings: list[str],
+) -> Activations:
+    with reader as opened:
+        survey = opened.survey(queries)
+        layers = check_layers(layers, survey.layout.last)
+        places = list(itertools.product(layers, poolings))
+        shape = len(queries), survey.layout.width
+        states = {place: np.empty(shape, np.float32) for place in places}
+
+        def keep(places: list[Place], rows: np.ndarray, values: Tensor) -> None:
+            for place, part in zip(places, values.cpu().numpy(), strict=True):
+                states[place][rows] = part
+
+        _read(opened, survey, queries, [(places, np.arange(len(queries)))], 4, keep)
+
+    def not_finite(*place: Any) -> np.ndarray:
+        return np.flatnonzero(~np.isfinite(states[place]).all(axis=1))
+
     return Activations(
-        encoding.layers,
-        encoding.poolings,
-        encoding.states.shape[-1],
-        key or fingerprint(encoding.states),
+        usable_layers(layers, poolings, not_finite),
+        poolings,
+        survey.layout.width,
+        content_key(key, queries, layers, poolings) if key else fingerprint(*states.values()),
         info,
         len(queries),
-        (encoding.n_tokens, encoding.full_tokens),
-        lambda *place: arrays[place],
+        (survey.n_tokens, survey.full_tokens),
+        lambda *place: states[place],
     )
 
 
-def reference_states(
-    model,
-    tokenizer,
-    questions: Sequence[str],
-    like: StoredStates | Encoding,
-    *,
-    max_tokens: int | None = None,
-    truncation: Truncation = "error",
-) -> np.ndarray:
-    """Read prompts the plain way, one at a time and unpadded: what `encode` must be equal to.
-
-    Parameters
-    ----------
-    model, tokenizer, questions, max_tokens, truncation
-        As for `encode`.
-    like : Activations or Encoding
-        Whose layers and poolings are wanted, the latter out of ``last`` and ``mean``.
-
-    Returns
-    -------
-    float32 ndarray of shape (n_layers, n_poolings, n, D)
-    """
-    prompts = Prompts(tokenizer, max_tokens or token_limit(model, tokenizer), truncation)
-    pools = {"last": lambda h: h[-1], "mean": lambda h: h.mean(axis=0)}
-    result = []
-    for tokens in prompts.ids(check_questions(questions)):
-        hidden = all_states(model, torch.tensor([tokens]))
-        states = [hidden[layer][0].float().cpu().numpy() for layer in like.layers]
-        result.append([[pools[name](h) for name in like.poolings] for h in states])
-    return np.moveaxis(np.array(result), 0, 2)
+def _on_disk(
+    reader: Opened,
+    spec: EncoderSpec,
+    folder: Folder,
+    key: dict[str, Any],
+    queries: list[str],
+    layers: Literal["all", "upper"] | Sequence[int],
+    poolings: list[str],
+) -> Activations:
+    digests, numbers = distinct(queries)
+    try:
+        if _missing(folder, digests, layers, poolings):
+            folder.path.mkdir(parents=True, exist_ok=True)
+            with directory_lock(folder.path):  # another process may just have read them
+                if _missing(folder, digests, layers, poolings):
+                    with reader as opened:
+                        alike = digests, numbers
+                        _fill(opened, spec, folder, key, queries, alike, layers, poolings)
+    except OSError as error:
+        raise InputError(
+            f"{folder.path} cannot be written ({error.strerror or error}). What is there is kept: "
+            "make room, or give another cache_dir, and run again."
+        ) from error
+    last = folder.manifest["last_layer"]
+    return Activations.open(folder.path, queries, check_layers(layers, last), poolings)
 
 
-def check_layers(layers: Layers, last: int) -> list[int]:
+def _missing(
+    folder: Folder,
+    digests: list[bytes],
+    layers: Literal["all", "upper"] | Sequence[int],
+    poolings: list[str],
+) -> list[tuple[list[Place], np.ndarray]]:
+    """Return which rows lack which places, those that lack the same together; all, if unknown."""
+    if folder.manifest is None:
+        return [([], np.arange(len(digests)))]
+    held = folder.find(digests)
+    layers = check_layers(layers, folder.manifest["last_layer"])
+    places = list(itertools.product(layers, poolings))
+    lacking = ~np.array([held.has(tensor_name(*place)) for place in places])
+    groups = []
+    for pattern in np.unique(lacking, axis=1).T[::-1]:  # those that lack most first
+        if pattern.any():
+            rows = np.flatnonzero((lacking == pattern[:, None]).all(axis=0))
+            groups.append(
+                ([place for place, lacks in zip(places, pattern, strict=True) if lacks], rows)
+            )
+    return groups
+
+
+def _fill(
+    reader: Reader | RayReader,
+    spec: EncoderSpec,
+    folder: Folder,
+    key: dict[str, Any],
+    queries: list[str],
+    alike: tuple[list[bytes], np.ndarray],
+    layers: Literal["all", "upper"] | Sequence[int],
+    poolings: list[str],
+) -> None:
+    """Read what is missing of N queries, those that are alike once, and write it."""
+    survey = reader.survey(queries)
+    check_layers(layers, survey.layout.last)
+    folder.describe(_manifest(spec, key, survey))
+    digests, numbers = alike
+
+    def keep(places: list[Place], rows: np.ndarray, values: Tensor) -> None:
+        found = b"".join(digests[number] for number in numbers[rows])
+        arrays = {QUERIES: np.frombuffer(found, np.uint8).reshape(len(rows), -1)}
+        arrays |= {N_TOKENS: survey.n_tokens[rows], FULL_TOKENS: survey.full_tokens[rows]}
+        names = [tensor_name(*place) for place in places]
+        folder.add(arrays | dict(zip(names, values.cpu().numpy(), strict=True)))
+
+    first = np.unique(numbers, return_index=True)[1]
+    missing = _missing(folder, digests, layers, poolings)
+    groups = [(places, first[lacking]) for places, lacking in missing]
+    itemsize = check_storage(key["storage_dtype"])().itemsize
+    _read(reader, survey, queries, groups, itemsize, keep)
+
+
+def _manifest(spec: EncoderSpec, key: dict[str, Any], survey: Survey) -> dict[str, Any]:
+    layout: ModelLayout = survey.layout
+    return {
+        "key": key,
+        "encoder": asdict(spec.info),
+        "files": spec.source.hashes(),
+        "last_layer": layout.last,
+        "width": layout.width,
+        "attention_mask": not layout.is_causal,
+        "whole_passes": layout.places is None,
+        "device": survey.device,
+        "libraries": library_versions(),
+    }
+
+
+def _read(
+    reader: Reader | RayReader,
+    survey: Survey,
+    texts: list[str],
+    groups: list[tuple[list[Place], np.ndarray]],
+    itemsize: int,
+    keep: Callable[[list[Place], np.ndarray, Tensor], None],
+) -> None:
+    """Read some places of some rows, and hand over the states of each shard, in another thread."""
+    lengths = survey.n_tokens
+    for places, rows in groups:
+        n_rows = max(1, SHARD_BYTES // (len(places) * survey.layout.width * itemsize))
+        batches = plan_batches(lengths[rows], survey.token_budget, n_rows, survey.switch)
+        shards = group_batches([rows[batch] for batch in batches], n_rows)
+        with (
+            quiet(),
+            write_behind(keep) as put,
+            meter("Reading prompts", len(rows), int(lengths[rows].sum())) as bar,
+        ):
+
+            def advance(rows: np.ndarray, bar=bar) -> None:
+                bar(len(rows), int(lengths[rows].sum()))
+
+            for shard, states in reader.read(texts, shards, places, advance):
+                put(places, shard, states)
+
+
+def check_layers(layers: Literal["all", "upper"] | Sequence[int], last: int) -> list[int]:
     """Return the sorted layers meant, out of 0..`last`."""
     if isinstance(layers, str):
         named = {"all": range(last + 1), "upper": range(last // 2 + 1, last + 1)}

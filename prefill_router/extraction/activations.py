@@ -1,11 +1,11 @@
-"""Pooled prefill states on disk: what extraction writes and every later stage reads."""
+"""Pooled prefill states of prompts: what extraction makes and every later stage reads."""
 
 from __future__ import annotations
 
+import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,15 @@ from typing import Any
 import numpy as np
 
 from prefill_router.errors import InputError, did_you_mean
-from prefill_router.extraction.layout import PLAN, Layout
-from prefill_router.extraction.shards import Shard, tensor_key
-from prefill_router.storage import MANIFEST, file_hash, fingerprint, read_json, write_json
+from prefill_router.extraction.shards import (
+    FULL_TOKENS,
+    N_TOKENS,
+    Folder,
+    distinct,
+    tensor_name,
+)
+from prefill_router.storage import MANIFEST, fingerprint
 
-FORMAT = 2
 NAMED = 5  # queries named, by layer and pooling, where states are not finite
 
 
@@ -140,6 +144,61 @@ class Activations:
         key = fingerprint(*content, *(tokens or ()))
         return cls(layers, poolings, shape[1], key, None, shape[0], tokens, lambda *at: arrays[at])
 
+    @classmethod
+    def open(
+        cls,
+        directory: str | os.PathLike,
+        queries: Sequence[str],
+        layers: Sequence[int] | None = None,
+        poolings: Sequence[str] | None = None,
+    ) -> Activations:
+        """Open states that `extract` wrote; needs no encoder, and reads no state yet.
+
+        Warns of states that are not finite, whose layers are left out.
+
+        Parameters
+        ----------
+        directory : path-like
+            ``activations-...`` in the `cache_dir` of `extract`.
+        queries : sequence of str, length N
+            In any order.
+        layers, poolings : sequence, optional
+            By default all that the directory has.
+
+        Raises
+        ------
+        InputError
+            If there are none, some are missing or damaged, or no layer can be used.
+        """
+        folder = Folder(Path(directory))
+        manifest = folder.manifest
+        if manifest is None:
+            raise InputError(f"{directory} holds no activations ({MANIFEST} is missing).")
+        digests, rows = distinct(queries)
+        held = folder.find(digests)
+        places = [name.rpartition(".") for name in held.names if "." in name]
+        layers = sorted({int(layer) for _, _, layer in places}) if layers is None else layers
+        poolings = sorted({name for name, _, _ in places}) if poolings is None else poolings
+        found = [held.has(tensor_name(*place))[rows] for place in product(layers, poolings)]
+        if not found or not np.all(found):
+            missing = len(rows) - int(np.all(found, axis=0).sum()) if found else len(rows)
+            raise InputError(
+                f"{directory} lacks states of {missing} of {len(rows)} queries; extract again to "
+                "have them read."
+            )
+        return cls(
+            usable_layers(
+                layers, poolings, lambda *at: np.flatnonzero(np.isin(rows, held.not_finite(*at)))
+            ),
+            list(poolings),
+            manifest["width"],
+            content_key(manifest["key"], queries, layers, poolings),
+            EncoderInfo(**manifest["encoder"]),
+            len(rows),
+            (held.tokens(N_TOKENS)[rows], held.tokens(FULL_TOKENS)[rows]),
+            lambda *at: held.states(*at)[rows],
+        )
+
     def __len__(self) -> int:
         """Return N."""
         return self._n_queries
@@ -199,201 +258,46 @@ class Activations:
         return self._read(layer, pooling)
 
 
-@dataclass(frozen=True)
-class StoredStates:
-    """Pooled prefill states of N prompts, opened with `open` and read one tensor at a time.
+def content_key(
+    key: dict[str, Any], queries: Sequence[str], layers: Sequence[int], poolings: Sequence[str]
+) -> str:
+    """Return what identifies extracted states, in memory or on disk."""
+    return fingerprint(key, list(queries), list(layers), list(poolings))
 
-    Attributes
+
+def usable_layers(
+    layers: Sequence[int], poolings: Sequence[str], not_finite: Callable[[int, str], np.ndarray]
+) -> list[int]:
+    """Return the layers whose states are all finite; warn of the others.
+
+    Parameters
     ----------
-    path : pathlib.Path
-        The directory.
-    layout : Layout
-        What it holds, and in which order.
-    shards : list of Shard
-        Where it is held.
-    not_finite : dict of str to dict
-        Tensors with states that are not all numbers: ``count`` of queries, and the ``first`` few.
-    """
-
-    path: Path
-    layout: Layout
-    shards: list[Shard]
-    not_finite: dict[str, dict]
-
-    @cached_property
-    def layers(self) -> list[int]:
-        """Hidden states that can be used: 0 is the embedding output, L the last block's.
-
-        A layer with a state that is not finite is left out.
-        """
-        bad = {layer for layer in self._extracted for pooling in self.poolings
-               if tensor_key(layer, pooling) in self.not_finite}  # fmt: skip
-        return [layer for layer in self._extracted if layer not in bad]
-
-    @property
-    def _extracted(self) -> list[int]:
-        return self.layout.description["layers"]
-
-    @property
-    def poolings(self) -> list[str]:
-        """Ways in which tokens were pooled."""
-        return self.layout.description["poolings"]
-
-    @property
-    def width(self) -> int:
-        """D, numbers in a state."""
-        return self.layout.description["width"]
-
-    @property
-    def n_queries(self) -> int:
-        """N."""
-        return len(self.n_tokens)
-
-    @property
-    def n_tokens(self) -> np.ndarray:
-        """Tokens of each prompt as it was read, int64 (N,)."""
-        return self.layout.n_tokens
-
-    @property
-    def full_tokens(self) -> np.ndarray:
-        """Tokens of each prompt before any was cut, int64 (N,): what it costs to send."""
-        return self.layout.full_tokens
-
-    @property
-    def n_truncated(self) -> int:
-        """Prompts that were cut to fit."""
-        return int((self.full_tokens > self.n_tokens).sum())
-
-    @classmethod
-    def open(cls, directory: str | Path) -> StoredStates:
-        """Open what an extraction has finished, reading no state yet.
-
-        Warns of states that are not finite.
-
-        Raises
-        ------
-        InputError
-            If the directory holds none, is not finished, damaged or of another version, or has no
-            layer that can be used.
-        """
-        directory = Path(directory)
-        if not (directory / MANIFEST).is_file():
-            unfinished = (directory / PLAN).is_file()
-            raise InputError(
-                f"{directory} holds an extraction that is not finished; extract again to go on."
-                if unfinished
-                else f"{directory} holds no activations ({MANIFEST} is missing)."
-            )
-        manifest = read_json(directory / MANIFEST)
-        if manifest.get("format") != FORMAT:
-            raise InputError(
-                f"{directory} was written by another version of prefill-router (format "
-                f"{manifest.get('format')}, here {FORMAT}); delete it to have it made again."
-            )
-        if (
-            not (directory / PLAN).is_file()
-            or file_hash(directory / PLAN) != manifest["files"][PLAN]
-        ):
-            raise InputError(
-                f"{directory / PLAN} is not the file that was written; delete {directory} to have "
-                "it made again."
-            )
-        layout = Layout.load(directory)
-        n_shards = len(layout.plan.shard_ends)
-        shards = [layout.open_shard(directory, shard) for shard in range(n_shards)]
-        activations = cls(directory, layout, shards, manifest["not_finite"])
-        if activations.not_finite:
-            report = _report(activations)
-            if not activations.layers:
-                raise InputError(f"{report} No layer is left to be used.")
-            warnings.warn(report, stacklevel=2)
-        return activations
-
-    def states(self, layer: int, pooling: str) -> np.ndarray:
-        """Read one layer's pooled states; no other tensor is touched.
-
-        Parameters
-        ----------
-        layer : int
-            One of `layers`.
-        pooling : str
-            One of `poolings`.
-
-        Returns
-        -------
-        float32 ndarray of shape (N, D)
-            In the order of the queries.
-
-        Raises
-        ------
-        InputError
-            If that layer or pooling was not extracted or cannot be used, or its bytes on disk are
-            not those that were written.
-        """
-        if layer not in self._extracted:
-            raise InputError(f"layer {layer} was not extracted; there are {self._extracted}.")
-        if pooling not in self.poolings:
-            raise InputError(
-                f"pooling {pooling!r} was not extracted." + did_you_mean(pooling, self.poolings)
-            )
-        if layer not in self.layers:
-            raise InputError(_report(self))
-        return self.take(layer, pooling, np.arange(self.n_queries))
-
-    def take(self, layer: int, pooling: str, rows: np.ndarray) -> np.ndarray:
-        """Read some queries' states, float32 (n, D), finite or not; touches their shards only."""
-        states = np.empty((len(rows), self.width), np.float32)
-        shards, positions = self._whereabouts
-        for shard in np.unique(shards[rows]):
-            here = shards[rows] == shard
-            tensor = self.shards[shard].read(tensor_key(layer, pooling))
-            states[here] = tensor[positions[rows[here]]]
-        return states
-
-    @cached_property
-    def _whereabouts(self) -> tuple[np.ndarray, np.ndarray]:
-        """The shard of each query, and where in it the query stands, each (N,)."""
-        shards, positions = np.empty((2, self.n_queries), dtype=np.int64)
-        for shard in range(len(self.shards)):
-            rows = self.layout.plan.shard(shard)
-            shards[rows], positions[rows] = shard, np.arange(len(rows))
-        return shards, positions
-
-
-def _report(activations: StoredStates) -> str:
-    named = "; ".join(
-        f"{key}: query {', '.join(map(str, found['first']))}"
-        + (f" and {found['count'] - len(found['first'])} more" if found["count"] > NAMED else "")
-        for key, found in activations.not_finite.items()
-    )
-    return (
-        f"{activations.path}: some states are not finite (pooling.layer: {named}). These layers "
-        "are left out. Drop those queries, or try dtype float32 or bfloat16; if it stays, the "
-        "model's weights are damaged."
-    )
-
-
-def finish(directory: Path, layout: Layout) -> None:
-    """Write the manifest, once every shard is there: from then on `Activations.open` opens it.
+    layers, poolings : sequence
+        What was extracted.
+    not_finite : callable
+        Says which queries' states of a layer and pooling are not finite.
 
     Raises
     ------
     InputError
-        If a shard is missing or damaged.
+        If no layer is left.
     """
-    not_finite: dict[str, list[int]] = {}
-    for shard in range(len(layout.plan.shard_ends)):
-        rows = layout.plan.shard(shard)
-        for key, positions in layout.open_shard(directory, shard).not_finite.items():
-            not_finite.setdefault(key, []).extend(rows[positions].tolist())
-    files = sorted(path for path in directory.glob("*.safetensors"))
-    manifest = {
-        **layout.description,
-        "format": FORMAT,
-        "files": {path.name: file_hash(path) for path in files},
-        "not_finite": {
-            key: {"count": len(rows), "first": sorted(rows)[:NAMED]}
-            for key, rows in not_finite.items()
-        },
-    }
-    write_json(directory / MANIFEST, manifest)
+    bad, said = set(), []
+    for layer, pooling in product(layers, poolings):
+        if len(rows := not_finite(layer, pooling)):
+            bad.add(layer)
+            more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
+            said.append(
+                f"layer {layer} ({pooling}): query {', '.join(map(str, rows[:NAMED]))}{more}"
+            )
+    left = [layer for layer in layers if layer not in bad]
+    if bad:
+        report = (
+            f"Some states are not finite: {'; '.join(said)}. These layers are left out. Drop those "
+            "queries, or try dtype float32 or bfloat16; if it stays, the model's weights are "
+            "damaged."
+        )
+        if not left:
+            raise InputError(f"{report} No layer is left to be used.")
+        warnings.warn(report, stacklevel=3)
+    return left

@@ -1,22 +1,86 @@
-"""Loading language models that were found, to read their states or to let them answer."""
+"""Load language models that were found: on which device, to read or to answer, or untrained."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatch
+from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import CONFIG_MAPPING, AutoModel, AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+)
 from transformers.utils import logging
 
 from prefill_router.errors import InputError, did_you_mean
-from prefill_router.extraction.devices import Device, device_map
-from prefill_router.extraction.sources import ModelSource
+from prefill_router.extraction.sources import LOADED, ModelSource
 from prefill_router.storage import read_json
 
+SPREAD = "spread"
+Device = str | Mapping[str, str | int]
+WEIGHTS = "*.safetensors*"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def pick_device(name: str = "cpu") -> torch.device:
+    """Return the device called `name`; ``"auto"`` takes the best there is.
+
+    Raises
+    ------
+    InputError
+        If there is no such device here.
+    """
+    if name == "auto":
+        best = "mps" if torch.backends.mps.is_available() else "cpu"
+        return torch.device("cuda" if torch.cuda.is_available() else best)
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device {name!r} cannot be used ({reason}); try cpu or auto.") from None
+    return device
+
+
+def device_map(device: Device) -> Any:
+    """Return where `from_pretrained` is to put each part of a model; parameters as `load_encoder`.
+
+    Raises
+    ------
+    InputError
+        If there is no such device here.
+    """
+    if isinstance(device, Mapping):
+        return dict(device)
+    return "auto" if device == SPREAD else {"": pick_device(device)}
+
+
+def training_device(device: Device) -> torch.device:
+    """Return what trains a head beside an encoder on `device`: the same, or the best if it is many.
+
+    Raises
+    ------
+    InputError
+        If there is no such device here.
+    """
+    return pick_device("auto" if isinstance(device, Mapping) or device == SPREAD else device)
+
+
+def device_name(device: torch.device) -> str:
+    """Return a device with the kind of hardware that it is, such as ``cpu (x86_64)``."""
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"{device} ({platform.machine()})"
 
 
 def input_device(model) -> torch.device:
@@ -43,7 +107,7 @@ def load_encoder(
         From `prefill_router.extraction.sources.resolve`. Of an encoder-decoder model the encoder is
         taken, of a model that also sees or hears the part that reads text.
     device : str or mapping, default "cpu"
-        As for `prefill_router.extraction.devices.pick_device`; or ``"spread"`` for a model that is
+        As for `pick_device`; or ``"spread"`` for a model that is
         too large for one device: over all GPUs, then the machine's memory, then its disk. A mapping
         of modules to devices says where each part goes (the `device_map` of transformers).
     dtype : {"float32", "bfloat16", "float16"}, default "float32"
@@ -154,3 +218,51 @@ def quiet() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
+
+
+def write_untrained(source: ModelSource, directory: Path, seed: int = 0) -> Path:
+    """Write a model of the same architecture whose weights are as before any training.
+
+    Parameters
+    ----------
+    source : ModelSource
+        From `prefill_router.extraction.sources.resolve`.
+    directory : pathlib.Path
+        Must not exist, or be empty.
+    seed : int, default 0
+        Draws the weights, as the architecture initialises them.
+
+    Returns
+    -------
+    pathlib.Path
+        The directory: float32 weights, and everything else as it is in `source`.
+
+    Raises
+    ------
+    InputError
+        If the directory holds something, or transformers does not know the architecture.
+    """
+    if directory.exists() and any(directory.iterdir()):
+        raise InputError(f"{directory} is not empty; name another directory.")
+    try:
+        config = AutoConfig.from_pretrained(
+            source.location, trust_remote_code=False, local_files_only=True
+        )
+        with quiet(), torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model = AutoModel.from_config(config, dtype=torch.float32)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"{source.name}: no model can be made from its config.json: {error}"
+        ) from error
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".untrained-") as temporary:
+        made = Path(temporary) / "model"
+        with quiet():
+            model.save_pretrained(made)
+        for path in sorted(source.location.iterdir()):
+            kept = any(fnmatch(path.name, pattern) for pattern in LOADED)
+            if kept and not fnmatch(path.name, WEIGHTS) and path.name != "config.json":
+                shutil.copyfile(path, made / path.name)
+        made.rename(directory)
+    return directory

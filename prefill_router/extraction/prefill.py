@@ -1,19 +1,45 @@
-"""As much of a forward pass as is needed: states pooled where they arise, then no block more."""
+"""Read prompts with an encoder: one forward pass, states pooled where they arise, no block more."""
 
 from __future__ import annotations
 
 import contextlib
-import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from prefill_router.errors import InputError
-from prefill_router.extraction.anatomy import Anatomy, all_states, first_tensor, model_inputs
-from prefill_router.extraction.models import input_device
-from prefill_router.extraction.pooling import POOLINGS, Batch
+from prefill_router.extraction.activations import EncoderInfo
+from prefill_router.extraction.batches import default_budget, rope_switch
+from prefill_router.extraction.concurrency import prefetch
+from prefill_router.extraction.model_layout import (
+    ModelLayout,
+    all_states,
+    first_tensor,
+    locate_blocks,
+    model_inputs,
+)
+from prefill_router.extraction.models import (
+    Device,
+    device_name,
+    input_device,
+    load_encoder,
+    pad_id,
+    quiet,
+)
+from prefill_router.extraction.pooling import POOLINGS, Batch, needs_user
+from prefill_router.extraction.prompts import Prompts, Truncation, check_max_tokens, token_limit
+from prefill_router.extraction.sources import ModelSource
+from prefill_router.storage import versions
+
+NAMES = ("name", "revision")  # the same weights under another name are the same encoder
+SAMPLE = "What is asked of a model that reads this line? Only that it shows what kind it is."
+Place = tuple[int, str]
+"""A layer and a pooling."""
 
 
 class _Done(Exception):
@@ -27,12 +53,10 @@ class Prefill:
     ----------
     model : transformers.PreTrainedModel
         In evaluation mode. Between batches it is as it was.
-    anatomy : Anatomy
-        From `dissect`.
-    layers : list of int
-        Hidden states wanted, sorted, out of 0..L. Nothing above the highest is run.
-    poolings : list of str, or mapping of int to list of str
-        Keys of `POOLINGS`; a mapping has those of each layer.
+    layout : ModelLayout
+        From `locate_blocks`.
+    places : sequence of (int, str)
+        Layers, out of 0..L, and poolings wanted. Nothing above the highest layer is run.
 
     Notes
     -----
@@ -40,36 +64,19 @@ class Prefill:
     the hook that pools the last state wanted ends the forward pass.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        anatomy: Anatomy,
-        layers: list[int],
-        poolings: list[str] | Mapping[int, list[str]],
-    ):
+    def __init__(self, model: nn.Module, layout: ModelLayout, places: Sequence[Place]):
         self.model = model
         self.device = input_device(model)
-        self.anatomy = anatomy
-        self.layers = layers
-        self.by_layer = (
-            poolings if isinstance(poolings, Mapping) else dict.fromkeys(layers, poolings)
-        )
-        self.poolings = list(dict.fromkeys(itertools.chain(*self.by_layer.values())))
+        self.layout = layout
+        self.places = list(places)
+        self.layers = sorted({layer for layer, _ in self.places})
         self._most: int | None = None  # half of the fewest tokens that were too many for the device
 
     def read(self, batch: Batch) -> Tensor:
-        """Return pooled states of a batch, float32 (n_layers, n_poolings, B, D), on the device.
-
-        For layers with the same poolings; see `read_places`.
-        """
-        return self.read_places(batch).unflatten(0, (len(self.layers), -1))
-
-    def read_places(self, batch: Batch) -> Tensor:
         """Return pooled states of a batch, float32 (n_places, B, D), on the device.
 
-        Places are in the order of the layers, and of their poolings within each. A batch that the
-        device has no memory for is read in halves, and so is any later one of more than half its
-        tokens.
+        A batch that the device has no memory for is read in halves, and so is any later one of more
+        than half its tokens.
 
         Raises
         ------
@@ -88,45 +95,221 @@ class Prefill:
                     ) from error
                 self._most = batch.tokens.numel() // 2
         # Here, and not in `except`: the exception would keep the failed pass's tensors alive.
-        return torch.cat([self.read_places(half) for half in batch.halves()], dim=1)
+        return torch.cat([self.read(half) for half in batch.halves()], dim=1)
 
     @torch.inference_mode()
     def _forward(self, batch: Batch) -> Tensor:
-        lengths = None if self.anatomy.is_causal else batch.lengths
-        pooled: dict[int, Tensor] = {}
-        if self.anatomy.places is None:
+        lengths = None if self.layout.is_causal else batch.lengths
+        pooled: dict[Place, Tensor] = {}
+        if self.layout.places is None:
             hidden = all_states(self.model, batch.tokens, lengths)
-            pooled = {layer: self._pool(layer, hidden[layer], batch) for layer in self.layers}
+            for layer in self.layers:
+                self._pool(layer, hidden[layer], batch, pooled)
         else:
             with self._hooks(batch, pooled), contextlib.suppress(_Done):
                 self.model(**model_inputs(self.model, batch.tokens, lengths))
-        if len(pooled) < len(self.layers):
+        if len(pooled) < len(self.places):
             raise RuntimeError(f"{type(self.model).__name__} ran other modules than on its sample.")
-        return torch.cat([pooled[layer].to(self.device) for layer in self.layers])
+        return torch.stack([pooled[place].to(self.device) for place in self.places])
 
     @contextlib.contextmanager
-    def _hooks(self, batch: Batch, pooled: dict[int, Tensor]) -> Iterator[None]:
+    def _hooks(self, batch: Batch, pooled: dict[Place, Tensor]) -> Iterator[None]:
         """Have `pooled` filled at each layer's place; remove every hook, whatever happens."""
 
         def pool(layer: int, module: nn.Module, args: tuple, kwargs: dict, *output: object) -> None:
             values = output[0] if output else (*args, *kwargs.values())
-            pooled[layer] = self._pool(layer, first_tensor(values), batch)
-            if len(pooled) == len(self.layers):
+            self._pool(layer, first_tensor(values), batch, pooled)
+            if len(pooled) == len(self.places):
                 raise _Done
 
         handles = []
         try:
             for layer in self.layers:
-                module, is_input = self.anatomy.places[layer]
-                place = (
+                module, is_input = self.layout.places[layer]
+                register = (
                     module.register_forward_pre_hook if is_input else module.register_forward_hook
                 )
-                handles.append(place(partial(pool, layer), with_kwargs=True))
+                handles.append(register(partial(pool, layer), with_kwargs=True))
             yield
         finally:
             for handle in handles:
                 handle.remove()
 
-    def _pool(self, layer: int, states: Tensor, batch: Batch) -> Tensor:
+    def _pool(self, layer: int, states: Tensor, batch: Batch, pooled: dict[Place, Tensor]) -> None:
         batch = batch.to(states.device)
-        return torch.stack([POOLINGS[pooling](states, batch) for pooling in self.by_layer[layer]])
+        for place in self.places:
+            if place[0] == layer:
+                pooled[place] = POOLINGS[place[1]](states, batch)
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What is known before the first batch: of N prompts, and of what reads them.
+
+    Attributes
+    ----------
+    full_tokens, n_tokens : int64 ndarray of shape (N,)
+        Tokens of each prompt before any is cut, and as it is read.
+    layout : ModelLayout
+        Of the encoder; without the modules, which only its own process can use.
+    token_budget : int
+        The most tokens of a batch.
+    switch : float
+        `rope_switch`.
+    device : str
+        What computes.
+    """
+
+    full_tokens: np.ndarray
+    n_tokens: np.ndarray
+    layout: ModelLayout
+    token_budget: int
+    switch: float
+    device: str
+
+
+class Reader:
+    """An encoder held ready to read prompts.
+
+    Parameters
+    ----------
+    model, tokenizer
+        From `prefill_router.extraction.models.load_encoder`; causal or bidirectional.
+    max_tokens, truncation, template, template_kwargs, token_budget
+        As for `prefill_router.extraction.extract`.
+
+    Notes
+    -----
+    Prompts are padded on the right, so that the positions a model counts for itself are those of
+    the prompt alone. No token of a causal model sees what follows it, so that padding needs no
+    attention mask there, and attention takes its faster path; other models are given the mask.
+    """
+
+    def __init__(
+        self,
+        model,
+        tokenizer,
+        *,
+        max_tokens: int | None = None,
+        truncation: Truncation = "error",
+        template: str | None = None,
+        template_kwargs: dict | None = None,
+        token_budget: int | None = None,
+    ):
+        limit = token_limit(model, tokenizer)
+        max_tokens = limit if max_tokens is None else max_tokens
+        check_max_tokens(max_tokens, limit)
+        self.model = model.eval()
+        self.prompts = Prompts(tokenizer, max_tokens, truncation, template_kwargs, template)
+        with quiet():
+            self.layout = locate_blocks(model, self.prompts.ids([SAMPLE])[0], pad_id(tokenizer))
+        device = input_device(model)
+        self.token_budget = token_budget or default_budget(device, self.layout.bytes_per_token)
+        self.switch = rope_switch(model.config.get_text_config())
+
+    def survey(self, queries: Sequence[str]) -> Survey:
+        """Count the tokens of all prompts, and say how they can be read.
+
+        Raises
+        ------
+        InputError
+            If a prompt cannot be read.
+        """
+        full_tokens = self.prompts.count(queries)
+        return Survey(
+            full_tokens,
+            np.minimum(full_tokens, self.prompts.max_tokens),
+            replace(self.layout, places=None if self.layout.places is None else []),
+            self.token_budget,
+            self.switch,
+            device_name(input_device(self.model)),
+        )
+
+    def read(
+        self,
+        queries: Sequence[str],
+        shards: Sequence[Sequence[np.ndarray]],
+        places: Sequence[Place],
+        advance: Callable[[np.ndarray], None] = lambda rows: None,
+    ) -> Iterator[tuple[np.ndarray, Tensor]]:
+        """Read shards of batches in turn, the next batches tokenised meanwhile.
+
+        Parameters
+        ----------
+        queries : sequence of str, length N
+        shards : sequence of sequence of int64 ndarray
+            The rows of each batch of each shard.
+        places : sequence of (int, str)
+            Layers and poolings wanted.
+        advance : callable
+            Told the rows that were just read.
+
+        Yields
+        ------
+        rows : int64 ndarray of shape (n,)
+            Of a shard.
+        states : float32 Tensor of shape (n_places, n, D)
+            On the device, which may still be at work on it.
+        """
+        prefill = Prefill(self.model, self.layout, places)
+        find_user = needs_user([pooling for _, pooling in places])
+
+        def tokenize(rows: np.ndarray) -> Batch:
+            return self.prompts.batch([queries[row] for row in rows], find_user)
+
+        batches = prefetch(tokenize, [rows for shard in shards for rows in shard])
+        for shard in shards:
+            pooled = []
+            for rows, batch in zip(shard, batches, strict=False):
+                pooled.append(prefill.read(batch))
+                advance(rows)
+            yield np.concatenate(shard), torch.cat(pooled, dim=1)
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """All that a process must know to load an encoder and read as any other process would.
+
+    Attributes
+    ----------
+    source : ModelSource
+    info : EncoderInfo
+    device, trust_remote_code
+        As for `prefill_router.extraction.models.load_encoder`.
+    token_budget : int, optional
+        As for `prefill_router.extraction.extract`.
+    versions : dict
+        Of this package's stages and the libraries.
+    """
+
+    source: ModelSource
+    info: EncoderInfo
+    device: Device = "cpu"
+    trust_remote_code: bool = False
+    token_budget: int | None = None
+    versions: dict[str, Any] = field(default_factory=lambda: versions("extraction"))
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """What decides the states of a query: batches, device and engine change rounding only."""
+        return {
+            **{name: value for name, value in asdict(self.info).items() if name not in NAMES},
+            "trust_remote_code": self.trust_remote_code,
+            "versions": self.versions,
+        }
+
+    def load(self) -> Reader:
+        """Load the encoder."""
+        info = self.info
+        model, tokenizer = load_encoder(
+            self.source, self.device, info.dtype, self.trust_remote_code
+        )
+        return Reader(
+            model,
+            tokenizer,
+            max_tokens=info.max_tokens,
+            truncation=info.truncation,
+            template=info.template,
+            template_kwargs=info.template_kwargs,
+            token_budget=self.token_budget,
+        )

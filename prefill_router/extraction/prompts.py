@@ -14,8 +14,15 @@ from torch import nn
 from prefill_router.errors import InputError, did_you_mean
 from prefill_router.extraction.models import pad_id
 from prefill_router.extraction.pooling import Batch
-from prefill_router.extraction.templates import Query, check_questions, format_prompts, is_messages
-from prefill_router.extraction.user_tokens import character_spans, frame, token_span
+from prefill_router.extraction.templates import (
+    Query,
+    character_spans,
+    check_questions,
+    format_prompts,
+    frame,
+    is_messages,
+    token_span,
+)
 
 Truncation = Literal["error", "left", "right"]
 TRUNCATIONS = get_args(Truncation)

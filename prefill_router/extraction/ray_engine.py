@@ -1,15 +1,16 @@
-"""The same plan on a Ray cluster: workers with one encoder each read its shards."""
+"""Read shards on a Ray cluster: workers with one encoder each, whichever is free reads the next."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import os
+import platform
 import socket
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from math import inf
 from typing import Any
 
@@ -18,40 +19,33 @@ import torch
 from torch import Tensor
 
 from prefill_router.errors import InputError
-from prefill_router.extraction import Reading
-from prefill_router.extraction.devices import SPREAD, Device
-from prefill_router.extraction.layout import Layout
-from prefill_router.extraction.reader import Job, Worker, settle
+from prefill_router.extraction.models import SPREAD, Device, quiet
+from prefill_router.extraction.prefill import EncoderSpec, Place, Reader, Survey
+from prefill_router.extraction.sources import resolve, weights_hash
+from prefill_router.storage import versions
 
 TRIES = 4  # workers that a shard may take down before it is given up
-PATIENCE = 5.0  # seconds for a machine to answer that is said to be a cluster's
+PATIENCE = 5.0  # seconds for a machine of a cluster to answer
 NAMED = 5  # queries named of a shard that is given up
 
 
 @contextlib.contextmanager
-def ray_reader(
-    job: Job, questions: list[str], address: str | None, workers: int | None
-) -> Iterator[RayReader]:
+def ray_reader(spec: EncoderSpec, address: str | None, workers: int | None) -> Iterator[RayReader]:
     """Yield a reader on a cluster, which is left, or stopped if it was started here, at the end.
 
     Parameters
     ----------
-    job : Job
-    questions : list of str
-    address : str, optional
-        Of a running cluster. By default the environment variable ``RAY_ADDRESS``; without it a
-        cluster of this machine is started.
-    workers : int, optional
-        By default as many as there is room for.
+    spec : EncoderSpec
+    address, workers
+        As for `prefill_router.extraction.extract`.
 
     Raises
     ------
     InputError
-        If Ray is not installed, the cluster cannot be reached, or a worker finds something wrong.
+        If Ray is not installed, or the cluster cannot be reached.
     """
     try:
         import ray
-        import ray.data
     except ImportError:
         raise InputError(
             "engine ray needs Ray: pip install -e '.[ray]' in the project's directory, on every "
@@ -65,152 +59,176 @@ def ray_reader(
     is_mine = not ray.is_initialized()
     try:
         if is_mine:
-            _knock(address)
+            check_reachable(address)
             ray.init(address, **options)
     except (ConnectionError, OSError, RuntimeError, ValueError, ImportError) as error:
         raise InputError(
             f"The Ray cluster at {address} cannot be reached: {str(error).splitlines()[0]}"
         ) from error
     try:
-        yield RayReader(job, questions, workers)
+        yield RayReader(spec, workers)
     finally:
         if is_mine:
             ray.shutdown()
 
 
-def _knock(address: str) -> None:
-    """Raise OSError or ValueError if nobody listens there: Ray itself tries for minutes."""
+def check_reachable(address: str) -> None:
+    """Raise OSError or ValueError if nothing listens at HOST:PORT: Ray itself tries for minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if colon:
         socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE).close()
 
 
-class RayReader:
-    """Has workers read a plan's shards, whichever is free the next; made by `ray_reader`.
+class Worker:
+    """One encoder on some machine of the cluster, loaded by the first call."""
 
-    Parameters
-    ----------
-    job, questions, workers
-        As for `ray_reader`.
+    def __init__(self, spec: EncoderSpec, threads: int):
+        self.spec = spec
+        self.threads = threads
+
+    @cached_property
+    def _reader(self) -> Reader:
+        torch.set_num_threads(self.threads)
+        return found_here(self.spec).load()
+
+    def survey(self, queries: list[str]) -> Survey:
+        """As `Reader.survey`."""
+        return self._reader.survey(queries)
+
+    def read(self, queries: list[str], sizes: list[int], places: list[Place]) -> np.ndarray:
+        """Return a shard's states, (n_places, n, D), read in batches of these sizes."""
+        batches = np.split(np.arange(len(queries)), np.cumsum(sizes)[:-1])
+        with quiet():
+            ((_, states),) = self._reader.read(queries, [batches], places)
+        return states.cpu().numpy()
+
+
+def found_here(spec: EncoderSpec) -> EncoderSpec:
+    """Return the encoder as it lies on this machine, once that is the right one.
+
+    Raises
+    ------
+    InputError
+        If this machine lacks the encoder, has another under its name, or has other versions.
+    """
+    source = spec.source
+    if not source.location.exists():  # on the driver's machine, not on this one
+        repository = source.name.partition("@")[0]
+        source = resolve(f"{repository}@{source.revision}" if source.is_hub else source.name)
+    mine = versions("extraction")
+    differing = [name for name, value in spec.versions.items() if mine.get(name) != value]
+    if weights_hash(source) != spec.info.weights:
+        differing.append("weights")
+    if differing:
+        raise InputError(
+            f"The worker on {platform.node()} has other {', '.join(sorted(differing))} than the "
+            "driver, and would write other states. Install the same versions on every machine, "
+            f"and put the same encoder at {spec.source.location}."
+        )
+    return replace(spec, source=source)
+
+
+class RayReader:
+    """Has workers read shards, whichever is free the next; made by `ray_reader`.
 
     Notes
     -----
-    A worker that is lost is started again, and what it had not finished is read again: Ray Data
-    does so without end. So a shard that was begun `TRIES` times in vain, as `Tally` knows, is
-    given up; the others are read all the same, unless more are given up than were read.
+    For a worker that is lost another is started, and the shard that it was reading is read again,
+    after the others. A shard that `TRIES` workers were lost over is given up; the others are read
+    all the same, unless more are given up than were read.
     """
 
-    def __init__(self, job: Job, questions: list[str], workers: int | None):
-        self.job = job
-        self.questions = questions
-        self.workers = workers
-
-    @property
-    def reading(self) -> Reading:
-        """All that is settled before the first batch; no model is loaded in this process."""
-        return self._settled[0]
-
-    @property
-    def device(self) -> str:
-        """What the workers compute on."""
-        return self._settled[1]
-
-    @cached_property
-    def _settled(self) -> tuple[Reading, str]:
+    def __init__(self, spec: EncoderSpec, workers: int | None):
         import ray
 
-        task = ray.remote(settle).options(max_retries=1, **needs(self.job.loading[0], threads=1))
+        self.workers = workers
+        self.resources = needs(spec.device, torch.get_num_threads())
+        self._start = partial(
+            ray.remote(Worker).options(**self.resources).remote, spec, torch.get_num_threads()
+        )
+        self._free = deque([self._start()])
+
+    def survey(self, queries: list[str]) -> Survey:
+        """As `Reader.survey`; no model is loaded in this process."""
+        import ray
+
         try:
-            return ray.get(task.remote(self.job, self.questions))
-        except ray.exceptions.RayTaskError as error:
-            raise (error.cause if isinstance(error.cause, InputError) else error) from None
-        except ray.exceptions.RayError as error:  # Ray has tried it twice
+            self._survey = _result(self._free[0].survey.remote(queries))
+        except ray.exceptions.RayError as error:
             raise InputError(
                 "The worker that loads the encoder and counts tokens was lost, most likely for "
                 f"want of memory on its machine ({str(error).splitlines()[0]})."
             ) from error
+        return self._survey
 
     def read(
-        self, layout: Layout, layers: list[int], shards: list[int]
-    ) -> Iterator[tuple[int, np.ndarray, Tensor]]:
-        """Yield shards as they are read; as `prefill_router.extraction.reader.LocalReader.read`.
+        self,
+        queries: Sequence[str],
+        shards: Sequence[Sequence[np.ndarray]],
+        places: Sequence[Place],
+        advance: Callable[[np.ndarray], None],
+    ) -> Iterator[tuple[np.ndarray, Tensor]]:
+        """Yield shards as they are read; as `Reader.read`.
 
         Raises
         ------
         InputError
-            At the end, if shards were given up.
+            If a worker finds something wrong; or, at the end, if shards were given up.
         """
         import ray
 
-        sample = self.questions[int(layout.full_tokens.argmax())]
-        job = replace(self.job, settings=self.job.settings | {"layers": layers})
-        threads = layout.description["threads"]
-        resources = needs(job.loading[0], threads)
-        workers = self.workers or max(1, room(resources))
-        tally = ray.remote(Tally).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
-
-        def may_begin(shard: int) -> bool:
-            return ray.get(tally.begin.remote(shard)) <= TRIES
-
-        n_read, given_up = 0, []
-        with _quiet(ray.data.DataContext.get_current()):
-            results = ray.data.from_items(
-                [self._item(layout, shard) for shard in shards], override_num_blocks=len(shards)
-            ).map_batches(
-                Worker,
-                fn_constructor_args=(job, sample, threads, may_begin),
-                batch_size=1,
-                compute=ray.data.ActorPoolStrategy(size=min(workers, len(shards))),
-                **resources,
-            )
-            for batch in results.iter_batches(batch_size=None):
-                for shard, begun, states, error in zip(
-                    *(batch[name] for name in ("shard", "begun", "states", "error")), strict=True
-                ):
-                    if error:
-                        raise InputError(error)
-                    if begun:
-                        n_read += 1
-                        yield int(shard), layout.plan.shard(shard), torch.tensor(states)
-                    else:
-                        given_up.append(int(shard))
-                if len(given_up) > n_read + 1:
-                    break
+        wanted = min(self.workers or max(1, room(self.resources)), len(shards))
+        self._free.extend(self._start() for _ in range(wanted - len(self._free)))
+        waiting, running = deque(range(len(shards))), {}
+        tried, given_up, n_read = Counter(), [], 0
+        while (waiting or running) and len(given_up) <= n_read + 1:
+            while waiting and self._free:
+                number, worker = waiting.popleft(), self._free.popleft()
+                texts = [queries[row] for rows in shards[number] for row in rows]
+                sizes = [len(rows) for rows in shards[number]]
+                running[worker.read.remote(texts, sizes, places)] = number, worker
+            (done,), _ = ray.wait(list(running), num_returns=1)
+            number, worker = running.pop(done)
+            try:
+                states = _result(done)
+            except ray.exceptions.RayError:  # the worker was lost
+                self._free.append(self._start())
+                tried[number] += 1
+                (given_up if tried[number] == TRIES else waiting).append(number)
+                continue
+            self._free.append(worker)
+            n_read += 1
+            rows = np.concatenate(shards[number])
+            advance(rows)
+            yield rows, torch.tensor(states)
         if given_up:
-            raise InputError(_lost(layout, given_up))
+            raise InputError(self._lost({number: shards[number] for number in sorted(given_up)}))
 
-    def _item(self, layout: Layout, shard: int) -> dict[str, Any]:
-        rows, batches = layout.plan.shard(shard), layout.plan.batches(shard)
-        questions = [self.questions[row] for row in rows]
-        return {"shard": shard, "questions": questions, "sizes": [len(rows) for rows in batches]}
-
-
-class Tally:
-    """Counts how often each shard is begun, in a process that outlives the workers."""
-
-    def __init__(self) -> None:
-        self._begun: Counter[int] = Counter()
-
-    def begin(self, shard: int) -> int:
-        """Return which try of a shard this is, from 1."""
-        self._begun[shard] += 1
-        return self._begun[shard]
-
-
-def _lost(layout: Layout, shards: list[int]) -> str:
-    named = []
-    for shard in sorted(shards):
-        rows = layout.plan.shard(shard)
-        more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
-        named.append(
-            f"shard {shard} (queries {', '.join(map(str, rows[:NAMED]))}{more}; up to "
-            f"{layout.n_tokens[rows].max()} tokens)"
+    def _lost(self, shards: dict[int, Sequence[np.ndarray]]) -> str:
+        named = []
+        for number, batches in shards.items():
+            rows = np.concatenate(batches)
+            more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
+            named.append(
+                f"shard {number} (queries {', '.join(map(str, rows[:NAMED]))}{more}; up to "
+                f"{self._survey.n_tokens[rows].max()} tokens)"
+            )
+        return (
+            f"Every worker that read one of these was lost, {TRIES} times each: "
+            f"{'; '.join(named)}. What else was read is kept. Mostly a worker's machine has too "
+            "little memory: set a smaller token_budget or max_tokens, or fewer workers. Then run "
+            "again."
         )
-    return (
-        f"Every worker that read one of these was lost, {TRIES} times each: {'; '.join(named)}. "
-        "What else was read is kept. Mostly a worker's machine has too little memory: set a "
-        "smaller token_budget or max_tokens, or fewer workers. Then run again."
-    )
+
+
+def _result(reference) -> Any:
+    """Return what a worker returned, or raise what it raised."""
+    import ray
+
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
 
 
 def needs(device: Device, threads: int) -> dict[str, int]:
@@ -245,17 +263,3 @@ def machines() -> list[dict[str, float]]:
     import ray
 
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
-
-
-@contextlib.contextmanager
-def _quiet(context) -> Iterator[None]:
-    """Silence Ray Data's account of itself: progress and errors are reported here."""
-    logger = logging.getLogger("ray.data")
-    before = context.enable_progress_bars, context.print_on_execution_start, logger.level
-    context.enable_progress_bars = context.print_on_execution_start = False
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        context.enable_progress_bars, context.print_on_execution_start = before[:2]
-        logger.setLevel(before[2])

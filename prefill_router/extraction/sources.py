@@ -5,18 +5,21 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from math import prod
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+from safetensors import safe_open
 from transformers import AutoConfig
 
 from prefill_router.errors import InputError, did_you_mean
-from prefill_router.storage import file_hash
+from prefill_router.storage import file_hash, read_json
 
 ZOO = Path(__file__).parents[1] / "zoo" / "models"
 LOADED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")  # what a model consists of
+INDEX = "model.safetensors.index.json"
 VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 GIVE_A_DIRECTORY = (
     "A model on this disk is given by its directory (config.json, *.safetensors and the "
@@ -178,3 +181,30 @@ def text_config(source: ModelSource) -> Any | None:
         return AutoConfig.from_pretrained(source.location, **options).get_text_config()
     except (OSError, ValueError, KeyError):
         return None
+
+
+def n_parameters(source: ModelSource) -> int:
+    """Count the weights that a model stores; nothing is loaded.
+
+    Parameters
+    ----------
+    source : ModelSource
+        From `prefill_router.extraction.sources.resolve`.
+
+    Returns
+    -------
+    int
+        Embeddings and the language-model head included; tied ones are stored, and counted, once.
+    """
+    directory = source.location
+    if (directory / INDEX).exists():
+        names = sorted(set(read_json(directory / INDEX)["weight_map"].values()))
+    elif (directory / "model.safetensors").exists():
+        names = ["model.safetensors"]
+    else:
+        names = sorted(path.name for path in directory.glob("*.safetensors"))
+    total = 0
+    for name in names:
+        with safe_open(directory / name, "numpy") as weights:
+            total += sum(prod(weights.get_slice(k).get_shape()) for k in weights.offset_keys())
+    return total

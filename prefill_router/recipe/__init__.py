@@ -32,7 +32,7 @@ from prefill_router.recipe.predictor import Predictor
 
 if TYPE_CHECKING:
     from prefill_router.extraction.activations import Activations
-    from prefill_router.extraction.devices import Device
+    from prefill_router.extraction.models import Device
 
 AUTO = "auto"
 
@@ -57,7 +57,7 @@ class Recipe:
         SharedTrunkNets trained, and kept.
     seed : int
     device : device
-        What trains networks; see `prefill_router.extraction.devices.training_device`.
+        What trains networks; see `prefill_router.extraction.models.training_device`.
     """
 
     head: str = "trunk"

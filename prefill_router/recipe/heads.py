@@ -78,7 +78,7 @@ def fit_trunk(data: HeadData) -> tuple[Any, Tensors, int]:
     Columns that several targets share are repeated in training, as published, and their weights
     are summed afterwards: the tensors read each column once.
     """
-    from prefill_router.extraction.devices import training_device  # torch, to train alone
+    from prefill_router.extraction.models import training_device  # torch, to train alone
     from prefill_router.trunk import SharedTrunkEnsemble
 
     rows = data.train[~np.isnan(data.correct[data.train]).all(axis=1)]

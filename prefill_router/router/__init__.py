@@ -17,7 +17,7 @@ from huggingface_hub import HfApi
 from prefill_router.errors import InputError, did_you_mean
 from prefill_router.evaluation.results import results
 from prefill_router.extraction.activations import Activations
-from prefill_router.extraction.devices import Device
+from prefill_router.extraction.models import Device
 from prefill_router.extraction.templates import Query
 from prefill_router.labels import Labels
 from prefill_router.labels.costs import Prices, query_costs

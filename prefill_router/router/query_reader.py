@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from prefill_router.errors import InputError
-from prefill_router.extraction import Reading, prepare
+from prefill_router.extraction import check_layers
 from prefill_router.extraction.activations import EncoderInfo
-from prefill_router.extraction.devices import Device
-from prefill_router.extraction.models import load_encoder
-from prefill_router.extraction.plan import make_plan
+from prefill_router.extraction.batches import plan_batches
+from prefill_router.extraction.models import Device
 from prefill_router.extraction.pooling import needs_user
-from prefill_router.extraction.prefill import Prefill
+from prefill_router.extraction.prefill import EncoderSpec, Prefill, Reader
 from prefill_router.extraction.sources import ModelSource, resolve, weights_hash
 from prefill_router.extraction.templates import Query
 from prefill_router.progress import track
 
-SAMPLE = "What is asked of a model that reads this line?"  # shows what kind of model it is
 AT_ONCE = 1024  # queries tokenised together
 
 
@@ -67,42 +65,30 @@ class QueryReader:
         """
         if len(queries) == 1:
             return self._read(queries)
-        reading, *_ = self.loaded
-        n_tokens = reading.prompts.count(queries)
-        lengths = np.minimum(n_tokens, reading.prompts.max_tokens)
-        plan = make_plan(lengths, reading.token_budget, AT_ONCE, reading.switch)
-        states = np.empty((len(self.places), len(queries), reading.anatomy.width), np.float32)
-        batches = np.split(plan.rows, plan.batch_ends[:-1])
-        for rows in track(batches, "Reading queries"):
+        reader, prefill, _ = self.loaded
+        survey = reader.survey(queries)
+        states = np.empty((len(prefill.places), len(queries), reader.layout.width), np.float32)
+        sizes = survey.token_budget, AT_ONCE, survey.switch
+        for rows in track(plan_batches(survey.n_tokens, *sizes), "Reading queries"):
             states[:, rows] = self._read([queries[row] for row in rows])[0]
-        return states, n_tokens
+        return states, survey.full_tokens
 
     @cached_property
-    def loaded(self) -> tuple[Reading, Prefill, np.ndarray, threading.Lock]:
-        """How prompts are made, what reads them, in which order places come, and for whom."""
-        how = asdict(self.encoder)
-        model, tokenizer = load_encoder(self.source, self.device, how.pop("dtype"))
-        by_layer: dict[int, list[str]] = {}
-        for layer, pooling in sorted(self.places):
-            by_layer.setdefault(layer, []).append(pooling)
-        settings = {k: how[k] for k in ("max_tokens", "truncation", "template", "template_kwargs")}
-        poolings = [pooling for _, pooling in self.places]
-        reading = prepare(
-            model, tokenizer, [SAMPLE], layers=list(by_layer), poolings=poolings, **settings
-        )
-        prefill = Prefill(model, reading.anatomy, reading.layers, by_layer)
-        order = np.array([sorted(self.places).index(place) for place in self.places])
-        return reading, prefill, order, threading.Lock()
+    def loaded(self) -> tuple[Reader, Prefill, threading.Lock]:
+        """The encoder, what reads its states, and for whom."""
+        reader = EncoderSpec(self.source, self.encoder, self.device).load()
+        check_layers([layer for layer, _ in self.places], reader.layout.last)
+        return reader, Prefill(reader.model, reader.layout, self.places), threading.Lock()
 
     def _read(self, queries: Sequence[Query]) -> tuple[np.ndarray, np.ndarray]:
-        reading, prefill, order, lock = self.loaded
-        prompts = reading.prompts
-        batch = prompts.batch(queries, needs_user(reading.poolings))
+        reader, prefill, lock = self.loaded
+        prompts = reader.prompts
+        batch = prompts.batch(queries, needs_user([pooling for _, pooling in self.places]))
         cut = prompts.truncation != "error"
         n_tokens = prompts.count(queries) if cut else batch.lengths.numpy()
         with lock:
-            pooled = prefill.read_places(batch).cpu().numpy()
-        return pooled[order], n_tokens
+            pooled = prefill.read(batch).cpu().numpy()
+        return pooled, n_tokens
 
 
 def find_encoder(encoder: EncoderInfo, lies_at: str | None = None) -> ModelSource:

@@ -12,8 +12,7 @@ from prefill_router.answers.collect import collect_labels
 from prefill_router.answers.generation import Decoding
 from prefill_router.answers.grading import exact_match
 from prefill_router.answers.local import collect
-from prefill_router.extraction.model_size import n_parameters
-from prefill_router.extraction.sources import resolve, weights_hash
+from prefill_router.extraction.sources import n_parameters, resolve, weights_hash
 from prefill_router.labels import Labels
 from prefill_router.labels.tables import write_table
 from prefill_router.storage import Store, file_hash, fingerprint, read_json, write_json

@@ -6,7 +6,6 @@ from scipy.special import expit
 
 from prefill_router.baselines.text_classifier import TextClassifier
 from prefill_router.errors import InputError
-from prefill_router.extraction import encode
 from prefill_router.extraction.models import load_encoder
 from prefill_router.extraction.sources import resolve
 
@@ -42,10 +41,11 @@ def test_it_learns_what_the_words_say(fitted, labels):
 
 def test_the_head_reads_the_pooled_states_of_the_fine_tuned_encoder(fitted, source):
     p = fitted.predict_proba(TEXTS[:20])
-    states = encode(fitted.model_, fitted.tokenizer_, TEXTS[:20], poolings=["mean"]).states[-1, 0]
+    fine_tuned = fitted.model_, fitted.tokenizer_
+    states = tiny_models.states_of(*fine_tuned, TEXTS[:20], poolings=["mean"])[-1, 0]
     weight, bias = (part.detach().numpy() for part in (fitted.head_.weight, fitted.head_.bias))
     np.testing.assert_allclose(p[:, :3], expit(states @ weight.T + bias)[:, :3], atol=1e-5)
-    untouched = encode(*load_encoder(source), TEXTS[:20], poolings=["mean"]).states[-1, 0]
+    untouched = tiny_models.states_of(*load_encoder(source), TEXTS[:20], poolings=["mean"])[-1, 0]
     assert not np.allclose(states, untouched, atol=1e-3)
 
 

@@ -3,9 +3,8 @@ import pytest
 
 from prefill_router.evaluation.results import one, select
 from prefill_router.experiments.scaling import SIZE, STEPS, checkpoints, scaling
-from prefill_router.extraction.model_size import n_parameters
 from prefill_router.extraction.models import load_encoder
-from prefill_router.extraction.sources import resolve
+from prefill_router.extraction.sources import n_parameters, resolve
 from prefill_router.zoo.recipes import RECIPES
 from prefill_router.zoo.training import build_model
 

@@ -13,7 +13,6 @@ from prefill_router.errors import InputError
 from prefill_router.evaluation.results import read_metrics, results
 from prefill_router.experiments.inputs import check_inputs
 from prefill_router.experiments.study import ARTIFACTS, Study
-from prefill_router.extraction import encode
 from prefill_router.extraction.models import load_encoder
 from prefill_router.features.selection import Choice, cross_validated_auc
 from prefill_router.labels.costs import Prices
@@ -179,13 +178,13 @@ def test_states_are_those_of_the_encoder_and_settings_asked_for(tmp_path):
     found = study.activations()
     model, tokenizer = load_encoder(study.source(study.parameters.encoder))
     questions = study.labels.question.tolist()
-    want = encode(
+    want = tiny_models.read(
         model, tokenizer, questions, layers=[1, 3], poolings=["mean"], max_tokens=4,
         truncation="left",
     )  # fmt: skip
     assert found.layers == [1, 3]
     assert found.n_tokens.max() == 4
-    np.testing.assert_allclose(found.states(3, "mean"), want.states[1, 0], atol=1e-6)
+    np.testing.assert_allclose(found.states(3, "mean"), want.states(3, "mean"), atol=1e-6)
     # layers are numbers of the main encoder; of any other all are read
     other = study.activations(study.parameters.encoders[0])
     assert other.layers == [0, 1, 2, 3]

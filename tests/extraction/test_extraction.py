@@ -5,13 +5,13 @@ import pytest
 import tiny_models
 import torch
 from architectures import SHAPE
+from tiny_models import stacked, states_of
 from transformers import AutoModel, Phi3Config
 
 from prefill_router.errors import InputError
-from prefill_router.extraction import default_budget, encode
-from prefill_router.extraction.anatomy import Anatomy, all_states
+from prefill_router.extraction.batches import default_budget, rope_switch
+from prefill_router.extraction.model_layout import all_states
 from prefill_router.extraction.models import load_encoder
-from prefill_router.extraction.plan import rope_switch
 from prefill_router.extraction.pooling import POOLINGS
 from prefill_router.extraction.prompts import Prompts
 from prefill_router.extraction.sources import resolve
@@ -45,10 +45,10 @@ def test_states_are_those_of_an_unpadded_pass(name, side, template):
     prompts = [words(tokenizer, framed.format(question)) for question in QUESTIONS]
     want = expected(model, prompts)
     for token_budget in (1, 20, 8192):  # alone, a few together, all in one batch
-        got = encode(model, tokenizer, QUESTIONS, token_budget=token_budget)
+        got = tiny_models.read(model, tokenizer, QUESTIONS, token_budget=token_budget)
         assert got.layers == [0, 1, 2, 3]
         assert got.n_tokens.tolist() == [len(ids) for ids in prompts]
-        np.testing.assert_allclose(got.states, want, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(stacked(got), want, rtol=1e-4, atol=1e-5)
 
 
 def test_longrope_turns_short_prompts_as_if_they_were_alone():
@@ -62,7 +62,7 @@ def test_longrope_turns_short_prompts_as_if_they_were_alone():
     assert rope_switch(tiny_models.model("phi3").config) == math.inf
     questions = ["w1 w2 w3 w4 w5 w6 w7 w8", "w2 w4 w6 w8 w1 w3 w5 w7 w9"]
     want = expected(model, [words(tokenizer, question) for question in questions])
-    got = encode(model, tokenizer, questions).states
+    got = states_of(model, tokenizer, questions)
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
     together = Prompts(tokenizer, 30).batch(questions)
     mixed = all_states(model, together.tokens, together.lengths)[3][0, 7].numpy()
@@ -80,11 +80,11 @@ def test_the_tests_tolerance_tells_layers_tokens_and_poolings_apart():
 def test_the_last_block_is_read_and_so_is_the_last_token():
     """Changing the last block changes layer L alone; changing the last word changes `last`."""
     model, tokenizer = tiny_models.model("qwen3"), tiny_models.tokenizer()
-    before = encode(model, tokenizer, ["w1 w2 w3"]).states
-    reworded = encode(model, tokenizer, ["w1 w2 w4"]).states
+    before = states_of(model, tokenizer, ["w1 w2 w3"])
+    reworded = states_of(model, tokenizer, ["w1 w2 w4"])
     with torch.no_grad():
         model.layers[-1].mlp.down_proj.weight.mul_(2)
-    after = encode(model, tokenizer, ["w1 w2 w3"]).states
+    after = states_of(model, tokenizer, ["w1 w2 w3"])
     np.testing.assert_array_equal(before[:3], after[:3])
     assert np.abs(before[3] - after[3]).max() > 0.01
     assert (np.abs(before - reworded).max(axis=(2, 3)) > 0.01).all()
@@ -92,21 +92,21 @@ def test_the_last_block_is_read_and_so_is_the_last_token():
 
 def test_under_a_chat_template_layer_0_of_the_last_token_is_constant():
     tokenizer = tiny_models.tokenizer(template=tiny_models.TEMPLATE)
-    states = encode(tiny_models.model("qwen3"), tokenizer, QUESTIONS).states
+    states = states_of(tiny_models.model("qwen3"), tokenizer, QUESTIONS)
     assert np.ptp(states[0, 0], axis=0).max() == 0
     assert np.ptp(states[1, 0], axis=0).max() > 0
 
 
 def test_a_model_left_in_training_mode_reads_without_dropout():
     model, tokenizer = tiny_models.model("gpt2"), tiny_models.tokenizer()
-    want = encode(model, tokenizer, QUESTIONS).states
-    np.testing.assert_array_equal(encode(model.train(), tokenizer, QUESTIONS).states, want)
+    want = states_of(model, tokenizer, QUESTIONS)
+    np.testing.assert_array_equal(states_of(model.train(), tokenizer, QUESTIONS), want)
 
 
 def test_a_tokenizer_without_padding_token():
     model = tiny_models.model("llama")
-    want = encode(model, tiny_models.tokenizer(), QUESTIONS).states
-    got = encode(model, tiny_models.tokenizer(pad=False), QUESTIONS).states
+    want = states_of(model, tiny_models.tokenizer(), QUESTIONS)
+    got = states_of(model, tiny_models.tokenizer(pad=False), QUESTIONS)
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
 
@@ -114,13 +114,13 @@ def test_the_encoder_of_an_encoder_decoder(tmp_path):
     tiny_models.save(tmp_path, "t5", AutoModel)
     model, tokenizer = load_encoder(resolve(str(tmp_path)))
     want = expected(model, [words(tokenizer, question) for question in QUESTIONS])
-    np.testing.assert_allclose(encode(model, tokenizer, QUESTIONS).states, want, atol=1e-4)
+    np.testing.assert_allclose(states_of(model, tokenizer, QUESTIONS), want, atol=1e-4)
 
 
 def test_half_precision_is_pooled_in_single():
     """A mean taken in bfloat16 would be a bfloat16 number; this one is not."""
     model, tokenizer = tiny_models.model("llama").to(torch.bfloat16), tiny_models.tokenizer()
-    states = encode(model, tokenizer, ["w1 w2 w3"]).states
+    states = states_of(model, tokenizer, ["w1 w2 w3"])
     rounded = torch.tensor(states).to(torch.bfloat16).float().numpy()
     np.testing.assert_array_equal(states[:, 0], rounded[:, 0])
     assert (states[:, 1] != rounded[:, 1]).any()
@@ -132,55 +132,49 @@ def test_half_precision_is_pooled_in_single():
 )
 def test_layers_and_poolings_are_selections_of_all(layers, chosen):
     model, tokenizer = tiny_models.model("qwen3"), tiny_models.tokenizer()
-    full = encode(model, tokenizer, QUESTIONS).states
-    part = encode(model, tokenizer, QUESTIONS, layers=layers, poolings=["mean"])
+    full = states_of(model, tokenizer, QUESTIONS)
+    part = tiny_models.read(model, tokenizer, QUESTIONS, layers=layers, poolings=["mean"])
     assert (part.layers, part.poolings) == (chosen, ["mean"])
-    np.testing.assert_array_equal(part.states, full[chosen][:, [1]])
+    np.testing.assert_array_equal(stacked(part), full[chosen][:, [1]])
 
 
 def test_a_new_pooling_needs_one_function(monkeypatch):
     monkeypatch.setitem(POOLINGS, "first", lambda states, batch: states[:, 0].float())
     model, tokenizer = tiny_models.model("llama"), tiny_models.tokenizer()
-    states = encode(model, tokenizer, ["w1 w2", "w1"], poolings=["first"]).states
+    states = states_of(model, tokenizer, ["w1 w2", "w1"], poolings=["first"])
     np.testing.assert_allclose(states[:, 0, 0], states[:, 0, 1], rtol=1e-4, atol=1e-5)
-
-
-def anatomy(bytes_per_token):
-    return Anatomy(3, None, True, 16, bytes_per_token)
 
 
 def test_the_token_budget_is_found(monkeypatch):
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     for bytes_per_token, tokens in ((1, 8192), (20_000, 2048), (70_000, 1024), (10**9, 1024)):
-        assert default_budget(cpu, anatomy(bytes_per_token)) == tokens
+        assert default_budget(cpu, bytes_per_token) == tokens
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2 * 10**9, 8 * 10**9))
     for bytes_per_token, tokens in ((1, 16384), (10**6, 512), (10**10, 1)):
-        assert default_budget(gpu, anatomy(bytes_per_token)) == tokens
+        assert default_budget(gpu, bytes_per_token) == tokens
     model, tokenizer = tiny_models.model("llama"), tiny_models.tokenizer()
-    by_itself = encode(model, tokenizer, QUESTIONS).states
+    by_itself = states_of(model, tokenizer, QUESTIONS)
     np.testing.assert_array_equal(
-        by_itself, encode(model, tokenizer, QUESTIONS, token_budget=8192).states
+        by_itself, states_of(model, tokenizer, QUESTIONS, token_budget=8192)
     )
 
 
 def test_a_model_short_of_memory_reads_smaller_batches():
     model, tokenizer = tiny_models.model("llama"), tiny_models.tokenizer()
-    want = encode(model, tokenizer, QUESTIONS).states
+    want = states_of(model, tokenizer, QUESTIONS)
 
     def check(module, args, kwargs):
         if kwargs["input_ids"].numel() > 16:
             raise torch.OutOfMemoryError("no room")
 
     model.register_forward_pre_hook(check, with_kwargs=True)
-    np.testing.assert_allclose(
-        encode(model, tokenizer, QUESTIONS).states, want, rtol=1e-4, atol=1e-5
-    )
+    np.testing.assert_allclose(states_of(model, tokenizer, QUESTIONS), want, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_the_users_tokens_alone(side):
     model, tokenizer = tiny_models.model("qwen3"), tiny_models.tokenizer(side, tiny_models.TEMPLATE)
-    got = encode(model, tokenizer, QUESTIONS, poolings=["user_mean"], token_budget=20).states
+    got = states_of(model, tokenizer, QUESTIONS, poolings=["user_mean"], token_budget=20)
     for row, question in enumerate(QUESTIONS):
         state = alone(model, words(tokenizer, f"<user> {question} <assistant>"))
         np.testing.assert_allclose(
@@ -193,13 +187,13 @@ def test_odd_questions():
     tokenizer = tiny_models.byte_tokenizer(tiny_models.TEMPLATE)
     model = tiny_models.model("llama", vocabulary=len(tokenizer), positions=512)
     questions = ["a", "", " \n", "你好，世界", "سؤال", "👩‍🚀🚀 e\u0301", "x" * 400]
-    got = encode(model, tokenizer, questions)
+    got = tiny_models.read(model, tokenizer, questions)
     framed = [f"<user> {question} <assistant>" for question in questions]
     prompts = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in framed]
     assert [tokenizer.decode(ids) for ids in prompts] == framed
-    np.testing.assert_allclose(got.states, expected(model, prompts), rtol=1e-4, atol=2e-5)
+    np.testing.assert_allclose(stacked(got), expected(model, prompts), rtol=1e-4, atol=2e-5)
     asked = [questions[0], *questions[3:]]  # the others have no token of the user's
-    states = encode(model, tokenizer, asked, poolings=["user_mean"]).states
+    states = states_of(model, tokenizer, asked, poolings=["user_mean"])
     for row, question in enumerate(asked):
         before = len(tokenizer("<user>", add_special_tokens=False)["input_ids"])
         after = len(tokenizer(f"<user> {question}", add_special_tokens=False)["input_ids"])
@@ -225,21 +219,21 @@ def test_odd_questions():
 )
 def test_settings_that_cannot_be_used(settings, message):
     with pytest.raises(InputError, match=message):
-        encode(tiny_models.model("llama"), tiny_models.tokenizer(), ["w1"], **settings)
+        tiny_models.read(tiny_models.model("llama"), tiny_models.tokenizer(), ["w1"], **settings)
 
 
 def test_a_state_that_is_not_finite_is_named():
     model, tokenizer = tiny_models.model("llama"), tiny_models.tokenizer()
     with torch.no_grad():  # the embedding of w7 runs over in layer 0
         model.embed_tokens.weight[len(tiny_models.SPECIAL) + 7] = float("inf")
-    with pytest.raises(InputError, match=r"Question 1 \('w7 w2'\) .* layer 0"):
-        encode(model, tokenizer, ["w1 w2 w3", "w7 w2", "w3"])
+    with pytest.raises(InputError, match=r"layer 0 \(last\): query 1; .* No layer is left"):
+        tiny_models.read(model, tokenizer, ["w1 w2 w3", "w2 w7", "w3"])
 
 
 def test_padding_that_is_not_finite_harms_nobody():
     model, tokenizer = tiny_models.model("llama"), tiny_models.tokenizer()
-    want = encode(model, tokenizer, ["w1 w2 w3", "w4"], layers=[0]).states
+    want = states_of(model, tokenizer, ["w1 w2 w3", "w4"], layers=[0])
     with torch.no_grad():
         model.embed_tokens.weight[tokenizer.pad_token_id] = float("nan")
-    got = encode(model, tokenizer, ["w1 w2 w3", "w4"], layers=[0]).states
+    got = states_of(model, tokenizer, ["w1 w2 w3", "w4"], layers=[0])
     np.testing.assert_array_equal(got, want)

@@ -6,7 +6,7 @@ from transformers import AutoModel, ViTConfig, Wav2Vec2Config, WhisperConfig
 
 from prefill_router.errors import InputError
 from prefill_router.extraction import models
-from prefill_router.extraction.sources import resolve
+from prefill_router.extraction.sources import resolve, same_architecture
 
 
 def test_code_of_its_own_is_not_run(copy):
@@ -109,3 +109,45 @@ def test_a_model_that_reads_no_text_is_refused(config, reads, tmp_path):
 def test_any_tokenizer_has_something_to_pad_with():
     assert models.pad_id(tiny_models.tokenizer()) == 0
     assert models.pad_id(tiny_models.tokenizer(pad=False)) == 1
+
+
+# -- devices -------------------------------------------------------------------------------------
+
+
+def test_the_best_device_is_picked(monkeypatch):
+    assert models.pick_device("cpu") == torch.device("cpu")
+    assert models.device_map("spread") == "auto"
+    assert models.device_map("cpu") == {"": torch.device("cpu")}
+    for check in (models.pick_device, models.device_map, models.training_device):
+        with pytest.raises(InputError, match="try cpu or auto"):
+            check("gpu")
+    assert models.training_device("cpu") == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert models.pick_device("auto") == torch.device("cuda")
+    for many in ("auto", "spread", {"": 0, "lm_head": 1}):
+        assert models.training_device(many) == torch.device("cuda")
+
+
+# -- the untrained control -----------------------------------------------------------------------
+
+
+def test_a_control_has_all_of_its_model_but_the_weights(saved, tmp_path):
+    source = resolve(str(saved))
+    control = resolve(str(models.write_untrained(source, tmp_path / "a" / "control", seed=1)))
+    mine, theirs = source.hashes(), control.hashes()
+    differing = {name for name in mine if mine[name] != theirs.get(name)}
+    assert mine.keys() == theirs.keys() and differing <= {"model.safetensors", "config.json"}
+    (model, _), (drawn, tokenizer) = models.load_encoder(source), models.load_encoder(control)
+    weights = dict(model.named_parameters())
+    for name, parameter in drawn.named_parameters():
+        assert parameter.shape == weights[name].shape
+    assert not torch.equal(drawn.get_input_embeddings().weight, model.get_input_embeddings().weight)
+    assert len(tiny_models.read(drawn, tokenizer, ["w1 w2"])) == 1
+    assert same_architecture(source, control)
+    again, other = (models.write_untrained(source, tmp_path / str(i), i) for i in (1, 2))
+    drawn, same, others = (
+        (path / "model.safetensors").read_bytes() for path in (control.location, again, other)
+    )
+    assert drawn == same != others
+    with pytest.raises(InputError, match="not empty"):
+        models.write_untrained(source, saved)

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import AlbertConfig, AutoModel, Qwen3Config, ViTConfig
 
 from prefill_router.errors import InputError
-from prefill_router.extraction.anatomy import all_states, dissect
+from prefill_router.extraction.model_layout import all_states, locate_blocks
 from prefill_router.extraction.pooling import Batch
 from prefill_router.extraction.prefill import Prefill
 
@@ -31,23 +31,23 @@ def hooks(model):
 
 @pytest.mark.parametrize("name", CAUSAL)
 def test_causal_models_are_told_by_what_they_do(name):
-    anatomy = dissect(tiny_models.model(name), SAMPLE, 0)
-    assert anatomy.is_causal
-    assert anatomy.last == 3
-    assert anatomy.width == 16
-    assert len(anatomy.places) == 4
+    layout = locate_blocks(tiny_models.model(name), SAMPLE, 0)
+    assert layout.is_causal
+    assert layout.last == 3
+    assert layout.width == 16
+    assert len(layout.places) == 4
 
 
 @pytest.mark.parametrize("name", ["bert", "roberta"])
 def test_bidirectional_models_too(name):
-    anatomy = dissect(tiny_models.model(name), SAMPLE, 0)
-    assert not anatomy.is_causal
-    assert len(anatomy.places) == 4
+    layout = locate_blocks(tiny_models.model(name), SAMPLE, 0)
+    assert not layout.is_causal
+    assert len(layout.places) == 4
 
 
 @pytest.mark.parametrize("sample", [[5], [0, 0, 0, 0]])
 def test_a_sample_that_proves_nothing_proves_nothing(sample):
-    assert not dissect(tiny_models.model("qwen3"), sample, 0).is_causal
+    assert not locate_blocks(tiny_models.model("qwen3"), sample, 0).is_causal
 
 
 class LooksAhead(nn.Module):
@@ -65,7 +65,7 @@ class LooksAhead(nn.Module):
 def test_a_glance_ahead_is_enough_to_need_the_mask():
     model = tiny_models.model("qwen3")
     model.layers[2].self_attn = LooksAhead(model.layers[2].self_attn)
-    assert not dissect(model, SAMPLE, 0).is_causal
+    assert not locate_blocks(model, SAMPLE, 0).is_causal
 
 
 @pytest.mark.parametrize("name", ["qwen3", "gpt2", "bert"])
@@ -76,9 +76,9 @@ def test_blocks_above_the_highest_layer_are_not_run(name, highest):
     ran = []
     for number, block in enumerate(blocks):
         block.register_forward_pre_hook(lambda *_, number=number: ran.append(number + 1))
-    anatomy = dissect(model, SAMPLE, 0)
+    layout = locate_blocks(model, SAMPLE, 0)
     ran.clear()
-    Prefill(model, anatomy, [0, highest] if highest else [0], ["mean"]).read(batch())
+    Prefill(model, layout, [(0, "mean"), (highest, "mean")][: 1 + (highest > 0)]).read(batch())
     assert ran == list(range(1, highest + 1))
 
 
@@ -86,9 +86,11 @@ def test_the_last_state_is_that_after_the_final_norm():
     model = tiny_models.model("qwen3")
     with torch.no_grad():
         model.norm.weight.fill_(3)
-    pooled = Prefill(model, dissect(model, SAMPLE, 0), [2, 3], ["last"]).read(batch([6]))
+    pooled = Prefill(model, locate_blocks(model, SAMPLE, 0), [(2, "last"), (3, "last")]).read(
+        batch([6])
+    )
     want = model(input_ids=batch([6]).tokens).last_hidden_state[0, -1].detach()
-    torch.testing.assert_close(pooled[1, 0, 0], want)
+    torch.testing.assert_close(pooled[1, 0], want)
     assert not torch.allclose(pooled[1], pooled[0])
 
 
@@ -97,7 +99,7 @@ def test_states_per_token_never_outlive_their_block():
     shape = SHAPE | {"num_hidden_layers": 6}
     config = Qwen3Config(**shape, num_key_value_heads=1, head_dim=8)
     model = AutoModel.from_config(config).eval()
-    anatomy = dissect(model, SAMPLE, 0)
+    layout = locate_blocks(model, SAMPLE, 0)
     seen, alive = [], []
 
     def begin(module, args):
@@ -105,7 +107,9 @@ def test_states_per_token_never_outlive_their_block():
         seen.append(weakref.ref(args[0]))
 
     handles = [block.register_forward_pre_hook(begin) for block in model.layers]
-    Prefill(model, anatomy, list(range(7)), ["last", "mean"]).read(batch())
+    Prefill(model, layout, [(layer, name) for layer in range(7) for name in ("last", "mean")]).read(
+        batch()
+    )
     for handle in handles:
         handle.remove()
     assert alive == [0] * 6
@@ -116,7 +120,7 @@ def test_a_model_is_left_as_it_was(error):
     model = tiny_models.model("qwen3")
     all_states(model, torch.tensor([SAMPLE]))  # transformers places hooks of its own, once
     before = hooks(model)
-    anatomy = dissect(model, SAMPLE, 0)
+    layout = locate_blocks(model, SAMPLE, 0)
     assert hooks(model) == before
     during = []
 
@@ -127,7 +131,7 @@ def test_a_model_is_left_as_it_was(error):
 
     handle = model.layers[1].register_forward_pre_hook(interrupt)
     with pytest.raises(error) if error else contextlib.nullcontext():
-        Prefill(model, anatomy, [1, 2], ["mean"]).read(batch())
+        Prefill(model, layout, [(2, "mean"), (1, "mean")]).read(batch())
     handle.remove()
     assert hooks(model) == before
     assert during == [before + 3]
@@ -135,23 +139,23 @@ def test_a_model_is_left_as_it_was(error):
 
 def test_no_keys_and_values_are_kept():
     model = tiny_models.model("qwen3")
-    anatomy = dissect(model, SAMPLE, 0)
+    layout = locate_blocks(model, SAMPLE, 0)
     seen = []
     model.layers[0].register_forward_pre_hook(
         lambda module, args, kwargs: seen.append(kwargs.get("past_key_values")), with_kwargs=True
     )
-    Prefill(model, anatomy, [1], ["mean"]).read(batch())
+    Prefill(model, layout, [(1, "mean")]).read(batch())
     assert seen == [None]
 
 
 def test_blocks_that_share_weights_are_read_by_whole_passes():
     config = AlbertConfig(**SHAPE, embedding_size=8)
     model = AutoModel.from_config(config).eval()
-    anatomy = dissect(model, SAMPLE, 0)
-    assert anatomy.places is None
-    pooled = Prefill(model, anatomy, [1, 3], ["last"]).read(batch())
+    layout = locate_blocks(model, SAMPLE, 0)
+    assert layout.places is None
+    pooled = Prefill(model, layout, [(1, "last"), (3, "last")]).read(batch())
     alone = all_states(model, batch().tokens[:1, :2])
-    torch.testing.assert_close(pooled[:, 0, 0], torch.stack([alone[1][0, -1], alone[3][0, -1]]))
+    torch.testing.assert_close(pooled[:, 0], torch.stack([alone[1][0, -1], alone[3][0, -1]]))
 
 
 def limited(model, most, sizes):
@@ -167,9 +171,9 @@ def limited(model, most, sizes):
 
 def test_what_does_not_fit_is_halved_until_it_does():
     model = tiny_models.model("qwen3")
-    anatomy = dissect(model, SAMPLE, 0)
+    layout = locate_blocks(model, SAMPLE, 0)
     lengths, sizes = [6, 6, 5, 5, 4, 4, 1], []
-    prefill = Prefill(model, anatomy, [1, 3], ["last", "mean"])
+    prefill = Prefill(model, layout, [(1, "last"), (3, "mean")])
     want = prefill.read(batch(lengths))
     limited(model, 13, sizes)
     torch.testing.assert_close(prefill.read(batch(lengths)), want)
@@ -187,4 +191,4 @@ def test_a_model_that_does_not_read_text():
                   image_size=16, patch_size=8)
     )  # fmt: skip
     with pytest.raises(InputError, match="ViTModel cannot read text"):
-        dissect(model.eval(), SAMPLE, 0)
+        locate_blocks(model.eval(), SAMPLE, 0)

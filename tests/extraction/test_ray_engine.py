@@ -12,14 +12,17 @@ import pytest
 import tiny_models
 import torch
 
+from prefill_router import extraction
 from prefill_router.errors import InputError
-from prefill_router.extraction import ray_engine, reader, shards, streaming, writer
-from prefill_router.extraction.keys import make_key
-from prefill_router.extraction.reader import Job
-from prefill_router.extraction.sources import ModelSource, resolve
-from prefill_router.extraction.streaming import extract
+from prefill_router.extraction import extract, ray_engine
+from prefill_router.extraction.activations import EncoderInfo
+from prefill_router.extraction.prefill import EncoderSpec
+from prefill_router.extraction.shards import Folder
+from prefill_router.extraction.sources import ModelSource, resolve, weights_hash
+from prefill_router.storage import versions
 
-QUESTIONS = tiny_models.questions(60)
+QUESTIONS = list(dict.fromkeys(tiny_models.questions(60)))
+ADD = Folder.add
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -39,7 +42,7 @@ def cluster():
 def one_thread_and_small_shards(monkeypatch):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    monkeypatch.setattr(streaming, "SHARD_BYTES", 2 * 2**10)
+    monkeypatch.setattr(extraction, "SHARD_BYTES", 2 * 2**10)
     yield
     torch.set_num_threads(threads)
 
@@ -50,7 +53,11 @@ def source(tmp_path):
 
 
 def contents(directory):
-    return {p.name: p.read_bytes() for p in directory.iterdir() if p.name != ".lock"}
+    return {p.name: p.read_bytes() for p in directory.glob("*/*") if p.name != ".lock"}
+
+
+def shards(directory):
+    return list(directory.glob("*/shard-*"))
 
 
 def workers():
@@ -58,7 +65,7 @@ def workers():
     found = {}
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):  # ended meanwhile
-            if "ray::MapWorker" in "".join(process.cmdline()):
+            if "ray::Worker" in "".join(process.cmdline()):
                 found[process] = process.cpu_times().user
     return sorted(found, key=found.get, reverse=True)
 
@@ -70,61 +77,65 @@ class Stop(Exception):
 def stop_after(monkeypatch, n):
     left = iter(range(n))
 
-    def write(*arguments):
+    def add(*arguments):
         if next(left, None) is None:
             raise Stop
-        shards.write_shard(*arguments)
+        ADD(*arguments)
 
-    monkeypatch.setattr(writer, "write_shard", write)
+    monkeypatch.setattr(Folder, "add", add)
 
 
 @pytest.mark.parametrize("first", ["local", "ray"])
 def test_either_engine_goes_on_where_the_other_stopped(tmp_path, source, monkeypatch, first):
+    """With one worker, in the order of one process; with more, states differ by rounding."""
     second = {"local": "ray", "ray": "local"}[first]
     settings = {"poolings": ["last", "user_mean"], "token_budget": 40}
-    whole = extract(source, QUESTIONS, tmp_path / "whole", **settings)
+    extract(source, QUESTIONS, cache_dir=tmp_path / "whole", **settings)
     with monkeypatch.context() as patch:
+        patch.setattr(ray_engine, "room", lambda _: 1)
         stop_after(patch, 2)
         with pytest.raises(Stop):
-            extract(source, QUESTIONS, tmp_path / "out", engine=first, **settings)
-    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("shard-*")}
-    assert len(kept) == 2 < len(whole.shards) - 2
-    settings["token_budget"] = 999  # is no matter: the plan is kept
-    extract(source, QUESTIONS, tmp_path / "out", engine=second, **settings)
+            extract(source, QUESTIONS, cache_dir=tmp_path / "out", engine=first, **settings)
+    kept = {path: path.stat().st_mtime_ns for path in shards(tmp_path / "out")}
+    assert len(kept) == 2 < len(shards(tmp_path / "whole")) - 2
+    extract(source, QUESTIONS, cache_dir=tmp_path / "out", engine=second, **settings)
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
 def test_what_a_lost_worker_was_reading_is_read_again(tmp_path, source, monkeypatch):
-    questions, settings = tiny_models.questions(800), {"layers": [1, 3], "token_budget": 40}
-    whole = extract(source, questions, tmp_path / "whole", **settings)
+    questions = list(dict.fromkeys(tiny_models.questions(800)))
+    settings = {"layers": [1, 3], "token_budget": 40}
+    whole = extract(source, questions, cache_dir=tmp_path / "whole", **settings)
+    n_whole = len(shards(tmp_path / "whole"))
     n_written, before, after = 0, [], []
 
-    def write(*arguments):
+    def add(*arguments):
         nonlocal n_written
-        shards.write_shard(*arguments)
+        ADD(*arguments)
         n_written += 1
         if n_written == 1:
             before.extend(workers())
             before[0].kill()
-        if n_written == len(whole.shards):
+        if n_written == n_whole:
             after.extend(workers())
 
-    monkeypatch.setattr(writer, "write_shard", write)
-    extract(source, questions, tmp_path / "out", engine="ray", workers=2, **settings)
-    assert n_written == len(whole.shards) > 50
+    monkeypatch.setattr(Folder, "add", add)
+    extract(source, questions, cache_dir=tmp_path / "out", engine="ray", workers=2, **settings)
+    assert n_written == n_whole > 50
     assert before[0] not in after
-    assert set(after) - set(before), "nothing had to be read again"
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    in_memory = extract(source, questions, engine="ray", workers=2, **settings)
+    assert (tiny_models.stacked(in_memory) == tiny_models.stacked(whole)).all()
 
 
-class Deadly(reader.Worker):
+class Deadly(ray_engine.Worker):
     """Ends its process, as too little memory does, over any shard with a certain question."""
 
-    def read(self, questions, sizes):
-        if "w0 w0 w0" in questions:
+    def read(self, queries, *arguments):
+        if any(query.startswith("w0 w0 w0") for query in queries):
             os._exit(1)
-        return super().read(questions, sizes)
+        return super().read(queries, *arguments)
 
 
 def test_a_shard_that_kills_every_worker_is_given_up_and_named(tmp_path, source, monkeypatch):
@@ -132,34 +143,40 @@ def test_a_shard_that_kills_every_worker_is_given_up_and_named(tmp_path, source,
     monkeypatch.setattr(ray_engine, "TRIES", 2)
     questions = [f"w{i} w{i} w{i}" for i in range(8)]
     settings = {"layers": [3], "token_budget": 6}
-    monkeypatch.setattr(streaming, "SHARD_BYTES", 1)
+    monkeypatch.setattr(extraction, "SHARD_BYTES", 1)
     with pytest.raises(InputError, match=r"2 times each: shard 0 \(queries 0; up to 5 tok") as said:
-        extract(source, questions, tmp_path / "out", engine="ray", workers=1, **settings)
+        extract(source, questions, cache_dir=tmp_path / "out", engine="ray", workers=1, **settings)
     assert "shard 1" not in str(said.value)
-    assert len(list((tmp_path / "out").glob("shard-*"))) == 7  # all others are there
-    extract(source, questions, tmp_path / "out", **settings)  # and one process can read it
-    extract(source, questions, tmp_path / "whole", **settings)
+    assert len(shards(tmp_path / "out")) == 7  # all others are there
+    extract(
+        source, questions, cache_dir=tmp_path / "out", **settings
+    )  # and one process can read it
+    extract(source, questions, cache_dir=tmp_path / "whole", **settings)
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
 def test_where_all_workers_die_not_every_shard_is_tried(tmp_path, source, monkeypatch):
     monkeypatch.setattr(ray_engine, "Worker", Deadly)
     monkeypatch.setattr(ray_engine, "TRIES", 1)
-    monkeypatch.setattr(streaming, "SHARD_BYTES", 1)
+    monkeypatch.setattr(extraction, "SHARD_BYTES", 1)
     settings = {"layers": [3], "token_budget": 6, "engine": "ray", "workers": 1}
+    deadly = [f"w0 w0 w0 w{i}" for i in range(6)]
     with pytest.raises(InputError, match=r"shard 0 .*; shard 1 .*too little memory") as said:
-        extract(source, ["w0 w0 w0"] * 6, tmp_path / "out", **settings)
+        extract(source, deadly, cache_dir=tmp_path / "out", **settings)
     assert "shard 5" not in str(said.value)
 
 
-def end(*_):
-    os._exit(1)
+class Doomed(ray_engine.Worker):
+    """Ends its process before it has counted a token."""
+
+    def survey(self, queries):
+        os._exit(1)
 
 
 def test_a_worker_that_is_lost_before_there_is_a_plan(tmp_path, source, monkeypatch):
-    monkeypatch.setattr(ray_engine, "settle", end)
+    monkeypatch.setattr(ray_engine, "Worker", Doomed)
     with pytest.raises(InputError, match="loads the encoder and counts tokens was lost"):
-        extract(source, QUESTIONS, tmp_path / "out", engine="ray")
+        extract(source, QUESTIONS, cache_dir=tmp_path / "out", engine="ray")
 
 
 def test_a_cluster_that_nobody_answers_for_is_given_up_soon(tmp_path, source, monkeypatch, cluster):
@@ -170,7 +187,7 @@ def test_a_cluster_that_nobody_answers_for_is_given_up_soon(tmp_path, source, mo
     for address in (f"127.0.0.1:{closed}", f"ray://127.0.0.1:{closed}", "host:port"):
         begun = time.monotonic()
         with pytest.raises(InputError, match=rf"The Ray cluster at {address} cannot be reached"):
-            extract(source, QUESTIONS, tmp_path / "out", engine="ray", address=address)
+            extract(source, QUESTIONS, cache_dir=tmp_path / "out", engine="ray", address=address)
         assert time.monotonic() - begun < 10
 
 
@@ -178,35 +195,37 @@ def test_what_a_worker_finds_wrong_is_said_in_plain_words(tmp_path, source):
     """At once, where it concerns all; or when the prompt is read that it concerns."""
     settings = {"engine": "ray", "workers": 1}
     with pytest.raises(InputError, match=r"^layers \[9\] must be one or more of 0\.\.3: [^\n]*$"):
-        extract(source, QUESTIONS, tmp_path / "layers", layers=[9], **settings)
+        extract(source, QUESTIONS, cache_dir=tmp_path / "layers", layers=[9], **settings)
     settings |= {"poolings": ["user_mean"], "max_tokens": 1, "truncation": "left"}
     with pytest.raises(InputError, match=r"^Of question 'w\d+[^\n]*' no token of its own[^\n]*$"):
-        extract(source, QUESTIONS, tmp_path / "user", **settings)
+        extract(source, QUESTIONS, cache_dir=tmp_path / "user", **settings)
 
 
-def test_a_worker_that_would_write_other_states_refuses(tmp_path, source):
-    key = make_key(source, QUESTIONS)
-    job = Job(source, key, ("cpu", "float32", False), {})
-    assert job.found_here() == job
-    with pytest.raises(InputError, match=r"has other code, transformers than the driver"):
-        replace(job, key=key | {"code": "older", "transformers": "5.0.0"}).found_here()
+def spec_of(source, **others):
+    info = EncoderInfo(source.name, None, weights_hash(source))
+    return EncoderSpec(source, info, versions=versions("extraction") | others)
+
+
+def test_a_worker_that_would_write_other_states_refuses(source):
+    spec = spec_of(source)
+    assert ray_engine.found_here(spec) == spec
+    with pytest.raises(InputError, match=r"has other extraction, transformers than the driver"):
+        ray_engine.found_here(spec_of(source, extraction=0, transformers="5.0.0"))
     tiny_models.save(source.location, seed=1)
     with pytest.raises(InputError, match=f"has other weights .* at {source.location}"):
-        job.found_here()
+        ray_engine.found_here(spec)
 
 
 def test_an_encoder_that_lies_elsewhere_on_a_worker_is_found_there(monkeypatch, tmp_path, source):
     """The zoo lies in the package, and what is of the hub in a cache: of that very commit."""
-    job = Job(source, make_key(source, QUESTIONS), ("cpu", "float32", False), {})
-    nowhere = tmp_path / "nowhere"
-    asked = []
-    monkeypatch.setattr(reader, "resolve", lambda name: asked.append(name) or source)
+    spec, nowhere, asked = spec_of(source), tmp_path / "nowhere", []
+    monkeypatch.setattr(ray_engine, "resolve", lambda name: asked.append(name) or source)
     for away in (
         ModelSource("zoo/reader-s", nowhere),
         ModelSource("owner/model", nowhere, "abc", True),
         ModelSource("owner/model@main", nowhere, "abc", True),
     ):
-        assert replace(job, source=away).found_here() == job
+        assert ray_engine.found_here(replace(spec, source=away)) == spec
     assert asked == ["zoo/reader-s", "owner/model@abc", "owner/model@abc"]
 
 
@@ -218,10 +237,10 @@ def test_what_is_asked_of_an_engine_is_checked_first(tmp_path, source, monkeypat
         ({"engine": "ray", "workers": 0}, "at least 1"),
     ):
         with pytest.raises(InputError, match=said):
-            extract(source, QUESTIONS, tmp_path / "out", **wrong)
+            extract(source, QUESTIONS, cache_dir=tmp_path / "out", **wrong)
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InputError, match=r"pip install -e '.\[ray\]'"):
-        extract(source, QUESTIONS, tmp_path / "out", engine="ray")
+        extract(source, QUESTIONS, cache_dir=tmp_path / "out", engine="ray")
 
 
 def test_a_cluster_without_a_cpu_is_refused(monkeypatch):

@@ -1,83 +1,144 @@
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors import safe_open
 
 from prefill_router.errors import InputError
-from prefill_router.extraction.shards import Shard, write_shard
+from prefill_router.extraction.activations import Activations, EncoderInfo
+from prefill_router.extraction.shards import Folder, distinct, query_digest, tensor_name
+from prefill_router.storage import MANIFEST, read_json, write_json
+
+QUERIES = [f"query {i}" for i in range(7)]
+PLACES = [(layer, pooling) for layer in (0, 2, 5) for pooling in ("last", "mean")]
 
 
 @pytest.fixture
-def tensors():
-    rng = np.random.default_rng(0)
-    return {key: rng.normal(size=(5, 4)).astype(np.float32) for key in ("last.000", "mean.000")}
+def states(rng):
+    return {place: rng.normal(size=(7, 4)).astype(np.float32) for place in PLACES}
 
 
-def opened(path, owner="me", keys=("last.000", "mean.000"), shape=(5, 4)):
-    return Shard.open(path, owner, set(keys), shape)
+def write(path, states, storage_dtype="float32", rows=((6, 1, 4), (0, 2), (5, 3))):
+    folder = Folder(path)
+    folder.describe(
+        {"key": {"storage_dtype": storage_dtype}, "encoder": vars(EncoderInfo("e", None, "w")),
+         "width": 4, "last_layer": 5}
+    )  # fmt: skip
+    for part in map(np.array, rows):
+        digests = b"".join(query_digest(QUERIES[row]) for row in part)
+        folder.add(
+            {"queries": np.frombuffer(digests, np.uint8).reshape(-1, 16), "n_tokens": part,
+             "full_tokens": part + 1, **{tensor_name(*at): states[at][part] for at in states}}
+        )  # fmt: skip
+    return path
 
 
-def test_a_shard_is_read_as_written(tmp_path, tensors):
-    path = tmp_path / "s.safetensors"
-    write_shard(path, "me", tensors)
-    assert list(tmp_path.iterdir()) == [path]
-    shard = opened(path)
-    for key, states in tensors.items():
-        np.testing.assert_array_equal(shard.read(key), states)
-    assert shard.not_finite == {}
+def shards(path):
+    return sorted(path.glob("shard-*"))
 
 
-def test_every_single_byte_counts(tmp_path, tensors):
-    """A shard with any one byte altered is refused, or what is read is what was written."""
-    path = tmp_path / "s.safetensors"
-    write_shard(path, "me", tensors)
-    whole, refused = path.read_bytes(), 0
-    for place in range(len(whole)):
-        altered = bytearray(whole)
-        altered[place] ^= 1
-        path.write_bytes(altered)
-        try:
-            shard = opened(path)
-            for key, states in tensors.items():
-                np.testing.assert_array_equal(shard.read(key), states)
-        except InputError:
-            refused += 1
-    assert refused > 0.9 * len(whole)
+def test_what_is_written_is_read_in_the_order_of_the_queries(tmp_path, states):
+    path = write(tmp_path / "a", states)
+    asked = [3, 0, 0, 6]
+    for rows in (range(7), asked):
+        found = Activations.open(path, [QUERIES[row] for row in rows])
+        assert (found.layers, found.poolings, found.width) == ([0, 2, 5], ["last", "mean"], 4)
+        assert found.n_tokens.tolist() == list(rows)
+        assert found.n_truncated == len(rows)
+        for place in PLACES:
+            np.testing.assert_array_equal(found.states(*place), states[place][list(rows)])
+            assert found.states(*place).dtype == np.float32
+    assert distinct(["a", "b", "a"])[1].tolist() == [0, 1, 0]
 
 
-@pytest.mark.parametrize(
-    "other", [{"owner": "you"}, {"keys": ["last.000"]}, {"shape": (4, 4)}, {"shape": (5, 3)}]
-)
-def test_a_shard_that_is_not_the_one_meant_is_refused(tmp_path, tensors, other):
-    path = tmp_path / "s.safetensors"
-    write_shard(path, "me", tensors)
-    with pytest.raises(InputError, match="not the file that was written"):
-        opened(path, **other)
+def test_the_same_states_are_the_same_files(tmp_path, states):
+    one, other = write(tmp_path / "a", states), write(tmp_path / "b", states)
+    assert [p.name for p in one.iterdir()] == [p.name for p in other.iterdir()]
+    for path in one.iterdir():
+        assert path.read_bytes() == (other / path.name).read_bytes()
 
 
-def test_half_precision_halves_the_file_and_rounds(tmp_path, tensors):
-    path = tmp_path / "s.safetensors"
-    write_shard(path, "me", tensors, "float16")
-    assert load_file(path)["mean.000"].dtype == np.float16
-    read = opened(path).read("mean.000")
-    assert read.dtype == np.float32
-    np.testing.assert_array_equal(read, tensors["mean.000"].astype(np.float16).astype(np.float32))
+def test_one_layer_is_read_from_its_own_bytes_alone(tmp_path, states):
+    """Whatever happens to all other layers' bytes."""
+    written = write(tmp_path / "a", states)
+    for path in shards(written):
+        content = bytearray(path.read_bytes())
+        data = 8 + int.from_bytes(content[:8], "little")
+        with safe_open(path, "numpy") as file:
+            spared = [file.get_tensor(name).tobytes() for name in ("mean.002", "queries")]
+            spared += [file.get_tensor(name).tobytes() for name in ("n_tokens", "full_tokens")]
+        kept = {at + i for part in spared for at in [content.index(part, data)]
+                for i in range(len(part))}  # fmt: skip
+        for place in set(range(data, len(content))) - kept:
+            content[place] ^= 0xFF
+        path.write_bytes(content)
+    found = Activations.open(written, QUERIES)
+    np.testing.assert_array_equal(found.states(2, "mean"), states[2, "mean"])
+    for layer, pooling in ((2, "last"), (0, "mean"), (5, "last")):
+        with pytest.raises(InputError, match=rf"{pooling}.00{layer} is not what was written"):
+            found.states(layer, pooling)
 
 
-def test_what_half_precision_cannot_hold_is_refused(tmp_path, tensors):
-    path = tmp_path / "s.safetensors"
-    tensors["mean.000"][3, 2] = -70_000
-    with pytest.raises(InputError, match=r"mean.000.* float32"):
-        write_shard(path, "me", tensors, "float16")
-    assert list(tmp_path.iterdir()) == []
-    with pytest.raises(InputError, match="storage_dtype 'float8'"):
-        write_shard(path, "me", tensors, "float8")
+@pytest.mark.parametrize("damage", ["short", "empty", "renamed", "header", "queries"])
+def test_damaged_shards_are_named(tmp_path, states, damage):
+    path = shards(write(tmp_path / "a", states))[1]
+    content = path.read_bytes()
+    if damage == "renamed":
+        path = path.rename(path.with_name("shard-0123456789abcdef.safetensors"))
+    elif damage == "header":
+        path.write_bytes(content.replace(b"not_finite", b"not_FINITE"))
+    elif damage == "queries":
+        with safe_open(path, "numpy") as file:
+            digests = file.get_tensor("queries").tobytes()
+        path.write_bytes(content.replace(digests, digests[::-1]))
+    else:
+        path.write_bytes(content[: -10 if damage == "short" else 0])
+    with pytest.raises(InputError, match=rf"{path.name}.*delete it"):
+        Activations.open(path.parent, QUERIES)
 
 
-@pytest.mark.parametrize("storage_dtype", ["float32", "float16"])
-def test_rows_that_are_not_finite_are_listed(tmp_path, tensors, storage_dtype):
-    path = tmp_path / "s.safetensors"
-    tensors["mean.000"][3, 2], tensors["mean.000"][1, 0] = np.nan, -np.inf
-    write_shard(path, "me", tensors, storage_dtype)
-    shard = opened(path)
-    assert shard.not_finite == {"mean.000": [1, 3]}
-    assert np.isnan(shard.read("mean.000")[3, 2])
+def test_a_shard_of_another_folder_is_refused(tmp_path, states):
+    one = write(tmp_path / "a", states)
+    other = write(tmp_path / "b", states, storage_dtype="float16")
+    stray = shards(other)[0].rename(one / shards(other)[0].name)
+    with pytest.raises(InputError, match=f"{stray.name} is not the file"):
+        Activations.open(one, QUERIES)
+    stray.unlink()
+    manifest = read_json(one / MANIFEST)
+    write_json(one / MANIFEST, manifest | {"last_layer": 2})  # "all" would be fewer layers
+    with pytest.raises(InputError, match="is not the file"):
+        Activations.open(one, QUERIES)
+    write_json(one / MANIFEST, manifest | {"format": 99})
+    with pytest.raises(InputError, match="another version"):
+        Activations.open(one, QUERIES)
+
+
+def test_missing_queries_and_layers_are_counted(tmp_path, states):
+    path = write(tmp_path / "a", states)
+    with pytest.raises(InputError, match="holds no activations"):
+        Activations.open(tmp_path / "nowhere", QUERIES)
+    with pytest.raises(InputError, match="lacks states of 1 of 8 queries; extract again"):
+        Activations.open(path, [*QUERIES, "another"])
+    with pytest.raises(InputError, match="lacks states of 7 of 7"):
+        Activations.open(path, QUERIES, layers=[1])
+
+
+def test_states_that_are_not_finite_are_named_and_their_layers_left_out(tmp_path, states):
+    states[2, "last"][4, 1], states[2, "mean"][2] = np.inf, np.nan
+    path = write(tmp_path / "a", states)
+    with pytest.warns(UserWarning, match=r"layer 2 \(last\): query 4; layer 2 \(mean\): query 2\."):
+        found = Activations.open(path, QUERIES)
+    assert found.layers == [0, 5]
+    np.testing.assert_array_equal(found.states(5, "mean"), states[5, "mean"])
+    assert Activations.open(path, QUERIES[:2]).layers == [0, 2, 5]
+    with pytest.raises(InputError, match=r"query 0, 1, 2, 3, 4 and 2 more.* No layer is left"):
+        Activations.open(
+            write(tmp_path / "b", {at: x * np.nan for at, x in states.items()}), QUERIES
+        )
+
+
+def test_half_precision(tmp_path, states):
+    found = Activations.open(write(tmp_path / "a", states, "float16"), QUERIES)
+    half = states[2, "mean"].astype(np.float16).astype(np.float32)
+    np.testing.assert_array_equal(found.states(2, "mean"), half)
+    states[2, "mean"][3, 1] = 70_000
+    with pytest.raises(InputError, match=r"7e\+04 \(mean.002\) does not fit into float16"):
+        write(tmp_path / "b", states, "float16")

@@ -5,9 +5,12 @@ import sys
 import pytest
 import tiny_models
 import torch
+from safetensors.numpy import load_file, save_file
 
 from prefill_router.errors import InputError
 from prefill_router.extraction import sources
+from prefill_router.extraction.models import load_target
+from prefill_router.storage import write_json
 
 
 def test_a_zoo_name_comes_before_a_directory_of_that_name(saved, tmp_path, monkeypatch):
@@ -114,3 +117,28 @@ def test_the_hash_covers_all_that_is_loaded_and_nothing_else(copy):
     weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
     seen.append(sources.weights_hash(source))
     assert len(set(seen)) == 7
+
+
+# -- what files say of a model -------------------------------------------------------------------
+
+
+def test_parameters_are_those_of_the_loaded_model_and_parts_are_counted_by_their_index(tmp_path):
+    source = sources.resolve(str(tiny_models.save(tmp_path / "model")))
+    whole = sum(p.numel() for p in load_target(source)[0].parameters())
+    assert sources.n_parameters(source) == whole
+    weights = load_file(tmp_path / "model" / "model.safetensors")
+    names = sorted(weights)
+    files = {"one.safetensors": names[:3], "two.safetensors": names[3:]}
+    for file, keys in files.items():
+        save_file({k: weights[k] for k in keys}, tmp_path / "model" / file)
+    index = {"weight_map": {k: file for file, keys in files.items() for k in keys}}
+    write_json(tmp_path / "model" / sources.INDEX, index)
+    assert sources.n_parameters(source) == whole
+
+
+def test_models_of_other_shapes_are_of_other_architectures(tmp_path):
+    one, other = (
+        sources.resolve(str(tiny_models.save(tmp_path / n, n))) for n in ("qwen3", "gpt2")
+    )
+    assert sources.same_architecture(one, one)
+    assert not sources.same_architecture(one, other)

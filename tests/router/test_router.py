@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 from prefill_router.errors import InputError
 from prefill_router.evaluation import metrics
 from prefill_router.evaluation.results import one
-from prefill_router.extraction import devices
+from prefill_router.extraction import models
 from prefill_router.extraction.activations import Activations
 from prefill_router.labels.costs import Prices
 from prefill_router.labels.splits import make_splits
@@ -286,7 +286,7 @@ def test_a_fitted_question_takes_eight_bytes(fitted, saved):
 
 def test_networks_train_where_the_encoder_lies(tmp_path, monkeypatch):
     on = {"cpu": torch.device("meta")}  # it has no numbers
-    monkeypatch.setattr(devices, "training_device", on.get)
+    monkeypatch.setattr(models, "training_device", on.get)
     with pytest.raises((NotImplementedError, RuntimeError), match="meta"):
         tiny_routers.fit(tmp_path / "world", device="cpu")
 

@@ -7,9 +7,8 @@ import pytest
 from prefill_router import zoo
 from prefill_router.answers.generation import Decoding, generate
 from prefill_router.extraction import sources
-from prefill_router.extraction.model_size import n_parameters
 from prefill_router.extraction.models import load_target
-from prefill_router.extraction.sources import resolve, weights_hash
+from prefill_router.extraction.sources import n_parameters, resolve, weights_hash
 from prefill_router.labels import load_labels
 from prefill_router.labels.costs import load_prices
 from prefill_router.storage import Store, file_hash, read_json

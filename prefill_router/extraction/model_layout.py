@@ -1,4 +1,4 @@
-"""Where in a model its hidden states arise, and whether later tokens change them."""
+"""Locate the blocks of a model: where its hidden states arise, and whether it is causal."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Place(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Anatomy:
-    """What a sample's forward pass shows of a model; made by `dissect`.
+class ModelLayout:
+    """What a sample's forward pass shows of a model; made by `locate_blocks`.
 
     Attributes
     ----------
@@ -52,7 +52,7 @@ class Anatomy:
     bytes_per_token: int
 
 
-def dissect(model: nn.Module, sample: Sequence[int], padding: int) -> Anatomy:
+def locate_blocks(model: nn.Module, sample: Sequence[int], padding: int) -> ModelLayout:
     """Find where a model's hidden states arise, by looking at one forward pass.
 
     No architecture is known by name. A place counts only if what passes there is, bit for bit, the
@@ -70,7 +70,7 @@ def dissect(model: nn.Module, sample: Sequence[int], padding: int) -> Anatomy:
 
     Returns
     -------
-    Anatomy
+    ModelLayout
 
     Raises
     ------
@@ -99,7 +99,7 @@ def dissect(model: nn.Module, sample: Sequence[int], padding: int) -> Anatomy:
     def keep(place: Place, values: object) -> Tensor | None:
         state = first_tensor(values)
         if state is not None and state.shape[:2] == (1, len(sample)) and state.dim() == 3:
-            # A copy, for a later module may write over it; on the host, for devices may differ.
+            # A copy, since a later module may write over it; on the host, since devices may differ
             passing.append((place, state.cpu().clone()))
         return state
 
@@ -123,7 +123,7 @@ def dissect(model: nn.Module, sample: Sequence[int], padding: int) -> Anatomy:
             torch.equal(a[:, :half], b.cpu()[:, :half]) for a, b in zip(hidden, other, strict=True)
         )
     last = len(hidden) - 1
-    return Anatomy(
+    return ModelLayout(
         last=last,
         places=_match(hidden, [(p, state) for p, state in passing if calls[p.module] == 1]),
         is_causal=is_causal,
