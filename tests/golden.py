@@ -18,8 +18,8 @@ from standin import predictable
 
 from prefill_router import policy as policies
 from prefill_router.answers.generation import Decoding, generate
+from prefill_router.baselines.classifiers import TargetLogistic
 from prefill_router.baselines.latent import ItemResponse
-from prefill_router.baselines.linear import TargetLogistic
 from prefill_router.baselines.ridge import RidgePath
 from prefill_router.evaluation.bootstrap import intervals
 from prefill_router.evaluation.metrics import auc, brier, expected_calibration_error

@@ -11,10 +11,9 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 
-from prefill_router.answers.endpoints import Connection, Lost, Refused
+from prefill_router.answers.endpoints import Connection, Lost, RateLimit, Refused
 from prefill_router.answers.generation import Decoding
 from prefill_router.answers.ledger import Ledger, Reply
-from prefill_router.answers.rate_limits import RateLimit
 from prefill_router.answers.targets import Endpoint
 from prefill_router.errors import InputError, did_you_mean
 from prefill_router.labels.costs import Prices

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import GroupKFold
 
-from prefill_router.baselines.linear import TargetLogistic
+from prefill_router.baselines.classifiers import TargetLogistic
 from prefill_router.errors import InputError
 from prefill_router.evaluation.bootstrap import estimate
 from prefill_router.evaluation.comparison import compare_choices, with_differences

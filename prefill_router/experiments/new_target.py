@@ -16,7 +16,7 @@ from scipy.special import expit, logit
 from sklearn.model_selection import GroupKFold
 from sklearn.preprocessing import StandardScaler
 
-from prefill_router.baselines.linear import TargetLogistic
+from prefill_router.baselines.classifiers import TargetLogistic
 from prefill_router.evaluation.bootstrap import Ranking, Values, estimate, few
 from prefill_router.evaluation.results import Quantity, results
 from prefill_router.experiments.fold import FoldFit

@@ -11,7 +11,7 @@ import pandas as pd
 
 from prefill_router.errors import InputError, did_you_mean
 from prefill_router.labels.formats import AMOUNTS, OPTIONAL, QUERY, ROW, one_per_query, to_long
-from prefill_router.labels.grouping import connected_groups, stratified_places
+from prefill_router.labels.splits import connected_groups, stratified_places
 from prefill_router.labels.tables import Source, read_table, source_name, write_table
 from prefill_router.storage import fingerprint
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.special import expit
 
-from prefill_router.baselines.linear import TargetLogistic
+from prefill_router.baselines.classifiers import TargetLogistic
 from prefill_router.baselines.ridge import RidgePath, join_parts, split_labels
 from prefill_router.evaluation.metrics import pairwise_brier
 from prefill_router.features.logistic import predict_logistic

@@ -7,7 +7,7 @@ import pandas as pd
 
 from prefill_router import policy
 from prefill_router.baselines.averages import BenchmarkAware, TrainingAccuracy
-from prefill_router.baselines.linear import LengthOnly, TfidfLogistic
+from prefill_router.baselines.classifiers import LengthOnly, TfidfLogistic
 from prefill_router.errors import InputError
 from prefill_router.evaluation.metrics import gap_closed
 from prefill_router.labels import Labels

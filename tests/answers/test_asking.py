@@ -354,7 +354,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path, answers, monkeypa
 
 
 def test_a_full_disk_stops_the_asking(tmp_path, monkeypatch):
-    from prefill_router.answers.journal import Journal
+    from prefill_router.answers.ledger import Journal
 
     real = Journal.append
 

@@ -9,9 +9,13 @@ from prefill_router.baselines.averages import (
     NearestNeighbours,
     TrainingAccuracy,
 )
+from prefill_router.baselines.classifiers import (
+    LengthOnly,
+    TargetLogistic,
+    TargetTrees,
+    TfidfLogistic,
+)
 from prefill_router.baselines.latent import ItemResponse, MatrixFactorisation
-from prefill_router.baselines.linear import LengthOnly, TargetLogistic, TfidfLogistic
-from prefill_router.baselines.trees import TargetTrees
 from prefill_router.errors import InputError
 
 

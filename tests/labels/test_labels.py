@@ -12,7 +12,7 @@ from random_labels import labels_of
 from prefill_router.errors import InputError
 from prefill_router.labels import load_labels, write_labels
 from prefill_router.labels.formats import normalise
-from prefill_router.labels.grouping import connected_groups, stratified_places
+from prefill_router.labels.splits import connected_groups, stratified_places
 
 LONG = [
     # query_id, question, benchmark, model, is_correct, output_tokens

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from prefill_router.baselines.linear import TargetLogistic
+from prefill_router.baselines.classifiers import TargetLogistic
 from prefill_router.baselines.ridge import RidgePath, join_parts, split_labels
 from prefill_router.errors import InputError
 from prefill_router.evaluation.metrics import pairwise_brier

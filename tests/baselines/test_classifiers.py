@@ -1,11 +1,17 @@
 import numpy as np
 from random_labels import labels, questions
+from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from prefill_router.baselines.linear import LengthOnly, TargetLogistic, TfidfLogistic
+from prefill_router.baselines.classifiers import (
+    LengthOnly,
+    TargetLogistic,
+    TargetTrees,
+    TfidfLogistic,
+)
 
 
 def test_length_only_equals_scikit_learn(rng):
@@ -42,3 +48,24 @@ def test_target_logistic_equals_scikit_learn(rng):
         known = ~np.isnan(Y[:, k])
         reference = LogisticRegression(C=0.1, tol=1e-9).fit(X[known], Y[known, k])
         np.testing.assert_allclose(p[:, k], reference.predict_proba(X)[:, 1], atol=1e-4)
+
+
+def test_trees_of_each_target_equal_scikit_learn_on_the_rows_labelled_for_it():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(300, 4))
+    Y = np.column_stack([X[:, 0] * X[:, 1] > 0, X[:, 2] > 0.5]).astype(float)
+    Y[rng.random(Y.shape) < 0.3] = np.nan
+    p = TargetTrees(20, 4, 0.2).fit(X, Y).predict_proba(X)
+    for k, y in enumerate(Y.T):
+        known = ~np.isnan(y)
+        reference = HistGradientBoostingClassifier(
+            max_iter=20, max_leaf_nodes=4, learning_rate=0.2, early_stopping=False
+        ).fit(X[known], y[known])
+        np.testing.assert_allclose(p[:, k], reference.predict_proba(X)[:, 1])
+    assert ((p[:, 0] > 0.5) == (X[:, 0] * X[:, 1] > 0)).mean() > 0.9  # no line can do that
+
+
+def test_trees_of_a_target_of_one_class_gets_its_smoothed_base_rate():
+    Y = np.array([[1, np.nan], [1, np.nan], [np.nan, np.nan]])
+    p = TargetTrees().fit(np.eye(3), Y).predict_proba(np.eye(3))
+    np.testing.assert_allclose(p, [[3 / 4, 1 / 2]] * 3)

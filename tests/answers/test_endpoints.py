@@ -4,7 +4,7 @@ from email.utils import formatdate
 
 import pytest
 
-from prefill_router.answers.rate_limits import RateLimit, retry_after
+from prefill_router.answers.endpoints import RateLimit, retry_after
 
 
 def starts(limit, n_tokens):
