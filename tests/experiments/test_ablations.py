@@ -3,7 +3,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from scipy.stats import norm
 
 from prefill_router.evaluation.results import Quantity, counted, one, results, select
@@ -24,7 +23,6 @@ from prefill_router.experiments.ablations import (
     changes,
     configurations,
     drawn_at_random,
-    join_heads,
     one_layer,
     own_layers,
     train_variant,
@@ -34,7 +32,7 @@ from prefill_router.experiments.ablations import (
 from prefill_router.experiments.comparison import compare_predictions
 from prefill_router.experiments.fold import FoldFit
 from prefill_router.experiments.routers import PRIMARY, predictions
-from prefill_router.experiments.study import Study
+from prefill_router.features.selection import Choice
 from prefill_router.trunk import SharedTrunkEnsemble
 
 SEPARATE = "one network per target"
@@ -65,15 +63,6 @@ def test_the_best_networks_of_each_head_are_averaged(rng, n_heads):
             np.testing.assert_allclose(average[:, k], these.p[best][:, :, k].mean(axis=0))
 
 
-def test_heads_are_joined_target_by_target(rng):
-    heads = [networks(rng, n_targets=1) for _ in range(3)]
-    joined = join_heads(heads)
-    assert joined.p.shape == (4, 7, 3)
-    assert joined.epochs.shape == (4, 3)
-    for k, head in enumerate(heads):
-        np.testing.assert_array_equal(joined.average(1)[:, k], head.average(1)[:, 0])
-
-
 def test_the_recipe_is_the_router_of_the_other_chapters(study, found):
     assert next(iter(found)) == PRIMARY
     raw = predictions(study, PRIMARY, calibrated=False)
@@ -90,12 +79,6 @@ def test_only_what_a_variant_changes_is_changed(study):
         assert all(defaults[key] != value for key, value in variant.settings.items()), name
     recipe = changed[PRIMARY]
     assert all(variant != recipe for name, variant in changed.items() if name != PRIMARY)
-
-
-def test_variants_train_where_the_study_does(study, fold, monkeypatch):
-    monkeypatch.setattr(Study, "training_device", torch.device("meta"))  # it has no numbers
-    with pytest.raises((NotImplementedError, RuntimeError), match="meta"):
-        train_variant(fold, variants(study)[SEPARATE])
 
 
 def test_separate_heads_see_one_target_s_labels_alone(study, fold):
@@ -141,12 +124,8 @@ def test_one_layer_is_the_best_on_average(study, fold):
     table = study.layer_auc(study.parameters.encoder).query("fold == 1 and not constant")
     means = table.groupby(["layer", "pooling", "dimension"])["auc"].mean()
     layer, pooling, dimension = means.idxmax()
-    x = one_layer(fold)
-    assert x.shape == (study.labels.n_queries, dimension)
-    states = study.activations().states(layer, pooling)[study.splits[1].train]
-    standard = (states - states.mean(axis=0)) / states.std(axis=0)
-    variance = np.linalg.svd(standard, compute_uv=False)[:dimension] ** 2 / len(states)
-    np.testing.assert_allclose(x[study.splits[1].train].var(axis=0), variance, rtol=1e-3)
+    expected = fold.reduced([Choice(study.parameters.encoder, layer, pooling, dimension)])[0]
+    np.testing.assert_array_equal(one_layer(fold), expected)
 
 
 def test_widths_of_features(study, fold):
