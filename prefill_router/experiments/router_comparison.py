@@ -7,19 +7,15 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from prefill_router.evaluation.bootstrap import few
-from prefill_router.evaluation.comparison import (
-    against,
-    compare_best_single,
-    compare_choices,
-    compare_probabilities,
-)
+from prefill_router.evaluation.comparison import against, compare_best_single
 from prefill_router.evaluation.curve_evaluation import compare_curves
-from prefill_router.evaluation.results import Quantity, counted, results
+from prefill_router.evaluation.results import Quantity, counted, results, select
 from prefill_router.evaluation.significance import evaluate_significance
 from prefill_router.experiments.comparison import (
     Routed,
     best_single,
+    choice_results,
+    probability_results,
     reference_choices,
     test_labels,
 )
@@ -63,39 +59,26 @@ def router_comparison(study: Study, routed: Mapping[str, Routed]) -> pd.DataFram
     """
     Y, groups = test_labels(study), study.labels.group[study.test_rows]
     drawn = {"n_resamples": study.parameters.n_resamples, "seed": study.parameters.seed}
-    cost = study.costs[study.test_rows] if study.has_costs else None
-    best, targets = best_single(study), study.labels.targets
+    p = {name: r.p for name, r in routed.items()}
     choices = {name: r.choice for name, r in routed.items()} | reference_choices(study)
     others = [name for name in choices if name != CHALLENGER]  # no pair is asked about twice
     pairs = against(CHALLENGER, choices) + against(PRIMARY, others)
-    p = {name: r.p for name, r in routed.items()}
+    tried = {name: configurations(study, name) for name in routed if name != CHALLENGER}
     found = [
-        compare_choices(choices, Y, cost, best, groups, targets=targets, pairs=pairs, **drawn),
-        compare_best_single(Y, best, groups, **drawn),
-        compare_probabilities(
-            p,
-            Y,
-            groups,
-            targets=targets,
-            folds=study.test_folds,
-            pairs=[(CHALLENGER, PRIMARY)],
-            **drawn | {"n_resamples": few(study.parameters.n_resamples)},
-        ).query("target == ''"),
+        choice_results(study, choices, pairs),
+        compare_best_single(Y, best_single(study), groups, **drawn),
+        probability_results(study, p, [(CHALLENGER, PRIMARY)]).query("target == ''"),
         _significance(study, {n: c for n, c in choices.items() if n in routed}),
         _deviations(study),
-        results(
-            counted(Quantity(TRIED, name), configurations(study, name))
-            for name in routed
-            if name != CHALLENGER
-        ),
+        results(counted(Quantity(TRIED, name), n) for name, n in tried.items()),
     ]
-    if cost is not None:
+    if study.has_costs:
         frugal = {name: r.frugal for name, r in routed.items()}
-        rows = compare_choices(frugal, Y, cost, best, groups, **drawn)
-        rows = rows[rows["router"].isin(list(frugal))]
+        rows = select(choice_results(study, frugal), router=list(frugal))
         found.append(rows.assign(metric=rows["metric"] + FRUGAL))
-        weak, strong = int(cost.mean(axis=0).argmin()), study.best_single[0]
+        cost = study.costs[study.test_rows]
         expected = [study.expected_costs(fold) for fold in range(len(study.splits))]
+        weak, strong = int(cost.mean(axis=0).argmin()), study.best_single[0]
         curves = compare_curves(
             p,
             Y,
@@ -103,8 +86,9 @@ def router_comparison(study: Study, routed: Mapping[str, Routed]) -> pd.DataFram
             study.over_folds(expected),
             groups,
             weak_strong=(weak, strong) if weak != strong else None,
-            best_single=best,
-            **drawn | {"n_resamples": min(CURVES_DRAWN, study.parameters.n_resamples)},
+            best_single=best_single(study),
+            n_resamples=min(CURVES_DRAWN, study.parameters.n_resamples),
+            seed=study.parameters.seed,
         )
         found.append(curves)
     return pd.concat(found, ignore_index=True)
@@ -134,18 +118,14 @@ def _deviations(study: Study) -> pd.DataFrame:
     """Standard deviations between the recipe's single networks, where several are kept."""
     if study.parameters.keep < 2:
         return results()
-    Y, best = test_labels(study), best_single(study)
-    by_seed = {f"{s}": p for s, p in enumerate(network_predictions(study))}
+    by_seed = {str(s): p for s, p in enumerate(network_predictions(study))}
     choices = {name: argmax(p) for name, p in by_seed.items()}
-    targets, once = study.labels.targets, {"n_resamples": 1}  # no interval is of use
-    rows = pd.concat(
-        [
-            compare_choices(choices, Y, None, best, **once).query("metric == 'gap closed'"),
-            compare_probabilities(by_seed, Y, targets=targets, only=("AUC", "Brier"), **once),
-        ]
-    )
-    rows = rows[rows["router"].isin(list(by_seed)) & rows["target"].eq("")]
+    found = [
+        choice_results(study, choices),
+        probability_results(study, by_seed, only=("AUC", "Brier")),
+    ]
+    rows = select(pd.concat(found), metric=["gap closed", "AUC", "Brier"], router=list(by_seed))
     return results(
-        counted(Quantity(f"{metric}, {DEVIATION}", PRIMARY, n=len(Y)), value)
+        counted(Quantity(f"{metric}, {DEVIATION}", PRIMARY), value)
         for metric, value in rows.groupby("metric")["estimate"].std().items()
     )
