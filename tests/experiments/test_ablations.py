@@ -72,15 +72,6 @@ def test_the_recipe_is_the_router_of_the_other_chapters(study, found):
         np.testing.assert_allclose(ours[known], theirs[known], atol=1e-6)
 
 
-def test_only_what_a_variant_changes_is_changed(study):
-    defaults = SharedTrunkEnsemble().get_params()
-    changed = variants(study)
-    for name, variant in changed.items():
-        assert all(defaults[key] != value for key, value in variant.settings.items()), name
-    recipe = changed[PRIMARY]
-    assert all(variant != recipe for name, variant in changed.items() if name != PRIMARY)
-
-
 def test_separate_heads_see_one_target_s_labels_alone(study, fold):
     found = train_variant(fold, variants(study)[SEPARATE])
     x, train, p = fold.features(), study.splits[1].train, study.parameters
@@ -136,15 +127,6 @@ def test_widths_of_features(study, fold):
     choices = study.choices([study.parameters.encoder], 1)
     columns = np.cumsum([0, *(choice.dimension for choice in choices)])[:-1]
     np.testing.assert_allclose(own_layers(fold, 1), fold.features()[:, columns], atol=1e-5)
-
-
-def test_averages_of_the_recipe_s_networks(study, found):
-    for fold, these in enumerate(trained(study, PRIMARY)):
-        order = np.argsort(these.losses[:, 0])
-        np.testing.assert_array_equal(found[FIRST][fold], these.p[0])
-        np.testing.assert_array_equal(found[BEST][fold], these.p[order[0]])
-        np.testing.assert_allclose(found[ALL][fold], these.p.mean(axis=0))
-        np.testing.assert_allclose(found[BY_BRIER][fold], these.average(2, these.briers))
 
 
 def test_every_configuration_has_its_rows_and_seeds_are_compared_with_the_same_seed(
