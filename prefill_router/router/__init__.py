@@ -72,6 +72,9 @@ class Router:
     seen: np.ndarray
     reader: QueryReader | None = None
 
+    def __repr__(self) -> str:
+        return f"Router({self.config.head} between {', '.join(self.targets)})"
+
     # -- what it is ------------------------------------------------------------------------------
 
     @property

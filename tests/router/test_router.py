@@ -6,18 +6,14 @@ import pandas as pd
 import pytest
 import tiny_models
 import tiny_routers
-import torch
-from safetensors.numpy import load_file
 
 from prefill_router.errors import InputError
 from prefill_router.evaluation import metrics
 from prefill_router.evaluation.results import one
-from prefill_router.extraction import models
 from prefill_router.extraction.activations import Activations
 from prefill_router.labels.costs import Prices
 from prefill_router.labels.splits import make_splits
 from prefill_router.router import RULES, Router
-from prefill_router.router.files import TENSORS
 
 QUERIES = ["w1 w2 w3", "w15 w16 w17", "w4 w18"]
 
@@ -68,10 +64,6 @@ def test_a_text_is_no_list_of_queries(router):
     for ask in (router.route_many, router.predict_proba, router.expected_costs):
         with pytest.raises(InputError, match="are one text, 'w1 w2'; put it in a list"):
             ask("w1 w2")
-
-
-def test_one_target_is_left_out_by_its_name(router):
-    assert "late" not in router.route(QUERIES[0], "argmax", exclude="late").p
 
 
 def test_settled_policies_do_not_pile_up(router):
@@ -274,21 +266,6 @@ def test_a_target_whose_labels_give_costs_needs_no_price(fitted, tmp_path):
         router.add_target(costly, n_resamples=20)
     with pytest.raises(InputError, match="neither output_tokens nor cost_usd of 1 answers"):
         router.add_target(costly, prices, n_resamples=20)
-
-
-def test_a_fitted_question_takes_eight_bytes(fitted, saved):
-    router, labels = fitted
-    split = make_splits(labels)[0]
-    known = set(labels.question[np.concatenate([split.train, split.validation])])
-    assert len(router.seen) == len(known) == load_file(saved / TENSORS)["seen"].size
-    assert load_file(saved / TENSORS)["seen"].dtype == np.uint64
-
-
-def test_networks_train_where_the_encoder_lies(tmp_path, monkeypatch):
-    on = {"cpu": torch.device("meta")}  # it has no numbers
-    monkeypatch.setattr(models, "training_device", on.get)
-    with pytest.raises((NotImplementedError, RuntimeError), match="meta"):
-        tiny_routers.fit(tmp_path / "world", device="cpu")
 
 
 def test_a_router_without_prices_knows_no_costs(tmp_path):
