@@ -7,7 +7,6 @@ from pathlib import Path
 import pandas as pd
 
 from prefill_router.errors import InputError
-from prefill_router.evaluation.estimates import as_results
 from prefill_router.evaluation.results import COLUMNS, records, results
 from prefill_router.experiments.published import published_run
 from prefill_router.experiments.study import Study
@@ -105,7 +104,6 @@ def check(
     InputError
         If what is to be held is of a metric without a tolerance, or too much.
     """
-    found = as_results(found)
     held = headline(found) if held is None else held
     if unknown := sorted(set(held["metric"]) - set(UNIT)):
         raise InputError(f"No tolerance is known of {', '.join(unknown)}: see UNIT.")
