@@ -36,7 +36,6 @@ STAGES = {
     "router": 1,
     "zoo": 1,
     "config": 1,
-    "loop": 1,
     "experiments": 2,
 }
 """The stages in order, each with the VERSION of its numbers.
