@@ -181,30 +181,22 @@ class SharedTrunkEnsemble(BaseEstimator):
     def _check(self, X: np.ndarray, Y: np.ndarray, groups: np.ndarray) -> None:
         shaped = X.ndim == Y.ndim == 2 and len(X) == len(Y) == len(groups)
         known = Y[~np.isnan(Y)]
-        at_least_one = min(self.batch_size, self.max_epochs, self.patience) >= 1
+        kept, counts = self.keep, (self.batch_size, self.max_epochs, self.patience)
+        paired = len(self.hidden) == len(self.dropout)
         rates = all(0 <= rate < 1 for rate in self.dropout)
+        splits = ("inner", "published")
         for holds, message in (
             (shaped, f"X {X.shape}, Y {Y.shape} and {len(groups)} groups must have as many rows."),
             (np.isfinite(X).all(), "X holds values that are not finite numbers."),
             (np.isin(known, (0, 1)).all(), "Y must hold only 0, 1 and NaN."),
             (
-                1 <= self.keep <= self.n_seeds,
-                f"keep is {self.keep}; it must be from 1 to n_seeds, {self.n_seeds}.",
+                1 <= kept <= self.n_seeds,
+                f"keep is {kept}; give 1 to n_seeds ({self.n_seeds}).",
             ),
-            (
-                len(self.hidden) == len(self.dropout),
-                f"hidden {self.hidden} needs as many dropout rates: {self.dropout}.",
-            ),
+            (paired, f"hidden {self.hidden} needs as many dropout rates: {self.dropout}."),
             (rates, f"dropout is {self.dropout}; each rate must be in [0, 1)."),
-            (at_least_one, "batch_size, max_epochs and patience must be at least 1."),
-            (
-                0 < self.inner_share < 1,
-                f"inner_share is {self.inner_share}; it must be between 0 and 1.",
-            ),
-            (
-                self.split in ("inner", "published"),
-                f"split is {self.split!r}; it must be 'inner' or 'published'.",
-            ),
+            (min(counts) >= 1, "batch_size, max_epochs and patience must be at least 1."),
+            (self.split in splits, f"split is {self.split!r}; it must be one of {splits}."),
         ):
             if not holds:
                 raise InputError(message)
