@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -114,8 +114,8 @@ def extract(
         If a parameter, query or model cannot be used, or files in `cache_dir` are damaged or cannot
         be written.
     """
-    poolings, queries = check_poolings(poolings), check_questions(queries)
-    check_storage(storage_dtype)
+    request = Request(check_questions(queries), layers, check_poolings(poolings))
+    itemsize = check_storage(storage_dtype)().itemsize
     if token_budget is not None and token_budget < 1:
         raise InputError(f"token_budget is {token_budget}; it must be at least 1.")
     _check_engine(engine, address, workers)
@@ -128,16 +128,61 @@ def extract(
                 "cache_dir or another engine."
             )
         reader = contextlib.nullcontext(Reader(*encoder, **reading, token_budget=token_budget))
-        return _in_memory(reader, None, None, queries, layers, poolings)
+        return _in_memory(reader, request, None)
     source = encoder if isinstance(encoder, ModelSource) else resolve(str(encoder))
     info = EncoderInfo(source.name, source.revision, weights_hash(source), dtype, **reading)
     spec = EncoderSpec(source, info, device, trust_remote_code, token_budget)
     reader = ray_reader(spec, address, workers) if engine == "ray" else _local_reader(spec)
     if cache_dir is None:
-        return _in_memory(reader, info, spec.key, queries, layers, poolings)
+        return _in_memory(reader, request, spec)
     key = {**spec.key, "storage_dtype": storage_dtype}
     folder = Folder(Store(cache_dir).path("activations", key))
-    return _on_disk(reader, spec, folder, key, queries, layers, poolings)
+    digests, numbers = distinct(request.queries)
+
+    def fill(opened: Reader | RayReader) -> None:
+        survey = opened.survey(request.queries)
+        request.places(survey.layout.last)  # refuses layers that there are not
+        folder.describe(_manifest(spec, key, survey))
+
+        def keep(places: list[Place], rows: np.ndarray, values: Tensor) -> None:
+            found = b"".join(digests[number] for number in numbers[rows])
+            arrays = {QUERIES: np.frombuffer(found, np.uint8).reshape(len(rows), -1)}
+            arrays |= {N_TOKENS: survey.n_tokens[rows], FULL_TOKENS: survey.full_tokens[rows]}
+            names = [tensor_name(*place) for place in places]
+            folder.add(arrays | dict(zip(names, values.cpu().numpy(), strict=True)))
+
+        first = np.unique(numbers, return_index=True)[1]
+        groups = [(places, first[rows]) for places, rows in _missing(folder, digests, request)]
+        _read(opened, survey, request.queries, groups, itemsize, keep)
+
+    try:
+        if _missing(folder, digests, request):
+            folder.path.mkdir(parents=True, exist_ok=True)
+            with directory_lock(folder.path):
+                if _missing(folder, digests, request):  # nor has another process just read them
+                    with reader as opened:
+                        fill(opened)
+    except OSError as error:
+        raise InputError(
+            f"{folder.path} cannot be written ({error.strerror or error}). What is there is kept: "
+            "make room, or give another cache_dir, and run again."
+        ) from error
+    layers = check_layers(request.layers, folder.manifest["last_layer"])
+    found = Activations.open(folder.path, request.queries, layers, request.poolings)
+    return replace(found, encoder=info)  # found under this name, whatever it was read under
+
+
+@dataclass(frozen=True)
+class Request:
+    """Which states are wanted: of which queries, at which layers, pooled how."""
+
+    queries: list[str]
+    layers: Literal["all", "upper"] | Sequence[int]
+    poolings: list[str]
+
+    def places(self, last: int) -> list[Place]:
+        """Return layers and poolings of a model that has hidden states 0..`last`."""
+        return list(itertools.product(check_layers(self.layers, last), self.poolings))
 
 
 def _check_engine(engine: str, address: str | None, workers: int | None) -> None:
@@ -154,20 +199,12 @@ def _local_reader(spec: EncoderSpec) -> Iterator[Reader]:
     yield spec.load()
 
 
-def _in_memory(
-    reader: Opened,
-    info: EncoderInfo | None,
-    key: dict[str, Any] | None,
-    queries: list[str],
-    layers: Literal["all", "upper"] | Sequence[int],
-    poolings: list[str],
-) -> Activations:
+def _in_memory(reader: Opened, request: Request, spec: EncoderSpec | None) -> Activations:
+    queries, poolings = request.queries, request.poolings
     with reader as opened:
         survey = opened.survey(queries)
-        layers = check_layers(layers, survey.layout.last)
-        places = list(itertools.product(layers, poolings))
-        shape = len(queries), survey.layout.width
-        states = {place: np.empty(shape, np.float32) for place in places}
+        places, width = request.places(survey.layout.last), survey.layout.width
+        states = {place: np.empty((len(queries), width), np.float32) for place in places}
 
         def keep(places: list[Place], rows: np.ndarray, values: Tensor) -> None:
             for place, part in zip(places, values.cpu().numpy(), strict=True):
@@ -178,96 +215,33 @@ def _in_memory(
     def not_finite(*place: Any) -> np.ndarray:
         return np.flatnonzero(~np.isfinite(states[place]).all(axis=1))
 
+    layers = sorted({layer for layer, _ in places})
     return Activations(
         usable_layers(layers, poolings, not_finite),
         poolings,
-        survey.layout.width,
-        content_key(key, queries, layers, poolings) if key else fingerprint(*states.values()),
-        info,
+        width,
+        content_key(spec.key, queries, layers, poolings) if spec else fingerprint(*states.values()),
+        spec.info if spec else None,
         len(queries),
         (survey.n_tokens, survey.full_tokens),
         lambda *place: states[place],
     )
 
 
-def _on_disk(
-    reader: Opened,
-    spec: EncoderSpec,
-    folder: Folder,
-    key: dict[str, Any],
-    queries: list[str],
-    layers: Literal["all", "upper"] | Sequence[int],
-    poolings: list[str],
-) -> Activations:
-    digests, numbers = distinct(queries)
-    try:
-        if _missing(folder, digests, layers, poolings):
-            folder.path.mkdir(parents=True, exist_ok=True)
-            with directory_lock(folder.path):  # another process may just have read them
-                if _missing(folder, digests, layers, poolings):
-                    with reader as opened:
-                        alike = digests, numbers
-                        _fill(opened, spec, folder, key, queries, alike, layers, poolings)
-    except OSError as error:
-        raise InputError(
-            f"{folder.path} cannot be written ({error.strerror or error}). What is there is kept: "
-            "make room, or give another cache_dir, and run again."
-        ) from error
-    last = folder.manifest["last_layer"]
-    return Activations.open(folder.path, queries, check_layers(layers, last), poolings)
-
-
 def _missing(
-    folder: Folder,
-    digests: list[bytes],
-    layers: Literal["all", "upper"] | Sequence[int],
-    poolings: list[str],
+    folder: Folder, digests: list[bytes], request: Request
 ) -> list[tuple[list[Place], np.ndarray]]:
     """Return which rows lack which places, those that lack the same together; all, if unknown."""
     if folder.manifest is None:
         return [([], np.arange(len(digests)))]
-    held = folder.find(digests)
-    layers = check_layers(layers, folder.manifest["last_layer"])
-    places = list(itertools.product(layers, poolings))
+    held, groups = folder.find(digests), []
+    places = request.places(folder.manifest["last_layer"])
     lacking = ~np.array([held.has(tensor_name(*place)) for place in places])
-    groups = []
     for pattern in np.unique(lacking, axis=1).T[::-1]:  # those that lack most first
         if pattern.any():
             rows = np.flatnonzero((lacking == pattern[:, None]).all(axis=0))
-            groups.append(
-                ([place for place, lacks in zip(places, pattern, strict=True) if lacks], rows)
-            )
+            groups.append(([places[i] for i in np.flatnonzero(pattern)], rows))
     return groups
-
-
-def _fill(
-    reader: Reader | RayReader,
-    spec: EncoderSpec,
-    folder: Folder,
-    key: dict[str, Any],
-    queries: list[str],
-    alike: tuple[list[bytes], np.ndarray],
-    layers: Literal["all", "upper"] | Sequence[int],
-    poolings: list[str],
-) -> None:
-    """Read what is missing of N queries, those that are alike once, and write it."""
-    survey = reader.survey(queries)
-    check_layers(layers, survey.layout.last)
-    folder.describe(_manifest(spec, key, survey))
-    digests, numbers = alike
-
-    def keep(places: list[Place], rows: np.ndarray, values: Tensor) -> None:
-        found = b"".join(digests[number] for number in numbers[rows])
-        arrays = {QUERIES: np.frombuffer(found, np.uint8).reshape(len(rows), -1)}
-        arrays |= {N_TOKENS: survey.n_tokens[rows], FULL_TOKENS: survey.full_tokens[rows]}
-        names = [tensor_name(*place) for place in places]
-        folder.add(arrays | dict(zip(names, values.cpu().numpy(), strict=True)))
-
-    first = np.unique(numbers, return_index=True)[1]
-    missing = _missing(folder, digests, layers, poolings)
-    groups = [(places, first[lacking]) for places, lacking in missing]
-    itemsize = check_storage(key["storage_dtype"])().itemsize
-    _read(reader, survey, queries, groups, itemsize, keep)
 
 
 def _manifest(spec: EncoderSpec, key: dict[str, Any], survey: Survey) -> dict[str, Any]:

@@ -36,6 +36,7 @@ from prefill_router.extraction.prompts import Prompts, Truncation, check_max_tok
 from prefill_router.extraction.sources import ModelSource
 from prefill_router.storage import versions
 
+READING = ("max_tokens", "truncation", "template", "template_kwargs")
 NAMES = ("name", "revision")  # the same weights under another name are the same encoder
 SAMPLE = "What is asked of a model that reads this line? Only that it shows what kind it is."
 Place = tuple[int, str]
@@ -300,16 +301,8 @@ class EncoderSpec:
 
     def load(self) -> Reader:
         """Load the encoder."""
-        info = self.info
         model, tokenizer = load_encoder(
-            self.source, self.device, info.dtype, self.trust_remote_code
+            self.source, self.device, self.info.dtype, self.trust_remote_code
         )
-        return Reader(
-            model,
-            tokenizer,
-            max_tokens=info.max_tokens,
-            truncation=info.truncation,
-            template=info.template,
-            template_kwargs=info.template_kwargs,
-            token_budget=self.token_budget,
-        )
+        reading = {name: getattr(self.info, name) for name in READING}
+        return Reader(model, tokenizer, **reading, token_budget=self.token_budget)

@@ -16,7 +16,6 @@ from safetensors.numpy import save
 from prefill_router.errors import InputError, did_you_mean
 from prefill_router.storage import MANIFEST, atomic_write, fingerprint, read_json, write_json
 
-FORMAT = 3
 STORAGE = {"float32": np.float32, "float16": np.float16}
 HEADER = "shard"
 REMEDY = "delete it to have it made again."
@@ -128,7 +127,7 @@ class Folder:
         for begun in self.path.glob(".*.*"):
             begun.unlink()
         if self.manifest is None:
-            write_json(self.path / MANIFEST, {"format": FORMAT, **manifest})
+            write_json(self.path / MANIFEST, manifest)
 
     def add(self, tensors: Mapping[str, np.ndarray]) -> None:
         """Write a shard.
@@ -178,11 +177,6 @@ class Folder:
         manifest, parts = self.manifest, []
         if manifest is None:
             return Held(len(digests), 0, [])
-        if manifest.get("format") != FORMAT:
-            raise InputError(
-                f"{self.path} was written by another version of prefill-router; delete it to have "
-                "it made again."
-            )
         rows = {digest: row for row, digest in enumerate(digests)}
         for path in sorted(self.path.glob("shard-*.safetensors")):
             shard = Shard.open(path, fingerprint(manifest))

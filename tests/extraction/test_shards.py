@@ -106,9 +106,6 @@ def test_a_shard_of_another_folder_is_refused(tmp_path, states):
     write_json(one / MANIFEST, manifest | {"last_layer": 2})  # "all" would be fewer layers
     with pytest.raises(InputError, match="is not the file"):
         Activations.open(one, QUERIES)
-    write_json(one / MANIFEST, manifest | {"format": 99})
-    with pytest.raises(InputError, match="another version"):
-        Activations.open(one, QUERIES)
 
 
 def test_missing_queries_and_layers_are_counted(tmp_path, states):
