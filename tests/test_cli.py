@@ -60,12 +60,12 @@ def ran(monkeypatch, tmp_path):
 # -- help ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_every_command_explains_itself(command):
-    result = invoke(*command, "--help")
-    assert result.exit_code == 0
-    assert f"Usage: root {' '.join(command)}" in result.stdout
-    assert len(result.stdout.split()) > 20
+def test_every_command_explains_itself():
+    for command in COMMANDS:
+        result = invoke(*command, "--help")
+        assert result.exit_code == 0
+        assert f"Usage: root {' '.join(command)}" in result.stdout
+        assert len(result.stdout.split()) > 20
 
 
 def test_every_command_is_listed():
@@ -124,12 +124,6 @@ def test_run_without_a_file_takes_the_defaults(ran):
 def test_run_refuses_what_is_no_name_and_value(ran, given, said):
     assert said in refused("run", "-p", given)
     assert ran == []
-
-
-def test_run_refuses_wrong_parameters_by_name():
-    said = refused("run", "-p", "encodr=zoo/reader-s", "-p", "seed=-1")
-    assert "encodr: no such parameter. Did you mean 'encoder'?" in said
-    assert "seed: " in said
 
 
 def test_run_names_the_file_at_fault(tmp_path):

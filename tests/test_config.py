@@ -1,0 +1,280 @@
+import datetime
+from types import ModuleType
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prefill_router.answers.generation import Decoding
+from prefill_router.answers.targets import Endpoint
+from prefill_router.config import (
+    PLACES,
+    Loop,
+    Parameters,
+    from_namespace,
+    price_table,
+    read_loop,
+    target_names,
+    validate,
+)
+from prefill_router.errors import InputError
+
+NAMES = list(Parameters.model_fields)
+
+
+def test_a_misspelled_name_is_refused_with_a_suggestion():
+    for name in NAMES:
+        with pytest.raises(InputError) as caught:
+            validate({f"{name}x": 1}, "mine.yaml")
+        said = f"mine.yaml: {name}x: no such parameter. Did you mean '{name}'?"
+        assert str(caught.value) == said
+
+
+def test_a_name_like_no_other_gets_all_known_ones():
+    with pytest.raises(InputError, match=r"zzz: no such parameter. Known: .*dtype.*untrained"):
+        validate({"zzz": 1})
+
+
+BAD = {
+    **{name: [None, {"a": 1}, 1j, datetime.date(2026, 1, 5)] for name in NAMES},
+    "labels": ["", 3],
+    "targets": [3, ["a", "a"], "[a, [b]]", "[a, b"],
+    "encoders": [["a", "a"]],
+    "poolings": ["", 3, "[a, b", ["max"], "last, last"],
+    "dimensions": ["", "[a, [b]]", -1, 0, 1.5, "many", "8, 8"],
+    "layers": [[], True, -1, "[a, [b]]", "many"],
+    "seed": [-1, 1.5, "many", 2**32],
+    "n_queries": [-1, 1.5, "many"],
+    "n_seeds": [0, 1.5],
+    "keep": [-1, 0, 11],
+    "inner_folds": [1],
+    "n_resamples": [99],
+    "fresh_labels": ["many"],
+    "full": [[1, 7]],
+    "criterion": [3, "auroc"],
+    "truncation": ["both"],
+    "dtype": [3, "float64"],
+    "engine": ["dask"],
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_value_is_refused_by_name_and_shown(name):
+    for value in BAD[name]:
+        with pytest.raises(InputError, match=rf"^here: {name}(\[\d+\])?: .*given: ") as caught:
+            validate({name: value}, "here")
+        assert "\n" not in str(caught.value)
+
+
+def test_more_cannot_be_kept_than_are_trained():
+    assert validate({"n_seeds": 3, "keep": 3}).keep == 3
+    with pytest.raises(InputError, match=r"keep: .*n_seeds \(3\)"):
+        validate({"n_seeds": 3})
+
+
+def test_every_complaint_is_made_at_once():
+    with pytest.raises(InputError) as caught:
+        validate({"seed": -1, "dtpye": "float32", "keep": 0})
+    assert [part in str(caught.value) for part in ("seed: ", "dtpye: ", "keep: ")] == [True] * 3
+
+
+def test_keys_that_are_no_names_are_refused():
+    with pytest.raises(InputError, match=r"1: Keys should be strings"):
+        validate({1: "a"})
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "wanted"),
+    [
+        ("dimensions", "[2, 3]", [2, 3]),
+        ("dimensions", "2, 3", [2, 3]),
+        ("dimensions", 2, [2]),
+        ("layers", "[0, 4]", [0, 4]),
+        ("layers", "4", [4]),
+        ("layers", "all", "all"),
+        ("layers", "upper", "upper"),
+        ("targets", "a, b", ["a", "b"]),
+        ("targets", "['a, b', c]", ["a, b", "c"]),
+        ("targets", "", []),
+        ("targets", "[]", []),
+        ("encoders", "zoo/reader-s", ["zoo/reader-s"]),
+        ("poolings", "mean,", ["mean"]),
+        ("fresh_labels", "true", True),
+        ("n_queries", "300", 300),
+    ],
+)
+def test_values_may_be_text(name, given, wanted):
+    assert getattr(validate({name: given}), name) == wanted
+
+
+@given(st.lists(st.integers(1, 999), min_size=1, unique=True))
+def test_a_list_and_its_text_are_the_same(dimensions):
+    same = {validate({"dimensions": x}).fingerprint for x in (dimensions, str(dimensions))}
+    assert same == {validate({"dimensions": ",".join(map(str, dimensions))}).fingerprint}
+
+
+def test_the_cell_executes_to_exactly_the_defaults():
+    namespace = {}
+    exec(Parameters.cell(), namespace)
+    values = {name: namespace[name] for name in NAMES}
+    assert values == Parameters().model_dump()
+    assert list(namespace["__annotations__"]) == NAMES
+    for name, kind in namespace["__annotations__"].items():
+        assert isinstance(values[name], kind)
+
+
+def test_a_namespace_gives_back_the_parameters_set_in_it():
+    """As in a kernel: the cell, what papermill injects after it, IPython's names and imports."""
+    namespace = {"In": [""], "Out": {}, "_": 3, "_i1": "x", "_dh": ["."], "exit": exit}
+    exec(Parameters.cell(), namespace)
+    exec("encoder = 'zoo/reader-s'\ndimensions = '[2, 3]'", namespace)
+    exec("import numpy as np\nfrom pathlib import Path", namespace)
+    assert isinstance(namespace["np"], ModuleType)
+    assert from_namespace(namespace) == validate({"encoder": "zoo/reader-s", "dimensions": [2, 3]})
+    namespace["encodr"] = "zoo/reader-m"
+    with pytest.raises(InputError, match=r"encodr: no such parameter. Did you mean 'encoder'"):
+        from_namespace(namespace)
+
+
+def test_the_fingerprint_ignores_where_and_on_what_and_nothing_else():
+    base = Parameters()
+    other = {
+        "labels": "a.csv", "prices": "", "targets": ["a", "b"], "encoder": "a", "encoders": [],
+        "untrained": "", "embedding": "a", "layers": "upper", "poolings": ["mean"],
+        "dimensions": [3], "criterion": "J", "max_tokens": 9, "truncation": "left",
+        "n_queries": 9, "outer_folds": 2, "inner_folds": 2, "n_seeds": 9, "keep": 2,
+        "n_resamples": 100, "full": [7], "fresh_labels": True, "dtype": "float16", "seed": 1,
+    }  # fmt: skip
+    assert {*other, *PLACES} == set(NAMES)
+    found = {name: validate({name: value}).fingerprint for name, value in other.items()}
+    assert len({base.fingerprint, *found.values()}) == len(other) + 1
+    places = {"device": "cuda", "engine": "ray", "address": "a:1", "run_dir": "runs/x"}
+    assert set(places) == PLACES
+    assert validate(places).fingerprint == base.fingerprint
+
+
+def test_parameters_cannot_be_changed_afterwards():
+    with pytest.raises(ValueError, match="frozen"):
+        Parameters().seed = 1
+
+
+def test_numpy_numbers_count_as_numbers():
+    assert validate({"seed": np.int64(3)}).seed == 3
+
+
+# -- the loop ------------------------------------------------------------------------------------
+
+REMOTE = {"name": "a", "base_url": "https://host/v1", "model": "m"}
+
+
+def write(tmp_path, **values):
+    path = tmp_path / "loop.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def test_local_models_and_endpoints_stand_side_by_side(tmp_path):
+    path = write(tmp_path, targets=["zoo/gpt2-a", REMOTE], seed=3)
+    loop = read_loop(path, {"seed": 4, "exclude": "a, b", "layers": "3,5"})
+    assert target_names(loop.targets) == ["zoo/gpt2-a", "a"]
+    assert isinstance(loop.targets[1], Endpoint)
+    assert (loop.seed, loop.exclude, loop.layers) == (4, ["a", "b"], [3, 5])
+    assert read_loop(path, {"targets": "x, y"}).targets == ["x", "y"]
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"quries": "x"}, "quries: no such parameter. Did you mean 'queries'?"),
+        ({"targets": [{"name": "a"}]}, "targets[0].base_url: Field required"),
+        ({"targets": ["x", REMOTE | {"timeout": -1}]}, "targets[1].timeout: "),
+        ({"targets": [REMOTE, "a"]}, "two have the same name"),
+        ({"targets": [1]}, "targets[0]: "),
+        ({"targets": [None]}, "targets[0]: "),
+        ({"targets": [["a"]]}, "targets[0]: "),
+        ({"targets": [{"name": "a", "price": {"input": False, "output": 1}}]}, ".price.input: "),
+        ({"targets": [REMOTE | {"price": {"input": 1, "output": float("inf")}}]}, ".price.output"),
+        ({"tau": 2}, "tau: "),
+        ({"tau": True}, "tau: "),
+        ({"cap_usd": True}, "cap_usd: "),
+        ({"temperature": float("inf")}, "temperature: "),
+        ({"policy": "luck"}, "policy: "),
+        ({"max_new_tokens": 0}, "max_new_tokens: "),
+        ({"cap_usd": -1}, "cap_usd: "),
+    ],
+)
+def test_what_cannot_be_is_named(tmp_path, values, said):
+    with pytest.raises(InputError) as error:
+        read_loop(write(tmp_path, **values))
+    assert said in str(error.value)
+    assert "loop.yaml" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"key": "sk-4711secret"},
+        {"base_url": "https://me:sk-4711secret@host/v1"},
+        {"base_url": "https://host/v1?api_key=sk-4711secret"},
+        {"api_key": "sk-4711secret"},
+        {"extra": "Authorization: Bearer sk-4711secret"},
+        {"system": ["sk-4711secret"]},
+    ],
+)
+def test_a_key_written_into_the_file_is_refused_and_not_repeated(tmp_path, fields):
+    with pytest.raises(InputError) as error:
+        read_loop(write(tmp_path, targets=[REMOTE | fields]))
+    assert "4711secret" not in str(error.value)
+
+
+def test_a_default_written_out_asks_for_nothing_anew(tmp_path):
+    def keys(loop):
+        decoding = Decoding(loop.max_new_tokens, loop.temperature, loop.seed)
+        return [target.answer_key("q", decoding) for target in loop.targets]
+
+    plain = read_loop(write(tmp_path, targets=[REMOTE]))
+    written = {name: getattr(plain, name) for name in ("max_new_tokens", "temperature", "seed")}
+    for temperature in (0, 0.0):
+        fields = plain.targets[0].model_dump()
+        loop = read_loop(
+            write(tmp_path, targets=[fields], **written | {"temperature": temperature})
+        )
+        assert keys(loop) == keys(plain)
+
+
+def test_prices_are_stated_once(tmp_path):
+    (tmp_path / "p.csv").write_text("model,usd_per_m_input,usd_per_m_output\nb,1,2\n")
+    priced = REMOTE | {"price": {"input": 3, "output": 4}}
+    loop = read_loop(write(tmp_path, targets=[priced], prices=str(tmp_path / "p.csv")))
+    table = price_table(loop.targets, loop.prices)
+    assert (table.input, table.output) == ({"b": 1, "a": 3}, {"b": 2, "a": 4})
+    assert price_table([], "") is None
+    assert "zoo/gpt2-a" in price_table([], "zoo").input
+    twice = priced | {"name": "b"}
+    with pytest.raises(InputError, match="price of its own"):
+        price_table(read_loop(write(tmp_path, targets=[twice])).targets, str(tmp_path / "p.csv"))
+
+
+def test_every_field_is_explained():
+    names = [name for name, _, meaning in Loop.explained() if meaning]
+    wanted = [*Loop.model_fields, *(f"targets: {name}" for name in Endpoint.model_fields)]
+    assert names == wanted
+
+
+def test_a_local_target_may_state_its_price(tmp_path):
+    path = tmp_path / "loop.yaml"
+    path.write_text(
+        "targets: [zoo/gpt2-a, {name: models/mine, price: {input: 1, output: 0}}, "
+        "{name: far, base_url: 'https://host/v1', model: m, price: {input: 2, output: 3}}]"
+    )
+    loop = read_loop(path)
+    assert target_names(loop.targets) == ["zoo/gpt2-a", "models/mine", "far"]
+    assert price_table(loop.targets, loop.prices).input == {"models/mine": 1, "far": 2}
+    path.write_text("targets: [{name: mine, prize: {input: 1, output: 0}}]")
+    with pytest.raises(InputError, match="base_url"):
+        read_loop(path)
+    path.write_text("targets: [{name: mine, price: {input: -1, output: 0}}]")
+    with pytest.raises(InputError, match=r"price\.input"):
+        read_loop(path)
