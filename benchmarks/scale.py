@@ -5,8 +5,8 @@
 Synthetic states, 384 wide, of two layers with two poolings; labels that hang on them, a tenth
 missing. Each line is a process of its own, so that its peak of memory is its own; what the process
 held before the task is subtracted. Seconds are on the clock, with all cores. `cross_validated_auc`
-tries four dimensions in five folds, `auc_intervals` draws 500 resamples of each target's predicted
-probability, `intervals` 10,000 of its Brier score. The AUC is checked against scikit-learn's. The
+tries four dimensions in five folds, `AUC` draws 500 resamples of each target's predicted
+probability, `means` 10,000 of its Brier score. The AUC is checked against scikit-learn's. The
 last line is one JSON object.
 """
 
@@ -21,14 +21,15 @@ from itertools import product
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from prefill_router.evaluation.bootstrap import auc_intervals, intervals
+from prefill_router.evaluation.bootstrap import Ranking, estimate
+from prefill_router.evaluation.results import Quantity
 from prefill_router.extraction.activations import Activations
 from prefill_router.features.selection import cross_validated_auc
 from prefill_router.probes import probe_layers
 
 WIDTH, LAYERS, POOLINGS, DIMENSIONS = 384, [0, 1], ["last", "mean"], [50, 100, 200, 300]
 SIZES = [(50, 2), (5000, 9), (5000, 50), (100_000, 9)]
-TASKS = ("probe_layers", "cross_validated_auc", "auc_intervals", "intervals")
+TASKS = ("probe_layers", "cross_validated_auc", "AUC", "means")
 
 
 def synthetic(n_queries: int, n_targets: int) -> tuple[Activations, np.ndarray, np.ndarray]:
@@ -55,18 +56,19 @@ def measure(task: str, n_queries: int, n_targets: int) -> tuple[float, float]:
     """Return seconds, and MB of memory added, of one task."""
     states, p, Y = synthetic(n_queries, n_targets)
     rows = np.arange(n_queries)
+    quantities = {tuple(Quantity(task, target=f"{k}") for k in range(n_targets)): lambda m: m["p"]}
     before, start = peak(), time.perf_counter()
     if task == "probe_layers":
         probe_layers(states, Y, rows)
     elif task == "cross_validated_auc":
         cross_validated_auc(states, Y, rows, rows, LAYERS, POOLINGS, DIMENSIONS, 5, 0)
-    elif task == "auc_intervals":
-        found = auc_intervals(p, Y)[0].estimate
+    elif task == "AUC":
+        found = estimate({"p": Ranking(p, Y)}, quantities, n_resamples=500)["estimate"][0]
         known = ~np.isnan(Y[:, 0])
         if abs(found - roc_auc_score(Y[known, 0], p[known, 0])) > 1e-9:
             raise SystemExit("The AUC is not scikit-learn's.")
     else:
-        intervals((p - Y) ** 2, None, None, 10_000)
+        estimate({"p": (p - Y) ** 2}, quantities, n_resamples=10_000)
     return time.perf_counter() - start, peak() - before
 
 

@@ -21,8 +21,8 @@ from prefill_router.answers.generation import Decoding, generate
 from prefill_router.baselines.classifiers import TargetLogistic
 from prefill_router.baselines.latent import ItemResponse
 from prefill_router.baselines.ridge import RidgePath
-from prefill_router.evaluation.bootstrap import intervals
-from prefill_router.evaluation.metrics import auc, brier, expected_calibration_error
+from prefill_router.evaluation.bootstrap import estimate
+from prefill_router.evaluation.results import Quantity
 from prefill_router.experiments.routers import predictions
 from prefill_router.extraction.models import load_encoder, load_target
 from prefill_router.extraction.sources import resolve
@@ -31,6 +31,7 @@ from prefill_router.features.selection import choose, cross_validated_auc
 from prefill_router.labels import load_labels
 from prefill_router.labels.costs import expected_costs, load_prices, query_costs
 from prefill_router.labels.splits import make_splits
+from prefill_router.metrics import auc, brier, expected_calibration_error
 from prefill_router.probes import probe_layers
 from prefill_router.storage import STAGES, read_json, write_json
 from prefill_router.trunk import SharedTrunkEnsemble
@@ -118,9 +119,10 @@ def evaluation(_):
     _, Y, group, p, _ = _data()
     known = ~np.isnan(Y[:, 0])
     y, scores = Y[known, :1], p[known, :1]
-    found = intervals(y, group[known], n_resamples=200)[0]
+    mean = {Quantity("mean"): lambda m: m["y"][:, 0]}
+    found = estimate({"y": y}, mean, group[known], n_resamples=200)
     return {
-        "interval": [found.estimate, found.lower, found.upper],
+        "interval": found[["estimate", "lower", "upper"]].to_numpy()[0],
         "metrics": np.ravel([f(scores, y) for f in (auc, brier, expected_calibration_error)]),
     }
 

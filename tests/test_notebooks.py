@@ -1,6 +1,5 @@
 """The committed notebooks: their parameters, and that their checks bite."""
 
-import math
 import os
 import shutil
 import subprocess
@@ -11,8 +10,6 @@ import nbformat
 import pytest
 
 from prefill_router.config import Parameters
-from prefill_router.evaluation.estimates import Estimate
-from prefill_router.experiments.expectations import jumps
 from prefill_router.experiments.study import ARTIFACTS
 from prefill_router.project import project_root
 from prefill_router.run import notebooks
@@ -33,11 +30,8 @@ def test_parameters_cell_is_the_library_s(path):
 def test_numbers_are_held_to_committed_expectations(path):
     expected = read_json(project_root() / "experiments" / "expectations.json")
     rows = expected[Parameters().fingerprint][path.stem]
-    found = [Estimate(**{k: math.nan if v is None else v for k, v in row.items()}) for row in rows]
-    held = [row for row in found if not jumps(row)]
-    assert len(held) > 5 and len(held) >= len(rows) / 2
     last = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"][-1]
-    assert last.outputs[0].text == f"all {len(held)} numbers are as expected\n"
+    assert last.outputs[0].text == f"all {len(rows)} headline numbers are as expected\n"
     assert "nbval-ignore-output" not in last.metadata.get("tags", [])
 
 

@@ -1,4 +1,4 @@
-"""Paired bootstrap over groups of queries: intervals and p-values of means, intervals of AUC.
+"""Paired bootstrap over groups of queries: named columns in, named quantities out.
 
 Queries that share a group (one text, several wordings) are drawn together. A resample is the number
 of times each group is drawn, so means over all resamples are one matrix product. The same groups
@@ -7,31 +7,20 @@ and seed always give the same resamples: what is estimated on them is paired.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from prefill_router.errors import InputError
-from prefill_router.evaluation.metrics import ratio
 from prefill_router.evaluation.results import Quantity, results
+from prefill_router.metrics import ratio
 from prefill_router.progress import track
 
 LEVEL = 0.95
 FEW = 500  # resamples at most of what each of them takes long to evaluate, such as AUC
 CHUNK = 250  # resamples held in memory at once
-
-Statistic = Callable[[np.ndarray], np.ndarray]
-
-
-@dataclass(frozen=True)
-class Interval:
-    """An estimate and its 95 % percentile interval."""
-
-    estimate: float
-    lower: float
-    upper: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +48,7 @@ class OfRows:
     Attributes
     ----------
     statistic : callable
-        Maps row numbers, some repeated, (n,) to a value or values (M,).
+        Maps row numbers, some repeated, (n,) to a value or an array of values.
     n_rows : int
         Number of rows N.
     """
@@ -114,18 +103,62 @@ def estimate(
         If there are no rows, or columns and groups differ in length.
     """
     sample, drawn = resampled(columns, list(quantities.values()), groups, n_resamples, seed)
-    named = [key if isinstance(key, tuple) else (key,) for key in quantities]
-    labels = [quantity for key in named for quantity in key]
-    n_rows = _n_rows(columns)
-    return results(
-        {"of": of, "n": n_rows if of.n is None else of.n, **vars(interval)}
-        for of, interval in zip(labels, _percentiles(sample, drawn, centred), strict=True)
-    )
+    labels = [q for key in quantities for q in (key if isinstance(key, tuple) else (key,))]
+    n, rows = _n_rows(columns), []
+    for of, value, values in zip(labels, sample[0], drawn.T, strict=True):
+        values = values[~np.isnan(values)]
+        if centred and len(values):
+            values = values - (values.mean() - value)
+        bounds = 50 * (1 - LEVEL), 50 * (1 + LEVEL)
+        lower, upper = np.percentile(values, bounds) if len(values) else (np.nan, np.nan)
+        row = {"of": of, "estimate": value, "lower": lower, "upper": upper}
+        rows.append(row | {"n": n if of.n is None else of.n})
+    return results(rows)
+
+
+def few(n_resamples: int) -> int:
+    """Return how many resamples to draw of what takes long, where others have `n_resamples`.
+
+    For `Ranking` and `OfRows`: at most `FEW`.
+    """
+    return min(FEW, n_resamples)
+
+
+def p_values(
+    differences: np.ndarray,
+    groups: np.ndarray | None = None,
+    n_resamples: int = 10_000,
+    seed: int = 0,
+) -> np.ndarray:
+    """Return for each column mean the two-sided p-value of its being 0.
+
+    Parameters
+    ----------
+    differences : (N, M) array
+        For instance of two routers on the same queries; NaN leaves a row out of a column.
+    groups, n_resamples, seed
+        As for `estimate`.
+
+    Returns
+    -------
+    (M,) array
+        The least level at which the percentile interval leaves 0 out: twice the smaller share of
+        resamples on either side of 0, the observed sample counted as one more resample on both.
+        At least 2 / (n_resamples + 1); 1 for a column of zeros.
+
+    References
+    ----------
+    Davison and Hinkley, "Bootstrap Methods and their Application", 1997, chapters 4 and 5.
+    """
+    columns = {"differences": differences}
+    _, drawn = resampled(columns, [lambda m: m["differences"]], groups, n_resamples, seed)
+    smaller = np.minimum((drawn <= 0).sum(axis=0), (drawn >= 0).sum(axis=0))
+    return np.minimum(1, 2 * (1 + smaller) / (n_resamples + 1))
 
 
 def resampled(
     columns: Mapping[Hashable, Column],
-    functions: list[Function],
+    functions: Sequence[Function],
     groups: np.ndarray | None,
     n_resamples: int,
     seed: int,
@@ -151,156 +184,62 @@ def resampled(
     return values(np.ones((1, n_groups))), np.concatenate(drawn)
 
 
-def intervals(
-    values: np.ndarray,
-    groups: np.ndarray | None = None,
-    statistic: Statistic | None = None,
-    n_resamples: int = 2000,
-    seed: int = 0,
-    centred: bool = False,
-) -> list[Interval]:
-    """Return intervals for column means, or for a function of them.
+def _draws(n_groups: int, n_resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield how often each group is drawn, (at most CHUNK, G) float64, `n_resamples` in all.
 
-    Parameters
-    ----------
-    values : (N, M) array
-        One column a quantity; NaN where a row has none, which leaves the row out of that mean.
-    groups : (N,) int array, optional
-        Rows that share a value are drawn together. Default: each row by itself.
-    statistic : callable, optional
-        Maps means (B, M) to (B, S). Default: the means themselves.
-    n_resamples : int, default 2000
-        Number of resamples B.
-    seed : int, default 0
-    centred : bool, default False
-        Shift each interval by the resamples' bias, their mean minus the estimate. For statistics
-        that noise can only raise, such as sums of absolute values or the area under a hull: their
-        resamples lie above the estimate, and so may the whole interval.
-
-    Returns
-    -------
-    list of Interval
-        One a column of the statistic. Resamples in which it is undefined (NaN) are left out.
-
-    Raises
-    ------
-    InputError
-        If there are no rows, or `groups` has another length.
+    In chunks of about one size: one row alone is never a chunk of two or more resamples.
     """
-    return _percentiles(*_resampled(values, groups, statistic, n_resamples, seed), centred)
+    rng = np.random.default_rng(seed)
+    for chunk in np.array_split(np.arange(n_resamples), -(-n_resamples // CHUNK)):
+        size = len(chunk)
+        cells = rng.integers(n_groups, size=(size, n_groups))
+        cells += n_groups * np.arange(size)[:, None]
+        counts = np.bincount(cells.ravel(), minlength=size * n_groups)
+        yield counts.reshape(size, n_groups).astype(np.float64)
 
 
-def p_values(
-    values: np.ndarray,
-    groups: np.ndarray | None = None,
-    n_resamples: int = 10_000,
-    seed: int = 0,
-) -> np.ndarray:
-    """Return for each column mean the two-sided p-value of its being 0.
+def _means(arrays: Mapping[Hashable, np.ndarray], group: np.ndarray, n_groups: int) -> Callable:
+    """Return the means of all columns as a function of draws: one matrix product for all."""
+    shapes = {name: np.shape(column)[1:] for name, column in arrays.items()}
+    flat = [np.reshape(column, (len(group), -1)) for column in arrays.values()]
+    values = np.hstack(flat).astype(np.float64)
+    gaps = np.flatnonzero(np.isnan(values).any(axis=0))
+    seen = ~np.isnan(values[:, gaps])
+    values[:, gaps] = np.where(seen, values[:, gaps], 0)
+    total, count = np.zeros((n_groups, values.shape[1])), np.zeros((n_groups, len(gaps)))
+    np.add.at(total, group, values)
+    np.add.at(count, group, seen)
+    size = np.bincount(group, minlength=n_groups)
+    ends = np.cumsum([column.shape[1] for column in flat])[:-1]
 
-    Parameters
-    ----------
-    values : (N, M) array
-        For instance differences of two routers on the same queries; NaN as in `intervals`.
-    groups, n_resamples, seed
-        As in `intervals`.
+    def means(draws: np.ndarray) -> dict[Hashable, np.ndarray]:
+        counts = np.repeat((draws @ size)[:, None], total.shape[1], axis=1)
+        counts[:, gaps] = draws @ count
+        parts = np.split(ratio(draws @ total, counts), ends, axis=1)
+        return {
+            name: part.reshape(len(draws), *shape)
+            for (name, shape), part in zip(shapes.items(), parts, strict=True)
+        }
 
-    Returns
-    -------
-    (M,) array
-        The least level at which the percentile interval leaves 0 out: twice the smaller share of
-        resamples on either side of 0, the observed sample counted as one more resample on both.
-        At least 2 / (n_resamples + 1); 1 for a column of zeros.
-
-    References
-    ----------
-    Davison and Hinkley, "Bootstrap Methods and their Application", 1997, chapters 4 and 5.
-    """
-    drawn = _resampled(values, groups, None, n_resamples, seed)[1]
-    smaller = np.minimum((drawn <= 0).sum(axis=0), (drawn >= 0).sum(axis=0))
-    return np.minimum(1, 2 * (1 + smaller) / (n_resamples + 1))
+    return means
 
 
-def auc_intervals(
-    scores: np.ndarray,
-    correct: np.ndarray,
-    groups: np.ndarray | None = None,
-    statistic: Statistic | None = None,
-    n_resamples: int = 500,
-    seed: int = 0,
-    strata: np.ndarray | None = None,
-) -> list[Interval]:
-    """Return intervals for the AUC of each column, or for a function of them.
-
-    Parameters
-    ----------
-    scores, correct : (N, M) arrays
-        Predictions, and 1 right, 0 wrong or NaN never asked.
-    groups, statistic, n_resamples, seed
-        As in `intervals`; `statistic` maps AUCs (B, M) to (B, S), for instance to their mean.
-    strata : (N,) array, optional
-        Only rows of the same stratum are compared, such as those that one fold's model predicted:
-        scores of different models have no common scale. Default: all rows.
-
-    Returns
-    -------
-    list of Interval
-    """
-    scores, correct = np.asarray(scores, dtype=float), np.asarray(correct, dtype=float)
-    group, n_groups = _codes(groups, len(scores))
-    stratum = np.zeros(len(scores), dtype=int) if strata is None else np.asarray(strata)
-    columns = [_AucColumn(s, y, group, stratum) for s, y in zip(scores.T, correct.T, strict=True)]
+def _ranking(column: Ranking, group: np.ndarray) -> Callable:
+    """Return the AUC of each column of a ranking as a function of draws."""
+    scores = np.asarray(column.scores, dtype=np.float64)
+    correct = np.asarray(column.correct, dtype=np.float64)
+    if scores.shape != correct.shape:
+        raise InputError(f"Scores {scores.shape} and labels {correct.shape} differ in shape.")
+    stratum = np.zeros(len(scores), dtype=int) if column.strata is None else column.strata
+    flat = (values.reshape(len(scores), -1).T for values in (scores, correct))
+    parts = [_AucColumn(s, y, group, np.asarray(stratum)) for s, y in zip(*flat, strict=True)]
 
     def areas(draws: np.ndarray) -> np.ndarray:
         weights = np.ascontiguousarray(draws.T)
-        result = np.column_stack([column(weights) for column in columns])
-        return result if statistic is None else statistic(result)
+        found = np.column_stack([part(weights) for part in parts])
+        return found.reshape(len(draws), *scores.shape[1:])
 
-    chunks = track(_draws(n_groups, n_resamples, seed), "bootstrap", -(-n_resamples // CHUNK))
-    drawn = [areas(draws) for draws in chunks]
-    return _percentiles(areas(np.ones((1, n_groups))), np.concatenate(drawn))
-
-
-def few(n_resamples: int) -> int:
-    """Return how many resamples to draw of what takes long, where others have `n_resamples`.
-
-    For `auc_intervals`, `row_intervals` and all that uses them: at most `FEW`.
-    """
-    return min(FEW, n_resamples)
-
-
-def row_intervals(
-    statistic: Callable[[np.ndarray], np.ndarray],
-    n_rows: int,
-    groups: np.ndarray | None = None,
-    n_resamples: int = 500,
-    seed: int = 0,
-    centred: bool = False,
-) -> list[Interval]:
-    """Return intervals for any function of rows, evaluated once for each resample.
-
-    Parameters
-    ----------
-    statistic : callable
-        Maps row numbers, some repeated, (n,) to values (S,).
-    n_rows : int
-        Number of rows N.
-    groups, n_resamples, seed, centred
-        As in `intervals`.
-
-    Returns
-    -------
-    list of Interval
-        One a value.
-    """
-    group, n_groups = _codes(groups, n_rows)
-    rows = np.arange(n_rows)
-    draws = (draw for draws in _draws(n_groups, n_resamples, seed) for draw in draws)
-    drawn = [
-        statistic(np.repeat(rows, draw[group].astype(np.int64)))
-        for draw in track(draws, "bootstrap", total=n_resamples)
-    ]
-    return _percentiles(np.array([statistic(rows)]), np.array(drawn), centred)
+    return areas
 
 
 class _AucColumn:
@@ -334,61 +273,6 @@ class _AucColumn:
         return ratio(ordered, pairs)
 
 
-def _n_rows(columns: Mapping[Hashable, Column]) -> int:
-    lengths = {}
-    for name, column in columns.items():
-        if isinstance(column, OfRows):
-            lengths[name] = column.n_rows
-        else:
-            lengths[name] = len(column.scores if isinstance(column, Ranking) else column)
-    if len(set(lengths.values())) > 1:
-        raise InputError(f"Columns must be of the same rows; these differ in length: {lengths}.")
-    return next(iter(lengths.values()), 0)
-
-
-def _means(arrays: Mapping[Hashable, np.ndarray], group: np.ndarray, n_groups: int) -> Callable:
-    """Return the means of all columns as a function of draws: one matrix product for all."""
-    shapes = {name: np.shape(column)[1:] for name, column in arrays.items()}
-    flat = [np.reshape(column, (len(group), -1)) for column in arrays.values()]
-    values = np.hstack(flat).astype(np.float64)
-    gaps = np.flatnonzero(np.isnan(values).any(axis=0))
-    seen = ~np.isnan(values[:, gaps])
-    values[:, gaps] = np.where(seen, values[:, gaps], 0)
-    total = _group_sums(values, group, n_groups)
-    size = _group_sums(np.ones((len(values), 1)), group, n_groups)
-    count = _group_sums(seen, group, n_groups)
-    ends = np.cumsum([int(np.prod(shape)) for shape in shapes.values()])[:-1]
-
-    def means(draws: np.ndarray) -> dict[Hashable, np.ndarray]:
-        counts = np.repeat(draws @ size, total.shape[1], axis=1)
-        counts[:, gaps] = draws @ count
-        parts = np.split(ratio(draws @ total, counts), ends, axis=1)
-        return {
-            name: part.reshape(len(draws), *shapes[name])
-            for name, part in zip(shapes, parts, strict=True)
-        }
-
-    return means
-
-
-def _ranking(column: Ranking, group: np.ndarray) -> Callable:
-    """Return the AUC of each column of a ranking as a function of draws."""
-    scores = np.asarray(column.scores, dtype=np.float64)
-    correct = np.asarray(column.correct, dtype=np.float64)
-    if scores.shape != correct.shape:
-        raise InputError(f"Scores {scores.shape} and labels {correct.shape} differ in shape.")
-    stratum = np.zeros(len(scores), dtype=int) if column.strata is None else column.strata
-    flat = (values.reshape(len(scores), -1).T for values in (scores, correct))
-    parts = [_AucColumn(s, y, group, np.asarray(stratum)) for s, y in zip(*flat, strict=True)]
-
-    def areas(draws: np.ndarray) -> np.ndarray:
-        weights = np.ascontiguousarray(draws.T)
-        found = np.column_stack([part(weights) for part in parts])
-        return found.reshape(len(draws), *scores.shape[1:])
-
-    return areas
-
-
 def _of_rows(column: OfRows, group: np.ndarray) -> Callable:
     """Return any function of rows as a function of draws."""
     rows = np.arange(column.n_rows)
@@ -400,43 +284,19 @@ def _of_rows(column: OfRows, group: np.ndarray) -> Callable:
     return values
 
 
-def _resampled(
-    values: np.ndarray,
-    groups: np.ndarray | None,
-    statistic: Statistic | None,
-    n_resamples: int,
-    seed: int,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return a statistic of column means, of the rows as they are (1, S) and resampled (B, S)."""
-    values = np.asarray(values, dtype=np.float64)
-    seen = ~np.isnan(values)
-    group, n_groups = _codes(groups, len(values))
-    total = _group_sums(np.where(seen, values, 0), group, n_groups)
-    count = _group_sums(seen, group, n_groups)
-
-    def means(draws: np.ndarray) -> np.ndarray:
-        result = ratio(draws @ total, draws @ count)
-        return result if statistic is None else statistic(result)
-
-    drawn = [means(draws) for draws in _draws(n_groups, n_resamples, seed)]
-    return means(np.ones((1, n_groups))), np.concatenate(drawn)
-
-
-def _draws(n_groups: int, n_resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """Yield how often each group is drawn, (at most CHUNK, G) float64, `n_resamples` in all.
-
-    In chunks of about one size: one row alone is never a chunk of two or more resamples.
-    """
-    rng = np.random.default_rng(seed)
-    for chunk in np.array_split(np.arange(n_resamples), -(-n_resamples // CHUNK)):
-        size = len(chunk)
-        cells = rng.integers(n_groups, size=(size, n_groups))
-        cells += n_groups * np.arange(size)[:, None]
-        counts = np.bincount(cells.ravel(), minlength=size * n_groups)
-        yield counts.reshape(size, n_groups).astype(np.float64)
+def _n_rows(columns: Mapping[Hashable, Column]) -> int:
+    lengths = {}
+    for name, column in columns.items():
+        of_rows = isinstance(column, OfRows)
+        values = column.scores if isinstance(column, Ranking) else column
+        lengths[name] = column.n_rows if of_rows else len(values)
+    if len(set(lengths.values())) > 1:
+        raise InputError(f"Columns must be of the same rows; these differ in length: {lengths}.")
+    return next(iter(lengths.values()), 0)
 
 
 def _codes(groups: np.ndarray | None, n_rows: int) -> tuple[np.ndarray, int]:
+    """Return each row's group, numbered from 0, and how many groups there are."""
     if n_rows == 0:
         raise InputError("There are no rows to resample.")
     if groups is None:
@@ -445,21 +305,3 @@ def _codes(groups: np.ndarray | None, n_rows: int) -> tuple[np.ndarray, int]:
         raise InputError(f"There are {len(groups)} groups for {n_rows} rows; give one for each.")
     unique, codes = np.unique(groups, return_inverse=True)
     return codes, len(unique)
-
-
-def _group_sums(values: np.ndarray, group: np.ndarray, n_groups: int) -> np.ndarray:
-    sums = np.zeros((n_groups, values.shape[1]))
-    np.add.at(sums, group, values)
-    return sums
-
-
-def _percentiles(estimate: np.ndarray, drawn: np.ndarray, centred: bool = False) -> list[Interval]:
-    bounds = 50 * (1 - LEVEL), 50 * (1 + LEVEL)
-    result = []
-    for value, column in zip(estimate[0], drawn.T, strict=True):
-        column = column[~np.isnan(column)]
-        if centred and len(column):
-            column = column - (column.mean() - value)
-        lower, upper = np.percentile(column, bounds) if len(column) else (np.nan, np.nan)
-        result.append(Interval(float(value), float(lower), float(upper)))
-    return result

@@ -11,9 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from prefill_router import policy
+from prefill_router import metrics, policy
 from prefill_router.errors import InputError, did_you_mean
-from prefill_router.evaluation import metrics
 from prefill_router.evaluation.bootstrap import Ranking, Values, estimate
 from prefill_router.evaluation.complete import complete
 from prefill_router.evaluation.results import Quantity

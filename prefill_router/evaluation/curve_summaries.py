@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
-from prefill_router.evaluation.curves import Points, RoutingCurve, hull, pareto_frontier
-from prefill_router.evaluation.metrics import cost_saving
+from prefill_router.evaluation.curves import Points, hull, pareto_frontier
+from prefill_router.metrics import cost_saving
 from prefill_router.policy import ROUNDING
+
+Savings = tuple[float, float]
 
 
 def shared_cost_range(*curves: Points) -> tuple[float, float]:
@@ -22,12 +22,7 @@ def shared_cost_range(*curves: Points) -> tuple[float, float]:
     return max(np.min(cost) for cost, _ in curves), max(np.max(cost) for cost, _ in curves)
 
 
-def aiq(
-    cost: np.ndarray,
-    accuracy: np.ndarray,
-    cost_range: tuple[float, float],
-    divide_by_largest_cost: bool = False,
-) -> float:
+def aiq(cost: np.ndarray, accuracy: np.ndarray, cost_range: tuple[float, float]) -> float:
     """Return RouterBench's average improvement in quality, the mean height of a router's hull.
 
     Parameters
@@ -36,19 +31,15 @@ def aiq(
         A router's points.
     cost_range : (float, float)
         The range shared by the routers that are compared; see `shared_cost_range`.
-    divide_by_largest_cost : bool, default False
-        Divide the area by the largest cost, as RouterBench's code does, instead of by the width of
-        the range. The two agree where the range begins at 0; else this one is the lower.
 
     Returns
     -------
     float
-        NaN if the range is empty.
+        NaN if the range is empty. RouterBench's code divides by the largest cost instead of the
+        width of the range: the same where it begins at 0, else lower.
     """
     low, high = cost_range
-    area = _area(*hull(cost, accuracy), low, high)
-    divisor = high if divide_by_largest_cost else high - low
-    return area / divisor if high > low else np.nan
+    return _area(*hull(cost, accuracy), low, high) / (high - low) if high > low else np.nan
 
 
 def p_auccc(curve: Points, targets: Points) -> float:
@@ -99,45 +90,28 @@ def pdp_auccc(curve: Points, targets: Points) -> float:
     return p_auccc((cost[front], accuracy[front]), targets) - p_auccc(curve, targets)
 
 
-@dataclass(frozen=True)
-class EqualAccuracy:
-    """The cheapest point of a curve that is as accurate as the best single target; savings."""
-
-    tau: float
-    cost: float
-    accuracy: float
-    saving_against_best: float
-    saving_against_dearest: float
-
-
-def saving_at_equal_accuracy(curve: RoutingCurve, targets: Points, best: int) -> EqualAccuracy:
+def saving_at_equal_accuracy(curve: Points, best: tuple[float, float], dearest: float) -> Savings:
     """Return what a router saves where it answers as well as the best single target.
 
     Parameters
     ----------
-    curve : RoutingCurve
-    targets : (cost, accuracy)
-        The single targets on the same queries, (K,) each.
-    best : int
-        The best single target, as chosen on the training split.
+    curve : (cost, accuracy)
+        A router's points, (M,) each.
+    best : (cost, accuracy)
+        Of the best single target, as chosen on the training split, on the same queries.
+    dearest : float
+        Cost of the dearest target.
 
     Returns
     -------
-    EqualAccuracy
-        All NaN if the curve is nowhere as accurate.
+    against_best, against_dearest : float
+        Of the cheapest point that is as accurate as the best single target; NaN if none is.
     """
-    cost, accuracy = (np.asarray(values, dtype=float) for values in targets)
-    enough = np.flatnonzero(curve.accuracy >= accuracy[best] - ROUNDING)
-    if len(enough) == 0:
-        return EqualAccuracy(*[np.nan] * 5)
-    at = enough[np.lexsort((-curve.accuracy[enough], curve.cost[enough]))[0]]
-    return EqualAccuracy(
-        float(curve.tau[at]),
-        float(curve.cost[at]),
-        float(curve.accuracy[at]),
-        float(cost_saving(curve.cost[at], cost[best])),
-        float(cost_saving(curve.cost[at], cost.max())),
-    )
+    enough = np.asarray(curve[1]) >= best[1] - ROUNDING
+    cost = np.min(curve[0], where=enough, initial=np.inf)
+    if np.isinf(cost):
+        return np.nan, np.nan
+    return float(cost_saving(cost, best[0])), float(cost_saving(cost, dearest))
 
 
 def pgr_curve(p: np.ndarray, correct: np.ndarray, weak: int, strong: int) -> Points:

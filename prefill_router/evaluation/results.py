@@ -17,23 +17,8 @@ from prefill_router.errors import InputError, did_you_mean
 from prefill_router.storage import read_json, write_json
 
 VERSION = 2
-TYPES = {
-    "metric": "object",
-    "router": "object",
-    "versus": "object",
-    "target": "object",
-    "encoder": "object",
-    "layer": "Int64",
-    "pooling": "object",
-    "seed": "Int64",
-    "x": "float64",
-    "split": "object",
-    "estimate": "float64",
-    "lower": "float64",
-    "upper": "float64",
-    "n": "Int64",
-}
-COLUMNS = list(TYPES)
+NUMBERS = dict.fromkeys(("layer", "seed", "n"), "Int64")
+NUMBERS |= dict.fromkeys(("x", "estimate", "lower", "upper"), "float64")
 
 
 @dataclass(frozen=True)
@@ -72,6 +57,10 @@ class Quantity:
     n: int | None = None
 
 
+*ABOUT, _ = Quantity.__dataclass_fields__
+COLUMNS = [*ABOUT, "estimate", "lower", "upper", "n"]
+
+
 def results(rows: Iterable[Mapping[str, Any]] = ()) -> pd.DataFrame:
     """Return results as a table with the columns `COLUMNS`, in this order and of fixed types.
 
@@ -92,15 +81,13 @@ def results(rows: Iterable[Mapping[str, Any]] = ()) -> pd.DataFrame:
         row = dict(row)
         of = row.pop("of", None)
         row = ({} if of is None else vars(of)) | row
-        unknown = [name for name in row if name not in TYPES]
-        if unknown:
-            raise InputError(
-                f"Results have no column {unknown[0]!r}.{did_you_mean(unknown[0], COLUMNS)}"
-            )
+        for name in row:
+            _check_column(name)
         if not row.get("metric"):
             raise InputError(f"A result has no metric: {row}.")
         complete.append(defaults | row)
-    return pd.DataFrame(complete, columns=COLUMNS).astype(TYPES)
+    frame = pd.DataFrame(complete, columns=COLUMNS)
+    return frame.astype({name: NUMBERS.get(name, object) for name in COLUMNS})
 
 
 def counted(of: Quantity, value: float) -> dict[str, Any]:
@@ -129,8 +116,7 @@ def select(
     """
     kept = np.ones(len(frame), dtype=bool)
     for name, value in (where | {"versus": versus, "target": target}).items():
-        if name not in frame:
-            raise InputError(f"Results have no column {name!r}.{did_you_mean(name, frame)}")
+        _check_column(name)
         if value is not None:
             allowed = value if isinstance(value, list | tuple | set | np.ndarray) else [value]
             kept &= frame[name].isin(list(allowed)).to_numpy()
@@ -151,7 +137,7 @@ def one(frame: pd.DataFrame, **where: Any) -> pd.Series:
     wanted = ", ".join(f"{name}={value!r}" for name, value in where.items())
     if len(found) == 0:
         raise InputError(f"There is no result of {wanted}.")
-    differ = [name for name in COLUMNS[:-4] if found[name].nunique(dropna=False) > 1]
+    differ = [name for name in ABOUT if found[name].nunique(dropna=False) > 1]
     raise InputError(
         f"There are {len(found)} results of {wanted}; say which "
         f"{' or '.join(differ) or 'of these equal rows'} is meant."
@@ -192,3 +178,8 @@ def read_metrics(path: str | os.PathLike) -> pd.DataFrame:
             "prefill-router run."
         )
     return results(held["rows"])
+
+
+def _check_column(name: str) -> None:
+    if name not in COLUMNS:
+        raise InputError(f"Results have no column {name!r}.{did_you_mean(name, COLUMNS)}")

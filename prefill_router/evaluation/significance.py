@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
-from prefill_router.errors import InputError, did_you_mean
+from prefill_router.errors import InputError
 from prefill_router.evaluation.bootstrap import p_values
+from prefill_router.evaluation.comparison import against
 from prefill_router.evaluation.complete import complete
+from prefill_router.evaluation.results import Quantity, counted, results
 
 ALPHA = 0.05
 """Level of two-sided tests, of several ones after correction."""
 POWER = 0.8
 """Probability with which a detectable difference is found."""
+P_VALUE, HOLM, DETECTABLE = "p-value", "p-value (Holm)", "detectable difference"
 
 
 def holm(p: np.ndarray) -> np.ndarray:
@@ -107,38 +110,13 @@ def minimal_detectable_difference(
     return float((norm.ppf(1 - ALPHA / 2) + norm.ppf(POWER)) * error)
 
 
-def seed_deviation(by_seed: Sequence[np.ndarray], metric: Callable[[np.ndarray], float]) -> float:
-    """Return the standard deviation of a metric between seeds, on the same queries.
-
-    Parameters
-    ----------
-    by_seed : sequence of (N, K) arrays
-        P(correct) of the same model trained with different seeds.
-    metric : callable
-        Maps such an array to a number.
-
-    Returns
-    -------
-    float
-        With one degree of freedom fewer than seeds. A result on one seed has, beside the
-        bootstrap's standard error over queries, this one; both add as squares.
-
-    Raises
-    ------
-    InputError
-        If there are fewer than two seeds.
-    """
-    if len(by_seed) < 2:
-        raise InputError(f"A spread between seeds needs at least two of them, not {len(by_seed)}.")
-    return float(np.std([metric(p) for p in by_seed], ddof=1))
-
-
-def evaluate_significance(
+def compare_significance(
     choices: Mapping[str, np.ndarray],
     correct: np.ndarray,
     groups: np.ndarray | None = None,
     *,
     primary: str,
+    split: str = "test",
     n_resamples: int = 10_000,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -146,23 +124,19 @@ def evaluate_significance(
 
     Parameters
     ----------
-    choices : mapping of router -> (N,) int array
-        The target each router asks for each query.
-    correct : (N, K) array
-        1 right, 0 wrong, NaN never asked; incomplete rows are left out.
-    groups : (N,) array, optional
-        Queries drawn together by the bootstrap.
+    choices, correct, groups, split, seed
+        As for `prefill_router.evaluation.comparison.compare_choices`.
     primary : str
         The router compared with all others in `choices`.
     n_resamples : int, default 10000
-    seed : int, default 0
+        Few could reject nothing after Holm's correction.
 
     Returns
     -------
     pandas.DataFrame
-        A row for each other router: ``router``, ``difference`` (accuracy of the primary minus its
-        own), ``p`` (two-sided, of `p_values`), ``p_holm`` and ``detectable`` (see
-        `minimal_detectable_difference`). The p-values are those of gap closed too: all routers
+        Results of the primary versus each other router, none with an interval: the two-sided
+        "p-value" of `p_values`, "p-value (Holm)", and "detectable difference" of accuracies, see
+        `minimal_detectable_difference`. The p-values are those of gap closed too: all routers
         share the headroom it divides by, so that in every resample both differences have one sign.
 
     Raises
@@ -170,26 +144,24 @@ def evaluate_significance(
     InputError
         If the primary is unknown or alone, or no row is complete.
     """
-    if primary not in choices:
-        raise InputError(f"Unknown primary router {primary!r}.{did_you_mean(primary, choices)}")
-    others = [name for name in choices if name != primary]
+    others = [name for _, name in against(primary, choices)]
     if not others:
         raise InputError(f"{primary!r} has no other router to be compared with.")
     kept = complete(correct, groups=groups)
-    rows, correct = kept.rows, kept.correct
-    places = np.arange(len(correct))
-    right = {name: correct[places, np.asarray(c)[rows]] for name, c in choices.items()}
+    n = np.arange(len(kept.correct))
+    right = {name: kept.correct[n, np.asarray(c)[kept.rows]] for name, c in choices.items()}
     differences = np.column_stack([right[primary] - right[name] for name in others])
     p = p_values(differences, kept.groups, n_resamples, seed)
-    return pd.DataFrame(
-        {
-            "router": others,
-            "difference": differences.mean(axis=0),
-            "p": p,
-            "p_holm": holm(p),
-            "detectable": [
-                minimal_detectable_difference(right[primary], right[name], kept.groups)
-                for name in others
-            ],
-        }
+    found = {
+        P_VALUE: p,
+        HOLM: holm(p),
+        DETECTABLE: [
+            minimal_detectable_difference(right[primary], right[name], kept.groups)
+            for name in others
+        ],
+    }
+    return results(
+        counted(Quantity(metric, primary, name, split=split, n=len(n)), value)
+        for metric, values in found.items()
+        for name, value in zip(others, values, strict=True)
     )

@@ -3,30 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
 from prefill_router import policy
 from prefill_router.errors import InputError, did_you_mean
-from prefill_router.evaluation import curves
 from prefill_router.evaluation.complete import complete
+from prefill_router.evaluation.curves import RoutingCurve, routing_curve
 
 POLICIES: dict[str, Callable] = {"tolerance": policy.tolerance, "utility": policy.utility}
-
-
-@dataclass(frozen=True)
-class Policy:
-    """A policy with its parameter, and what it reached on the queries it was chosen on."""
-
-    name: str
-    parameter: float
-    accuracy: float
-    cost: float
-
-    def choose(self, p: np.ndarray, c: np.ndarray) -> np.ndarray:
-        """Return the targets (N,) that the policy asks; see `prefill_router.policy`."""
-        return POLICIES[self.name](p, c, self.parameter)
 
 
 def choose_parameter(
@@ -68,59 +53,6 @@ def choose_parameter(
         if len(enough):
             order = enough[np.lexsort((-tried.accuracy[enough], tried.cost[enough]))]
     return float(tried.tau[order[0]])
-
-
-def choose_policy(
-    p: np.ndarray, correct: np.ndarray, expected_cost: np.ndarray, name: str = "tolerance"
-) -> Policy:
-    """Choose the parameter with the highest accuracy on validation; of equals, the cheapest.
-
-    Parameters
-    ----------
-    p, correct : (N, K) arrays
-        Predicted P(correct) and labels of the validation queries; incomplete rows are left out.
-    expected_cost : (K,) or (N, K) array
-        Cost of asking as known beforehand, in USD.
-    name : {"tolerance", "utility"}, default "tolerance"
-        The policy.
-
-    Returns
-    -------
-    Policy
-    """
-    candidates = _candidates(p, correct, expected_cost, name)
-    best = np.lexsort((candidates.tau, candidates.cost, -candidates.accuracy))[0]
-    return _policy(name, candidates, best)
-
-
-def choose_cheapest_policy(
-    p: np.ndarray,
-    correct: np.ndarray,
-    expected_cost: np.ndarray,
-    best_single: int,
-    name: str = "tolerance",
-) -> Policy:
-    """Choose the cheapest parameter that is as accurate on validation as the best single target.
-
-    Parameters
-    ----------
-    p, correct, expected_cost, name
-        As in `choose_policy`.
-    best_single : int
-        The best single target, chosen on the training split.
-
-    Returns
-    -------
-    Policy
-        That of `choose_policy` if no parameter is as accurate.
-    """
-    candidates = _candidates(p, correct, expected_cost, name)
-    wanted = complete(correct).correct[:, best_single].mean()
-    enough = np.flatnonzero(candidates.accuracy >= wanted - policy.ROUNDING)
-    if len(enough) == 0:
-        return choose_policy(p, correct, expected_cost, name)
-    keys = (-candidates.accuracy[enough], candidates.cost[enough])
-    return _policy(name, candidates, enough[np.lexsort(keys)[0]])
 
 
 def fit_budget(p: np.ndarray, expected_cost: np.ndarray, budget: float) -> float:
@@ -227,25 +159,20 @@ def fit_abstention(p: np.ndarray, correct: np.ndarray, accuracy: float) -> float
 
 def _candidates(
     p: np.ndarray, correct: np.ndarray, expected_cost: np.ndarray, name: str
-) -> curves.RoutingCurve:
+) -> RoutingCurve:
     """Evaluate every parameter worth trying on the complete rows."""
     if name not in POLICIES:
         raise InputError(f"Unknown policy {name!r}.{did_you_mean(name, POLICIES)}")
     kept = complete(correct, expected_cost)
     p, correct, c = np.asarray(p, dtype=np.float64)[kept.rows], kept.correct, kept.cost
     if name == "tolerance":
-        return curves.routing_curve(p, correct, c)
+        return routing_curve(p, correct, c)
     ties = tied_lambdas(p, c)
     grid = np.unique(np.quantile(ties, np.linspace(0, 1, 512))) if len(ties) else []
     lams = np.concatenate([[0.0], grid])
     chosen = np.column_stack([policy.utility(p, c, lam) for lam in lams])
-    return curves.RoutingCurve(
+    return RoutingCurve(
         lams,
         np.take_along_axis(c, chosen, axis=1).mean(axis=0),
         np.take_along_axis(correct, chosen, axis=1).mean(axis=0),
     )
-
-
-def _policy(name: str, candidates: curves.RoutingCurve, at: int) -> Policy:
-    values = (candidates.tau[at], candidates.accuracy[at], candidates.cost[at])
-    return Policy(name, *map(float, values))

@@ -12,11 +12,11 @@ import pandas as pd
 from prefill_router import policy
 from prefill_router.evaluation.bootstrap import Values, estimate, few
 from prefill_router.evaluation.comparison import BEST, compare_probabilities
-from prefill_router.evaluation.metrics import gap_closed, ratio
 from prefill_router.evaluation.results import Quantity, results
 from prefill_router.experiments.comparison import best_single
 from prefill_router.experiments.routers import LOGISTIC, PRIMARY, TFIDF, predictions
 from prefill_router.experiments.study import Study
+from prefill_router.metrics import gap_closed, ratio
 
 SINGLE_DRAW, REPRODUCIBLE = "single-draw oracle", "reproducible oracle"
 CEILING = "AUC against a draw"

@@ -10,7 +10,7 @@ import pandas as pd
 from prefill_router.evaluation.comparison import against, compare_best_single
 from prefill_router.evaluation.curve_evaluation import compare_curves
 from prefill_router.evaluation.results import Quantity, counted, results, select
-from prefill_router.evaluation.significance import evaluate_significance
+from prefill_router.evaluation.significance import compare_significance
 from prefill_router.experiments.comparison import (
     Routed,
     best_single,
@@ -34,7 +34,6 @@ NO_HYPOTHESES = (*CONTROLS, ACCURACY)
 """What shows that a result is real rather than competes: not corrected for."""
 FRUGAL = " (frugal)"
 """Ends the metrics of the cheapest policy that is as accurate on validation as the best target."""
-P, HOLM, DETECTABLE = "p-value", "p-value (Holm)", "detectable difference"
 DEVIATION = "deviation between seeds"
 CURVES_DRAWN = 100
 """Resamples at most of whole curves."""
@@ -102,16 +101,13 @@ def _significance(study: Study, choices: Mapping[str, np.ndarray]) -> pd.DataFra
     """
     Y, groups = test_labels(study), study.labels.group[study.test_rows]
     family = {name: choice for name, choice in choices.items() if name not in NO_HYPOTHESES}
-    n = int((~np.isnan(Y).any(axis=1)).sum())
-    rows = []
+    found = []
     for name in (CHALLENGER, PRIMARY):
         # Few resamples, as a reduced run has, could reject nothing after Holm's correction.
         seed = study.parameters.seed
-        for pair in evaluate_significance(family, Y, groups, primary=name, seed=seed).itertuples():
-            values = {P: pair.p, HOLM: pair.p_holm, DETECTABLE: pair.detectable}
-            rows += [counted(Quantity(m, name, pair.router, n=n), x) for m, x in values.items()]
+        found.append(compare_significance(family, Y, groups, primary=name, seed=seed))
         family.pop(name)
-    return results(rows)
+    return pd.concat(found, ignore_index=True)
 
 
 def _deviations(study: Study) -> pd.DataFrame:

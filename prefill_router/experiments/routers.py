@@ -231,7 +231,7 @@ def ensembles(study: Study, router: str = PRIMARY) -> list[SharedTrunkEnsemble]:
 def network_predictions(study: Study) -> np.ndarray:
     """Return P(correct) of the test queries by each SharedTrunkNet kept, best first, (keep, n, K).
 
-    Not calibrated. They differ in their seeds alone, for `significance.seed_deviation`. The kept
+    Not calibrated. They differ in their seeds alone, for deviations between seeds. The kept
     ones have the lowest validation losses; all that were trained spread somewhat wider.
     """
     by_fold = []

@@ -12,7 +12,6 @@ from prefill_router.errors import InputError
 from prefill_router.evaluation.bootstrap import Ranking, estimate, few
 from prefill_router.evaluation.comparison import BEST, ORACLE, with_differences
 from prefill_router.evaluation.complete import complete
-from prefill_router.evaluation.metrics import gap_closed, macro
 from prefill_router.evaluation.results import results
 from prefill_router.experiments.comparison import best_single
 from prefill_router.experiments.routers import (
@@ -25,6 +24,7 @@ from prefill_router.experiments.routers import (
 )
 from prefill_router.experiments.study import Study
 from prefill_router.labels.splits import Split
+from prefill_router.metrics import gap_closed, macro
 
 ROUTERS = (PRIMARY, LOGISTIC, TFIDF, BENCHMARK, LENGTH)
 SEEN, LEFT_OUT = "seen in training", "left out"

@@ -20,11 +20,6 @@ if TYPE_CHECKING:
     from prefill_router.extraction.activations import Activations
 
 
-def masked_auc(Y: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Return `auc` of scores: its name until all callers have moved."""
-    return auc(np.nan_to_num(scores), Y)
-
-
 def cross_validated_auc(
     activations: Activations,
     Y: np.ndarray,

@@ -11,8 +11,8 @@ from scipy.special import expit
 
 from prefill_router.baselines.classifiers import TargetLogistic
 from prefill_router.baselines.ridge import RidgePath, join_parts, split_labels
-from prefill_router.evaluation.metrics import pairwise_brier
 from prefill_router.features.logistic import predict_logistic
+from prefill_router.metrics import pairwise_brier
 
 Tensors = dict[str, np.ndarray]
 

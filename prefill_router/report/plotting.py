@@ -1,7 +1,4 @@
-"""Figures: Axes in, Axes out.
-
-Shares are drawn in per cent, costs in USD per 1,000 queries.
-"""
+"""Figures: Axes in, Axes out. Shares are drawn in per cent."""
 
 from __future__ import annotations
 
@@ -14,9 +11,8 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from prefill_router.evaluation.curves import RoutingCurve, pareto_frontier
-from prefill_router.evaluation.metrics import ReliabilityCurve, Zones
-from prefill_router.report import QUERIES, Row
+from prefill_router.metrics import ReliabilityCurve, Zones
+from prefill_router.report import Row
 from prefill_router.report.style import (
     HATCHES,
     INK,
@@ -29,8 +25,6 @@ from prefill_router.report.style import (
     look_of,
     tilt,
 )
-
-CHOSEN = "chosen on validation"
 
 
 def accuracy_and_headroom(ax: Axes, targets: Mapping[str, Row], oracle: Row, best: str) -> Axes:
@@ -145,61 +139,6 @@ def reliability(ax: Axes, routers: Mapping[str, ReliabilityCurve]) -> Axes:
     return ax
 
 
-def routing_curves(
-    ax: Axes,
-    routers: Mapping[str, RoutingCurve],
-    targets: Sequence[str],
-    target_cost: np.ndarray,
-    target_accuracy: np.ndarray,
-    oracle: tuple[float, float] | None = None,
-    chosen: Mapping[str, tuple[float, float]] | None = None,
-    band: pd.DataFrame | None = None,
-) -> Axes:
-    """Draw accuracy against mean cost for routers, single targets and the oracle.
-
-    Parameters
-    ----------
-    ax : Axes
-    routers : mapping of name -> RoutingCurve
-    targets : (K,) sequence of str
-    target_cost, target_accuracy : (K,) arrays
-        Mean cost, USD a query, and accuracy of each target alone; joined by their Pareto frontier.
-    oracle : (cost, accuracy), optional
-        Of the cheapest right target.
-    chosen : mapping of router -> (cost, accuracy), optional
-        The point of the policy that was chosen on validation, drawn as a star.
-    band : pandas.DataFrame, optional
-        Columns cost, lower and upper: the interval around the first router; see `curve_band`.
-    """
-    target_cost, target_accuracy = np.asarray(target_cost), np.asarray(target_accuracy)
-    for i, (name, curve) in enumerate(routers.items()):
-        look = look_of(i) | {"markersize": 4, "markevery": max(1, len(curve.tau) // 8)}
-        ax.plot(QUERIES * curve.cost, 100 * curve.accuracy, label=name, **look)
-        if chosen and name in chosen:
-            cost, accuracy = chosen[name]
-            look = {"marker": "*", "s": 170, "color": colour(i), "edgecolor": "black", "zorder": 4}
-            ax.scatter(QUERIES * cost, 100 * accuracy, **look)
-    if band is not None:
-        edges = (QUERIES * band["cost"], 100 * band["lower"], 100 * band["upper"])
-        ax.fill_between(*edges, color=colour(0), alpha=0.15, linewidth=0, label="95 % interval")
-    front = pareto_frontier(target_cost, target_accuracy)
-    points = (QUERIES * target_cost[front], 100 * target_accuracy[front])
-    ax.plot(*points, color=INK, linestyle=":", linewidth=1.2, label="frontier of single targets")
-    for k, name in enumerate(targets):
-        look = {"marker": MARKERS[k % len(MARKERS)], "color": "white", "edgecolor": INK}
-        point = (QUERIES * target_cost[k], 100 * target_accuracy[k])
-        ax.scatter(*point, s=50, zorder=3, label=name, **look)
-    if oracle is not None:
-        point = (QUERIES * oracle[0], 100 * oracle[1])
-        ax.scatter(*point, marker="p", s=110, color="black", zorder=4, label="oracle")
-    if chosen:
-        ax.scatter([], [], marker="*", s=170, color="white", edgecolor="black", label=CHOSEN)
-    ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(6))
-    ax.set(xlabel=f"mean cost (USD per {QUERIES:,} queries)", ylabel="accuracy (%)")
-    legend_outside(ax)
-    return ax
-
-
 def forest(
     ax: Axes,
     rows: Rows,
@@ -305,8 +244,3 @@ def trend(
     ax.set(xlabel=xlabel, ylabel=f"{ylabel}, 95 % interval")
     legend_outside(ax)
     return ax
-
-
-def savings(ax: Axes, rows: Rows) -> Axes:
-    """Draw savings with intervals, a line a policy, a marker a metric."""
-    return forest(ax, rows, "saving (%)", series="metric")

@@ -63,7 +63,7 @@ def as_frame(rows: Rows) -> pd.DataFrame:
     """Return results as a table, also where they are a list of single rows."""
     if isinstance(rows, pd.DataFrame):
         return rows
-    return pd.DataFrame([row if isinstance(row, pd.Series) else vars(row) for row in rows])
+    return pd.DataFrame(list(rows))
 
 
 def tilt(ax: Axes) -> None:

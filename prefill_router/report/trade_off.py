@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -11,10 +12,12 @@ from matplotlib.axes import Axes
 from prefill_router import policy
 from prefill_router.evaluation.complete import complete
 from prefill_router.evaluation.curve_evaluation import curve_band
-from prefill_router.evaluation.curves import routing_curve
-from prefill_router.evaluation.estimates import as_results
+from prefill_router.evaluation.curves import pareto_frontier, routing_curve
 from prefill_router.evaluation.results import one
-from prefill_router.report.plotting import routing_curves
+from prefill_router.report import QUERIES
+from prefill_router.report.style import INK, MARKERS, colour, legend_outside, look_of
+
+CHOSEN = "chosen on validation"
 
 
 def trade_off(
@@ -54,22 +57,41 @@ def trade_off(
     InputError
         If an estimate is missing, a cost unknown, or no row is complete.
     """
-    estimates, kept = as_results(estimates), complete(correct, cost)
+    kept = complete(correct, cost)
     right, paid, seen = kept.correct, kept.cost, kept.costs(expected_cost)
-    rows, best = np.arange(len(right)), policy.oracle(right, paid)
-    return routing_curves(
-        ax,
-        {name: routing_curve(values[kept.rows], right, paid, seen) for name, values in p.items()},
-        targets,
-        paid.mean(axis=0),
-        right.mean(axis=0),
-        oracle=(paid[rows, best].mean(), right[rows, best].mean()),
-        chosen={
-            name: tuple(
-                one(estimates, metric=metric, router=name).estimate
-                for metric in ("mean cost", "accuracy")
-            )
-            for name in p
-        },
-        band=curve_band(next(iter(p.values())), correct, cost, expected_cost, groups, seed=seed),
-    )
+    at, best = np.arange(len(right)), policy.oracle(right, paid)
+
+    def point(cost: float, accuracy: float, marker: str, **look) -> None:
+        ax.scatter(QUERIES * cost, 100 * accuracy, marker=marker, **look)
+
+    for i, (name, values) in enumerate(p.items()):
+        curve = routing_curve(values[kept.rows], right, paid, seen)
+        look = look_of(i) | {"markersize": 4, "markevery": max(1, len(curve.tau) // 8)}
+        ax.plot(QUERIES * curve.cost, 100 * curve.accuracy, label=name, **look)
+        chosen = (
+            one(estimates, metric=metric, router=name).estimate
+            for metric in ("mean cost", "accuracy")
+        )
+        point(*chosen, "*", s=170, color=colour(i), edgecolor="black", zorder=4)
+    first = next(iter(p.values()))
+    band = curve_band(first, correct, cost, expected_cost, groups, seed=seed)
+    edges = QUERIES * band["x"], 100 * band["lower"], 100 * band["upper"]
+    ax.fill_between(*edges, color=colour(0), alpha=0.15, linewidth=0, label="95 % interval")
+
+    single = paid.mean(axis=0), right.mean(axis=0)
+    front = pareto_frontier(*single)
+    look = {"color": INK, "linestyle": ":", "linewidth": 1.2}
+    frontier = QUERIES * single[0][front], 100 * single[1][front]
+    ax.plot(*frontier, label="frontier of single targets", **look)
+    for k, name in enumerate(targets):
+        look = {"color": "white", "edgecolor": INK, "s": 50, "zorder": 3}
+        point(single[0][k], single[1][k], MARKERS[k % len(MARKERS)], label=name, **look)
+    point(
+        paid[at, best].mean(), right[at, best].mean(), "p", s=110, color="black", zorder=4,
+        label="oracle",
+    )  # fmt: skip
+    ax.scatter([], [], marker="*", s=170, color="white", edgecolor="black", label=CHOSEN)
+    ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(6))
+    ax.set(xlabel=f"mean cost (USD per {QUERIES:,} queries)", ylabel="accuracy (%)")
+    legend_outside(ax)
+    return ax

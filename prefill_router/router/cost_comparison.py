@@ -11,8 +11,8 @@ from prefill_router import policy
 from prefill_router.evaluation.bootstrap import Values, estimate
 from prefill_router.evaluation.comparison import BEST, with_differences
 from prefill_router.evaluation.complete import complete
-from prefill_router.evaluation.metrics import cost_saving, ratio
 from prefill_router.evaluation.tuning import tied_lambdas
+from prefill_router.metrics import cost_saving, ratio
 
 PREDICTED, TRUE = "predicted lengths", "true lengths"
 MEDIAN, MEAN = "median lengths", "mean lengths"

@@ -14,8 +14,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from prefill_router import policy
-from prefill_router.evaluation import metrics
+from prefill_router import metrics, policy
 from prefill_router.evaluation.comparison import BEST, ORACLE, SINGLE, compare_choices
 from prefill_router.evaluation.results import one, select
 from prefill_router.labels import Labels

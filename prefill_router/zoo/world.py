@@ -9,8 +9,8 @@ from prefill_router import policy
 from prefill_router.baselines.averages import BenchmarkAware, TrainingAccuracy
 from prefill_router.baselines.classifiers import LengthOnly, TfidfLogistic
 from prefill_router.errors import InputError
-from prefill_router.evaluation.metrics import gap_closed
 from prefill_router.labels import Labels
+from prefill_router.metrics import gap_closed
 from prefill_router.zoo.vocabulary import build_tokenizer
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from prefill_router.errors import InputError
-from prefill_router.evaluation.curve_evaluation import curve_band, evaluate_curves
+from prefill_router.evaluation.curve_evaluation import compare_curves, curve_band
 from prefill_router.evaluation.curve_summaries import (
     aiq,
     apgr,
@@ -15,58 +15,32 @@ from prefill_router.evaluation.curve_summaries import (
     shared_cost_range,
 )
 from prefill_router.evaluation.curves import routing_curve
+from prefill_router.evaluation.results import one
 
 COST = np.array([1.0, 2.0, 6.0])
 
 
 def test_curves_summaries_have_intervals_and_rank_the_true_p_first(world):
     true, noisy, correct = world
-    rows = evaluate_curves(
-        {"true": true, "noisy": noisy}, correct, COST, pair=(0, 2), n_resamples=30
+    p = {"true": true, "noisy": noisy}
+    found = compare_curves(
+        p, correct, COST, weak_strong=(0, 2), pairs=[("true", "noisy")], n_resamples=30
     )
-    rows = {(e.metric, e.router, e.target): e for e in rows}
     for metric in ("P-AUCCC", "MDP-AUCCC", "AIQ", "APGR"):
-        a, b = rows[metric, "true", ""], rows[metric, "noisy", ""]
-        assert a.estimate > b.estimate
-        assert a.lower < a.estimate < a.upper
-    assert rows["CPT(80 %)", "true", ""].estimate <= 1
-    assert len(rows) == 16
-
-
-def test_a_band_lies_on_the_curve(world):
-    true, _, correct = world
-    band = curve_band(true, correct, COST, n_points=12, n_resamples=100)
-    complete = ~np.isnan(correct).any(axis=1)
-    curve = routing_curve(true[complete], correct[complete], COST)
-    at = np.searchsorted(curve.tau, band["tau"])
-    assert band["accuracy"].to_numpy() == pytest.approx(curve.accuracy[at])
-    assert band["cost"].to_numpy() == pytest.approx(curve.cost[at])
-    assert len(band) == 12 and (band["lower"] < band["accuracy"]).all()
-    assert (band["accuracy"] < band["upper"]).all()
-
-
-def test_the_saving_at_equal_accuracy_is_that_of_the_curve(world):
-    true, _, correct = world
-    found = evaluate_curves({"r": true}, correct, COST, best_single=1, n_resamples=40)
-    rows = {row.metric: row for row in found}
-    complete = ~np.isnan(correct).any(axis=1)
-    curve, y = routing_curve(true[complete], correct[complete], COST), correct[complete]
-    want = saving_at_equal_accuracy(curve, (COST, y.mean(axis=0)), best=1)
-    for name, value in (
-        ("best", want.saving_against_best),
-        ("dearest", want.saving_against_dearest),
-    ):
-        row = rows[f"saving at equal accuracy ({name})"]
-        assert row.estimate == pytest.approx(value)
-        assert row.lower <= row.estimate <= row.upper and row.lower < row.upper
+        a, b = (one(found, metric=metric, router=name) for name in p)
+        difference = one(found, metric=metric, router="true", versus="noisy")
+        assert a.estimate > b.estimate and a.lower < a.estimate < a.upper
+        assert difference.estimate == pytest.approx(a.estimate - b.estimate)
+        assert difference.upper - difference.lower < a.upper - a.lower + b.upper - b.lower
+    assert len(found) == 3 * 7
 
 
 def test_the_best_single_target_may_differ_between_folds():
     # each half has a best target that is always right there; both together cost 1 and 3
     correct = np.repeat([[1.0, 0, 0], [0, 1, 0]], 20, axis=0)
     cost, best = np.array([1.0, 3.0, 9.0]), np.repeat([0, 1], 20)
-    found = evaluate_curves({"r": correct}, correct, cost, best_single=best, n_resamples=5)
-    rows = {row.metric: row.estimate for row in found}
+    found = compare_curves({"r": correct}, correct, cost, best_single=best, n_resamples=5)
+    rows = found.set_index("metric")["estimate"]
     assert rows["saving at equal accuracy (best)"] == pytest.approx(0)
     assert rows["saving at equal accuracy (dearest)"] == pytest.approx(1 - 2 / 9)
 
@@ -74,8 +48,10 @@ def test_the_best_single_target_may_differ_between_folds():
 @pytest.mark.parametrize("cost", [np.zeros(3), np.full(3, 2.0)], ids=["zero", "equal"])
 def test_zero_and_equal_costs_leave_areas_undefined_and_nothing_else(world, cost):
     true, _, correct = world
-    found = evaluate_curves({"r": true}, correct, cost, pair=(0, 2), best_single=0, n_resamples=5)
-    rows = {row.metric: row.estimate for row in found}
+    found = compare_curves(
+        {"r": true}, correct, cost, weak_strong=(0, 2), best_single=0, n_resamples=5
+    )
+    rows = found.set_index("metric")["estimate"]
     for metric in ("P-AUCCC", "MDP-AUCCC", "PDP-AUCCC", "AIQ"):
         assert np.isnan(rows[metric])
     assert np.isfinite(rows["APGR"])
@@ -85,7 +61,7 @@ def test_zero_and_equal_costs_leave_areas_undefined_and_nothing_else(world, cost
 def test_an_unknown_cost_is_an_error(world):
     true, _, correct = world
     with pytest.raises(InputError, match="unknown price is not 0"):
-        evaluate_curves({"r": true}, correct, np.array([1, np.nan, 2]), n_resamples=5)
+        compare_curves({"r": true}, correct, np.array([1, np.nan, 2]), n_resamples=5)
 
 
 @pytest.fixture(scope="module")
@@ -101,8 +77,10 @@ def test_the_policy_looks_at_expected_costs_and_pays_the_actual_ones(world, cost
     true, noisy, correct = world
     paid, expected = costs
     routers = {"true": true, "noisy": noisy, "dearest": paid / paid.max()}
-    rows = evaluate_curves(routers, correct, paid, expected, pair=(0, 2), n_resamples=2)
-    found = {(row.metric, row.router): row.estimate for row in rows}
+    best = np.repeat([1, 2], 300)
+    found = compare_curves(
+        routers, correct, paid, expected, weak_strong=(0, 2), best_single=best, n_resamples=2
+    ).set_index(["metric", "router"])["estimate"]
 
     some = ~np.isnan(correct).any(axis=1)
     single = paid[some].mean(axis=0), correct[some].mean(axis=0)
@@ -111,28 +89,34 @@ def test_the_policy_looks_at_expected_costs_and_pays_the_actual_ones(world, cost
         for name, p in routers.items()
     }
     shared = shared_cost_range(single, *points.values())
+    at = np.flatnonzero(some), best[some]
     for name, curve in points.items():
+        savings = saving_at_equal_accuracy(
+            curve, (paid[at].mean(), correct[at].mean()), single[0].max()
+        )
         recovered = pgr_curve(routers[name][some], correct[some], 0, 2)
         want = {
             "P-AUCCC": p_auccc(curve, single),
             "MDP-AUCCC": mdp_auccc(curve, single),
             "PDP-AUCCC": pdp_auccc(curve, single),
             "AIQ": aiq(*curve, shared),
-            "AIQ (divided by the largest cost)": aiq(*curve, shared, True),
             "APGR": apgr(*recovered),
             "CPT(50 %)": cpt(*recovered, 0.5),
             "CPT(80 %)": cpt(*recovered, 0.8),
+            "saving at equal accuracy (best)": savings[0],
+            "saving at equal accuracy (dearest)": savings[1],
         }
-        assert {metric: found[metric, name] for metric in want} == pytest.approx(want)
+        assert {metric: found[metric, name] for metric in want} == pytest.approx(want, nan_ok=True)
     own = {name: shared_cost_range(single, curve) for name, curve in points.items()}
     assert len(set(own.values())) > 1  # else a range of each router's own would do, too
 
 
-def test_a_band_looks_at_expected_costs_and_pays_the_actual_ones(world, costs):
+def test_a_band_lies_on_the_curve_of_expected_and_actual_costs(world, costs):
     true, _, correct = world
-    band = curve_band(true, correct, *costs, n_points=12, n_resamples=2)
+    band = curve_band(true, correct, *costs, n_points=12, n_resamples=100)
     some = ~np.isnan(correct).any(axis=1)
     curve = routing_curve(true[some], correct[some], *(cost[some] for cost in costs))
-    at = np.searchsorted(curve.tau, band["tau"])
-    assert band["accuracy"].to_numpy() == pytest.approx(curve.accuracy[at])
-    assert band["cost"].to_numpy() == pytest.approx(curve.cost[at])
+    at = np.round(np.linspace(0, len(curve.tau) - 1, 12)).astype(int)
+    assert band["estimate"].to_numpy() == pytest.approx(curve.accuracy[at])
+    assert band["x"].to_numpy() == pytest.approx(curve.cost[at])
+    assert ((band["lower"] < band["estimate"]) & (band["estimate"] < band["upper"])).all()

@@ -12,7 +12,7 @@ from prefill_router.evaluation.curve_summaries import (
     saving_at_equal_accuracy,
     shared_cost_range,
 )
-from prefill_router.evaluation.curves import RoutingCurve, hull, routing_curve
+from prefill_router.evaluation.curves import hull, routing_curve
 
 TARGETS = (np.array([1.0, 2.0, 5.0]), np.array([0.4, 0.6, 0.8]))
 
@@ -75,21 +75,14 @@ def test_aiq_golden():
     assert shared == (2, 5)
     # .4 to .6 over [2, 3], flat at .6 over [3, 5]
     assert aiq(cost, accuracy, shared) == pytest.approx(1.7 / 3)
-    by_largest = aiq(cost, accuracy, shared, divide_by_largest_cost=True)
-    assert by_largest == pytest.approx(1.7 / 5)
     assert np.isnan(aiq(cost, accuracy, (2.0, 2.0)))
 
 
 def test_saving_at_equal_accuracy_golden():
-    curve = RoutingCurve(
-        np.array([0, 0.1, 0.2, 0.3]), np.array([4.0, 3.0, 2.5, 1.0]), np.array([0.8, 0.7, 0.6, 0.4])
-    )
-    found = saving_at_equal_accuracy(curve, TARGETS, best=1)
-    assert (found.tau, found.cost, found.accuracy) == (0.2, 2.5, 0.6)
-    assert found.saving_against_best == pytest.approx(-0.25)
-    assert found.saving_against_dearest == pytest.approx(0.5)
-    low = RoutingCurve(curve.tau, curve.cost, curve.accuracy - 0.5)
-    assert np.isnan(saving_at_equal_accuracy(low, TARGETS, best=1).cost)
+    cost, accuracy = np.array([4.0, 3.0, 2.5, 1.0]), np.array([0.8, 0.7, 0.6, 0.4])
+    found = saving_at_equal_accuracy((cost, accuracy), (2.0, 0.6), dearest=5.0)
+    assert found == pytest.approx((-0.25, 0.5))  # the point at a cost of 2.5
+    assert np.isnan(saving_at_equal_accuracy((cost, accuracy - 0.5), (2.0, 0.6), 5.0)).all()
 
 
 def test_pgr_golden():

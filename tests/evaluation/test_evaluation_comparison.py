@@ -17,8 +17,8 @@ from prefill_router.evaluation.comparison import (
     compare_choices,
     compare_probabilities,
 )
-from prefill_router.evaluation.metrics import expected_calibration_error
 from prefill_router.evaluation.results import Quantity, one
+from prefill_router.metrics import expected_calibration_error
 
 TARGETS = ("small", "middle", "large")
 COST = np.array([1.0, 2.0, 6.0])

@@ -8,12 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefill_router.errors import InputError
-from prefill_router.evaluation.bootstrap import intervals, p_values
+from prefill_router.evaluation.bootstrap import estimate, p_values, resampled
+from prefill_router.evaluation.results import Quantity, one
 from prefill_router.evaluation.significance import (
-    evaluate_significance,
+    DETECTABLE,
+    HOLM,
+    P_VALUE,
+    compare_significance,
     holm,
     minimal_detectable_difference,
-    seed_deviation,
     standard_error,
 )
 
@@ -39,7 +42,8 @@ def test_the_standard_error_is_that_of_the_mean_and_of_the_bootstrap_of_groups()
     assert standard_error(values) == pytest.approx(scipy.stats.sem(values))
     groups = rng.integers(0, 150, 600)
     grouped = rng.normal(size=150)[groups] + values
-    found = intervals(grouped[:, None], groups, n_resamples=8000)[0]
+    mean = {Quantity("mean"): lambda m: m["values"]}
+    found = estimate({"values": grouped}, mean, groups, n_resamples=8000).iloc[0]
     by_bootstrap = (found.upper - found.lower) / (2 * scipy.stats.norm.ppf(0.975))
     assert standard_error(grouped, groups) == pytest.approx(by_bootstrap, rel=0.05)
     assert standard_error(grouped, groups) > 1.3 * standard_error(grouped)
@@ -69,12 +73,6 @@ def test_the_detectable_difference_is_a_multiple_of_the_standard_error():
     assert minimal_detectable_difference(a, a) == 0
 
 
-def test_the_deviation_between_seeds():
-    by_seed = [np.full((3, 2), value) for value in (0.2, 0.4, 0.9)]
-    want = np.sqrt((0.3**2 + 0.1**2 + 0.4**2) / 2)
-    assert seed_deviation(by_seed, np.mean) == pytest.approx(want)
-
-
 def test_the_primary_is_tested_against_each_other_router():
     rng = np.random.default_rng(3)
     correct = (rng.random((400, 2)) < [0.8, 0.5]).astype(float)
@@ -85,39 +83,30 @@ def test_the_primary_is_tested_against_each_other_router():
         "mine": np.zeros(400, int),
         "nearly": (np.arange(400) % 40 == 0).astype(int),
     }
-    table = evaluate_significance(choices, correct, primary="mine", n_resamples=999)
-    table = table.set_index("router")
-    assert table.index.tolist() == ["same", "poor", "nearly"]
-    rows = correct[10:]
-    want = rows[:, 0].mean() - rows[:, 1].mean()
-    assert table.loc["poor", "difference"] == pytest.approx(want)
-    assert table.loc["poor", "p"] == 0.002
-    assert table.loc["poor", "p_holm"] == pytest.approx(0.006)
-    assert table.loc["same", ["difference", "p", "detectable"]].tolist() == [0, 1, 0]
-    detectable = minimal_detectable_difference(rows[:, 0], rows[:, 1])
-    assert table.loc["poor", "detectable"] == pytest.approx(detectable)
-    assert table.loc["poor", "difference"] > table.loc["poor", "detectable"]
-    np.testing.assert_allclose(table["p_holm"], holm(table["p"]))
+    found = compare_significance(choices, correct, primary="mine", n_resamples=999)
+    table = found.pivot(index="versus", columns="metric", values="estimate")
+    assert set(table.index) == {"same", "poor", "nearly"} and (found["n"] == 390).all()
+    assert table.loc["poor", P_VALUE] == 0.002
+    assert table.loc["poor", HOLM] == pytest.approx(0.006)
+    assert table.loc["same", [P_VALUE, DETECTABLE]].tolist() == [1, 0]
+    detectable = minimal_detectable_difference(correct[10:, 0], correct[10:, 1])
+    assert table.loc["poor", DETECTABLE] == pytest.approx(detectable)
+    np.testing.assert_allclose(table[HOLM], holm(table[P_VALUE]))
 
 
 def test_p_values_of_accuracy_are_those_of_gap_closed():
     rng = np.random.default_rng(4)
     correct = (rng.random((120, 3)) < [0.6, 0.5, 0.5]).astype(float)
-    a, b = rng.integers(0, 3, (2, 120))
-    table = evaluate_significance({"a": a, "b": b}, correct, primary="a", n_resamples=500)
+    choices = dict(zip("ab", rng.integers(0, 3, (2, 120)), strict=True))
+    found = compare_significance(choices, correct, primary="a", n_resamples=500)
     at = np.arange(120)
-    columns = np.column_stack([correct[at, a], correct[at, b], correct[:, 0], correct.max(axis=1)])
-    drawn = []
-    intervals(
-        columns,
-        statistic=lambda m: (
-            drawn.append((m[:, [0]] - m[:, [1]]) / (m[:, [3]] - m[:, [2]])) or drawn[-1]
-        ),
-        n_resamples=500,
+    columns = {name: correct[at, choice] for name, choice in choices.items()}
+    columns |= {"best": correct[:, 0], "oracle": correct.max(axis=1)}
+    _, drawn = resampled(
+        columns, [lambda m: (m["a"] - m["b"]) / (m["oracle"] - m["best"])], None, 500, 0
     )
-    resampled = np.concatenate(drawn[:-1])  # the last is of the rows as they are
-    smaller = min((resampled <= 0).sum(), (resampled >= 0).sum())
-    assert table["p"][0] == pytest.approx(2 * (1 + smaller) / 501)
+    smaller = min((drawn <= 0).sum(), (drawn >= 0).sum())
+    assert one(found, metric=P_VALUE, versus="b").estimate == pytest.approx(2 * (1 + smaller) / 501)
 
 
 def test_queries_asked_again_in_their_group_tell_nothing_more():
@@ -125,24 +114,23 @@ def test_queries_asked_again_in_their_group_tell_nothing_more():
     correct = (rng.random((80, 2)) < [0.65, 0.5]).astype(float)
     correct[3, 1] = np.nan
     choices = {"a": np.zeros(80, int), "b": np.ones(80, int), "c": rng.integers(0, 2, 80)}
-    once = evaluate_significance(choices, correct, primary="a", n_resamples=500)
+    once = compare_significance(choices, correct, primary="a", n_resamples=500)
     again, group = {name: np.repeat(c, 5) for name, c in choices.items()}, np.arange(80)
-    found = evaluate_significance(
+    found = compare_significance(
         again, np.repeat(correct, 5, axis=0), np.repeat(group, 5), primary="a", n_resamples=500
     )
-    pd.testing.assert_frame_equal(found, once)
-    assert ((once["p"] > 0.01) & (once["p"] < 1)).all()  # not one that more queries leave alone
+    pd.testing.assert_frame_equal(found.drop(columns="n"), once.drop(columns="n"))
+    p = once.loc[once["metric"] == P_VALUE, "estimate"]
+    assert ((p > 0.01) & (p < 1)).all()  # not one that more queries leave alone
 
 
 def test_bad_input_is_named():
     ones = np.ones((4, 2))
     with pytest.raises(InputError, match="Unknown primary router 'x'"):
-        evaluate_significance({"a": np.zeros(4, int)}, ones, primary="x")
+        compare_significance({"a": np.zeros(4, int)}, ones, primary="x")
     with pytest.raises(InputError, match="no other router"):
-        evaluate_significance({"a": np.zeros(4, int)}, ones, primary="a")
+        compare_significance({"a": np.zeros(4, int)}, ones, primary="a")
     with pytest.raises(InputError, match="two groups"):
         standard_error(np.ones(3), np.zeros(3))
     with pytest.raises(InputError, match="same rows"):
         minimal_detectable_difference(np.ones(3), np.ones(4))
-    with pytest.raises(InputError, match="two of them, not 1"):
-        seed_deviation([ones], np.mean)

@@ -4,17 +4,11 @@ import tiny_studies
 import torch
 
 from prefill_router.evaluation.results import one, select
+from prefill_router.evaluation.significance import DETECTABLE, HOLM, P_VALUE
 from prefill_router.experiments import routers
 from prefill_router.experiments.comparison import apply_policies, route
 from prefill_router.experiments.contest import CHALLENGER, TRIED
-from prefill_router.experiments.router_comparison import (
-    DETECTABLE,
-    DEVIATION,
-    FRUGAL,
-    HOLM,
-    P,
-    router_comparison,
-)
+from prefill_router.experiments.router_comparison import DEVIATION, FRUGAL, router_comparison
 from prefill_router.experiments.routers import (
     FINE_TUNED,
     LOGISTIC,
@@ -65,7 +59,7 @@ def test_the_challengers_row_is_what_its_probabilities_choose(study, found):
 def test_controls_are_no_hypotheses_and_holms_p_is_never_smaller(found):
     p, corrected = (
         select(found, metric=metric, versus=None).set_index(["router", "versus"])["estimate"]
-        for metric in (P, HOLM)
+        for metric in (P_VALUE, HOLM)
     )
     assert (PRIMARY, TFIDF) in p
     assert (PRIMARY, SHUFFLED) not in p
@@ -90,7 +84,7 @@ def test_without_prices_or_a_second_network_what_needs_them_is_left_out(tmp_path
     study = tiny_studies.study(tmp_path, prices="", untrained="", encoders=[], keep=1)
     found = router_comparison(study, all_routed(study))
     assert not found["metric"].str.contains("cost|AUCCC|deviation|frugal").any()
-    assert {"gap closed", "regret", P} <= set(found["metric"])
+    assert {"gap closed", "regret", P_VALUE} <= set(found["metric"])
 
 
 def test_fine_tuning_is_left_out_where_it_takes_too_long(study, monkeypatch):

@@ -5,7 +5,7 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
 from prefill_router.errors import InputError
-from prefill_router.evaluation.metrics import expected_calibration_error
+from prefill_router.metrics import expected_calibration_error
 from prefill_router.recipe.calibration import FAMILIES, Calibration, fit_calibration
 
 

@@ -7,9 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from prefill_router.evaluation.curves import RoutingCurve
-from prefill_router.evaluation.metrics import ReliabilityCurve, Zones
 from prefill_router.evaluation.results import results
+from prefill_router.metrics import ReliabilityCurve, Zones
 from prefill_router.report import plotting
 from prefill_router.report.style import style
 
@@ -105,31 +104,6 @@ def test_reliability_draws_the_curve_beside_the_diagonal(ax):
     plotting.reliability(ax, {"trunk": curve})
     assert lines(ax)["trunk"].get_xydata().tolist() == [[0.2, 0.1], [0.7, 0.8]]
     assert legend(ax) == ["perfect calibration", "trunk"]
-
-
-def test_routing_curves_draw_routers_targets_frontier_oracle_choice_and_band(ax):
-    curve = RoutingCurve(np.array([0, 0.5]), np.array([0.003, 0.001]), np.array([0.8, 0.5]))
-    band = pd.DataFrame({"cost": [0.003, 0.001], "lower": [0.7, 0.4], "upper": [0.9, 0.6]})
-    plotting.routing_curves(
-        ax,
-        {"trunk": curve, "words": curve},
-        NAMES,
-        np.array([0.001, 0.002, 0.004]),
-        np.array([0.5, 0.4, 0.7]),
-        oracle=(0.0015, 0.9),
-        chosen={"trunk": (0.002, 0.65)},
-        band=band,
-    )
-    drawn = lines(ax)
-    assert drawn["trunk"].get_xydata() == pytest.approx(np.array([[3, 80], [1, 50]]))
-    assert drawn["trunk"].get_linestyle() != drawn["words"].get_linestyle()
-    frontier = drawn["frontier of single targets"].get_xydata()
-    assert frontier == pytest.approx(np.array([[1, 50], [4, 70]]))
-    points = [tuple(c.get_offsets()[0]) for c in ax.collections if len(c.get_offsets()) == 1]
-    for point in ((2, 65), (1, 50), (2, 40), (4, 70), (1.5, 90)):
-        assert any(np.allclose(point, other) for other in points)
-    assert {"trunk", "words", *NAMES, "oracle", "95 % interval"} <= set(legend(ax))
-    assert "USD per 1,000 queries" in ax.get_xlabel() and "%" in ax.get_ylabel()
 
 
 def rows_of(values, metric="gap closed", router="trunk", **fields):

@@ -7,30 +7,36 @@ import numpy as np
 import pytest
 
 from prefill_router.errors import InputError
-from prefill_router.evaluation.estimates import Estimate
+from prefill_router.evaluation.results import results
 from prefill_router.report.trade_off import trade_off
 
 COST = np.array([0.001, 0.004])
-P = {"r": np.array([[0.9, 0.5], [0.2, 0.8], [0.5, 0.5]])}
+P = {name: np.array([[0.9, 0.5], [0.2, 0.8], [0.5, 0.5]]) for name in ("r", "words")}
 CORRECT = np.array([[1.0, 0.0], [0.0, 1.0], [np.nan, 1.0]])
-ESTIMATES = [
-    Estimate(metric, "r", "", "test", value, value, value, 2)
+ESTIMATES = results(
+    {"metric": metric, "router": router, "estimate": value}
+    for router in P
     for metric, value in (("mean cost", 0.002), ("accuracy", 0.75))
-]
+)
 
 
 def test_the_curve_of_complete_rows_is_drawn_with_the_chosen_point_and_the_oracle():
     figure, ax = plt.subplots()
     found = trade_off(ax, P, CORRECT, COST, COST, targets=("a", "b"), estimates=ESTIMATES)
     assert found is ax
-    lines = {line.get_label(): line.get_xydata() for line in ax.get_lines()}
+    lines = {line.get_label(): line for line in ax.get_lines()}
     # the likeliest target of both queries: right, for 1 and 4; else the cheapest, half right
-    assert lines["r"][0] == pytest.approx([2.5, 100])
-    assert lines["r"][-1] == pytest.approx([1, 50])
+    assert lines["r"].get_xydata()[0] == pytest.approx([2.5, 100])
+    assert lines["r"].get_xydata()[-1] == pytest.approx([1, 50])
     points = [tuple(c.get_offsets()[0]) for c in ax.collections if len(c.get_offsets()) == 1]
     for point in ((2, 75), (1, 50), (4, 50), (2.5, 100)):
         assert any(np.allclose(point, other) for other in points)
-    assert "95 % interval" in [text.get_text() for text in ax.get_legend().get_texts()]
+    assert lines["r"].get_linestyle() != lines["words"].get_linestyle()
+    frontier = lines["frontier of single targets"].get_xydata()
+    assert frontier == pytest.approx(np.array([[1, 50]]))
+    shown = {text.get_text() for text in ax.get_legend().get_texts()}
+    assert shown == {*P, "a", "b", "oracle", *lines, "95 % interval", "chosen on validation"}
+    assert "USD per 1,000 queries" in ax.get_xlabel() and "%" in ax.get_ylabel()
     plt.close(figure)
 
 

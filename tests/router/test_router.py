@@ -7,8 +7,8 @@ import pytest
 import tiny_models
 import tiny_routers
 
+from prefill_router import metrics
 from prefill_router.errors import InputError
-from prefill_router.evaluation import metrics
 from prefill_router.evaluation.results import one
 from prefill_router.extraction.activations import Activations
 from prefill_router.labels.costs import Prices

@@ -1,1 +1,0 @@
-from prefill_router.metrics import *  # noqa: F403
