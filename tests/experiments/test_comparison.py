@@ -11,7 +11,6 @@ from prefill_router.experiments.comparison import (
     RANDOM,
     best_single,
     choice_results,
-    choose_targets,
     probability_results,
     random_choice,
     reference_choices,
@@ -123,16 +122,6 @@ def test_probabilities_are_judged_by_auc_within_folds(study):
         )
 
 
-def test_random_choices_are_even_and_seeded(study, tmp_path):
-    choice = random_choice(study)
-    counts = np.bincount(choice, minlength=3)
-    assert counts.sum() == len(study.test_rows)
-    assert counts.min() > len(choice) / 5
-    assert choice.tolist() == random_choice(study).tolist()
-    reseeded = tiny_studies.study(tmp_path, outer_folds=2, seed=1)
-    assert choice.tolist() != random_choice(reseeded).tolist()
-
-
 def test_dearest_and_cheapest_are_those_of_expected_costs_on_training_rows(study, tmp_path):
     choices = reference_choices(study)
     assert np.array_equal(choices[RANDOM], random_choice(study))
@@ -153,14 +142,3 @@ def test_everything_stands_a_constant_target(with_constant):
     assert np.isnan(one(found, metric="gap closed", router=PRIMARY).estimate)  # there is no gap
     aucs = probability_results(study, {PRIMARY: routed.p})
     assert np.isnan(one(aucs, metric="AUC", router=PRIMARY, target="perfect").estimate)
-
-
-def test_without_costs_the_likeliest_target_is_asked(study, monkeypatch):
-    monkeypatch.setattr(type(study), "has_costs", False)
-    p = np.random.default_rng(0).random(study.labels.correct.shape)
-    p[study.splits[0].train] = np.nan
-    choice, frugal, tau = choose_targets(study, 0, p)
-    known = np.setdiff1d(np.arange(len(p)), study.splits[0].train)
-    np.testing.assert_array_equal(choice[known], p[known].argmax(axis=1))
-    np.testing.assert_array_equal(frugal, choice)
-    assert tau == 0
