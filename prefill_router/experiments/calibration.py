@@ -10,12 +10,15 @@ import pandas as pd
 
 from prefill_router import policy
 from prefill_router.errors import InputError
-from prefill_router.evaluation.bootstrap import estimate, few
-from prefill_router.evaluation.comparison import compare_probabilities
+from prefill_router.evaluation.bootstrap import FEW, estimate
 from prefill_router.evaluation.complete import complete
 from prefill_router.evaluation.results import Quantity
 from prefill_router.evaluation.tuning import fit_abstention
-from prefill_router.experiments.comparison import choose_by_fold
+from prefill_router.experiments.comparison import (
+    choose_by_fold,
+    probability_results,
+    resampling,
+)
 from prefill_router.experiments.routers import PRIMARY
 from prefill_router.experiments.study import Study
 from prefill_router.metrics import equal_mass_bins
@@ -47,19 +50,9 @@ def evaluate_calibration(
     """
     correct, groups = study.labels.correct[study.test_rows], study.labels.group[study.test_rows]
     both = {BEFORE: study.over_folds(raw), AFTER: study.over_folds(p)}
-    settings = {"n_resamples": few(study.parameters.n_resamples), "seed": study.parameters.seed}
-    errors = compare_probabilities(
-        both,
-        correct,
-        groups,
-        targets=study.labels.targets,
-        pairs=[(AFTER, BEFORE)],
-        only=["Brier", "ECE"],
-        **settings,
-    )
     cells = ~np.isnan(correct)
     repeated = np.broadcast_to(groups[:, None], correct.shape)[cells]
-    found = [errors]
+    found = [probability_results(study, both, [(AFTER, BEFORE)], ["Brier", "ECE"])]
     for name, values in both.items():
         bins = equal_mass_bins(values[cells])
         used, counts = np.unique(bins, return_counts=True)
@@ -72,7 +65,7 @@ def evaluate_calibration(
             for metric in columns
         }
         columns = {metric: inside * column[:, None] for metric, column in columns.items()}
-        found.append(estimate(columns, quantities, repeated, **settings))
+        found.append(estimate(columns, quantities, repeated, **resampling(study, FEW)))
     return pd.concat(found, ignore_index=True)
 
 
@@ -116,8 +109,7 @@ def evaluate_abstention(
                 {ANSWERED: answered, AMONG_ANSWERED: right},
                 {Quantity(m, PRIMARY, x=level, n=n): itemgetter(m) for m, n in counts.items()},
                 kept.groups,
-                n_resamples=study.parameters.n_resamples,
-                seed=study.parameters.seed,
+                **resampling(study),
             )
         )
     return pd.concat(found, ignore_index=True)

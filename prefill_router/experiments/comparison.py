@@ -4,18 +4,52 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from prefill_router import policy
 from prefill_router.evaluation import comparison
-from prefill_router.evaluation.bootstrap import few
+from prefill_router.evaluation.bootstrap import FEW, few
+from prefill_router.evaluation.comparison import Pairs
 from prefill_router.evaluation.tuning import choose_parameter
 from prefill_router.experiments.routers import predictions
 from prefill_router.experiments.study import Study
 
 RANDOM, DEAREST, CHEAPEST = "random", "always dearest", "always cheapest"
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Rows held out by the folds of a study, n of them.
+
+    Attributes
+    ----------
+    rows : ndarray of int, shape (n,)
+        Rows of the label matrix; several folds may validate on the same one.
+    folds : ndarray of int, shape (n,)
+        The fold that holds each out.
+    split : str, default "test"
+        What results call these rows.
+    """
+
+    rows: np.ndarray
+    folds: np.ndarray
+    split: str = "test"
+
+    def join(self, by_fold: Sequence[np.ndarray]) -> np.ndarray:
+        """Return what each row's own fold says of it, (n, ...), given all N rows by each fold."""
+        return np.stack(by_fold)[self.folds, self.rows]
+
+
+def held_out(study: Study, split: str = "test") -> HeldOut:
+    """Return the test rows of all folds, in the order of `test_rows`, or the validation rows."""
+    if split == "test":
+        return HeldOut(study.test_rows, study.test_folds)
+    rows = [getattr(each, split) for each in study.splits]
+    folds = np.repeat(np.arange(len(rows)), [len(each) for each in rows])
+    return HeldOut(np.concatenate(rows), folds, split)
 
 
 @dataclass(frozen=True)
@@ -107,50 +141,62 @@ def test_labels(study: Study) -> np.ndarray:
 
 def best_single(study: Study) -> np.ndarray:
     """Return each test query's best single target, (n,): its fold's, by training accuracy."""
-    rows = [np.full(study.labels.n_queries, k) for k in study.best_single]
-    return study.over_folds(rows)
+    return np.array(study.best_single)[study.test_folds]
+
+
+def resampling(study: Study, most: int | None = None) -> dict[str, int]:
+    """Return the `n_resamples`, `most` or fewer, and the `seed` of a study's bootstrap."""
+    p = study.parameters
+    return {"n_resamples": min(p.n_resamples, most or p.n_resamples), "seed": p.seed}
 
 
 def choice_results(
     study: Study,
     choices: Mapping[str, np.ndarray],
-    pairs: Sequence[tuple[str, str]] = (),
+    pairs: Pairs = (),
+    at: HeldOut | None = None,
+    **settings: Any,
 ) -> pd.DataFrame:
-    """Evaluate choices on the test queries, with `pairs` of them subtracted.
+    """Evaluate choices (n,) on held-out rows, by default of test, with `pairs` subtracted.
 
-    Costs are what the answers really cost; see `prefill_router.evaluation.comparison`.
+    Costs are what the answers really cost. `settings` are other parameters of
+    `prefill_router.evaluation.comparison.compare_choices`, or values in place of the study's.
     """
-    return comparison.compare_choices(
-        choices,
-        test_labels(study),
-        study.costs[study.test_rows] if study.has_costs else None,
-        best_single(study),
-        study.labels.group[study.test_rows],
-        targets=study.labels.targets,
-        pairs=pairs,
-        n_resamples=study.parameters.n_resamples,
-        seed=study.parameters.seed,
-    )
+    at = at or held_out(study)
+    known = {
+        "correct": study.labels.correct[at.rows],
+        "cost": study.costs[at.rows] if study.has_costs and "cost" not in settings else None,
+        "best_single": np.array(study.best_single)[at.folds],
+        "targets": study.labels.targets,
+        "groups": study.labels.group[at.rows],
+        "split": at.split,
+    }
+    settings = known | resampling(study) | settings
+    return comparison.compare_choices(choices, pairs=pairs, **settings)
 
 
 def probability_results(
     study: Study,
     p: Mapping[str, np.ndarray],
-    pairs: Sequence[tuple[str, str]] = (),
+    pairs: Pairs = (),
     only: Sequence[str] = ("AUC", "Brier", "ECE"),
+    at: HeldOut | None = None,
+    **settings: Any,
 ) -> pd.DataFrame:
-    """Evaluate P(correct) of the test queries, (n, K), with `pairs` of them subtracted."""
-    return comparison.compare_probabilities(
-        p,
-        test_labels(study),
-        study.labels.group[study.test_rows],
-        targets=study.labels.targets,
-        folds=study.test_folds,
-        pairs=pairs,
-        only=only,
-        n_resamples=few(study.parameters.n_resamples),
-        seed=study.parameters.seed,
-    )
+    """Evaluate P(correct), (n, K), of held-out rows likewise; AUC compares rows within a fold.
+
+    `settings` are as those of `choice_results`, of `compare_probabilities`.
+    """
+    at = at or held_out(study)
+    known = {
+        "correct": study.labels.correct[at.rows],
+        "targets": study.labels.targets,
+        "groups": study.labels.group[at.rows],
+        "folds": at.folds,
+        "split": at.split,
+    }
+    settings = known | resampling(study, FEW) | settings
+    return comparison.compare_probabilities(p, pairs=pairs, only=only, **settings)
 
 
 def random_choice(study: Study) -> np.ndarray:
@@ -172,15 +218,14 @@ def reference_choices(study: Study) -> dict[str, np.ndarray]:
             for fold, split in enumerate(study.splits)
         ]
         for name, extreme in ((DEAREST, np.argmax), (CHEAPEST, np.argmin)):
-            rows = [np.full(study.labels.n_queries, extreme(cost)) for cost in costs]
-            choices[name] = study.over_folds(rows)
+            choices[name] = np.array([extreme(cost) for cost in costs])[study.test_folds]
     return choices
 
 
 def compare_predictions(
     study: Study,
     p: Mapping[str, Sequence[np.ndarray]],
-    pairs: Sequence[tuple[str, str]] = (),
+    pairs: Pairs = (),
     split: str = "test",
     n_resamples: int | None = None,
 ) -> pd.DataFrame:
@@ -202,27 +247,15 @@ def compare_predictions(
     pandas.DataFrame
         Results: gap closed, AUC and Brier score of each router and pair.
     """
-    n_resamples = n_resamples or study.parameters.n_resamples
-    rows = [getattr(each, split) for each in study.splits]
-
-    def joined(by_fold: Sequence[np.ndarray]) -> np.ndarray:
-        return np.concatenate([values[r] for values, r in zip(by_fold, rows, strict=True)])
-
-    labels, folds = study.labels, np.repeat(np.arange(len(rows)), [len(r) for r in rows])
-    Y, groups = labels.correct[np.concatenate(rows)], labels.group[np.concatenate(rows)]
+    n_resamples, at = n_resamples or study.parameters.n_resamples, held_out(study, split)
     choices = {
-        name: joined([choose_targets(study, fold, q)[0] for fold, q in enumerate(by_fold)])
+        name: at.join([choose_targets(study, fold, q)[0] for fold, q in enumerate(by_fold)])
         for name, by_fold in p.items()
     }
-    common = {"pairs": pairs, "split": split, "seed": study.parameters.seed}
-    chosen = comparison.compare_choices(
-        choices, Y, None, np.array(study.best_single)[folds], groups,
-        n_resamples=n_resamples, **common,
-    )  # fmt: skip
-    predicted = comparison.compare_probabilities(
-        {name: joined(by_fold) for name, by_fold in p.items()}, Y, groups,
-        targets=labels.targets, folds=folds, only=("AUC", "Brier"),
-        n_resamples=few(n_resamples), **common,
-    )  # fmt: skip
+    only = {"cost": None, "targets": (), "n_resamples": n_resamples}
+    chosen = choice_results(study, choices, pairs, at, **only)
+    joined = {name: at.join(by_fold) for name, by_fold in p.items()}
+    settings = {"at": at, "n_resamples": few(n_resamples)}
+    predicted = probability_results(study, joined, pairs, ("AUC", "Brier"), **settings)
     kept = chosen["metric"].eq("gap closed") & chosen["router"].isin(list(p))
     return pd.concat([chosen[kept], predicted], ignore_index=True)

@@ -16,9 +16,9 @@ import pandas as pd
 from scipy.stats import binomtest
 
 from prefill_router import policy
-from prefill_router.evaluation.comparison import BEST, SAVING_AGAINST_BEST, compare_choices
+from prefill_router.evaluation.comparison import BEST, SAVING_AGAINST_BEST
 from prefill_router.evaluation.results import Quantity, counted, results, select
-from prefill_router.experiments.comparison import best_single
+from prefill_router.experiments.comparison import HeldOut, choice_results
 from prefill_router.experiments.study import Study
 from prefill_router.router.guarantee import TAUS, certify, labels_needed
 
@@ -108,21 +108,13 @@ def evaluate_guarantee(
             if promise.tau is not None and len(reporting):
                 known = certify_rows(study, p, fold, reporting)
                 chosen[reporting] = policy.tolerance(known["p"], known["cost"], promise.tau)
-    rows = np.sort(np.concatenate([reporting for _, reporting in parts]))
-    if not len(rows):
+    mine = np.isin(study.test_rows, np.concatenate([reporting for _, reporting in parts]))
+    if not mine.any():
         return results(certified)
-    reported = compare_choices(
-        {name: chosen[rows] for name, chosen in choices.items()},
-        labels.correct[rows],
-        study.costs[rows] if study.has_costs else None,
-        best_single(study)[np.searchsorted(study.test_rows, rows)],
-        labels.group[rows],
-        pairs=[(name, BEST) for name in choices],
-        each_group_once=True,
-        split=REPORTING,
-        n_resamples=study.parameters.n_resamples,
-        seed=study.parameters.seed,
-    )
+    at = HeldOut(study.test_rows[mine], study.test_folds[mine], REPORTING)
+    choices = {name: chosen[at.rows] for name, chosen in choices.items()}
+    pairs = [(name, BEST) for name in choices]
+    reported = choice_results(study, choices, pairs, at, each_group_once=True)
     wanted = {"router": list(choices), "metric": ["accuracy", SAVING_AGAINST_BEST]}
     return pd.concat([results(certified), select(reported, versus=None, **wanted)])
 

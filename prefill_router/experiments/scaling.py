@@ -7,10 +7,9 @@ from pathlib import Path
 import pandas as pd
 
 from prefill_router import policy
-from prefill_router.evaluation.bootstrap import few
-from prefill_router.evaluation.comparison import against, compare_choices, compare_probabilities
+from prefill_router.evaluation.comparison import against
 from prefill_router.evaluation.results import Quantity, counted, results, select
-from prefill_router.experiments.comparison import best_single
+from prefill_router.experiments.comparison import choice_results, probability_results
 from prefill_router.experiments.routers import OWN, predictions
 from prefill_router.experiments.study import Study
 from prefill_router.extraction.sources import n_parameters
@@ -35,25 +34,18 @@ def scaling(study: Study) -> pd.DataFrame:
         one from its own earlier copies; `SIZE` and `STEPS` (the zoo's models state them) are
         numbers without an interval.
     """
-    labels, rows, p = study.labels, study.test_rows, study.parameters
     copies = checkpoints(study) if study.is_zoo else {}
     places = {name: name for name in study.encoders} | copies
     predicted = {
         name: study.over_folds(predictions(study, OWN, [place])) for name, place in places.items()
     }
-    pairs = against(p.encoder, study.encoders)
+    pairs = against(study.parameters.encoder, study.encoders)
     pairs += against(list(copies)[-1], copies) if copies else []
-    aucs = compare_probabilities(
-        predicted, labels.correct[rows], labels.group[rows], targets=labels.targets, only=["AUC"],
-        folds=study.test_folds, pairs=pairs, n_resamples=few(p.n_resamples), seed=p.seed,
-    )  # fmt: skip
+    aucs = probability_results(study, predicted, pairs, only=["AUC"])
     choices = {name: policy.argmax(values) for name, values in predicted.items()}
-    gaps = compare_choices(
-        choices, labels.correct[rows], None, best_single(study), labels.group[rows],
-        pairs=pairs, n_resamples=p.n_resamples, seed=p.seed,
-    )  # fmt: skip
-    found = select(pd.concat([aucs, gaps]), versus=None, router=list(places))
-    found = select(found, versus=None, metric=["AUC", "gap closed"])
+    gaps = choice_results(study, choices, pairs, cost=None)
+    wanted = {"metric": ["AUC", "gap closed"], "router": list(places), "versus": None}
+    found = select(pd.concat([aucs, gaps]), **wanted)
     counts = []
     for name, place in places.items():
         source = study.source(place)

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
 
 import numpy as np
 import pandas as pd
 
-from prefill_router import policy
 from prefill_router.errors import InputError
 from prefill_router.evaluation.bootstrap import estimate
 from prefill_router.evaluation.comparison import (
     BEST,
     ENCODER_INCLUDED,
     SAVING_AGAINST_BEST,
-    compare_choices,
 )
 from prefill_router.evaluation.complete import complete
 from prefill_router.evaluation.results import Quantity, counted, results, select
 from prefill_router.evaluation.tuning import POLICIES, choose_parameter, fit_budget
-from prefill_router.experiments.comparison import best_single, choose_by_fold
+from prefill_router.experiments.comparison import (
+    best_single,
+    choice_results,
+    choose_by_fold,
+    held_out,
+    resampling,
+)
 from prefill_router.experiments.study import Study
 from prefill_router.extraction.sources import n_parameters
 from prefill_router.labels.costs import MILLION, expected_costs
@@ -96,52 +101,50 @@ def evaluate_expected_costs(
         target of policies chosen on validation, the cheapest as accurate there as that target;
         their routers are "tolerance, predicted lengths" and so on.
     """
-    rows, labels = study.test_rows, study.labels
-    correct, paid, best = labels.correct, study.costs[rows], best_single(study)
-    price, groups, n_resamples = (
-        encoder_price(study),
-        labels.group[rows],
-        study.parameters.n_resamples,
-    )
+    rows, correct, price = study.test_rows, study.labels.correct, encoder_price(study)
+    paid, resamples = study.costs[rows], resampling(study, most=1000)
     read = None if price is None else study.activations().full_tokens[rows] * price / MILLION
     expected = {way: study.over_folds(costs) for way, costs in ways.items()} | {TRUE: paid}
-    common = {"targets": labels.targets, "encoder_cost": read, "seed": study.parameters.seed}
     curves = compare_costs(
         study.over_folds(p),
         correct[rows],
         paid,
         expected,
-        best,
-        groups,
-        n_resamples=min(1000, n_resamples),
-        **common,
+        best_single(study),
+        study.labels.group[rows],
+        targets=study.labels.targets,
+        encoder_cost=read,
+        **resamples,
     )
 
-    def route(rule: str, cost: Sequence[np.ndarray]) -> np.ndarray:
-        def choose(f: int, v: np.ndarray, t: np.ndarray) -> np.ndarray:
-            best = {"as_accurate_as": study.best_single[f]}
-            parameter = choose_parameter(p[f][v], correct[v], cost[f][v], rule, **best)
-            return POLICIES[rule](p[f][t], cost[f][t], parameter)
+    def fit(rule: str, fold: int, v: np.ndarray, cost: np.ndarray) -> float:
+        single = study.best_single[fold]
+        return choose_parameter(p[fold][v], correct[v], cost[v], rule, as_accurate_as=single)
 
-        return choose_by_fold(study, choose)
-
-    choices = {f"{rule}, {way}": route(rule, c) for rule in POLICIES for way, c in ways.items()}
+    choices = {
+        f"{rule}, {way}": _route(study, p, costs, rule, functools.partial(fit, rule))
+        for rule in POLICIES
+        for way, costs in ways.items()
+    }
     pairs = [
         (f"{rule}, {PREDICTED}", f"{rule}, {way}") for rule in POLICIES for way in list(ways)[1:]
     ]
-    found = compare_choices(
-        choices,
-        correct[rows],
-        paid,
-        best,
-        groups,
-        pairs=pairs + [(name, BEST) for name in choices],
-        n_resamples=n_resamples,
-        **common,
-    )
+    pairs += [(name, BEST) for name in choices]
+    found = choice_results(study, choices, pairs, encoder_cost=read)
     wanted = ["accuracy", SAVING_AGAINST_BEST, SAVING_AGAINST_BEST + ENCODER_INCLUDED]
     chosen = select(found, metric=wanted, router=list(choices), versus=None)
     return pd.concat([curves, chosen], ignore_index=True)
+
+
+def _route(
+    study: Study, p: Sequence[np.ndarray], costs: Sequence[np.ndarray], rule: str, fit: Callable
+) -> np.ndarray:
+    """Choose targets of the test queries, (n,), by a policy fitted on validation queries."""
+
+    def choose(fold: int, v: np.ndarray, t: np.ndarray) -> np.ndarray:
+        return POLICIES[rule](p[fold][t], costs[fold][t], fit(fold, v, costs[fold]))
+
+    return choose_by_fold(study, choose)
 
 
 def evaluate_budgets(
@@ -167,46 +170,30 @@ def evaluate_budgets(
         a query, mean over folds), `SPENT`, what test queries really cost as a share of it, and
         "accuracy". A budget below what a way expects to be spent at least is left out.
     """
-    labels, settings, found = study.labels, study.parameters, [results()]
+    at, found, known = held_out(study), [results()], ways[PREDICTED]
     kept = complete(
-        labels.correct[study.test_rows], study.costs[study.test_rows], labels.group[study.test_rows]
+        study.labels.correct[at.rows], study.costs[at.rows], study.labels.group[at.rows]
     )
+    known = [costs[split.validation] for costs, split in zip(known, study.splits, strict=True)]
+    least = np.array([costs.min(axis=1).mean() for costs in known])
+    most = np.array([costs.mean(axis=0).max() for costs in known])
     for share in budgets:
-        known = [
-            c[split.validation] for c, split in zip(ways[PREDICTED], study.splits, strict=True)
-        ]
-        ends = [(c.min(axis=1).mean(), c.mean(axis=0).max()) for c in known]
-        limits = np.array([least + share * (most - least) for least, most in ends])
+        limits = least + share * (most - least)
         if not (limits > 0).all():  # all is free
             continue
-        limit = limits[study.test_folds][kept.rows]
-        for way, cost in ways.items():
 
-            def choose(
-                f: int,
-                v: np.ndarray,
-                t: np.ndarray,
-                cost: Sequence = cost,
-                limits: Sequence = limits,
-            ) -> np.ndarray:
-                lam = fit_budget(p[f][v], cost[f][v], limits[f])
-                return policy.utility(p[f][t], cost[f][t], lam)
+        def fit(fold: int, v: np.ndarray, cost: np.ndarray, limits: np.ndarray = limits) -> float:
+            return fit_budget(p[fold][v], cost[v], limits[fold])
 
+        for way, costs in ways.items():
             try:
-                chosen = choose_by_fold(study, choose)
+                chosen = _route(study, p, costs, "utility", fit)[kept.rows]
             except InputError:  # it expects to spend more in any case
                 continue
-            at = np.arange(len(limit)), chosen[kept.rows]
-            of = {"router": way, "x": share, "n": len(limit)}
-            columns = {SPENT: kept.cost[at] / limit, "accuracy": kept.correct[at]}
-            found += [
-                results([counted(Quantity(BUDGET, **of), np.mean(limits))]),
-                estimate(
-                    columns,
-                    {Quantity(metric, **of): itemgetter(metric) for metric in columns},
-                    kept.groups,
-                    n_resamples=settings.n_resamples,
-                    seed=settings.seed,
-                ),
-            ]
+            limit, cells = limits[at.folds][kept.rows], (np.arange(len(chosen)), chosen)
+            of = {"router": way, "x": share, "n": len(chosen)}
+            columns = {SPENT: kept.cost[cells] / limit, "accuracy": kept.correct[cells]}
+            quantities = {Quantity(metric, **of): itemgetter(metric) for metric in columns}
+            found.append(results([counted(Quantity(BUDGET, **of), np.mean(limits))]))
+            found.append(estimate(columns, quantities, kept.groups, **resampling(study)))
     return pd.concat(found, ignore_index=True)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from safetensors.numpy import load_file, save_file
 
 from prefill_router import zoo
 from prefill_router.config import PLACES, Parameters, from_namespace
@@ -324,6 +325,21 @@ class Study:
             "settings": list(settings),
         }
 
+    def arrays(
+        self,
+        kind: str,
+        key: dict[str, Any],
+        build: Callable[[], Mapping[str, np.ndarray]],
+        stage: str = "experiments",
+    ) -> dict[str, np.ndarray]:
+        """Return the arrays that `build` computes, from the store where it has them; see `key`."""
+
+        def write(directory: Path) -> None:
+            found = {name: np.ascontiguousarray(values) for name, values in build().items()}
+            save_file(found, directory / "arrays.safetensors")
+
+        return load_file(self.store.get(kind, key, write, stage=stage) / "arrays.safetensors")
+
     def choices(self, encoders: Sequence[str], fold: int) -> list[Choice]:
         """Choose each target's encoder, layer, pooling and dimension on a split's training rows.
 
@@ -379,7 +395,7 @@ class Study:
         key |= {"states": self.states_key(p.encoder), "split": fold}
         key["prices"] = self.prices and [self.prices.input, self.prices.output]
 
-        def build(directory: Path) -> None:
+        def build() -> dict[str, np.ndarray]:
             states, questions = self.activations(), self.labels.question.tolist()
             choices = self.choices([p.encoder], fold)
             components = fit_components(choices, self.states([p.encoder]), split.train)
@@ -388,9 +404,9 @@ class Study:
                 self.labels, self.prices, features, split.train, states.full_tokens, seed=p.seed
             )
             inputs = costs.input_tokens(questions, states.full_tokens)
-            np.save(directory / "usd.npy", costs.expected(features, inputs))
+            return {"usd": costs.expected(features, inputs)}
 
-        return np.load(self.store.get("expected-costs", key, build, stage="recipe") / "usd.npy")
+        return self.arrays("predicted-costs", key, build, stage="recipe")["usd"]
 
     # -- results -----------------------------------------------------------------------------
 
