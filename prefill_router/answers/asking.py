@@ -6,12 +6,12 @@ import asyncio
 import os
 import queue
 import random
-import threading
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from prefill_router.answers.endpoints import Connection, Lost, RateLimit, Refused
+from anyio.from_thread import start_blocking_portal
+
+from prefill_router.answers.endpoints import Connection, NoAnswer, RateLimit
 from prefill_router.answers.generation import Decoding
 from prefill_router.answers.ledger import Ledger, Reply
 from prefill_router.answers.targets import Endpoint
@@ -22,8 +22,6 @@ from prefill_router.progress import track
 FIRST_WAIT = 1.0
 """Seconds before the second attempt, at most; doubled for each further one."""
 LONGEST_WAIT = 60.0
-LONGEST_PAUSE = 600.0
-"""An endpoint that asks for a longer pause is left alone."""
 FAILURES_IN_A_ROW = 5
 """After so many questions without an answer, at least, an endpoint is not asked further."""
 
@@ -92,16 +90,18 @@ def ask_endpoints(
                 )
     problems: list[str] = []
     with Ledger(path, cap_usd) as ledger:
-        settled = asyncio.Event()
-        askers = [_Asker(e, decoding, prices, ledger, settled, problems) for e in endpoints]
-        n = len(questions) * len(endpoints)
-        with closing(_in_thread(lambda advance: _ask_all(askers, questions, advance))) as progress:
-            for _ in track(progress, "Asking endpoints", n):
+        done: queue.SimpleQueue = queue.SimpleQueue()
+        shared = decoding, prices, ledger, problems, asyncio.Event(), lambda: done.put(None)
+        askers = [_Asker(endpoint, questions, *shared) for endpoint in endpoints]
+        # In a thread, since a notebook has a loop already; an exception here cancels the requests.
+        with start_blocking_portal() as portal:
+            asking = portal.start_task_soon(_ask_all, askers)
+            asking.add_done_callback(done.put)
+            n = sum(len(asker.unanswered) for asker in askers)
+            for _ in track(iter(done.get, asking), "Asking endpoints", n):
                 pass
-        replies = {
-            endpoint.name: [ledger.answers.get(endpoint.answer_key(q, decoding)) for q in questions]
-            for endpoint in endpoints
-        }
+            asking.result()
+        replies = {a.endpoint.name: [ledger.answers.get(key) for key in a.keys] for a in askers}
         return Asked(replies, ledger.spent, ledger.uncertain, problems)
 
 
@@ -114,81 +114,43 @@ def answer_cost(
     return prices.cost(target, n_input, n_output)
 
 
-def _in_thread(work: Callable[[Callable[[], None]], Coroutine]) -> Iterator[None]:
-    """Run `work`, called with what reports progress, in a thread (a notebook's has a loop already).
-
-    Yields once for each report. What is still running when the caller leaves is cancelled.
-    """
-    done: queue.SimpleQueue = queue.SimpleQueue()
-    loop = asyncio.new_event_loop()
-    task = loop.create_task(work(lambda: done.put(None)))
-    task.add_done_callback(done.put)
-
-    def run() -> None:
-        try:
-            loop.run_until_complete(asyncio.wait([task]))
-        finally:
-            loop.close()
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    try:
-        while (event := done.get()) is None:
-            yield
-        event.result()
-    except* Exception as errors:
-        raise errors.exceptions[0] from None
-    finally:
-        if not task.done():
-            loop.call_soon_threadsafe(task.cancel)
-        thread.join()
-
-
-async def _ask_all(
-    askers: Sequence[_Asker], questions: Sequence[str], advance: Callable[[], None]
-) -> None:
+async def _ask_all(askers: Sequence[_Asker]) -> None:
     """Let a few workers per endpoint ask what is not in the ledger."""
     try:
         async with asyncio.TaskGroup() as group:
             for asker in askers:
-                waiting = iter(asker.unanswered(questions, advance))
+                waiting = iter(asker.unanswered.items())
                 for _ in range(asker.endpoint.concurrency):
-                    group.create_task(asker.work(waiting, advance))
+                    group.create_task(asker.work(waiting))
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
     finally:
         for asker in askers:
             await asker.connection.close()
 
 
+@dataclass
 class _Asker:
     """An endpoint while it is asked."""
 
-    def __init__(
-        self,
-        endpoint: Endpoint,
-        decoding: Decoding,
-        prices: Prices | None,
-        ledger: Ledger,
-        settled: asyncio.Event,
-        problems: list[str],
-    ):
-        self.endpoint, self.decoding, self.prices, self.ledger = endpoint, decoding, prices, ledger
-        self.settled = settled  # some attempt's cost, of any endpoint, has become known
-        self.problems = problems
-        self.connection = Connection(endpoint, decoding)
-        self.limit = RateLimit(endpoint.requests_per_minute, endpoint.tokens_per_minute)
+    endpoint: Endpoint
+    questions: Sequence[str]
+    decoding: Decoding
+    prices: Prices | None
+    ledger: Ledger
+    problems: list[str]
+    settled: asyncio.Event  # some attempt's cost, of any endpoint, has become known
+    advance: Callable[[], None]
+
+    def __post_init__(self) -> None:
+        self.connection = Connection(self.endpoint, self.decoding)
+        self.limit = RateLimit(self.endpoint.requests_per_minute, self.endpoint.tokens_per_minute)
+        self.keys = [self.endpoint.answer_key(q, self.decoding) for q in self.questions]
+        asked = dict(zip(self.keys, self.questions, strict=True))
+        self.unanswered = {key: q for key, q in asked.items() if key not in self.ledger.answers}
         self.failures, self.reason, self.stopped = 0, "", False
 
-    def unanswered(
-        self, questions: Sequence[str], advance: Callable[[], None]
-    ) -> list[tuple[str, str]]:
-        """Return keys and questions without an answer, and report the others."""
-        keys = {self.endpoint.answer_key(q, self.decoding): q for q in questions}
-        todo = [(key, q) for key, q in keys.items() if key not in self.ledger.answers]
-        for _ in range(len(questions) - len(todo)):
-            advance()
-        return todo
-
-    async def work(self, waiting: Iterator[tuple[str, str]], advance: Callable[[], None]) -> None:
+    async def work(self, waiting: Iterator[tuple[str, str]]) -> None:
         """Ask one waiting question after another."""
         for key, question in waiting:
             if self.stopped:
@@ -196,45 +158,41 @@ class _Asker:
             self.failures = 0 if await self.ask(key, question) else self.failures + 1
             if self.failures >= max(FAILURES_IN_A_ROW, self.endpoint.concurrency):
                 self.stop(f"{self.failures} questions in a row failed: {self.reason}")
-            advance()
+            self.advance()
 
     async def ask(self, key: str, question: str) -> bool:
         """Ask one question until it is answered or given up; return whether it was answered."""
         n_input = self.endpoint.most_input_tokens(question)
         most = self.decoding.max_new_tokens
         worst = answer_cost(self.prices, self.endpoint.name, n_input, most) or 0.0
-        for attempt_number in range(self.endpoint.retries + 1):
+        wait = 0.0
+        for n_failed in range(self.endpoint.retries + 1):
+            await asyncio.sleep(wait)
             await self.limit.wait(n_input + most)
             if self.stopped or not await self.afford(worst):
                 return False
             attempt = self.ledger.ask(key, worst)
-            wait = random.uniform(0, min(LONGEST_WAIT, FIRST_WAIT * 2**attempt_number))
             try:
                 reply = await self.connection.ask(question)
                 counts = reply.input_tokens, reply.output_tokens
                 cost = answer_cost(self.prices, self.endpoint.name, *counts)
                 self.ledger.answer(attempt, key, replace(reply, cost_usd=cost))
                 return True
-            except Lost as error:
-                self.ledger.lose(attempt)
-                self.reason = str(error)
-            except Refused as error:
-                self.ledger.refuse(attempt)
-                self.reason = str(error)
-                if error.kind == "query":
-                    break
-                pause = error.wait or 0.0
-                if error.kind == "endpoint" or pause > LONGEST_PAUSE:
-                    asks = f"it asks to wait {pause:,.0f} s; " if pause > LONGEST_PAUSE else ""
-                    self.stop(asks + self.reason)
+            except NoAnswer as error:
+                (self.ledger.lose if error.may_be_charged else self.ledger.refuse)(attempt)
+                self.reason = error.reason
+                if error.then == "stop":
+                    self.stop(error.reason)
                     return False
-                if error.wait is not None:
-                    self.limit.pause(pause)
+                if error.then == "next question":
+                    break
+                if error.wait is None:
+                    wait = random.uniform(0, min(LONGEST_WAIT, FIRST_WAIT * 2**n_failed))
+                else:
+                    self.limit.pause(error.wait)
                     wait = 0.0
             finally:
                 self.settled.set()
-            if attempt_number < self.endpoint.retries:
-                await asyncio.sleep(wait)
         self.problems.append(f"{self.endpoint.name}: no answer to {question!r:.60} ({self.reason})")
         return False
 

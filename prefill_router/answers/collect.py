@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from prefill_router.answers.asking import answer_cost, ask_endpoints
+from prefill_router.answers.asking import Asked, answer_cost, ask_endpoints
 from prefill_router.answers.generation import GREEDY, Decoding
 from prefill_router.answers.grading import Grader, check_reference, exact_match, grade
 from prefill_router.answers.ledger import Reply
-from prefill_router.answers.local import collect
+from prefill_router.answers.local import ask_model
 from prefill_router.answers.targets import Endpoint
 from prefill_router.errors import InputError
-from prefill_router.extraction.sources import ModelSource, resolve
+from prefill_router.extraction.sources import resolve
 from prefill_router.extraction.templates import check_questions
 from prefill_router.labels.costs import Prices
-from prefill_router.labels.formats import to_long
+from prefill_router.labels.formats import require, to_long
 from prefill_router.labels.tables import as_text, write_table
 
 NEEDED = ("query_id", "question", "benchmark", "reference")
 PASSED_ON = ("group", "split")
+MEASURED = ("is_correct", "output_tokens", "cost_usd")
+COLUMNS = ("query_id", "question", "benchmark", "model", *MEASURED, *PASSED_ON)
+OPTIONAL = ("cost_usd", *PASSED_ON)
 FORMATS = (".parquet", ".csv", ".csv.gz")
 
 
@@ -77,15 +79,17 @@ def collect_labels(
     out : path-like
         A ``.parquet``, ``.csv`` or ``.csv.gz`` file. Answers are kept beside it, in the directory
         ``<out>.parts``, and make a rerun go on where it stopped; delete it when done.
-    grader, decoding
-        As for `prefill_router.answers.local.collect`. Another grader asks nothing anew.
+    grader : callable, default `exact_match`
+        From answer and reference to whether the answer is right. Another grader asks nothing anew.
+    decoding : Decoding
+        How answers are generated.
     prices : Prices, optional
         Of endpoints, by name.
     cap_usd : float, optional
         As for `prefill_router.answers.asking.ask_endpoints`.
     **settings
         ``batch_size``, ``chunk_size`` and ``device``, as for
-        `prefill_router.answers.local.collect`.
+        `prefill_router.answers.local.ask_model`.
 
     Returns
     -------
@@ -97,99 +101,78 @@ def collect_labels(
         If a column is missing, a cell is empty or nothing that a label table may hold, a reference
         is none that the grader can use, a query_id occurs twice, a target is named twice, or the
         format of `out` is unknown: all before anything is asked. Otherwise as for
-        `prefill_router.answers.local.collect` and `prefill_router.answers.asking.ask_endpoints`.
+        `prefill_router.answers.local.ask_model` and `prefill_router.answers.asking.ask_endpoints`.
     """
     out = Path(out)
     endpoints = [target for target in targets if isinstance(target, Endpoint)]
     names = [getattr(target, "name", target) for target in targets]
     _check_request(names, queries, out, grader)
     # all, before hours go into the first
-    sources = {name: _source(name) for name in targets if isinstance(name, str)}
+    sources = {name: resolve(name) for name in targets if isinstance(name, str)}
     for endpoint in endpoints:
         endpoint.secret()
+    queries = queries.reset_index(drop=True)
     questions = check_questions(queries["question"].tolist())
-    references = as_text(queries["reference"]).tolist()
     parts = out.with_name(out.name + ".parts")
-    answers, rest, problems = {}, {}, []
+    asked = Asked({}, 0.0, 0.0)
     if endpoints:
-        asked = ask_endpoints(
-            endpoints, questions, decoding, parts / "answers.jsonl", prices, cap_usd
-        )
-        rest = {"spent_usd": asked.spent, "uncertain_usd": asked.uncertain}
-        problems = asked.problems
-        for name, replies in asked.replies.items():
-            answers[name] = _graded(name, questions, replies, references, grader, prices)
-    for name, source in sources.items():
-        table = collect(source, questions, references, grader, decoding, work=parts, **settings)
-        answers[name] = table.assign(cut_off=table["output_tokens"] >= decoding.max_new_tokens)
-    columns = ["query_id", "question", "benchmark"]
-    passed_on = [column for column in PASSED_ON if column in queries]
-    measured = ["is_correct", "output_tokens"]
-    measured += ["cost_usd"] * any("cost_usd" in table for table in answers.values())
-    tables = []
+        journal = parts / "answers.jsonl"
+        asked = ask_endpoints(endpoints, questions, decoding, journal, prices, cap_usd)
+    tables, cut_off = [], []
     for name in names:
-        table = queries[columns].reset_index(drop=True).assign(model=name)
-        table[measured] = answers[name].reindex(columns=measured)
-        table[passed_on] = queries[passed_on].reset_index(drop=True)
-        tables.append(table)
-    labels = pd.concat(tables, ignore_index=True)
+        if name in sources:
+            replies = ask_model(sources[name], questions, decoding, work=parts, **settings)
+        else:
+            replies = asked.replies[name]
+        tables.append(
+            queries.assign(model=name, **_measured(name, queries, replies, grader, prices))
+        )
+        cut_off += _cut_off(name, replies, decoding.max_new_tokens)
+    labels = pd.concat(tables, ignore_index=True).reindex(columns=COLUMNS)
+    labels = labels.drop(columns=[c for c in OPTIONAL if labels[c].isna().all()])
     for column in ("is_correct", "output_tokens"):
         labels[column] = labels[column].astype("Int64" if labels[column].isna().any() else "int64")
     write_table(labels, out)
-    problems = _cut_off(answers, decoding.max_new_tokens) + problems
-    return Collection(labels, **rest, problems=problems)
+    return Collection(labels, asked.spent, asked.uncertain, cut_off + asked.problems)
 
 
-def _source(name: str) -> ModelSource:
-    try:
-        return resolve(name)
-    except InputError as error:
-        raise InputError(f"Target {name!r}: {error}") from None
-
-
-def _graded(
+def _measured(
     name: str,
-    questions: Sequence[str],
+    queries: pd.DataFrame,
     replies: Sequence[Reply | None],
-    references: Sequence[str],
     grader: Grader,
     prices: Prices | None,
 ) -> pd.DataFrame:
-    """Return grades, lengths, what is cut off and, where known, costs; NaN without an answer.
+    """Return grades, lengths and costs of a target's answers, float (N, 3); NaN without an answer.
 
     Costs are at `prices`, not what the ledger says was charged: a price may have been corrected.
     """
-    rows = [
-        (np.nan, None, np.nan, None)
-        if reply is None
-        else (
-            grade(grader, question, reply.text, reference),
-            reply.output_tokens,
-            reply.finish == "length",
-            answer_cost(prices, name, reply.input_tokens, reply.output_tokens),
-        )
-        for question, reply, reference in zip(questions, replies, references, strict=True)
-    ]
-    columns = ["is_correct", "output_tokens", "cut_off", "cost_usd"]
-    frame = pd.DataFrame(rows, columns=columns, dtype=float)
-    return frame if frame["cost_usd"].notna().any() else frame.drop(columns="cost_usd")
+    rows = []
+    asked = zip(queries["question"], replies, as_text(queries["reference"]), strict=True)
+    for question, reply, reference in asked:
+        if reply is None:
+            rows.append((None, None, None))
+            continue
+        is_correct = grade(grader, question, reply.text, reference)
+        cost = answer_cost(prices, name, reply.input_tokens, reply.output_tokens)
+        rows.append((is_correct, reply.output_tokens, cost))
+    return pd.DataFrame(rows, columns=MEASURED, dtype=float)
 
 
-def _cut_off(answers: Mapping[str, pd.DataFrame], limit: int) -> list[str]:
-    """Say of which targets how many answers were cut off, which may have been right."""
+def _cut_off(name: str, replies: Sequence[Reply | None], limit: int) -> list[str]:
+    """Say how many of a target's answers were cut off, which may have been right."""
+    ends = [reply.finish for reply in replies if reply]
+    if "length" not in ends:
+        return []
     return [
-        f"{name}: {table['cut_off'].sum():.0f} of {table['cut_off'].count()} answers are as long "
-        f"as max_new_tokens ({limit}) allows, probably cut off, and graded as they stand; another "
-        "max_new_tokens asks, and pays for, every question again"
-        for name, table in answers.items()
-        if table["cut_off"].any()
+        f"{name}: {ends.count('length')} of {len(ends)} answers are as long as max_new_tokens "
+        f"({limit}) allows, probably cut off, and graded as they stand; another max_new_tokens "
+        "asks, and pays for, every question again"
     ]
 
 
 def _check_request(names: Sequence[str], queries: pd.DataFrame, out: Path, grader: Grader) -> None:
-    missing = [column for column in NEEDED if column not in queries]
-    if missing:
-        raise InputError(f"queries lack the column {missing[0]}; there are {list(queries)}.")
+    require(queries, NEEDED, "queries", "a collection")
     columns = [column for column in (*NEEDED, *PASSED_ON) if column in queries]
     texts = queries[columns].apply(as_text)
     repeated = texts["query_id"][texts["query_id"].duplicated()]

@@ -7,6 +7,7 @@ import email.utils
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import httpx
 
@@ -16,30 +17,34 @@ from prefill_router.answers.targets import Endpoint
 
 GATEWAY = {502, 504, 520, 524}
 """Statuses of a go-between that lost an answer, which whoever gave it may charge."""
+LONGEST_PAUSE = 600.0
+"""Seconds: an endpoint that asks for a longer pause is asked no further."""
 MOST_TOKENS = 2**40
 """A count above is no count."""
 MOST_BYTES = 16 * 2**20
 """A longer body is not read to its end; an answer's is shorter by orders of magnitude."""
 
 
-class Refused(Exception):
-    """An attempt that was turned down, for which nothing is charged.
+@dataclass(eq=False)
+class NoAnswer(Exception):
+    """A request that brought no answer.
 
     Attributes
     ----------
-    wait : float or None
-        Seconds the endpoint asks to wait.
-    kind : {"retry", "query", "endpoint"}
+    reason : str
+        Why, in words.
+    may_be_charged : bool, default True
+        Whether an answer may exist that got lost on its way.
+    then : {"retry", "next question", "stop"}
         Whether to try again, to give this question up, or to stop asking the endpoint.
+    wait : float, optional
+        Seconds the endpoint asks to wait.
     """
 
-    def __init__(self, reason: str, kind: str, wait: float | None = None):
-        super().__init__(reason)
-        self.kind, self.wait = kind, wait
-
-
-class Lost(Exception):
-    """An attempt whose answer did not arrive, though it may be charged."""
+    reason: str
+    may_be_charged: bool = True
+    then: str = "retry"
+    wait: float | None = None
 
 
 class Connection:
@@ -77,17 +82,18 @@ class Connection:
 
         Raises
         ------
-        Refused, Lost
-            If there is no answer.
+        NoAnswer
+            If there is none.
         """
         try:
             response, content = await asyncio.wait_for(self._post(question), self.endpoint.timeout)
         except TimeoutError:
-            raise Lost(f"no answer within {self.endpoint.timeout:g} s") from None
+            raise NoAnswer(f"no answer within {self.endpoint.timeout:g} s") from None
         except httpx.ConnectError as error:
-            raise Refused(f"no connection ({self._clean(error)})", "retry") from None
+            reason = f"no connection ({self._clean(error)})"
+            raise NoAnswer(reason, may_be_charged=False) from None
         except httpx.HTTPError as error:
-            raise Lost(f"the connection broke ({self._clean(error)})") from None
+            raise NoAnswer(f"the connection broke ({self._clean(error)})") from None
         if response.is_success:
             return self._read(content)
         raise self._refusal(response, content)
@@ -101,26 +107,27 @@ class Connection:
         async with self._client.stream("POST", address, json=body) as response:
             if (coding := response.headers.get("content-encoding", "identity")) != "identity":
                 # a few packed bytes can unfold to any number
-                raise Lost(f"the answer is compressed ({coding[:20]}), though none was accepted")
+                said = f"the answer is compressed ({coding[:20]}), though none was accepted"
+                raise NoAnswer(said)
             async for chunk in response.aiter_raw():
                 content += chunk
                 if len(content) > MOST_BYTES:
                     if response.is_error:
                         break  # the status says enough
-                    raise Lost(f"the answer is longer than {MOST_BYTES:,} bytes")
+                    raise NoAnswer(f"the answer is longer than {MOST_BYTES:,} bytes")
         return response, bytes(content)
 
-    def _refusal(self, response: httpx.Response, content: bytes) -> Refused | Lost:
-        status = response.status_code
+    def _refusal(self, response: httpx.Response, content: bytes) -> NoAnswer:
+        status, wait = response.status_code, retry_after(response.headers)
         said = self._clean(content[:MOST_BYTES].decode(errors="replace"))
-        reason = f"HTTP {status}: {said}"
-        if status in GATEWAY:
-            return Lost(reason)
+        reason, may_be_charged = f"HTTP {status}: {said}", status in GATEWAY
         if status in (401, 403, 404) or b'"insufficient_quota"' in content:
-            return Refused(reason, "endpoint")
-        if status in (408, 409, 429) or status >= 500:
-            return Refused(reason, "retry", retry_after(response.headers))
-        return Refused(reason, "query")
+            return NoAnswer(reason, may_be_charged, "stop")
+        if status not in (408, 409, 429) and status < 500:
+            return NoAnswer(reason, may_be_charged, "next question")
+        if (wait or 0) > LONGEST_PAUSE:
+            return NoAnswer(f"it asks to wait {wait:,.0f} s; {reason}", may_be_charged, "stop")
+        return NoAnswer(reason, may_be_charged, "retry", wait)
 
     def _read(self, content: bytes) -> Reply:
         try:
@@ -131,7 +138,7 @@ class Connection:
                 raise TypeError
         except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
             said = self._clean(content.decode(errors="replace"), 80)
-            raise Lost(f"what came is no chat completion: {said!r}") from None
+            raise NoAnswer(f"what came is no chat completion: {said!r}") from None
         usage = body.get("usage")
         usage = usage if isinstance(usage, Mapping) else {}
         counts = [_count(usage.get(name)) for name in ("prompt_tokens", "completion_tokens")]

@@ -11,7 +11,7 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from filelock import FileLock, Timeout
 
@@ -27,7 +27,7 @@ class Reply:
     text : str
         What was answered.
     input_tokens, output_tokens : int or None
-        As the endpoint counted them; None where it did not say.
+        As who answered counted them; None where unknown.
     finish : str
         Why the answer ends: ``stop``, ``length``...
     cost_usd : float or None
@@ -40,114 +40,6 @@ class Reply:
     output_tokens: int | None
     finish: str
     cost_usd: float | None
-
-
-class Ledger:
-    """Attempts, answers and spending of one collection.
-
-    Parameters
-    ----------
-    path : path-like
-        Its journal.
-    cap_usd : float, optional
-        The most that may be spent, by this run and all before it. Default: no cap.
-
-    Attributes
-    ----------
-    answers : dict of str to Reply
-        By the key of what was asked.
-    spent : float
-        USD charged for answers that are there.
-    """
-
-    def __init__(self, path: str | os.PathLike, cap_usd: float | None = None):
-        self.cap_usd = cap_usd
-        self.answers: dict[str, Reply] = {}
-        self.spent = 0.0
-        self._open: dict[int, float] = {}  # attempts that may still be charged, and their worst
-        self._in_flight: set[int] = set()
-        self._n_attempts = 0
-        self._journal = Journal(path)
-        try:
-            for number, record in enumerate(self._journal.records, start=1):
-                self._replay(record, number)
-        except BaseException:
-            self._journal.close()
-            raise
-
-    def _replay(self, record: dict, number: int) -> None:
-        try:
-            attempt = record["attempt"]
-            if record["event"] == "asked":
-                self._open[attempt] = record["worst_usd"]
-                self._n_attempts = max(self._n_attempts, attempt + 1)
-            elif record["event"] == "refused":
-                self._open.pop(attempt)
-            else:
-                self._settle(attempt, record["key"], Reply(**record["reply"]))
-        except (KeyError, TypeError):
-            raise InputError(
-                f"{self._journal.path}, record {number}, is none of this version's; collect into "
-                "another file."
-            ) from None
-
-    @property
-    def uncertain(self) -> float:
-        """USD that requests without an answer may have been charged, at most."""
-        return sum(self._open.values())
-
-    @property
-    def in_flight(self) -> bool:
-        """Whether an attempt of this run awaits its answer."""
-        return bool(self._in_flight)
-
-    def allows(self, worst_usd: float) -> bool:
-        """Say whether an attempt that costs so much at worst keeps within the cap."""
-        return self.cap_usd is None or self.spent + self.uncertain + worst_usd <= self.cap_usd
-
-    def ask(self, key: str, worst_usd: float) -> int:
-        """Record that `key` is about to be asked, and return the attempt's number."""
-        attempt = self._n_attempts
-        self._journal.append(
-            {"event": "asked", "attempt": attempt, "key": key, "worst_usd": worst_usd}
-        )
-        self._n_attempts += 1
-        self._open[attempt] = worst_usd
-        self._in_flight.add(attempt)
-        return attempt
-
-    def answer(self, attempt: int, key: str, reply: Reply) -> None:
-        """Record an attempt's answer, safely on disk when this returns."""
-        record = {"event": "answered", "attempt": attempt, "key": key, "reply": asdict(reply)}
-        self._journal.append(record)
-        self._settle(attempt, key, reply)
-
-    def refuse(self, attempt: int) -> None:
-        """Record that an attempt was turned down, for which nothing is charged."""
-        self._journal.append({"event": "refused", "attempt": attempt})
-        self._open.pop(attempt)
-        self._in_flight.discard(attempt)
-
-    def lose(self, attempt: int) -> None:
-        """Note that an attempt's answer will not come; it stays uncertain what it cost."""
-        self._in_flight.discard(attempt)
-
-    def _settle(self, attempt: int, key: str, reply: Reply) -> None:
-        if reply.cost_usd is not None:  # else it counts on as the most it can have cost
-            self._open.pop(attempt)
-            self.spent += reply.cost_usd
-        self._in_flight.discard(attempt)
-        self.answers[key] = reply
-
-    def close(self) -> None:
-        """Let another process collect."""
-        self._journal.close()
-
-    def __enter__(self) -> Ledger:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 class Journal:
@@ -226,7 +118,7 @@ class Journal:
         os.close(self._file)
         self._lock.release()
 
-    def __enter__(self) -> Journal:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -239,3 +131,92 @@ def _sync_directory(directory: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+class Ledger(Journal):
+    """Attempts, answers and spending of one collection.
+
+    Parameters
+    ----------
+    path : path-like
+        Its journal.
+    cap_usd : float, optional
+        The most that may be spent, by this run and all before it. Default: no cap.
+
+    Attributes
+    ----------
+    answers : dict of str to Reply
+        By the key of what was asked.
+    spent : float
+        USD charged for answers that are there.
+    in_flight : int
+        Attempts of this run that await their answer.
+    """
+
+    def __init__(self, path: str | os.PathLike, cap_usd: float | None = None):
+        super().__init__(path)
+        self.cap_usd = cap_usd
+        self.answers: dict[str, Reply] = {}
+        self.spent = 0.0
+        self.in_flight = 0
+        self._open: dict[int, float] = {}  # attempts that may still be charged, and their worst
+        self._n_attempts = 0
+        for number, record in enumerate(self.records, start=1):
+            try:
+                self._apply(record)
+            except (KeyError, TypeError):
+                self.close()
+                raise InputError(
+                    f"{self.path}, record {number}, is none of this version's; collect into "
+                    "another file."
+                ) from None
+
+    @property
+    def uncertain(self) -> float:
+        """USD that requests without an answer may have been charged, at most."""
+        return sum(self._open.values())
+
+    def allows(self, worst_usd: float) -> bool:
+        """Say whether an attempt that costs so much at worst keeps within the cap."""
+        return self.cap_usd is None or self.spent + self.uncertain + worst_usd <= self.cap_usd
+
+    def ask(self, key: str, worst_usd: float) -> int:
+        """Record that `key` is about to be asked, and return the attempt's number."""
+        attempt = self._n_attempts
+        self._record({"event": "asked", "attempt": attempt, "key": key, "worst_usd": worst_usd})
+        self.in_flight += 1
+        return attempt
+
+    def answer(self, attempt: int, key: str, reply: Reply) -> None:
+        """Record an attempt's answer, safely on disk when this returns."""
+        record = {"event": "answered", "attempt": attempt, "key": key, "reply": asdict(reply)}
+        self._record(record)
+        self.in_flight -= 1
+
+    def refuse(self, attempt: int) -> None:
+        """Record that an attempt was turned down, for which nothing is charged."""
+        self._record({"event": "refused", "attempt": attempt})
+        self.in_flight -= 1
+
+    def lose(self, attempt: int) -> None:
+        """Note that an attempt's answer will not come; it stays uncertain what it cost."""
+        self.in_flight -= 1
+
+    def _record(self, record: dict[str, Any]) -> None:
+        self.append(record)
+        self._apply(record)
+
+    def _apply(self, record: dict[str, Any]) -> None:
+        """Change answers and spending as a record says, be it new or read from the file."""
+        attempt = record["attempt"]
+        if record["event"] == "asked":
+            self._open[attempt] = record["worst_usd"]
+            self._n_attempts = max(self._n_attempts, attempt + 1)
+        elif record["event"] == "refused":
+            del self._open[attempt]
+        else:
+            reply = Reply(**record["reply"])
+            if reply.cost_usd is not None:  # else it counts on as the most it can have cost
+                del self._open[attempt]
+                self.spent += reply.cost_usd
+            self.answers[record["key"]] = reply

@@ -11,7 +11,7 @@ from prefill_router import zoo
 from prefill_router.answers.collect import collect_labels
 from prefill_router.answers.generation import Decoding
 from prefill_router.answers.grading import exact_match
-from prefill_router.answers.local import collect
+from prefill_router.answers.local import ask_model
 from prefill_router.extraction.sources import n_parameters, resolve, weights_hash
 from prefill_router.labels import Labels
 from prefill_router.labels.tables import write_table
@@ -73,12 +73,13 @@ def ask_again(
     asked = labels.take(rows)
     references = benchmark().set_index("query_id").loc[asked.query_id, "reference"].tolist()
     questions = asked.question.tolist()
-    tables = [
-        collect(resolve(target), questions, references, exact_match, DECODING, device=device)
-        for target in labels.targets
-    ]
-    answers = np.array([table["answer"] for table in tables], dtype=object).T
-    return answers, np.array([table["is_correct"] for table in tables], dtype=np.float64).T
+    answers = np.empty(asked.correct.shape, dtype=object)
+    correct = np.empty(asked.correct.shape)
+    for k, target in enumerate(labels.targets):
+        replies = ask_model(resolve(target), questions, DECODING, device=device)
+        answers[:, k] = [reply.text for reply in replies]
+        correct[:, k] = list(map(exact_match, answers[:, k], references))
+    return answers, correct
 
 
 def agreement_with_fresh_answers(labels: Labels, n: int, seed: int, device: str) -> pd.DataFrame:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from prefill_router import zoo
 from prefill_router.answers.grading import exact_match
-from prefill_router.answers.local import collect
+from prefill_router.answers.local import ask_model
 from prefill_router.errors import InputError
 from prefill_router.extraction.sources import resolve, weights_hash
 from prefill_router.labels import Labels, load_labels
@@ -54,17 +54,14 @@ def draw_answers(
     asked = labels.take(rows)
     references = benchmark().set_index("query_id").loc[asked.query_id, "reference"].tolist()
     questions, work = asked.question.tolist(), store and store.root
-    right = [
-        [
-            collect(
-                resolve(target), questions, references, exact_match, replace(SAMPLING, seed=draw),
-                device=device, work=work,
-            )["is_correct"]
-            for target in labels.targets
-        ]
-        for draw in draws
-    ]  # fmt: skip
-    return np.array(right, dtype=bool).transpose(0, 2, 1)
+    right = np.empty((len(draws), len(rows), labels.n_targets), dtype=bool)
+    for d, draw in enumerate(draws):
+        decoding = replace(SAMPLING, seed=draw)
+        for k, target in enumerate(labels.targets):
+            replies = ask_model(resolve(target), questions, decoding, device=device, work=work)
+            texts = [reply.text for reply in replies]
+            right[d, :, k] = list(map(exact_match, texts, references))
+    return right
 
 
 def write_default_samples(store: Store, device: str = "cpu") -> None:

@@ -8,8 +8,7 @@ from fault_server import FaultyHandler, counts_words, faulty
 from prefill_router.answers import local as module
 from prefill_router.answers.collect import collect_labels
 from prefill_router.answers.generation import Decoding, generate
-from prefill_router.answers.grading import numeric_match
-from prefill_router.answers.local import collect
+from prefill_router.answers.grading import exact_match, numeric_match
 from prefill_router.answers.targets import Endpoint
 from prefill_router.errors import InputError
 from prefill_router.extraction.models import load_target
@@ -58,10 +57,17 @@ def asked(monkeypatch):
     return seen
 
 
+def collect(targets, queries, out, **settings):
+    return collect_labels(targets, queries, out, **{"decoding": SHORT, **settings})
+
+
 def test_the_label_table_holds_each_target_and_query_once(saved, queries, tmp_path):
     out = tmp_path / "labels.parquet"
     targets = [saved["b"], saved["a"]]
-    labels = collect_labels(targets, queries, out, decoding=SHORT).labels
+    replies = {name: generate(*load_target(resolve(name)), QUESTIONS, SHORT) for name in targets}
+    right = replies[saved["a"]][0]
+    queries["reference"] = [text or "none" if i % 3 else 17 for i, text in enumerate(right)]
+    labels = collect(targets, queries, out).labels
     pd.testing.assert_frame_equal(pd.read_parquet(out), labels, check_dtype=False)
     assert list(labels) == [
         "query_id", "question", "benchmark", "model", "is_correct", "output_tokens", "split",
@@ -70,17 +76,18 @@ def test_the_label_table_holds_each_target_and_query_once(saved, queries, tmp_pa
     for target, rows in labels.groupby("model"):
         assert rows["query_id"].tolist() == queries["query_id"].tolist()
         assert rows["split"].tolist() == queries["split"].tolist()
-        alone = collect(resolve(target), QUESTIONS, ["w1"] * 20, decoding=SHORT)
-        assert rows["output_tokens"].tolist() == alone["output_tokens"].tolist()
-        assert rows["is_correct"].tolist() == alone["is_correct"].tolist()
+        texts, n_tokens = replies[target]
+        assert rows["output_tokens"].tolist() == n_tokens.tolist()
+        pairs = zip(texts, queries["reference"].map(str), strict=True)
+        assert rows["is_correct"].tolist() == [int(exact_match(*pair)) for pair in pairs]
+    assert labels["is_correct"][20:].nunique() == 2
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(saved, queries, tmp_path, asked, monkeypatch):
-    whole = collect_labels(
-        list(saved.values()), queries, tmp_path / "whole.csv", decoding=SHORT, chunk_size=6
-    ).labels
+    targets, out = list(saved.values()), tmp_path / "labels.csv"
+    collect(targets, queries, tmp_path / "whole.csv", chunk_size=6)
     asked.clear()
-    recorder, out = module.generate, tmp_path / "labels.csv"
+    recorder = module.generate
 
     def interrupted(*arguments):
         if len(asked) == 5:  # one chunk into the second target
@@ -88,39 +95,30 @@ def test_an_interrupted_run_goes_on_where_it_stopped(saved, queries, tmp_path, a
         return recorder(*arguments)
 
     monkeypatch.setattr(module, "generate", interrupted)
-    settings = {"decoding": SHORT, "chunk_size": 6}
     with pytest.raises(KeyboardInterrupt):
-        collect_labels(list(saved.values()), queries, out, **settings)
+        collect(targets, queries, out, chunk_size=6)
     assert not out.exists()
     monkeypatch.setattr(module, "generate", recorder)
     asked.clear()
-    resumed = collect_labels(list(saved.values()), queries, out, **settings).labels
+    collect(targets, queries, out, chunk_size=6)
     assert asked == [6, 6, 2]
-    pd.testing.assert_frame_equal(resumed, whole)
     assert out.read_bytes() == (tmp_path / "whole.csv").read_bytes()
 
 
 def test_finished_chunks_serve_only_the_run_they_were_made_by(saved, queries, tmp_path, asked):
     out, target = tmp_path / "labels.csv.gz", [saved["a"]]
-    collect_labels(target, queries, out, decoding=SHORT)
+    collect(target, queries, out)
     first = out.read_bytes()
-    collect_labels(target, queries, out, decoding=SHORT)
+    collect(target, queries, out)
     assert asked == [20]
     assert out.read_bytes() == first
-    collect_labels(target, queries, out, lambda *_: True, SHORT)
+    collect(target, queries, out, grader=lambda *_: True)
     assert asked == [20]  # graded anew, not asked anew
     assert pd.read_csv(out)["is_correct"].all()
-    collect_labels(target, queries, out, decoding=Decoding(max_new_tokens=5))
-    collect_labels(target, queries.iloc[1:], out, decoding=SHORT)
-    collect_labels([saved["b"]], queries, out, decoding=SHORT)
+    collect(target, queries, out, decoding=Decoding(max_new_tokens=5))
+    collect(target, queries.iloc[1:], out)
+    collect([saved["b"]], queries, out)
     assert asked == [20, 20, 19, 20]
-
-
-def changed(queries, column, value):
-    """Queries whose third has another value."""
-    values = queries[column].tolist()
-    values[2] = value
-    return queries.assign(**{column: values})
 
 
 def test_requests_that_cannot_be_met_are_refused_before_any_model_is_asked(
@@ -130,22 +128,20 @@ def test_requests_that_cannot_be_met_are_refused_before_any_model_is_asked(
     for column, value, message in [
         ("query_id", "", "row 3: 'query_id' is empty"),
         ("question", " ", "row 3: 'question' is empty"),
-        ("benchmark", None, "row 3: 'benchmark' is empty"),
         ("split", "tset", "row 3 .*split is 'tset'"),
-        ("split", "", "row 3 .*split is ''"),
-        ("reference", " ", "query 'q2': The reference is empty"),
         ("reference", None, "query 'q2': The reference is empty"),
         ("reference", "1 or 2", "query 'q2': .*holds 2 numbers"),
     ]:
+        values = queries[column].where(queries["query_id"] != "q2", value)
         with pytest.raises(InputError, match=message):
-            collect_labels([target], changed(queries, column, value), out, numeric_match)
+            collect_labels([target], queries.assign(**{column: values}), out, numeric_match)
     for targets, table, path, message in [
-        ([target], queries.drop(columns="reference"), out, "lack the column reference"),
+        ([target], queries.drop(columns="reference"), out, "no column 'reference'"),
         ([target], pd.concat([queries, queries.iloc[:1]]), out, "'q0' occurs more than once"),
         ([target, target], queries, out, "different models"),
         ([], queries, out, "different models"),
         ([target], queries, tmp_path / "labels.xlsx", "must end in"),
-        ([target, "./nowhere"], queries, out, "Target './nowhere': ./nowhere: no such directory"),
+        ([target, "./nowhere"], queries, out, "./nowhere: no such directory"),
         ([target], queries.iloc[:0], out, "There is no question"),
     ]:
         with pytest.raises(InputError, match=message):
@@ -153,91 +149,79 @@ def test_requests_that_cannot_be_met_are_refused_before_any_model_is_asked(
     assert asked == []
 
 
-def test_endpoints_and_local_models_fill_one_table(saved, queries, tmp_path, monkeypatch):
+@pytest.fixture
+def counted(monkeypatch):
+    """A server that answers with the number of words; a target behind it."""
     monkeypatch.setattr(FaultyHandler, "answer", counts_words)
-    with faulty({QUESTIONS[2]: [(400, {}, "no")]}) as server:
-        priced = Endpoint(name="p", base_url=server.base_url, model="m")
-        free = Endpoint(name="f", base_url=server.base_url, model="m")
-        prices = Prices({"p": 1e6}, {"p": 1e6})
-        found = collect_labels(
-            [priced, saved["b"], free], queries, tmp_path / "l.csv", lambda a, r: a == "3",
-            decoding=SHORT, prices=prices,
-        )  # fmt: skip
-        problems = [problem for problem in found.problems if saved["b"] not in problem]
-        before = len(server.requests)
-        collect_labels([priced, free], queries, tmp_path / "l.csv", decoding=SHORT)
-        assert len(server.requests) == before + 1  # the one that was refused, for one of the two
+    with faulty() as server:
+        yield server, Endpoint(name="p", base_url=server.base_url, model="m")
+
+
+def test_endpoints_and_local_models_fill_one_table(saved, queries, tmp_path, counted):
+    server, priced = counted
+    free = priced.model_copy(update={"name": "f"})
+    server.faults = {QUESTIONS[2]: [(400, {}, "no")]}  # played once, to one of the two
+    found = collect(
+        [priced, saved["b"], free], queries, tmp_path / "l.csv", grader=lambda a, r: a == "3",
+        prices=Prices({"p": 1e6}, {"p": 1e6}),
+    )  # fmt: skip
+    problems = [problem for problem in found.problems if saved["b"] not in problem]
     by_model = dict(list(found.labels.groupby("model", sort=False)))
     assert list(by_model) == ["p", saved["b"], "f"]
     assert by_model["f"]["cost_usd"].isna().all()
-    labels = load_labels(tmp_path / "l.csv")
-    assert labels.targets == ("p", "f")
+    assert load_labels(tmp_path / "l.csv").targets == ("p", saved["b"], "f")
     refused = [name for name in ("p", "f") if by_model[name]["is_correct"].isna().any()]
-    assert len(refused) == 1 and len(problems) == 1  # a fault is played once
+    assert len(refused) == len(problems) == 1
     whole = next(name for name in ("p", "f") if name not in refused)
     assert by_model[whole]["is_correct"].tolist() == [int(len(q.split()) == 3) for q in QUESTIONS]
     costs = by_model["p"].drop_duplicates("question")["cost_usd"].dropna()  # asked once
     assert found.spent_usd == pytest.approx(costs.sum()) and (costs > 0).all()
+    before = len(server.requests)
+    collect([priced, free], queries, tmp_path / "l.csv")
+    assert len(server.requests) == before + 1  # only what was refused
 
 
 def test_a_corrected_price_moves_every_cost_and_nothing_that_was_charged(
-    queries, tmp_path, monkeypatch
+    queries, tmp_path, counted
 ):
-    monkeypatch.setattr(FaultyHandler, "answer", counts_words)
+    server, target = counted
     questions = queries["question"].unique()
-    with faulty() as server:
-        target = [Endpoint(name="p", base_url=server.base_url, model="m")]
+    words = queries["question"].str.split().str.len().to_numpy()
 
-        def run(price, **settings):
-            prices = None if price is None else Prices({"p": price}, {"p": 2 * price})
-            return collect_labels(
-                target, queries, tmp_path / "l.csv", decoding=SHORT, prices=prices, **settings
-            )
+    def run(price, **settings):
+        prices = None if price is None else Prices({"p": price}, {"p": 2 * price})
+        return collect([target], queries, tmp_path / "l.csv", prices=prices, **settings)
 
-        first = run(1.0)
-        charged = sum(len(question.split()) + 2 for question in questions) / 1e6
-        assert first.spent_usd == pytest.approx(charged)
-        for price in (1000.0, 0.5):
-            again = run(price, cap_usd=charged)
-            words = queries["question"].str.split().str.len().to_numpy()
-            assert again.labels["cost_usd"].to_numpy() == pytest.approx((words + 2) * price / 1e6)
-            assert again.spent_usd == first.spent_usd and again.problems == []
-        assert "cost_usd" not in run(None).labels  # none is known any more
-        more = queries.iloc[:1].assign(question="w1 w2 w3 w4 w5 w6 w7 w8 w9", query_id="new")
-        queries = pd.concat([queries, more])
-        assert "the cap of" in run(0.5, cap_usd=charged).problems[0]
+    charged = sum(len(question.split()) + 2 for question in questions) / 1e6
+    assert run(1.0).spent_usd == pytest.approx(charged)
+    for price in (1000.0, 0.5):
+        again = run(price, cap_usd=charged)
+        assert again.labels["cost_usd"].to_numpy() == pytest.approx((words + 2) * price / 1e6)
+        assert again.spent_usd == pytest.approx(charged) and again.problems == []
+    assert "cost_usd" not in run(None).labels  # none is known any more
+    more = queries.iloc[:1].assign(question="w1 w2 w3 w4 w5 w6 w7 w8 w9", query_id="new")
+    queries = pd.concat([queries, more])
+    assert "the cap of" in run(0.5, cap_usd=charged).problems[0]
     assert server.asked == dict.fromkeys(questions, 1)
 
 
-def test_answers_that_were_cut_off_are_counted(saved, queries, tmp_path, monkeypatch):
-    short = queries["question"].isin(QUESTIONS[:3])
+def test_answers_that_were_cut_off_are_counted(saved, queries, tmp_path, counted, monkeypatch):
+    server, endpoint = counted
+    cut = queries["question"].isin(QUESTIONS[:3])
 
     def cuts_some(self, content):
         status, body = counts_words(self, content)
-        question = json.loads(content)["messages"][-1]["content"]
-        cut = question in QUESTIONS[:3]
-        body["choices"][0]["finish_reason"] = "length" if cut else "stop"
+        if json.loads(content)["messages"][-1]["content"] in QUESTIONS[:3]:
+            body["choices"][0]["finish_reason"] = "length"
         return status, body
 
     monkeypatch.setattr(FaultyHandler, "answer", cuts_some)
-    with faulty({QUESTIONS[5]: [(400, {}, "no")]}) as server:
-        endpoint = Endpoint(name="p", base_url=server.base_url, model="m")
-        found = collect_labels([saved["a"], endpoint], queries, tmp_path / "l.csv", decoding=SHORT)
-        answered = int((queries["question"] != QUESTIONS[5]).sum())
-        whole = collect_labels([endpoint], queries[~short], tmp_path / "l.csv", decoding=SHORT)
+    server.faults = {QUESTIONS[5]: [(400, {}, "no")]}
+    found = collect([saved["a"], endpoint], queries, tmp_path / "l.csv")
+    answered = (queries["question"] != QUESTIONS[5]).sum()
     tokens = generate(*load_target(resolve(saved["a"])), QUESTIONS, SHORT)[1]
-    remote, local, refusal = found.problems
-    assert remote.startswith(f"p: {short.sum()} of {answered} answers are as long")
+    local, remote, refusal = found.problems
     assert local.startswith(f"{saved['a']}: {(tokens == 6).sum()} of 20 answers are as long")
+    assert remote.startswith(f"p: {cut.sum()} of {answered} answers are as long")
     assert "no answer to" in refusal
-    assert whole.problems == []
-
-
-def test_references_that_are_numbers_are_graded_as_they_are_written(saved, queries, tmp_path):
-    numbers = queries.assign(reference=range(20))
-    for grader in (
-        lambda answer, reference: reference == "17",
-        lambda a, r: numeric_match("17", r),
-    ):
-        labels = collect_labels([saved["a"]], numbers, tmp_path / "l.csv", grader, SHORT).labels
-        assert labels["is_correct"].tolist() == [int(i == 17) for i in range(20)]
+    assert collect([endpoint], queries[~cut], tmp_path / "l.csv").problems == []

@@ -1,9 +1,9 @@
-import pandas as pd
 import pytest
 import tiny_models
 
 from prefill_router.answers.generation import Decoding, generate
-from prefill_router.answers.local import collect
+from prefill_router.answers.ledger import Reply
+from prefill_router.answers.local import ask_model
 from prefill_router.errors import InputError
 from prefill_router.extraction.models import load_target
 from prefill_router.extraction.sources import resolve
@@ -17,28 +17,23 @@ def source(tmp_path_factory):
     return resolve(str(tiny_models.save(tmp_path_factory.mktemp("target"), "qwen3")))
 
 
-def test_collect_grades_each_answer_against_its_own_reference(source):
-    answers, n_tokens = generate(*load_target(source), QUESTIONS, SHORT)
-    references = [answer if i % 3 else "else" for i, answer in enumerate(answers)]
+def test_replies_are_the_models_answers_in_order(source):
+    texts, n_tokens = generate(*load_target(source), QUESTIONS, SHORT)
+    wanted = [
+        Reply(text, None, n, "length" if n == 6 else "stop", None)
+        for text, n in zip(texts, n_tokens.tolist(), strict=True)
+    ]
     for chunk_size in (3, 2048):
-        table = collect(source, QUESTIONS, references, decoding=SHORT, chunk_size=chunk_size)
-        assert table["answer"].tolist() == answers
-        assert table["output_tokens"].tolist() == n_tokens.tolist()
-        assert table["is_correct"].tolist() == [int(i % 3 > 0) for i in range(20)]
-    lenient = collect(source, QUESTIONS, references, lambda answer, reference: True, SHORT)
-    assert lenient["is_correct"].all()
-    with pytest.raises(InputError, match="20 questions, but 1 references"):
-        collect(source, QUESTIONS, ["w1"])
+        assert ask_model(source, QUESTIONS, SHORT, chunk_size=chunk_size) == wanted
     with pytest.raises(InputError, match="Question 1 is None"):
-        collect(source, ["w1", None], ["w1", "w1"])
+        ask_model(source, ["w1", None])
     with pytest.raises(InputError, match="There is no question"):
-        collect(source, [], [])
+        ask_model(source, [])
 
 
 def test_sampled_chunks_do_not_share_a_random_stream(source):
     decoding = Decoding(max_new_tokens=6, temperature=5.0)
-    questions = ["w1 w2"] * 8 + ["w1 w2 w3"]
-    table = collect(source, questions[::-1], ["w1"] * 9, decoding=decoding, chunk_size=5)
-    again = collect(source, questions[::-1], ["w1"] * 9, decoding=decoding, chunk_size=5)
-    pd.testing.assert_frame_equal(table, again)
-    assert table["answer"].tolist()[1:5] != table["answer"].tolist()[5:]
+    questions = ["w1 w2 w3"] + ["w1 w2"] * 8
+    replies = ask_model(source, questions, decoding, chunk_size=5)
+    assert replies == ask_model(source, questions, decoding, chunk_size=5)
+    assert replies[1:5] != replies[5:]
