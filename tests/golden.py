@@ -23,7 +23,14 @@ from prefill_router.baselines.latent import ItemResponse
 from prefill_router.baselines.ridge import RidgePath
 from prefill_router.evaluation.bootstrap import estimate
 from prefill_router.evaluation.results import Quantity
-from prefill_router.experiments.routers import predictions
+from prefill_router.experiments.routers import (
+    CLUSTERS,
+    LENGTH,
+    OWN,
+    SHUFFLED,
+    TFIDF,
+    predictions,
+)
 from prefill_router.extraction.models import load_encoder, load_target
 from prefill_router.extraction.sources import resolve
 from prefill_router.features import TargetFeatures
@@ -33,6 +40,7 @@ from prefill_router.labels.costs import expected_costs, load_prices, query_costs
 from prefill_router.labels.splits import make_splits
 from prefill_router.metrics import auc, brier, expected_calibration_error
 from prefill_router.probes import probe_layers
+from prefill_router.recipe import fit_recipe
 from prefill_router.storage import STAGES, read_json, write_json
 from prefill_router.trunk import SharedTrunkEnsemble
 
@@ -129,7 +137,20 @@ def evaluation(_):
 
 def recipe(directory):
     study = tiny_studies.study(directory)
-    return {"p": np.nanmean(predictions(study, "SharedTrunkNet")[0], axis=0)}
+    states, [split] = study.states([study.parameters.encoder]), study.splits
+    fitted = fit_recipe(study.recipe(), study.labels, states, split, study.prices)
+    rows = np.union1d(split.validation, split.test)
+    cost = fitted.costs.lengths.predict(fitted.predictor.features(fitted.predictor.read(states)))
+    return {
+        "p": fitted.predictor.predict_proba(states, rows).mean(axis=0),
+        "output_tokens": cost.mean(axis=0),
+    }
+
+
+def experiments(directory):
+    study = tiny_studies.study(directory)
+    names = [SHUFFLED, OWN, TFIDF, CLUSTERS, LENGTH]
+    return {name: np.nanmean(predictions(study, name)[0], axis=0) for name in names}
 
 
 def router(directory):
@@ -142,7 +163,7 @@ COMPUTE = {
     function.__name__: function
     for function in (
         *(labels, extraction, answers, probes, features, trunk, baselines, policy, evaluation),
-        *(recipe, router),
+        *(recipe, router, experiments),
     )
 }
 

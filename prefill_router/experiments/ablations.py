@@ -200,7 +200,7 @@ def trained(study: Study, name: str) -> list[Networks]:
     """Return the networks of a variant, a key of `variants`, in each fold, trained once."""
     p, variant = study.parameters, variants(study)[name]
     settings = [p.dimensions, p.criterion, p.inner_folds, p.n_seeds]
-    key = study.key(*settings) | {"variant": name, "states": study.states_key(p.encoder)}
+    key = study.key(*settings) | {"variant": name, "states": study.activations().key}
 
     def build(fold: int, directory: Path) -> None:
         networks = train_variant(FoldFit(study, fold, [p.encoder]), variant)

@@ -29,6 +29,7 @@ from prefill_router.experiments.routers import (
     configurations,
     predictions,
     router_names,
+    tuned,
 )
 from prefill_router.experiments.study import Study
 from prefill_router.metrics import pairwise_brier
@@ -48,19 +49,12 @@ COLUMNS = 512
 Fit = Callable[[np.ndarray, np.ndarray], Callable[[np.ndarray], np.ndarray]]
 
 
-def _main(study: Study) -> list[str]:
-    return [study.parameters.encoder]
-
-
 CHALLENGERS = {
-    "ridge, all layers": RouterSpec(lambda it: it.recipe("ridge"), _main),
-    "logistic, all layers": RouterSpec(
-        lambda it: it.tuned(np.hstack(it.layers(COLUMNS)), [TargetLogistic(C) for C in STRENGTHS]),
-        _main,
+    "ridge, all layers": RouterSpec(lambda it: it.recipe("ridge")),
+    "logistic, all layers": tuned(
+        lambda it: it.all_layers(COLUMNS), lambda it: [TargetLogistic(C) for C in STRENGTHS]
     ),
-    "SharedTrunkNet, all layers": RouterSpec(
-        lambda it: it.trunk(np.hstack(it.layers(COLUMNS))), _main
-    ),
+    "SharedTrunkNet, all layers": RouterSpec(lambda it: it.trunk(it.all_layers(COLUMNS))),
 }
 
 

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+from safetensors.numpy import save_file
 from sklearn.base import BaseEstimator
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import StandardScaler, normalize
+from sklearn.utils.validation import has_fit_parameter
 
 from prefill_router.baselines.text_classifier import TextClassifier
 from prefill_router.experiments.study import Study
@@ -18,9 +20,10 @@ from prefill_router.features import TargetFeatures
 from prefill_router.features.selection import Choice
 from prefill_router.labels.splits import Split
 from prefill_router.recipe import all_places, fit_predictor
+from prefill_router.recipe.heads import predict_each_network
 from prefill_router.trunk import SharedTrunkEnsemble
 
-ENSEMBLE = "trunk.safetensors"
+ENSEMBLE, NETWORKS = "trunk.safetensors", "networks.safetensors"
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class FoldFit:
     encoders : sequence of str
         Whose states are read.
     directory : pathlib.Path, optional
-        Where the recipe's networks are kept.
+        Where the recipe's networks, and what each of them predicts, are kept.
     tried : list of int
         Settings compared on validation rows, each time some were.
     """
@@ -54,6 +57,11 @@ class FoldFit:
     def split(self) -> Split:
         """The fold's rows."""
         return self.study.splits[self.fold]
+
+    @property
+    def seed(self) -> int:
+        """The study's seed."""
+        return self.study.parameters.seed
 
     # -- features of all N rows ---------------------------------------------------------------
 
@@ -82,9 +90,10 @@ class FoldFit:
                 largest[place] = replace(choice, dimension=dimension)
         return np.hstack(self.reduced(list(largest.values())))
 
-    def layers(self, n_columns: int) -> list[np.ndarray]:
-        """Return every layer and pooling of every encoder read; they share `n_columns` evenly."""
-        return self.reduced(all_places(self.study.states(self.encoders), n_columns))
+    def all_layers(self, n_columns: int) -> np.ndarray:
+        """Every layer and pooling of every encoder read; they share `n_columns` evenly."""
+        places = all_places(self.study.states(self.encoders), n_columns)
+        return np.hstack(self.reduced(places))
 
     def reduced(self, choices: Sequence[Choice]) -> list[np.ndarray]:
         """Return the features of each choice, (N, d), fitted on training rows."""
@@ -93,7 +102,7 @@ class FoldFit:
 
     def random_features(self) -> np.ndarray:
         """Standard normal numbers in place of x, of its shape."""
-        rng = np.random.default_rng(self.study.parameters.seed)
+        rng = np.random.default_rng(self.seed)
         return rng.normal(size=self.features().shape)
 
     def embedding(self) -> np.ndarray:
@@ -111,7 +120,7 @@ class FoldFit:
         words = TfidfVectorizer(sublinear_tf=True, token_pattern=r"\S+").fit(texts[train])
         counts = words.transform(texts)
         dimension = min(100, min(counts[train].shape) - 1)
-        svd = TruncatedSVD(dimension, random_state=self.study.parameters.seed)
+        svd = TruncatedSVD(dimension, random_state=self.seed)
         return normalize(svd.fit(counts[train]).transform(counts))
 
     def standardised_embedding(self) -> np.ndarray:
@@ -119,6 +128,14 @@ class FoldFit:
         embedding = self.embedding()
         scaler = StandardScaler().fit(embedding[self.split.train])
         return scaler.transform(embedding)
+
+    def texts(self) -> np.ndarray:
+        """The queries themselves, (N,)."""
+        return self.study.labels.question
+
+    def benchmarks(self) -> np.ndarray:
+        """The benchmark of every query, (N,)."""
+        return self.study.labels.benchmark
 
     def lengths(self) -> np.ndarray:
         """Prompt tokens and characters of every query, (N, 2)."""
@@ -132,16 +149,19 @@ class FoldFit:
         study, Y = self.study, self.correct
         if shuffle:
             Y, train = Y.copy(), self.split.train
-            rng = np.random.default_rng(study.parameters.seed)
+            rng = np.random.default_rng(self.seed)
             Y[train] = Y[train][rng.permutation(len(train))]
         states, choices = study.states(self.encoders), study.choices(self.encoders, self.fold)
         recipe = study.recipe(head)
         fitted = fit_predictor(recipe, Y, study.labels.group, states, self.split, choices)
         self.tried.append(fitted.n_tried)
-        if self.directory and isinstance(fitted.model, SharedTrunkEnsemble):
-            fitted.model.save(self.directory / ENSEMBLE)
         predictor = fitted.predictor
-        return predictor.raw(predictor.features(predictor.read(states)))
+        features = predictor.features(predictor.read(states))
+        if self.directory and predictor.head == "trunk":
+            fitted.model.save(self.directory / ENSEMBLE)
+            each = np.moveaxis(predict_each_network(predictor.tensors, features), 0, 1)
+            save_file({"p": each.copy("C")}, self.directory / NETWORKS)
+        return predictor.raw(features)
 
     def trunk(self, x: np.ndarray) -> np.ndarray:
         """P(correct) by SharedTrunkNets on other features than the recipe's."""
@@ -149,9 +169,8 @@ class FoldFit:
 
     def ensemble(self, x: np.ndarray, Y: np.ndarray) -> SharedTrunkEnsemble:
         """Train SharedTrunkNets on the training rows of `x` with a label in Y (N, M)."""
-        p, train = self.study.parameters, self.split.train
+        p, train, device = self.study.parameters, self.split.train, self.study.training_device
         rows = train[~np.isnan(Y[train]).all(axis=1)]
-        device = self.study.training_device
         ensemble = SharedTrunkEnsemble(p.n_seeds, p.keep, random_state=p.seed, device=device)
         return ensemble.fit(x[rows], Y[rows], self.study.labels.group[rows])
 
@@ -159,18 +178,20 @@ class FoldFit:
         self,
         X: np.ndarray,
         candidates: Sequence[BaseEstimator],
-        grouped: bool = False,
         Y: np.ndarray | None = None,
     ) -> np.ndarray:
         """P(correct) by the candidate with the least Brier score on validation rows.
 
-        `grouped` candidates cut an inner part off the training rows, and are told their groups.
-        `Y` (N, M) are other labels than those of all targets.
+        Candidates whose `fit` takes groups, to cut off an inner part, get them. `Y` (N, M) are
+        other labels than those of all targets.
         """
         split, Y = self.split, self.correct if Y is None else Y
         self.tried.append(len(candidates))
-        extra = [self.study.labels.group[split.train]] if grouped else []
-        fitted = [candidate.fit(X[split.train], Y[split.train], *extra) for candidate in candidates]
+        fitted = []
+        for candidate in candidates:
+            grouped = has_fit_parameter(candidate, "groups")
+            extra = [self.study.labels.group[split.train]] if grouped else []
+            fitted.append(candidate.fit(X[split.train], Y[split.train], *extra))
         scores = [
             np.nanmean((model.predict_proba(X[split.validation]) - Y[split.validation]) ** 2)
             for model in fitted

@@ -121,7 +121,7 @@ def label_budget(study: Study, most: int = 6) -> pd.DataFrame:
     if not sizes:
         return results()
     settings = (p.n_seeds, p.dimensions, p.criterion, p.inner_folds, sizes)
-    key = study.key(*settings) | {"states": study.states_key(p.encoder)}
+    key = study.key(*settings) | {"states": study.activations().key}
 
     def predicted(target: int) -> dict[str, np.ndarray]:
         def build(directory: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
@@ -22,7 +23,7 @@ from prefill_router.baselines.classifiers import (
     TfidfLogistic,
 )
 from prefill_router.baselines.latent import ItemResponse, MatrixFactorisation
-from prefill_router.experiments.fold import ENSEMBLE, FoldFit
+from prefill_router.experiments.fold import ENSEMBLE, NETWORKS, FoldFit
 from prefill_router.experiments.study import Study
 from prefill_router.progress import track
 from prefill_router.recipe.calibration import fit_calibration
@@ -58,20 +59,31 @@ CPU_EPOCH = 2e12
 
 @dataclass(frozen=True)
 class RouterSpec:
-    """How a router is fitted, whose states it reads, and whether only a full study has it.
+    """How a router is fitted.
 
-    Every default study fits the other routers, within minutes; `affordable` says of which studies
-    even a full one can.
+    Attributes
+    ----------
+    fit : callable
+        From a fold to P(correct) of all rows, (N, K), not calibrated.
+    reads : callable
+        From a study to the encoders whose states are read.
+    full : bool
+        Whether it takes too long for every default study.
+    allowed : callable
+        Whether a study has what it needs, and can afford it.
     """
 
     fit: Callable[[FoldFit], np.ndarray]
-    reads: Callable[[Study], Sequence[str]] = lambda study: ()
+    reads: Callable[[Study], Sequence[str]] = lambda study: [study.parameters.encoder]
     full: bool = False
-    affordable: Callable[[Study], bool] = lambda study: True
+    allowed: Callable[[Study], bool] = lambda study: True
 
 
-def _main(study: Study) -> list[str]:
-    return [study.parameters.encoder]
+def tuned(
+    inputs: Callable[[FoldFit], np.ndarray], candidates: Callable[[FoldFit], list], **spec: Any
+) -> RouterSpec:
+    """Return the router that is the best of some candidates on validation rows."""
+    return RouterSpec(lambda it: it.tuned(inputs(it), candidates(it)), **spec)
 
 
 def can_fine_tune(study: Study) -> bool:
@@ -90,100 +102,84 @@ def _embedding(study: Study) -> list[str]:
     return [] if embedding == "lsa" else [embedding]
 
 
-def _on_embedding(candidates: Callable[[int], list], full: bool = False) -> RouterSpec:
-    """Return a baseline that is tuned on the semantic embedding, of candidates with a seed."""
-    return RouterSpec(
-        lambda it: it.tuned(it.embedding(), candidates(it.study.parameters.seed)), _embedding, full
-    )
+def _mlps(it: FoldFit) -> list[SharedTrunkEnsemble]:
+    common = {"random_state": it.seed, "device": it.study.training_device}
+    return [
+        SharedTrunkEnsemble(1, 1, hidden=hidden, dropout=(0.3,) * len(hidden), **common)
+        for hidden in ((8,), (32,), (128,), (256, 128))
+    ]
 
 
 ROUTERS = {
-    PRIMARY: RouterSpec(FoldFit.recipe, _main),
-    PAIRED: RouterSpec(FoldFit.recipe, lambda study: study.trained_encoders),
-    UNTRAINED: RouterSpec(FoldFit.recipe, lambda study: [study.parameters.untrained]),
-    SHUFFLED: RouterSpec(lambda it: it.recipe(shuffle=True), _main),
-    RANDOM_FEATURES: RouterSpec(lambda it: it.trunk(it.random_features()), _main, full=True),
-    LOGISTIC: RouterSpec(lambda it: it.recipe("logistic"), _main),
-    OWN: RouterSpec(lambda it: it.tuned_by_target([TargetLogistic(C=C) for C in STRENGTHS]), _main),
-    TREES: RouterSpec(
-        lambda it: it.tuned(
-            it.distinct_features(TREE_COLUMNS),
-            [
-                TargetTrees(n_trees, leaves, random_state=it.study.parameters.seed)
-                for n_trees in (100, 300)
-                for leaves in (4, 16)
-            ],
-        ),
-        _main,
-        full=True,
+    PRIMARY: RouterSpec(FoldFit.recipe),
+    PAIRED: RouterSpec(
+        FoldFit.recipe,
+        lambda study: study.trained_encoders,
+        allowed=lambda study: len(study.trained_encoders) > 1,
     ),
-    TFIDF: RouterSpec(
-        lambda it: it.tuned(
-            it.study.labels.question, [TfidfLogistic(C=C) for C in (0.1, 0.3, 1, 3, 10)]
-        )
+    UNTRAINED: RouterSpec(
+        FoldFit.recipe,
+        lambda study: [study.parameters.untrained],
+        allowed=lambda study: bool(study.parameters.untrained),
     ),
-    NEIGHBOURS: _on_embedding(lambda seed: [NearestNeighbours(k) for k in (5, 10, 20, 50, 100)]),
-    CLUSTERS: _on_embedding(lambda seed: [Clusters(n, random_state=seed) for n in (8, 16, 32, 64)]),
-    FACTORS: _on_embedding(
-        lambda seed: [
-            MatrixFactorisation(n, C, seed)
-            for n in (2, 8)
-            for C in (0.0003, 0.001, 0.003, 0.01, 0.1)
+    SHUFFLED: RouterSpec(lambda it: it.recipe(shuffle=True)),
+    RANDOM_FEATURES: RouterSpec(lambda it: it.trunk(it.random_features()), full=True),
+    LOGISTIC: RouterSpec(lambda it: it.recipe("logistic")),
+    OWN: RouterSpec(lambda it: it.tuned_by_target([TargetLogistic(C) for C in STRENGTHS])),
+    TREES: tuned(
+        lambda it: it.distinct_features(TREE_COLUMNS),
+        lambda it: [
+            TargetTrees(n, leaves, random_state=it.seed) for n in (100, 300) for leaves in (4, 16)
         ],
         full=True,
     ),
-    MLP: RouterSpec(
-        lambda it: it.tuned(
-            it.standardised_embedding(),
-            [
-                SharedTrunkEnsemble(
-                    n_seeds=1,
-                    keep=1,
-                    hidden=hidden,
-                    dropout=(0.3,) * len(hidden),
-                    random_state=it.study.parameters.seed,
-                    device=it.study.training_device,
-                )
-                for hidden in ((8,), (32,), (128,), (256, 128))
-            ],
-            grouped=True,
-        ),
-        _embedding,
+    TFIDF: tuned(FoldFit.texts, lambda it: [TfidfLogistic(C) for C in (0.1, 0.3, 1, 3, 10)]),
+    NEIGHBOURS: tuned(
+        FoldFit.embedding,
+        lambda it: [NearestNeighbours(k) for k in (5, 10, 20, 50, 100)],
+        reads=_embedding,
+    ),
+    CLUSTERS: tuned(
+        FoldFit.embedding,
+        lambda it: [Clusters(n, random_state=it.seed) for n in (8, 16, 32, 64)],
+        reads=_embedding,
+    ),
+    FACTORS: tuned(
+        FoldFit.embedding,
+        lambda it: [
+            MatrixFactorisation(n, C, it.seed)
+            for n in (2, 8)
+            for C in (0.0003, 0.001, 0.003, 0.01, 0.1)
+        ],
+        reads=_embedding,
         full=True,
     ),
-    RESPONSE: _on_embedding(
-        lambda seed: [ItemResponse(n, C, seed) for n in (1, 2, 4) for C in (0.01, 0.03, 0.1, 0.3)],
+    MLP: tuned(FoldFit.standardised_embedding, _mlps, reads=_embedding, full=True),
+    RESPONSE: tuned(
+        FoldFit.embedding,
+        lambda it: [ItemResponse(n, C, it.seed) for n in (1, 2, 4) for C in (0.01, 0.03, 0.1, 0.3)],
+        reads=_embedding,
         full=True,
     ),
-    FINE_TUNED: RouterSpec(
-        lambda it: it.tuned(
-            it.study.labels.question, it.text_classifiers((1e-4, 3e-4, 1e-3)), grouped=True
-        ),
-        _main,
+    FINE_TUNED: tuned(
+        FoldFit.texts,
+        lambda it: it.text_classifiers((1e-4, 3e-4, 1e-3)),
         full=True,
-        affordable=can_fine_tune,
+        allowed=can_fine_tune,
     ),
-    BENCHMARK: RouterSpec(lambda it: it.tuned(it.study.labels.benchmark, [BenchmarkAware()])),
-    LENGTH: RouterSpec(lambda it: it.tuned(it.lengths(), [LengthOnly()])),
-    ACCURACY: RouterSpec(lambda it: it.tuned(it.lengths(), [TrainingAccuracy()])),
+    BENCHMARK: tuned(FoldFit.benchmarks, lambda it: [BenchmarkAware()]),
+    LENGTH: tuned(FoldFit.lengths, lambda it: [LengthOnly()]),
+    ACCURACY: tuned(FoldFit.lengths, lambda it: [TrainingAccuracy()]),
 }
 
 
 def router_names(study: Study, full: bool = False) -> list[str]:
-    """Return the routers that a study allows: some need a control, or several encoders.
-
-    `full` adds those that take too long for every default study, as far as they are affordable.
-    """
-    left_out = {
+    """Return the routers that a study allows; `full` adds the slow ones that it can afford."""
+    return [
         name
         for name, router in ROUTERS.items()
-        if router.full and not (full and router.affordable(study))
-    }
-    if not study.parameters.untrained:
-        left_out.add(UNTRAINED)
-    if len(study.trained_encoders) < 2:
-        left_out.add(PAIRED)
-    return [name for name in ROUTERS if name not in left_out]
+        if (full or not router.full) and router.allowed(study)
+    ]
 
 
 def predictions(
@@ -234,10 +230,7 @@ def network_predictions(study: Study) -> np.ndarray:
     Not calibrated. They differ in their seeds alone, for deviations between seeds. The kept
     ones have the lowest validation losses; all that were trained spread somewhat wider.
     """
-    by_fold = []
-    for fold, ensemble in enumerate(ensembles(study)):
-        x = FoldFit(study, fold, [study.parameters.encoder]).features()
-        by_fold.append(np.moveaxis(ensemble.predict_each(x), 0, 1))
+    by_fold = [load_file(path / NETWORKS)["p"] for path in _fitted(study, PRIMARY, ROUTERS)]
     return np.moveaxis(study.over_folds(by_fold), 1, 0)
 
 
@@ -254,7 +247,7 @@ def _fitted(
 ) -> list[Path]:
     p = study.parameters
     encoders = list(among[router].reads(study) if encoders is None else encoders)
-    states = {encoder: study.states_key(encoder) for encoder in [*encoders, p.encoder]}
+    states = {encoder: study.activations(encoder).key for encoder in [*encoders, p.encoder]}
     settings = [p.dimensions, p.criterion, p.inner_folds, p.n_seeds, p.keep, p.embedding]
     key = study.key(*settings) | {"router": router, "reads": encoders, "states": states}
 

@@ -254,10 +254,6 @@ class Study:
         """Return the pooled states of several encoders, by name."""
         return {encoder: self.activations(encoder) for encoder in encoders}
 
-    def states_key(self, encoder: str) -> str:
-        """Return what identifies an encoder's activations."""
-        return self.activations(encoder).key
-
     @cached_property
     def encoders(self) -> list[str]:
         """All encoders compared, the main one and the untrained control among them."""
@@ -301,7 +297,7 @@ class Study:
 
     def _table(self, kind: str, encoder: str, measure: Measure, *settings: Any) -> pd.DataFrame:
         """Measure an encoder's layers on the training rows of every split, once for `settings`."""
-        key = self.key(*settings) | {"states": self.states_key(encoder)}
+        key = self.key(*settings) | {"states": self.activations(encoder).key}
 
         def build(directory: Path) -> None:
             tables = [
@@ -392,7 +388,7 @@ class Study:
         """
         p, split = self.parameters, self.splits[fold]
         key = self.key(p.dimensions, p.criterion, p.inner_folds)
-        key |= {"states": self.states_key(p.encoder), "split": fold}
+        key |= {"states": self.activations().key, "split": fold}
         key["prices"] = self.prices and [self.prices.input, self.prices.output]
 
         def build() -> dict[str, np.ndarray]:

@@ -53,8 +53,7 @@ def test_unknown_costs_are_found_before_any_prompt_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"n_queries": 3}, r"n_queries.*outer_folds"),
-        ({"outer_folds": 500}, r"n_queries.*outer_folds"),
+        ({"outer_folds": 500}, "more queries or fewer outer_folds"),
         ({"layers": [1, 99]}, r"main: layers \[1, 99\] must be one or more of 0\.\.3"),
         ({"max_tokens": 10**5}, r"(main|other): max_tokens is 100000; this model reads at most"),
         ({"device": "abacus"}, "device 'abacus' cannot be used"),
