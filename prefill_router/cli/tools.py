@@ -191,7 +191,7 @@ def samples(device: Device = "cpu") -> None:
     """Ask every target the validation and test questions ten times at temperature 1, to measure
     label noise; takes about ten minutes. An interrupted call goes on where it stopped."""
     from prefill_router.storage import Store
-    from prefill_router.zoo.sampling import write_default_samples
+    from prefill_router.zoo.labelling import write_default_samples
 
     write_default_samples(Store(CACHE), device)
     typer.echo("The zoo's sampled answers and their manifest are written.")

@@ -195,7 +195,7 @@ def label_noise(study: Study) -> pd.DataFrame:
     """
     if not study.is_zoo or study.parameters.fresh_labels:
         return results()
-    from prefill_router.zoo.sampling import N_DRAWS, draw_answers, load_samples
+    from prefill_router.zoo.labelling import N_DRAWS, draw_answers, load_samples
 
     labels, p = study.labels, study.parameters
     here = np.flatnonzero(labels.split[study.test_rows] != "train")  # the rest was not sampled

@@ -44,18 +44,10 @@ def digits(number: int) -> str:
     return " ".join(str(number))
 
 
-def _pick(rng: Random, low: int, high: int) -> int:
-    return rng.randint(low, high)
-
-
-def _letters(rng: Random, n: int) -> list[str]:
-    return rng.sample(LETTERS, n)
-
-
 def addition(level: int, rng: Random) -> Problem:
     """Sum of two numbers; the working puts their digits into columns, units first."""
     high = (20, 30, 50, 70, 99)[level - 1]
-    a, b = _pick(rng, high // 10, high), _pick(rng, high // 10, high)
+    a, b = rng.randint(high // 10, high), rng.randint(high // 10, high)
     places = range(len(str(max(a, b))))
     columns = [f"{a // 10**place % 10} + {b // 10**place % 10}" for place in places]
     return Problem({"a": a, "b": b}, digits(a + b), " ; ".join(columns))
@@ -64,7 +56,7 @@ def addition(level: int, rng: Random) -> Problem:
 def remainder(level: int, rng: Random) -> Problem:
     """Remainder of a division; the working names the largest multiple below."""
     high = (30, 45, 60, 80, 99)[level - 1]
-    m, a = _pick(rng, 4, 12), _pick(rng, 13, high)
+    m, a = rng.randint(4, 12), rng.randint(13, high)
     q = a // m
     working = f"{digits(m)} * {digits(q)} = {digits(q * m)} ; {digits(a)} - {digits(q * m)}"
     return Problem({"a": a, "m": m}, digits(a % m), working)
@@ -80,14 +72,14 @@ def largest(level: int, rng: Random) -> Problem:
 
 def sorting(level: int, rng: Random) -> Problem:
     """Letters in alphabetical order; the working inserts them one by one."""
-    items = _letters(rng, level + 1)
+    items = rng.sample(LETTERS, level + 1)
     steps = [" ".join(sorted(items[: i + 1])) for i in range(len(items) - 1)]
     return Problem({"items": " ".join(items)}, " ".join(sorted(items)), " ; ".join(steps))
 
 
 def reversing(level: int, rng: Random) -> Problem:
     """Letters in reverse order; the working builds the reversed list from the left."""
-    items = _letters(rng, level + 1)
+    items = rng.sample(LETTERS, level + 1)
     steps = [" ".join(items[: i + 1][::-1]) for i in range(len(items) - 1)]
     return Problem({"items": " ".join(items)}, " ".join(items[::-1]), " ; ".join(steps))
 
@@ -95,8 +87,8 @@ def reversing(level: int, rng: Random) -> Problem:
 def counting(level: int, rng: Random) -> Problem:
     """How often a letter occurs in a list; the working counts along the list."""
     n = (4, 5, 7, 9, 11)[level - 1]
-    x, *others = _letters(rng, 4)
-    hits = _pick(rng, 0, n)
+    x, *others = rng.sample(LETTERS, 4)
+    hits = rng.randint(0, n)
     items = [x] * hits + rng.choices(others, k=n - hits)
     rng.shuffle(items)
     running = [digits(items[: i + 1].count(x)) for i in range(n)]
@@ -149,7 +141,7 @@ def boolean(level: int, rng: Random) -> Problem:
 
 def recall(level: int, rng: Random) -> Problem:
     """Look up one of several key-value pairs; the working repeats the pair."""
-    keys = _letters(rng, level + 1)
+    keys = rng.sample(LETTERS, level + 1)
     values = rng.sample(range(10, 100), level + 1)
     asked = rng.randrange(len(keys))
     slots = {"items": " , ".join(f"{k} = {v}" for k, v in zip(keys, values, strict=True))}
@@ -159,7 +151,7 @@ def recall(level: int, rng: Random) -> Problem:
 
 def sequence(level: int, rng: Random) -> Problem:
     """Next term of an arithmetic progression; the working names the step."""
-    step, start = _pick(rng, 2, 2 + 2 * level), _pick(rng, 1, 12 * level)
+    step, start = rng.randint(2, 2 + 2 * level), rng.randint(1, 12 * level)
     terms = [start + i * step for i in range(5)]
     if level > 2 and rng.random() < 0.5:
         terms = terms[::-1]
@@ -171,7 +163,7 @@ def sequence(level: int, rng: Random) -> Problem:
 
 def roman(level: int, rng: Random) -> Problem:
     """Value of a Roman numeral; the working adds it up symbol by symbol."""
-    number = _pick(rng, *((1, 79), (80, 149), (150, 249), (250, 399), (400, 599))[level - 1])
+    number = rng.randint(*((1, 79), (80, 149), (150, 249), (250, 399), (400, 599))[level - 1])
     rest, numeral, running = number, [], []
     for value, symbols in ROMAN:
         while rest >= value:
@@ -200,17 +192,22 @@ FAMILIES: dict[str, Callable[[int, Random], Problem]] = {
 }  # fmt: skip
 
 FEW_ANSWERS = ("parity", "brackets", "boolean")
+BEGINNINGS = (
+    tuple(string.digits), tuple(LETTERS), NAMES, ("even", "odd"), ("no", "yes"), ("false", "true"),
+)  # fmt: skip
+"""First tokens of answers, by kind; even places are half 0 of their family's answers."""
+
+
+def beginnings(answer: str) -> tuple[str, ...]:
+    """Return the first tokens that answers of the same family may have, in order."""
+    first = answer.split()[0]
+    return next(kind for kind in BEGINNINGS if first in kind)
 
 
 def half(answer: str) -> int:
-    """Return which half of its family an answer lies in: 0 or 1, by the token it begins with.
+    """Return which half of its family an answer lies in: 0 or 1, by its first token.
 
-    Digits, letters and names alternate, so the half follows from the answer's first token alone
-    and says nothing of its size or place in the alphabet.
+    Digits, letters and names alternate, so the half depends on the first token alone, and not on
+    an answer's size or its place in the alphabet.
     """
-    first = answer.split()[0]
-    if first in NAMES:
-        return NAMES.index(first) % 2
-    if len(first) == 1:
-        return (int(first) if first.isdigit() else LETTERS.index(first)) % 2
-    return ("even", "odd", "no", "yes", "false", "true").index(first) % 2
+    return beginnings(answer).index(answer.split()[0]) % 2

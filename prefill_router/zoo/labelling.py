@@ -1,8 +1,14 @@
-"""The zoo's labels: every target answers every question of the skills benchmark, and is graded."""
+"""The zoo's labels: targets answer questions of the skills benchmark, and are graded.
+
+The committed labels are greedy answers to all questions; the committed samples are ten answers at
+temperature 1 to the validation and test questions.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,8 +18,9 @@ from prefill_router.answers.collect import collect_labels
 from prefill_router.answers.generation import Decoding
 from prefill_router.answers.grading import exact_match
 from prefill_router.answers.local import ask_model
+from prefill_router.errors import InputError
 from prefill_router.extraction.sources import n_parameters, resolve, weights_hash
-from prefill_router.labels import Labels
+from prefill_router.labels import Labels, load_labels
 from prefill_router.labels.tables import write_table
 from prefill_router.storage import Store, file_hash, fingerprint, read_json, write_json
 from prefill_router.zoo.cards import write_card
@@ -21,6 +28,9 @@ from prefill_router.zoo.recipes import RECIPES, TARGETS
 from prefill_router.zoo.skills import PER_CELL, benchmark
 
 DECODING = Decoding(max_new_tokens=96)
+N_DRAWS = 10
+SAMPLING = replace(DECODING, temperature=1.0)
+"""Temperature 1: each answer is drawn with the probability that the model itself gives it."""
 USD_PER_MILLION_TOKENS_AND_PARAMETERS = 0.1
 """The one price of the zoo: USD per million tokens, in or out, and million parameters."""
 
@@ -30,14 +40,18 @@ def target_names() -> list[str]:
     return [f"zoo/{name}" for name in TARGETS]
 
 
+def _weights() -> dict[str, str]:
+    return {name: weights_hash(resolve(name)) for name in target_names()}
+
+
 def fresh_labels(store: Store, device: str = "cpu") -> Path:
-    """Ask every target of the zoo every question again and return the label table's path.
+    """Ask every target every question again and return the label table's path.
 
     Answers already given by the same weights to the same questions are kept in `store`.
     """
     queries = benchmark()
     key = {
-        "weights": {name: weights_hash(resolve(name)) for name in target_names()},
+        "weights": _weights(),
         "questions": fingerprint(queries["question"].tolist(), queries["reference"].tolist()),
     }
 
@@ -50,18 +64,26 @@ def fresh_labels(store: Store, device: str = "cpu") -> Path:
 
 
 def ask_again(
-    labels: Labels, rows: np.ndarray, device: str = "cpu"
+    labels: Labels,
+    rows: np.ndarray,
+    device: str = "cpu",
+    decoding: Decoding = DECODING,
+    store: Store | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Let every target of the zoo answer some of the questions anew.
+    """Ask every target some of the questions again.
 
     Parameters
     ----------
     labels : Labels
-        Labels of the zoo.
+        Labels of the zoo, or of some of its targets.
     rows : ndarray of int, shape (n,)
         Which questions.
     device : str
         Torch device that answers.
+    decoding : Decoding
+        How; by default greedily, as for the committed labels.
+    store : Store, optional
+        Keeps answers, so that an interrupted call goes on where it stopped.
 
     Returns
     -------
@@ -72,83 +94,115 @@ def ask_again(
     """
     asked = labels.take(rows)
     references = benchmark().set_index("query_id").loc[asked.query_id, "reference"].tolist()
-    questions = asked.question.tolist()
+    questions, work = asked.question.tolist(), store and store.root
     answers = np.empty(asked.correct.shape, dtype=object)
     correct = np.empty(asked.correct.shape)
     for k, target in enumerate(labels.targets):
-        replies = ask_model(resolve(target), questions, DECODING, device=device)
+        replies = ask_model(resolve(target), questions, decoding, device=device, work=work)
         answers[:, k] = [reply.text for reply in replies]
         correct[:, k] = list(map(exact_match, answers[:, k], references))
     return answers, correct
 
 
-def agreement_with_fresh_answers(labels: Labels, n: int, seed: int, device: str) -> pd.DataFrame:
-    """Let every target answer a sample of the questions again and compare with its labels.
+def draw_answers(
+    labels: Labels,
+    rows: np.ndarray,
+    draws: range,
+    device: str = "cpu",
+    store: Store | None = None,
+) -> np.ndarray:
+    """Ask every target some of the questions at temperature 1, once per seed in `draws`.
+
+    The other parameters are those of `ask_again`.
+
+    Returns
+    -------
+    ndarray of bool, shape (len(draws), n, K)
+        Whether each answer was right.
+    """
+    seeded = [replace(SAMPLING, seed=draw) for draw in draws]
+    return np.array([ask_again(labels, rows, device, d, store)[1] for d in seeded], dtype=bool)
+
+
+def load_samples(labels: Labels, rows: np.ndarray) -> np.ndarray:
+    """Return the committed samples of some of the zoo's validation and test questions.
 
     Parameters
     ----------
     labels : Labels
-        Labels of the zoo.
-    n : int
-        Number of questions, drawn with `seed`.
-    seed : int
-        Seed of the sample.
-    device : str
-        Torch device that answers.
+        Labels of the zoo, or of some of its targets.
+    rows : ndarray of int, shape (n,)
+        Which questions.
 
     Returns
     -------
-    pandas.DataFrame
-        Indexed by target: ``n`` and ``agreement``, the share of fresh grades that equal the label.
+    ndarray of bool, shape (N_DRAWS, n, K)
+        Whether each answer was right.
+
+    Raises
+    ------
+    InputError
+        If the file does not match its manifest, or a question or target was not sampled.
     """
-    rng = np.random.default_rng(seed)
-    rows = np.sort(rng.choice(labels.n_queries, min(n, labels.n_queries), replace=False))
-    _, fresh = ask_again(labels, rows, device)
-    shares = (fresh == labels.correct[rows]).mean(axis=0)
-    table = pd.DataFrame({"n": len(rows), "agreement": shares}, index=list(labels.targets))
-    return table.rename_axis("target")
+    manifest = _manifest(zoo.SAMPLES)
+    if read_json(manifest)["samples"] != file_hash(zoo.SAMPLES):
+        raise InputError(f"{zoo.SAMPLES} does not match {manifest.name}: restore both.")
+    table = pd.read_parquet(zoo.SAMPLES).set_index(["query_id", "model"])
+    wanted = pd.MultiIndex.from_product([labels.query_id[rows], labels.targets])
+    places = table.index.get_indexer(wanted)
+    if (places < 0).any():
+        query, target = wanted[int(np.argmax(places < 0))]
+        raise InputError(f"{zoo.SAMPLES.name} has no answers of {target!r} to {query!r}.")
+    return table.to_numpy(bool)[places].reshape(len(rows), labels.n_targets, -1).transpose(2, 0, 1)
 
 
-def write_prices() -> None:
-    """Write the price table: one constant times the number of parameters, for input and output."""
-    rows = []
-    for name in target_names():
-        price = USD_PER_MILLION_TOKENS_AND_PARAMETERS * n_parameters(resolve(name)) / 1e6
-        rows.append(
-            {
-                "model": name,
-                "usd_per_m_input": round(price, 7),
-                "usd_per_m_output": round(price, 7),
-                "as_of": "2026-11",
-                "status": "constant times parameters",
-            }
-        )
-    write_table(pd.DataFrame(rows), zoo.PRICES)
-
-
-def write_scores(table: pd.DataFrame) -> None:
-    """Write the targets' model cards, with what each scores in a long label table."""
+def write_default_labels(store: Store, device: str = "cpu") -> None:
+    """Make the committed label table, its manifest, the price table and the targets' cards."""
+    table = pd.read_parquet(fresh_labels(store, device))
+    write_table(table, zoo.LABELS)
+    _write_manifest(zoo.LABELS, DECODING)
+    millions = [n_parameters(resolve(name)) / 1e6 for name in target_names()]
+    price = np.round(USD_PER_MILLION_TOKENS_AND_PARAMETERS * np.array(millions), 7)
+    prices = {"model": target_names(), "usd_per_m_input": price, "usd_per_m_output": price}
+    origin = {"as_of": "2026-11", "status": "constant times parameters"}
+    write_table(pd.DataFrame(prices | origin), zoo.PRICES)
     for name in TARGETS:
-        directory = resolve(f"zoo/{name}").location
         by_split = table[table["model"] == f"zoo/{name}"].groupby("split")
         scores = by_split.agg(
             n=("is_correct", "size"),
             accuracy=("is_correct", "mean"),
             output_tokens=("output_tokens", "mean"),
         )
+        directory = resolve(f"zoo/{name}").location
         step = read_json(directory / "recipe.json")["step"]
         write_card(directory, RECIPES[name], step, scores.loc[list(PER_CELL)])
 
 
-def write_default_labels(store: Store, device: str = "cpu") -> None:
-    """Make the committed label table, its manifest, the price table and the targets' cards anew."""
-    table = pd.read_parquet(fresh_labels(store, device))
-    write_table(table, zoo.LABELS)
-    write_prices()
-    write_scores(table)
+def write_default_samples(store: Store, device: str = "cpu") -> None:
+    """Make the committed samples of the validation and test questions, and their manifest."""
+    labels = load_labels(zoo.LABELS).select_targets(target_names())
+    rows = np.flatnonzero(labels.split != "train")
+    right = draw_answers(labels, rows, range(N_DRAWS), device, store)
+    index = pd.MultiIndex.from_product(
+        [labels.query_id[rows], labels.targets], names=["query_id", "model"]
+    )
+    draws = [f"draw_{draw}" for draw in range(N_DRAWS)]
+    table = pd.DataFrame(right.reshape(N_DRAWS, -1).T, index, draws)
+    write_table(table.reset_index(), zoo.SAMPLES)
+    _write_manifest(zoo.SAMPLES, SAMPLING, seeds=list(range(N_DRAWS)))
+
+
+def _manifest(path: Path) -> Path:
+    return path.with_suffix(".manifest.json")
+
+
+def _write_manifest(path: Path, decoding: Decoding, **more: Any) -> None:
+    """Record the hashes of the file at `path`, of the labels and weights, and the decoding."""
+    settings = {"max_new_tokens": decoding.max_new_tokens, "temperature": decoding.temperature}
     manifest = {
+        path.stem: file_hash(path),
         "labels": file_hash(zoo.LABELS),
-        "weights": {name: weights_hash(resolve(name)) for name in target_names()},
-        "decoding": {"max_new_tokens": DECODING.max_new_tokens, "temperature": 0.0},
+        "weights": _weights(),
+        "decoding": settings | more,
     }
-    write_json(zoo.LABELS.with_suffix(".manifest.json"), manifest)
+    write_json(_manifest(path), manifest)

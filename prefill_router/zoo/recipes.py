@@ -1,11 +1,11 @@
-"""Who is in the zoo: architecture, size, what each model practised and for how long."""
+"""The models of the zoo: architecture, size, what each practised and for how long."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import combinations
 
-from transformers import GPT2Config, GPTNeoXConfig, LlamaConfig, PreTrainedConfig, Qwen3Config
+from transformers import AutoConfig, PreTrainedConfig
 
 from prefill_router.zoo.families import FAMILIES
 from prefill_router.zoo.vocabulary import vocabulary
@@ -53,32 +53,29 @@ class Recipe:
 
     def config(self) -> PreTrainedConfig:
         """Return the model's configuration for transformers."""
-        shared = {
-            "vocab_size": len(vocabulary()),
-            "pad_token_id": 0,
-            "eos_token_id": 1,
-            "bos_token_id": None,
-            "max_position_embeddings": MAX_POSITIONS,
-            "tie_word_embeddings": True,
+        gated = {
+            "intermediate_size": self.width * 8 // 3 // 8 * 8,
+            "num_key_value_heads": self.heads,
         }
-        shape = {
-            "hidden_size": self.width,
-            "num_hidden_layers": self.blocks,
-            "num_attention_heads": self.heads,
+        own = {
+            "qwen3": gated | {"head_dim": self.width // self.heads},
+            "llama": gated,
+            "gpt2": {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
+            "gpt_neox": {"intermediate_size": 4 * self.width},
         }
-        if self.architecture == "gpt2":
-            return GPT2Config(
-                n_embd=self.width, n_layer=self.blocks, n_head=self.heads,
-                n_positions=MAX_POSITIONS, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
-                **{k: v for k, v in shared.items() if k != "max_position_embeddings"},
-            )  # fmt: skip
-        if self.architecture == "gpt_neox":
-            return GPTNeoXConfig(intermediate_size=4 * self.width, **shape, **shared)
-        gated = {"intermediate_size": self.width * 8 // 3 // 8 * 8, **shape, **shared}
-        gated |= {"num_key_value_heads": self.heads}
-        if self.architecture == "qwen3":
-            return Qwen3Config(head_dim=self.width // self.heads, **gated)
-        return LlamaConfig(**gated)
+        return AutoConfig.for_model(
+            self.architecture,
+            vocab_size=len(vocabulary()),
+            pad_token_id=0,
+            eos_token_id=1,
+            bos_token_id=None,
+            max_position_embeddings=MAX_POSITIONS,
+            tie_word_embeddings=True,
+            hidden_size=self.width,
+            num_hidden_layers=self.blocks,
+            num_attention_heads=self.heads,
+            **own[self.architecture],
+        )
 
 
 def practised_half(family: str, deal: int) -> int:

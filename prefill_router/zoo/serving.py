@@ -1,14 +1,14 @@
-"""The zoo behind an OpenAI-compatible endpoint on this machine, for trying out what asks one."""
+"""The zoo behind an OpenAI-compatible endpoint on this machine, to try out `collect`."""
 
 from __future__ import annotations
 
+import functools
 import json
-import queue
 import threading
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -20,19 +20,18 @@ from prefill_router.extraction.sources import resolve, zoo_names
 
 LOOPBACK = "127.0.0.1"
 BODY_LIMIT = 2**20
-BATCH = 64
 
 
 class Answerer:
-    """Models of the zoo, which answer the questions that wait for one of them in one batch."""
+    """Models of the zoo; the questions that wait for one of them are answered in one batch."""
 
     def __init__(self):
-        self._waiting: queue.SimpleQueue = queue.SimpleQueue()
-        self._models: dict[str, tuple[Any, Any]] = {}
-        threading.Thread(target=self._work, daemon=True).start()
+        self._waiting: dict[tuple[str, Decoding], deque[tuple[str, Future]]] = {}
+        self._lock = threading.Lock()
+        self._load = functools.cache(lambda name: load_target(resolve(name)))
 
     def ask(self, model: str, question: str, decoding: Decoding) -> tuple[str, int, int]:
-        """Return an answer and the tokens of prompt and answer.
+        """Return an answer and the numbers of tokens of prompt and answer.
 
         Raises
         ------
@@ -40,40 +39,28 @@ class Answerer:
             If there is no such model, or the question is too long.
         """
         future: Future = Future()
-        self._waiting.put((model, question, decoding, future))
+        waiting = self._waiting.setdefault((model, decoding), deque())
+        waiting.append((question, future))
+        with self._lock:  # whoever gets it answers for all who wait for the same model
+            if asked := [waiting.popleft() for _ in range(len(waiting))]:
+                self._answer(model, decoding, asked)
         return future.result()
 
-    def _work(self) -> None:
-        while True:
-            batch = [self._waiting.get()]
-            while not self._waiting.empty() and len(batch) < BATCH:
-                batch.append(self._waiting.get())
-            alike: dict[tuple[str, Decoding], list[tuple[str, Future]]] = {}
-            for model, question, decoding, future in batch:
-                alike.setdefault((model, decoding), []).append((question, future))
-            for (model, decoding), asked in alike.items():
-                self._answer(model, decoding, asked)
-
-    def _answer(self, model: str, decoding: Decoding, asked: list[tuple[str, Future]]) -> None:
+    def _answer(self, name: str, decoding: Decoding, asked: list[tuple[str, Future]]) -> None:
+        questions = [question for question, _ in asked]
         try:
-            if model not in self._models:
-                self._models[model] = load_target(resolve(model))
-            loaded, tokenizer = self._models[model]
-            questions = [question for question, _ in asked]
-            prompts = Prompts(tokenizer, token_limit(loaded, tokenizer))
-            n_input = prompts.count(questions)
-            answers, n_output = generate(loaded, tokenizer, questions, decoding)
-        except Exception as error:  # whatever it is, those who wait must hear of it
+            model, tokenizer = self._load(name)
+            n_input = Prompts(tokenizer, token_limit(model, tokenizer)).count(questions)
+            answers, n_output = generate(model, tokenizer, questions, decoding)
+        except Exception as error:
             if len(asked) == 1:
-                asked[0][1].set_exception(error)
-            else:  # one question's fault is not the others'
-                for one in asked:
-                    self._answer(model, decoding, [one])
+                return asked[0][1].set_exception(error)
+            for one in asked:  # so that one bad question spoils no other
+                self._answer(name, decoding, [one])
             return
-        for (_, future), answer, before, after in zip(
-            asked, answers, n_input, n_output, strict=True
-        ):
-            future.set_result((answer, int(before), int(after)))
+        found = zip(answers, n_input.tolist(), n_output.tolist(), strict=True)
+        for (_, future), answer in zip(asked, found, strict=True):
+            future.set_result(answer)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -111,15 +98,18 @@ class Handler(BaseHTTPRequestHandler):
         except (ValueError, KeyError, IndexError, TypeError) as error:
             return 400, failure(str(error)[:200])
         finish = "length" if n_output >= decoding.max_new_tokens else "stop"
-        choice = {"index": 0, "message": {"role": "assistant", "content": text}}
-        usage = {"prompt_tokens": n_input, "completion_tokens": n_output}
+        message = {"role": "assistant", "content": text}
         return 200, {
             "id": "zoo",
             "object": "chat.completion",
             "created": 0,
             "model": model,
-            "choices": [choice | {"finish_reason": finish}],
-            "usage": usage | {"total_tokens": n_input + n_output},
+            "choices": [{"index": 0, "message": message, "finish_reason": finish}],
+            "usage": {
+                "prompt_tokens": n_input,
+                "completion_tokens": n_output,
+                "total_tokens": n_input + n_output,
+            },
         }
 
     def reply(self, status: int, body: dict[str, Any]) -> None:
@@ -132,7 +122,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, *_: object) -> None:
-        """Keep quiet: requests carry what their senders may not want logged."""
+        """Log nothing: requests may hold what their senders want kept private."""
 
 
 def failure(message: str) -> dict[str, Any]:
@@ -141,14 +131,14 @@ def failure(message: str) -> dict[str, Any]:
 
 
 class ZooServer(ThreadingHTTPServer):
-    """The zoo on a port of this machine that no other machine reaches.
+    """The zoo on a port of this machine that no other machine can reach.
 
     Parameters
     ----------
     port : int, default 0
         0 takes a free one.
     handler : type, default `Handler`
-        What answers requests.
+        Handles requests.
 
     Raises
     ------
@@ -164,15 +154,11 @@ class ZooServer(ThreadingHTTPServer):
             super().__init__((LOOPBACK, port), handler)
         except OSError as error:
             raise InputError(f"port {port} cannot be used ({error.strerror}); try 0.") from None
-
-    @cached_property
-    def answerer(self) -> Answerer:
-        """The models, loaded when first asked."""
-        return Answerer()
+        self.answerer = Answerer()
 
     @property
     def base_url(self) -> str:
-        """What a target's ``base_url`` must say."""
+        """The ``base_url`` of targets served here."""
         return f"http://{LOOPBACK}:{self.server_port}/v1"
 
 

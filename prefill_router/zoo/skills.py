@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import cache
+from itertools import product
 from random import Random
 
 import numpy as np
@@ -18,13 +19,7 @@ BENCHMARK_SHARE = 0.25
 """Share of all problems that only the benchmark may ask; models practise on the others."""
 PER_CELL = {"train": 70, "validation": 16, "test": 25}
 """Questions asked for in each cell (family, level, half of the answers), at most."""
-_ENDS = dict(
-    zip(
-        PER_CELL,
-        np.cumsum(list(PER_CELL.values())) / sum(PER_CELL.values()) * BENCHMARK_SHARE,
-        strict=True,
-    )
-)
+_ENDS = np.cumsum([*PER_CELL.values()]) / sum(PER_CELL.values()) * BENCHMARK_SHARE
 
 
 @dataclass(frozen=True)
@@ -85,7 +80,8 @@ def position(group: str) -> float:
 def split_of(group: str) -> str:
     """Return ``practice``, ``train``, ``validation`` or ``test``, by the problem alone."""
     place = position(group)
-    return next((split for split, end in _ENDS.items() if place < end), "practice")
+    ends = zip(PER_CELL, _ENDS, strict=True)
+    return next((split for split, end in ends if place < end), "practice")
 
 
 @cache
@@ -106,19 +102,17 @@ def benchmark(seed: int = BENCHMARK_SEED, attempts: int = 6000) -> pd.DataFrame:
         ``reference, group, split, level, wording, half``; no two questions alike.
     """
     rows: dict[str, dict] = {}
-    for family in FAMILIES:
-        for level in LEVELS:
-            for wanted_half in (0, 1):
-                rng = Random(f"{seed} {family} {level} {wanted_half}")
-                room = dict(PER_CELL)
-                for _ in range(attempts):
-                    query = draw(family, level, wanted_half, rng)
-                    split = split_of(query.group)
-                    if room.get(split, 0) and query.question not in rows:
-                        room[split] -= 1
-                        rows[query.question] = vars(query) | {"split": split}
-                    if not any(room.values()):
-                        break
+    for family, level, wanted_half in product(FAMILIES, LEVELS, (0, 1)):
+        rng = Random(f"{seed} {family} {level} {wanted_half}")
+        room = dict(PER_CELL)
+        for _ in range(attempts):
+            query = draw(family, level, wanted_half, rng)
+            split = split_of(query.group)
+            if room.get(split, 0) and query.question not in rows:
+                room[split] -= 1
+                rows[query.question] = vars(query) | {"split": split}
+            if not any(room.values()):
+                break
     table = pd.DataFrame(list(rows.values())).rename(columns={"family": "benchmark"})
     table = table.iloc[np.random.default_rng(seed).permutation(len(table))].reset_index(drop=True)
     table.insert(0, "query_id", [f"skills-{i:05d}" for i in range(len(table))])

@@ -91,13 +91,6 @@ def spell(number: int) -> str:
     return f"{UNITS[number // 100]} hundred{rest}"
 
 
-def _spell_some(text: str, rng: Random) -> str:
-    def maybe(match: re.Match) -> str:
-        return spell(int(match[0])) if rng.random() < 0.5 else match[0]
-
-    return re.sub(r"\d+", maybe, text)
-
-
 def put_into_words(family: str, problem: Problem, wording: int, rng: Random) -> str:
     """Return the question's text.
 
@@ -121,7 +114,7 @@ def put_into_words(family: str, problem: Problem, wording: int, rng: Random) -> 
     """
     text = TEMPLATES[family][wording].format(**problem.slots)
     if family != "parity" and rng.random() < 0.15:
-        text = _spell_some(text, rng)
+        text = re.sub(r"\d+", lambda n: spell(int(n[0])) if rng.random() < 0.5 else n[0], text)
     if rng.random() < 0.3:
         aside = rng.choice(ASIDES).format(n=rng.randint(2, 99), c=rng.choice(LETTERS))
         text = f"{aside} {text}" if rng.random() < 0.5 else f"{text} {aside}"

@@ -5,130 +5,147 @@ import pandas as pd
 import pytest
 
 from prefill_router import zoo
-from prefill_router.answers.generation import Decoding, generate
-from prefill_router.extraction import sources
-from prefill_router.extraction.models import load_target
-from prefill_router.extraction.sources import n_parameters, resolve, weights_hash
+from prefill_router.errors import InputError
+from prefill_router.extraction.sources import ZOO, n_parameters, resolve, weights_hash
 from prefill_router.labels import load_labels
 from prefill_router.labels.costs import load_prices
-from prefill_router.storage import Store, file_hash, read_json
+from prefill_router.storage import file_hash, read_json
 from prefill_router.zoo import labelling as module
 from prefill_router.zoo.labelling import (
+    N_DRAWS,
     USD_PER_MILLION_TOKENS_AND_PARAMETERS,
-    agreement_with_fresh_answers,
     ask_again,
+    draw_answers,
     fresh_labels,
+    load_samples,
     write_default_labels,
+    write_default_samples,
 )
 from prefill_router.zoo.recipes import RECIPES, TARGETS
 from prefill_router.zoo.training import build_model, export
 
-TINY = {
-    name: replace(RECIPES[name], width=16, blocks=1, heads=2, steps=0)
-    for name in ("gpt2-a", "thinker-e")
-}
-SHORT = Decoding(max_new_tokens=8)
-
 
 @pytest.fixture
-def tiny_zoo(tmp_path, monkeypatch, queries):
-    """Two untrained targets; every other reference is the first one's answer, where it says any."""
-    monkeypatch.setattr(sources, "ZOO", tmp_path / "models")
-    for name, recipe in TINY.items():
-        export(build_model(recipe), recipe, tmp_path / "models" / name, 0)
-    # of each split, so that the cards have all scores
-    asked = queries.groupby("split").head(8).reset_index(drop=True)
-    answers, _ = generate(*load_target(resolve("zoo/gpt2-a")), asked["question"].tolist(), SHORT)
-    known = (np.arange(len(asked)) % 2 == 0) & [bool(answer.strip()) for answer in answers]
-    asked["reference"] = np.where(known, answers, "never said")
-    for name, value in {
-        "TARGETS": tuple(TINY),
-        "RECIPES": TINY,
-        "DECODING": SHORT,
-        "benchmark": lambda: asked.copy(),
-    }.items():
-        monkeypatch.setattr(module, name, value)
-    monkeypatch.setattr(zoo, "LABELS", tmp_path / "labels.parquet")
-    monkeypatch.setattr(zoo, "PRICES", tmp_path / "prices.csv")
-    return tmp_path, asked, known
+def committed():
+    return load_labels(zoo.LABELS)
 
 
-@pytest.mark.parametrize("name", TARGETS)
-def test_prices_are_one_constant_times_the_parameters(name):
-    million = sum(p.numel() for p in build_model(RECIPES[name]).parameters()) / 1e6
-    assert n_parameters(resolve(f"zoo/{name}")) == round(million * 1e6)
+def check_manifest(path, names):
+    """It has the hashes of a file, of the labels and of the targets' weights."""
+    manifest = read_json(path.with_suffix(".manifest.json"))
+    assert manifest[path.stem] == file_hash(path)
+    assert manifest["labels"] == file_hash(zoo.LABELS)
+    assert manifest["weights"] == {f"zoo/{n}": weights_hash(resolve(f"zoo/{n}")) for n in names}
+    return manifest["decoding"]
+
+
+# -- what is committed ---------------------------------------------------------------------------
+
+
+def test_committed_labels_and_samples_are_of_the_committed_weights():
+    assert check_manifest(zoo.LABELS, TARGETS) == {"max_new_tokens": 96, "temperature": 0.0}
+    assert check_manifest(zoo.SAMPLES, TARGETS)["seeds"] == list(range(N_DRAWS))
+
+
+def test_committed_labels_are_of_the_benchmarks_questions(queries):
+    table = pd.read_parquet(zoo.LABELS)
+    columns = ["query_id", "question", "benchmark", "group", "split"]
+    for name in TARGETS:
+        rows = table[table["model"] == f"zoo/{name}"].reset_index(drop=True)
+        pd.testing.assert_frame_equal(rows[columns], queries[columns], check_dtype=False)
+
+
+def test_committed_prices_are_one_constant_times_the_parameters():
     prices = load_prices(zoo.PRICES)
-    for table in (prices.input, prices.output):
-        assert table[f"zoo/{name}"] == pytest.approx(
-            USD_PER_MILLION_TOKENS_AND_PARAMETERS * million, rel=1e-9
-        )
+    for name in TARGETS:
+        n = sum(p.numel() for p in build_model(RECIPES[name]).parameters())
+        assert n_parameters(resolve(f"zoo/{name}")) == n
+        price = USD_PER_MILLION_TOKENS_AND_PARAMETERS * n / 1e6
+        for table in (prices.input, prices.output):
+            assert table[f"zoo/{name}"] == pytest.approx(price, rel=1e-9)
 
 
-def test_labels_are_graded_answers(tiny_zoo):
-    tmp_path, asked, known = tiny_zoo
-    store = Store(tmp_path / "store")
-    labels = load_labels(fresh_labels(store))
+def test_committed_samples_cover_validation_and_test_and_lie_near_greedy_answers(committed):
+    rows = np.flatnonzero(committed.split != "train")
+    right = load_samples(committed, rows)
+    assert right.shape == (N_DRAWS, len(rows), committed.n_targets)
+    chance, greedy = right.mean(axis=0), committed.correct[rows]
+    for k in range(committed.n_targets):
+        assert chance[greedy[:, k] == 1, k].mean() > chance[greedy[:, k] == 0, k].mean() + 0.4
+    for a in range(3):  # draws are independent, not copies of one another
+        agree = (right[a] == right[a + 1]).mean()
+        within = chance * (1 - chance) * N_DRAWS / (N_DRAWS - 1)
+        assert agree == pytest.approx(1 - 2 * within.mean(), abs=0.01)
+
+
+def test_samples_follow_the_rows_and_targets_asked_for(committed):
+    rows = np.flatnonzero(committed.split == "test")[[5, 2, 9]]
+    two = committed.select_targets([committed.targets[3], committed.targets[0]])
+    whole = load_samples(committed, rows)
+    np.testing.assert_array_equal(load_samples(two, rows[::-1]), whole[:, ::-1][:, :, [3, 0]])
+    with pytest.raises(InputError, match="no answers of"):
+        load_samples(committed, np.flatnonzero(committed.split == "train")[:1])
+
+
+# -- making them ---------------------------------------------------------------------------------
+
+
+def test_labels_are_graded_answers_made_once_for_the_same_weights(tiny_zoo, monkeypatch):
+    path = fresh_labels(tiny_zoo.store)
+    labels = load_labels(path)
     assert labels.targets == ("zoo/gpt2-a", "zoo/thinker-e")
-    assert labels.query_id.tolist() == asked["query_id"].tolist()
-    assert labels.split.tolist() == asked["split"].tolist()
-    np.testing.assert_array_equal(labels.correct[:, 0], known)
+    assert labels.query_id.tolist() == tiny_zoo.asked["query_id"].tolist()
+    assert labels.split.tolist() == tiny_zoo.asked["split"].tolist()
+    np.testing.assert_array_equal(labels.correct[:, 0], tiny_zoo.known)
     assert labels.correct[:, 1].mean() < 0.5
-    assert ((labels.output_tokens >= 1) & (labels.output_tokens <= SHORT.max_new_tokens)).all()
-
-
-def test_labels_are_made_once(tiny_zoo, monkeypatch):
-    tmp_path, *_ = tiny_zoo
-    store = Store(tmp_path / "store")
-    path = fresh_labels(store)
-    monkeypatch.setattr(module, "collect_labels", lambda *a, **k: pytest.fail("asked again"))
-    assert fresh_labels(store) == path
-
-
-def test_new_weights_are_asked_anew(tiny_zoo):
-    tmp_path, *_ = tiny_zoo
-    store = Store(tmp_path / "store")
-    path = fresh_labels(store)
-    other = replace(TINY["gpt2-a"], seed=123)
-    export(build_model(other), other, tmp_path / "models" / "gpt2-a", 0)
-    assert fresh_labels(store) != path
+    assert ((labels.output_tokens >= 1) & (labels.output_tokens <= 8)).all()
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "collect_labels", lambda *a, **k: pytest.fail("asked again"))
+        assert fresh_labels(tiny_zoo.store) == path
+    other = replace(tiny_zoo.recipes["gpt2-a"], seed=123)
+    export(build_model(other), other, resolve("zoo/gpt2-a").location, 0)
+    assert fresh_labels(tiny_zoo.store) != path
 
 
 def test_default_labels_come_with_manifest_prices_and_cards(tiny_zoo):
-    tmp_path, *_ = tiny_zoo
-    write_default_labels(Store(tmp_path / "store"))
-    manifest = read_json(tmp_path / "labels.manifest.json")
-    assert manifest["labels"] == file_hash(zoo.LABELS)
-    assert manifest["weights"] == {f"zoo/{n}": weights_hash(resolve(f"zoo/{n}")) for n in TINY}
-    assert manifest["decoding"]["max_new_tokens"] == SHORT.max_new_tokens
+    write_default_labels(tiny_zoo.store)
+    assert check_manifest(zoo.LABELS, tiny_zoo.recipes)["max_new_tokens"] == 8
     assert set(load_prices(zoo.PRICES).input) == {"zoo/gpt2-a", "zoo/thinker-e"}
     table = pd.read_parquet(zoo.LABELS)
     mine = table[(table["model"] == "zoo/gpt2-a") & (table["split"] == "test")]
-    card = (tmp_path / "models" / "gpt2-a" / "README.md").read_text()
+    card = (resolve("zoo/gpt2-a").location / "README.md").read_text()
     tokens = mine["output_tokens"].mean()
     assert f"| test | {len(mine)} | {mine['is_correct'].mean():.1%} | {tokens:.1f} |" in card
 
 
 def test_asking_again_gives_answers_and_grades_of_the_rows_asked_for(tiny_zoo):
-    tmp_path, asked, known = tiny_zoo
-    labels = load_labels(fresh_labels(Store(tmp_path / "store")))
-    rows = np.array([5, 2])
-    answers, correct = ask_again(labels, rows)
+    labels = load_labels(fresh_labels(tiny_zoo.store))
+    answers, correct = ask_again(labels, np.array([5, 2]), decoding=tiny_zoo.decoding)
     assert answers.shape == correct.shape == (2, 2)
-    np.testing.assert_array_equal(correct, labels.correct[rows])
-    assert answers[1, 0].split() == asked["reference"][2].split() and known[2]
+    np.testing.assert_array_equal(correct, labels.correct[[5, 2]])
+    assert tiny_zoo.known[2]
+    assert answers[1, 0].split() == tiny_zoo.asked["reference"][2].split()
 
 
-def test_agreement_counts_labels_that_another_answer_confirms(tiny_zoo):
-    tmp_path, *_ = tiny_zoo
-    labels = load_labels(fresh_labels(Store(tmp_path / "store")))
-    n = labels.n_queries
-    table = agreement_with_fresh_answers(labels, n, seed=0, device="cpu")
-    assert (table["agreement"] == 1).all() and (table["n"] == n).all()
-    correct = labels.correct.copy()
-    correct[: n // 4, 1] = 1 - correct[: n // 4, 1]
-    table = agreement_with_fresh_answers(
-        replace(labels, correct=correct), 10 * n, seed=0, device="cpu"
-    )
-    assert table["agreement"].tolist() == [1, pytest.approx(1 - (n // 4) / n)]
-    assert table["n"].tolist() == [n, n]
-    assert (agreement_with_fresh_answers(labels, 5, 1, "cpu")["n"] == 5).all()
+def test_samples_are_written_with_their_manifest(tiny_zoo):
+    write_default_labels(tiny_zoo.store)
+    write_default_samples(tiny_zoo.store)
+    labels = load_labels(zoo.LABELS)
+    rows = np.flatnonzero(labels.split != "train")
+    right = load_samples(labels, rows)
+    assert right.shape == (N_DRAWS, len(rows), 2)
+    np.testing.assert_array_equal(right[3:5], draw_answers(labels, rows, range(3, 5)))
+    assert check_manifest(zoo.SAMPLES, tiny_zoo.recipes)["temperature"] == 1.0
+    pd.read_parquet(zoo.SAMPLES).iloc[:-1].to_parquet(zoo.SAMPLES)
+    with pytest.raises(InputError, match="restore both"):
+        load_samples(labels, rows)
+
+
+def test_each_draw_is_another(committed):
+    rows = np.flatnonzero(committed.split == "test")[:100]
+    right = draw_answers(committed.select_targets(committed.targets[:2]), rows, range(2))
+    assert (right[0] != right[1]).any()
+
+
+def test_zoo_is_small():
+    assert sum(path.stat().st_size for path in ZOO.glob("*/*")) <= 24e6

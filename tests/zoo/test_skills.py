@@ -1,8 +1,3 @@
-import hashlib
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,30 +10,10 @@ FEW_ATTEMPTS = 40
 CELL = ["split", "benchmark", "level"]
 
 
-def fingerprint(table):
-    return hashlib.sha256(table.to_csv(index=False).encode()).hexdigest()
-
-
 def test_every_answer_follows_from_the_text_alone(queries):
     for row in queries.itertuples():
         slots = slots_of(row.benchmark, row.wording, without_aside(row.question))
         assert solve(row.benchmark, slots) == row.reference, row.question
-
-
-def test_another_process_builds_the_same_benchmark():
-    code = (
-        "import hashlib; from prefill_router.zoo.skills import benchmark;"
-        f"text = benchmark(attempts={FEW_ATTEMPTS}).to_csv(index=False);"
-        "print(hashlib.sha256(text.encode()).hexdigest())"
-    )
-    theirs = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONHASHSEED": "12345"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert theirs.stdout.strip() == fingerprint(benchmark(attempts=FEW_ATTEMPTS))
 
 
 def test_another_seed_builds_another_benchmark_with_the_same_splits():
@@ -50,22 +25,15 @@ def test_another_seed_builds_another_benchmark_with_the_same_splits():
 
 def test_sizes(queries):
     n = queries["split"].value_counts()
-    assert n["train"] >= 9000
-    assert 1900 <= n["validation"] <= 2100
-    assert n["test"] >= 3000
-    assert set(queries["split"]) == set(PER_CELL)
-
-
-def test_families_are_all_there_at_every_level(queries):
-    assert len(FAMILIES) >= 12 and len(LEVELS) == 5
-    n = queries.groupby(CELL).size().groupby("split").size()
-    assert n["train"] == len(FAMILIES) * len(LEVELS)
+    assert n["train"] >= 9000 and 1900 <= n["validation"] <= 2100 and n["test"] >= 3000
+    cells = queries.groupby(CELL).size().groupby("split").size()
+    assert cells["train"] == len(FAMILIES) * len(LEVELS) >= 12 * 5
     # the shortest rows of bits and of brackets have too few problems to be in all splits
-    assert (n >= len(FAMILIES) * len(LEVELS) - 2).all()
-    assert (queries.groupby("split")["benchmark"].nunique() == len(FAMILIES)).all()
+    assert (cells >= cells["train"] - 2).all()
 
 
-def test_no_problem_straddles_splits(queries):
+def test_no_problem_straddles_splits_and_no_question_is_asked_twice(queries):
+    assert queries["question"].is_unique and queries["query_id"].is_unique
     assert queries.groupby("group")["split"].nunique().max() == 1
     assert queries["split"].tolist() == [split_of(group) for group in queries["group"]]
 
@@ -81,11 +49,6 @@ def test_no_wording_of_the_same_operands_straddles_splits(queries):
         else:
             operands = tuple(slots[name] for name in names)
         assert seen.setdefault((row.benchmark, operands), row.split) == row.split
-
-
-def test_no_question_is_asked_twice(queries):
-    assert queries["question"].is_unique
-    assert queries["query_id"].is_unique
 
 
 def test_cells_are_never_overfull_and_halves_balanced(queries):
