@@ -1,6 +1,5 @@
-"""The zoo's server, which counts what it is asked and misbehaves as it is told, for tests."""
+"""A server that answers with the number of a question's words, and misbehaves as it is told."""
 
-import gzip
 import json
 import threading
 import time
@@ -11,93 +10,73 @@ from prefill_router.zoo.serving import Handler, ZooServer, failure, serve
 
 
 class FaultyHandler(Handler):
-    """Plays the faults planned for a question, one a request, then answers."""
+    """Plays the faults planned for a question, one a request, then answers.
+
+    A fault is (status, headers, body or message), a body, ``"silence"``, ``"cut"``, ``"drip"``, or
+    a status whose body never ends.
+    """
 
     def do_POST(self):
         content = self.rfile.read(int(self.headers["content-length"]))
         request = json.loads(content)
         question = request["messages"][-1]["content"]
-        with self.server.lock:
-            self.server.requests.append((time.monotonic(), question, dict(self.headers), request))
-            self.server.n_open += 1
-            self.server.most_open = max(self.server.most_open, self.server.n_open)
-            planned = self.server.faults.get(question) or self.server.faults.get("*") or []
+        server = self.server
+        with server.lock:
+            server.requests.append((time.monotonic(), question, dict(self.headers), request))
+            server.n_open += 1
+            server.most_open = max(server.most_open, server.n_open)
+            planned = server.faults.get(question) or server.faults.get("*") or []
             fault = planned.pop(0) if planned else None
         try:
-            time.sleep(self.server.delay)
-            self.play(fault, content, question)
+            time.sleep(server.delay)
+            if fault is None:
+                with server.lock:
+                    server.answered[question] += 1
+                self.reply(*self.answer(content))
+            else:
+                self.play(fault)
         except (BrokenPipeError, ConnectionResetError):
             pass
         finally:
-            with self.server.lock:
-                self.server.n_open -= 1
+            with server.lock:
+                server.n_open -= 1
 
-    def play(self, fault, content, question):
-        if isinstance(fault, tuple):  # status, headers, message
+    def answer(self, content):
+        words = len(json.loads(content)["messages"][-1]["content"].split())
+        return 200, {
+            "choices": [{"message": {"content": str(words)}, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": words, "completion_tokens": 1},
+        }
+
+    def play(self, fault):
+        if isinstance(fault, bytes):
+            fault = 200, {}, fault
+        if isinstance(fault, tuple):
             status, headers, body = fault
-            self.send_body(status, json.dumps(failure(body)).encode(), headers)
-        elif fault == "echo":
-            key = self.headers.get("authorization", "")
-            self.send_body(401, json.dumps(failure(f"Incorrect API key: {key}")).encode())
-        elif fault == "echo as answer":
-            body = {"choices": [{"message": {"content": self.headers["authorization"]}}]}
-            self.send_body(200, json.dumps(body).encode())
-        elif fault == "silence":
-            self.server.stop.wait(5)
-            self.close_connection = True
-        elif fault == "cut":
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", "1000")
-            self.end_headers()
-            self.wfile.write(b'{"choices": [')
-            self.close_connection = True
-        elif fault == "drip":
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", "1000")
-            self.end_headers()
-            for _ in range(100):
-                self.wfile.write(b" ")
-                self.wfile.flush()
-                if self.server.stop.wait(0.05):
-                    break
-            self.close_connection = True
-        elif isinstance(fault, int):  # a body with no end, under this status
-            self.flood(fault)
-        elif fault == "packed":
-            self.send_body(200, gzip.compress(b" " * 2**24), {"Content-Encoding": "gzip"})
-        elif isinstance(fault, bytes):
-            self.send_body(200, fault)
-        else:
-            status, body = self.answer(content)
-            if fault == "no usage":
-                del body["usage"]
-            if status == 200:
-                with self.server.lock:
-                    self.server.answered[question] += 1
-            self.reply(status, body)
-
-    def flood(self, status):
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Transfer-Encoding", "chunked")
-        self.end_headers()
+            body = body if isinstance(body, bytes) else json.dumps(failure(body)).encode()
+            self.begin(status, {"Content-Length": len(body), **headers})
+            self.wfile.write(body)
+            return
         self.close_connection = True
-        chunk = b"10000\r\n" + b"x" * 2**16 + b"\r\n"
-        while not self.server.stop.is_set():  # until the other side hangs up
-            self.wfile.write(chunk)
-            with self.server.lock:
-                self.server.flooded += 2**16
+        if fault == "silence":
+            self.server.stop.wait(5)
+        elif fault in ("cut", "drip"):
+            self.begin(200, {"Content-Length": 1000})
+            self.wfile.write(b'{"choices": [')
+            while fault == "drip" and not self.server.stop.wait(0.05):
+                self.wfile.write(b" ")
+        else:
+            self.begin(fault, {"Transfer-Encoding": "chunked"})
+            while not self.server.stop.is_set():  # until the other side hangs up
+                self.wfile.write(b"10000\r\n" + b"x" * 2**16 + b"\r\n")
+                with self.server.lock:
+                    self.server.flooded += 2**16
 
-    def send_body(self, status, content, headers=None):
+    def begin(self, status, headers):
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(content)))
-        for name, value in (headers or {}).items():
-            self.send_header(name, value)
+        for name, value in {"Content-Type": "application/json", **headers}.items():
+            self.send_header(name, str(value))
         self.end_headers()
-        self.wfile.write(content)
 
 
 class FaultyServer(ZooServer):
@@ -125,12 +104,3 @@ def faulty(faults=None, delay=0.0):
             yield server
         finally:
             server.stop.set()
-
-
-def counts_words(self, content):
-    """Answer with how many words the question has: what is right is then plain."""
-    words = len(json.loads(content)["messages"][-1]["content"].split())
-    return 200, {
-        "choices": [{"message": {"content": str(words)}, "finish_reason": "stop"}],
-        "usage": {"prompt_tokens": words, "completion_tokens": 1},
-    }

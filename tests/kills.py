@@ -20,7 +20,7 @@ def fork(base_url, journal, questions):
     child = os.fork()
     if not child:
         try:
-            endpoint = Endpoint(name="a", base_url=base_url, model="zoo/gpt2-a", concurrency=2)
+            endpoint = Endpoint(name="a", base_url=base_url, model="m", concurrency=2)
             ask_endpoints([endpoint], questions, Decoding(8), journal)
         finally:
             os._exit(0)

@@ -7,7 +7,7 @@ import pytest
 import tiny_models
 import tiny_studies
 import yaml
-from fault_server import FaultyHandler, counts_words, faulty
+from fault_server import faulty
 from test_cli import invoke, refused
 
 from prefill_router.answers.generation import Decoding, generate
@@ -93,8 +93,7 @@ def test_collect_asks_grades_and_writes_labels_that_can_be_loaded(tmp_path, mode
     assert out.read_bytes() == before
 
 
-def test_collect_says_what_it_could_not_get_and_what_it_spent(tmp_path, asked, monkeypatch):
-    monkeypatch.setattr(FaultyHandler, "answer", counts_words)
+def test_collect_says_what_it_could_not_get_and_what_it_spent(tmp_path, asked):
     with faulty({"w1 w2": [(400, {}, "no such words")]}) as server:
         target = {
             "name": "remote", "base_url": server.base_url, "model": "m",
@@ -117,10 +116,7 @@ def test_collect_says_what_it_could_not_get_and_what_it_spent(tmp_path, asked, m
     assert len(server.requests) == 13
 
 
-def test_a_target_without_any_answer_has_no_accuracy_and_ends_no_collection(
-    tmp_path, asked, monkeypatch
-):
-    monkeypatch.setattr(FaultyHandler, "answer", counts_words)
+def test_a_target_without_any_answer_has_no_accuracy_and_ends_no_collection(tmp_path, asked):
     with faulty() as live, faulty({"*": [(404, {}, "no such model")] * 50}) as gone:
         targets = [
             {"name": name, "base_url": url, "model": "m", "price": {"input": 1.0, "output": 1.0}}
@@ -140,7 +136,6 @@ def test_a_target_without_any_answer_has_no_accuracy_and_ends_no_collection(
 
 
 def test_a_grader_that_fails_costs_no_answer(tmp_path, asked, monkeypatch):
-    monkeypatch.setattr(FaultyHandler, "answer", counts_words)
     (tmp_path / "failing_grader.py").write_text("def boom(answer, reference): return 1 / 0")
     monkeypatch.syspath_prepend(tmp_path)
     with faulty() as server:

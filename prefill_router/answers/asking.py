@@ -22,6 +22,8 @@ from prefill_router.progress import track
 FIRST_WAIT = 1.0
 """Seconds before the second attempt, at most; doubled for each further one."""
 LONGEST_WAIT = 60.0
+CHECK_EVERY = 0.05
+"""Seconds between two looks at whether the cap allows a request that waits for it."""
 FAILURES_IN_A_ROW = 5
 """After so many questions without an answer, at least, an endpoint is not asked further."""
 
@@ -91,7 +93,7 @@ def ask_endpoints(
     problems: list[str] = []
     with Ledger(path, cap_usd) as ledger:
         done: queue.SimpleQueue = queue.SimpleQueue()
-        shared = decoding, prices, ledger, problems, asyncio.Event(), lambda: done.put(None)
+        shared = decoding, prices, ledger, problems, lambda: done.put(None)
         askers = [_Asker(endpoint, questions, *shared) for endpoint in endpoints]
         # In a thread, since a notebook has a loop already; an exception here cancels the requests.
         with start_blocking_portal() as portal:
@@ -139,7 +141,6 @@ class _Asker:
     prices: Prices | None
     ledger: Ledger
     problems: list[str]
-    settled: asyncio.Event  # some attempt's cost, of any endpoint, has become known
     advance: Callable[[], None]
 
     def __post_init__(self) -> None:
@@ -191,8 +192,6 @@ class _Asker:
                 else:
                     self.limit.pause(error.wait)
                     wait = 0.0
-            finally:
-                self.settled.set()
         self.problems.append(f"{self.endpoint.name}: no answer to {question!r:.60} ({self.reason})")
         return False
 
@@ -206,8 +205,7 @@ class _Asker:
                     "answers that were lost); raise cap_usd to go on"
                 )
                 return False
-            self.settled.clear()
-            await self.settled.wait()
+            await asyncio.sleep(CHECK_EVERY)
         return True
 
     def stop(self, reason: str) -> None:

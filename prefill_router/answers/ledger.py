@@ -104,7 +104,7 @@ class Journal:
         """Add a record, and return once it is on the disk."""
         line = json.dumps(record, ensure_ascii=True, allow_nan=False).encode() + b"\n"
         try:
-            written = os.pwrite(self._file, line, self._size)
+            written = 0
             while written < len(line):
                 written += os.pwrite(self._file, line[written:], self._size + written)
             os.fsync(self._file)

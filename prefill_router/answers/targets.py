@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
@@ -114,13 +115,12 @@ class Endpoint(Settings):
         if not self.key:
             return ""
         secret = os.environ.get(self.key, "").strip()
-        if not secret:
+        if not re.fullmatch("[!-~]+", secret):
+            fault = "holds characters that no key has" if secret else "is not set"
             raise InputError(
-                f"Target {self.name!r}: the environment variable {self.key} is not set; it must "
-                "hold the endpoint's key."
+                f"Target {self.name!r}: the environment variable {self.key} {fault}; it must hold "
+                "the endpoint's key."
             )
-        if not (secret.isascii() and secret.isprintable()) or " " in secret:
-            raise InputError(f"Target {self.name!r}: {self.key} holds characters that no key has.")
         return secret
 
     def messages(self, question: str) -> list[dict[str, str]]:

@@ -3,7 +3,7 @@ import json
 import pandas as pd
 import pytest
 import tiny_models
-from fault_server import FaultyHandler, counts_words, faulty
+from fault_server import FaultyHandler, faulty
 
 from prefill_router.answers import local as module
 from prefill_router.answers.collect import collect_labels
@@ -150,9 +150,8 @@ def test_requests_that_cannot_be_met_are_refused_before_any_model_is_asked(
 
 
 @pytest.fixture
-def counted(monkeypatch):
+def counted():
     """A server that answers with the number of words; a target behind it."""
-    monkeypatch.setattr(FaultyHandler, "answer", counts_words)
     with faulty() as server:
         yield server, Endpoint(name="p", base_url=server.base_url, model="m")
 
@@ -209,8 +208,10 @@ def test_answers_that_were_cut_off_are_counted(saved, queries, tmp_path, counted
     server, endpoint = counted
     cut = queries["question"].isin(QUESTIONS[:3])
 
+    plain = FaultyHandler.answer
+
     def cuts_some(self, content):
-        status, body = counts_words(self, content)
+        status, body = plain(self, content)
         if json.loads(content)["messages"][-1]["content"] in QUESTIONS[:3]:
             body["choices"][0]["finish_reason"] = "length"
         return status, body

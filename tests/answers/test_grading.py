@@ -15,85 +15,55 @@ from prefill_router.answers.grading import (
 )
 from prefill_router.errors import InputError
 
-
-@pytest.mark.parametrize(
-    ("answer", "reference", "right"),
-    [
-        ("4 2", "4 2", True),
-        (" 4  2.\n", "4 2", True),
-        ("Paris", "paris", True),
-        ("cafe\u0301", "café", True),
-        ("42", "4 2", False),
-        ("4 2 0", "4 2", False),
-        ("", "4", False),
-        ("3 + 4 answer : 7", "7", True),
-        ("so the Answer: 7", "7", True),
-        ("answer : 7 answer : 8", "7", False),
-        ("7 answer : 8", "7", False),
-        ("-3", "3", False),
+RIGHT = {  # (answer, reference)
+    exact_match: [
+        (" 4  2.\n", "4 2"), ("Paris", "paris"), ("cafe\u0301", "café"),
+        ("3 + 4 answer : 7", "7"), ("so the Answer: 7", "7"),
     ],
-)
-def test_exact_match(answer, reference, right):
-    assert exact_match(answer, reference) is right
-
-
-@pytest.mark.parametrize(
-    ("answer", "reference", "right"),
-    [
-        ("42", "42.0", True),
-        ("It costs $1,234.50.", "1234.5", True),
-        ("12e-1 km", "1.2", True),
-        ("3/4", "0.75", True),
-        ("0.7500001", "3/4", True),
-        ("0.751", "3/4", False),
-        ("first 7, then 8", "8", True),
-        ("first 7, then 8", "7", False),
-        ("8 apples. Answer: 7", "7", True),
-        ("−5", "-5", True),
-        ("5", "-5", False),
-        ("½", "0.5", True),
-        (".5", "1/2", True),
-        ("1/0", "0", False),
-        ("none", "1", False),
-        ("", "0", False),
-        ("9" * 400, "1", False),
-        ("1/" + "3" * 5000, "1", False),
+    numeric_match: [
+        ("42", "42.0"), ("It costs $1,234.50.", "1234.5"), ("12e-1 km", "1.2"), ("3/4", "0.75"),
+        ("0.7500001", "3/4"), ("first 7, then 8", "8"), ("8 apples. Answer: 7", "7"), ("−5", "-5"),
+        ("½", "0.5"), (".5", "1/2"),
     ],
-)
-def test_numeric_match(answer, reference, right):
-    assert numeric_match(answer, reference) is right
-
-
-@pytest.mark.parametrize("reference", ["many", "1 or 2", ""])
-def test_a_reference_without_one_number_is_refused(reference):
-    with pytest.raises(InputError, match="exactly one"):
-        numeric_match("1", reference)
-
-
-@pytest.mark.parametrize(
-    ("answer", "named"),
-    [
-        ("B", "b"),
-        ("(B)", "b"),
-        ("B. Because it is so.", "b"),
-        ("b) 17", "b"),
-        ("The answer is (B).", "b"),
-        ("The answer is: B", "b"),
-        ("Answer: B\nThat is all", "b"),
-        ("A dog is an animal, so the answer is C", "c"),
-        ("(A) is wrong, hence (D)", "d"),
-        ("A dog", ""),
-        ("I think so", ""),
-        ("Banana", ""),
-        ("", ""),
-        ("**B**", "b"),
-        ("answer is: A, no wait, the answer is B", "b"),
+}  # fmt: skip
+WRONG = {
+    exact_match: [
+        ("42", "4 2"), ("4 2 0", "4 2"), ("", "4"), ("answer : 7 answer : 8", "7"),
+        ("7 answer : 8", "7"), ("-3", "3"),
     ],
-)
-def test_choice_match(answer, named):
-    for letter in "ABCD":
-        assert choice_match(answer, letter) is (named == letter.lower())
-        assert choice_match(answer, f"({letter.lower()})") is (named == letter.lower())
+    numeric_match: [
+        ("0.751", "3/4"), ("first 7, then 8", "7"), ("5", "-5"), ("1/0", "0"), ("none", "1"),
+        ("9" * 400, "1"), ("1/" + "3" * 5000, "1"),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("grader", RIGHT)
+def test_answers_are_matched_exactly_or_by_value(grader):
+    for pair in RIGHT[grader]:
+        assert grader(*pair), pair
+    for pair in WRONG[grader]:
+        assert not grader(*pair), pair
+
+
+NAMED = {
+    "a": ["A"],
+    "b": [
+        "B", "(B)", "B. Because it is so.", "b) 17", "The answer is (B).", "The answer is: B",
+        "Answer: B\nThat is all", "**B**", "answer is: A, no wait, the answer is B",
+    ],
+    "c": ["A dog is an animal, so the answer is C"],
+    "d": ["(A) is wrong, hence (D)"],
+    "": ["A dog", "I think so", "Banana", ""],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("named", NAMED)
+def test_choice_match_takes_the_letter_that_is_named(named):
+    for answer in NAMED[named]:
+        for letter in "ABCD":
+            assert choice_match(answer, letter) is (named == letter.lower()), answer
+            assert choice_match(answer, f"({letter.lower()})") is (named == letter.lower()), answer
 
 
 @pytest.mark.parametrize("answer", ["answer:" + " " * 100_000, "\n" * 100_000 + "-"])
@@ -103,10 +73,14 @@ def test_an_answer_that_rambles_is_graded_at_once(answer):
     assert time.perf_counter() - started < 5  # minutes, where a run is split in all possible ways
 
 
-def test_a_reference_without_one_letter_is_refused():
-    for reference in ("AB", "", "1"):
-        with pytest.raises(InputError, match="no letter"):
-            choice_match("A", reference)
+def test_a_reference_that_cannot_be_graded_by_is_refused():
+    for grader, said, references in (
+        (numeric_match, "exactly one", ("many", "1 or 2", "")),
+        (choice_match, "no letter", ("AB", "", "1")),
+    ):
+        for reference in references:
+            with pytest.raises(InputError, match=said):
+                grader("1", reference)
 
 
 def test_references_are_checked_before_there_are_answers():

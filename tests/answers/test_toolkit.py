@@ -1,3 +1,4 @@
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -21,32 +22,33 @@ def pool(tmp_path, *models, **rest):
     return path
 
 
+def labels_of(tmp_path, text):
+    (tmp_path / "l.csv").write_text(text)
+    return load_labels(tmp_path / "l.csv")
+
+
 def test_labels_come_back_as_they_were(tmp_path):
-    (tmp_path / "l.csv").write_text(
+    labels = labels_of(
+        tmp_path,
         "query_id,question,benchmark,model,is_correct,output_tokens\n"
         'q1,"What, is 1?",m,a,1,3\nq1,"What, is 1?",m,b,0,\nq2,Two,m,a,0,5\nq2,Two,m,b,1,6\n'
-        "q3,Three,m,a,1,2\n"
+        "q3,Three,m,a,1,2\n",
     )
-    labels = load_labels(tmp_path / "l.csv")
     assert write_toolkit_labels(labels, tmp_path / "t.csv") == (4, 1)
     table = pd.read_csv(tmp_path / "t.csv")
     assert list(table) == ["question", "model", "isCorrect", "output_tokens"]
-    assert "Three" not in set(table["question"])  # the toolkit would count b as wrong on it
-    again = load_labels(tmp_path / "t.csv")
-    whole = labels.take(labels.complete)
+    again, whole = load_labels(tmp_path / "t.csv"), labels.take(labels.complete)
     assert again.targets == whole.targets
-    assert again.question.tolist() == whole.question.tolist()
+    # the toolkit would count b as wrong on the third
+    assert again.question.tolist() == ["What, is 1?", "Two"]
     assert again.correct.tolist() == whole.correct.tolist()
-    pd.testing.assert_frame_equal(
-        pd.DataFrame(again.output_tokens), pd.DataFrame(whole.output_tokens)
-    )
+    np.testing.assert_array_equal(again.output_tokens, whole.output_tokens)
 
 
 def test_questions_that_the_toolkit_would_mix_up_are_refused(tmp_path):
-    (tmp_path / "l.csv").write_text(
-        "query_id,question,benchmark,a,b\n1,Same,m,0,1\n2,Same,n,1,1\n3,Other,m,0,\n"
+    labels = labels_of(
+        tmp_path, "query_id,question,benchmark,a,b\n1,Same,m,0,1\n2,Same,n,1,1\n3,Other,m,0,\n"
     )
-    labels = load_labels(tmp_path / "l.csv")
     with pytest.raises(InputError, match="'Same' occurs twice"):
         write_toolkit_labels(labels, tmp_path / "t.csv")
     with pytest.raises(InputError, match="No question was asked of every target"):
@@ -79,10 +81,8 @@ def test_a_pool_becomes_the_targets_of_a_loop(tmp_path):
 @pytest.mark.parametrize(
     ("model", "said"),
     [
-        ({"name": None}, "model 1 has no name"),
-        ({"cost_per_m_output_tokens": None}, "has no cost_per_m_output_tokens"),
+        ({"cost_per_m_output_tokens": None}, "model 1 has no cost_per_m_output_tokens"),
         ({"cost_per_m_input_tokens": -1}, "price.input"),
-        ({"cost_per_m_input_tokens": False}, "price.input"),
         ({"litellm_model": "elsewhere/x"}, "add api_base"),
         ({"litellm_model": "openrouter"}, "add api_base"),
         ({"api_base": "file:///etc/passwd"}, "write it as https"),
@@ -93,25 +93,14 @@ def test_what_is_missing_in_a_pool_is_named(tmp_path, model, said):
         read_pool(pool(tmp_path, MODEL | model))
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("models: []", "no list of models"),
-        ("models: {a: 1}", "no list of models"),
-        ("models: [1]", "no mapping"),
-        ("routing: {}", "no list of models"),
-        ("models: !!python/object/apply:os.getcwd []", "not plain YAML"),
-        ("a: &a [1, 1]\nmodels: [*a]", "aliases"),
-        ("models: " + "[" * 3000, "not plain YAML"),
-        ("# " + "x" * 2**20, "longer than"),
-    ],
-)
-def test_hostile_pools_are_refused(tmp_path, text, said):
-    (tmp_path / "pool.yaml").write_text(text)
-    with pytest.raises(InputError, match=said):
-        read_pool(tmp_path / "pool.yaml")
-
-
-def test_two_models_of_one_name_are_refused(tmp_path):
+def test_what_is_no_pool_is_refused(tmp_path):
+    for text, said in {
+        "models: []": "no list of models",
+        "models: [1]": "no mapping",
+        "models: !!python/object/apply:os.getcwd []": "not plain YAML",
+    }.items():
+        (tmp_path / "pool.yaml").write_text(text)
+        with pytest.raises(InputError, match=said):
+            read_pool(tmp_path / "pool.yaml")
     with pytest.raises(InputError, match="'small' twice"):
         read_pool(pool(tmp_path, MODEL, dict(MODEL)))
