@@ -52,7 +52,7 @@ def own_against_others(study: Study) -> pd.DataFrame:
         tables = pd.concat([study.layer_auc(encoder) for encoder in others])
         best = tables[tables["target"] == k].groupby(["fold", "encoder"], sort=False)["auc"].max()
         chosen = [
-            predictions(study, OWN, [best[fold].idxmax()])[fold]
+            predictions(study, OWN, [best[fold].fillna(0).idxmax()])[fold]
             for fold in range(len(study.splits))
         ]
         by_fold = {OTHER: chosen, OWN_STATES: predictions(study, OWN, [target])}

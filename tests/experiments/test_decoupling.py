@@ -57,3 +57,12 @@ def test_where_no_target_has_states_there_is_nothing_to_compare(study):
 
 def test_a_target_always_right_has_no_auc(with_constant):
     assert encoder_matrix(with_constant).query("target == 'perfect'")["estimate"].isna().all()
+
+
+def test_a_target_with_states_that_is_always_right_has_no_auc_to_compare(tmp_path):
+    own = str(tiny_models.save(tmp_path / "perfect", seed=8))
+    table = label_table(targets=tiny_studies.TARGETS)
+    table["model"] = table["model"].replace("perfect", own)
+    study = tiny_studies.study(tmp_path, table, encoders=[own], prices="")
+    [row] = own_against_others(study).itertuples()
+    assert row.target == own and np.isnan(row.estimate)
