@@ -30,18 +30,24 @@ def check_inputs(study: Study) -> dict[str, Any]:
         are too few to be split, or what an answer costs is unknown.
     """
     p = study.parameters
-    encoders = [*study.encoders, *([] if p.embedding == "lsa" else [p.embedding])]
     inputs = {
         "labels": study.labels.fingerprint,
         "prices": _price_content(study),
-        "encoders": {encoder: weights_hash(study.source(encoder)) for encoder in encoders},
+        "encoders": encoder_hashes(study),
     }
-    for encoder in encoders:
+    for encoder in inputs["encoders"]:
         _check_encoder(study, encoder)
     if p.engine == "local":  # a cluster's workers have devices of their own
         device_map(p.device)
     _check_costs(study)
     return inputs
+
+
+def encoder_hashes(study: Study) -> dict[str, str]:
+    """Return the hash of every encoder that a study's parameters name, by name."""
+    embedding = study.parameters.embedding
+    encoders = [*study.encoders, *([] if embedding == "lsa" else [embedding])]
+    return {encoder: weights_hash(study.source(encoder)) for encoder in encoders}
 
 
 def _price_content(study: Study) -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ import pandas as pd
 from prefill_router.config import HEAVY, PLACES, Parameters, validate
 from prefill_router.errors import InputError
 from prefill_router.evaluation.results import read_metrics, write_metrics
+from prefill_router.experiments.inputs import encoder_hashes
 from prefill_router.experiments.study import Study
 from prefill_router.project import project_root
 from prefill_router.storage import file_hash, read_json, write_json
@@ -179,7 +180,7 @@ def _encoders(parameters: Mapping[str, Any]) -> list[str]:
 
 
 def published_run(study: Study, notebook: str) -> Path | None:
-    """Return the directory of a published full run of the same study and labels."""
+    """Return the directory of a published full run of the same study, labels and encoders."""
     if is_full(study.parameters, notebook):
         return None
     for path in sorted((study.root / PUBLISHED).glob(f"*/{MANIFEST}")):
@@ -189,6 +190,7 @@ def published_run(study: Study, notebook: str) -> Path | None:
             is_full(theirs, notebook)
             and _identity(theirs) == _identity(study.parameters)
             and manifest["labels"] == study.labels.fingerprint
+            and {*manifest["encoders"].values()} == {*encoder_hashes(study).values()}
         ):
             return path.parent
     return None

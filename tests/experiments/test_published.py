@@ -2,6 +2,7 @@ import math
 
 import pandas as pd
 import pytest
+import tiny_models
 import tiny_studies
 
 from prefill_router.config import validate
@@ -9,6 +10,7 @@ from prefill_router.errors import InputError
 from prefill_router.evaluation.results import results as tidy
 from prefill_router.evaluation.results import write_metrics
 from prefill_router.experiments.expectations import check
+from prefill_router.experiments.inputs import encoder_hashes
 from prefill_router.experiments.published import (
     PUBLISHED,
     REDUCED,
@@ -58,6 +60,7 @@ def finished(root, name, parameters, rows=ROWS, **known):
 
 def publish_full(root, values, **known):
     theirs = values | {"full": [8], "n_resamples": 500, "run_dir": "", "inner_folds": 3}
+    known = {"encoders": encoder_hashes(Study(validate(values)))} | known
     return publish(finished(root, "any", theirs, **known))
 
 
@@ -104,6 +107,16 @@ def test_a_chapter_runs_in_full_reduced_or_not_at_all(root, values):
 def test_a_published_run_of_other_labels_is_not_shown(root, values):
     publish_full(root, values, labels="other")
     assert results(Study(validate(values)), HEAVY, lambda _: ROWS) is ROWS
+
+
+@pytest.mark.parametrize("name", ["main", "control"])
+def test_a_published_run_of_an_encoder_that_changed_is_not_shown(root, values, name):
+    mine = Study(validate(values))
+    publish_full(root, values, labels=mine.labels.fingerprint)
+    pd.testing.assert_frame_equal(results(mine, HEAVY, own), ROWS)
+    tiny_models.save(root / "world" / name, seed=99)
+    asked = ROWS.assign(estimate=0.0)
+    assert results(Study(validate(values)), HEAVY, lambda _: asked) is asked
 
 
 def test_published_results_are_not_recorded_as_a_run_s_own(root, values):
