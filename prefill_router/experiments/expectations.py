@@ -66,7 +66,7 @@ def compare(found: pd.DataFrame, expected: pd.DataFrame) -> list[str]:
         if row["_merge"] != "both":
             lines.append(f"{name}: {'missing' if row['_merge'] == 'left_only' else 'not expected'}")
             continue
-        if row["n"] != row["n found"]:
+        if str(row["n"]) != str(row["n found"]):  # as text: either may be unknown
             lines.append(f"{name}: n = {row['n found']}, expected {row['n']}")
         for part, said in (("estimate", ""), ("lower", " (lower)"), ("upper", " (upper)")):
             mine, theirs = row[f"{part} found"], row[part]
@@ -115,6 +115,8 @@ def check(
     expected = _committed(study).get(study.parameters.fingerprint, {}).get(notebook)
     if expected is None:
         return "recorded; there are no committed numbers of these parameters to compare with"
+    if not expected and held.empty:
+        return "recorded; none of these numbers is held to any"
     if lines := compare(held, results(expected)):
         return "\n".join([f"{len(lines)} numbers are not as expected:", *lines])
     return f"all {len(held)} headline numbers are as expected"

@@ -86,6 +86,12 @@ def test_bounds_and_counts_are_held_too():
     assert compare(changed(0, n=7), FOUND) == ["accuracy / net / test: n = 7, expected 90"]
 
 
+def test_a_number_of_no_count_agrees_with_itself_alone():
+    uncounted = results([row("AUC", 0.5, n=None)])
+    assert compare(uncounted, uncounted) == []
+    assert compare(uncounted, uncounted.assign(n=9)) == ["AUC / test: n = <NA>, expected 9"]
+
+
 def test_the_headline_is_a_few_stable_numbers_of_each_metric():
     many = [row("AUC", 0.5, router=f"r{i}") for i in range(9)]
     less_stable = [
@@ -124,6 +130,13 @@ def test_accepted_numbers_are_held_to_and_no_others(study, tmp_path):
     accept(other)  # which keeps what is expected of the first
     assert check(study, "01_labels", FOUND).startswith("all 4")
     assert check(other, "01_labels", FOUND).startswith("1 numbers are not as expected")
+
+
+def test_a_chapter_of_which_nothing_is_held_does_not_say_that_all_is_as_expected(study):
+    one, other = (results([row("p-value", estimate)]) for estimate in (0.5, 0.9))
+    check(study, "01_labels", one)
+    accept(study)
+    assert check(study, "01_labels", other) == "recorded; none of these numbers is held to any"
 
 
 def test_a_notebook_may_name_what_is_held(study):
