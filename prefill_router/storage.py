@@ -32,10 +32,10 @@ STAGES = {
     "policy": 1,
     "evaluation": 1,
     "recipe": 3,
-    "report": 1,
     "router": 1,
     "zoo": 1,
     "config": 1,
+    "report": 1,
     "experiments": 3,
 }
 """The stages in order, each with the VERSION of its numbers.

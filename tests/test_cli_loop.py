@@ -16,10 +16,10 @@ from prefill_router.answers.targets import Endpoint
 from prefill_router.cli.common import READ
 from prefill_router.config import Loop
 from prefill_router.evaluation.results import select
+from prefill_router.evaluation.sentences import format_interval
 from prefill_router.extraction.models import load_target
 from prefill_router.extraction.sources import resolve
 from prefill_router.labels import load_labels
-from prefill_router.report import format_interval
 from prefill_router.router import Router
 
 

@@ -140,7 +140,7 @@ def report(
     *, labels, n_queries, targets, prices, router, report, device, seed, encoder=None
 ) -> Said:  # fmt: skip
     """Write a page about a router that needs nothing else: costs, guarantee, mistakes."""
-    from prefill_router.router.report_page import write_page
+    from prefill_router.report.router_page import write_page
 
     saved = _router(router, encoder, device)
     data = _labels(labels, saved.targets, n_queries, seed)
@@ -158,7 +158,7 @@ def add_target(
 
     The labels (`-p labels=FILE`) need hold no other target.
     """
-    from prefill_router.report import format_interval
+    from prefill_router.evaluation.sentences import format_interval
 
     data = _labels(labels, [name], n_queries, seed, at_least=1)
     before = _router(router, encoder, device)
@@ -217,7 +217,7 @@ def _results(metrics: pd.DataFrame) -> dict:
 def _summary(router: Router, metrics: pd.DataFrame) -> list[str]:
     """Return results of policies, as a table, and of probabilities, and the guarantee."""
     from prefill_router.evaluation.results import one
-    from prefill_router.report import format_interval
+    from prefill_router.evaluation.sentences import format_interval
     from prefill_router.report.tables import results_table
 
     promise = router.guarantee

@@ -11,8 +11,8 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
+from prefill_router.evaluation.sentences import Row
 from prefill_router.metrics import ReliabilityCurve, Zones
-from prefill_router.report import Row
 from prefill_router.report.style import (
     HATCHES,
     INK,

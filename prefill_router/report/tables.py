@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from prefill_router.evaluation.results import select
+from prefill_router.evaluation.sentences import format_interval
 from prefill_router.evaluation.significance import ALPHA
-from prefill_router.report import format_interval
 
 MISSING = "–"
 

@@ -11,7 +11,7 @@ import pandas as pd
 import yaml
 
 from prefill_router.evaluation.results import results
-from prefill_router.report import format_interval
+from prefill_router.evaluation.sentences import format_interval
 from prefill_router.router.config import RouterConfig
 
 ROUTED = {"accuracy": "%", "gap closed": "%", "mean cost": "USD", "cost saving": "%"}
@@ -61,7 +61,7 @@ def code(text: str) -> str:
 def pivot(found: pd.DataFrame, by: list[str], scales: Mapping[str, str]) -> pd.DataFrame:
     """Return one line for all results that agree in `by`, with a column for each metric there is.
 
-    Scales are those of `prefill_router.report.format_interval`.
+    Scales are those of `prefill_router.evaluation.sentences.format_interval`.
     """
     found = found[found.metric.isin([*scales])]
     lines = []

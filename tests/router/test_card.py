@@ -9,8 +9,8 @@ import tiny_studies
 import yaml
 
 from prefill_router.evaluation.results import one, results
+from prefill_router.evaluation.sentences import format_interval
 from prefill_router.labels.costs import Prices
-from prefill_router.report import format_interval
 from prefill_router.router import Router
 from prefill_router.router.added_targets import MEAN, NEW
 from prefill_router.router.card import code, model_card

@@ -11,14 +11,14 @@ from prefill_router.errors import InputError
 from prefill_router.evaluation.results import one
 from prefill_router.extraction import extract
 from prefill_router.labels.splits import make_splits
-from prefill_router.router import Router
-from prefill_router.router.report_page import (
+from prefill_router.report.router_page import (
     choices,
     detailed,
     failure_table,
     share_table,
     write_page,
 )
+from prefill_router.router import Router
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)> $x$ {{ 7 * 7 }} \x00 ]]>"
 

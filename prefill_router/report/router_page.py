@@ -17,9 +17,10 @@ from matplotlib.axes import Axes
 from prefill_router import metrics, policy
 from prefill_router.evaluation.comparison import BEST, ORACLE, SINGLE, compare_choices
 from prefill_router.evaluation.results import one, select
+from prefill_router.evaluation.sentences import QUERIES, format_interval, headline
 from prefill_router.labels import Labels
 from prefill_router.labels.costs import Prices
-from prefill_router.report import QUERIES, format_interval, headline, plotting
+from prefill_router.report import plotting
 from prefill_router.report.display import Display, query_cards, table
 from prefill_router.report.style import style
 from prefill_router.report.trade_off import trade_off
@@ -95,7 +96,7 @@ def write_page(
         )  # fmt: skip
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     environment.filters["interval"] = format_interval
-    template = Path(__file__).with_name("report_page.html.j2").read_text(encoding="utf-8")
+    template = Path(__file__).with_name("router_page.html.j2").read_text(encoding="utf-8")
     with atomic_write(path) as temporary:
         temporary.write_text(environment.from_string(template).render(context), encoding="utf-8")
 
