@@ -8,7 +8,8 @@ what tests one has trained another.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,11 @@ from scipy.stats import binomtest
 
 from prefill_router import policy
 from prefill_router.evaluation.comparison import BEST, SAVING_AGAINST_BEST
+from prefill_router.evaluation.complete import complete
 from prefill_router.evaluation.results import Quantity, counted, results, select
 from prefill_router.experiments.comparison import HeldOut, choice_results
 from prefill_router.experiments.study import Study
-from prefill_router.router.guarantee import TAUS, certify, labels_needed
+from prefill_router.router.guarantee import TAUS, certify
 
 LOSSES = (0.01, 0.02, 0.05)
 """Losses of accuracy that may be allowed."""
@@ -143,9 +145,8 @@ def evaluate_labels_needed(
     for fold in range(len(study.splits)):
         test = np.sort(np.concatenate(halves(study, fold)))
         if len(test):
-            settings = {"shares": SHARES, "repetitions": repetitions, "seed": study.parameters.seed}
-            known = certify_rows(study, p, fold, test)
-            tables.append(labels_needed(**known, max_losses=losses, **settings))
+            known, seed = certify_rows(study, p, fold, test), study.parameters.seed
+            tables.append(labels_needed(known, losses, SHARES, repetitions, seed))
     for place, lines in pd.concat(tables).groupby(level=0) if tables else ():
         is_whole = SHARES[place % len(SHARES)] == 1
         n = len(lines) * (1 if is_whole else repetitions)
@@ -160,3 +161,61 @@ def evaluate_labels_needed(
             rows.append({"of": Quantity(MEDIAN_TAU, **of, n=n), **median})
     # where there are few groups, two shares may be as many
     return results(rows).drop_duplicates(["metric", "router", "x"], ignore_index=True)
+
+
+def labels_needed(
+    known: Mapping[str, Any],
+    max_losses: Sequence[float] = LOSSES,
+    shares: Sequence[float] = SHARES,
+    repetitions: int = 20,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Say how many held-out labels a guarantee takes on a pool, by drawing fewer of them.
+
+    Parameters
+    ----------
+    known : mapping
+        What `certify` is told, by parameter, but for `max_loss`.
+    max_losses : sequence of float
+    shares : sequence of float
+        Shares of the groups that are drawn.
+    repetitions : int, default 20
+        Draws of each share but the whole.
+    seed : int, default 0
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row for each loss and share, every loss on the same draws: ``max_loss``, ``groups``,
+        ``queries`` (mean over draws), ``certified`` (share of the draws in which a tolerance was),
+        ``tau`` (its median over those), ``accuracy`` and ``cost`` (of that tau, on all the queries;
+        NaN where there is none).
+    """
+    kept = complete(known["correct"], known["cost"], known.get("groups"))
+    p = np.asarray(known["p"], dtype=np.float64)[kept.rows]
+    n_groups, rng = kept.codes.max() + 1, np.random.default_rng(seed)
+    sizes = [max(1, round(share * n_groups)) for share in shares]
+    draws = {
+        size: [
+            np.isin(kept.codes, rng.permutation(n_groups)[:size])
+            for _ in range(repetitions if size < n_groups else 1)
+        ]
+        for size in sizes
+    }
+    arrays = {"p": p, "correct": kept.correct, "cost": kept.cost, "groups": kept.codes}
+    table = []
+    for max_loss, size in product(max_losses, sizes):
+        promises = [
+            certify(**{**known, **{k: a[drawn] for k, a in arrays.items()}}, max_loss=max_loss)
+            for drawn in draws[size]
+        ]
+        taus = pd.Series([promise.tau for promise in promises], dtype=float)
+        row = {"max_loss": max_loss, "groups": size, "certified": taus.notna().mean()}
+        row |= {"queries": round(np.mean([promise.n for promise in promises]))}
+        row |= {"tau": taus.median(), "accuracy": np.nan, "cost": np.nan}
+        if taus.notna().any():
+            at = np.arange(len(p)), policy.tolerance(p, kept.cost, row["tau"])
+            row |= {"accuracy": kept.correct[at].mean(), "cost": kept.cost[at].mean()}
+        table.append(row)
+    columns = ["max_loss", "groups", "queries", "certified", "tau", "accuracy", "cost"]
+    return pd.DataFrame(table, columns=columns)

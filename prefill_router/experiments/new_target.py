@@ -22,7 +22,7 @@ from prefill_router.evaluation.results import Quantity, results
 from prefill_router.experiments.fold import FoldFit
 from prefill_router.experiments.study import Study
 from prefill_router.progress import track
-from prefill_router.router.new_target_head import CLIP, NewTargetHead
+from prefill_router.router.added_targets import CLIP, NewTargetHead
 from prefill_router.trunk import SharedTrunkEnsemble
 
 SIZES = (10, 30, 100, 300, 1000)

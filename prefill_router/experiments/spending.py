@@ -26,10 +26,10 @@ from prefill_router.experiments.comparison import (
     held_out,
     resampling,
 )
+from prefill_router.experiments.cost_comparison import MEAN, MEDIAN, PREDICTED, TRUE, compare_costs
 from prefill_router.experiments.study import Study
 from prefill_router.extraction.sources import n_parameters
 from prefill_router.labels.costs import MILLION, expected_costs
-from prefill_router.router.cost_comparison import MEAN, MEDIAN, PREDICTED, TRUE, compare_costs
 from prefill_router.zoo.labelling import USD_PER_MILLION_TOKENS_AND_PARAMETERS
 
 BUDGETS = (0.25, 0.5, 0.75)

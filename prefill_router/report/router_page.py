@@ -26,7 +26,7 @@ from prefill_router.report.style import style
 from prefill_router.report.trade_off import trade_off
 from prefill_router.router import Router
 from prefill_router.router.card import PREDICTED, ROUTED, pivot
-from prefill_router.router.evaluation import Predictions, evaluate, rules_of
+from prefill_router.router.measurement import Predictions, evaluate, rules_of
 from prefill_router.storage import atomic_write
 
 COSTS = {"mean cost": f"cost of {QUERIES:,} queries", "cost saving": "saving against the dearest"}
@@ -108,7 +108,7 @@ def detailed(router: Router) -> str:
 
 def choices(router: Router, seen: Predictions) -> dict[str, np.ndarray]:
     """Return what each policy asks, (N,) by name."""
-    rules = rules_of(router.tuned, router.targets)
+    rules = rules_of(router.tuned)
     return {name: rule.choose(seen.p, seen.expected) for name, rule in rules.items()}
 
 

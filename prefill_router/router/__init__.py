@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +22,18 @@ from prefill_router.extraction.templates import Query
 from prefill_router.labels import Labels
 from prefill_router.labels.costs import Prices, query_costs
 from prefill_router.labels.splits import make_splits
-from prefill_router.recipe import Recipe, fit_recipe
+from prefill_router.recipe import AUTO, Recipe, fit_recipe
 from prefill_router.recipe.cost_prediction import CostModel
 from prefill_router.recipe.predictor import Predictor
 from prefill_router.router import files, hub
 from prefill_router.router.added_targets import fit_added, tuned_with_added, with_added
 from prefill_router.router.card import model_card
 from prefill_router.router.config import RouterConfig
-from prefill_router.router.evaluation import Predictions, digests, evaluate, predict
 from prefill_router.router.guarantee import Guarantee, certify, check_levels
+from prefill_router.router.measurement import Predictions, digests, evaluate, finish, predict
 from prefill_router.router.query_reader import QueryReader, find_encoder
 from prefill_router.router.routing import Route, Rule, Tuned, make_rule
 from prefill_router.router.tensors import from_tensors, to_tensors
-from prefill_router.router.training import finish
 from prefill_router.storage import fingerprint
 
 RULES = 64
@@ -119,8 +118,8 @@ class Router:
         config, held = self.config, self.validation
         accuracy = np.array([np.nan if a is None else a for a in config.accuracy])
         tuned = Tuned(
-            held["p"], held.get("cost"), held["correct"], config.tau, config.lam, accuracy,
-            config.guarantee,
+            config.targets, held["p"], held.get("cost"), held["correct"], config.tau, config.lam,
+            accuracy, config.guarantee,
         )  # fmt: skip
         return tuned_with_added(tuned, config.added)
 
@@ -132,18 +131,13 @@ class Router:
         labels: Labels,
         states: Activations,
         *,
-        head: str = "auto",
         prices: Prices | None = None,
-        dimensions: Sequence[int] = (16, 32, 64, 128),
-        n_seeds: int = 10,
-        keep: int = 5,
         max_loss: float = 0.02,
         confidence: float = 0.95,
         tokenizers: Mapping[str, str | os.PathLike] | None = None,
         encoder_price: float | None = None,
-        device: Device = "cpu",
-        seed: int = 0,
         n_resamples: int = 2000,
+        **recipe: Any,
     ) -> Router:
         """Make a router from labels and an encoder's states.
 
@@ -158,8 +152,6 @@ class Router:
         states : Activations
             Of the same queries in the same order: from ``extract(encoder, labels.question)``, or
             from arrays of one's own, and then the router reads states instead of queries.
-        head : {"auto", "trunk", "logistic", "ridge"}, default "auto"
-            As for `prefill_router.recipe.Recipe`, and so are `dimensions`, `n_seeds` and `keep`.
         prices : Prices, optional
             Without them, and without `cost_usd` in the labels, policies know no costs.
         max_loss, confidence : float, default 0.02 and 0.95
@@ -170,11 +162,11 @@ class Router:
         encoder_price : float, optional
             What the encoder's prefill costs, in USD per million tokens. Default: the price table's
             input price of that name; where it has none, no saving includes it.
-        device : device, default "cpu"
-            What trains networks, and reads queries afterwards.
-        seed : int, default 0
         n_resamples : int, default 2000
             Of the bootstrap.
+        **recipe
+            Fields of `prefill_router.recipe.Recipe`, such as `head`, which is "auto" by default,
+            `n_seeds`, `seed` and `device`, which also reads queries afterwards.
 
         Returns
         -------
@@ -191,18 +183,16 @@ class Router:
                 f"There are states of {len(states):,} queries, and labels of {labels.n_queries:,}: "
                 "give those of the same queries, in the same order."
             )
-        split = make_splits(labels, seed=seed)[0]
+        how = Recipe(**{"head": AUTO, **recipe})
+        split = make_splits(labels, seed=how.seed)[0]
         own = files.read_own_tokenizers(tokenizers or {}, labels.targets)
-        recipe = Recipe(
-            head, dimensions=dimensions, n_seeds=n_seeds, keep=keep, seed=seed, device=device
-        )
+        fitted = fit_recipe(how, labels, states, split, prices, own)
         config, tensors = finish(
-            fit_recipe(recipe, labels, states, split, prices, own), labels, states, split, prices,
-            max_loss=max_loss, confidence=confidence, encoder_price=encoder_price,
-            n_resamples=n_resamples, seed=seed,
+            fitted, labels, states, split, prices, max_loss=max_loss, confidence=confidence,
+            encoder_price=encoder_price, n_resamples=n_resamples,
         )  # fmt: skip
         source = states.encoder and find_encoder(states.encoder)
-        return cls._of(config, tensors, own, source, device)
+        return cls._of(config, tensors, own, source, how.device)
 
     @classmethod
     def _of(cls, config, tensors, tokenizers, source, device) -> Router:
@@ -274,9 +264,8 @@ class Router:
         *,
         token: str | None = None,
         private: bool | None = None,
-        revision: str | None = None,
         commit_message: str = "Upload a router",
-        create_pr: bool = False,
+        **upload: Any,
     ) -> str:
         """Upload the router to the Hugging Face hub, into a repository that is made if need be.
 
@@ -288,11 +277,9 @@ class Router:
             Default: the one that ``hf auth login`` keeps.
         private : bool, optional
             Of a new repository. Default: as the owner's settings say.
-        revision : str, optional
-            The branch. Default: the main one.
         commit_message : str
-        create_pr : bool, default False
-            Whether to open a pull request instead.
+        **upload
+            Keywords of `huggingface_hub.HfApi.upload_folder`, such as `revision` and `create_pr`.
 
         Returns
         -------
@@ -302,13 +289,11 @@ class Router:
         api = HfApi(token=token)
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         with tempfile.TemporaryDirectory() as directory:
-            return api.upload_folder(
-                repo_id=repo_id,
-                folder_path=self.save_pretrained(directory),
-                revision=revision,
-                commit_message=commit_message,
-                create_pr=create_pr,
-            ).commit_url
+            folder, message = self.save_pretrained(directory), commit_message
+            found = api.upload_folder(
+                repo_id=repo_id, folder_path=folder, commit_message=message, **upload
+            )
+        return found.commit_url
 
     # -- in use ----------------------------------------------------------------------------------
 
@@ -334,11 +319,8 @@ class Router:
         queries: Sequence[Query] | Activations,
         policy: str = "tolerance",
         *,
-        tau: float | None = None,
-        lam: float | None = None,
-        budget: float | None = None,
-        accuracy: float | None = None,
         exclude: Sequence[str] = (),
+        **settings: float | None,
     ) -> list[Route]:
         """Say for each query which target to ask.
 
@@ -346,8 +328,11 @@ class Router:
         ----------
         queries : sequence of str or of messages, or Activations
         policy : {"tolerance", "argmax", "utility", "budget", "abstain"}
-        tau, lam, budget, accuracy, exclude
-            As for `prefill_router.router.routing.make_rule`.
+        exclude : sequence of str
+            Targets that cannot be asked now.
+        **settings
+            The policy's own parameter, `tau`, `lam`, `budget` or `accuracy`: see
+            `prefill_router.router.routing.make_rule`.
 
         Returns
         -------
@@ -360,18 +345,13 @@ class Router:
             to read queries with.
         """
         exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
-        rule = self._rule(
-            policy, tau=tau, lam=lam, budget=budget, accuracy=accuracy, exclude=exclude
-        )
+        rule = self._rule(policy, exclude, **settings)
         said = self._read(queries)
-        return rule.routes(said.p, said.expected, self.targets)
+        return rule.routes(said.p, said.expected)
 
     @cached_property
     def _rule(self) -> Callable[..., Rule]:
-        def settle(policy: str, **settings: Any) -> Rule:
-            return make_rule(policy, self.tuned, self.targets, **settings)
-
-        return lru_cache(RULES)(settle)
+        return lru_cache(RULES)(partial(make_rule, tuned=self.tuned))
 
     def predict_proba(self, queries: Sequence[Query] | Activations) -> np.ndarray:
         """Return calibrated P(correct), (N, K), of queries or of their states."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -20,6 +20,14 @@ PARAMETERS = {
     "abstain": "accuracy",
 }
 """Policies, and what each can be told."""
+CHOOSE = {
+    "single": lambda p, c, target: np.full(len(p), int(target)),
+    "argmax": lambda p, c, _: policy.argmax(p, c),
+    "tolerance": policy.tolerance,
+    "utility": policy.utility,
+    "abstain": lambda p, c, threshold: policy.abstain(p, threshold, c),
+}
+"""How p and cost (N, K) and a parameter become choices (N,)."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,8 @@ class Tuned:
 
     Attributes
     ----------
+    targets : sequence of str
+        Names of the K targets.
     p : ndarray of shape (n, K)
         Calibrated P(correct) of validation queries.
     cost : ndarray of shape (n, K) or None
@@ -66,6 +76,7 @@ class Tuned:
         Targets added since, which that promise does not cover.
     """
 
+    targets: Sequence[str]
     p: np.ndarray
     cost: np.ndarray | None
     correct: np.ndarray
@@ -75,6 +86,22 @@ class Tuned:
     guarantee: Guarantee
     added: int = 0
 
+    @property
+    def certified(self) -> list[str]:
+        """Targets that the guarantee covers."""
+        return list(self.targets[: len(self.targets) - self.added])
+
+    def take(self, kept: np.ndarray) -> Tuned:
+        """Return what is known of some targets; the guarantee stays that of all."""
+        return replace(
+            self,
+            targets=[self.targets[k] for k in kept],
+            p=self.p[:, kept],
+            cost=None if self.cost is None else self.cost[:, kept],
+            correct=self.correct[:, kept],
+            accuracy=self.accuracy[kept],
+        )
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -83,11 +110,13 @@ class Rule:
     Attributes
     ----------
     name : str
-        A policy's, or ``"single"``: always the same target.
+        A key of `CHOOSE`.
     parameter : float
         tau, lambda, a threshold or a place in `kept`, by policy.
     kept : ndarray of int
         Columns of the targets that can be asked.
+    targets : sequence of str
+        Their names.
     note : str
         What else there is to say, for `Route.why`.
     """
@@ -95,100 +124,73 @@ class Rule:
     name: str
     parameter: float
     kept: np.ndarray
+    targets: Sequence[str]
     note: str = ""
 
     def choose(self, p: np.ndarray, cost: np.ndarray | None) -> np.ndarray:
         """Return the chosen columns (N,) of `p` and `cost` (N, K); `policy.NOBODY` for none."""
         p = p[:, self.kept]
         c = np.zeros_like(p) if cost is None else cost[:, self.kept]
-        match self.name:
-            case "single":
-                chosen = np.full(len(p), int(self.parameter))
-            case "argmax":
-                chosen = policy.argmax(p, c)
-            case "tolerance":
-                chosen = policy.tolerance(p, c, self.parameter)
-            case "abstain":
-                chosen = policy.abstain(p, self.parameter, c)
-            case _:
-                chosen = policy.utility(p, c, self.parameter)
+        chosen = CHOOSE[self.name](p, c, self.parameter)
         return np.where(chosen == policy.NOBODY, policy.NOBODY, self.kept[chosen])
 
-    def why(self, choice: int, p: np.ndarray, cost: np.ndarray | None, targets) -> str:
-        """Return the reason of one choice; `p` and `cost` (K,)."""
-        best = self.kept[p[self.kept].argmax()]
-        highest = f"the highest P(correct), {p[best]:.2f} of {targets[best]}"
+    def routes(self, p: np.ndarray, cost: np.ndarray | None) -> list[Route]:
+        """Return where each of N queries goes."""
+        places = {policy.NOBODY: None} | {k: place for place, k in enumerate(self.kept)}
+        chosen = [places[k] for k in self.choose(p, cost).tolist()]
+        p = p[:, self.kept].tolist()
+        costs = [None] * len(p) if cost is None else cost[:, self.kept].tolist()
+        return [
+            Route(
+                None if place is None else self.targets[place],
+                dict(zip(self.targets, p_row, strict=True)),
+                cost_row and dict(zip(self.targets, cost_row, strict=True)),
+                f"{self._reason(place, p_row, cost_row)}{self.note}.",
+            )
+            for place, p_row, cost_row in zip(chosen, p, costs, strict=True)
+        ]
+
+    def _reason(self, place: int | None, p: list[float], cost: list[float] | None) -> str:
+        most = max(p)
+        highest = f"the highest P(correct), {most:.2f} of {self.targets[p.index(most)]}"
         match self.name:
             case "single":
-                reason = ""  # the note says which target that is
-            case "argmax":
-                reason = highest
-            case "abstain" if choice == policy.NOBODY:
-                reason = f"{highest}, is below {self.parameter:.3f}"
+                return ""  # the note says which target that is
             case "abstain":
-                reason = f"{highest}, is at least {self.parameter:.3f}"
+                compared = "below" if place is None else "at least"
+                return f"{highest}, is {compared} {self.parameter:.3f}"
             case "tolerance" if cost is None:
-                reason = f"{highest}; without prices none is cheaper"
+                return f"{highest}; without prices none is cheaper"
             case "tolerance":
-                gap = policy.gaps(p[None, self.kept])[0]
-                within = int((gap <= self.parameter + policy.ROUNDING).sum())
-                reason = f"the cheapest of {within} within {self.parameter:g} of {highest}"
-            case _:
-                worth = p[choice] - self.parameter * cost[choice]
-                reason = (
-                    f"the highest p - lambda * cost, {worth:.3f} at lambda {self.parameter:.4g}"
-                )
-        return f"{reason}{self.note}."
-
-    def routes(self, p: np.ndarray, cost: np.ndarray | None, targets: Sequence[str]) -> list[Route]:
-        """Return where each of N queries goes."""
-        kept = [(int(k), targets[k]) for k in self.kept]
-        routes = []
-        for row, choice in enumerate(self.choose(p, cost)):
-            costs = None if cost is None else cost[row]
-            routes.append(
-                Route(
-                    None if choice == policy.NOBODY else targets[choice],
-                    {name: float(p[row, k]) for k, name in kept},
-                    None if costs is None else {name: float(costs[k]) for k, name in kept},
-                    self.why(choice, p[row], costs, targets),
-                )
-            )
-        return routes
+                within = int((policy.gaps(np.array([p])) <= self.parameter + policy.ROUNDING).sum())
+                return f"the cheapest of {within} within {self.parameter:g} of {highest}"
+            case "utility":
+                worth = p[place] - self.parameter * cost[place]
+                at = f"{worth:.3f} at lambda {self.parameter:.4g}"
+                return f"the highest p - lambda * cost, {at}"
+        return highest
 
 
 def make_rule(
-    name: str,
-    tuned: Tuned,
-    targets: Sequence[str],
-    *,
-    tau: float | None = None,
-    lam: float | None = None,
-    budget: float | None = None,
-    accuracy: float | None = None,
-    exclude: Sequence[str] = (),
+    name: str, exclude: Sequence[str] = (), *, tuned: Tuned, **parameters: float | None
 ) -> Rule:
     """Settle a policy before any query is looked at.
 
     Parameters
     ----------
     name : {"tolerance", "argmax", "utility", "budget", "abstain"}
-    tuned : Tuned
-    targets : sequence of str
-        Names of the K targets.
-    tau : float, optional
-        Of ``tolerance``. Default: the certified one; where nothing is certified, the best single
-        target is always asked.
-    lam : float, optional
-        Of ``utility``. Default: the one chosen on validation queries.
-    budget : float
-        Of ``budget``: USD a query on average, at most; met by the costs that are expected of
-        validation queries.
-    accuracy : float
-        Of ``abstain``: share of right answers wanted among the queries that are answered; reached
-        on validation queries, which all targets that can be asked must have answered.
     exclude : sequence of str
         Targets that cannot be asked now.
+    tuned : Tuned
+    **parameters
+        The policy's own; None is as if it were not given.
+
+        ``tau`` of ``tolerance``: by default the certified one; where nothing is certified, the best
+        single target is always asked. ``lam`` of ``utility``: by default the one chosen on
+        validation queries. ``budget`` of ``budget``: USD a query on average, at most; met by the
+        costs that are expected of validation queries. ``accuracy`` of ``abstain``: share of right
+        answers wanted among the queries that are answered; reached on validation queries, which
+        all targets that can be asked must have answered.
 
     Returns
     -------
@@ -201,40 +203,48 @@ def make_rule(
         left, costs are needed and unknown, the budget or the accuracy cannot be met, or ``abstain``
         is to choose a target that was added since.
     """
-    if name not in PARAMETERS:
-        raise InputError(f"Unknown policy {name!r}.{did_you_mean(name, PARAMETERS)}")
-    given = {"tau": tau, "lam": lam, "budget": budget, "accuracy": accuracy}
-    for other, parameter in PARAMETERS.items():
-        if other != name and given.get(parameter) is not None:
-            raise InputError(f"{parameter} belongs to the policy {other!r}, not to {name!r}.")
-    if name in ("budget", "abstain") and given[PARAMETERS[name]] is None:
-        raise InputError(f"The policy {name!r} needs {PARAMETERS[name]}.")
-    kept = _kept(targets, exclude)
+    value = _parameter(name, parameters)
+    kept = _kept(tuned.targets, exclude)
+    known = tuned.take(kept)
     if name in ("utility", "budget") and tuned.cost is None:
         raise InputError(
             f"The policy {name!r} weighs costs, and this router was fitted without prices; fit it "
             "with prices, or use argmax, tolerance or abstain."
         )
+    note = ""
     match name:
-        case "tolerance" if tau is None:
-            return _promised(tuned, kept, targets)
-        case "tolerance":
-            if not 0 <= tau <= 1:
-                raise InputError(f"tau is {tau}; it must be from 0 to 1.")
-            return Rule(name, float(tau), kept)
+        case "tolerance" if value is None:
+            name, value, note = _promised(known, tuned.certified)
+        case "tolerance" if not 0 <= value <= 1:
+            raise InputError(f"tau is {value}; it must be from 0 to 1.")
         case "utility":
-            return Rule(name, float(tuned.lam if lam is None else lam), kept)
+            value = tuned.lam if value is None else value
         case "budget":
-            found = fit_budget(tuned.p[:, kept], tuned.cost[:, kept], budget)
-            note = f", which is expected to spend at most {budget:g} USD a query on average"
-            return Rule(name, found, kept, note)
+            note = f", which is expected to spend at most {value:g} USD a query on average"
+            name, value = "utility", fit_budget(known.p, known.cost, value)
         case "abstain":
-            _check_labelled(tuned, kept, targets)
-            threshold = fit_abstention(tuned.p[:, kept], tuned.correct[:, kept], accuracy)
-            share = f"{100 * accuracy:g} %"
-            note = f", from which on {share} of the answers to validation queries are right"
-            return Rule(name, threshold, kept, note)
-    return Rule(name, 0.0, kept)
+            _check_labelled(known)
+            note = f", from which on {100 * value:g} % of the answers to validation queries are"
+            note, value = f"{note} right", fit_abstention(known.p, known.correct, value)
+    return Rule(name, float(value or 0), kept, known.targets, note)
+
+
+def _parameter(name: str, given: dict[str, float | None]) -> float | None:
+    """Return the parameter of a policy; refuse those of others."""
+    if name not in PARAMETERS:
+        raise InputError(f"Unknown policy {name!r}.{did_you_mean(name, PARAMETERS)}")
+    given = {key: value for key, value in given.items() if value is not None}
+    value = given.pop(PARAMETERS[name], None)
+    for other, parameter in PARAMETERS.items():
+        if parameter in given:
+            raise InputError(f"{parameter} belongs to the policy {other!r}, not to {name!r}.")
+    if given:
+        known = [parameter for parameter in PARAMETERS.values() if parameter]
+        unknown = next(iter(given))
+        raise InputError(f"No policy has a setting {unknown!r}.{did_you_mean(unknown, known)}")
+    if name in ("budget", "abstain") and value is None:
+        raise InputError(f"The policy {name!r} needs {PARAMETERS[name]}.")
+    return value
 
 
 def _kept(targets: Sequence[str], exclude: Sequence[str]) -> np.ndarray:
@@ -249,10 +259,10 @@ def _kept(targets: Sequence[str], exclude: Sequence[str]) -> np.ndarray:
     return kept
 
 
-def _check_labelled(tuned: Tuned, kept: np.ndarray, targets: Sequence[str]) -> None:
+def _check_labelled(known: Tuned) -> None:
     """Refuse targets of which no answer to a validation query was graded, as of those added."""
-    unknown = [targets[k] for k in kept if np.isnan(tuned.correct[:, k]).all()]
-    if unknown:
+    never = np.isnan(known.correct).all(axis=0)
+    if unknown := [target for target, none in zip(known.targets, never, strict=True) if none]:
         names = ", ".join(map(repr, unknown))
         raise InputError(
             f"The policy 'abstain' finds its threshold on validation queries, which {names} never "
@@ -261,21 +271,18 @@ def _check_labelled(tuned: Tuned, kept: np.ndarray, targets: Sequence[str]) -> N
         )
 
 
-def _promised(tuned: Tuned, kept: np.ndarray, targets: Sequence[str]) -> Rule:
+def _promised(known: Tuned, certified: Sequence[str]) -> tuple[str, float, str]:
     """The tolerance that is certified, or the best single target where nothing is."""
-    promise = tuned.guarantee
+    promise, names = known.guarantee, list(known.targets)
     bound = f"at most {100 * promise.max_loss:g} points below the best single target"
     if promise.tau is None:
-        names = [targets[k] for k in kept]
         if promise.best_single in names:  # not a target added since, likely by few labels
             best, which = names.index(promise.best_single), "best single target on training queries"
         else:
-            best = int(np.nan_to_num(tuned.accuracy[kept], nan=-1).argmax())
+            best = int(np.nan_to_num(known.accuracy, nan=-1).argmax())
             which = "most accurate of those left"
-        return Rule("single", best, kept, f"the {which}: no tolerance is certified to stay {bound}")
+        return "single", best, f"the {which}: no tolerance is certified to stay {bound}"
     note = f" (tau certified: {bound}, confidence {100 * promise.confidence:g} %)"
-    certified = list(range(len(targets) - tuned.added))
-    if kept.tolist() != certified:
-        note = " (tau was certified for "
-        note += ", ".join(targets[k] for k in certified) + " together, not for those asked here)"
-    return Rule("tolerance", promise.tau, kept, note)
+    if names != list(certified):
+        note = f" (tau was certified for {', '.join(certified)} together, not for those asked here)"
+    return "tolerance", promise.tau, note

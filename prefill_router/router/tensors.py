@@ -95,20 +95,19 @@ def to_tensors(
     seen: np.ndarray,
 ) -> dict[str, np.ndarray]:
     """Return all numbers of a router; parameters as of `prefill_router.router.Router`."""
-    tensors = {
+    labels = np.nan_to_num(validation["correct"], nan=UNKNOWN)
+    parts = {
+        "calibration": predictor.calibration.steps,
+        "head": predictor.tensors,
+        "validation": {**validation, "correct": labels.astype(np.int8)},
+        "lengths": {} if costs is None else vars(costs.lengths),
+    }
+    return {
         "centre": np.stack(predictor.centre),
         "projection": np.hstack(predictor.projection),
         "calibration": predictor.calibration.coefficients,
         "seen": seen,
-    }
-    tensors |= {f"calibration.{k}": steps for k, steps in predictor.calibration.steps.items()}
-    tensors |= {f"head.{name}": tensor for name, tensor in predictor.tensors.items()}
-    tensors |= {f"validation.{name}": values for name, values in validation.items()}
-    labels = np.nan_to_num(validation["correct"], nan=UNKNOWN)
-    tensors["validation.correct"] = labels.astype(np.int8)
-    if costs is not None:
-        tensors |= {f"lengths.{name}": values for name, values in vars(costs.lengths).items()}
-    return tensors
+    } | {f"{part}.{name}": t for part, held in parts.items() for name, t in held.items()}
 
 
 def from_tensors(

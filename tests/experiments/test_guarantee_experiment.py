@@ -136,3 +136,30 @@ def test_few_queries_of_two_targets_without_prices(tmp_path, folds):
     assert taus.groupby("router")["x"].apply(list).tolist() == [list(range(1, folds + 1))] * 3
     needed = it.evaluate_labels_needed(study, p, repetitions=2)
     assert not needed.duplicated(["metric", "router", "x"]).any()
+
+
+def drawn_labels(n=1500):
+    """What `certify` is told of a cheap, a middling and a dear target and what is known of them."""
+    rng = np.random.default_rng(0)
+    logits = np.array([-0.4, 0.1, 0.5]) + rng.normal(size=(n, 1)) + rng.normal(size=(n, 3))
+    believed = logits + 2 * rng.normal(size=logits.shape)
+    truth, p = (1 / (1 + np.exp(-z)) for z in (logits, believed))
+    return {
+        "p": p, "correct": (rng.random((n, 3)) < truth).astype(float), "best_single": 2,
+        "cost": np.array([1.0, 3.0, 9.0]), "groups": np.arange(n) // 2, "targets": ["a", "b", "c"],
+    }  # fmt: skip
+
+
+def test_fewer_labels_certify_less():
+    table = it.labels_needed(drawn_labels(), (0.001, 0.1), (0.05, 1.0), 5)
+    assert table["groups"].tolist() == [38, 750, 38, 750]
+    assert table["queries"].tolist() == [76, 1500, 76, 1500]
+    few, all_, _, generous = table.to_dict("records")
+    assert few["certified"] < 1 and np.isnan(few["tau"]) == (few["certified"] == 0)
+    assert generous["certified"] == 1 and generous["tau"] > 0
+    assert not all_["tau"] > generous["tau"]
+    assert 1 <= generous["cost"] <= 9
+    once = it.labels_needed(drawn_labels() | {"taus": (0.0,)}, (0.1,), (1.0,))
+    assert once[["certified", "tau"]].to_numpy().tolist() == [[1.0, 0.0]]
+    few_groups = it.labels_needed(drawn_labels(8), (0.05,), repetitions=2)
+    assert few_groups["groups"].tolist() == [1, 1, 2, 4]  # one at least

@@ -11,9 +11,9 @@ from prefill_router.evaluation.comparison import ENCODER_INCLUDED, SAVING_AGAINS
 from prefill_router.evaluation.results import one, select
 from prefill_router.evaluation.tuning import choose_parameter, fit_budget
 from prefill_router.experiments import spending
+from prefill_router.experiments.cost_comparison import MEAN, MEDIAN, PREDICTED, SAVING
 from prefill_router.experiments.routers import PRIMARY, predictions
 from prefill_router.experiments.study import Study
-from prefill_router.router.cost_comparison import MEAN, MEDIAN, PREDICTED, SAVING
 
 pytestmark = pytest.mark.usefixtures("own_artifacts")
 

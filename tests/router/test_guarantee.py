@@ -7,7 +7,7 @@ from scipy.stats import binom, binomtest
 from prefill_router import policy
 from prefill_router.errors import InputError
 from prefill_router.router import guarantee
-from prefill_router.router.guarantee import BETS, certify, labels_needed, p_value
+from prefill_router.router.guarantee import BETS, certify, p_value
 
 TARGETS = ["cheap", "dear"]
 
@@ -160,45 +160,3 @@ def test_the_simulation_catches_a_test_that_is_not_valid(world, monkeypatch):
     monkeypatch.setattr(guarantee, "p_value", lambda gains, d: float(gains.mean() <= -d))
     wrong = simulate(world, world.losses()[3] - 1e-9, 0.95, 100)[1]
     assert wrong > 30 and binomtest(wrong, 100, 0.05, "greater").pvalue < 0.01
-
-
-def test_fewer_labels_certify_less(world):
-    rng = np.random.default_rng(0)
-    rows = rng.integers(len(world.p), size=1500)
-    correct = (rng.random((1500, 3)) < world.truth[rows]).astype(float)
-    table = labels_needed(
-        world.p[rows],
-        correct,
-        world.cost,
-        world.best_single,
-        np.arange(1500) // 2,
-        targets=NAMES,
-        max_losses=(0.001, 0.1),
-        shares=(0.05, 1.0),
-        repetitions=5,
-    )
-    assert table["groups"].tolist() == [38, 750, 38, 750]
-    assert table["queries"].tolist() == [76, 1500, 76, 1500]
-    few, all_, _, generous = table.to_dict("records")
-    assert few["certified"] < 1 and np.isnan(few["tau"]) == (few["certified"] == 0)
-    assert generous["certified"] == 1 and generous["tau"] > 0
-    assert not all_["tau"] > generous["tau"]
-    assert world.cost[0] <= generous["cost"] <= world.cost[-1]
-
-
-def test_other_tolerances_can_be_tried(world):
-    correct = (np.random.default_rng(0).random(world.truth.shape) < world.truth).astype(float)
-    table = labels_needed(
-        world.p, correct, world.cost, world.best_single,
-        targets=NAMES, max_losses=(0.1,), shares=(1.0,), taus=(0.0,),
-    )  # fmt: skip
-    assert table[["certified", "tau"]].to_numpy().tolist() == [[1.0, 0.0]]
-
-
-def test_a_share_of_few_groups_is_one_group_at_least():
-    rng = np.random.default_rng(0)
-    p = rng.random((4, 2))
-    table = labels_needed(
-        p, np.ones((4, 2)), np.ones(2), 0, targets=["a", "b"], max_losses=(0.05,), repetitions=2
-    )
-    assert table["groups"].tolist() == [1, 1, 2, 4]

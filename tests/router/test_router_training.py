@@ -12,7 +12,7 @@ from prefill_router.extraction import extract
 from prefill_router.labels import load_labels
 from prefill_router.labels.costs import load_prices
 from prefill_router.labels.splits import make_splits
-from prefill_router.router import Router, training
+from prefill_router.router import Router, measurement
 from prefill_router.trunk import SharedTrunkEnsemble
 
 
@@ -69,7 +69,7 @@ def test_validation_rows_change_neither_layers_nor_networks_nor_lengths(world):
 def test_each_part_is_fitted_to_its_own_rows_and_whole_groups(world, monkeypatch):
     labels, *_ = world
     split, seen = make_splits(labels)[0], {}
-    fit, calibrate, certify = SharedTrunkEnsemble.fit, recipe.fit_calibration, training.certify
+    fit, calibrate, certify = SharedTrunkEnsemble.fit, recipe.fit_calibration, measurement.certify
 
     def spy_fit(self, X, Y, groups=None):
         seen["networks"] = Y, groups
@@ -85,7 +85,7 @@ def test_each_part_is_fitted_to_its_own_rows_and_whole_groups(world, monkeypatch
 
     monkeypatch.setattr(SharedTrunkEnsemble, "fit", spy_fit)
     monkeypatch.setattr(recipe, "fit_calibration", spy_calibrate)
-    monkeypatch.setattr(training, "certify", spy_certify)
+    monkeypatch.setattr(measurement, "certify", spy_certify)
     fitted(world, labels)
     parts = {"networks": split.train, "calibration": split.validation, "certificate": split.test}
     for name, rows in parts.items():

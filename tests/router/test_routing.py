@@ -19,7 +19,15 @@ def tuned(tau=0.15, cost=True):
     promise = Guarantee(tau, 0.02, 0.95, "b", 200, 200, (0.0,), (0.01,))
     correct = (rng.random((200, 3)) < p).astype(float)
     costs = np.tile([5.0, 1.0, 0.1], (200, 1)) if cost else None
-    return Tuned(p, costs, correct, 0.1, 0.05, np.array([0.5, 0.6, 0.4]), promise)
+    return Tuned(TARGETS, p, costs, correct, 0.1, 0.05, np.array([0.5, 0.6, 0.4]), promise)
+
+
+def settle(name, known=None, **settings):
+    return make_rule(name, tuned=known or tuned(), **settings)
+
+
+def why(rule, row=0, cost=COST):
+    return rule.routes(P, cost)[row].why
 
 
 def names(rule, cost=COST):
@@ -27,46 +35,45 @@ def names(rule, cost=COST):
 
 
 def test_every_policy_is_the_one_it_is_called():
-    assert names(make_rule("argmax", tuned(), TARGETS)) == ["a", "b"]
-    assert names(make_rule("tolerance", tuned(), TARGETS, tau=0.25)) == ["b", "c"]
-    assert names(make_rule("tolerance", tuned(), TARGETS)) == ["b", "b"]  # the certified 0.15
-    assert names(make_rule("utility", tuned(), TARGETS, lam=0.5)) == ["b", "c"]
-    rule = make_rule("utility", tuned(), TARGETS)
+    assert names(settle("argmax")) == ["a", "b"]
+    assert names(settle("tolerance", tau=0.25)) == ["b", "c"]
+    assert names(settle("tolerance")) == ["b", "b"]  # the certified 0.15
+    assert names(settle("utility", lam=0.5)) == ["b", "c"]
+    rule = settle("utility")
     assert rule.parameter == 0.05 and names(rule) == ["b", "b"]
 
 
 def test_the_best_single_target_is_asked_where_nothing_is_certified():
-    rule = make_rule("tolerance", tuned(None), TARGETS)
+    rule = settle("tolerance", tuned(None))
     assert names(rule) == ["b", "b"]
     bound = "no tolerance is certified to stay at most 2 points below the best single target."
-    why = rule.why(1, P[0], COST[0], TARGETS)
-    assert why == f"the best single target on training queries: {bound}"
-    left = make_rule("tolerance", tuned(None), TARGETS, exclude=["b"])
+    assert why(rule) == f"the best single target on training queries: {bound}"
+    left = settle("tolerance", tuned(None), exclude=["b"])
     assert names(left) == ["a", "a"]
-    assert left.why(0, P[0], COST[0], TARGETS) == f"the most accurate of those left: {bound}"
+    assert why(left) == f"the most accurate of those left: {bound}"
     lucky = replace(tuned(None), accuracy=np.array([0.5, 0.6, 0.9]), added=1)  # by few labels
-    assert names(make_rule("tolerance", lucky, TARGETS)) == ["b", "b"]
+    assert names(settle("tolerance", lucky)) == ["b", "b"]
     unknown = replace(tuned(None), accuracy=np.array([np.nan, 0.6, np.nan]))
-    assert names(make_rule("tolerance", unknown, TARGETS, exclude=["b"])) == ["a", "a"]
+    assert names(settle("tolerance", unknown, exclude=["b"])) == ["a", "a"]
 
 
 def test_targets_can_be_left_out():
-    rule = make_rule("argmax", tuned(), TARGETS, exclude=["a"])
+    rule = settle("argmax", exclude=["a"])
     assert names(rule) == ["b", "b"]
-    assert names(make_rule("argmax", tuned(), TARGETS, exclude="b")) == ["a", "a"]
-    note = make_rule("tolerance", tuned(), TARGETS, exclude=["c"]).why(1, P[0], COST[0], TARGETS)
+    assert names(settle("argmax", exclude="b")) == ["a", "a"]
+    note = why(settle("tolerance", exclude=["c"]))
     assert "tau was certified for a, b, c together, not for those asked here" in note
     with pytest.raises(InputError, match="Unknown target 'd' in exclude"):
-        make_rule("argmax", tuned(), TARGETS, exclude=["d"])
+        settle("argmax", exclude=["d"])
     with pytest.raises(InputError, match="All targets are excluded"):
-        make_rule("argmax", tuned(), TARGETS, exclude=TARGETS)
+        settle("argmax", exclude=TARGETS)
 
 
 def test_the_note_says_of_whom_the_tolerance_is_certified():
     added = replace(tuned(), added=1)  # c came later
 
     def note(**left_out):
-        return make_rule("tolerance", added, TARGETS, **left_out).why(1, P[0], COST[0], TARGETS)
+        return why(settle("tolerance", added, **left_out))
 
     assert "confidence 95 %" in note(exclude=["c"])
     assert "certified for a, b together, not for those asked here" in note()
@@ -76,27 +83,27 @@ def test_the_note_says_of_whom_the_tolerance_is_certified():
 def test_a_budget_is_kept_on_validation_queries():
     known = tuned()
     for budget in (0.1, 0.5, 2.0, 10.0):
-        rule = make_rule("budget", known, TARGETS, budget=budget)
+        rule = settle("budget", known, budget=budget)
         chosen = rule.choose(known.p, known.cost)
         assert known.cost[np.arange(200), chosen].mean() <= budget + 1e-12
-    why = rule.why(0, P[0], COST[0], TARGETS)
-    assert why.endswith("which is expected to spend at most 10 USD a query on average.")
+    assert why(rule).endswith("which is expected to spend at most 10 USD a query on average.")
     assert rule.parameter == 0  # ten dollars buy the likeliest target every time
     with pytest.raises(InputError, match="cheapest target"):
-        make_rule("budget", known, TARGETS, budget=0.01)
+        settle("budget", known, budget=0.01)
 
 
 def test_abstention_reaches_its_accuracy_on_validation_queries():
     known = tuned()
-    rule = make_rule("abstain", known, TARGETS, accuracy=0.9)
+    rule = settle("abstain", known, accuracy=0.9)
     chosen = rule.choose(known.p, known.cost)
     asked = np.flatnonzero(chosen != policy.NOBODY)
     assert 0 < len(asked) < 200
     assert known.correct[asked, chosen[asked]].mean() >= 0.9
     assert names(rule)[1] is None
-    why = rule.why(policy.NOBODY, P[1], COST[1], TARGETS)
-    assert "is below" in why
-    assert why.endswith("from which on 90 % of the answers to validation queries are right.")
+    assert "is below" in why(rule, 1)
+    assert why(rule, 1).endswith(
+        "from which on 90 % of the answers to validation queries are right."
+    )
 
 
 def test_abstention_says_what_to_do_about_targets_without_validation_labels():
@@ -104,19 +111,19 @@ def test_abstention_says_what_to_do_about_targets_without_validation_labels():
     correct[:, 2] = np.nan  # as of a target added since
     wider = replace(tuned(), correct=correct, added=1)
     with pytest.raises(InputError, match=r"which 'c' never answered .* \(exclude=\['c'\]\)"):
-        make_rule("abstain", wider, TARGETS, accuracy=0.9)
-    rule = make_rule("abstain", wider, TARGETS, accuracy=0.9, exclude=["c"])
-    before = make_rule("abstain", tuned(), TARGETS, accuracy=0.9, exclude=["c"])
+        settle("abstain", wider, accuracy=0.9)
+    rule = settle("abstain", wider, accuracy=0.9, exclude=["c"])
+    before = settle("abstain", accuracy=0.9, exclude=["c"])
     assert rule.parameter == before.parameter
 
 
 def test_reasons_name_what_decided():
-    rule = make_rule("tolerance", tuned(), TARGETS, tau=0.15)
-    why = rule.why(1, P[0], COST[0], TARGETS)
-    assert why == "the cheapest of 2 within 0.15 of the highest P(correct), 0.90 of a."
-    without = rule.why(0, P[0], None, TARGETS)
-    assert without == "the highest P(correct), 0.90 of a; without prices none is cheaper."
-    utility = make_rule("utility", tuned(), TARGETS, lam=0.1).why(1, P[0], COST[0], TARGETS)
+    rule = settle("tolerance", tau=0.15)
+    assert why(rule) == "the cheapest of 2 within 0.15 of the highest P(correct), 0.90 of a."
+    assert (
+        why(rule, cost=None) == "the highest P(correct), 0.90 of a; without prices none is cheaper."
+    )
+    utility = why(settle("utility", lam=0.1))
     assert "0.700 at lambda 0.1" in utility
 
 
@@ -127,6 +134,7 @@ def test_reasons_name_what_decided():
         ("argmax", {"tau": 0.1}, "tau belongs to the policy 'tolerance'"),
         ("tolerance", {"budget": 0.1}, "budget belongs to the policy 'budget'"),
         ("tolerance", {"tau": 2.0}, "tau is 2.0; it must be from 0 to 1"),
+        ("tolerance", {"tua": 0.1}, "No policy has a setting 'tua'"),
         ("budget", {}, "needs budget"),
         ("abstain", {}, "needs accuracy"),
         ("abstain", {"accuracy": 1.5}, "between 0 and 1"),
@@ -134,11 +142,11 @@ def test_reasons_name_what_decided():
 )
 def test_settings_that_cannot_be_meant_are_refused(name, settings, match):
     with pytest.raises(InputError, match=match):
-        make_rule(name, tuned(), TARGETS, **settings)
+        settle(name, **settings)
 
 
 def test_policies_that_weigh_costs_need_prices():
     for name, settings in (("utility", {}), ("budget", {"budget": 1.0})):
         with pytest.raises(InputError, match="fitted without prices"):
-            make_rule(name, tuned(cost=False), TARGETS, **settings)
-    assert names(make_rule("tolerance", tuned(cost=False), TARGETS, tau=0.2), None) == ["a", "b"]
+            settle(name, tuned(cost=False), **settings)
+    assert names(settle("tolerance", tuned(cost=False), tau=0.2), None) == ["a", "b"]

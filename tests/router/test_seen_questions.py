@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefill_router.router.evaluation import digests
+from prefill_router.router.measurement import digests
 
 TEXTS = st.lists(st.text("ab \n\ud800é", max_size=6), max_size=30)
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from prefill_router import policy
 from prefill_router.evaluation.bootstrap import Values, estimate
-from prefill_router.evaluation.comparison import BEST, with_differences
+from prefill_router.evaluation.comparison import BEST, ENCODER_INCLUDED, with_differences
 from prefill_router.evaluation.complete import complete
 from prefill_router.evaluation.tuning import tied_lambdas
 from prefill_router.metrics import cost_saving, ratio
@@ -18,7 +18,6 @@ PREDICTED, TRUE = "predicted lengths", "true lengths"
 MEDIAN, MEAN = "median lengths", "mean lengths"
 """The same for every query: as the paper expects, and what a prediction that knows nothing is."""
 SAVING = "saving at equal accuracy"
-ENCODER = ", encoder included"
 ERROR = "error of the expected cost"
 RULES = ("tolerance", "utility")
 POINTS = 256  # tolerances, and lambdas, at which a curve is looked at
@@ -67,8 +66,8 @@ def compare_costs(
     pandas.DataFrame
         Results. Of router ``"tolerance, WAY"`` and ``"utility, WAY"`` the `SAVING` against the best
         single target at the cheapest setting that is as accurate on these queries, and the first
-        way's difference from each other (`versus`); the same with `ENCODER` costs. Of each way and
-        target the root mean squared `ERROR`, as a share of its mean cost, and its difference.
+        way's difference from each other (`versus`); the same with `ENCODER_INCLUDED`. Of each way
+        and target the root mean squared `ERROR`, as a share of its mean cost, and its difference.
 
     Notes
     -----
@@ -101,7 +100,7 @@ def compare_costs(
     settings = {"split": split, "n": len(right)}
     quantities = with_differences({SAVING: saving}, names, pairs, **settings)
     if encoder_cost is not None:
-        included = {SAVING + ENCODER: lambda m, a: saving(m, a, True)}
+        included = {SAVING + ENCODER_INCLUDED: lambda m, a: saving(m, a, True)}
         quantities |= with_differences(included, names, **settings)
     drawn = {"groups": kept.groups, "n_resamples": n_resamples, "seed": seed}
     found = [estimate(columns, quantities, centred=True, **drawn)]

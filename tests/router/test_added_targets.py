@@ -4,7 +4,7 @@ from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 
 from prefill_router.errors import InputError
-from prefill_router.router.new_target_head import NewTargetHead
+from prefill_router.router.added_targets import NewTargetHead
 
 
 @pytest.fixture

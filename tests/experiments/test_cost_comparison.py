@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 
 from prefill_router import policy
+from prefill_router.evaluation.comparison import ENCODER_INCLUDED
 from prefill_router.evaluation.results import one, select
-from prefill_router.router import cost_comparison
-from prefill_router.router.cost_comparison import (
-    ENCODER,
+from prefill_router.experiments import cost_comparison
+from prefill_router.experiments.cost_comparison import (
     ERROR,
     MEAN,
     MEDIAN,
@@ -90,9 +90,9 @@ def test_only_routing_pays_the_encoder(pool):
     for way in (PREDICTED, MEDIAN):
         router = f"utility, {way}"
         without = one(found, metric=SAVING, router=router).estimate
-        included = one(found, metric=SAVING + ENCODER, router=router).estimate
+        included = one(found, metric=SAVING + ENCODER_INCLUDED, router=router).estimate
         assert without - included == pytest.approx(0.25 / paid[:, 0].mean())
-    assert not any(ENCODER in metric for metric in compare(pool, {PREDICTED: paid}).metric)
+    assert not any(ENCODER_INCLUDED in metric for metric in compare(pool, {PREDICTED: paid}).metric)
 
 
 def test_errors_are_shares_of_the_mean_cost(pool):
