@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from huggingface_hub import HfApi
+from tokenizers import Tokenizer
 
 from prefill_router.errors import InputError, did_you_mean
 from prefill_router.evaluation.results import results
@@ -33,7 +34,7 @@ from prefill_router.router.guarantee import Guarantee, certify, check_levels
 from prefill_router.router.measurement import Predictions, digests, evaluate, finish, predict
 from prefill_router.router.query_reader import QueryReader, find_encoder
 from prefill_router.router.routing import Route, Rule, Tuned, make_rule
-from prefill_router.router.tensors import from_tensors, to_tensors
+from prefill_router.router.tensors import costs_of, labels_of, predictor_of
 from prefill_router.storage import fingerprint
 
 RULES = 64
@@ -51,24 +52,17 @@ class Router:
     ----------
     config : RouterConfig
         What it says of itself.
-    predictor : Predictor
-        From states to P(correct).
-    costs : CostModel or None
-        From the same features to expected costs, where prices are known.
-    validation : mapping of str to ndarray of shape (n, K)
-        ``p``, ``correct`` and, where prices are known, ``cost`` of its validation queries, by which
-        policies are settled.
-    seen : ndarray of uint64
-        `digests` of the questions that any of it was fitted to or chosen on.
+    tensors : mapping of str to ndarray
+        All its numbers, by `prefill_router.router.tensors.layout`.
+    tokenizers : mapping of int to tokenizers.Tokenizer
+        Of targets, by column, whose own tokenizer counts the input.
     reader : QueryReader or None
         What reads queries; None where the router was fitted to arrays.
     """
 
     config: RouterConfig
-    predictor: Predictor
-    costs: CostModel | None
-    validation: Mapping[str, np.ndarray]
-    seen: np.ndarray
+    tensors: Mapping[str, np.ndarray]
+    tokenizers: Mapping[int, Tokenizer]
     reader: QueryReader | None = None
 
     def __repr__(self) -> str:
@@ -113,15 +107,23 @@ class Router:
         return results(self.config.metrics)
 
     @cached_property
+    def predictor(self) -> Predictor:
+        """From states to P(correct)."""
+        return predictor_of(self.config, self.tensors)
+
+    @cached_property
+    def costs(self) -> CostModel | None:
+        """From the same features to expected costs, where prices are known."""
+        return costs_of(self.config, self.tensors, self.tokenizers)
+
+    @cached_property
     def tuned(self) -> Tuned:
         """What policies need to know beforehand."""
-        config, held = self.config, self.validation
+        config, tensors = self.config, self.tensors
         accuracy = np.array([np.nan if a is None else a for a in config.accuracy])
-        tuned = Tuned(
-            config.targets, held["p"], held.get("cost"), held["correct"], config.tau, config.lam,
-            accuracy, config.guarantee,
-        )  # fmt: skip
-        return tuned_with_added(tuned, config.added)
+        p, cost = tensors["validation.p"], tensors.get("validation.cost")
+        known = config.targets, p, cost, labels_of(tensors), config.tau, config.lam, accuracy
+        return tuned_with_added(Tuned(*known, config.guarantee), config.added)
 
     # -- made, saved, loaded -----------------------------------------------------------------------
 
@@ -200,7 +202,7 @@ class Router:
         if source is not None:
             places = [(place.layer, place.pooling) for place in config.places]
             reader = QueryReader(source, config.encoder, places, device)
-        return cls(config, **from_tensors(config, tensors, tokenizers), reader=reader)
+        return cls(config, tensors, tokenizers, reader)
 
     def save_pretrained(self, directory: str | os.PathLike) -> Path:
         """Write the router, with a model card, into a directory, which is made if need be.
@@ -210,15 +212,9 @@ class Router:
         pathlib.Path
             The directory.
         """
-        tokenizers = self.costs.tokenizers if self.costs else {}
         card = model_card(self.config)
-        files.write(Path(directory), self.config, self.tensors, tokenizers, card)
+        files.write(Path(directory), self.config, self.tensors, self.tokenizers, card)
         return Path(directory)
-
-    @property
-    def tensors(self) -> dict[str, np.ndarray]:
-        """All its numbers, as they are saved."""
-        return to_tensors(self.predictor, self.costs, self.validation, self.seen)
 
     @classmethod
     def from_pretrained(
@@ -396,7 +392,7 @@ class Router:
 
     def is_seen(self, labels: Labels) -> np.ndarray:
         """Say which rows `unseen` leaves out, bool (N,)."""
-        seen = np.isin(digests(labels.question), self.seen)
+        seen = np.isin(digests(labels.question), self.tensors["seen"])
         return np.isin(labels.group, labels.group[seen])
 
     def unseen(self, labels: Labels) -> Labels:
@@ -608,10 +604,8 @@ class Router:
         )
         used = labels.group[~np.isnan(labels.correct[:, 0])]
         questions = labels.question[np.isin(labels.group, used)]
-        router = replace(self, seen=np.union1d(self.seen, digests(questions)))
-        update = {
-            "added": [*self.config.added, record],
-            "tensors": files.tensors_digest(router.tensors),
-        }
-        router = replace(router, config=self.config.model_copy(update=update))
+        seen = np.union1d(self.tensors["seen"], digests(questions))
+        tensors = {**self.tensors, "seen": seen}
+        update = {"added": [*self.config.added, record], "tensors": files.tensors_digest(tensors)}
+        router = replace(self, config=self.config.model_copy(update=update), tensors=tensors)
         return router, results(record.metrics)

@@ -183,8 +183,6 @@ def finish(
         tested.p, tested.labels.correct, tested.costs, best, tested.labels.group,
         targets=labels.targets, max_loss=max_loss, confidence=confidence,
     )  # fmt: skip
-    validation = {"p": held.p, "correct": held.labels.correct}
-    validation |= {} if costs is None else {"cost": held.expected}
     tuned = Tuned(
         labels.targets, held.p, held.expected, held.labels.correct, tau, lam, accuracy, promise
     )
@@ -195,7 +193,7 @@ def finish(
         encoder_cost = tested.n_tokens * encoder_price / MILLION
     metrics = evaluate(tuned, tested, "test", n_resamples, seed, encoder_cost)
     used = np.unique(digests(labels.question[np.concatenate([split.train, split.validation])]))
-    tensors = to_tensors(predictor, costs, validation, used)
+    tensors = to_tensors(fitted, held.p, held.expected, held.labels.correct, used)
     places = zip(predictor.places, predictor.projection, strict=True)
     config = RouterConfig(
         format=FORMAT,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
 
 from prefill_router.errors import InputError
 from prefill_router.labels.costs import MILLION
+from prefill_router.recipe import Fitted
 from prefill_router.recipe.calibration import ISOTONIC, Calibration
 from prefill_router.recipe.cost_prediction import CostModel, LengthModel
 from prefill_router.recipe.predictor import Predictor
@@ -89,55 +89,68 @@ def check_tensors(config: RouterConfig, tensors: Mapping[str, np.ndarray], where
 
 
 def to_tensors(
-    predictor: Predictor,
-    costs: CostModel | None,
-    validation: Mapping[str, np.ndarray],
-    seen: np.ndarray,
+    fitted: Fitted, p: np.ndarray, cost: np.ndarray | None, correct: np.ndarray, seen: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Return all numbers of a router; parameters as of `prefill_router.router.Router`."""
-    labels = np.nan_to_num(validation["correct"], nan=UNKNOWN)
+    """Return all numbers of a router.
+
+    Parameters
+    ----------
+    fitted : Fitted
+    p, correct : ndarray of shape (n, K)
+        Calibrated P(correct) and labels of its validation queries.
+    cost : ndarray of shape (n, K) or None
+        Their expected costs.
+    seen : ndarray of uint64
+        `prefill_router.router.measurement.digests` of the questions that it was fitted to.
+    """
+    predictor, priced = fitted.predictor, fitted.costs is not None
     parts = {
         "calibration": predictor.calibration.steps,
         "head": predictor.tensors,
-        "validation": {**validation, "correct": labels.astype(np.int8)},
-        "lengths": {} if costs is None else vars(costs.lengths),
+        "validation": {"cost": cost} if priced else {},
+        "lengths": vars(fitted.costs.lengths) if priced else {},
     }
     return {
         "centre": np.stack(predictor.centre),
         "projection": np.hstack(predictor.projection),
         "calibration": predictor.calibration.coefficients,
+        "validation.p": p,
+        "validation.correct": np.nan_to_num(correct, nan=UNKNOWN).astype(np.int8),
         "seen": seen,
     } | {f"{part}.{name}": t for part, held in parts.items() for name, t in held.items()}
 
 
-def from_tensors(
-    config: RouterConfig, tensors: Mapping[str, np.ndarray], tokenizers: Mapping[int, Tokenizer]
-) -> dict[str, Any]:
-    """Return what `to_tensors` was given, from checked tensors."""
-
-    def part(prefix: str) -> dict[str, np.ndarray]:
-        names = (name for name in tensors if name.startswith(prefix))
-        return {name.removeprefix(prefix): tensors[name] for name in names}
-
+def predictor_of(config: RouterConfig, tensors: Mapping[str, np.ndarray]) -> Predictor:
+    """Return what a router predicts by, from checked tensors."""
     ends = np.cumsum([place.components for place in config.places])[:-1]
-    steps = {int(k): values for k, values in part("calibration.").items()}
-    predictor = Predictor(
+    steps = {int(k): values for k, values in _part(tensors, "calibration.").items()}
+    return Predictor(
         places=[("", place.layer, place.pooling) for place in config.places],
         centre=list(tensors["centre"]),
         projection=[np.ascontiguousarray(w) for w in np.split(tensors["projection"], ends, 1)],
         head=config.head,
-        tensors=part("head."),
+        tensors=_part(tensors, "head."),
         calibration=Calibration(list(config.calibration), tensors["calibration"], steps),
     )
-    validation = part("validation.")
-    correct = validation["correct"].astype(np.float64)
-    validation["correct"] = np.where(correct == UNKNOWN, np.nan, correct)
-    costs = None
-    if config.prices is not None:
-        lengths = LengthModel(**part("lengths."))
-        by_cost = np.array([price.input is None for price in config.prices])
-        prices = np.array([(price.input or 0, price.output or 0) for price in config.prices]).T
-        rates = prices[0] / MILLION, np.where(by_cost, 1, prices[1] / MILLION)
-        costs = CostModel(lengths, *rates, dict(tokenizers))
-    known = {"predictor": predictor, "costs": costs, "validation": validation}
-    return known | {"seen": tensors["seen"]}
+
+
+def costs_of(
+    config: RouterConfig, tensors: Mapping[str, np.ndarray], tokenizers: Mapping[int, Tokenizer]
+) -> CostModel | None:
+    """Return what a router expects costs by, from checked tensors; None without prices."""
+    if config.prices is None:
+        return None
+    by_cost = np.array([price.input is None for price in config.prices])
+    prices = np.array([(price.input or 0, price.output or 0) for price in config.prices]).T
+    rates = prices[0] / MILLION, np.where(by_cost, 1, prices[1] / MILLION)
+    return CostModel(LengthModel(**_part(tensors, "lengths.")), *rates, dict(tokenizers))
+
+
+def labels_of(tensors: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return the labels of validation queries, float64 (n, K); NaN never asked."""
+    correct = tensors["validation.correct"].astype(np.float64)
+    return np.where(correct == UNKNOWN, np.nan, correct)
+
+
+def _part(tensors: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
