@@ -35,10 +35,6 @@ def test_numbers_are_held_to_committed_expectations(path):
     assert "nbval-ignore-output" not in last.metadata.get("tags", [])
 
 
-def test_only_headline_numbers_are_held():
-    assert all(sum(map(len, held.values())) <= 150 for held in EXPECTED.values())
-
-
 @pytest.fixture
 def copy(tmp_path) -> Path:
     """A copy of the project that a test may spoil."""
