@@ -211,7 +211,8 @@ def test_fit_saves_a_router_and_says_how_good_it_is(loop):
         begin = begins.get(policy, f"{policy} ")
         (line,) = (line for line in table if line.strip().startswith(begin))
         assert format_interval(shown[policy]) in line
-    assert "probabilities: AUC 0." in said
+    (auc,) = select(router.metrics, metric="AUC", router="calibrated", target="").itertuples()
+    assert format_interval(auc, "value") in said
     assert str(router.guarantee) in said
 
 

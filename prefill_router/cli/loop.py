@@ -94,7 +94,7 @@ def fit(
     )  # fmt: skip
     made = Router.fit(
         data, states, head=head, prices=costs, dimensions=dimensions, n_seeds=n_seeds,
-        keep=(n_seeds + 1) // 2, max_loss=max_loss, confidence=confidence, device=device, seed=seed,
+        keep=min(5, n_seeds), max_loss=max_loss, confidence=confidence, device=device, seed=seed,
     )  # fmt: skip
     made.save_pretrained(router)
     found = {"router": router, "targets": made.targets, **_results(made.metrics)}
@@ -215,10 +215,8 @@ def _results(metrics: pd.DataFrame) -> dict:
 
 
 def _summary(router: Router, metrics: pd.DataFrame) -> list[str]:
-    """Return results of policies, as a table, and of probabilities, and the guarantee."""
-    from prefill_router.evaluation.results import one
-    from prefill_router.evaluation.sentences import format_interval
-    from prefill_router.report.tables import results_table
+    """Return results of policies and of probabilities as tables, and the guarantee."""
+    from prefill_router.router.card import PREDICTED, ROUTED, pivot
 
     promise = router.guarantee
     default = f"always {promise.best_single}" if promise.tau is None else f"tau {promise.tau:.3g}"
@@ -227,16 +225,6 @@ def _summary(router: Router, metrics: pd.DataFrame) -> list[str]:
         "certified": f"default: {default}",
     }
     overall = metrics[metrics.target == ""].replace({"router": called})
-    table = results_table(
-        overall[overall.metric.isin(["accuracy", "gap closed", "cost saving"])],
-        dict.fromkeys(("accuracy", "gap closed", "cost saving"), "%"),
-    )
-    probabilities = [
-        f"{metric} {format_interval(one(metrics, metric=metric, router='calibrated'), 'value')}"
-        for metric in ("AUC", "ECE")
-    ]
-    return [
-        table.to_string(index=False),
-        f"Predicted probabilities: {', '.join(probabilities)}.",
-        router.promise,
-    ]
+    shares = {metric: scale for metric, scale in ROUTED.items() if scale == "%"}
+    tables = [pivot(overall, ["router"], scales) for scales in (shares, PREDICTED)]
+    return [*(table.to_string(index=False) for table in tables), router.promise]

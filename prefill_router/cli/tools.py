@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from prefill_router.cli.common import Overrides, app, overrides, toolkit_app, zoo_app
-from prefill_router.config import Parameters
+from prefill_router.config import Parameters, validate
 from prefill_router.errors import InputError, did_you_mean
 
 STUDIES, ENCODERS = "Studies", "Encoders"
@@ -110,15 +110,11 @@ def extract(
 
         prefill-router extract queries.csv states -e path/to/encoder --layers upper --engine ray
     """
-    from prefill_router.config import validate
+    given = dict(locals())
     from prefill_router.extraction import extract as read_states
     from prefill_router.labels.tables import read_table
 
-    p = validate(
-        {"encoder": encoder, "layers": layers, "poolings": poolings, "max_tokens": max_tokens,
-         "truncation": truncation, "dtype": dtype, "device": device, "engine": engine},
-        "options",
-    )  # fmt: skip
+    p = validate({n: v for n, v in given.items() if n in Parameters.model_fields}, "options")
     questions = read_table(table)
     if "question" not in questions:
         raise InputError(f"{table} lacks the column question; there are {list(questions)}.")
@@ -126,7 +122,7 @@ def extract(
         p.encoder, questions["question"].tolist(), cache_dir=out, layers=p.layers,
         poolings=p.poolings, max_tokens=p.max_tokens or None, truncation=p.truncation,
         storage_dtype=storage, device=p.device, dtype=p.dtype, engine=p.engine,
-        address=address or None, workers=workers or None,
+        address=p.address or None, workers=workers or None,
     )  # fmt: skip
     typer.echo(
         f"{out}: {len(states)} questions, {int(states.n_tokens.sum())} tokens, layers "
