@@ -65,21 +65,20 @@ class Journal:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(f"{self.path}.lock")
+        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             self._lock.acquire(timeout=0)
-        except Timeout:
+            self.records, self._size = self._read()
+            os.ftruncate(self._file, self._size)
+            _sync_directory(self.path.parent)
+        except BaseException as error:
+            self.close()
+            if not isinstance(error, Timeout):
+                raise
             raise InputError(
                 f"{self.path} is in use: another process is collecting into it. Wait for it to "
                 "end; two at once would pay for the same answers."
             ) from None
-        try:
-            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
-            self.records, self._size = self._read()
-            os.ftruncate(self._file, self._size)
-            _sync_directory(self.path.parent)
-        except BaseException:
-            self._lock.release()
-            raise
 
     def _read(self) -> tuple[list[dict[str, Any]], int]:
         records, size = [], 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -88,9 +87,9 @@ def read_pool(path: str | os.PathLike) -> list[Endpoint]:
     if not isinstance(entries, list) or not entries:
         raise InputError(f"{path} has no list of models.")
     endpoints = [_endpoint(entry, f"{path}, model {i}") for i, entry in enumerate(entries, start=1)]
-    for name, count in Counter(endpoint.name for endpoint in endpoints).items():
-        if count > 1:
-            raise InputError(f"{path} names the model {name!r} twice.")
+    names = [endpoint.name for endpoint in endpoints]
+    if len(set(names)) < len(names):
+        raise InputError(f"{path} names the model {max(names, key=names.count)!r} twice.")
     return endpoints
 
 
