@@ -40,7 +40,7 @@ from prefill_router.labels.costs import expected_costs, load_prices, query_costs
 from prefill_router.labels.splits import make_splits
 from prefill_router.metrics import auc, brier, expected_calibration_error
 from prefill_router.probes import probe_layers
-from prefill_router.recipe import fit_recipe
+from prefill_router.recipe import fit_predictor, fit_recipe
 from prefill_router.storage import STAGES, read_json, write_json
 from prefill_router.trunk import SharedTrunkEnsemble
 
@@ -138,11 +138,19 @@ def evaluation(_):
 def recipe(directory):
     study = tiny_studies.study(directory)
     states, [split] = study.states([study.parameters.encoder]), study.splits
-    fitted = fit_recipe(study.recipe(), study.labels, states, split, study.prices)
+    table = study.labels
+    fitted = fit_recipe(study.recipe(), table, states, split, study.prices)
     rows = np.union1d(split.validation, split.test)
+    others = {
+        head: fit_predictor(
+            study.recipe(head), table.correct, table.group, states, split, fitted.choices
+        ).predictor
+        for head in ("logistic", "ridge")
+    }
     cost = fitted.costs.lengths.predict(fitted.predictor.features(fitted.predictor.read(states)))
     return {
         "p": fitted.predictor.predict_proba(states, rows).mean(axis=0),
+        **{head: it.predict_proba(states, rows).mean(axis=0) for head, it in others.items()},
         "output_tokens": cost.mean(axis=0),
     }
 
