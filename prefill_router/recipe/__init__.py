@@ -74,6 +74,8 @@ class Recipe:
             known = ", ".join([*HEADS, AUTO])
             hint = did_you_mean(self.head, [*HEADS, AUTO])
             raise InputError(f"Unknown head {self.head!r}; known: {known}.{hint}")
+        if self.criterion not in ("auc", "J"):
+            raise InputError(f"Unknown criterion {self.criterion!r}; known: auc, J.")
 
 
 @dataclass(frozen=True)

@@ -152,6 +152,8 @@ def test_layers_are_chosen_by_j_where_asked(world):
     one = {"main": world.activations["main"]}
     by_j = choose_places(replace(QUICK, criterion="J"), world.Y, world.groups, one, TRAIN)
     assert {(choice.layer, choice.pooling) for choice in by_j} == {(1, "last")}
+    with pytest.raises(InputError, match="Unknown criterion 'j'; known: auc, J"):
+        Recipe(criterion="j")
 
 
 def test_all_layers_share_the_columns_evenly(world):
