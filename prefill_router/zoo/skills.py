@@ -71,15 +71,10 @@ def draw(family: str, level: int, wanted_half: int, rng: Random) -> Query:
     )
 
 
-def position(group: str) -> float:
-    """Map a problem to [0, 1) by hash: below `BENCHMARK_SHARE` it is the benchmark's alone."""
-    head = hashlib.blake2b(group.encode(), digest_size=8).digest()
-    return int.from_bytes(head, "big") / 2**64
-
-
 def split_of(group: str) -> str:
-    """Return ``practice``, ``train``, ``validation`` or ``test``, by the problem alone."""
-    place = position(group)
+    """Return ``practice``, ``train``, ``validation`` or ``test``, by the problem's hash alone."""
+    digest = hashlib.blake2b(group.encode(), digest_size=8).digest()
+    place = int.from_bytes(digest, "big") / 2**64
     ends = zip(PER_CELL, _ENDS, strict=True)
     return next((split for split, end in ends if place < end), "practice")
 

@@ -1,3 +1,4 @@
+import http.client
 import json
 import urllib.error
 import urllib.request
@@ -70,6 +71,16 @@ def test_what_cannot_be_answered_is_said(url, body, status):
     found, answer = post(url, body)
     assert found == status
     assert answer["error"]["message"]
+
+
+def test_other_pages_and_long_requests_are_refused(url):
+    assert post(f"{url}/more", {})[0] == 404
+    connection = http.client.HTTPConnection(url.split("/")[2])
+    connection.putrequest("POST", "/v1/chat/completions")
+    connection.putheader("Content-Length", str(2**21))
+    connection.endheaders()
+    assert connection.getresponse().status == 413
+    connection.close()
 
 
 def test_one_bad_question_spoils_no_other(url):
