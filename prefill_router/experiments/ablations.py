@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from safetensors.numpy import load_file, save_file
 from scipy.stats import norm
 
 from prefill_router.evaluation.results import Quantity, counted, one, results, select
@@ -202,18 +201,13 @@ def trained(study: Study, name: str) -> list[Networks]:
     settings = [p.dimensions, p.criterion, p.inner_folds, p.n_seeds]
     key = study.key(*settings) | {"variant": name, "states": study.activations().key}
 
-    def build(fold: int, directory: Path) -> None:
-        networks = train_variant(FoldFit(study, fold, [p.encoder]), variant)
-        tensors = {k: np.ascontiguousarray(v) for k, v in vars(networks).items()}
-        save_file(tensors, directory / "networks.safetensors")
+    def train(fold: int) -> dict[str, np.ndarray]:
+        return vars(train_variant(FoldFit(study, fold, [p.encoder]), variant))
 
-    paths = [
-        study.store.get(
-            "ablation", key | {"fold": f}, lambda d, f=f: build(f, d), stage="experiments"
-        )
-        for f in range(len(study.splits))
+    return [
+        Networks(**study.arrays("ablation-networks", key | {"fold": fold}, partial(train, fold)))
+        for fold in range(len(study.splits))
     ]
-    return [Networks(**load_file(path / "networks.safetensors")) for path in paths]
 
 
 def configurations(study: Study, found: Mapping[str, list[Networks]]) -> dict[str, Predictions]:

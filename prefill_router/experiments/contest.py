@@ -16,9 +16,10 @@ from sklearn.model_selection import GroupKFold
 from prefill_router.baselines.classifiers import TargetLogistic
 from prefill_router.errors import InputError
 from prefill_router.evaluation.bootstrap import estimate
-from prefill_router.evaluation.comparison import compare_choices, with_differences
+from prefill_router.evaluation.comparison import with_differences
 from prefill_router.evaluation.complete import complete
-from prefill_router.evaluation.results import Quantity, counted, results
+from prefill_router.evaluation.results import Quantity, counted, results, select
+from prefill_router.experiments.comparison import choice_results, held_out, resampling
 from prefill_router.experiments.routers import (
     ACCURACY,
     BENCHMARK,
@@ -74,8 +75,8 @@ def contest(study: Study, full: bool) -> tuple[list[np.ndarray], pd.DataFrame]:
     p : list of ndarray, shape (N, K)
         The winner's P(correct) in each fold, NaN on training rows.
     results : pandas.DataFrame
-        On the validation rows of all folds: `PAIRWISE` of each candidate, and accuracy and gap
-        closed of what it would choose by argmax; `WON` of the winners; `TRIED` of `CHALLENGER`, the
+        On the validation rows of all folds: `PAIRWISE` of each candidate, and the gap closed by
+        what it would choose by argmax; `WON` of the winners; `TRIED` of `CHALLENGER`, the
         configurations compared on validation rows. The best of many looks better on the rows that
         chose it than it is.
     """
@@ -213,18 +214,14 @@ def cross_fitted(
 
 def _validate(study: Study, p: Mapping[str, np.ndarray]) -> pd.DataFrame:
     """Evaluate P(correct) of the validation rows of all folds, fold by fold."""
-    sizes = [len(split.validation) for split in study.splits]
-    v = np.concatenate([split.validation for split in study.splits])
-    Y, groups = study.labels.correct[v], study.labels.group[v]
-    drawn = {"n_resamples": study.parameters.n_resamples, "seed": study.parameters.seed}
-    kept = complete(Y, groups=groups)
+    at = held_out(study, "validation")
+    kept = complete(study.labels.correct[at.rows], groups=study.labels.group[at.rows])
     scores = estimate(
         {name: pairwise_brier(q[kept.rows], kept.correct) for name, q in p.items()},
-        with_differences({PAIRWISE: lambda m, a: m[a]}, p, split="validation"),
+        with_differences({PAIRWISE: lambda m, a: m[a]}, p, split=at.split),
         kept.groups,
-        **drawn,
+        **resampling(study),
     )
     choices = {name: argmax(q) for name, q in p.items()}
-    best = np.repeat(study.best_single, sizes)
-    chosen = compare_choices(choices, Y, None, best, groups, split="validation", **drawn)
-    return pd.concat([scores, chosen[chosen["metric"].isin(["accuracy", "gap closed"])]])
+    chosen = choice_results(study, choices, at=at, cost=None, targets=())
+    return pd.concat([scores, select(chosen, metric="gap closed")])

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import pandas as pd
 
-from prefill_router.evaluation.bootstrap import few
-from prefill_router.evaluation.comparison import compare_probabilities
 from prefill_router.evaluation.results import results
 from prefill_router.experiments.comparison import probability_results, test_labels
 from prefill_router.experiments.routers import OWN, predictions
@@ -56,16 +54,8 @@ def own_against_others(study: Study) -> pd.DataFrame:
             for fold in range(len(study.splits))
         ]
         by_fold = {OTHER: chosen, OWN_STATES: predictions(study, OWN, [target])}
-        compared = compare_probabilities(
-            {name: study.over_folds(p)[:, [k]] for name, p in by_fold.items()},
-            test_labels(study)[:, [k]],
-            study.labels.group[study.test_rows],
-            targets=[target],
-            folds=study.test_folds,
-            pairs=[(OTHER, OWN_STATES)],
-            only=["AUC"],
-            n_resamples=few(study.parameters.n_resamples),
-            seed=study.parameters.seed,
-        )
+        p = {name: study.over_folds(values)[:, [k]] for name, values in by_fold.items()}
+        about = {"correct": test_labels(study)[:, [k]], "targets": [target]}
+        compared = probability_results(study, p, [(OTHER, OWN_STATES)], ["AUC"], **about)
         found.append(compared[compared["target"].eq(target) & compared["versus"].ne("")])
     return pd.concat(found, ignore_index=True)

@@ -5,22 +5,23 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from safetensors.numpy import load_file, save_file
 from scipy.special import expit, logit
 from sklearn.model_selection import GroupKFold
 from sklearn.preprocessing import StandardScaler
 
 from prefill_router.baselines.classifiers import TargetLogistic
-from prefill_router.evaluation.bootstrap import Ranking, Values, estimate, few
+from prefill_router.evaluation.bootstrap import FEW, Ranking, Values, estimate
 from prefill_router.evaluation.results import Quantity, results
+from prefill_router.experiments.comparison import resampling
 from prefill_router.experiments.fold import FoldFit
 from prefill_router.experiments.study import Study
+from prefill_router.metrics import macro
 from prefill_router.progress import track
 from prefill_router.router.added_targets import CLIP, NewTargetHead
 from prefill_router.trunk import SharedTrunkEnsemble
@@ -35,10 +36,7 @@ SHARED = "shared difficulty"
 SHARED_AND_FEATURES = "shared difficulty and own features"
 FROZEN_TRUNK = "frozen trunk, new head"
 SHARED_AND_TRUNK = "shared difficulty and frozen trunk"
-PAIRS = (
-    *[(h, OWN_HEAD) for h in (SHARED, SHARED_AND_FEATURES, FROZEN_TRUNK, SHARED_AND_TRUNK)],
-    *[(SHARED_AND_TRUNK, h) for h in (SHARED, SHARED_AND_FEATURES, FROZEN_TRUNK)],
-)
+PAIRS = ((SHARED_AND_TRUNK, OWN_HEAD), (SHARED_AND_TRUNK, FROZEN_TRUNK))
 """Heads that are compared."""
 
 
@@ -123,23 +121,16 @@ def label_budget(study: Study, most: int = 6) -> pd.DataFrame:
     settings = (p.n_seeds, p.dimensions, p.criterion, p.inner_folds, sizes)
     key = study.key(*settings) | {"states": study.activations().key}
 
-    def predicted(target: int) -> dict[str, np.ndarray]:
-        def build(directory: Path) -> None:
-            save_file(predict_new(study, target, sizes), directory / "p.safetensors")
-
-        keyed = key | {"target": target}
-        directory = study.store.get("label-budget", keyed, build, stage="experiments")
-        return load_file(directory / "p.safetensors")
-
-    found = [predicted(target) for target in track(range(n_targets), "Adding targets")]
+    found = [
+        study.arrays("new-target", key | {"target": k}, partial(predict_new, study, k, sizes))
+        for k in track(range(n_targets), "Adding targets")
+    ]
     return evaluate_budget(
-        np.stack([by_target["p"] for by_target in found]),
-        np.stack([by_target["nothing"] for by_target in found]),
+        *(np.stack([by_target[name] for by_target in found]) for name in ("p", "nothing")),
         labels.correct[split.test][:, :n_targets],
         labels.group[split.test],
         sizes=sizes,
-        n_resamples=p.n_resamples,
-        seed=p.seed,
+        **resampling(study, FEW),
     )
 
 
@@ -229,7 +220,7 @@ def evaluate_budget(
     groups: np.ndarray,
     *,
     sizes: Sequence[int],
-    n_resamples: int = 2000,
+    n_resamples: int = 500,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Evaluate heads by number of labels, on average over targets and draws.
@@ -252,7 +243,8 @@ def evaluate_budget(
         "AUC" and "Brier" of each head (`router`) by number of labels (`x`), and differences of
         `PAIRS`; and of `NO_LABEL`, where x is 0. Intervals are over query groups and draws.
     """
-    n_draws, heads, rng = p.shape[1], list(HEADS), np.random.default_rng(seed)
+    n_draws, rng = p.shape[1], np.random.default_rng(seed)
+    asked = [*((head, "") for head in HEADS), *PAIRS]
 
     def average(m: Values) -> np.ndarray:
         """Average over targets and draws, and in resamples over draws that are drawn again."""
@@ -260,23 +252,19 @@ def evaluate_budget(
         is_sample = len(m["p"]) == 1  # no chunk of resamples is a single row
         weights = np.ones((1, n_draws)) if is_sample else again
         by_head = np.einsum("bd,bdsh->hbs", weights / n_draws, np.nanmean(m["p"], axis=1))
-        score = dict(zip(heads, by_head, strict=True))
-        differences = [score[a] - score[b] for a, b in PAIRS]
-        return np.column_stack([*by_head, np.nanmean(m["nothing"], axis=1), *differences])
+        score = dict(zip(HEADS, by_head, strict=True))
+        return np.hstack([score[a] - score[b] if b else score[a] for a, b in asked])
 
     p, nothing = np.moveaxis(p, -1, 0), nothing.T
     Y = np.broadcast_to(correct[:, :, None, None, None], p.shape)
     columns = {
-        "AUC": {"p": Ranking(p, Y), "nothing": Ranking(nothing, correct)},
-        "Brier": {"p": (p - Y) ** 2, "nothing": (nothing - correct) ** 2},
+        "AUC": {"p": Ranking(p, Y), NO_LABEL: Ranking(nothing, correct)},
+        "Brier": {"p": (p - Y) ** 2, NO_LABEL: (nothing - correct) ** 2},
     }
     found = []
     for metric, values in columns.items():
-        quantities = (
-            *[Quantity(metric, head, x=size) for head in heads for size in sizes],
-            Quantity(metric, NO_LABEL, x=0),
-            *[Quantity(metric, *pair, x=size) for pair in PAIRS for size in sizes],
-        )
-        settings = {"n_resamples": few(n_resamples), "seed": seed}
-        found.append(estimate(values, {quantities: average}, groups, **settings))
+        of_heads = tuple(Quantity(metric, *of, x=size) for of in asked for size in sizes)
+        quantities = {of_heads: average}
+        quantities[Quantity(metric, NO_LABEL, x=0)] = lambda m: macro(m[NO_LABEL])
+        found.append(estimate(values, quantities, groups, n_resamples=n_resamples, seed=seed))
     return pd.concat(found, ignore_index=True)

@@ -17,6 +17,7 @@ from prefill_router.experiments.comparison import (
     choice_results,
     probability_results,
     reference_choices,
+    resampling,
     test_labels,
 )
 from prefill_router.experiments.contest import CHALLENGER, TRIED
@@ -57,7 +58,6 @@ def router_comparison(study: Study, routed: Mapping[str, Routed]) -> pd.DataFram
         recipe's single networks; and how many configurations of each router were compared.
     """
     Y, groups = test_labels(study), study.labels.group[study.test_rows]
-    drawn = {"n_resamples": study.parameters.n_resamples, "seed": study.parameters.seed}
     p = {name: r.p for name, r in routed.items()}
     choices = {name: r.choice for name, r in routed.items()} | reference_choices(study)
     others = [name for name in choices if name != CHALLENGER]  # no pair is asked about twice
@@ -65,7 +65,7 @@ def router_comparison(study: Study, routed: Mapping[str, Routed]) -> pd.DataFram
     tried = {name: configurations(study, name) for name in routed if name != CHALLENGER}
     found = [
         choice_results(study, choices, pairs),
-        compare_best_single(Y, best_single(study), groups, **drawn),
+        compare_best_single(Y, best_single(study), groups, **resampling(study)),
         probability_results(study, p, [(CHALLENGER, PRIMARY)]).query("target == ''"),
         _significance(study, {n: c for n, c in choices.items() if n in routed}),
         _deviations(study),
@@ -73,23 +73,15 @@ def router_comparison(study: Study, routed: Mapping[str, Routed]) -> pd.DataFram
     ]
     if study.has_costs:
         frugal = {name: r.frugal for name, r in routed.items()}
-        rows = select(choice_results(study, frugal), router=list(frugal))
+        rows = select(choice_results(study, frugal, targets=()), router=list(frugal))
         found.append(rows.assign(metric=rows["metric"] + FRUGAL))
         cost = study.costs[study.test_rows]
         expected = [study.expected_costs(fold) for fold in range(len(study.splits))]
+        expected = study.over_folds(expected)
         weak, strong = int(cost.mean(axis=0).argmin()), study.best_single[0]
-        curves = compare_curves(
-            p,
-            Y,
-            cost,
-            study.over_folds(expected),
-            groups,
-            weak_strong=(weak, strong) if weak != strong else None,
-            best_single=best_single(study),
-            n_resamples=min(CURVES_DRAWN, study.parameters.n_resamples),
-            seed=study.parameters.seed,
-        )
-        found.append(curves)
+        settings = {"weak_strong": (weak, strong) if weak != strong else None}
+        settings |= {"best_single": best_single(study), **resampling(study, CURVES_DRAWN)}
+        found.append(compare_curves(p, Y, cost, expected, groups, **settings))
     return pd.concat(found, ignore_index=True)
 
 
@@ -117,8 +109,8 @@ def _deviations(study: Study) -> pd.DataFrame:
     by_seed = {str(s): p for s, p in enumerate(network_predictions(study))}
     choices = {name: argmax(p) for name, p in by_seed.items()}
     found = [
-        choice_results(study, choices),
-        probability_results(study, by_seed, only=("AUC", "Brier")),
+        choice_results(study, choices, cost=None, targets=(), n_resamples=1),
+        probability_results(study, by_seed, only=("AUC", "Brier"), n_resamples=1),
     ]
     rows = select(pd.concat(found), metric=["gap closed", "AUC", "Brier"], router=list(by_seed))
     return results(

@@ -9,11 +9,8 @@ import pandas as pd
 
 from prefill_router import policy
 from prefill_router.errors import InputError
-from prefill_router.evaluation.bootstrap import Ranking, estimate, few
-from prefill_router.evaluation.comparison import BEST, ORACLE, with_differences
-from prefill_router.evaluation.complete import complete
-from prefill_router.evaluation.results import results
-from prefill_router.experiments.comparison import best_single
+from prefill_router.evaluation.results import results, select
+from prefill_router.experiments.comparison import HeldOut, choice_results, probability_results
 from prefill_router.experiments.routers import (
     BENCHMARK,
     LENGTH,
@@ -24,7 +21,6 @@ from prefill_router.experiments.routers import (
 )
 from prefill_router.experiments.study import Study
 from prefill_router.labels.splits import Split
-from prefill_router.metrics import gap_closed, macro
 
 ROUTERS = (PRIMARY, LOGISTIC, TFIDF, BENCHMARK, LENGTH)
 SEEN, LEFT_OUT = "seen in training", "left out"
@@ -102,8 +98,8 @@ def transfer(study: Study, most: int = 16) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        Those of `evaluate_transfer` for each of `kinds`; none for a kind of which there are fewer
-        than two values with enough test queries.
+        Those of `compare_ways` for each of `kinds` (the `target`); none for a kind of which there
+        are fewer than two values with enough test queries.
     """
     usual, found = _with_splits(study, study.splits), [results()]
     for kind, values in kinds(study).items():
@@ -111,60 +107,29 @@ def transfer(study: Study, most: int = 16) -> pd.DataFrame:
             without = leave_out(study, values, most)
         except InputError:
             continue
-        order = without.test_rows
-        rows = np.isin(usual.test_rows, order)
-        p = {
-            name: (
-                usual.over_folds(predictions(usual, name))[rows],
-                without.over_folds(predictions(without, name)),
-            )
-            for name in ROUTERS
-        }
-        found.append(
-            evaluate_transfer(
-                p,
-                study.labels.correct[order],
-                best_single(usual)[rows],
-                values[order],
-                usual.test_folds[rows],
-                study.labels.group[order],
-                kind=kind,
-                n_resamples=study.parameters.n_resamples,
-                seed=study.parameters.seed,
-            )
-        )
+        here = np.isin(usual.test_rows, without.test_rows)
+        at = HeldOut(usual.test_rows[here], usual.test_folds[here])
+        p = {(name, SEEN): at.join(predictions(usual, name)) for name in ROUTERS}
+        p |= {(n, LEFT_OUT): without.over_folds(predictions(without, n)) for n in ROUTERS}
+        found.append(compare_ways(usual, p, values, at).assign(target=kind))
     return pd.concat(found, ignore_index=True)
 
 
-def evaluate_transfer(
-    p: Mapping[str, tuple[np.ndarray, np.ndarray]],
-    correct: np.ndarray,
-    best: np.ndarray,
-    values: np.ndarray,
-    folds: np.ndarray,
-    groups: np.ndarray,
-    *,
-    kind: str,
-    n_resamples: int = 2000,
-    seed: int = 0,
+def compare_ways(
+    study: Study, p: Mapping[tuple[str, str], np.ndarray], values: np.ndarray, at: HeldOut
 ) -> pd.DataFrame:
     """Compare each router's predictions of queries left out with those of queries seen.
 
     Parameters
     ----------
-    p : mapping of router to two (N, K) arrays
-        P(correct), of models that had seen other queries of the same value, and that had not.
-    correct : (N, K) array
-        1 right, 0 wrong, NaN never asked.
-    best : (N,) int array
-        The best single target, in training queries of all values.
-    values, folds, groups : (N,) arrays
-        What was left out; the fold whose model predicted the query as seen; and queries that are
-        resampled together.
-    kind : str
-        What the values are, such as ``"benchmark"``: the results' `target`.
-    n_resamples, seed
-        As in `estimate`.
+    study : Study
+    p : mapping of (router, `SEEN` or `LEFT_OUT`) to (n, K) array
+        P(correct) of the rows `at`, of models that had seen other queries of the same value, and
+        that had not.
+    values : (N,) array
+        What was left out.
+    at : HeldOut
+        Queries, and the folds whose models predicted them as seen.
 
     Returns
     -------
@@ -174,23 +139,12 @@ def evaluate_transfer(
         the `split` `SEEN` and `LEFT_OUT`. What is lost when left out is the row of `SEEN` whose
         `versus` is `LEFT_OUT`: the difference, paired.
     """
-    both = {(name, way): q for name in p for way, q in zip((SEEN, LEFT_OUT), p[name], strict=True)}
-    pairs = [((name, SEEN), (name, LEFT_OUT)) for name in p]
-    strata = pd.DataFrame([folds, values]).T.groupby([0, 1]).ngroup().to_numpy()
-    aucs = estimate(
-        {key: Ranking(q, correct, strata) for key, q in both.items()},
-        with_differences({"AUC": lambda m, key: macro(m[key])}, both, pairs),
-        groups,
-        n_resamples=few(n_resamples),
-        seed=seed,
-    )
-    kept = complete(correct, groups=groups)
-    right, at = kept.correct, np.arange(len(kept.correct))
-    columns = {key: right[at, policy.argmax(q[kept.rows])] for key, q in both.items()}
-    columns |= {BEST: right[at, best[kept.rows]], ORACLE: right.max(axis=1)}
-    measures = {"gap closed": lambda m, key: gap_closed(m[key], m[BEST], m[ORACLE])}
-    quantities = with_differences(measures, both, pairs)
-    gaps = estimate(columns, quantities, kept.groups, n_resamples=n_resamples, seed=seed)
-    found = pd.concat([aucs, gaps], ignore_index=True)
+    pairs = [((name, SEEN), (name, LEFT_OUT)) for name, way in p if way == SEEN]
+    strata = pd.DataFrame([at.folds, values[at.rows]]).T.groupby([0, 1]).ngroup().to_numpy()
+    aucs = probability_results(study, p, pairs, ["AUC"], at, folds=strata)
+    choices = {key: policy.argmax(q) for key, q in p.items()}
+    gaps = choice_results(study, choices, pairs, at, cost=None)
+    wanted = {"metric": ["AUC", "gap closed"], "router": list(p), "versus": None}
+    found = select(pd.concat([aucs, gaps]), **wanted)
     router, versus = found["router"].str, found["versus"].str
-    return found.assign(router=router[0], split=router[1], versus=versus[1].fillna(""), target=kind)
+    return found.assign(router=router[0], split=router[1], versus=versus[1].fillna(""))
