@@ -1,5 +1,7 @@
 """Label tables that a random encoder can half predict, and studies of them, for tests."""
 
+import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +73,13 @@ def world(directory: Path, table=None) -> dict:
 
 def study(directory: Path, table=None, **values) -> Study:
     return Study(validate({**world(directory, table), **values}))
+
+
+def relabelled(study: Study, **values) -> Study:
+    """Return the study with other labels; what it has already derived from its own stays."""
+    other = copy.copy(study)
+    other.labels = replace(study.labels, **values)
+    return other
 
 
 def auc_within_folds(study, p, k):

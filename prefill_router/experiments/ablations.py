@@ -32,7 +32,6 @@ AT_RANDOM = "kept at random"
 KEPT = "networks averaged"
 TRIED = "configurations tried"
 STOPPED = "trained to the last epoch"
-BY_NETWORK = ("losses", "briers", "epochs")
 NORMAL = 1.96
 
 Predictions = list[np.ndarray]
@@ -164,15 +163,8 @@ def train_variant(fold: FoldFit, variant: Variant) -> Networks:
     heads = [
         _networks(ensemble, x, Y[:, of], fold.split.train, groups) for of in track(targets, "Heads")
     ]
-    return join_heads(heads)
-
-
-def join_heads(heads: Sequence[Networks]) -> Networks:
-    """Return networks that predict some targets each as networks that predict all."""
-    return Networks(
-        np.concatenate([head.p for head in heads], axis=2),
-        *(np.hstack([getattr(head, name) for head in heads]) for name in BY_NETWORK),
-    )
+    p, *by_head = zip(*heads, strict=True)
+    return Networks(np.concatenate(p, axis=2), *(np.column_stack(each) for each in by_head))
 
 
 def _networks(
@@ -181,18 +173,18 @@ def _networks(
     Y: np.ndarray,
     train: np.ndarray,
     groups: np.ndarray,
-) -> Networks:
+) -> tuple[np.ndarray, ...]:
+    """Return P(correct), (S, N, K), and the loss, Brier score and epochs of each network, (S,)."""
     rows = train[~np.isnan(Y[train]).all(axis=1)]  # what has no label teaches nothing
     if len(rows) == 0:
-        unknown = [np.zeros((ensemble.n_seeds, 1))] * len(BY_NETWORK)
-        return Networks(np.full((ensemble.n_seeds, *Y.shape), 0.5), *unknown)
+        unknown = np.zeros(ensemble.n_seeds)
+        return np.full((ensemble.n_seeds, *Y.shape), 0.5), unknown, unknown, unknown
     ensemble.fit(x[rows], Y[rows], groups[rows])
     p = ensemble.predict_each(x)[np.argsort(ensemble.kept_)]  # in the order of seeds
     held = [rows[held] for held in ensemble.held_out_]
     briers = [np.nanmean((p[s, own] - Y[own]) ** 2) for s, own in enumerate(held)]
-    epochs = [len(history["train"]) for history in ensemble.histories_]
-    by_network = (ensemble.validation_losses_, briers, epochs)
-    return Networks(p, *(np.array(values, dtype=float)[:, None] for values in by_network))
+    epochs = [float(len(history["train"])) for history in ensemble.histories_]
+    return p, ensemble.validation_losses_, briers, epochs
 
 
 def trained(study: Study, name: str) -> list[Networks]:

@@ -86,27 +86,29 @@ def evaluate_sets(
     study: Study, sets: Sequence[tuple[str, Sequence[str]]], head: str
 ) -> pd.DataFrame:
     """Evaluate (features, encoders) by a head; the first is what the others are compared with."""
-    names = {
-        f"{features} of {_encoder(encoders)}": (features, encoders) for features, encoders in sets
-    }
-    by_set = {
-        name: predictions(study, f"{features}, {head}", encoders, FEATURE_SETS)
-        for name, (features, encoders) in track(names.items(), f"Fitting feature sets, {head}")
-    }
-    first, *others = names
-    compared = compare_predictions(study, by_set, [(name, first) for name in others])
+    sets = {(features, _encoder(encoders)): encoders for features, encoders in sets}
+
+    def fitted(calibrated: bool) -> dict[tuple[str, str], list[np.ndarray]]:
+        return {
+            (features, name): predictions(
+                study, f"{features}, {head}", encoders, FEATURE_SETS, calibrated
+            )
+            for (features, name), encoders in track(sets.items(), f"Fitting feature sets, {head}")
+        }
+
+    first, *others = sets
+    compared = compare_predictions(study, fitted(True), [(name, first) for name in others])
     held, labels = [split.validation for split in study.splits], study.labels.correct
     rows = []
-    for name, (features, encoders) in names.items():  # not calibrated: that knows these rows
-        raw = predictions(study, f"{features}, {head}", encoders, FEATURE_SETS, calibrated=False)
+    for name, raw in fitted(False).items():  # not calibrated: that knows these rows
         briers = [macro(brier(p[v], labels[v])) for p, v in zip(raw, held, strict=True)]
         of = Quantity("Brier", name, split="validation", n=sum(map(len, held)))
         rows.append(counted(of, np.mean(briers)))
     found = pd.concat([compared, results(rows)], ignore_index=True)
     return found.assign(
-        encoder=[_encoder(names[name][1]) for name in found["router"]],
-        router=[f"{names[name][0]}, {head}" for name in found["router"]],
-        versus=[name and f"{names[name][0]}, {head}" for name in found["versus"]],
+        encoder=found["router"].str[1],
+        router=found["router"].str[0] + f", {head}",
+        versus=(found["versus"].str[0] + f", {head}").fillna(""),
     )
 
 

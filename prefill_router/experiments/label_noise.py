@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import combinations
 from operator import itemgetter
 
@@ -10,10 +11,10 @@ import numpy as np
 import pandas as pd
 
 from prefill_router import policy
-from prefill_router.evaluation.bootstrap import Values, estimate, few
+from prefill_router.evaluation.bootstrap import FEW, Values, estimate
 from prefill_router.evaluation.comparison import BEST, compare_probabilities
 from prefill_router.evaluation.results import Quantity, results
-from prefill_router.experiments.comparison import best_single
+from prefill_router.experiments.comparison import HeldOut, resampling
 from prefill_router.experiments.routers import LOGISTIC, PRIMARY, TFIDF, predictions
 from prefill_router.experiments.study import Study
 from prefill_router.metrics import gap_closed, ratio
@@ -24,6 +25,7 @@ LOWER, UPPER = "ceiling, lower bound", "ceiling, upper bound"
 GREEDY, SAMPLED = "greedy answers", "answers at temperature 1"
 ASKED_AGAIN = "answers asked again"
 AGREEMENT, RELIABILITY = "two draws agree", "label reliability"
+OF_DRAW, OF_REPRODUCIBLE = "gap closed, single draw", "gap closed, reproducible"
 ROUTERS = (PRIMARY, LOGISTIC, TFIDF)
 N_FRESH = 200
 """Questions that are asked once more, to see whether the committed samples still hold."""
@@ -85,12 +87,11 @@ def evaluate_noise(
     Returns
     -------
     pandas.DataFrame
-        "accuracy" of every router, the best single target and the oracles: `SINGLE_DRAW`, which
-        knows a draw's outcome, and `REPRODUCIBLE`, which has seen `x` of the S draws. "headroom" of
-        the oracles, and "real share": theirs divided by the single draw's. "gap closed, single
-        draw" and "gap closed, reproducible" of every router: the latter against the oracle that has
-        seen half. Of each target the accuracy of `SAMPLED`; `AGREEMENT`, the chance that two draws
-        of one query are both right or both wrong; and `RELIABILITY`, the share of a single draw's
+        "headroom" of the oracles: `SINGLE_DRAW`, which knows a draw's outcome, and `REPRODUCIBLE`,
+        which has seen `x` of the S draws; and "real share", the latter's divided by the former.
+        "gap closed, single draw" and "gap closed, reproducible" of every router: the latter against
+        the oracle that has seen half. Of each target `AGREEMENT`, the chance that two draws of one
+        query are both right or both wrong; and `RELIABILITY`, the share of a single draw's
         variance that is between queries (the intraclass correlation ICC(1), which is also the
         correlation of two draws).
 
@@ -100,37 +101,36 @@ def evaluate_noise(
     """
     n_draws, chance = len(right), right.mean(axis=0)
     single, half = (SINGLE_DRAW, None), (REPRODUCIBLE, n_draws // 2)
-    oracles = {single: right.any(axis=2).mean(axis=0)}
-    oracles |= {(REPRODUCIBLE, m): reproducible(right, m, priority) for m in range(1, n_draws)}
+    seen = {(REPRODUCIBLE, m): reproducible(right, m, priority) for m in range(1, n_draws)}
+    columns = {single: right.any(axis=2).mean(axis=0), **seen}
     asked = {BEST: best, **choices}
-    columns = {name: chance[np.arange(len(chance)), at] for name, at in asked.items()} | oracles
-    found = {Quantity("accuracy", name): itemgetter(name) for name in asked}
-    for it in oracles:
-        router, x = it
-        found[Quantity("accuracy", router, x=x)] = itemgetter(it)
-        found[Quantity("headroom", router, x=x)] = lambda m, it=it: m[it] - m[BEST]
-        if it != single:
-            found[Quantity("real share", router, x=x)] = lambda m, it=it: (
-                (m[it] - m[BEST]) / (m[single] - m[BEST])
-            )
-    for kind, oracle in (("single draw", single), ("reproducible", half)):
-        for name in choices:
-            found[Quantity(f"gap closed, {kind}", name)] = lambda m, name=name, oracle=oracle: (
-                gap_closed(m[name], m[BEST], m[oracle])
-            )
+    columns |= {name: chance[np.arange(len(chance)), at] for name, at in asked.items()}
     columns["within"] = chance * (1 - chance) * n_draws / (n_draws - 1)  # unbiased: of one query
     columns["chance"] = chance
+
+    def headroom(m: Values, oracle: tuple) -> np.ndarray:
+        return m[oracle] - m[BEST]
 
     def reliability(m: Values) -> np.ndarray:
         variance = m["chance"] * (1 - m["chance"])
         return ratio(variance - m["within"], variance)
 
-    for name, of in (
-        (("accuracy", SAMPLED), itemgetter("chance")),
-        ((AGREEMENT,), lambda m: 1 - 2 * m["within"]),
-        ((RELIABILITY,), reliability),
-    ):
-        found[tuple(Quantity(*name, target=target) for target in targets)] = of
+    found = {
+        Quantity("headroom", oracle[0], x=oracle[1]): partial(headroom, oracle=oracle)
+        for oracle in (single, *seen)
+    }
+    for oracle in seen:
+        found[Quantity("real share", oracle[0], x=oracle[1])] = lambda m, oracle=oracle: (
+            headroom(m, oracle) / headroom(m, single)
+        )
+    for metric, oracle in ((OF_DRAW, single), (OF_REPRODUCIBLE, half)):
+        for name in choices:
+            found[Quantity(metric, name)] = lambda m, name=name, oracle=oracle: gap_closed(
+                m[name], m[BEST], m[oracle]
+            )
+    by_target = {AGREEMENT: lambda m: 1 - 2 * m["within"], RELIABILITY: reliability}
+    for metric, of in by_target.items():
+        found[tuple(Quantity(metric, target=target) for target in targets)] = of
     return estimate(columns, found, groups, **settings)
 
 
@@ -189,44 +189,38 @@ def label_noise(study: Study) -> pd.DataFrame:
     -------
     pandas.DataFrame
         What `evaluate_noise` and `evaluate_ceiling` find; and of each target the accuracy of
-        `GREEDY` answers and, on `N_FRESH` queries that are asked once more, of fresh answers less
-        the stored ones. Empty for other labels: they hold one answer, and nobody can be asked
-        again.
+        `GREEDY` and of `SAMPLED` answers and, on `N_FRESH` queries that are asked once more, of
+        fresh answers less the stored ones. Empty for other labels: they hold one answer, and nobody
+        can be asked again.
     """
     if not study.is_zoo or study.parameters.fresh_labels:
         return results()
     from prefill_router.zoo.labelling import N_DRAWS, draw_answers, load_samples
 
-    labels, p = study.labels, study.parameters
-    here = np.flatnonzero(labels.split[study.test_rows] != "train")  # the rest was not sampled
-    rows = study.test_rows[here]
-    right, groups = load_samples(labels, rows), labels.group[rows]
-    predicted = {name: study.over_folds(predictions(study, name))[here] for name in ROUTERS}
-    settings = {"n_resamples": p.n_resamples, "seed": p.seed}
+    labels, settings = study.labels, resampling(study)
+    sampled = labels.split[study.test_rows] != "train"
+    at = HeldOut(study.test_rows[sampled], study.test_folds[sampled])
+    right, groups = load_samples(labels, at.rows), labels.group[at.rows]
+    p = {name: at.join(predictions(study, name)) for name in ROUTERS}
+    choices = {name: policy.argmax(values) for name, values in p.items()}
+    best = np.array(study.best_single)[at.folds]
     priority = labels.take(study.splits[0].train).summary()["accuracy"].to_numpy()
-    choices = {name: policy.argmax(values) for name, values in predicted.items()}
-    fresh_rows = np.sort(
-        np.random.default_rng(p.seed).choice(len(rows), min(N_FRESH, len(rows)), replace=False)
-    )
-    fresh = draw_answers(labels, rows[fresh_rows], range(N_DRAWS, N_DRAWS + 1), p.device)
-    chance = right.mean(axis=0)
+    rng = np.random.default_rng(settings["seed"])
+    some = np.sort(rng.choice(len(at.rows), min(N_FRESH, len(at.rows)), replace=False))
+    again = range(N_DRAWS, N_DRAWS + 1)
+    fresh = draw_answers(labels, at.rows[some], again, study.parameters.device)[0]
 
     def accuracy(values: np.ndarray, groups: np.ndarray, *of: str) -> pd.DataFrame:
         quantities = tuple(Quantity("accuracy", *of, target=target) for target in labels.targets)
         return estimate({"": values}, {quantities: itemgetter("")}, groups, **settings)
 
-    return pd.concat(
-        [
-            evaluate_noise(
-                right, labels.targets, choices, best_single(study)[here], priority, groups,
-                **settings,
-            ),
-            evaluate_ceiling(
-                right, predicted, labels.targets, groups, study.test_folds[here],
-                n_resamples=few(p.n_resamples), seed=p.seed,
-            ),
-            accuracy(labels.correct[rows], groups, GREEDY),
-            accuracy(fresh[0] - chance[fresh_rows], groups[fresh_rows], ASKED_AGAIN, SAMPLED),
-        ],
-        ignore_index=True,
-    )  # fmt: skip
+    noise = evaluate_noise(right, labels.targets, choices, best, priority, groups, **settings)
+    few = resampling(study, FEW)
+    ceiling = evaluate_ceiling(right, p, labels.targets, groups, at.folds, **few)
+    chance = right.mean(axis=0)
+    accuracies = [
+        accuracy(labels.correct[at.rows], groups, GREEDY),
+        accuracy(chance, groups, SAMPLED),
+        accuracy(fresh - chance[some], groups[some], ASKED_AGAIN, SAMPLED),
+    ]
+    return pd.concat([noise, ceiling, *accuracies], ignore_index=True)

@@ -1,9 +1,7 @@
-import copy
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
+from tiny_studies import relabelled
 
 from prefill_router.evaluation.results import one, select
 from prefill_router.experiments import new_target
@@ -12,7 +10,7 @@ from prefill_router.experiments.new_target import (
     NO_LABEL,
     OWN_HEAD,
     PAIRS,
-    SHARED,
+    SHARED_AND_TRUNK,
     TUNING_DRAWS,
     evaluate_budget,
     label_budget,
@@ -21,12 +19,6 @@ from prefill_router.experiments.new_target import (
     what_is_known,
 )
 from prefill_router.trunk import SharedTrunkEnsemble
-
-
-def with_labels(study, correct):
-    other = copy.copy(study)
-    other.labels = replace(study.labels, correct=correct)
-    return other
 
 
 @pytest.mark.parametrize("n_resamples", [100, 251])  # 251: no resample is taken for the sample
@@ -49,8 +41,10 @@ def test_estimates_are_means_over_targets_and_draws(n_resamples):
             brier = ((p[:, :, s, h] - correct.T[:, None]) ** 2).mean()
             row = one(found, metric="Brier", router=head, x=size)
             assert row.estimate == pytest.approx(brier)
-        difference = one(found, metric="AUC", router=SHARED, versus=OWN_HEAD, x=size)
-        ours, own = (one(found, metric="AUC", router=h, x=size) for h in (SHARED, OWN_HEAD))
+        difference = one(found, metric="AUC", router=SHARED_AND_TRUNK, versus=OWN_HEAD, x=size)
+        ours, own = (
+            one(found, metric="AUC", router=h, x=size) for h in (SHARED_AND_TRUNK, OWN_HEAD)
+        )
         assert difference.estimate == pytest.approx(ours.estimate - own.estimate)
     areas = [roc_auc_score(correct[:, k], nothing[k]) for k in range(2)]
     assert one(found, metric="AUC", router=NO_LABEL, x=0).estimate == pytest.approx(np.mean(areas))
@@ -111,7 +105,7 @@ def test_what_is_told_beforehand_is_chosen_without_the_pseudo_new_targets_labels
 def test_test_labels_never_influence_the_predictions(study):
     correct, test = study.labels.correct.copy(), study.splits[0].test
     correct[test] = 1 - correct[test]
-    mine, theirs = (predict_new(s, 1, [10]) for s in (study, with_labels(study, correct)))
+    mine, theirs = (predict_new(s, 1, [10]) for s in (study, relabelled(study, correct=correct)))
     for name, before in mine.items():
         np.testing.assert_array_equal(before, theirs[name])
 
@@ -120,7 +114,7 @@ def test_what_is_known_does_not_come_from_the_new_target(study):
     before = what_is_known(study, [0, 2])
     correct = study.labels.correct.copy()
     correct[:, 1] = 1 - correct[:, 1]
-    after = what_is_known(with_labels(study, correct), [0, 2])
+    after = what_is_known(relabelled(study, correct=correct), [0, 2])
     np.testing.assert_array_equal(before.p, after.p)
     np.testing.assert_array_equal(before.trunk, after.trunk)
     assert before.p.shape == (study.labels.n_queries, 2)
@@ -133,7 +127,7 @@ def test_predictions_of_training_queries_are_not_from_heads_fitted_to_them(study
     correct = study.labels.correct.copy()
     row = train[0]
     correct[row, 0] = 1 - correct[row, 0]
-    after = what_is_known(with_labels(study, correct), [0, 1])
+    after = what_is_known(relabelled(study, correct=correct), [0, 1])
     assert after.p[row, 0] == pytest.approx(before.p[row, 0], abs=1e-9)
     assert np.abs(after.p[train, 0] - before.p[train, 0]).max() > 1e-6
 

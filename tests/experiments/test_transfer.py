@@ -1,16 +1,18 @@
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
-from tiny_studies import label_table
+from tiny_studies import label_table, relabelled
 from tiny_studies import study as tiny_study
 
 from prefill_router.errors import InputError
 from prefill_router.evaluation.results import one
-from prefill_router.experiments.routers import BENCHMARK
+from prefill_router.experiments import transfer as transfer_module
+from prefill_router.experiments.comparison import HeldOut
+from prefill_router.experiments.routers import BENCHMARK, PRIMARY
 from prefill_router.experiments.transfer import (
     LEFT_OUT,
     SEEN,
-    evaluate_transfer,
+    compare_ways,
     kinds,
     leave_out,
     transfer,
@@ -42,12 +44,13 @@ def test_only_the_largest_values_are_left_out_if_there_are_many(study):
         leave_out(study, np.full(len(values), "one"), 16)
 
 
-def test_a_study_is_asked_about_its_benchmarks(own_artifacts, tmp_path):
+def test_a_study_is_asked_about_its_benchmarks(own_artifacts, tmp_path, monkeypatch):
+    monkeypatch.setattr(transfer_module, "ROUTERS", (PRIMARY, BENCHMARK))
     table = label_table(n=160)
     study = tiny_study(tmp_path, table, untrained="", encoders=[])
     assert list(kinds(study)) == ["benchmark"]
     found = transfer(study)
-    assert len(found) == 2 * 5 * 3 and set(found["target"]) == {"benchmark"}
+    assert len(found) == 2 * 2 * 3 and set(found["target"]) == {"benchmark"}
     by_name = {"router": BENCHMARK, "target": "benchmark"}
     # who knows nothing of a benchmark but the overall accuracies ranks nothing within it
     assert one(found, metric="AUC", split=LEFT_OUT, **by_name).estimate == 0.5
@@ -61,52 +64,47 @@ def test_a_study_is_asked_about_its_benchmarks(own_artifacts, tmp_path):
     assert transfer(tiny_study(tmp_path / "one", table, untrained="", encoders=[])).empty
 
 
-def test_auc_is_within_values_and_gap_closed_over_all():
-    rng = np.random.default_rng(0)
-    values = np.repeat(["easy", "hard"], 200)
-    level = np.where(values == "easy", 0.8, 0.3)[:, None]
-    correct = (rng.random((400, 2)) < level).astype(float)
-    guess = 0.3 * correct + rng.normal(size=(400, 2))
-    p = {"knows the value": (level + 0 * correct, guess), "oracle": (correct, correct)}
-    none = np.zeros(400, dtype=int)
-    found = evaluate_transfer(
-        p, correct, none, values, none, np.arange(400), kind="benchmark", n_resamples=100
+def test_auc_is_within_values_and_gap_closed_over_all(study):
+    rng, rows = np.random.default_rng(0), study.test_rows
+    values = study.labels.benchmark
+    level = np.where(values == "red", 0.8, 0.3)[:, None]
+    correct = (rng.random(study.labels.correct.shape) < level).astype(float)
+    other, guess = (
+        relabelled(study, correct=correct),
+        0.3 * correct + rng.normal(size=correct.shape),
     )
-
-    def row(metric, router, split, versus=""):
-        where = {"split": split, "versus": versus, "target": "benchmark"}
-        return one(found, metric=metric, router=router, **where)
-
-    assert row("AUC", "knows the value", SEEN).estimate == 0.5
+    other.__dict__["best_single"] = [0, 0]
+    p = {"knows the value": (level + 0 * correct, guess), "oracle": (correct, correct)}
+    p = {(n, way): q[rows] for n in p for way, q in zip((SEEN, LEFT_OUT), p[n], strict=True)}
+    found = compare_ways(other, p, values, HeldOut(rows, 0 * rows))
+    assert one(found, metric="AUC", router="knows the value", split=SEEN).estimate == 0.5
     areas = []
-    for k in range(2):
+    for k in range(3):
         parts = []
-        for at in (values == "easy", values == "hard"):
-            y = correct[at, k]
-            parts.append((roc_auc_score(y, guess[at, k]), y.sum() * (1 - y).sum()))
+        for value in ("red", "blue"):
+            y, scores = (of[rows][values[rows] == value, k] for of in (correct, guess))
+            parts.append((roc_auc_score(y, scores), y.sum() * (1 - y).sum()))
         areas.append(np.average([a for a, _ in parts], weights=[w for _, w in parts]))
-    assert row("AUC", "knows the value", LEFT_OUT).estimate == pytest.approx(np.mean(areas))
-    assert row("gap closed", "oracle", SEEN).estimate == pytest.approx(1)
-    lost = row("gap closed", "oracle", SEEN, versus=LEFT_OUT)
+    row = one(found, metric="AUC", router="knows the value", split=LEFT_OUT)
+    assert row.estimate == pytest.approx(np.mean(areas))
+    gaps = {"metric": "gap closed", "split": SEEN}
+    assert one(found, router="oracle", **gaps).estimate == pytest.approx(1)
+    lost = one(found, router="oracle", versus=LEFT_OUT, **gaps)
     assert lost.lower == lost.upper == 0
-    assert row("gap closed", "knows the value", SEEN).estimate == pytest.approx(0)
+    assert one(found, router="knows the value", **gaps).estimate == pytest.approx(0)
 
 
-def test_queries_asked_again_in_their_group_leave_every_interval_as_wide():
-    rng = np.random.default_rng(1)
-    n = 120
-    values, folds = rng.choice(["easy", "hard"], n), rng.integers(0, 2, n)
-    correct = (rng.random((n, 2)) < 0.5).astype(float)
+def test_queries_asked_again_in_their_group_leave_every_interval_as_wide(study):
+    rng, correct = np.random.default_rng(1), study.labels.correct.copy()
     correct[5, 0] = np.nan
-    p = tuple(0.5 * np.nan_to_num(correct) + rng.random((n, 2)) for _ in "ab")
-    best = np.zeros(n, dtype=int)
+    p = [0.5 * np.nan_to_num(correct) + rng.random(correct.shape) for _ in "ab"]
 
     def evaluate(rows):
-        again = {"router": tuple(q[rows] for q in p)}
-        arrays = (correct[rows], best[rows], values[rows], folds[rows], rows)
-        return evaluate_transfer(again, *arrays, kind="benchmark", n_resamples=200)
+        both = {("router", way): q[rows] for way, q in zip((SEEN, LEFT_OUT), p, strict=True)}
+        at = HeldOut(rows, np.isin(rows, study.splits[1].test).astype(int))
+        return compare_ways(relabelled(study, correct=correct), both, study.labels.benchmark, at)
 
-    once, again = evaluate(np.arange(n)), evaluate(np.repeat(np.arange(n), 4))
+    once, again = evaluate(study.test_rows), evaluate(np.repeat(study.test_rows, 4))
     assert ((once["lower"] < once["estimate"]) & (once["estimate"] < once["upper"])).all()
     bounds = ["estimate", "lower", "upper"]
     np.testing.assert_allclose(again[bounds], once[bounds])
