@@ -1,4 +1,4 @@
-"""Studies that several test modules look at, each made once."""
+"""Studies that many test modules look at, each made and fitted once."""
 
 import numpy as np
 import pytest
@@ -17,17 +17,21 @@ def own_artifacts():
         yield
 
 
-@pytest.fixture(scope="module")
-def study(own_artifacts, tmp_path_factory):
+@pytest.fixture(scope="session")
+def study(tmp_path_factory):
     """Three learnable targets, two outer folds."""
-    return tiny_studies.study(tmp_path_factory.mktemp("study"), outer_folds=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv(ARTIFACTS, raising=False)
+        return tiny_studies.study(tmp_path_factory.mktemp("study"), outer_folds=2)
 
 
-@pytest.fixture(scope="module")
-def with_constant(own_artifacts, tmp_path_factory):
+@pytest.fixture(scope="session")
+def with_constant(tmp_path_factory):
     """One target more, `perfect`, is always right: no AUC, no J, nothing to learn."""
-    directory = tmp_path_factory.mktemp("constant")
-    return tiny_studies.study(directory, label_table(targets=TARGETS), outer_folds=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv(ARTIFACTS, raising=False)
+        table = label_table(targets=TARGETS)
+        return tiny_studies.study(tmp_path_factory.mktemp("constant"), table, outer_folds=2)
 
 
 @pytest.fixture(scope="session")

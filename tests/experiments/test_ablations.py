@@ -1,9 +1,9 @@
-import copy
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy.stats import norm
+from tiny_studies import relabelled
 
 from prefill_router.evaluation.results import Quantity, counted, one, results, select
 from prefill_router.evaluation.significance import holm
@@ -203,12 +203,10 @@ def test_queries_and_seeds_add_as_squares_and_p_is_corrected_for_all_changes():
     assert alone.set_index("router")["p_holm"][ALL] < found.set_index("router")["p_holm"][ALL]
 
 
-def test_a_target_without_labels_stays_at_one_half(study, tmp_path):
-    study = copy.copy(study)
+def test_a_target_without_labels_stays_at_one_half(study):
     Y = study.labels.correct.copy()
     Y[study.splits[0].train, 1] = np.nan
-    fold = FoldFit(study, 0, [study.parameters.encoder])
-    study.labels = replace(study.labels, correct=Y)
+    fold = FoldFit(relabelled(study, correct=Y), 0, [study.parameters.encoder])
     features = {"features": lambda it: study.activations().states(2, "mean")}
     for name in (PRIMARY, SEPARATE):
         p = train_variant(fold, replace(variants(study)[name], **features)).average(1)

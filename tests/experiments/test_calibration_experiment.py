@@ -1,8 +1,6 @@
-import copy
-from dataclasses import replace
-
 import numpy as np
 import pytest
+from tiny_studies import relabelled
 
 from prefill_router.evaluation.results import one, select
 from prefill_router.experiments import calibration as it
@@ -41,17 +39,16 @@ def test_probabilities_that_are_too_sure_are_told_from_true_ones(study):
     rng = np.random.default_rng(0)
     logits = rng.normal(size=study.labels.correct.shape)
     truth = 1 / (1 + np.exp(-logits))
-    other = copy.copy(study)
-    other.labels = replace(study.labels, correct=(rng.random(truth.shape) < truth).astype(float))
+    other = relabelled(study, correct=(rng.random(truth.shape) < truth).astype(float))
     sure = 1 / (1 + np.exp(-6 * logits))
     found = it.evaluate_calibration(other, [sure] * 2, [truth] * 2)
     assert one(found, metric="ECE", router=it.AFTER, versus=it.BEFORE).upper < 0
 
 
 def test_missing_labels_are_in_no_bin(study, both):
-    other, correct = copy.copy(study), study.labels.correct.copy()
+    correct = study.labels.correct.copy()
     correct[::3, 1] = np.nan
-    other.labels = replace(study.labels, correct=correct)
+    other = relabelled(study, correct=correct)
     found = select(it.evaluate_calibration(other, *both), metric=it.OBSERVED, router=it.AFTER)
     kept = correct[study.test_rows]
     assert found["n"].sum() == (~np.isnan(kept)).sum()
@@ -78,13 +75,11 @@ def test_an_accuracy_out_of_reach_is_met_with_silence(study, both):
 
 
 def test_thresholds_are_fitted_without_test_labels(study, both):
-    other, correct = copy.copy(study), study.labels.correct.copy()
-    test = study.splits[0].test
+    correct, test = study.labels.correct.copy(), study.splits[0].test
     others = np.setdiff1d(test, study.splits[1].validation)  # folds validate on each other's rows
     correct[others] = 1 - correct[others]
-    other.labels = replace(study.labels, correct=correct)
     shares = [
         one(it.evaluate_abstention(s, both[1], (0.6,)), metric=it.ANSWERED).estimate
-        for s in (study, other)
+        for s in (study, relabelled(study, correct=correct))
     ]
     assert shares[0] == shares[1]

@@ -1,11 +1,11 @@
 import copy
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import tiny_studies
 import torch
 from sklearn.linear_model import LogisticRegression
+from tiny_studies import relabelled
 
 from prefill_router.evaluation.results import one, select
 from prefill_router.experiments.comparison import apply_policies
@@ -113,22 +113,15 @@ def test_constant_features_and_a_target_without_validation_labels():
 def test_labels_of_test_rows_change_no_prediction(tmp_path):
     """And training rows are not predicted, so that nobody can report them."""
 
-    def predicted(directory, spoil):
-        study = tiny_studies.study(directory)
-        split = study.splits[0]
-        if spoil:
-            correct = study.labels.correct.copy()
-            correct[split.test] = 1 - correct[split.test]
-            study.labels = replace(study.labels, correct=correct)
-        main = [study.parameters.encoder]
-        names = [f"{features}, {LOGISTIC}" for features in (ONE, ALL, BY_J)]
-        p = [predictions(study, name, main, FEATURE_SETS)[0] for name in names]
-        assert all(np.isnan(q[split.train]).all() for q in p)
-        assert all(np.isfinite(q[split.test]).all() for q in p)
-        return np.array(p)
-
-    before = predicted(tmp_path / "before", spoil=False)
-    np.testing.assert_array_equal(predicted(tmp_path / "after", spoil=True), before)
+    study = tiny_studies.study(tmp_path)
+    split, correct = study.splits[0], study.labels.correct.copy()
+    correct[split.test] = 1 - correct[split.test]
+    flipped, main = relabelled(study, correct=correct), [study.parameters.encoder]
+    for features in (ONE, ALL, BY_J):
+        name = f"{features}, {LOGISTIC}"
+        p, same = (predictions(s, name, main, FEATURE_SETS)[0] for s in (study, flipped))
+        np.testing.assert_array_equal(p, same)
+        assert np.isnan(p[split.train]).all() and np.isfinite(p[split.test]).all()
 
 
 def test_the_trunk_reads_the_candidate_that_validation_prefers(study, tmp_path, monkeypatch):

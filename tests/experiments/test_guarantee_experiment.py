@@ -1,9 +1,7 @@
-import copy
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import tiny_studies
+from tiny_studies import relabelled
 
 from prefill_router import policy
 from prefill_router.evaluation.comparison import BEST, SAVING_AGAINST_BEST
@@ -23,16 +21,10 @@ def knowing(study):
     return [np.clip(correct * 0.8 + rng.uniform(0, 0.25, correct.shape), 0, 1) for _ in "ab"]
 
 
-def relabelled(study, correct):
-    other = copy.copy(study)
-    other.labels = replace(study.labels, correct=correct)
-    return other
-
-
 def test_halves_share_no_group_and_leave_no_complete_query_out(study):
     correct = study.labels.correct.copy()
     correct[::7, 0] = np.nan
-    holed = relabelled(study, correct)
+    holed = relabelled(study, correct=correct)
     for fold, split in enumerate(study.splits):
         certifying, reporting = it.halves(holed, fold)
         both = np.sort(np.concatenate([certifying, reporting]))
@@ -79,7 +71,7 @@ def test_what_reports_certifies_nothing(study, knowing):
     reporting = np.concatenate([it.halves(study, fold)[1] for fold in range(2)])
     correct = study.labels.correct.copy()
     correct[reporting] = 1 - correct[reporting]
-    other = relabelled(study, correct)
+    other = relabelled(study, correct=correct)
     other.__dict__["best_single"] = study.best_single  # folds train on one another's queries
     after = it.evaluate_guarantee(other, knowing, (0.05,))
     certificates = [select(found, split=it.CERTIFYING) for found in (before, after)]

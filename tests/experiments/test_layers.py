@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import tiny_studies
@@ -8,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from sklearn.linear_model import LogisticRegression
+from tiny_studies import relabelled
 
 from prefill_router.evaluation.results import one, select
 from prefill_router.experiments.layers import (
@@ -27,6 +26,7 @@ from prefill_router.experiments.layers import (
     ternary_search_losses,
     training_ranking,
 )
+from prefill_router.extraction.activations import Activations
 from prefill_router.metrics import auc
 from prefill_router.probes.decomposition import decompose
 
@@ -154,24 +154,20 @@ def test_one_layer_and_one_pooling_leave_comparisons_undefined(tmp_path):
 def test_test_rows_are_never_read(tmp_path, monkeypatch):
     """Neither their labels nor their states matter to any of the answers."""
 
-    def answers(directory, spoil):
-        study = tiny_studies.study(directory)
-        test, states = study.splits[0].test, type(study.activations()).states
+    study, bounds = tiny_studies.study(tmp_path), ["estimate", "lower", "upper"]
+    test, encoder, states = study.splits[0].test, study.parameters.encoder, Activations.states
 
-        def spoiled(self, layer, pooling):
-            values = states(self, layer, pooling).copy()
-            values[test] = 1e6
-            return values
+    def spoiled(self, layer, pooling):
+        values = states(self, layer, pooling).copy()
+        values[test] = 1e6
+        return values
 
-        if spoil:
-            monkeypatch.setattr(type(study.activations()), "states", spoiled)
-            correct = study.labels.correct.copy()
-            correct[test] = 1 - correct[test]
-            study.labels = replace(study.labels, correct=correct)
-        return held_out_ranking(study, study.parameters.encoder)[["estimate", "lower", "upper"]]
-
-    before = answers(tmp_path / "before", spoil=False)
-    np.testing.assert_array_equal(answers(tmp_path / "after", spoil=True), before)
+    before = held_out_ranking(study, encoder)[bounds]
+    correct = study.labels.correct.copy()
+    correct[test] = 1 - correct[test]
+    monkeypatch.setattr(Activations, "states", spoiled)
+    after = held_out_ranking(relabelled(study, correct=correct), encoder)[bounds]
+    np.testing.assert_array_equal(after, before)
 
 
 @given(st.integers(1, 60), st.integers(0, 59), st.integers(0, 2**32 - 1))
