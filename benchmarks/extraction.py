@@ -124,7 +124,7 @@ def whole_passes(model, tokenizer, queries: list[str], *, masked: bool) -> np.nd
     reader.layout = replace(reader.layout, places=None, is_causal=not masked)
     survey = reader.survey(queries)
     places = list(product(range(survey.layout.last + 1), POOLINGS))
-    batches = plan_batches(survey.n_tokens, survey.token_budget)
+    batches = plan_batches(survey.n_tokens, survey.layout.token_budget)
     ((rows, states),) = reader.read(queries, [batches], places)
     states = states[:, np.argsort(rows)].cpu().numpy()
     return states.reshape(-1, len(POOLINGS), *states.shape[1:])

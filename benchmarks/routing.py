@@ -113,7 +113,7 @@ def main(n_queries: int) -> None:
 
     batch = queries[:BATCH]
     lengths = np.array([len(tokens) for tokens in ids[:BATCH]])
-    batches = plan_batches(lengths, reader.token_budget, BATCH, reader.switch)
+    batches = plan_batches(lengths, reader.layout.token_budget, BATCH, reader.layout.switch)
     prompts = [reader.prompts.batch([batch[row] for row in rows]).tokens for rows in batches]
     many, bare_many = [], []
     for _ in range(REPEATS):

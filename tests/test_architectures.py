@@ -27,11 +27,6 @@ def test_states_are_those_of_an_unpadded_pass(key):
 
 
 @every_architecture
-def test_the_config_says_how_many_layers_there_are(key):
-    assert ARCHITECTURES[key].config.get_text_config().num_hidden_layers == N_LAYERS
-
-
-@every_architecture
 def test_half_depth_is_a_part_of_full_depth(key):
     half = range(N_LAYERS // 2 + 1)
     full = states_of(encoder(key), TOKENIZER, QUESTIONS)

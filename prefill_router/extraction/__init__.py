@@ -17,11 +17,9 @@ from prefill_router.extraction.activations import (
     Activations,
     EncoderInfo,
     content_key,
-    usable_layers,
 )
-from prefill_router.extraction.batches import group_batches, plan_batches
+from prefill_router.extraction.batches import group_batches
 from prefill_router.extraction.concurrency import directory_lock, write_behind
-from prefill_router.extraction.model_layout import ModelLayout
 from prefill_router.extraction.models import Device, quiet
 from prefill_router.extraction.pooling import check_poolings
 from prefill_router.extraction.prefill import EncoderSpec, Place, Reader, Survey
@@ -34,16 +32,16 @@ from prefill_router.extraction.shards import (
     Folder,
     check_storage,
     distinct,
+    query_digest,
     tensor_name,
 )
 from prefill_router.extraction.sources import ModelSource, resolve, weights_hash
 from prefill_router.extraction.templates import check_questions
 from prefill_router.progress import meter
-from prefill_router.storage import Store, fingerprint, library_versions
+from prefill_router.storage import Store, library_versions
 
 SHARD_BYTES = 64 * 2**20  # what is lost at most when a run is stopped, and held in memory
 ENGINES = ("local", "ray")
-Opened = contextlib.AbstractContextManager[Reader | RayReader]
 
 
 def extract(
@@ -75,32 +73,23 @@ def extract(
         returns, which is read in memory by this process.
     queries : sequence of str, length N
         Each becomes one user turn in the encoder's chat template.
-    layers : "all", "upper" or sequence of int, default "all"
-        Which of the hidden states 0..L to keep; ``"upper"`` is the upper half, L // 2 + 1 to L.
-        Blocks above the highest are not run.
-    poolings : sequence of str, default ("last", "mean")
+    layers : "all", "upper" or sequence of int
+        Hidden states to keep, of 0..L; ``"upper"`` is L // 2 + 1 to L. Higher blocks are not run.
+    poolings : sequence of str
         Keys of `prefill_router.extraction.pooling.POOLINGS`.
-    max_tokens : int, optional
-        The most tokens of a prompt; by default, and at most, what model and tokenizer allow.
-    truncation : {"error", "left", "right"}, default "error"
-        What to do with longer prompts: refuse, or drop tokens on that side.
+    max_tokens, truncation
+        The most tokens of a prompt (by default what the encoder allows), and what to do with longer
+        ones: refuse (``"error"``), or drop tokens on the ``"left"`` or ``"right"``.
     device, dtype, trust_remote_code
         As for `prefill_router.extraction.models.load_encoder`.
-    engine : {"local", "ray"}, default "local"
-        This process, or workers on a Ray cluster, each with an encoder of its own.
-    address : str, optional
-        Of a running Ray cluster; by default ``RAY_ADDRESS``, else one is started on this machine.
-    workers : int, optional
-        For Ray; by default as many as there is room for.
-    cache_dir : path-like, optional
-        Where states are written shard by shard, and found again: a run that was stopped goes on,
-        and of a data set that has grown only the new queries are read. By default states are kept
-        in memory.
-    storage_dtype : {"float32", "float16"}, default "float32"
-        Type on disk; states are returned as float32.
+    engine, address, workers
+        ``"local"`` for this process, or ``"ray"`` for workers of a Ray cluster: at `address`, by
+        default ``RAY_ADDRESS`` or one started here; by default as many as there is room for.
+    cache_dir, storage_dtype
+        Where, and in which type, states are written shard by shard, and found again: a stopped run
+        goes on, and only new queries are read. By default they are kept in memory.
     token_budget : int, optional
-        The most tokens of a batch, padding included; bounds memory, changes no result beyond
-        rounding.
+        The most tokens of a batch, padding included; changes no result beyond rounding.
     template, template_kwargs : optional
         A chat template (Jinja) to use instead of the tokenizer's, and what to pass to it.
 
@@ -111,11 +100,10 @@ def extract(
     Raises
     ------
     InputError
-        If a parameter, query or model cannot be used, or files in `cache_dir` are damaged or cannot
-        be written.
+        If a parameter, query or model cannot be used, or files are damaged or cannot be written.
     """
-    request = Request(check_questions(queries), layers, check_poolings(poolings))
-    itemsize = check_storage(storage_dtype)().itemsize
+    wanted = Request(check_questions(queries), layers, check_poolings(poolings))
+    check_storage(storage_dtype)
     if token_budget is not None and token_budget < 1:
         raise InputError(f"token_budget is {token_budget}; it must be at least 1.")
     _check_engine(engine, address, workers)
@@ -127,49 +115,15 @@ def extract(
                 "A loaded model is read in memory by this process; name the encoder instead to use "
                 "cache_dir or another engine."
             )
-        reader = contextlib.nullcontext(Reader(*encoder, **reading, token_budget=token_budget))
-        return _in_memory(reader, request, None)
+        return _in_memory(Reader(*encoder, **reading, token_budget=token_budget), wanted, None)
     source = encoder if isinstance(encoder, ModelSource) else resolve(str(encoder))
     info = EncoderInfo(source.name, source.revision, weights_hash(source), dtype, **reading)
     spec = EncoderSpec(source, info, device, trust_remote_code, token_budget)
     reader = ray_reader(spec, address, workers) if engine == "ray" else _local_reader(spec)
-    if cache_dir is None:
-        return _in_memory(reader, request, spec)
-    key = {**spec.key, "storage_dtype": storage_dtype}
-    folder = Folder(Store(cache_dir).path("activations", key))
-    digests, numbers = distinct(request.queries)
-
-    def fill(opened: Reader | RayReader) -> None:
-        survey = opened.survey(request.queries)
-        request.places(survey.layout.last)  # refuses layers that there are not
-        folder.describe(_manifest(spec, key, survey))
-
-        def keep(places: list[Place], rows: np.ndarray, values: Tensor) -> None:
-            found = b"".join(digests[number] for number in numbers[rows])
-            arrays = {QUERIES: np.frombuffer(found, np.uint8).reshape(len(rows), -1)}
-            arrays |= {N_TOKENS: survey.n_tokens[rows], FULL_TOKENS: survey.full_tokens[rows]}
-            names = [tensor_name(*place) for place in places]
-            folder.add(arrays | dict(zip(names, values.cpu().numpy(), strict=True)))
-
-        first = np.unique(numbers, return_index=True)[1]
-        groups = [(places, first[rows]) for places, rows in _missing(folder, digests, request)]
-        _read(opened, survey, request.queries, groups, itemsize, keep)
-
-    try:
-        if _missing(folder, digests, request):
-            folder.path.mkdir(parents=True, exist_ok=True)
-            with directory_lock(folder.path):
-                if _missing(folder, digests, request):  # nor has another process just read them
-                    with reader as opened:
-                        fill(opened)
-    except OSError as error:
-        raise InputError(
-            f"{folder.path} cannot be written ({error.strerror or error}). What is there is kept: "
-            "make room, or give another cache_dir, and run again."
-        ) from error
-    layers = check_layers(request.layers, folder.manifest["last_layer"])
-    found = Activations.open(folder.path, request.queries, layers, request.poolings)
-    return replace(found, encoder=info)  # found under this name, whatever it was read under
+    if cache_dir is not None:
+        return _on_disk(reader, wanted, spec, cache_dir, storage_dtype)
+    with reader as opened:
+        return _in_memory(opened, wanted, spec)
 
 
 @dataclass(frozen=True)
@@ -199,64 +153,107 @@ def _local_reader(spec: EncoderSpec) -> Iterator[Reader]:
     yield spec.load()
 
 
-def _in_memory(reader: Opened, request: Request, spec: EncoderSpec | None) -> Activations:
-    queries, poolings = request.queries, request.poolings
-    with reader as opened:
-        survey = opened.survey(queries)
-        places, width = request.places(survey.layout.last), survey.layout.width
-        states = {place: np.empty((len(queries), width), np.float32) for place in places}
+def _in_memory(
+    reader: Reader | RayReader, wanted: Request, spec: EncoderSpec | None
+) -> Activations:
+    queries = wanted.queries
+    survey = reader.survey(queries)
+    places, width = wanted.places(survey.layout.last), survey.layout.width
+    states = {place: np.empty((len(queries), width), np.float32) for place in places}
 
-        def keep(places: list[Place], rows: np.ndarray, values: Tensor) -> None:
-            for place, part in zip(places, values.cpu().numpy(), strict=True):
-                states[place][rows] = part
+    def keep(places: list[Place], rows: np.ndarray, values: np.ndarray) -> None:
+        for place, part in zip(places, values, strict=True):
+            states[place][rows] = part
 
-        _read(opened, survey, queries, [(places, np.arange(len(queries)))], 4, keep)
+    _read(reader, survey, queries, [(places, np.arange(len(queries)))], 4, keep)
 
-    def not_finite(*place: Any) -> np.ndarray:
-        return np.flatnonzero(~np.isfinite(states[place]).all(axis=1))
-
-    layers = sorted({layer for layer, _ in places})
-    return Activations(
-        usable_layers(layers, poolings, not_finite),
-        poolings,
-        width,
-        content_key(spec.key, queries, layers, poolings) if spec else fingerprint(*states.values()),
-        spec.info if spec else None,
-        len(queries),
-        (survey.n_tokens, survey.full_tokens),
-        lambda *place: states[place],
-    )
+    found = Activations.from_arrays(states, survey.n_tokens, survey.full_tokens)
+    found = replace(found, poolings=wanted.poolings)
+    if spec is None:
+        return found
+    layers = check_layers(wanted.layers, survey.layout.last)
+    key = content_key(spec.key, queries, layers, wanted.poolings)
+    return replace(found, key=key, encoder=spec.info)
 
 
-def _missing(
-    folder: Folder, digests: list[bytes], request: Request
-) -> list[tuple[list[Place], np.ndarray]]:
-    """Return which rows lack which places, those that lack the same together; all, if unknown."""
+def _on_disk(
+    reader: contextlib.AbstractContextManager[Reader | RayReader],
+    wanted: Request,
+    spec: EncoderSpec,
+    cache_dir: str | os.PathLike,
+    storage_dtype: str,
+) -> Activations:
+    key = {**spec.key, "storage_dtype": storage_dtype}
+    folder = Folder(Store(cache_dir).path("activations", key))
+    try:
+        if _missing(folder, wanted):
+            folder.path.mkdir(parents=True, exist_ok=True)
+            with directory_lock(folder.path):
+                if _missing(folder, wanted):  # nor has another process just read them
+                    with reader as opened:
+                        _fill(folder, opened, wanted, spec, key)
+    except OSError as error:
+        raise InputError(
+            f"{folder.path} cannot be written ({error.strerror or error}). What is there is kept: "
+            "make room, or give another cache_dir, and run again."
+        ) from error
+    layers = check_layers(wanted.layers, folder.manifest["last_layer"])
+    found = Activations.open(folder.path, wanted.queries, layers, wanted.poolings)
+    return replace(found, encoder=spec.info)  # found under this name, whatever it was read under
+
+
+def _missing(folder: Folder, wanted: Request) -> list[tuple[list[Place], np.ndarray]]:
+    """Return which rows lack which places, those that lack the same together; all, if unknown.
+
+    Of queries that are alike, the first.
+    """
+    digests, first, _ = distinct(wanted.queries)
     if folder.manifest is None:
-        return [([], np.arange(len(digests)))]
+        return [([], first)]
     held, groups = folder.find(digests), []
-    places = request.places(folder.manifest["last_layer"])
+    places = wanted.places(folder.manifest["last_layer"])
     lacking = ~np.array([held.has(tensor_name(*place)) for place in places])
     for pattern in np.unique(lacking, axis=1).T[::-1]:  # those that lack most first
         if pattern.any():
-            rows = np.flatnonzero((lacking == pattern[:, None]).all(axis=0))
+            rows = first[(lacking == pattern[:, None]).all(axis=0)]
             groups.append(([places[i] for i in np.flatnonzero(pattern)], rows))
     return groups
 
 
-def _manifest(spec: EncoderSpec, key: dict[str, Any], survey: Survey) -> dict[str, Any]:
-    layout: ModelLayout = survey.layout
-    return {
-        "key": key,
-        "encoder": asdict(spec.info),
-        "files": spec.source.hashes(),
-        "last_layer": layout.last,
-        "width": layout.width,
-        "attention_mask": not layout.is_causal,
-        "whole_passes": layout.places is None,
-        "device": survey.device,
-        "libraries": library_versions(),
-    }
+def _fill(
+    folder: Folder,
+    reader: Reader | RayReader,
+    wanted: Request,
+    spec: EncoderSpec,
+    key: dict[str, Any],
+) -> None:
+    """Read what a folder lacks, and write it shard by shard."""
+    survey = reader.survey(wanted.queries)
+    layout = survey.layout
+    wanted.places(layout.last)  # refuses layers that there are not, before anything is written
+    folder.describe(
+        {
+            "key": key,
+            "encoder": asdict(spec.info),
+            "files": spec.source.hashes(),
+            "last_layer": layout.last,
+            "width": layout.width,
+            "attention_mask": not layout.is_causal,
+            "whole_passes": layout.places is None,
+            "device": layout.device,
+            "libraries": library_versions(),
+        }
+    )
+
+    def keep(places: list[Place], rows: np.ndarray, values: np.ndarray) -> None:
+        digests = b"".join(query_digest(wanted.queries[row]) for row in rows)
+        arrays = {QUERIES: np.frombuffer(digests, np.uint8).reshape(len(rows), -1)}
+        arrays |= {N_TOKENS: survey.n_tokens[rows], FULL_TOKENS: survey.full_tokens[rows]}
+        names = [tensor_name(*place) for place in places]
+        folder.add(arrays | dict(zip(names, values, strict=True)))
+
+    itemsize = check_storage(key["storage_dtype"])().itemsize
+    _read(reader, survey, wanted.queries, _missing(folder, wanted), itemsize, keep)
 
 
 def _read(
@@ -265,22 +262,24 @@ def _read(
     texts: list[str],
     groups: list[tuple[list[Place], np.ndarray]],
     itemsize: int,
-    keep: Callable[[list[Place], np.ndarray, Tensor], None],
+    keep: Callable[[list[Place], np.ndarray, np.ndarray], None],
 ) -> None:
     """Read some places of some rows, and hand over the states of each shard, in another thread."""
-    lengths = survey.n_tokens
+
+    def hand_over(places: list[Place], rows: np.ndarray, values: Tensor) -> None:
+        keep(places, rows, values.cpu().numpy())
+
     for places, rows in groups:
         n_rows = max(1, SHARD_BYTES // (len(places) * survey.layout.width * itemsize))
-        batches = plan_batches(lengths[rows], survey.token_budget, n_rows, survey.switch)
-        shards = group_batches([rows[batch] for batch in batches], n_rows)
+        shards = group_batches(survey.plan(rows, n_rows), n_rows)
         with (
             quiet(),
-            write_behind(keep) as put,
-            meter("Reading prompts", len(rows), int(lengths[rows].sum())) as bar,
+            write_behind(hand_over) as put,
+            meter("Reading prompts", len(rows), int(survey.n_tokens[rows].sum())) as bar,
         ):
 
             def advance(rows: np.ndarray, bar=bar) -> None:
-                bar(len(rows), int(lengths[rows].sum()))
+                bar(len(rows), int(survey.n_tokens[rows].sum()))
 
             for shard, states in reader.read(texts, shards, places, advance):
                 put(places, shard, states)

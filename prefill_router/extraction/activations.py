@@ -101,20 +101,24 @@ class Activations:
         cls,
         states: Mapping[tuple[int, str], np.ndarray],
         n_tokens: np.ndarray | None = None,
+        full_tokens: np.ndarray | None = None,
     ) -> Activations:
         """Return activations of one's own arrays.
+
+        Warns of states that are not finite, whose layers are left out.
 
         Parameters
         ----------
         states : mapping of (int, str) to ndarray of shape (N, D)
             States by layer and pooling: every layer with every pooling.
-        n_tokens : ndarray of shape (N,), optional
-            Tokens of each prompt. Needed only for costs.
+        n_tokens, full_tokens : ndarray of shape (N,), optional
+            Tokens of each prompt as it was read, and before it was cut, by default as many. Needed
+            only for costs.
 
         Raises
         ------
         InputError
-            If shapes differ, a layer lacks a pooling, or a state is not finite.
+            If shapes differ, a layer lacks a pooling, or no layer can be used.
         """
         arrays = {place: np.asarray(array, np.float32) for place, array in states.items()}
         layers = sorted({layer for layer, _ in arrays})
@@ -129,20 +133,17 @@ class Activations:
         shape = next(iter(shapes))
         if len(shapes) > 1 or len(shape) != 2:
             raise InputError(f"states must be arrays of one shape (N, D); these are {shapes}.")
-        for (layer, pooling), array in arrays.items():
-            if not (finite := np.isfinite(array).all(axis=1)).all():
-                raise InputError(
-                    f"The state of query {int(np.argmin(finite))} at layer {layer} ({pooling}) is "
-                    "not finite; drop the query or the layer."
-                )
         tokens = None
         if n_tokens is not None:
-            tokens = (np.asarray(n_tokens, np.int64),) * 2
+            lengths = (n_tokens, n_tokens if full_tokens is None else full_tokens)
+            tokens = tuple(np.asarray(counts, np.int64) for counts in lengths)
             if tokens[0].shape != shape[:1]:
                 raise InputError(f"n_tokens has shape {tokens[0].shape}; it must be {shape[:1]}.")
         content = [part for place in sorted(arrays) for part in (list(place), arrays[place])]
         key = fingerprint(*content, *(tokens or ()))
-        return cls(layers, poolings, shape[1], key, None, shape[0], tokens, lambda *at: arrays[at])
+        bad = {at: np.flatnonzero(~np.isfinite(arrays[at]).all(axis=1)) for at in sorted(arrays)}
+        usable = usable_layers(bad)
+        return cls(usable, poolings, shape[1], key, None, shape[0], tokens, lambda *at: arrays[at])
 
     @classmethod
     def open(
@@ -174,7 +175,7 @@ class Activations:
         manifest = folder.manifest
         if manifest is None:
             raise InputError(f"{directory} holds no activations ({MANIFEST} is missing).")
-        digests, rows = distinct(queries)
+        digests, _, rows = distinct(queries)
         held = folder.find(digests)
         places = [name.rpartition(".") for name in held.names if "." in name]
         layers = sorted({int(layer) for _, _, layer in places}) if layers is None else layers
@@ -186,10 +187,12 @@ class Activations:
                 f"{directory} lacks states of {missing} of {len(rows)} queries; extract again to "
                 "have them read."
             )
+        bad = {
+            at: np.flatnonzero(np.isin(rows, held.not_finite(*at)))
+            for at in product(layers, poolings)
+        }
         return cls(
-            usable_layers(
-                layers, poolings, lambda *at: np.flatnonzero(np.isin(rows, held.not_finite(*at)))
-            ),
+            usable_layers(bad),
             list(poolings),
             manifest["width"],
             content_key(manifest["key"], queries, layers, poolings),
@@ -265,37 +268,30 @@ def content_key(
     return fingerprint(key, list(queries), list(layers), list(poolings))
 
 
-def usable_layers(
-    layers: Sequence[int], poolings: Sequence[str], not_finite: Callable[[int, str], np.ndarray]
-) -> list[int]:
+def usable_layers(not_finite: Mapping[tuple[int, str], np.ndarray]) -> list[int]:
     """Return the layers whose states are all finite; warn of the others.
 
     Parameters
     ----------
-    layers, poolings : sequence
-        What was extracted.
-    not_finite : callable
-        Says which queries' states of a layer and pooling are not finite.
+    not_finite : mapping of (int, str) to int64 ndarray
+        Of each layer and pooling, the queries whose states are not finite.
 
     Raises
     ------
     InputError
         If no layer is left.
     """
-    bad, said = set(), []
-    for layer, pooling in product(layers, poolings):
-        if len(rows := not_finite(layer, pooling)):
-            bad.add(layer)
-            more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
-            said.append(
-                f"layer {layer} ({pooling}): query {', '.join(map(str, rows[:NAMED]))}{more}"
-            )
-    left = [layer for layer in layers if layer not in bad]
+    bad = {place: rows.tolist() for place, rows in not_finite.items() if len(rows)}
+    left = sorted({layer for layer, _ in not_finite} - {layer for layer, _ in bad})
     if bad:
+        said = "; ".join(
+            f"layer {layer} ({pooling}): query {', '.join(map(str, rows[:NAMED]))}"
+            + (f" and {len(rows) - NAMED} more" if len(rows) > NAMED else "")
+            for (layer, pooling), rows in bad.items()
+        )
         report = (
-            f"Some states are not finite: {'; '.join(said)}. These layers are left out. Drop those "
-            "queries, or try dtype float32 or bfloat16; if it stays, the model's weights are "
-            "damaged."
+            f"Some states are not finite: {said}. These layers are left out. Drop those queries, "
+            "or try dtype float32 or bfloat16; if it stays, the model's weights are damaged."
         )
         if not left:
             raise InputError(f"{report} No layer is left to be used.")

@@ -73,7 +73,7 @@ def default_budget(device: torch.device, bytes_per_token: int) -> int:
     ----------
     device : torch.device
     bytes_per_token : int
-        `ModelLayout.bytes_per_token`.
+        What the modules of one block write per token: about the memory that a batch needs.
     """
     if device.type == "cuda":
         memory, least, most = torch.cuda.mem_get_info(device)[0] // 2, 1, GPU_TOKENS

@@ -22,40 +22,36 @@ HOLDER = ".holder"  # a file of its own: whoever tries to lock the other one emp
 
 def prefetch(function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
     """Yield ``function(item)`` of each item, computed in a thread before it is asked for."""
-    pool, waiting = ThreadPoolExecutor(1), deque()
-    try:
+    waiting = deque()
+    with ThreadPoolExecutor(1) as pool:
         for item in items:
             waiting.append(pool.submit(function, item))
             if len(waiting) > DEPTH:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 @contextlib.contextmanager
 def write_behind(function: Callable[..., None]) -> Iterator[Callable[..., None]]:
     """Yield a function that has `function` called in a thread, in order.
 
-    It waits where too much is left to do. An error in the thread is raised by the next call, or at
+    It waits where too much is left to do. An error in the thread is raised by a later call, or at
     the end, which waits for all that is left, also where the block fails.
     """
-    pool, waiting = ThreadPoolExecutor(1), deque()
+    waiting = deque()
 
     def submit(*arguments: Any) -> None:
         waiting.append(pool.submit(function, *arguments))
         if len(waiting) > DEPTH:
             waiting.popleft().result()
 
-    try:
+    with ThreadPoolExecutor(1) as pool:
         try:
             yield submit
         finally:
             while waiting:
                 waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 @contextlib.contextmanager

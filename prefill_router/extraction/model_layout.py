@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 from collections import Counter
@@ -13,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from prefill_router.errors import InputError
-from prefill_router.extraction.models import input_device
+from prefill_router.extraction.batches import default_budget, rope_switch
+from prefill_router.extraction.models import device_name, input_device
 
 SAMPLE_TOKENS = 16
 
@@ -21,13 +23,13 @@ SAMPLE_TOKENS = 16
 class Place(NamedTuple):
     """Where in a model a hidden state arises: what a module takes in, or what it gives out."""
 
-    module: nn.Module
+    module: str
     is_input: bool
 
 
 @dataclass(frozen=True)
 class ModelLayout:
-    """What a sample's forward pass shows of a model; made by `locate_blocks`.
+    """How a model can be read, as a sample's forward pass shows; made by `locate_blocks`.
 
     Attributes
     ----------
@@ -41,18 +43,26 @@ class ModelLayout:
         attention mask.
     width : int
         D, numbers in a state.
-    bytes_per_token : int
-        What the modules of one block write per token: about the memory that a batch needs.
+    token_budget : int
+        The most tokens of a batch.
+    switch : float
+        No batch holds prompts of more tokens and others (`rope_switch`).
+    device : str
+        What computes.
     """
 
     last: int
     places: list[Place] | None
     is_causal: bool
     width: int
-    bytes_per_token: int
+    token_budget: int
+    switch: float
+    device: str
 
 
-def locate_blocks(model: nn.Module, sample: Sequence[int], padding: int) -> ModelLayout:
+def locate_blocks(
+    model: nn.Module, sample: Sequence[int], padding: int, token_budget: int | None = None
+) -> ModelLayout:
     """Find where a model's hidden states arise, by looking at one forward pass.
 
     No architecture is known by name. A place counts only if what passes there is, bit for bit, the
@@ -67,6 +77,8 @@ def locate_blocks(model: nn.Module, sample: Sequence[int], padding: int) -> Mode
         Token ids of a prompt; `SAMPLE_TOKENS` of them suffice.
     padding : int
         The token that prompts are padded with.
+    token_budget : int, optional
+        The most tokens of a batch; by default what keeps the device busy (`default_budget`).
 
     Returns
     -------
@@ -83,37 +95,30 @@ def locate_blocks(model: nn.Module, sample: Sequence[int], padding: int) -> Mode
     half = len(sample) // 2
     padded = sample[:half] + [padding] * (len(sample) - half)
     passing: list[tuple[Place, Tensor]] = []
-    calls: Counter[nn.Module] = Counter()
+    calls: Counter[str] = Counter()
     written = 0
 
-    def before(module: nn.Module, args: tuple, kwargs: dict) -> None:
-        calls[module] += 1
-        keep(Place(module, True), (*args, *kwargs.values()))
-
-    def after(module: nn.Module, args: tuple, output: object) -> None:
+    def watch(name: str, module: nn.Module, args: tuple, kwargs: dict, *output: object) -> None:
         nonlocal written
-        state = keep(Place(module, False), output)
-        if state is not None and not any(module.children()):
+        calls[name] += not output
+        state = first_tensor(output[0] if output else (*args, *kwargs.values()))
+        if state is None:
+            return
+        if output and not any(module.children()):
             written += state.nbytes
-
-    def keep(place: Place, values: object) -> Tensor | None:
-        state = first_tensor(values)
-        if state is not None and state.shape[:2] == (1, len(sample)) and state.dim() == 3:
+        if state.shape[:2] == (1, len(sample)) and state.dim() == 3:
             # A copy, since a later module may write over it; on the host, since devices may differ
-            passing.append((place, state.cpu().clone()))
-        return state
+            passing.append((Place(name, not output), state.cpu().clone()))
 
-    handles = []
     try:
-        for module in model.modules():
-            handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
-            handles.append(module.register_forward_hook(after))
-        hidden = [state.cpu() for state in all_states(model, torch.tensor([sample]))]
+        with contextlib.ExitStack() as hooks:
+            for name, module in model.named_modules():
+                hook = functools.partial(watch, name)
+                hooks.enter_context(module.register_forward_pre_hook(hook, with_kwargs=True))
+                hooks.enter_context(module.register_forward_hook(hook, with_kwargs=True))
+            hidden = [state.cpu() for state in all_states(model, torch.tensor([sample]))]
     except (TypeError, ValueError) as error:
         raise InputError(f"{type(model).__name__} cannot read text alone: {error}") from error
-    finally:
-        for handle in handles:
-            handle.remove()
     if len({state.shape for state in hidden}) > 1:
         raise InputError(f"{type(model).__name__} has hidden states of more than one shape.")
     is_causal = False
@@ -122,13 +127,16 @@ def locate_blocks(model: nn.Module, sample: Sequence[int], padding: int) -> Mode
         is_causal = all(
             torch.equal(a[:, :half], b.cpu()[:, :half]) for a, b in zip(hidden, other, strict=True)
         )
-    last = len(hidden) - 1
+    last, device = len(hidden) - 1, input_device(model)
+    bytes_per_token = max(1, written // (len(sample) * max(1, last)))  # of one block
     return ModelLayout(
         last=last,
         places=_match(hidden, [(p, state) for p, state in passing if calls[p.module] == 1]),
         is_causal=is_causal,
         width=hidden[-1].shape[-1],
-        bytes_per_token=max(1, written // (len(sample) * max(1, last))),
+        token_budget=token_budget or default_budget(device, bytes_per_token),
+        switch=rope_switch(model.config.get_text_config()),
+        device=device_name(device),
     )
 
 

@@ -13,18 +13,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import (
-    CONFIG_MAPPING,
-    AutoConfig,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-)
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from prefill_router.errors import InputError, did_you_mean
-from prefill_router.extraction.sources import LOADED, ModelSource
-from prefill_router.storage import read_json
+from prefill_router.extraction.sources import ModelSource, read_config
 
 SPREAD = "spread"
 Device = str | Mapping[str, str | int]
@@ -159,7 +152,6 @@ def load_target(
 def _load(auto, source: ModelSource, device: Device, dtype: str, trust_remote_code: bool):
     if dtype not in DTYPES:
         raise InputError(f"dtype {dtype!r} is unknown." + did_you_mean(dtype, DTYPES))
-    _check_code(source, trust_remote_code)
     placement = device_map(device)
     options = {"trust_remote_code": trust_remote_code, "local_files_only": True}
     try:
@@ -183,18 +175,6 @@ def _load(auto, source: ModelSource, device: Device, dtype: str, trust_remote_co
             f"(first: {missing[0]}); the checkpoint is of another kind of model, or incomplete."
         )
     return model.eval(), tokenizer
-
-
-def _check_code(source: ModelSource, trust_remote_code: bool) -> None:
-    """Refuse a model that only its own Python code can load, unless that code is trusted."""
-    config = read_json(source.location / "config.json")
-    native = config.get("model_type") in CONFIG_MAPPING
-    if config.get("auto_map") and not native and not trust_remote_code:
-        raise InputError(
-            f"{source.name} brings Python code of its own (auto_map in its config.json), which is "
-            "not run. Use a model that transformers knows, or, after reading that code, load it "
-            "with trust_remote_code=True."
-        )
 
 
 def pad_id(tokenizer) -> int:
@@ -244,25 +224,18 @@ def write_untrained(source: ModelSource, directory: Path, seed: int = 0) -> Path
     """
     if directory.exists() and any(directory.iterdir()):
         raise InputError(f"{directory} is not empty; name another directory.")
-    try:
-        config = AutoConfig.from_pretrained(
-            source.location, trust_remote_code=False, local_files_only=True
-        )
-        with quiet(), torch.random.fork_rng():
-            torch.manual_seed(seed)
-            model = AutoModel.from_config(config, dtype=torch.float32)
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(
-            f"{source.name}: no model can be made from its config.json: {error}"
-        ) from error
+    config = read_config(source)
+    with quiet(), torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = AutoModel.from_config(config, dtype=torch.float32)
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".untrained-") as temporary:
         made = Path(temporary) / "model"
+        made.mkdir()
+        for path in source.files():
+            if not fnmatch(path.name, WEIGHTS):
+                shutil.copyfile(path, made / path.name)
         with quiet():
             model.save_pretrained(made)
-        for path in sorted(source.location.iterdir()):
-            kept = any(fnmatch(path.name, pattern) for pattern in LOADED)
-            if kept and not fnmatch(path.name, WEIGHTS) and path.name != "config.json":
-                shutil.copyfile(path, made / path.name)
         made.rename(directory)
     return directory

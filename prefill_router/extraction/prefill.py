@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from prefill_router.errors import InputError
 from prefill_router.extraction.activations import EncoderInfo
-from prefill_router.extraction.batches import default_budget, rope_switch
+from prefill_router.extraction.batches import plan_batches
 from prefill_router.extraction.concurrency import prefetch
 from prefill_router.extraction.model_layout import (
     ModelLayout,
@@ -25,7 +25,6 @@ from prefill_router.extraction.model_layout import (
 )
 from prefill_router.extraction.models import (
     Device,
-    device_name,
     input_device,
     load_encoder,
     pad_id,
@@ -102,71 +101,57 @@ class Prefill:
     def _forward(self, batch: Batch) -> Tensor:
         lengths = None if self.layout.is_causal else batch.lengths
         pooled: dict[Place, Tensor] = {}
+
+        def pool(layer: int, states: Tensor) -> None:
+            there = batch.to(states.device)
+            for place in self.places:
+                if place[0] == layer:
+                    pooled[place] = POOLINGS[place[1]](states, there)
+
+        def hook(layer: int, module: nn.Module, args: tuple, kwargs: dict, *output: object) -> None:
+            pool(layer, first_tensor(output[0] if output else (*args, *kwargs.values())))
+            if len(pooled) == len(self.places):
+                raise _Done
+
         if self.layout.places is None:
             hidden = all_states(self.model, batch.tokens, lengths)
             for layer in self.layers:
-                self._pool(layer, hidden[layer], batch, pooled)
+                pool(layer, hidden[layer])
         else:
-            with self._hooks(batch, pooled), contextlib.suppress(_Done):
+            with contextlib.ExitStack() as hooks, contextlib.suppress(_Done):
+                for layer in self.layers:
+                    name, is_input = self.layout.places[layer]
+                    module, call = self.model.get_submodule(name), partial(hook, layer)
+                    if is_input:
+                        handle = module.register_forward_pre_hook(call, with_kwargs=True)
+                    else:
+                        handle = module.register_forward_hook(call, with_kwargs=True)
+                    hooks.enter_context(handle)
                 self.model(**model_inputs(self.model, batch.tokens, lengths))
         if len(pooled) < len(self.places):
             raise RuntimeError(f"{type(self.model).__name__} ran other modules than on its sample.")
         return torch.stack([pooled[place].to(self.device) for place in self.places])
 
-    @contextlib.contextmanager
-    def _hooks(self, batch: Batch, pooled: dict[Place, Tensor]) -> Iterator[None]:
-        """Have `pooled` filled at each layer's place; remove every hook, whatever happens."""
 
-        def pool(layer: int, module: nn.Module, args: tuple, kwargs: dict, *output: object) -> None:
-            values = output[0] if output else (*args, *kwargs.values())
-            self._pool(layer, first_tensor(values), batch, pooled)
-            if len(pooled) == len(self.places):
-                raise _Done
-
-        handles = []
-        try:
-            for layer in self.layers:
-                module, is_input = self.layout.places[layer]
-                register = (
-                    module.register_forward_pre_hook if is_input else module.register_forward_hook
-                )
-                handles.append(register(partial(pool, layer), with_kwargs=True))
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _pool(self, layer: int, states: Tensor, batch: Batch, pooled: dict[Place, Tensor]) -> None:
-        batch = batch.to(states.device)
-        for place in self.places:
-            if place[0] == layer:
-                pooled[place] = POOLINGS[place[1]](states, batch)
-
-
-@dataclass(frozen=True)
-class Survey:
-    """What is known before the first batch: of N prompts, and of what reads them.
+class Survey(NamedTuple):
+    """What is known before the first batch: how the model reads, and how long N prompts are.
 
     Attributes
     ----------
-    full_tokens, n_tokens : int64 ndarray of shape (N,)
-        Tokens of each prompt before any is cut, and as it is read.
     layout : ModelLayout
-        Of the encoder; without the modules, which only its own process can use.
-    token_budget : int
-        The most tokens of a batch.
-    switch : float
-        `rope_switch`.
-    device : str
-        What computes.
+    n_tokens, full_tokens : int64 ndarray of shape (N,)
+        Tokens of each prompt as it is read, and before any is cut.
     """
 
-    full_tokens: np.ndarray
-    n_tokens: np.ndarray
     layout: ModelLayout
-    token_budget: int
-    switch: float
-    device: str
+    n_tokens: np.ndarray
+    full_tokens: np.ndarray
+
+    def plan(self, rows: np.ndarray, most: int) -> list[np.ndarray]:
+        """Return batches of some of the prompts, of `most` each, as `plan_batches`."""
+        lengths, layout = self.n_tokens[rows], self.layout
+        batches = plan_batches(lengths, layout.token_budget, most, layout.switch)
+        return [rows[batch] for batch in batches]
 
 
 class Reader:
@@ -203,13 +188,11 @@ class Reader:
         self.model = model.eval()
         self.prompts = Prompts(tokenizer, max_tokens, truncation, template_kwargs, template)
         with quiet():
-            self.layout = locate_blocks(model, self.prompts.ids([SAMPLE])[0], pad_id(tokenizer))
-        device = input_device(model)
-        self.token_budget = token_budget or default_budget(device, self.layout.bytes_per_token)
-        self.switch = rope_switch(model.config.get_text_config())
+            sample = self.prompts.ids([SAMPLE])[0]
+            self.layout = locate_blocks(model, sample, pad_id(tokenizer), token_budget)
 
     def survey(self, queries: Sequence[str]) -> Survey:
-        """Count the tokens of all prompts, and say how they can be read.
+        """Count the tokens of all prompts.
 
         Raises
         ------
@@ -217,14 +200,7 @@ class Reader:
             If a prompt cannot be read.
         """
         full_tokens = self.prompts.count(queries)
-        return Survey(
-            full_tokens,
-            np.minimum(full_tokens, self.prompts.max_tokens),
-            replace(self.layout, places=None if self.layout.places is None else []),
-            self.token_budget,
-            self.switch,
-            device_name(input_device(self.model)),
-        )
+        return Survey(self.layout, np.minimum(full_tokens, self.prompts.max_tokens), full_tokens)
 
     def read(
         self,

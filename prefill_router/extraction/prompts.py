@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -16,12 +15,10 @@ from prefill_router.extraction.models import pad_id
 from prefill_router.extraction.pooling import Batch
 from prefill_router.extraction.templates import (
     Query,
-    character_spans,
     check_questions,
     format_prompts,
-    frame,
     is_messages,
-    token_span,
+    user_spans,
 )
 
 Truncation = Literal["error", "left", "right"]
@@ -136,18 +133,15 @@ class Prompts:
         InputError
             As for `count`, or if the user's own tokens are wanted and cannot be found.
         """
-        if find_user and any(map(is_messages, questions)):
-            raise InputError(
-                "The user's own tokens are those of one question; give a text instead of messages, "
-                "or use pooling mean."
-            )
+        if find_user:
+            self._check_user(questions)
         encoded = self._encode(questions, offsets=find_user)
         self._check_lengths([len(tokens) for tokens in encoded["input_ids"]], questions)
         ids = [self._cut(tokens) for tokens in encoded["input_ids"]]
         lengths = torch.tensor([len(tokens) for tokens in ids])
         user = torch.stack([torch.zeros_like(lengths), lengths], dim=1)
         if find_user:
-            user = torch.tensor(self._user_spans(questions, encoded))
+            user = torch.tensor(self._user_tokens(questions, encoded["offset_mapping"]))
         padding, width = pad_id(self.tokenizer), int(lengths.max())
         padded = [tokens + [padding] * (width - len(tokens)) for tokens in ids]
         return Batch(torch.tensor(padded), lengths, user)
@@ -156,11 +150,6 @@ class Prompts:
         return format_prompts(self.tokenizer, questions, self.template_kwargs, self.template)
 
     def _encode(self, questions: Sequence[Query], offsets: bool = False):
-        if offsets and not self.tokenizer.is_fast:
-            raise InputError(
-                "The user's own tokens can only be found with a fast tokenizer (tokenizer.json); "
-                "use pooling mean."
-            )
         # A chat template writes the special tokens itself; adding them again would double them.
         return self.tokenizer(
             self._format(questions),
@@ -171,28 +160,33 @@ class Prompts:
             verbose=False,
         )
 
-    def _cut(self, tokens: list[int]) -> list[int]:
+    def _cut(self, tokens: list) -> list:
         if self.truncation == "left":
             return tokens[-self.max_tokens :]
         return tokens[: self.max_tokens]
 
-    @cached_property
-    def _frame(self) -> tuple[str, str]:
-        return frame(lambda question: self._format([question])[0])
+    def _check_user(self, questions: Sequence[Query]) -> None:
+        if any(map(is_messages, questions)) or not self.tokenizer.is_fast:
+            raise InputError(
+                "The user's own tokens cannot be found; give a text instead of messages, and a "
+                "fast tokenizer (tokenizer.json), or use pooling mean."
+            )
 
-    def _user_spans(self, questions: Sequence[str], encoded) -> list[tuple[int, int]]:
-        spans = []
-        characters = character_spans(self._format(questions), questions, *self._frame)
-        for question, offsets, span in zip(
-            questions, encoded["offset_mapping"], characters, strict=True
-        ):
-            dropped = len(offsets) - self.max_tokens if self.truncation == "left" else 0
-            first, last = np.array(token_span(offsets, *span)) - max(0, dropped)
-            first, last = max(0, int(first)), min(int(last), self.max_tokens)
-            if first >= last:
+    def _user_tokens(self, questions: Sequence[str], offsets: list) -> list[tuple[int, int]]:
+        """Return the first token of each question's characters, and one past the last."""
+        found = []
+        spans = user_spans(self._format, questions)
+        for question, places, (start, stop) in zip(questions, offsets, spans, strict=True):
+            # A special token that the tokenizer has added stands for no character
+            own = [
+                position
+                for position, (first, last) in enumerate(self._cut(places))
+                if first < last and first < stop and last > start
+            ]
+            if not own:
                 raise InputError(
                     f"Of question {question[:60]!r} no token of its own is read, so there is "
                     "nothing for a user_ pooling; drop it, raise max_tokens, or use mean."
                 )
-            spans.append((first, last))
-        return spans
+            found.append((own[0], own[-1] + 1))
+        return found

@@ -7,11 +7,10 @@ import logging
 import os
 import platform
 import socket
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
-from math import inf
 from typing import Any
 
 import numpy as np
@@ -24,9 +23,9 @@ from prefill_router.extraction.prefill import EncoderSpec, Place, Reader, Survey
 from prefill_router.extraction.sources import resolve, weights_hash
 from prefill_router.storage import versions
 
-TRIES = 4  # workers that a shard may take down before it is given up
+TRIES = 4  # workers that a shard may take down before it is given up; at least 2
 PATIENCE = 5.0  # seconds for a machine of a cluster to answer
-NAMED = 5  # queries named of a shard that is given up
+NAMED = 5  # queries named of those that were given up
 
 
 @contextlib.contextmanager
@@ -133,19 +132,19 @@ class RayReader:
 
     Notes
     -----
-    For a worker that is lost another is started, and the shard that it was reading is read again,
-    after the others. A shard that `TRIES` workers were lost over is given up; the others are read
-    all the same, unless more are given up than were read.
+    For a worker that is lost Ray starts another, which reads the shard again. A shard that `TRIES`
+    workers were lost over is given up; the others are read all the same, unless more are given up
+    than were read.
     """
 
     def __init__(self, spec: EncoderSpec, workers: int | None):
         import ray
 
-        self.workers = workers
-        self.resources = needs(spec.device, torch.get_num_threads())
-        self._start = partial(
-            ray.remote(Worker).options(**self.resources).remote, spec, torch.get_num_threads()
-        )
+        threads = torch.get_num_threads()
+        resources, room = share(spec.device, threads)
+        options = resources | {"max_restarts": -1, "max_task_retries": TRIES - 1}
+        self._start = partial(ray.remote(Worker).options(**options).remote, spec, threads)
+        self._most = workers or max(1, room)
         self._free = deque([self._start()])
 
     def survey(self, queries: list[str]) -> Survey:
@@ -177,47 +176,36 @@ class RayReader:
         """
         import ray
 
-        wanted = min(self.workers or max(1, room(self.resources)), len(shards))
-        self._free.extend(self._start() for _ in range(wanted - len(self._free)))
-        waiting, running = deque(range(len(shards))), {}
-        tried, given_up, n_read = Counter(), [], 0
-        while (waiting or running) and len(given_up) <= n_read + 1:
+        n_new = min(self._most, len(shards)) - len(self._free)
+        self._free.extend(self._start() for _ in range(n_new))
+        waiting, running, lost, n_read = deque(shards), {}, [], 0
+        while (waiting or running) and len(lost) <= n_read + 1:
             while waiting and self._free:
-                number, worker = waiting.popleft(), self._free.popleft()
-                texts = [queries[row] for rows in shards[number] for row in rows]
-                sizes = [len(rows) for rows in shards[number]]
-                running[worker.read.remote(texts, sizes, places)] = number, worker
+                shard, worker = waiting.popleft(), self._free.popleft()
+                texts = [queries[row] for rows in shard for row in rows]
+                task = worker.read.remote(texts, [len(rows) for rows in shard], places)
+                running[task] = np.concatenate(shard), worker
             (done,), _ = ray.wait(list(running), num_returns=1)
-            number, worker = running.pop(done)
+            rows, worker = running.pop(done)
+            self._free.append(worker)
             try:
                 states = _result(done)
-            except ray.exceptions.RayError:  # the worker was lost
-                self._free.append(self._start())
-                tried[number] += 1
-                (given_up if tried[number] == TRIES else waiting).append(number)
+            except ray.exceptions.RayError:
+                lost.append(rows)
                 continue
-            self._free.append(worker)
             n_read += 1
-            rows = np.concatenate(shards[number])
             advance(rows)
             yield rows, torch.tensor(states)
-        if given_up:
-            raise InputError(self._lost({number: shards[number] for number in sorted(given_up)}))
+        if lost:
+            raise InputError(self._report(np.concatenate(lost)))
 
-    def _lost(self, shards: dict[int, Sequence[np.ndarray]]) -> str:
-        named = []
-        for number, batches in shards.items():
-            rows = np.concatenate(batches)
-            more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
-            named.append(
-                f"shard {number} (queries {', '.join(map(str, rows[:NAMED]))}{more}; up to "
-                f"{self._survey.n_tokens[rows].max()} tokens)"
-            )
+    def _report(self, rows: np.ndarray) -> str:
+        more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
         return (
-            f"Every worker that read one of these was lost, {TRIES} times each: "
-            f"{'; '.join(named)}. What else was read is kept. Mostly a worker's machine has too "
-            "little memory: set a smaller token_budget or max_tokens, or fewer workers. Then run "
-            "again."
+            f"Every worker that read one of these was lost, {TRIES} times each: queries "
+            f"{', '.join(map(str, rows[:NAMED]))}{more}; up to {self._survey.n_tokens[rows].max()} "
+            "tokens. What else was read is kept. Mostly a worker's machine has too little memory: "
+            "set a smaller token_budget or max_tokens, or fewer workers. Then run again."
         )
 
 
@@ -231,31 +219,25 @@ def _result(reference) -> Any:
         raise error.cause from None
 
 
-def needs(device: Device, threads: int) -> dict[str, int]:
-    """Return the CPUs and GPUs that a worker is to have to itself.
+def share(device: Device, threads: int) -> tuple[dict[str, int], int]:
+    """Return the CPUs and GPUs that a worker has to itself, and how many workers there is room for.
 
     On a GPU one of each, or all GPUs of a machine where the encoder is spread over them; on a CPU
     as many as threads. Never more than a machine has: a worker must start to say what it lacks.
     InputError if no machine has a CPU: no worker would ever start.
     """
-    most = {kind: max(int(m.get(kind, 0)) for m in machines()) for kind in ("CPU", "GPU")}
-    if not most["CPU"]:
+    has = [(int(m.get("CPU", 0)), int(m.get("GPU", 0))) for m in machines()]
+    most_cpus, most_gpus = max(cpu for cpu, _ in has), max(gpu for _, gpu in has)
+    if not most_cpus:
         raise InputError(
             "The Ray cluster has no machine with a CPU for a worker; start one with "
             "`ray start --address=ADDRESS`, without --num-cpus=0."
         )
     is_spread = not isinstance(device, str) or device == SPREAD
-    gpus = 0 if device == "cpu" else most["GPU"] if is_spread else min(1, most["GPU"])
-    return {"num_cpus": 1 if gpus else min(threads, most["CPU"]), "num_gpus": gpus}
-
-
-def room(resources: dict[str, int]) -> int:
-    """Return how many workers with such needs the cluster's machines have room for."""
-    cpus, gpus = resources["num_cpus"], resources["num_gpus"]
-    return sum(
-        int(min(m.get("CPU", 0) // cpus, m.get("GPU", 0) // gpus if gpus else inf))
-        for m in machines()
-    )
+    gpus = 0 if device == "cpu" else most_gpus if is_spread else min(1, most_gpus)
+    cpus = 1 if gpus else min(threads, most_cpus)
+    room = sum(min(cpu // cpus, gpu // gpus if gpus else cpu) for cpu, gpu in has)
+    return {"num_cpus": cpus, "num_gpus": gpus}, room
 
 
 def machines() -> list[dict[str, float]]:

@@ -27,11 +27,11 @@ def query_digest(query: str) -> bytes:
     return hashlib.sha256(query.encode("utf-8", "surrogatepass")).digest()[:16]
 
 
-def distinct(queries: Sequence[str]) -> tuple[list[bytes], np.ndarray]:
-    """Return the digest of each distinct query, and each of N queries' number among them, (N,)."""
+def distinct(queries: Sequence[str]) -> tuple[list[bytes], np.ndarray, np.ndarray]:
+    """Return the digests of distinct queries, the first of each, and each query's among them."""
     numbers: dict[bytes, int] = {}
-    rows = [numbers.setdefault(query_digest(query), len(numbers)) for query in queries]
-    return list(numbers), np.array(rows, dtype=np.int64)
+    rows = np.array([numbers.setdefault(query_digest(query), len(numbers)) for query in queries])
+    return list(numbers), np.unique(rows, return_index=True)[1], rows
 
 
 def tensor_name(layer: int, pooling: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -49,17 +48,18 @@ class ModelSource:
     revision: str | None = None
     is_hub: bool = False
 
-    def hashes(self) -> dict[str, str]:
-        """Return the SHA-256 of every file that decides what the model computes, by name.
+    def files(self) -> list[Path]:
+        """Return every file that decides what the model computes.
 
         Weights, configuration, tokenizer, chat template and code of its own count; a model card
         does not.
         """
-        return {
-            path.name: file_hash(path)
-            for path in sorted(self.location.iterdir())
-            if path.is_file() and any(fnmatch(path.name, pattern) for pattern in (*LOADED, "*.py"))
-        }
+        found = {path for kind in (*LOADED, "*.py") for path in self.location.glob(kind)}
+        return sorted(path for path in found if path.is_file())
+
+    def hashes(self) -> dict[str, str]:
+        """Return the SHA-256 of each of these files, by name."""
+        return {path.name: file_hash(path) for path in self.files()}
 
 
 def zoo_names() -> list[str]:
@@ -141,7 +141,7 @@ def _check_files(source: ModelSource) -> None:
             "code when they are opened, so they are refused: load them once where you trust them "
             "and convert them with model.save_pretrained(directory), which writes safetensors."
         )
-    if not any(path for pattern in VOCABULARIES for path in location.glob(pattern)):
+    if not any(any(location.glob(pattern)) for pattern in VOCABULARIES):
         raise InputError(
             f"{source.name}: no tokenizer in {location}; save it there with "
             "tokenizer.save_pretrained(directory). A model that reads no text has none, and cannot "
@@ -159,16 +159,26 @@ def weights_hash(source: ModelSource) -> str:
 
 def same_architecture(a: ModelSource, b: ModelSource) -> bool:
     """Say whether what reads text has the same kind and shape in two models."""
-    shapes = [
-        config
-        and (
-            config.model_type,
-            getattr(config, "hidden_size", None),
-            getattr(config, "num_hidden_layers", None),
-        )
-        for config in map(text_config, (a, b))
-    ]
-    return shapes[0] is not None and shapes[0] == shapes[1]
+    shape = ("model_type", "hidden_size", "num_hidden_layers")
+    mine, theirs = text_config(a), text_config(b)
+    return mine is not None and all(
+        getattr(mine, name, None) == getattr(theirs, name, None) for name in shape
+    )
+
+
+def read_config(source: ModelSource) -> Any:
+    """Return a model's config, without any weights.
+
+    Raises
+    ------
+    InputError
+        If transformers does not know the architecture.
+    """
+    options = {"trust_remote_code": False, "local_files_only": True}
+    try:
+        return AutoConfig.from_pretrained(source.location, **options)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{source.name}: its config.json cannot be used: {error}") from error
 
 
 def text_config(source: ModelSource) -> Any | None:
@@ -177,9 +187,8 @@ def text_config(source: ModelSource) -> Any | None:
     What is wrong with such a model, loading it says.
     """
     try:
-        options = {"trust_remote_code": False, "local_files_only": True}
-        return AutoConfig.from_pretrained(source.location, **options).get_text_config()
-    except (OSError, ValueError, KeyError):
+        return read_config(source).get_text_config()
+    except InputError:
         return None
 
 
@@ -196,15 +205,12 @@ def n_parameters(source: ModelSource) -> int:
     int
         Embeddings and the language-model head included; tied ones are stored, and counted, once.
     """
-    directory = source.location
-    if (directory / INDEX).exists():
-        names = sorted(set(read_json(directory / INDEX)["weight_map"].values()))
-    elif (directory / "model.safetensors").exists():
-        names = ["model.safetensors"]
-    else:
-        names = sorted(path.name for path in directory.glob("*.safetensors"))
+    index, whole = source.location / INDEX, source.location / "model.safetensors"
+    paths = [whole] if whole.exists() else sorted(source.location.glob("*.safetensors"))
+    if index.exists():
+        paths = [source.location / name for name in set(read_json(index)["weight_map"].values())]
     total = 0
-    for name in names:
-        with safe_open(directory / name, "numpy") as weights:
+    for path in paths:
+        with safe_open(path, "numpy") as weights:
             total += sum(prod(weights.get_slice(k).get_shape()) for k in weights.offset_keys())
     return total

@@ -12,7 +12,6 @@ import numpy as np
 from prefill_router.errors import InputError
 from prefill_router.extraction import check_layers
 from prefill_router.extraction.activations import EncoderInfo
-from prefill_router.extraction.batches import plan_batches
 from prefill_router.extraction.models import Device
 from prefill_router.extraction.pooling import needs_user
 from prefill_router.extraction.prefill import EncoderSpec, Prefill, Reader
@@ -68,8 +67,8 @@ class QueryReader:
         reader, prefill, _ = self.loaded
         survey = reader.survey(queries)
         states = np.empty((len(prefill.places), len(queries), reader.layout.width), np.float32)
-        sizes = survey.token_budget, AT_ONCE, survey.switch
-        for rows in track(plan_batches(survey.n_tokens, *sizes), "Reading queries"):
+        batches = survey.plan(np.arange(len(queries)), AT_ONCE)
+        for rows in track(batches, "Reading queries"):
             states[:, rows] = self._read([queries[row] for row in rows])[0]
         return states, survey.full_tokens
 

@@ -23,7 +23,7 @@ def test_activations_of_ones_own_arrays(rng):
         ({(1, "mean"): np.ones(3)}, r"one shape \(N, D\)"),
         ({(1, "mean"): np.ones((3, 2)), (2, "mean"): np.ones((3, 3))}, "one shape"),
         ({(1, "mean"): np.ones((3, 2)), (2, "last"): np.ones((3, 2))}, r"lack \[\(1, 'last'\)"),
-        ({(1, "mean"): [[1.0], [np.nan]]}, r"query 1 at layer 1 \(mean\) is not finite"),
+        ({(1, "mean"): [[1.0], [np.nan]]}, r"layer 1 \(mean\): query 1\..* No layer is left"),
     ],
 )
 def test_arrays_that_are_no_states_are_refused(states, said):

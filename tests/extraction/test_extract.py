@@ -1,6 +1,5 @@
 import errno
-import multiprocessing
-import shutil
+import threading
 import time
 from importlib.metadata import version
 
@@ -201,30 +200,27 @@ def test_damage_is_named_and_what_was_deleted_is_read_again(tmp_path, source, re
     assert_same_states(again, whole, atol=0)
 
 
-def slowly(source, directory, started):
+def test_whoever_comes_second_waits_and_reads_nothing(tmp_path, source, reads, capsys, monkeypatch):
+    started, found = threading.Event(), []
+
     def add(*arguments):
         started.set()
         time.sleep(0.1)
         ADD(*arguments)
 
-    Folder.add = add
-    extract(source, QUESTIONS, cache_dir=directory)
+    monkeypatch.setattr(Folder, "add", add)
 
+    def run():
+        found.append(extract(source, QUESTIONS, cache_dir=tmp_path))
 
-def test_a_second_process_waits_for_the_first(tmp_path, source, reads, capsys):
-    context = multiprocessing.get_context("spawn")
-    started = context.Event()
-    first = context.Process(target=slowly, args=(source, tmp_path / "out", started))
+    first = threading.Thread(target=run)
     first.start()
     assert started.wait(60)
-    second = extract(source, QUESTIONS, cache_dir=tmp_path / "out")
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert f"{only(tmp_path / 'out')} is being written by process {first.pid} on " in said
+    run()
     first.join()
-    assert first.exitcode == 0
-    assert reads == []
-    assert_same_states(second, extract(source, QUESTIONS))
+    assert f"{only(tmp_path)} is being written by process" in capsys.readouterr().err
+    assert sum(len(batch) for _, batch in reads) == len(QUESTIONS)
+    assert_same_states(*found, atol=0)
 
 
 # -- what is there already -----------------------------------------------------------------------
@@ -290,4 +286,3 @@ def test_a_state_that_is_not_finite_loses_no_other(tmp_path, source, monkeypatch
         assert np.isfinite(found.states(1, "last")).all()
         with pytest.raises(InputError, match=r"no states of layer 2"):
             found.states(2, "last")
-    shutil.rmtree(tmp_path / "out")

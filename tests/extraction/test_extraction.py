@@ -11,10 +11,8 @@ from transformers import AutoModel, Phi3Config
 from prefill_router.errors import InputError
 from prefill_router.extraction.batches import default_budget, rope_switch
 from prefill_router.extraction.model_layout import all_states
-from prefill_router.extraction.models import load_encoder
 from prefill_router.extraction.pooling import POOLINGS
 from prefill_router.extraction.prompts import Prompts
-from prefill_router.extraction.sources import resolve
 
 QUESTIONS = tiny_models.questions()
 
@@ -36,9 +34,10 @@ def words(tokenizer, text):
     return [tokenizer.convert_tokens_to_ids(word) for word in text.split()]
 
 
-@pytest.mark.parametrize("template", [None, tiny_models.TEMPLATE], ids=["bare", "chat"])
 @pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("name", ["qwen3", "llama", "gpt2", "gpt_neox", "bert", "roberta"])
+@pytest.mark.parametrize(
+    ("name", "template"), [("qwen3", tiny_models.TEMPLATE), ("gpt2", None), ("roberta", None)]
+)
 def test_states_are_those_of_an_unpadded_pass(name, side, template):
     model, tokenizer = tiny_models.model(name), tiny_models.tokenizer(side, template)
     framed = "<user> {} <assistant>" if template else "{}"
@@ -69,14 +68,6 @@ def test_longrope_turns_short_prompts_as_if_they_were_alone():
     assert np.abs(mixed - want[3, 0, 0]).max() > 1e-3  # what a batch of both would have given
 
 
-def test_the_tests_tolerance_tells_layers_tokens_and_poolings_apart():
-    model, tokenizer = tiny_models.model("llama"), tiny_models.tokenizer()
-    state = alone(model, words(tokenizer, "w1 w2 w3"))
-    assert np.abs(np.diff(state, axis=0)).max(axis=(1, 2)).min() > 0.05
-    assert np.abs(np.diff(state, axis=1)).max(axis=(0, 2)).min() > 0.05
-    assert np.abs(state.mean(axis=1) - state[:, -1]).max(axis=1).min() > 0.05
-
-
 def test_the_last_block_is_read_and_so_is_the_last_token():
     """Changing the last block changes layer L alone; changing the last word changes `last`."""
     model, tokenizer = tiny_models.model("qwen3"), tiny_models.tokenizer()
@@ -101,29 +92,6 @@ def test_a_model_left_in_training_mode_reads_without_dropout():
     model, tokenizer = tiny_models.model("gpt2"), tiny_models.tokenizer()
     want = states_of(model, tokenizer, QUESTIONS)
     np.testing.assert_array_equal(states_of(model.train(), tokenizer, QUESTIONS), want)
-
-
-def test_a_tokenizer_without_padding_token():
-    model = tiny_models.model("llama")
-    want = states_of(model, tiny_models.tokenizer(), QUESTIONS)
-    got = states_of(model, tiny_models.tokenizer(pad=False), QUESTIONS)
-    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
-
-
-def test_the_encoder_of_an_encoder_decoder(tmp_path):
-    tiny_models.save(tmp_path, "t5", AutoModel)
-    model, tokenizer = load_encoder(resolve(str(tmp_path)))
-    want = expected(model, [words(tokenizer, question) for question in QUESTIONS])
-    np.testing.assert_allclose(states_of(model, tokenizer, QUESTIONS), want, atol=1e-4)
-
-
-def test_half_precision_is_pooled_in_single():
-    """A mean taken in bfloat16 would be a bfloat16 number; this one is not."""
-    model, tokenizer = tiny_models.model("llama").to(torch.bfloat16), tiny_models.tokenizer()
-    states = states_of(model, tokenizer, ["w1 w2 w3"])
-    rounded = torch.tensor(states).to(torch.bfloat16).float().numpy()
-    np.testing.assert_array_equal(states[:, 0], rounded[:, 0])
-    assert (states[:, 1] != rounded[:, 1]).any()
 
 
 @pytest.mark.parametrize(
@@ -157,29 +125,6 @@ def test_the_token_budget_is_found(monkeypatch):
     np.testing.assert_array_equal(
         by_itself, states_of(model, tokenizer, QUESTIONS, token_budget=8192)
     )
-
-
-def test_a_model_short_of_memory_reads_smaller_batches():
-    model, tokenizer = tiny_models.model("llama"), tiny_models.tokenizer()
-    want = states_of(model, tokenizer, QUESTIONS)
-
-    def check(module, args, kwargs):
-        if kwargs["input_ids"].numel() > 16:
-            raise torch.OutOfMemoryError("no room")
-
-    model.register_forward_pre_hook(check, with_kwargs=True)
-    np.testing.assert_allclose(states_of(model, tokenizer, QUESTIONS), want, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_the_users_tokens_alone(side):
-    model, tokenizer = tiny_models.model("qwen3"), tiny_models.tokenizer(side, tiny_models.TEMPLATE)
-    got = states_of(model, tokenizer, QUESTIONS, poolings=["user_mean"], token_budget=20)
-    for row, question in enumerate(QUESTIONS):
-        state = alone(model, words(tokenizer, f"<user> {question} <assistant>"))
-        np.testing.assert_allclose(
-            got[:, 0, row], state[:, 1:-1].mean(axis=1), rtol=1e-4, atol=1e-5
-        )
 
 
 def test_odd_questions():

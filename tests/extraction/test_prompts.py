@@ -132,9 +132,9 @@ def test_the_users_own_tokens_of_a_cut_prompt():
 @pytest.mark.parametrize(
     ("template", "question", "message"),
     [
-        ("{{ messages[0]['content'] | lower }}", "w1", "alters the user's text"),
-        ("{{ messages[0]['content'] * 2 }}", "w1", "repeats it"),
-        ("{{ messages[0]['content'] | replace('w2', 'w3') }}", "w1 w2", "alters a question"),
+        ("{{ messages[0]['content'] | lower }}", "w1", "alters or repeats"),
+        ("{{ messages[0]['content'] * 2 }}", "w1", "alters or repeats"),
+        ("{{ messages[0]['content'] | replace('w2', 'w3') }}", "w1 w2", "alters or repeats"),
         (CHAT, " ", "no token of its own"),
     ],
 )

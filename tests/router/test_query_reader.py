@@ -1,4 +1,5 @@
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -55,7 +56,7 @@ def test_states_are_those_of_the_plain_way(reader, expected):
 
 def test_small_batches_change_nothing(source, expected):
     reader = read_by(source)
-    reader.loaded[0].token_budget = 20
+    reader.loaded[0].layout = replace(reader.loaded[0].layout, token_budget=20)
     np.testing.assert_allclose(reader.read(QUESTIONS)[0], expected, atol=1e-5)
 
 
