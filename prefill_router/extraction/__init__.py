@@ -161,8 +161,8 @@ def _in_memory(
     places, width = wanted.places(survey.layout.last), survey.layout.width
     states = {place: np.empty((len(queries), width), np.float32) for place in places}
 
-    def keep(places: list[Place], rows: np.ndarray, values: np.ndarray) -> None:
-        for place, part in zip(places, values, strict=True):
+    def keep(places: list[Place], rows: np.ndarray, values: Tensor) -> None:
+        for place, part in zip(places, values.cpu().numpy(), strict=True):
             states[place][rows] = part
 
     _read(reader, survey, queries, [(places, np.arange(len(queries)))], 4, keep)
@@ -245,12 +245,12 @@ def _fill(
         }
     )
 
-    def keep(places: list[Place], rows: np.ndarray, values: np.ndarray) -> None:
+    def keep(places: list[Place], rows: np.ndarray, values: Tensor) -> None:
         digests = b"".join(query_digest(wanted.queries[row]) for row in rows)
         arrays = {QUERIES: np.frombuffer(digests, np.uint8).reshape(len(rows), -1)}
         arrays |= {N_TOKENS: survey.n_tokens[rows], FULL_TOKENS: survey.full_tokens[rows]}
         names = [tensor_name(*place) for place in places]
-        folder.add(arrays | dict(zip(names, values, strict=True)))
+        folder.add(arrays | dict(zip(names, values.cpu().numpy(), strict=True)))
 
     itemsize = check_storage(key["storage_dtype"])().itemsize
     _read(reader, survey, wanted.queries, _missing(folder, wanted), itemsize, keep)
@@ -262,25 +262,24 @@ def _read(
     texts: list[str],
     groups: list[tuple[list[Place], np.ndarray]],
     itemsize: int,
-    keep: Callable[[list[Place], np.ndarray, np.ndarray], None],
+    keep: Callable[[list[Place], np.ndarray, Tensor], None],
 ) -> None:
-    """Read some places of some rows, and hand over the states of each shard, in another thread."""
+    """Read some places of some rows, and have the states of each shard kept, in another thread."""
+    lengths, width = survey.n_tokens, survey.layout.width
+    n_prompts = sum(len(rows) for _, rows in groups)
+    n_tokens = sum(int(lengths[rows].sum()) for _, rows in groups)
+    with (
+        quiet(),
+        write_behind(keep) as put,
+        meter("Reading prompts", n_prompts, n_tokens) as bar,
+    ):
 
-    def hand_over(places: list[Place], rows: np.ndarray, values: Tensor) -> None:
-        keep(places, rows, values.cpu().numpy())
+        def advance(rows: np.ndarray) -> None:
+            bar(len(rows), int(lengths[rows].sum()))
 
-    for places, rows in groups:
-        n_rows = max(1, SHARD_BYTES // (len(places) * survey.layout.width * itemsize))
-        shards = group_batches(survey.plan(rows, n_rows), n_rows)
-        with (
-            quiet(),
-            write_behind(hand_over) as put,
-            meter("Reading prompts", len(rows), int(survey.n_tokens[rows].sum())) as bar,
-        ):
-
-            def advance(rows: np.ndarray, bar=bar) -> None:
-                bar(len(rows), int(survey.n_tokens[rows].sum()))
-
+        for places, rows in groups:
+            n_rows = max(1, SHARD_BYTES // (len(places) * width * itemsize))
+            shards = group_batches(survey.plan(rows, n_rows), n_rows)
             for shard, states in reader.read(texts, shards, places, advance):
                 put(places, shard, states)
 

@@ -113,7 +113,7 @@ def found_here(spec: EncoderSpec) -> EncoderSpec:
     source = spec.source
     if not source.location.exists():  # on the driver's machine, not on this one
         repository = source.name.partition("@")[0]
-        source = resolve(f"{repository}@{source.revision}" if source.is_hub else source.name)
+        source = resolve(f"{repository}@{source.revision}" if source.revision else source.name)
     mine = versions("extraction")
     differing = [name for name, value in spec.versions.items() if mine.get(name) != value]
     if weights_hash(source) != spec.info.weights:

@@ -39,14 +39,11 @@ class ModelSource:
         The local directory that holds it (for the hub: its snapshot in the cache).
     revision : str or None
         The commit on the hub, None elsewhere.
-    is_hub : bool
-        Whether it came from the hub.
     """
 
     name: str
     location: Path
     revision: str | None = None
-    is_hub: bool = False
 
     def files(self) -> list[Path]:
         """Return every file that decides what the model computes.
@@ -128,7 +125,7 @@ def _fetch(name: str) -> ModelSource:
             f"and the Hugging Face hub cannot be reached for it ({type(error).__name__}): this "
             f"machine is offline, or the name is no hub id. {GIVE_A_DIRECTORY}"
         ) from error
-    return ModelSource(name, Path(location), revision=Path(location).name, is_hub=True)
+    return ModelSource(name, Path(location), revision=Path(location).name)
 
 
 def _check_files(source: ModelSource) -> None:

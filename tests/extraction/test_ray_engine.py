@@ -220,8 +220,8 @@ def test_an_encoder_that_lies_elsewhere_on_a_worker_is_found_there(monkeypatch, 
     monkeypatch.setattr(ray_engine, "resolve", lambda name: asked.append(name) or source)
     for away in (
         ModelSource("zoo/reader-s", nowhere),
-        ModelSource("owner/model", nowhere, "abc", True),
-        ModelSource("owner/model@main", nowhere, "abc", True),
+        ModelSource("owner/model", nowhere, "abc"),
+        ModelSource("owner/model@main", nowhere, "abc"),
     ):
         assert ray_engine.found_here(replace(spec, source=away)) == spec
     assert asked == ["zoo/reader-s", "owner/model@abc", "owner/model@abc"]

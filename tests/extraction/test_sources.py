@@ -43,9 +43,9 @@ def test_a_hub_name_gives_the_snapshot_and_its_commit(saved, monkeypatch):
     monkeypatch.setattr(
         sources, "snapshot_download", lambda name, **kw: asked.append((name, kw)) or str(saved)
     )
-    assert sources.resolve(str(saved)).is_hub is False
+    assert sources.resolve(str(saved)).revision is None
     source = sources.resolve("owner/model@abc")
-    assert (source.location, source.revision, source.is_hub) == (saved, saved.name, True)
+    assert (source.location, source.revision) == (saved, saved.name)
     assert asked[0][0] == "owner/model"
     assert asked[0][1]["revision"] == "abc"
     assert not any("bin" in pattern or "pt" in pattern for pattern in asked[0][1]["allow_patterns"])
