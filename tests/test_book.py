@@ -9,7 +9,6 @@ from pathlib import Path
 
 import nbformat
 import pytest
-import yaml
 
 from prefill_router import book, project
 from prefill_router.errors import InputError
@@ -131,22 +130,10 @@ def pages(run_dir):
     }
 
 
-def test_book_has_every_page_of_the_table_of_contents(run_dir, pages):
-    contents = yaml.safe_load((project.project_root() / "_toc.yml").read_text())
-    chapters = [chapter["file"] for part in contents["parts"] for chapter in part["chapters"]]
-    assert {f"{name}.html" for name in [contents["root"], *chapters]} <= set(pages)
-    assert (run_dir / "book" / "index.html").is_file()
-    assert not (run_dir / "book.log").exists()
-
-
 def test_book_shows_the_notebooks_of_the_run(pages):
     for name in NOTEBOOKS:
         assert "made by this run" in "".join(pages[f"notebooks/{name}.html"].text)
     assert "Routing closes a gap." in "".join(pages["book/intro.html"].text)
-
-
-def test_headline_is_plain_text(run_dir):
-    assert book.headline_text(run_dir) == "Routing closes a gap."
 
 
 def test_introduction_shows_the_figure_of_the_run(run_dir, pages):

@@ -106,18 +106,10 @@ def test_run_passes_on_the_file_and_what_overrides_it(tmp_path, ran):
     assert result.stdout.split("\n")[0].endswith(f"prefill-router book {run_dir}")
 
 
-def test_run_without_a_file_takes_the_defaults(ran):
-    assert invoke("run").exit_code == 0
-    assert ran == [({}, "default", "parameters")]
-
-
 @pytest.mark.parametrize(
     ("given", "said"),
     [
         ("seed", "-p seed: write name=value."),
-        ("seed=[1", "-p seed is not plain YAML"),
-        ("run_dir=2024-99-99", "-p run_dir is not plain YAML"),
-        ("targets=" + "[" * 5000, "-p targets is not plain YAML: it is nested"),
         ("labels=!!python/object/apply:os.getcwd []", "-p labels is not plain YAML"),
     ],
 )
@@ -167,6 +159,7 @@ def test_run_refuses_before_it_starts_and_leaves_the_directory_free(
     [
         (InputError("labels <b>[red]x[/red]</b> are bad."), 2, "labels <b>[red]x[/red]</b> are"),
         (OSError(13, "Permission denied", "x.json"), 2, "'x.json'. Finished parts are kept"),
+        (OSError(28, "No space left on device", "a/b.bin"), 2, "free space and run again"),
         (KeyboardInterrupt(), 130, "Stopped. Finished parts are kept; run again to go on."),
     ],
 )
@@ -181,27 +174,12 @@ def test_errors_are_plain_words(monkeypatch, error, code, said):
     assert "Traceback" not in result.stderr
 
 
-def test_a_full_disk_is_named(monkeypatch):
-    def fail(*_):
-        raise OSError(28, "No space left on device", "a/b.bin")
-
-    monkeypatch.setattr("prefill_router.run.run_experiment", fail)
-    message = refused("run")
-    assert "No space left on device: 'a/b.bin'" in message
-    assert "free space and run again" in message
-
-
 def test_an_error_of_the_program_itself_is_not_hidden(monkeypatch):
     monkeypatch.setattr("prefill_router.run.run_experiment", lambda *_: 1 / 0)
     assert isinstance(invoke("run").exception, ZeroDivisionError)
 
 
 # -- the other commands --------------------------------------------------------------------------
-
-
-def test_book_refuses_a_directory_without_a_run(tmp_path):
-    assert str(tmp_path) in refused("book", tmp_path)
-    assert "nowhere" in refused("book", tmp_path / "nowhere")
 
 
 def test_extract_writes_what_the_library_would(tmp_path, monkeypatch):

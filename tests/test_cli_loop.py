@@ -152,27 +152,14 @@ def test_a_grader_that_fails_costs_no_answer(tmp_path, asked, monkeypatch):
     ("given", "said"),
     [
         (["targets=zoo/nobody"], "no model 'zoo/nobody' in the zoo"),
-        (["targets=./nowhere"], "nowhere"),
-        (["targets="], "one or more different models"),
-        (["labels=a.txt"], "must end in"),
         (["queries=gone.csv"], "gone.csv"),
         (["queries="], "queries must name a table"),
-        (["max_new_tokens=0"], "max_new_tokens"),
-        (["device=abacus"], "abacus"),
         (["grader=luck"], "none called 'luck'"),
-        (["batch_size=0"], "batch_size"),
     ],
 )
 def test_collect_refuses_what_it_cannot_use(tmp_path, asked, given, said):
     assert said in refused("collect", asked, *(x for p in given for x in ("-p", p)))
     assert not (tmp_path / "labels.csv.gz").exists()
-
-
-def test_a_missing_key_is_named(tmp_path, asked, monkeypatch):
-    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
-    target = {"name": "a", "base_url": "https://host/v1", "model": "m", "key": "NO_SUCH_KEY"}
-    given = yaml.safe_load(asked.read_text()) | {"targets": [target]}
-    assert "NO_SUCH_KEY is not set" in refused("collect", write(tmp_path, "k.yaml", **given))
 
 
 # -- from fit to report --------------------------------------------------------------------------
@@ -309,31 +296,14 @@ def test_labels_of_a_new_target_of_fitted_questions_are_counted(loop, tmp_path):
     table = pd.read_csv(path.parent / "labels.csv").query("model == 'late'").assign(model="new")
     fresh = table["query_id"].isin(router.unseen(labels).query_id)
     given = ("add-target", path, "new", tmp_path / "x", "-p", f"labels={tmp_path / 'new.csv'}")
-    for part, n_seen, said in (
-        (pd.concat([table[fresh], table[~fresh][:20]]), 20, "20 of them, of which it predicts"),
-        (table[~fresh], (~fresh).sum(), f"{(~fresh).sum()} of them, of which it predicts"),
-        (table[fresh], 0, "0 of them.\n"),
+    for part, said in (
+        (table[fresh], "0 of them.\n"),
+        (pd.concat([table[fresh], table[~fresh][:20]]), "20 of them, of which it predicts"),
     ):
         part.assign(group="").to_csv(tmp_path / "new.csv", index=False)
         assert f"{len(part)} queries; the router was fitted to {said}" in invoke(*given).stdout
-        found = json.loads(invoke(*given, "--json").stdout)
-        assert (found["n"], found["n_seen"]) == (len(part), n_seen)
-
-
-def test_too_few_labels_of_a_new_target_are_refused(loop, tmp_path):
-    path, _ = loop
-    table = pd.read_csv(path.parent / "few.csv")
-    for part, said in ((table.iloc[:6], "give 10 at least"), (table[table["is_correct"] == 1], "")):
-        part.to_csv(tmp_path / "few.csv", index=False)
-        given = ("-p", f"labels={tmp_path / 'few.csv'}")
-        assert (said or "is right on all") in refused("add-target", path, "new", "x", *given)
-
-
-def test_report_writes_its_page(loop):
-    path, _ = loop
-    result = invoke("report", path)
-    assert result.exit_code == 0, result.output
-    assert "</html>" in (path.parent / "report.html").read_text()
+    found = json.loads(invoke(*given, "--json").stdout)
+    assert (found["n"], found["n_seen"]) == (len(part), 20)
 
 
 # -- the toolkit ---------------------------------------------------------------------------------

@@ -1,7 +1,6 @@
 import datetime
 from types import ModuleType
 
-import numpy as np
 import pytest
 import yaml
 from hypothesis import given
@@ -30,11 +29,6 @@ def test_a_misspelled_name_is_refused_with_a_suggestion():
             validate({f"{name}x": 1}, "mine.yaml")
         said = f"mine.yaml: {name}x: no such parameter. Did you mean '{name}'?"
         assert str(caught.value) == said
-
-
-def test_a_name_like_no_other_gets_all_known_ones():
-    with pytest.raises(InputError, match=r"zzz: no such parameter. Known: .*dtype.*untrained"):
-        validate({"zzz": 1})
 
 
 BAD = {
@@ -80,26 +74,15 @@ def test_every_complaint_is_made_at_once():
     assert [part in str(caught.value) for part in ("seed: ", "dtpye: ", "keep: ")] == [True] * 3
 
 
-def test_keys_that_are_no_names_are_refused():
-    with pytest.raises(InputError, match=r"1: Keys should be strings"):
-        validate({1: "a"})
-
-
 @pytest.mark.parametrize(
     ("name", "given", "wanted"),
     [
         ("dimensions", "[2, 3]", [2, 3]),
-        ("dimensions", "2, 3", [2, 3]),
         ("dimensions", 2, [2]),
-        ("layers", "[0, 4]", [0, 4]),
         ("layers", "4", [4]),
-        ("layers", "all", "all"),
         ("layers", "upper", "upper"),
-        ("targets", "a, b", ["a", "b"]),
         ("targets", "['a, b', c]", ["a, b", "c"]),
         ("targets", "", []),
-        ("targets", "[]", []),
-        ("encoders", "zoo/reader-s", ["zoo/reader-s"]),
         ("poolings", "mean,", ["mean"]),
         ("fresh_labels", "true", True),
         ("n_queries", "300", 300),
@@ -160,10 +143,6 @@ def test_parameters_cannot_be_changed_afterwards():
         Parameters().seed = 1
 
 
-def test_numpy_numbers_count_as_numbers():
-    assert validate({"seed": np.int64(3)}).seed == 3
-
-
 # -- the loop ------------------------------------------------------------------------------------
 
 REMOTE = {"name": "a", "base_url": "https://host/v1", "model": "m"}
@@ -191,18 +170,12 @@ def test_local_models_and_endpoints_stand_side_by_side(tmp_path):
         ({"targets": [{"name": "a"}]}, "targets[0].base_url: Field required"),
         ({"targets": ["x", REMOTE | {"timeout": -1}]}, "targets[1].timeout: "),
         ({"targets": [REMOTE, "a"]}, "two have the same name"),
-        ({"targets": [1]}, "targets[0]: "),
-        ({"targets": [None]}, "targets[0]: "),
         ({"targets": [["a"]]}, "targets[0]: "),
         ({"targets": [{"name": "a", "price": {"input": False, "output": 1}}]}, ".price.input: "),
         ({"targets": [REMOTE | {"price": {"input": 1, "output": float("inf")}}]}, ".price.output"),
         ({"tau": 2}, "tau: "),
-        ({"tau": True}, "tau: "),
         ({"cap_usd": True}, "cap_usd: "),
-        ({"temperature": float("inf")}, "temperature: "),
         ({"policy": "luck"}, "policy: "),
-        ({"max_new_tokens": 0}, "max_new_tokens: "),
-        ({"cap_usd": -1}, "cap_usd: "),
     ],
 )
 def test_what_cannot_be_is_named(tmp_path, values, said):

@@ -193,16 +193,6 @@ def test_a_notebook_stopped_half_way_is_not_taken_for_the_one_that_ran_before(
     assert result.read_bytes() == finished
 
 
-def test_the_manifest_lists_artifacts(root, values):
-    for path in (root / "notebooks").iterdir():
-        path.unlink()
-    run = run_experiment(values, "mine")
-    store = Study(Parameters(**{**values, "run_dir": "runs/mine"})).store
-    path = store.get("thing", {}, lambda d: write_json(d / "x.json", 1), stage="labels")
-    run_experiment(values, "mine")
-    assert read_json(run / "manifest.json")["artifacts"] == [path.name]
-
-
 def test_a_run_leaves_the_same_bytes_twice(root, values):
     (root / "notebooks" / "02_second.ipynb").unlink()
     one = run_experiment({**values, "run_dir": "runs/a"}, "mine") / "notebooks" / "01_first.ipynb"
@@ -220,15 +210,6 @@ def test_a_kernel_that_dies_is_reported(root, values, executed):
     write_notebook(root, "02_second", "print('fine')")
     run_experiment(values, "mine")
     assert executed == ["01_first", "02_second", "02_second"]
-
-
-def test_a_wrong_parameter_is_refused_before_anything_runs(root, values, executed):
-    with pytest.raises(InputError, match=r"mine.yaml: encodr: no such parameter"):
-        run_experiment({**values, "encodr": "x"}, "mine", "mine.yaml")
-    with pytest.raises(InputError, match=r"^-p: encodr: no such parameter"):
-        run_experiment({**values, "encodr": "x"}, "mine", "mine.yaml", {"encodr": "-p"})
-    assert not (root / "runs").exists()
-    assert executed == []
 
 
 def test_notebooks_come_in_the_order_of_their_numbers(root):

@@ -88,13 +88,6 @@ def test_routing_learns_nothing_from_test_labels(tmp_path):
     assert best_single(study).tolist() == best_single(flipped).tolist()
 
 
-def test_the_best_single_target_is_its_folds(study):
-    want = np.empty(study.labels.n_queries, dtype=int)
-    for split, best in zip(study.splits, study.best_single, strict=True):
-        want[split.test] = best
-    assert best_single(study).tolist() == want[study.test_rows].tolist()
-
-
 def test_choices_are_judged_by_what_was_answered_and_paid(study):
     rng = np.random.default_rng(0)
     choice = rng.integers(0, 3, len(study.test_rows))

@@ -6,15 +6,11 @@ import tiny_models
 import tiny_studies
 from tiny_studies import label_table
 
-from prefill_router.config import validate
 from prefill_router.errors import InputError
 from prefill_router.experiments.inputs import check_inputs
-from prefill_router.experiments.study import ARTIFACTS, Study
+from prefill_router.experiments.study import Study
 
-
-@pytest.fixture(autouse=True)
-def own_artifacts(monkeypatch):
-    monkeypatch.delenv(ARTIFACTS, raising=False)
+pytestmark = pytest.mark.usefixtures("own_artifacts")
 
 
 def test_inputs_are_identified_by_what_they_hold(tmp_path):
@@ -65,15 +61,6 @@ def test_what_cannot_be_used_is_found_before_any_prompt_is_read(tmp_path, values
     with pytest.raises(InputError, match=said):
         check_inputs(study)
     assert not study.store.root.exists()
-
-
-def test_prices_moved_elsewhere_are_the_same_input(tmp_path):
-    one = tiny_studies.study(tmp_path)
-    (tmp_path / "prices.csv").rename(tmp_path / "moved.csv")
-    two = Study(validate({**one.parameters.model_dump(), "prices": str(tmp_path / "moved.csv")}))
-    two_prices = check_inputs(two)["prices"]
-    (tmp_path / "moved.csv").rename(tmp_path / "prices.csv")
-    assert check_inputs(one)["prices"] == two_prices
 
 
 @pytest.mark.parametrize("places", [{"device": "spread"}, {"device": "cuda:7", "engine": "ray"}])

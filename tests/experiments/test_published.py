@@ -14,7 +14,6 @@ from prefill_router.experiments.inputs import encoder_hashes
 from prefill_router.experiments.published import (
     PUBLISHED,
     REDUCED,
-    is_full,
     provenance,
     publish,
     read_published,
@@ -69,12 +68,6 @@ def own(study):
     pytest.fail("asked")
 
 
-def test_only_heavy_chapters_that_are_named_are_full():
-    some = validate({"full": [8]})
-    full = [n for n in range(1, 14) if is_full(some, f"{n:02}_x")]
-    assert full == [1, 2, 3, 4, 5, 6, 8, 11, 12]
-
-
 def test_a_sized_study_is_smaller_in_every_way_and_shares_the_store(tmp_path):
     study = tiny_studies.study(tmp_path, n_seeds=8, n_resamples=900)
     p = sized(study, HEAVY).parameters
@@ -102,11 +95,6 @@ def test_a_chapter_runs_in_full_reduced_or_not_at_all(root, values):
     assert results(mine, "07_not_full", ask) is ROWS
     assert results(Study(validate(values | {"seed": 1})), HEAVY, ask) is ROWS
     assert len(asked) == 4
-
-
-def test_a_published_run_of_other_labels_is_not_shown(root, values):
-    publish_full(root, values, labels="other")
-    assert results(Study(validate(values)), HEAVY, lambda _: ROWS) is ROWS
 
 
 @pytest.mark.parametrize("name", ["main", "control"])

@@ -2,7 +2,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import tiny_models
 import tiny_studies
 import torch
 from sklearn.linear_model import LogisticRegression
@@ -13,7 +12,6 @@ from prefill_router.experiments.fold import FoldFit
 from prefill_router.experiments.routers import (
     FACTORS,
     FINE_TUNED,
-    LENGTH,
     LOGISTIC,
     MLP,
     NEIGHBOURS,
@@ -73,23 +71,13 @@ def test_test_labels_never_influence_predictions_which_training_rows_have_none(
     assert ((mine[~train] >= 0) & (mine[~train] <= 1)).all()
 
 
-@pytest.mark.parametrize("router", [PRIMARY, TFIDF, LENGTH])
+@pytest.mark.parametrize("router", [PRIMARY, TFIDF])
 def test_every_router_is_calibrated_on_validation_rows(study, router):
     [raw], [p] = (predictions(study, router, calibrated=c) for c in (False, True))
     v, labels = study.splits[0].validation, study.labels
     map_ = fit_calibration(raw[v], labels.correct[v], labels.group[v])
     known = [*v, *study.test_rows]
     np.testing.assert_array_equal(p[known], map_.apply(raw[known]))
-
-
-@pytest.mark.parametrize("router", [PRIMARY, TFIDF])
-def test_every_fold_is_fitted_on_its_own_rows(tmp_path, router):
-    study = tiny_studies.study(tmp_path, outer_folds=2)
-    by_fold = predictions(study, router)
-    assert len(by_fold) == 2
-    for p, split in zip(by_fold, study.splits, strict=True):
-        assert np.flatnonzero(np.isnan(p).any(axis=1)).tolist() == split.train.tolist()
-    assert not np.isnan(study.over_folds(by_fold)).any()
 
 
 def auc(study, p, target):
@@ -115,19 +103,6 @@ def test_missing_labels_and_a_target_always_right_are_no_obstacle(tmp_path):
 
 
 # -- what is kept --------------------------------------------------------------------------------
-
-
-def test_a_fitted_router_is_kept_and_found_again(study, monkeypatch):
-    before = {router: predictions(study, router) for router in ROUTERS}
-
-    def refuse(*_):
-        raise AssertionError("fitted again")
-
-    for router in ROUTERS:
-        monkeypatch.setitem(ROUTERS, router, replace(ROUTERS[router], fit=refuse))
-    again = tiny_studies.study(study.run_dir.parent)
-    for router, kept in before.items():
-        assert np.array_equal(predictions(again, router)[0], kept[0], equal_nan=True)
 
 
 def test_a_router_is_fitted_again_when_the_version_of_its_stage_is_raised(study, monkeypatch):
@@ -165,24 +140,6 @@ def test_another_study_is_fitted_anew(tmp_path, monkeypatch):
         assert fits == [0], change
 
 
-def test_prompt_lengths_of_other_settings_are_fitted_anew(study):
-    """`length only` reads no states, but counts the main encoder's tokens."""
-    one, two = study, study.like(max_tokens=3, truncation="left")
-    [mine], [theirs] = predictions(one, LENGTH), predictions(two, LENGTH)
-    assert not np.array_equal(mine, theirs, equal_nan=True)
-
-
-def test_an_embedding_of_other_weights_is_fitted_anew(tmp_path):
-    embedding = tmp_path / "embedding"
-    tiny_models.save(embedding, seed=5)
-    study = tiny_studies.study(tmp_path, embedding=str(embedding), poolings=["last"])
-    [before] = predictions(study, NEIGHBOURS)
-    tiny_models.save(embedding, seed=6)
-    changed = tiny_studies.study(tmp_path, embedding=str(embedding), poolings=["last"])
-    [after] = predictions(changed, NEIGHBOURS)
-    assert not np.array_equal(before, after, equal_nan=True)
-
-
 def test_networks_kept_are_those_that_predicted(study):
     [ensemble], by_network = ensembles(study), network_predictions(study)
     it = FoldFit(study, 0, [study.parameters.encoder])
@@ -199,15 +156,12 @@ def test_networks_kept_are_those_that_predicted(study):
 
 def test_routers_that_a_study_does_not_allow_are_left_out(tmp_path, study):
     assert router_names(study, full=True) == list(ROUTERS)
+    slow = {RANDOM_FEATURES, TREES, FACTORS, MLP, RESPONSE, FINE_TUNED}
+    assert set(ROUTERS) - set(router_names(study)) == slow
     plain = tiny_studies.study(tmp_path, untrained="")
     assert set(ROUTERS) - set(router_names(plain, full=True)) == {UNTRAINED}
     alone = tiny_studies.study(tmp_path / "b", encoders=[])
     assert set(ROUTERS) - set(router_names(alone, full=True)) == {PAIRED}
-
-
-def test_only_a_full_study_has_the_slow_routers(study):
-    slow = set(ROUTERS) - set(router_names(study))
-    assert slow == {RANDOM_FEATURES, TREES, FACTORS, MLP, RESPONSE, FINE_TUNED}
 
 
 def test_routers_read_the_encoders_they_name(study):
@@ -239,28 +193,3 @@ def test_own_features_are_those_chosen_for_the_target_alone(study, tmp_path):
             brier = np.mean((guess[split.validation] - Y[split.validation, k]) ** 2)
             fits.append((brier, guess))
         np.testing.assert_allclose(p[split.test, k], min(fits)[1][split.test], atol=1e-3)
-
-
-@pytest.mark.parametrize("router", [TFIDF, MLP])
-def test_tuned_routers_do_as_well_on_validation_as_each_of_their_candidates(
-    study, router, monkeypatch
-):
-    seen = []
-
-    def record(self, X, candidates):
-        seen.append((X, candidates, [self.study.labels.group] if router == MLP else []))
-        return np.zeros(self.study.labels.correct.shape)
-
-    [p] = predictions(study, router, calibrated=False)
-    monkeypatch.setattr(FoldFit, "tuned", record)
-    ROUTERS[router].fit(FoldFit(study, 0, ROUTERS[router].reads(study)))
-    [(X, candidates, groups)] = seen
-    assert len(candidates) >= 3
-    split, Y = study.splits[0], study.labels.correct
-    v = split.validation
-    briers = []
-    for candidate in candidates:
-        fitted = candidate.fit(*(values[split.train] for values in (X, Y, *groups)))
-        briers.append(((fitted.predict_proba(X[v]) - Y[v]) ** 2).mean())
-    assert len(set(briers)) > 1
-    assert ((p[v] - Y[v]) ** 2).mean() == pytest.approx(min(briers), rel=1e-6)

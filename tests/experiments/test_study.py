@@ -10,8 +10,7 @@ from tiny_studies import label_table, world
 
 from prefill_router.config import Parameters, validate
 from prefill_router.errors import InputError
-from prefill_router.evaluation.results import read_metrics, results
-from prefill_router.experiments.inputs import check_inputs
+from prefill_router.evaluation.results import results
 from prefill_router.experiments.study import ARTIFACTS, Study
 from prefill_router.extraction.models import load_encoder
 from prefill_router.features.selection import Choice, cross_validated_auc
@@ -22,18 +21,7 @@ from prefill_router.recipe import fit_recipe
 from prefill_router.storage import read_json
 
 torch.set_num_threads(1)
-
-
-@pytest.fixture(autouse=True)
-def own_artifacts(monkeypatch):
-    monkeypatch.delenv(ARTIFACTS, raising=False)
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv(ARTIFACTS, raising=False)
-        return tiny_studies.study(tmp_path_factory.mktemp("study"), outer_folds=2)
+pytestmark = pytest.mark.usefixtures("own_artifacts")
 
 
 # -- the run directory ---------------------------------------------------------------------------
@@ -56,20 +44,6 @@ def test_heads_train_where_this_machine_can(tmp_path, monkeypatch):
     assert study.like(device="auto").training_device == cuda
     # a cluster's workers read; what this machine has is another matter
     assert study.like(device="cuda:7", engine="ray").training_device == cuda
-
-
-def test_a_run_directory_moved_elsewhere_is_still_the_same_run(tmp_path):
-    tiny_studies.study(tmp_path).claim()
-    (tmp_path / "run").rename(tmp_path / "moved")
-    tiny_studies.study(tmp_path, run_dir=str(tmp_path / "moved"))
-
-
-def test_a_run_directory_that_holds_nothing_yet_is_anybodys(tmp_path):
-    study = tiny_studies.study(tmp_path, encoder=str(tmp_path / "misspelled"))
-    with pytest.raises(InputError, match="misspelled"):
-        check_inputs(study)
-    assert not study.run_dir.exists()
-    tiny_studies.study(tmp_path)
 
 
 def test_relative_paths_start_at_the_projects_root(tmp_path, monkeypatch):
@@ -174,14 +148,6 @@ def test_states_are_those_of_the_encoder_and_settings_asked_for(tmp_path):
     assert found.key != other.key
 
 
-def test_changed_weights_are_read_anew(tmp_path):
-    before = tiny_studies.study(tmp_path, n_queries=12)
-    states = before.activations().states(2, "last")
-    tiny_models.save(tmp_path / "main", seed=9)
-    after = tiny_studies.study(tmp_path, n_queries=12)
-    assert not np.allclose(after.activations().states(2, "last"), states)
-
-
 def test_encoders_are_each_named_once(tmp_path):
     values = world(tmp_path)
     main, other, control = values["encoder"], values["encoders"][0], values["untrained"]
@@ -190,12 +156,6 @@ def test_encoders_are_each_named_once(tmp_path):
     assert study.trained_encoders == [other, main]
     study = Study(validate({**values, "untrained": "", "run_dir": str(tmp_path / "b")}))
     assert study.encoders == study.trained_encoders == [other, main]
-
-
-def test_an_unknown_encoder_is_an_error_that_shows_how_to_give_one(tmp_path):
-    study = tiny_studies.study(tmp_path, encoder=str(tmp_path / "nowhere"))
-    with pytest.raises(InputError, match=r"nowhere: no such directory.*-p encoder=path"):
-        study.activations()
 
 
 def test_layers_are_measured_on_training_rows_of_each_fold(study):
@@ -256,18 +216,6 @@ def test_choices_by_J_take_its_best_place_and_then_the_best_dimension(study, mon
     assert study.choices(encoders, fold) == want
 
 
-def test_a_constant_target_gets_a_place_too(tmp_path):
-    table = label_table(120, targets=tiny_studies.TARGETS)
-    for criterion in ("auc", "J"):
-        study = tiny_studies.study(
-            tmp_path / criterion, table, layers=[0, 2, 3], criterion=criterion
-        )
-        choices = study.choices([study.parameters.encoder], 0)
-        assert len(choices) == 4
-        for choice in choices:
-            assert (choice.layer, choice.pooling) != (0, "last")  # where nothing varies
-
-
 def test_what_is_fitted_depends_on_labels_splits_and_seed(study, tmp_path):
     keys = [study.key("a"), study.key("b")]
     keys.append(tiny_studies.study(tmp_path / "1", outer_folds=2, seed=1).key("a"))
@@ -277,26 +225,7 @@ def test_what_is_fitted_depends_on_labels_splits_and_seed(study, tmp_path):
     assert tiny_studies.study(tmp_path / "same", outer_folds=2).key("a") == keys[0]
 
 
-def own_split(n=60):
-    """Return a table that says itself which query trains, validates and tests."""
-    table = label_table(n)
-    table["group"] = table["query_id"]
-    table["split"] = np.tile(np.repeat(["train", "validation", "test"], n // 3), 3)
-    return table
-
-
 # -- costs and results ---------------------------------------------------------------------------
-
-
-def test_costs_are_tokens_times_prices(study):
-    costs, labels = study.costs, study.labels
-    n_input = study.activations().n_tokens
-    assert n_input.tolist() == [len(question.split()) + 2 for question in labels.question]
-    for row in (0, 17, 239):
-        for k, target in enumerate(labels.targets):
-            in_price, out_price = tiny_studies.PRICES[target]
-            paid = n_input[row] * in_price + labels.output_tokens[row, k] * out_price
-            assert costs[row, k] == pytest.approx(paid / 1e6, rel=1e-12)
 
 
 def test_expected_costs_are_the_recipes(study):
@@ -330,25 +259,6 @@ def test_the_zoos_prices_are_of_the_zoos_targets_alone(tmp_path):
     study = tiny_studies.study(tmp_path, prices="zoo")
     with pytest.raises(InputError, match=r"prices=FILE.csv.*or none \(prices=\)"):
         _ = study.prices
-
-
-def test_an_unknown_price_is_an_error_and_never_0(tmp_path):
-    study = tiny_studies.study(tmp_path, n_queries=20)
-    path = Path(study.parameters.prices)
-    path.write_text(path.read_text().replace("noisy", "noise"))
-    with pytest.raises(InputError, match=r"price of target 'noisy' is unknown.*'noise'"):
-        _ = study.costs
-
-
-def test_results_go_into_the_run_directory(study):
-    study.record("01_mine", results())
-    assert read_metrics(study.run_dir / "metrics" / "01_mine.json").empty
-
-
-def test_splits_are_those_of_the_labels_where_the_table_has_them(tmp_path):
-    [split] = tiny_studies.study(tmp_path, own_split()).splits
-    assert isinstance(split, Split)
-    assert split.test.tolist() == list(range(40, 60))
 
 
 # -- questions on the side -----------------------------------------------------------------------

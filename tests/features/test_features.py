@@ -35,14 +35,6 @@ def test_features_of_training_rows_do_not_depend_on_test_rows(rng):
     np.testing.assert_array_equal(after.transform({"e": activations}, rows)[0], before)
 
 
-def test_one_encoder_needs_no_name(rng):
-    activations, _, _ = predictable(rng)
-    rows, choices = np.arange(70), [Choice("", 1, "mean", 3)]
-    [named] = TargetFeatures(choices).fit({"": activations}, rows).transform({"": activations})
-    [plain] = TargetFeatures(choices).fit(activations, rows).transform(activations)
-    np.testing.assert_array_equal(plain, named)
-
-
 @pytest.mark.parametrize(
     ("choice", "message"),
     [

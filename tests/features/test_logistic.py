@@ -39,7 +39,7 @@ def test_nested_columns_equal_separate_fits(rng):
         np.testing.assert_allclose(intercept[i], alone_intercept, atol=1e-5)
 
 
-@pytest.mark.parametrize("C", [1e-3, 1e-1, 10.0])
+@pytest.mark.parametrize("C", [1e-3, 10.0])
 def test_collinear_columns_of_unequal_size(rng, C):
     """Columns repeated, nearly repeated and a thousand times larger: the product of many layers."""
     X, Y = problem(rng, n=400, k=2, missing=0)
@@ -50,22 +50,6 @@ def test_collinear_columns_of_unequal_size(rng, C):
         reference = LogisticRegression(C=C, solver="newton-cholesky", tol=1e-10, max_iter=1000)
         expected = reference.fit(X, y).predict_proba(X)[:, 1]
         np.testing.assert_allclose(p[:, k], expected, atol=2e-3)
-
-
-def test_more_columns_than_rows(rng):
-    X, Y = problem(rng, n=20, d=60, k=1, missing=0)
-    coef, intercept = fit_logistic(X, Y)
-    reference = LogisticRegression(solver="newton-cholesky", tol=1e-10).fit(X, Y[:, 0])
-    np.testing.assert_allclose(coef, reference.coef_, atol=1e-4)
-    np.testing.assert_allclose(intercept, reference.intercept_, atol=1e-4)
-
-
-def test_intercept_is_not_penalised(rng):
-    X, Y = problem(rng, missing=0)
-    coef, intercept = fit_logistic(X, Y, C=1e-9)
-    np.testing.assert_allclose(
-        predict_logistic(X, coef, intercept).mean(axis=0), Y.mean(axis=0), atol=1e-6
-    )
 
 
 def test_separable_labels_with_hardly_a_penalty_stay_finite(rng):

@@ -89,14 +89,6 @@ def test_fewer_rows_than_dimensions_and_a_class_missing_from_a_fold(rng):
     assert np.isfinite(table.query("target == 1")["auc"]).all()
 
 
-def test_dimensions_are_clipped_to_the_width_once(rng):
-    activations, Y, groups = predictable(rng)
-    table = cross_validated_auc(
-        activations, Y, np.arange(120), groups, [1], ["mean"], [100, 4, 8, 50]
-    )
-    assert table["dimension"].unique().tolist() == [4, 8]
-
-
 def test_constant_states_and_one_sided_targets_do_not_crash(rng):
     activations, Y, groups = predictable(rng)
     Y = np.column_stack([Y, np.ones(len(Y)), np.full(len(Y), np.nan)])

@@ -10,11 +10,10 @@ from prefill_router.errors import InputError
 from prefill_router.extraction.activations import Activations
 from prefill_router.features import TargetFeatures
 from prefill_router.features.components import BLOCK
-from prefill_router.features.selection import Choice
 from prefill_router.labels.splits import Split
 from prefill_router.metrics import pairwise_brier
-from prefill_router.recipe import Recipe, all_places, choose_places, fit_predictor
-from prefill_router.recipe.heads import HEADS, PENALTIES, merge_inputs, predict_each_network
+from prefill_router.recipe import Recipe, choose_places, fit_predictor
+from prefill_router.recipe.heads import HEADS, PENALTIES, predict_each_network
 
 TRAIN, VALIDATION, TEST = np.arange(180), np.arange(180, 260), np.arange(260, 330)
 SPLIT = Split(TRAIN, VALIDATION, TEST)
@@ -154,20 +153,6 @@ def test_layers_are_chosen_by_j_where_asked(world):
     assert {(choice.layer, choice.pooling) for choice in by_j} == {(1, "last")}
     with pytest.raises(InputError, match="Unknown criterion 'j'; known: auc, J"):
         Recipe(criterion="j")
-
-
-def test_all_layers_share_the_columns_evenly(world):
-    assert all_places(world.activations["main"], 10) == [
-        Choice("", layer, pooling, 2) for layer in (0, 1) for pooling in ("last", "mean")
-    ]
-
-
-def test_inputs_that_repeat_are_merged():
-    rng = np.random.default_rng(0)
-    X, columns = rng.normal(size=(5, 6)), [0, 1, 2, 3, 4, 0, 1, 2]
-    weight = rng.normal(size=(2, 8, 4))
-    merged = merge_inputs(weight, columns, 6)
-    np.testing.assert_allclose(np.matmul(X, merged), np.matmul(X[:, columns], weight))
 
 
 def test_an_unknown_head_is_refused():
