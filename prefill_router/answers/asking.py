@@ -6,10 +6,9 @@ import asyncio
 import os
 import queue
 import random
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-
-from anyio.from_thread import start_blocking_portal
 
 from prefill_router.answers.endpoints import Connection, NoAnswer, RateLimit
 from prefill_router.answers.generation import Decoding
@@ -96,13 +95,20 @@ def ask_endpoints(
         shared = decoding, prices, ledger, problems, lambda: done.put(None)
         askers = [_Asker(endpoint, questions, *shared) for endpoint in endpoints]
         # In a thread, since a notebook has a loop already; an exception here cancels the requests.
-        with start_blocking_portal() as portal:
-            asking = portal.start_task_soon(_ask_all, askers)
-            asking.add_done_callback(done.put)
+        loop = asyncio.new_event_loop()
+        task = loop.create_task(_ask_all(askers))
+        task.add_done_callback(done.put)
+        thread = threading.Thread(target=loop.run_until_complete, args=[asyncio.wait([task])])
+        thread.start()
+        try:
             n = sum(len(asker.unanswered) for asker in askers)
-            for _ in track(iter(done.get, asking), "Asking endpoints", n):
+            for _ in track(iter(done.get, task), "Asking endpoints", n):
                 pass
-            asking.result()
+            task.result()
+        finally:
+            loop.call_soon_threadsafe(task.cancel)
+            thread.join()
+            loop.close()
         replies = {a.endpoint.name: [ledger.answers.get(key) for key in a.keys] for a in askers}
         return Asked(replies, ledger.spent, ledger.uncertain, problems)
 
