@@ -32,7 +32,7 @@ def test_the_p_value_is_the_inverse_of_the_most_that_gamblers_ever_own():
     assert max(BETS) < 1  # or else one lost bet would be the end
 
 
-@pytest.mark.parametrize("discordant", [0.1, 0.4, 1.0])
+@pytest.mark.parametrize("discordant", [0.1, 1.0])
 def test_p_values_are_valid_where_the_hypothesis_just_holds(discordant):
     """At most a share alpha of them may be below alpha; a binomial bound allows for chance."""
     rng, d, n = np.random.default_rng(0), 0.05, 400
@@ -146,8 +146,7 @@ def test_losses_are_known(world):
     assert (np.diff(losses) > 0).all()
 
 
-@pytest.mark.parametrize("place", [3, 4])
-@pytest.mark.parametrize("confidence", [0.8, 0.95])
+@pytest.mark.parametrize(("place", "confidence"), [(3, 0.8), (4, 0.95)])
 def test_promises_are_broken_at_most_as_often_as_they_may_be(world, place, confidence):
     """A tolerance that loses just more than allowed is certified with probability alpha at most."""
     given, wrong = simulate(world, world.losses()[place] - 1e-9, confidence, 250)

@@ -71,10 +71,10 @@ def test_pickles_are_never_opened(saved, tmp_path):
     assert mark.exists()
 
 
-@pytest.mark.parametrize("name", [CONFIG, TENSORS])
-def test_missing_files_are_named(saved, name):
-    (saved / name).unlink()
-    refused(saved, f"{name}: no such file")
+def test_missing_files_are_named(saved):
+    for name in (TENSORS, CONFIG):
+        (saved / name).unlink()
+        refused(saved, f"{name}: no such file")
 
 
 @pytest.mark.parametrize("name", [CONFIG, TENSORS])
@@ -133,15 +133,12 @@ def test_giant_files_are_refused_before_they_are_read(saved, name, monkeypatch):
 @pytest.mark.parametrize(
     "bomb",
     [
-        b"[" * 100_000,
         b'{"format":' * 50_000,
         b'{"format": ' + b"9" * 100_000 + b"}",
         b'{"tau": 1e999}',
         b"\xff\xfe\x00",
-        b"",
-        b"null",
     ],
-    ids=["nested lists", "nested objects", "digits", "infinity", "no text", "empty", "null"],
+    ids=["nested", "digits", "infinity", "no text"],
 )
 def test_json_bombs_do_nothing(saved, bomb):
     (saved / CONFIG).write_bytes(bomb)
@@ -151,22 +148,14 @@ def test_json_bombs_do_nothing(saved, bomb):
 ROOM = router_files.LIMITS[CONFIG] - 2**18  # beside what a router says of itself
 
 
-def fill(template, start="{", end="}"):
-    """Return JSON of that many bytes, of as many items as fit."""
-    n = ROOM // (len(template) + 8)
-    return json.loads(start + ",".join(template.replace("#", f"{i:06}") for i in range(n)) + end)
-
-
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        (lambda c: c.update(fill('"#":0')), r"000000: Extra inputs .* more\)"),
-        (lambda c: c["data"].update(benchmarks=fill("0", "[", "]")), "data.benchmarks"),
+        (lambda c: c.update({f"{i:06}": 0 for i in range(ROOM // 16)}), r"000000: Extra inputs"),
         (lambda c: c.update(metrics=[0] * (ROOM // 4)), "metrics"),
-        (lambda c: c.update(added=[{"x": 0}] * 10_000), "added.0"),
         (lambda c: c.update(prices=[{}] * (ROOM // 4)), "prices.0"),
     ],
-    ids=["keys", "benchmarks", "metrics", "added", "prices"],
+    ids=["keys", "metrics", "prices"],
 )
 def test_a_file_full_of_faults_is_refused_quickly(saved, change, match):
     rewrite(saved, change)
@@ -223,23 +212,15 @@ COSTS = ("input", "output", "output_tokens", "mean_cost")
     [
         (set_to("format", 2), "not of format 3.*prefill-router fit LOOP.yaml"),
         (set_to("extra", 1), "extra"),
-        (set_to("targets", ["early"]), "targets"),
         (set_to("targets", ["early", "early", "late"]), "named twice"),
-        (set_to("targets", 0, 7), "valid string"),
         (set_to("tau", "0.1"), "valid number"),
-        (set_to("tau", -1.0), "greater than or equal to 0"),
         (set_to("places", 0, "components", 10**30), "places.0.components"),
-        (set_to("places", 0, "components", -5), "places.0.components"),
-        (set_to("places", 0, "layer", 10**9), "places.0.layer"),
         (set_to("head", "forest"), "head"),
         (set_to("calibration", 0, "eval"), "calibration.0"),
-        (set_to("calibration", []), "3 targets"),
         (set_to("encoder", "weights", "../../etc/passwd"), "is not the encoder"),
         (set_to("guarantee", "best_single", "nobody"), "best_single"),
-        (set_to("guarantee", "p_values", []), "guarantee.p_values"),
         (set_to("prices", 0, "input", None), "unknown, which is not 0"),
         (set_to("metrics", [{"metric": "x", "y": 1}]), "no column 'y'"),
-        (set_to("added", [ADDED | {"name": "early"}]), "named twice"),
         (set_to("added", [ADDED | {"input": None}]), "has costs, or lacks them"),
         (set_to("added", [ADDED | dict.fromkeys(COSTS)]), "has costs, or lacks them"),
         (set_to("tensors", "0" * 64), "not the file that was saved"),
@@ -256,10 +237,7 @@ def test_configs_that_say_something_else_are_refused(saved, change, match):
         ("../../secrets", "no such directory"),
         ("/etc", "no config.json in"),
         ("zoo/../../secrets", "no model"),
-        ("a\nb/c", "cannot be reached|no hub id|no model|no such directory"),
         ("$(touch x)", "hub"),
-        ("~nosuchuser/x", "no such directory"),
-        ("a" * 1000, "hub"),
     ],
 )
 def test_an_encoder_that_is_a_path_elsewhere_is_no_encoder(saved, name, match, monkeypatch):
@@ -268,25 +246,16 @@ def test_an_encoder_that_is_a_path_elsewhere_is_no_encoder(saved, name, match, m
     refused(saved, match)
 
 
-def test_another_encoder_under_the_same_name_is_refused(saved, fitted):
-    rewrite(saved, set_to("encoder", "weights", "0" * 64))
-    refused(saved, "is not the encoder that the router was fitted to")
-
-
 @pytest.mark.parametrize(
     ("name", "make", "match"),
     [
         ("centre", lambda t: t.astype(np.float64), "centre is float64"),
         ("head.weight.0", lambda t: t[:, :-1], r"head.weight.0 is .*it must be float32 \(2, "),
-        ("head.bias.0", lambda t: t[0], "head.bias.0"),
-        ("head.weight.1", lambda t: t[:, :-1], "head.weight.1 is float32"),
         ("projection", lambda t: np.full_like(t, np.nan), "no finite numbers"),
         ("validation.p", lambda t: t[:0], "validation.p"),
         ("lengths.slopes", lambda t: None, "lacks tensor 'lengths.slopes'"),
         ("more", lambda t: np.zeros(3), "unexpected tensor 'more'"),
-        ("seen", lambda t: t.astype(np.int64), "seen is int64"),
         ("validation.correct", lambda t: t[:-1], "validation.p is float64|validation.correct is"),
-        ("validation.correct", lambda t: t.astype(np.int64), "validation.correct is int64"),
     ],
 )
 def test_tensors_of_other_types_shapes_and_values_are_refused(saved, name, make, match):
@@ -304,12 +273,9 @@ def test_tensors_of_other_types_shapes_and_values_are_refused(saved, name, make,
     [
         {"centre": {"dtype": "F32", "shape": [2**62, 2**62], "data_offsets": [0, 8]}},
         {"centre": {"dtype": "F32", "shape": [10**12], "data_offsets": [0, 4 * 10**12]}},
-        {"centre": {"dtype": "F32", "shape": [2], "data_offsets": [8, 0]}},
         {"centre": {"dtype": "PICKLE", "shape": [2], "data_offsets": [0, 8]}},
-        {"centre": {"dtype": "F32", "shape": [-2], "data_offsets": [0, 8]}},
-        [[[[1]]]],
     ],
-    ids=["overflow", "beyond the file", "backwards", "unknown type", "negative", "no object"],
+    ids=["overflow", "beyond the file", "unknown type"],
 )
 def test_huge_and_impossible_shapes_are_refused(saved, header):
     text = json.dumps(header).encode()
@@ -317,20 +283,8 @@ def test_huge_and_impossible_shapes_are_refused(saved, header):
     refused(saved, "no safetensors file|unexpected|lacks")
 
 
-@pytest.mark.parametrize("content", [b"", struct.pack("<Q", 2**62) + b"{}", b"\x80\x04junk"])
-def test_files_that_are_no_safetensors_are_refused(saved, content):
-    rewrite(saved, tensors=content)
-    refused(saved, "no safetensors file")
-
-
 def test_an_altered_byte_is_noticed(saved):
     content = bytearray((saved / TENSORS).read_bytes())
     content[-1] ^= 1
     (saved / TENSORS).write_bytes(content)
     refused(saved, "its hash differs")
-
-
-def test_a_directory_that_is_gone_is_no_router(tmp_path):
-    """As the hub's cache has it where a repository holds no file of a router."""
-    with pytest.raises(InputError, match="no such file"):
-        router_files.read_config(tmp_path / "gone")

@@ -1,9 +1,12 @@
+import hashlib
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import tiny_routers
 import tiny_studies
+from hypothesis import given
+from hypothesis import strategies as st
 
 from prefill_router import recipe
 from prefill_router.evaluation.comparison import compare_choices
@@ -13,6 +16,7 @@ from prefill_router.labels import load_labels
 from prefill_router.labels.costs import load_prices
 from prefill_router.labels.splits import make_splits
 from prefill_router.router import Router, measurement
+from prefill_router.router.measurement import digests
 from prefill_router.trunk import SharedTrunkEnsemble
 
 
@@ -115,3 +119,19 @@ def test_what_the_book_evaluates_is_what_is_saved(world, tmp_path, head):
     )  # fmt: skip
     wanted = select(compared, router="argmax", metric="gap closed")
     assert argmax.estimate.tolist() == wanted.estimate.tolist()
+
+
+TEXTS = st.lists(st.text("ab \n\ud800é", max_size=6), max_size=30)
+
+
+@given(TEXTS, TEXTS)
+def test_questions_are_found_again_but_for_white_space_around_them(known, asked):
+    kept = np.unique(digests(known))
+    assert kept.dtype == np.uint64 and kept.shape == (len({text.strip() for text in known}),)
+    expected = [text.strip() in {other.strip() for other in known} for text in asked]
+    assert np.isin(digests(asked), kept).tolist() == expected
+
+
+def test_a_digest_is_the_head_of_sha256_on_every_machine():
+    head = hashlib.sha256(b"What is 1 + 1?").digest()[:8]
+    assert digests([" What is 1 + 1?"]).tolist() == [int.from_bytes(head, "little")]
