@@ -37,14 +37,17 @@ MOST, PER_METRIC = 11, 3
 
 
 def headline(found: pd.DataFrame) -> pd.DataFrame:
-    """Return the numbers that are held: some of every metric, those over all targets first.
+    """Return the numbers that are held: some of every metric, first of test, and over all targets.
 
     Differences, single networks and what is undefined are left out, for they are less stable; so
     are numbers without an interval (counts, p-values, deviations) unless they are of `DATA`.
     """
     held = found["metric"].isin(DATA) | (found["upper"] > found["lower"])
     kept = found[held & found["versus"].eq("") & found["seed"].isna() & found["estimate"].notna()]
-    kept = kept.sort_values("target", key=lambda target: target.ne(""), kind="stable")
+    first = {"split": "test", "target": ""}
+    kept = kept.sort_values(
+        [*first], key=lambda column: column.ne(first[column.name]), kind="stable"
+    )
     place = kept.groupby("metric", sort=False).cumcount()
     most = max(MOST, kept["metric"].nunique())
     order = place[place < PER_METRIC].sort_values(kind="stable").index

@@ -112,6 +112,14 @@ def test_no_metric_with_an_interval_or_of_the_data_is_left_out(n_metrics, n_each
     assert len(kept) == min(max(MOST, len(names)), len(names) * min(n_each, PER_METRIC))
 
 
+def test_the_headline_is_of_test_rows_where_there_are_any():
+    known = {"metric": "AUC", "lower": 0.1, "upper": 1.0, "n": 90}
+    rows = [{"router": f"r{i}", "split": "validation", "estimate": 0.9} for i in range(PER_METRIC)]
+    rows += [{"router": "net", "target": "a", "estimate": 0.8}, {"estimate": 0.7}]
+    found = results(known | row for row in rows)
+    assert headline(found)["estimate"].tolist() == [0.7, 0.8, 0.9]
+
+
 @pytest.fixture
 def study(tmp_path, monkeypatch):
     monkeypatch.setattr("prefill_router.experiments.study.project_root", lambda: tmp_path)
