@@ -108,5 +108,5 @@ def growth(directory, few, many):
 
 
 def test_many_queries_need_no_more_memory_than_few(tmp_path):
-    """Their states alone are 55 MiB more."""
-    assert alone(growth, tmp_path, 1_000, 8_000) < 16
+    """Their states alone are 43 MiB more."""
+    assert alone(growth, tmp_path, 500, 6_000) < 16

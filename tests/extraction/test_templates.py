@@ -27,14 +27,10 @@ def test_a_template_that_writes_the_date_writes_the_same_on_any_day():
     assert format_prompts(tiny_models.tokenizer(), ["w1"], template=template) == ["2025-01-01 w1"]
 
 
-def test_half_of_a_surrogate_pair_is_no_text():
-    with pytest.raises(InputError, match=r"Question 1 .* surrogate pair at character 3"):
-        format_prompts(tiny_models.tokenizer(), ["w1", "w2 \ud83d"])
-
-
-@pytest.mark.parametrize("bad", [None, 3, b"w1", float("nan")])
+@pytest.mark.parametrize("bad", [None, 3, b"w1", float("nan"), "w2 \ud83d"])
 def test_questions_must_be_text(bad):
-    with pytest.raises(InputError, match=r"Question 1 is .* not text"):
+    said = "surrogate pair at character 3" if isinstance(bad, str) else "not text"
+    with pytest.raises(InputError, match=rf"Question 1 .*{said}"):
         format_prompts(tiny_models.tokenizer(), ["w1", bad])
 
 
