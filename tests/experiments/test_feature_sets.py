@@ -1,5 +1,3 @@
-import copy
-
 import numpy as np
 import pytest
 import tiny_studies
@@ -8,7 +6,7 @@ from sklearn.linear_model import LogisticRegression
 from tiny_studies import relabelled
 
 from prefill_router.evaluation.results import one, select
-from prefill_router.experiments.comparison import apply_policies
+from prefill_router.experiments.comparison import apply_policies, best_single
 from prefill_router.experiments.comparison import test_labels as labels_of_test
 from prefill_router.experiments.feature_sets import (
     ALL,
@@ -32,6 +30,7 @@ from prefill_router.experiments.feature_sets import (
 from prefill_router.experiments.fold import FoldFit
 from prefill_router.experiments.routers import predictions
 from prefill_router.features.selection import choose
+from prefill_router.metrics import gap_closed
 from prefill_router.probes.decomposition import decompose
 
 torch.set_num_threads(1)
@@ -70,8 +69,7 @@ def test_sets_are_what_they_are_called(study):
 
 
 def test_a_set_is_the_same_whatever_criterion_the_study_has(study):
-    by_j, main = copy.copy(study), study.parameters.encoder
-    by_j.parameters = study.parameters.model_copy(update={"criterion": "J"})
+    by_j, main = study.like(criterion="J"), study.parameters.encoder
     assert by_j.choices([main], 0) != study.choices([main], 0)
     for features, encoders in ((ONE, [main]), (BY_J, [main]), (SEVERAL, study.trained_encoders)):
         (mine,), (theirs,) = (
@@ -146,23 +144,18 @@ def test_every_set_and_head_is_compared_with_the_recipe(study):
         recipe = f"{ONE}, {head}"
         for features, encoder in sets:
             about = {"router": f"{features}, {head}", "encoder": encoder}
-            p = predictions(
-                study,
-                about["router"],
-                [encoder] if encoder else study.trained_encoders,
-                FEATURE_SETS,
-            )
+            encoders = [encoder] if encoder else study.trained_encoders
+            p = predictions(study, about["router"], encoders, FEATURE_SETS)
             brier = np.mean((study.over_folds(p) - Y) ** 2)
             row = one(found, metric="Brier", split="test", **about)
             assert row.estimate == pytest.approx(brier, abs=1e-12)
-            right = Y[np.arange(len(Y)), apply_policies(study, p).choice].mean()
-            gap, theirs = (one(found, metric="gap closed", **of).estimate
-                           for of in (about, {"router": recipe, "encoder": main}))  # fmt: skip
-            best = [np.full(study.labels.n_queries, k) for k in study.best_single]
-            single = Y[np.arange(len(Y)), study.over_folds(best)].mean()
-            assert gap == pytest.approx((right - single) / (Y.max(axis=1).mean() - single))
+            asked, best = apply_policies(study, p).choice, best_single(study)
+            right, single = (Y[np.arange(len(Y)), k].mean() for k in (asked, best))
+            gap = one(found, metric="gap closed", **about).estimate
+            assert gap == pytest.approx(gap_closed(right, single, Y.max(axis=1).mean()))
             if (features, encoder) != sets[0]:
                 row = one(found, metric="gap closed", versus=recipe, **about)
+                theirs = one(found, metric="gap closed", router=recipe, encoder=main).estimate
                 assert row.estimate == pytest.approx(gap - theirs, abs=1e-12)
                 assert row.lower <= row.estimate <= row.upper
     per_target = len(study.layer_auc(main)) // (len(study.splits) * study.labels.n_targets)

@@ -15,6 +15,7 @@ from prefill_router.experiments.layers import (
     DIP,
     LOST,
     MISSED,
+    PLACE,
     RANKERS,
     SPEARMAN,
     deepest_dip,
@@ -71,12 +72,9 @@ def test_no_constant_states_and_the_dimension_that_cross_validation_prefers(with
     assert heads.query("layer == 0 and pooling == 'last'").empty
     aucs = with_constant.layer_auc(with_constant.parameters.encoder)
     for head in heads.query("target < 3").sample(8, random_state=0).itertuples():
-        of = aucs[
-            (aucs["fold"] == head.fold)
-            & (aucs["layer"] == head.layer)
-            & (aucs["pooling"] == head.pooling)
-            & (aucs["target"] == head.target)
-        ]
+        of = aucs
+        for name in PLACE:
+            of = of[of[name] == getattr(head, name)]
         assert head.auc == of["auc"].max()
         assert head.dimension == of.loc[of["auc"].idxmax(), "dimension"]
 
