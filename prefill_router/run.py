@@ -92,7 +92,7 @@ def run_experiment(
         state["notebooks"].append(file_hash(notebook))
         note(_execute(notebook, study.run_dir, given, fingerprint(state)))
     write_json(study.run_dir / "metrics.json", _all_metrics(study.run_dir))
-    write_json(study.run_dir / "manifest.json", _manifest(study, inputs["encoders"]))
+    write_json(study.run_dir / "manifest.json", _manifest(study, inputs))
     return study.run_dir
 
 
@@ -171,7 +171,7 @@ def clean(path: Path) -> None:
     nbformat.write(book, path)
 
 
-def _manifest(study: Study, encoders: dict[str, str]) -> dict[str, Any]:
+def _manifest(study: Study, inputs: dict[str, Any]) -> dict[str, Any]:
     artifacts = sorted(path.name for path in study.store.root.glob("*-*") if path.is_dir())
     outputs = [study.run_dir / "notebooks" / path.name for path in notebooks()]
     return {
@@ -179,8 +179,7 @@ def _manifest(study: Study, encoders: dict[str, str]) -> dict[str, Any]:
         "code": {"version": __version__, "stages": STAGES},
         "versions": {"python": platform.python_version(), **library_versions()},
         "machine": {"system": platform.platform(), "cores": os.cpu_count()},
-        "labels": study.labels.fingerprint,
-        "encoders": encoders,
+        **inputs,
         "artifacts": artifacts,
         "notebooks": {path.name: file_hash(path) for path in outputs},
         "metrics": file_hash(study.run_dir / "metrics.json"),

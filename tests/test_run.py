@@ -4,7 +4,7 @@ import sys
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
-from tiny_studies import world
+from tiny_studies import PRICES, world
 
 from prefill_router import run as chain
 from prefill_router.config import Parameters
@@ -106,6 +106,7 @@ def test_a_chain_that_fails_goes_on_where_it_failed(root, values, executed):
         values["encoders"]
     )
     assert manifest["labels"] == Study(Parameters(**manifest["parameters"])).labels.fingerprint
+    assert manifest["prices"]["output"]["early"] == PRICES["early"][1]
     book = nbformat.read(out, as_version=4)
     assert [cell.outputs[0].text for cell in book.cells if cell.get("outputs")] == ["seed 7\n"]
 

@@ -32,7 +32,7 @@ def check_inputs(study: Study) -> dict[str, Any]:
     p = study.parameters
     inputs = {
         "labels": study.labels.fingerprint,
-        "prices": _price_content(study),
+        "prices": price_content(study),
         "encoders": encoder_hashes(study),
     }
     for encoder in inputs["encoders"]:
@@ -50,7 +50,7 @@ def encoder_hashes(study: Study) -> dict[str, str]:
     return {encoder: weights_hash(study.source(encoder)) for encoder in encoders}
 
 
-def _price_content(study: Study) -> dict[str, Any] | None:
+def price_content(study: Study) -> dict[str, Any] | None:
     """Return what the price table says, wherever it lies."""
     if study.prices is None:
         return None

@@ -11,7 +11,7 @@ import pandas as pd
 from prefill_router.config import HEAVY, PLACES, Parameters, validate
 from prefill_router.errors import InputError
 from prefill_router.evaluation.results import read_metrics, write_metrics
-from prefill_router.experiments.inputs import encoder_hashes
+from prefill_router.experiments.inputs import encoder_hashes, price_content
 from prefill_router.experiments.study import Study
 from prefill_router.project import project_root
 from prefill_router.storage import file_hash, read_json, write_json
@@ -126,7 +126,7 @@ def publish(run_dir: Path) -> Path:
     pathlib.Path
         The manifest, in ``experiments/published/NAME``: parameters, code (the package's version and
         the VERSION of each stage), libraries, machine, seconds, and hashes of files, labels and
-        encoders.
+        encoders, and prices.
 
     Raises
     ------
@@ -150,8 +150,9 @@ def publish(run_dir: Path) -> Path:
                 rows[column] = rows[column].replace(renamed)
             write_metrics(into / path.name, rows)
             hashes[path.name] = file_hash(into / path.name)
-    kept = ("code", "versions", "machine", "labels", "seconds")
-    record = {name: manifest[name] for name in kept} | {"parameters": named, "files": hashes}
+    kept = ("code", "versions", "machine", "labels", "prices", "seconds")
+    record = {name: manifest[name] for name in kept if name in manifest}
+    record |= {"parameters": named, "files": hashes}
     record["encoders"] = {renamed.get(n, n): h for n, h in manifest["encoders"].items()}
     write_json(into / MANIFEST, record)
     return into / MANIFEST
@@ -180,7 +181,10 @@ def _encoders(parameters: Mapping[str, Any]) -> list[str]:
 
 
 def published_run(study: Study, notebook: str) -> Path | None:
-    """Return the directory of a published full run of the same study, labels and encoders."""
+    """Return the directory of a published full run of the same study, made from the same inputs.
+
+    Earlier manifests, as those of v0.1, do not say what the prices were.
+    """
     if is_full(study.parameters, notebook):
         return None
     for path in sorted((study.root / PUBLISHED).glob(f"*/{MANIFEST}")):
@@ -190,6 +194,7 @@ def published_run(study: Study, notebook: str) -> Path | None:
             is_full(theirs, notebook)
             and _identity(theirs) == _identity(study.parameters)
             and manifest["labels"] == study.labels.fingerprint
+            and manifest.get("prices", price_content(study)) == price_content(study)
             and {*manifest["encoders"].values()} == {*encoder_hashes(study).values()}
         ):
             return path.parent

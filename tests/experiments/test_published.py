@@ -10,7 +10,7 @@ from prefill_router.errors import InputError
 from prefill_router.evaluation.results import results as tidy
 from prefill_router.evaluation.results import write_metrics
 from prefill_router.experiments.expectations import check
-from prefill_router.experiments.inputs import encoder_hashes
+from prefill_router.experiments.inputs import encoder_hashes, price_content
 from prefill_router.experiments.published import (
     PUBLISHED,
     REDUCED,
@@ -51,7 +51,8 @@ def finished(root, name, parameters, rows=ROWS, **known):
     run_dir = root / "runs" / name
     for notebook in ("06_light", HEAVY):
         write_metrics(run_dir / "metrics" / f"{notebook}.json", rows)
-    kept = dict.fromkeys(("code", "versions", "machine", "labels", "seconds"), "x") | known
+    names = ("code", "versions", "machine", "labels", "prices", "seconds")
+    kept = dict.fromkeys(names, "x") | known
     given = {"parameters": validate(parameters).model_dump(mode="json")}
     write_json(run_dir / "manifest.json", {"encoders": {}} | kept | given)
     return run_dir
@@ -59,7 +60,8 @@ def finished(root, name, parameters, rows=ROWS, **known):
 
 def publish_full(root, values, **known):
     theirs = values | {"full": [8], "n_resamples": 500, "run_dir": "", "inner_folds": 3}
-    known = {"encoders": encoder_hashes(Study(validate(values)))} | known
+    study = Study(validate(values))
+    known = {"encoders": encoder_hashes(study), "prices": price_content(study)} | known
     return publish(finished(root, "any", theirs, **known))
 
 
@@ -103,6 +105,15 @@ def test_a_published_run_of_an_encoder_that_changed_is_not_shown(root, values, n
     publish_full(root, values, labels=mine.labels.fingerprint)
     pd.testing.assert_frame_equal(results(mine, HEAVY, own), ROWS)
     tiny_models.save(root / "world" / name, seed=99)
+    asked = ROWS.assign(estimate=0.0)
+    assert results(Study(validate(values)), HEAVY, lambda _: asked) is asked
+
+
+def test_a_published_run_at_other_prices_is_not_shown(root, values):
+    mine = Study(validate(values))
+    publish_full(root, values, labels=mine.labels.fingerprint)
+    path = root / "world" / "prices.csv"
+    path.write_text(path.read_text().replace("4.0", "5.0"))
     asked = ROWS.assign(estimate=0.0)
     assert results(Study(validate(values)), HEAVY, lambda _: asked) is asked
 
