@@ -78,7 +78,7 @@ def pairwise_brier(p: np.ndarray, correct: np.ndarray) -> np.ndarray:
         fewer than two labels. What all targets share cancels, as it does in routing: a proper
         score of just what decides which target is asked.
     """
-    p, correct = _checked(p, correct)
+    p, correct = checked(p, correct)
     residuals = np.where(np.isnan(correct), np.nan, p - correct)
     n = (~np.isnan(residuals)).sum(axis=1)
     mean = np.nansum(residuals, axis=1) / np.maximum(n, 1)
@@ -153,7 +153,7 @@ def reliability_curve(p: np.ndarray, correct: np.ndarray, n_bins: int = N_BINS) 
     -------
     ReliabilityCurve
     """
-    p, correct = _checked(p, correct)
+    p, correct = checked(p, correct)
     labelled = ~np.isnan(correct)
     p, correct = p[labelled], correct[labelled]
     bins = equal_mass_bins(p, n_bins)
@@ -226,13 +226,14 @@ def cost_saving(router: np.ndarray, dearest: np.ndarray) -> np.ndarray:
 
 
 def _per_target(metric, p: np.ndarray, correct: np.ndarray) -> np.ndarray:
-    p, correct = _checked(p, correct)
+    p, correct = checked(p, correct)
     labelled = ~np.isnan(correct)
     columns = range(p.shape[1])
     return np.array([metric(p[labelled[:, k], k], correct[labelled[:, k], k]) for k in columns])
 
 
-def _checked(p: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def checked(p: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return probabilities and labels as float64, or raise InputError: of one shape, no p NaN."""
     p, correct = np.asarray(p, dtype=np.float64), np.asarray(correct, dtype=np.float64)
     if p.shape != correct.shape:
         raise InputError(f"Probabilities {p.shape} and labels {correct.shape} differ in shape.")

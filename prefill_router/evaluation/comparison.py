@@ -260,6 +260,11 @@ def compare_probabilities(
         Results: AUC, Brier score and ECE (15 equal-mass bins) of each router and pair, for each
         target and, with an empty `target`, averaged over targets.
 
+    Raises
+    ------
+    InputError
+        If a name is reserved or unknown, shapes differ, or a prediction is missing (NaN).
+
     Notes
     -----
     The bins of the ECE are fixed on the given rows. Resampling adds noise to each bin, which only
@@ -267,7 +272,7 @@ def compare_probabilities(
     """
     check_names(p, pairs)
     correct = np.asarray(correct, dtype=np.float64)
-    p = {name: np.asarray(values, dtype=np.float64) for name, values in p.items()}
+    p = {name: metrics.checked(values, correct)[0] for name, values in p.items()}
     seen = ~np.isnan(correct)
     counts = [*seen.sum(axis=0).tolist(), int(seen.any(axis=1).sum())]
     settings = {"targets": [*targets, ""], "split": split, "n": counts}

@@ -215,6 +215,13 @@ def test_probabilities_equal_scikit_learn_resample_by_resample(world, groups):
         assert row.lower < row.estimate < row.upper  # centred: noise only adds to it
 
 
+def test_a_query_without_a_prediction_is_not_left_out_silently():
+    correct = np.tile([[0.0, 1.0], [1.0, 0.0]], (4, 1))
+    p = np.where(np.arange(8)[:, None] < 3, np.nan, 0.5) * np.ones((8, 2))
+    with pytest.raises(InputError, match="probability is NaN"):
+        compare_probabilities({"a": p}, correct, targets=["x", "y"], n_resamples=5)
+
+
 def test_the_best_of_the_test_split_is_chosen_anew_in_each_resample(world, groups):
     correct = world[2][~np.isnan(world[2]).any(axis=1)]
     g = groups[: len(correct)]
