@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from prefill_router.evaluation.results import select
+from prefill_router.evaluation.results import results, select
 from prefill_router.experiments.published import (
     MANIFEST,
     PUBLISHED,
@@ -89,10 +89,8 @@ def settings_table(root: Path, names: Sequence[str]) -> pd.DataFrame:
 
 def pool_rows(pools: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Return the main rows of all pools, with the pool's title as their `target`."""
-    return pd.concat(
-        [
-            select(rows, metric=CHECKED, versus=None, split="test").assign(target=POOLS[name])
-            for name, rows in pools.items()
-        ],
-        ignore_index=True,
-    )
+    found = [
+        select(rows, metric=CHECKED, versus=None, split="test").assign(target=POOLS[name])
+        for name, rows in pools.items()
+    ]
+    return pd.concat([results(), *found], ignore_index=True)

@@ -87,3 +87,7 @@ def test_a_run_that_did_not_ask_a_chapter_says_so(root):
     assert pools == {}
     assert len(missing) == len(POOLS)
     assert "ZeroEval: no results of chapter 13 are published." in missing[-1]
+
+
+def test_where_no_pool_is_published_there_are_no_rows():
+    assert len(pool_rows({})) == 0
