@@ -32,6 +32,8 @@ Other machines train other networks, which move what rests on them by up to half
 """
 RELATIVE, ROUNDING = 0.01, 1e-6
 """A number without an interval may differ by one part in a hundred, or by rounding."""
+SPENDING = ("mean cost", "cost saving", "saving against the best single target")
+"""Not held: what a policy spends jumps with its tolerance, which is chosen on validation rows."""
 MOST, PER_METRIC = 11, 3
 """Numbers held of a notebook, unless it has more metrics; and of one metric."""
 
@@ -39,9 +41,11 @@ MOST, PER_METRIC = 11, 3
 def headline(found: pd.DataFrame) -> pd.DataFrame:
     """Return the numbers that are held: some of every metric, first of test, and over all targets.
 
-    Differences, single networks and what is undefined are left out, for they are less stable; so
-    are numbers without an interval (counts, p-values, deviations) unless they are of `DATA`.
+    Differences, single networks, `SPENDING` and what is undefined are left out, for they are less
+    stable; so are numbers without an interval (counts, p-values, deviations) unless they are of
+    `DATA`.
     """
+    found = found[~found["metric"].isin(SPENDING)].reset_index(drop=True)
     held = found["metric"].isin(DATA) | (found["upper"] > found["lower"])
     kept = found[held & found["versus"].eq("") & found["seed"].isna() & found["estimate"].notna()]
     first = {"split": "test", "target": ""}

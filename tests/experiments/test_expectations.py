@@ -149,3 +149,12 @@ def test_a_chapter_of_which_nothing_is_held_does_not_say_that_all_is_as_expected
     check(study, "01_labels", one)
     accept(study)
     assert check(study, "01_labels", other) == "recorded; none of these numbers is held to any"
+
+
+def test_joined_frames_give_each_number_once_and_spending_is_not_held():
+    """Frames of several questions share index values, which name no row."""
+    other = results([row("Brier", 0.2, 0.1, 0.3, router="net"), row("ECE", 0.1, 0.0, 0.2)])
+    spent = results([row("cost saving", 0.3, 0.2, 0.4, router="net")])
+    held = headline(pd.concat([FOUND, other, spent]))
+    assert not held.duplicated(["metric", "router", "target", "layer", "pooling"]).any()
+    assert set(held["metric"]) == {"accuracy", "AUC", "J", "Brier", "ECE"}
