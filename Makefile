@@ -16,7 +16,7 @@ book: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/ruff check
-	$(BIN)/pytest --nbval -n auto --dist loadfile
+	$(BIN)/pytest --nbval -n auto --dist loadgroup
 
 notebooks: $(INSTALLED)
 	$(BIN)/prefill-router notebooks
