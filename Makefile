@@ -16,7 +16,8 @@ book: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/ruff check
-	$(BIN)/pytest --nbval -n auto --dist loadgroup
+	$(BIN)/pytest -n auto --dist loadfile tests
+	$(BIN)/pytest --nbval notebooks
 
 notebooks: $(INSTALLED)
 	$(BIN)/prefill-router notebooks

@@ -17,13 +17,3 @@ def pytest_configure(config: pytest.Config) -> None:
         directory = tempfile.mkdtemp(prefix="prefill-router-test-")
         os.environ[ARTIFACTS] = directory
         config.add_cleanup(lambda: shutil.rmtree(directory, ignore_errors=True))
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give workers (`--dist loadgroup`) a file at a time, and one of them all the notebooks.
-
-    Notebooks share artifacts: two workers would compute some of them twice.
-    """
-    for item in items:
-        group = "notebooks" if item.path.suffix == ".ipynb" else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
