@@ -26,7 +26,8 @@ from prefill_router.report.style import style
 from prefill_router.report.trade_off import trade_off
 from prefill_router.router import Router
 from prefill_router.router.card import PREDICTED, ROUTED, pivot
-from prefill_router.router.measurement import Predictions, evaluate, rules_of
+from prefill_router.router.measurement import evaluate, rules_of
+from prefill_router.router.predictions import Predictions
 from prefill_router.storage import atomic_write
 
 COSTS = {"mean cost": f"cost of {QUERIES:,} queries", "cost saving": "saving against the dearest"}
@@ -59,7 +60,7 @@ def write_page(
         Of the bootstrap.
     """
     seen = router.examine(router.unseen(labels), prices)
-    found = evaluate(router.tuned, seen, "held-out", n_resamples)
+    found = evaluate(router.config, router.held, seen, "held-out", n_resamples)
     chosen = choices(router, seen)
     gap, saving = (
         select(found, metric=metric, router="tolerance")
@@ -108,7 +109,7 @@ def detailed(router: Router) -> str:
 
 def choices(router: Router, seen: Predictions) -> dict[str, np.ndarray]:
     """Return what each policy asks, (N,) by name."""
-    rules = rules_of(router.tuned)
+    rules = rules_of(router.config, router.held)
     return {name: rule.choose(seen.p, seen.expected) for name, rule in rules.items()}
 
 

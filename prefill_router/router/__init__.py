@@ -15,7 +15,7 @@ import pandas as pd
 from huggingface_hub import HfApi
 from tokenizers import Tokenizer
 
-from prefill_router.errors import InputError, did_you_mean
+from prefill_router.errors import InputError
 from prefill_router.evaluation.results import results
 from prefill_router.extraction.activations import Activations
 from prefill_router.extraction.models import Device
@@ -26,15 +26,13 @@ from prefill_router.labels.splits import make_splits
 from prefill_router.recipe import AUTO, Recipe, fit_recipe
 from prefill_router.recipe.cost_prediction import CostModel
 from prefill_router.recipe.predictor import Predictor
-from prefill_router.router import files, hub
-from prefill_router.router.added_targets import fit_added, tuned_with_added, with_added
-from prefill_router.router.card import model_card
-from prefill_router.router.config import RouterConfig
+from prefill_router.router import files
+from prefill_router.router.added_targets import add_columns, fit_added
+from prefill_router.router.contents import UNKNOWN, RouterConfig, Tensors, costs_of, predictor_of
 from prefill_router.router.guarantee import Guarantee, certify, check_levels
-from prefill_router.router.measurement import Predictions, digests, evaluate, finish, predict
-from prefill_router.router.query_reader import QueryReader, find_encoder
-from prefill_router.router.routing import Route, Rule, Tuned, make_rule
-from prefill_router.router.tensors import costs_of, labels_of, predictor_of
+from prefill_router.router.measurement import digests, evaluate, finish
+from prefill_router.router.predictions import Predictions, QueryReader, find_reader, predict
+from prefill_router.router.routing import Held, Route, Rule, make_rule
 from prefill_router.storage import fingerprint
 
 RULES = 64
@@ -53,7 +51,7 @@ class Router:
     config : RouterConfig
         What it says of itself.
     tensors : mapping of str to ndarray
-        All its numbers, by `prefill_router.router.tensors.layout`.
+        All its numbers, by `prefill_router.router.contents.layout`.
     tokenizers : mapping of int to tokenizers.Tokenizer
         Of targets, by column, whose own tokenizer counts the input.
     reader : QueryReader or None
@@ -61,7 +59,7 @@ class Router:
     """
 
     config: RouterConfig
-    tensors: Mapping[str, np.ndarray]
+    tensors: Tensors
     tokenizers: Mapping[int, Tokenizer]
     reader: QueryReader | None = None
 
@@ -73,7 +71,7 @@ class Router:
     @property
     def targets(self) -> list[str]:
         """Names of the K targets, those added since at the end."""
-        return [*self.config.targets, *(record.name for record in self.config.added)]
+        return self.config.pool
 
     @property
     def encoder(self) -> str | None:
@@ -93,7 +91,7 @@ class Router:
     @property
     def promise(self) -> str:
         """The guarantee as a sentence, with the targets that it does not cover."""
-        uncovered = [record.name for record in self.config.added if not record.certified]
+        uncovered = [name for name in self.targets if name not in self.config.certified]
         if not uncovered or self.guarantee.tau is None:
             return str(self.guarantee)
         return (
@@ -117,13 +115,16 @@ class Router:
         return costs_of(self.config, self.tensors, self.tokenizers)
 
     @cached_property
-    def tuned(self) -> Tuned:
-        """What policies need to know beforehand."""
-        config, tensors = self.config, self.tensors
-        accuracy = np.array([np.nan if a is None else a for a in config.accuracy])
+    def held(self) -> Held:
+        """The validation queries, on which policies are settled."""
+        tensors, added = self.tensors, self.config.added
         p, cost = tensors["validation.p"], tensors.get("validation.cost")
-        known = config.targets, p, cost, labels_of(tensors), config.tau, config.lam, accuracy
-        return tuned_with_added(Tuned(*known, config.guarantee), config.added)
+        if added:
+            p, cost = add_columns(added, p, cost)
+        correct = np.full(p.shape, np.nan)
+        known = tensors["validation.correct"]
+        correct[:, : known.shape[1]] = np.where(known == UNKNOWN, np.nan, known)
+        return Held(p, cost, correct)
 
     # -- made, saved, loaded -----------------------------------------------------------------------
 
@@ -193,16 +194,7 @@ class Router:
             fitted, labels, states, split, prices, max_loss=max_loss, confidence=confidence,
             encoder_price=encoder_price, n_resamples=n_resamples,
         )  # fmt: skip
-        source = states.encoder and find_encoder(states.encoder)
-        return cls._of(config, tensors, own, source, how.device)
-
-    @classmethod
-    def _of(cls, config, tensors, tokenizers, source, device) -> Router:
-        reader = None
-        if source is not None:
-            places = [(place.layer, place.pooling) for place in config.places]
-            reader = QueryReader(source, config.encoder, places, device)
-        return cls(config, tensors, tokenizers, reader)
+        return cls(config, tensors, own, find_reader(config, how.device))
 
     def save_pretrained(self, directory: str | os.PathLike) -> Path:
         """Write the router, with a model card, into a directory, which is made if need be.
@@ -212,8 +204,7 @@ class Router:
         pathlib.Path
             The directory.
         """
-        card = model_card(self.config)
-        files.write(Path(directory), self.config, self.tensors, self.tokenizers, card)
+        files.write(Path(directory), self.config, self.tensors, self.tokenizers)
         return Path(directory)
 
     @classmethod
@@ -247,12 +238,8 @@ class Router:
             If there is no router, a file is not what it says it is, or the encoder is missing or
             another one.
         """
-        directory = hub.find(os.fspath(name), revision)
-        config = files.read_config(directory)
-        tensors = files.read_tensors(directory, config)
-        tokenizers = files.read_tokenizers(directory, config)
-        source = config.encoder and find_encoder(config.encoder, encoder)
-        return cls._of(config, tensors, tokenizers, source, device)
+        config, tensors, tokenizers = files.read(files.find(os.fspath(name), revision))
+        return cls(config, tensors, tokenizers, find_reader(config, device, encoder))
 
     def push_to_hub(
         self,
@@ -285,10 +272,8 @@ class Router:
         api = HfApi(token=token)
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         with tempfile.TemporaryDirectory() as directory:
-            folder, message = self.save_pretrained(directory), commit_message
-            found = api.upload_folder(
-                repo_id=repo_id, folder_path=folder, commit_message=message, **upload
-            )
+            upload |= {"folder_path": self.save_pretrained(directory)}
+            found = api.upload_folder(repo_id=repo_id, commit_message=commit_message, **upload)
         return found.commit_url
 
     # -- in use ----------------------------------------------------------------------------------
@@ -347,7 +332,7 @@ class Router:
 
     @cached_property
     def _rule(self) -> Callable[..., Rule]:
-        return lru_cache(RULES)(partial(make_rule, tuned=self.tuned))
+        return lru_cache(RULES)(partial(make_rule, self.config, self.held))
 
     def predict_proba(self, queries: Sequence[Query] | Activations) -> np.ndarray:
         """Return calibrated P(correct), (N, K), of queries or of their states."""
@@ -385,8 +370,7 @@ class Router:
                 "This router was fitted to arrays of states, and has no encoder to read queries "
                 "with: give it their states (Activations), or fit one to states from extract(...)."
             )
-        said = predict(self.predictor, self.costs, held, n_tokens, queries)
-        return with_added(said, self.config.added)
+        return predict(self.predictor, self.costs, held, n_tokens, queries, self.config.added)
 
     # -- held against labels -----------------------------------------------------------------------
 
@@ -454,7 +438,7 @@ class Router:
             As for `examine`.
         """
         seen = self.examine(labels, prices, states=states)
-        return evaluate(self.tuned, seen, "new", n_resamples, seed)
+        return evaluate(self.config, self.held, seen, "new", n_resamples, seed)
 
     def examine(
         self, labels: Labels, prices: Prices | None = None, *, states: Activations | None = None
@@ -480,32 +464,22 @@ class Router:
         InputError
             If it was fitted to some of the questions, or the labels lack a target.
         """
-        labels = self._matched(labels)
-        said = self._read(labels.question.tolist(), states)
-        paid = None
-        if said.inputs is not None:
-            paid = query_costs(labels, prices or self._prices(), said.inputs)
-        return replace(said, paid=paid, labels=labels)
+        said = self._examined(labels, states)
+        if said.inputs is None:
+            return said
+        prices = prices or self.config.known_prices
+        return replace(said, paid=query_costs(said.labels, prices, said.inputs))
 
-    def _matched(self, labels: Labels) -> Labels:
-        """Return the labels of the router's targets, of which it must not have seen a question."""
-        if missing := [name for name in self.targets if name not in labels.targets]:
-            hint = did_you_mean(missing[0], labels.targets)
-            raise InputError(f"The labels have no target {missing[0]!r}.{hint}")
+    def _examined(self, labels: Labels, states: Activations | None) -> Predictions:
+        """Return what is said of labelled queries, of which it must not have seen one."""
+        labels = labels.select_targets(self.targets)
         if n_seen := int(self.is_seen(labels).sum()):
             raise InputError(
                 f"The router was fitted to the questions of {n_seen:,} of {labels.n_queries:,} "
                 "rows, or to others of their groups, on which it looks better than it is; leave "
                 "them out: router.unseen(labels)."
             )
-        return labels.select_targets(self.targets)
-
-    def _prices(self) -> Prices:
-        records = [*zip(self.config.targets, self.config.prices, strict=True)]
-        records += [(record.name, record) for record in self.config.added]
-        known = {name: record for name, record in records if record.input is not None}
-        columns = ({k: getattr(r, side) for k, r in known.items()} for side in ("input", "output"))
-        return Prices(*columns, self.config.as_of)
+        return replace(self._read(labels.question.tolist(), states), labels=labels)
 
     # -- amended by further labels -----------------------------------------------------------------
 
@@ -539,12 +513,10 @@ class Router:
         InputError
             If it was fitted to some of the questions, or the labels lack a target.
         """
-        labels = self._matched(labels)
-        said = self._read(labels.question.tolist(), states)
-        best = self.targets.index(self.guarantee.best_single)
+        said = self._examined(labels, states)
         promise = certify(
-            said.p, labels.correct, said.costs, best, labels.group, targets=self.targets,
-            max_loss=max_loss, confidence=confidence,
+            said.p, said.labels.correct, said.costs, self.targets.index(self.guarantee.best_single),
+            labels.group, targets=self.targets, max_loss=max_loss, confidence=confidence,
         )  # fmt: skip
         added = [record.model_copy(update={"certified": True}) for record in self.config.added]
         metrics = [row for row in self.config.metrics if row["router"] != "certified"]

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from scipy.optimize import minimize
 from scipy.special import expit, logit
-from sklearn.base import BaseEstimator
 from sklearn.model_selection import GroupKFold
 
-from prefill_router.errors import InputError, did_you_mean
+from prefill_router.errors import InputError
 from prefill_router.evaluation.bootstrap import estimate, few
 from prefill_router.evaluation.comparison import compare_probabilities
 from prefill_router.evaluation.results import Quantity, records
 from prefill_router.labels import Labels
 from prefill_router.labels.costs import MILLION, Prices, query_costs
-from prefill_router.router.config import AddedRecord
-from prefill_router.router.measurement import Predictions
-from prefill_router.router.routing import Tuned
+from prefill_router.router.contents import AddedRecord
 
 FOLDS = 5
 LEAST = 10
@@ -30,7 +26,8 @@ CLIP = 1e-3  # a predicted probability says no more than odds of 999 to 1
 NEW, MEAN = "the new head", "the others' mean"
 
 
-class NewTargetHead(BaseEstimator):
+@dataclass(eq=False)
+class NewTargetHead:
     r"""Logistic regression whose prior is that a new target finds hard what the others find hard.
 
     .. math::
@@ -73,10 +70,9 @@ class NewTargetHead(BaseEstimator):
     "Frustratingly easy domain adaptation", 2007, for shared and own coefficients side by side.
     """
 
-    def __init__(self, ability: float = 1.0, likeness: float = 0.1, own: float = 1.0):
-        self.ability = ability
-        self.likeness = likeness
-        self.own = own
+    ability: float = 1.0
+    likeness: float = 0.1
+    own: float = 1.0
 
     def fit(self, p_others: np.ndarray, y: np.ndarray, X: np.ndarray | None = None):
         """Fit to a new target's labels.
@@ -93,31 +89,15 @@ class NewTargetHead(BaseEstimator):
         Returns
         -------
         NewTargetHead
-
-        Raises
-        ------
-        InputError
-            If a shape, value or setting cannot be used.
         """
-        if min(self.ability, self.likeness, self.own) < 0:
-            raise InputError("ability, likeness and own are variances; each must be at least 0.")
-        z, X = _checked(p_others, X)
-        y = np.asarray(y, dtype=np.float64)
-        if y.shape != (len(z),):
-            raise InputError(f"y has shape {y.shape}; expected ({len(z)},), one label a query.")
         known = ~np.isnan(y)
-        z, X, y = z[known], X[known], y[known]
-        if not np.isin(y, (0, 1)).all():
-            raise InputError("y must hold only 0, 1 and NaN.")
+        z, y = _logits(p_others[known]), y[known]
+        X = np.empty((len(z), 0)) if X is None else np.asarray(X, dtype=np.float64)[known]
         centre = X.mean(axis=0) if len(X) else np.zeros(X.shape[1])
         spread = ((X - centre) ** 2).sum(axis=1).mean() if len(X) else 0.0
-        variances = np.concatenate(
-            [
-                [self.ability],
-                np.full(z.shape[1], self.likeness),
-                np.full(X.shape[1], self.own / spread if spread > 0 else 0.0),
-            ]
-        )
+        own = self.own / spread if spread > 0 else 0.0
+        prior = [self.ability, self.likeness, own]
+        variances = np.repeat(prior, [1, z.shape[1], X.shape[1]])
         design = np.column_stack([np.ones(len(z)), z, X - centre])
         theta = _most_probable(design, y, z.mean(axis=1), variances)
         a, w, self.coef_ = np.split(theta, [1, 1 + z.shape[1]])
@@ -127,24 +107,12 @@ class NewTargetHead(BaseEstimator):
 
     def predict_proba(self, p_others: np.ndarray, X: np.ndarray | None = None) -> np.ndarray:
         """Return the new target's P(correct), (n,), from `p_others` (n, K) and features `X`."""
-        z, X = _checked(p_others, X)
-        if z.shape[1] != len(self.coef_others_) or X.shape[1] != len(self.coef_):
-            raise InputError(
-                f"p_others and X have {z.shape[1]} and {X.shape[1]} columns; the head was fitted "
-                f"to {len(self.coef_others_)} and {len(self.coef_)}."
-            )
-        return expit(self.intercept_ + z @ self.coef_others_ + X @ self.coef_)
+        own = 0.0 if X is None else np.asarray(X, dtype=np.float64) @ self.coef_
+        return expit(self.intercept_ + _logits(p_others) @ self.coef_others_ + own)
 
 
-def _checked(p_others: np.ndarray, X: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Return logits (N, K) and features (N, D), without any if there are none."""
-    p = np.asarray(p_others, dtype=np.float64)
-    if p.ndim != 2 or p.shape[1] == 0 or not ((p >= 0) & (p <= 1)).all():
-        raise InputError(f"p_others, of shape {p.shape}, must be a matrix of probabilities.")
-    X = np.empty((len(p), 0)) if X is None else np.asarray(X, dtype=np.float64)
-    if X.ndim != 2 or len(X) != len(p) or not np.isfinite(X).all():
-        raise InputError(f"X, of shape {X.shape}, must hold {len(p)} rows of finite numbers.")
-    return logit(p.clip(CLIP, 1 - CLIP)), X
+def _logits(p: np.ndarray) -> np.ndarray:
+    return logit(np.asarray(p, dtype=np.float64).clip(CLIP, 1 - CLIP))
 
 
 def _most_probable(
@@ -241,64 +209,28 @@ def fit_added(
     )
 
 
-def _costs(labels: Labels, n_tokens: np.ndarray, prices: Prices | None) -> dict[str, Any]:
+def _costs(labels: Labels, n_tokens: np.ndarray, prices: Prices | None) -> dict[str, float]:
     """Return the mean cost of a new target; with price and mean length, where they are known."""
     [name], tokens = labels.targets, labels.output_tokens[:, 0]
-    has_price = prices is not None and name in prices.input
-    if not has_price and np.isnan(labels.cost_usd).any():
-        hint = did_you_mean(name, prices.input) if prices else ""
-        raise InputError(
-            f"The router knows costs, so the price of {name!r} is needed; add it to the price "
-            f"table (prices), with 0 if it is free, or give cost_usd of every answer.{hint}"
-        )
     costs = {"mean_cost": float(query_costs(labels, prices, n_tokens).mean())}
-    if not has_price or np.isnan(tokens).all():
+    if prices is None or name not in prices.input or np.isnan(tokens).all():
         return costs
-    return costs | {
-        "input": prices.input[name],
-        "output": prices.output[name],
-        "output_tokens": float(np.nanmean(tokens)),
-    }
+    price = {"input": prices.input[name], "output": prices.output[name]}
+    return costs | price | {"output_tokens": float(np.nanmean(tokens))}
 
 
-def with_added(said: Predictions, added: Sequence[AddedRecord]) -> Predictions:
-    """Return predictions (N, K) with a column more for each added target."""
-    if not added:
-        return said
-    p, expected = _columns(said.p, said.expected, said.n_tokens, added)
-    raw = np.hstack([said.raw, p[:, said.p.shape[1] :]])
-    inputs = said.inputs
-    if inputs is not None:
-        inputs = np.column_stack([inputs, *([said.n_tokens] * len(added))])
-    return replace(said, raw=raw, p=p, inputs=inputs, expected=expected)
-
-
-def tuned_with_added(tuned: Tuned, added: Sequence[AddedRecord]) -> Tuned:
-    """Return what policies need to know, with the added targets; never asked on validation."""
-    p, cost = _columns(tuned.p, tuned.cost, None, added)
-    return replace(
-        tuned,
-        targets=[*tuned.targets, *(record.name for record in added)],
-        p=p,
-        cost=cost,
-        correct=np.column_stack([tuned.correct, np.full((len(p), len(added)), np.nan)]),
-        accuracy=np.append(tuned.accuracy, [record.accuracy for record in added]),
-        added=sum(not record.certified for record in added),
-    )
-
-
-def _columns(
+def add_columns(
+    added: Sequence[AddedRecord],
     p: np.ndarray,
     cost: np.ndarray | None,
-    n_tokens: np.ndarray | None,
-    added: Sequence[AddedRecord],
+    n_tokens: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Return P(correct) and expected costs (N, K) with a column more for each added target.
 
     Its answers are expected to be as long as they are on average; where labels gave costs
     themselves, or prompts are not known, to cost as much. Few labels tell no more.
     """
-    z = logit(p.clip(CLIP, 1 - CLIP))
+    z = _logits(p)
     p = np.column_stack([p, *(expit(r.intercept + z @ np.array(r.weights)) for r in added)])
     if cost is None:
         return p, None

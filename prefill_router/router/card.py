@@ -12,7 +12,7 @@ import yaml
 
 from prefill_router.evaluation.results import results
 from prefill_router.evaluation.sentences import format_interval
-from prefill_router.router.config import RouterConfig
+from prefill_router.router.contents import RouterConfig
 
 ROUTED = {"accuracy": "%", "gap closed": "%", "mean cost": "USD", "cost saving": "%"}
 PREDICTED = {"AUC": "value", "Brier": "value", "ECE": "value"}

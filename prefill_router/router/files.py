@@ -13,6 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.utils import filter_repo_objects
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
@@ -20,94 +23,62 @@ from safetensors.numpy import save as save_tensors
 from tokenizers import Tokenizer
 
 from prefill_router.errors import InputError, did_you_mean
-from prefill_router.router.config import FORMAT, RouterConfig
-from prefill_router.router.tensors import check_tensors
+from prefill_router.extraction.sources import local_path
+from prefill_router.router.card import model_card
+from prefill_router.router.contents import FORMAT, RouterConfig, Tensors, check_tensors
 from prefill_router.storage import atomic_write
 
 CONFIG, TENSORS, CARD = "router.json", "router.safetensors", "README.md"
 TOKENIZER = "tokenizer-{}.json"
+OWN = [CONFIG, TENSORS, TOKENIZER.format("*")]
+"""What is read of a router's files."""
 LIMITS = {CONFIG: 2 * 2**20, TENSORS: 2 * 2**30, TOKENIZER: 64 * 2**20}  # bytes
 PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib", ".ckpt", ".npy", ".npz")
-SHOWN = 3  # faults of a file that a message names
 
 
-def read_config(directory: Path) -> RouterConfig:
-    """Read ``router.json``.
-
-    Raises
-    ------
-    InputError
-        If `read_bytes` refuses it, or it is not what `RouterConfig` says.
-    """
-    path, content = directory / CONFIG, read_bytes(directory, CONFIG)
-    try:
-        return RouterConfig.model_validate_json(content)
-    except ValidationError as error:
-        found = error.errors(include_url=False, include_context=False, include_input=False)
-        if found[0]["loc"] == ("format",) and found[0]["type"] == "literal_error":
-            raise InputError(
-                f"{path} is not of format {FORMAT}: another version saved it. Make the router anew "
-                "with this one: prefill-router fit LOOP.yaml, or Router.fit and save_pretrained."
-            ) from None
-        faults = [
-            f"{'.'.join(map(str, fault['loc'])) or 'the file'}: {fault['msg']}"[:200]
-            for fault in found[:SHOWN]
-        ]
-        more = f" (and {len(found) - SHOWN} more)" if len(found) > SHOWN else ""
-        raise InputError(
-            f"{path} describes no router: {'; '.join(faults)}{more}. Fetch or save it again."
-        ) from None
-
-
-def read_tensors(directory: Path, config: RouterConfig) -> dict[str, np.ndarray]:
-    """Read ``router.safetensors``: hash, names, types, shapes and values must be as they say.
+def read(directory: Path) -> tuple[RouterConfig, dict[str, np.ndarray], dict[int, Tokenizer]]:
+    """Read a router's description, its tensors, and targets' own tokenizers by column.
 
     Raises
     ------
     InputError
-        If they are not.
+        If a file is missing, too large, no plain file of that directory, or not what it should be.
     """
-    content = read_bytes(directory, TENSORS)
-    _check_hash(directory / TENSORS, content, config.tensors)
+    config = _parse_config(_read_bytes(directory, CONFIG), directory / CONFIG)
+    content = _read_bytes(directory, TENSORS, config.tensors)
     try:
         tensors = load_tensors(content)
     except (SafetensorError, ValueError, TypeError, KeyError, OverflowError) as error:
         raise InputError(f"{directory / TENSORS} is no safetensors file: {error}.") from error
     check_tensors(config, tensors, str(directory / TENSORS))
-    return tensors
-
-
-def read_tokenizers(directory: Path, config: RouterConfig) -> dict[int, Tokenizer]:
-    """Read the targets' own tokenizers; their hashes must be those in ``router.json``.
-
-    Raises
-    ------
-    InputError
-        If one is not the file that was saved.
-    """
     tokenizers = {}
-    for k, name in tokenizer_files(config).items():
-        content = read_bytes(directory, name)
-        _check_hash(directory / name, content, config.prices[k].tokenizer)
-        tokenizers[k] = parse_tokenizer(content, directory / name)
-    return tokenizers
+    for k, price in enumerate(config.prices or ()):
+        if price.tokenizer is not None:
+            name = TOKENIZER.format(k)
+            content = _read_bytes(directory, name, price.tokenizer)
+            tokenizers[k] = parse_tokenizer(content, directory / name)
+    return config, tensors, tokenizers
 
 
-def tokenizer_files(config: RouterConfig) -> dict[int, str]:
-    """Return the names of the files of targets' own tokenizers, by column."""
-    prices = enumerate(config.prices or ())
-    return {k: TOKENIZER.format(k) for k, price in prices if price.tokenizer is not None}
+def _parse_config(content: bytes, path: Path) -> RouterConfig:
+    try:
+        return RouterConfig.model_validate_json(content)
+    except ValidationError as error:
+        first, *others = error.errors(include_url=False, include_context=False, include_input=False)
+    if first["loc"] == ("format",) and first["type"] == "literal_error":
+        raise InputError(
+            f"{path} is not of format {FORMAT}: another version saved it. Make the router anew "
+            "with this one: prefill-router fit LOOP.yaml, or Router.fit and save_pretrained."
+        )
+    fault = f"{'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}"[:200]
+    more = f" (and {len(others)} more)" if others else ""
+    raise InputError(f"{path} describes no router: {fault}{more}. Fetch or save it again.")
 
 
-def read_bytes(directory: Path, name: str) -> bytes:
+def _read_bytes(directory: Path, name: str, sha256: str | None = None) -> bytes:
     """Return a file's bytes, once it is known to be a plain file of that directory, not too large.
 
     A link may lead to another file of the directory; in the hub's cache, to its blobs.
-
-    Raises
-    ------
-    InputError
-        If the file is missing, too large, no plain file, or lies elsewhere.
     """
     path = directory / name
     try:
@@ -128,20 +99,21 @@ def read_bytes(directory: Path, name: str) -> bytes:
         )
     if not stat.S_ISREG(status.st_mode):
         raise InputError(f"{path} is no plain file; it is not opened.")
-    limit = LIMITS.get(name, LIMITS[TOKENIZER])
-    if status.st_size > limit:
+    if status.st_size > _limit(name):
         raise InputError(
-            f"{path} has {status.st_size:,} bytes and is not read; at most {limit:,} are."
+            f"{path} has {status.st_size:,} bytes and is not read; at most {_limit(name):,} are."
         )
-    return real.read_bytes()
-
-
-def _check_hash(path: Path, content: bytes, expected: str) -> None:
-    if hashlib.sha256(content).hexdigest() != expected:
+    content = real.read_bytes()
+    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
         raise InputError(
             f"{path} is not the file that was saved: its hash differs from the one in {CONFIG}. "
             "Fetch or save the router again."
         )
+    return content
+
+
+def _limit(name: str) -> int:
+    return LIMITS.get(name, LIMITS[TOKENIZER])
 
 
 def parse_tokenizer(content: bytes, path: Path) -> Tokenizer:
@@ -185,27 +157,82 @@ def read_own_tokenizers(
 
 
 def write(
-    directory: Path,
-    config: RouterConfig,
-    tensors: Mapping[str, np.ndarray],
-    tokenizers: Mapping[int, Tokenizer],
-    card: str,
+    directory: Path, config: RouterConfig, tensors: Tensors, tokenizers: Mapping[int, Tokenizer]
 ) -> None:
     """Write a router's files, each whole or not at all; ``router.json`` comes last."""
-    contents = {TOKENIZER.format(k): own.to_str().encode() for k, own in tokenizers.items()}
-    contents[TENSORS] = tensor_bytes(tensors)
-    contents[CARD] = card.encode()
-    contents[CONFIG] = (config.model_dump_json(indent=1) + "\n").encode()
+    contents = {TOKENIZER.format(k): own.to_str() for k, own in tokenizers.items()}
+    contents |= {TENSORS: tensor_bytes(tensors), CARD: model_card(config)}
+    contents[CONFIG] = config.model_dump_json(indent=1) + "\n"
     for name, content in contents.items():
         with atomic_write(directory / name) as temporary:
-            temporary.write_bytes(content)
+            temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-def tensor_bytes(tensors: Mapping[str, np.ndarray]) -> bytes:
+def tensor_bytes(tensors: Tensors) -> bytes:
     """Return tensors as the bytes of a safetensors file."""
     return save_tensors({name: np.ascontiguousarray(t) for name, t in tensors.items()})
 
 
-def tensors_digest(tensors: Mapping[str, np.ndarray]) -> str:
+def tensors_digest(tensors: Tensors) -> str:
     """Return the hash of the file that tensors are saved as."""
     return hashlib.sha256(tensor_bytes(tensors)).hexdigest()
+
+
+def find(name: str, revision: str | None = None) -> Path:
+    """Return the directory of a router: a local one, else its snapshot from the hub.
+
+    Of a repository only a router's own files are fetched, and none that is too large.
+
+    Parameters
+    ----------
+    name : str
+        A path, or ``owner/name`` on the Hugging Face hub.
+    revision : str, optional
+        A commit, branch or tag on the hub.
+
+    Raises
+    ------
+    InputError
+        If it is neither, the hub cannot be reached, or the repository there is no router or has a
+        file that is too large.
+    """
+    directory = local_path(name)
+    if directory is not None and directory.is_dir():
+        return directory
+    if directory is not None or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise InputError(f"{name}: no such directory; give that of a saved router, or a hub id.")
+    try:
+        info = HfApi().model_info(name, revision=revision, files_metadata=True)
+    except (RepositoryNotFoundError, RevisionNotFoundError):
+        at = f" at {revision}" if revision else ""
+        raise InputError(
+            f"The Hugging Face hub has no router {name!r}{at} that it would show (is it spelled "
+            "right; does it ask for a login?), and there is no such directory."
+        ) from None
+    except Exception:  # however the client says that there is no connection: what was fetched once
+        info = None
+    else:
+        _check_sizes(name, {file.rfilename: file.size for file in info.siblings})
+    try:
+        fetched = snapshot_download(
+            name, revision=revision, allow_patterns=OWN, local_files_only=info is None
+        )
+        return Path(fetched)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{name!r} is no directory, and the Hugging Face hub cannot be reached for it "
+            f"({type(error).__name__}): this machine is offline, or the name is no hub id."
+        ) from error
+
+
+def _check_sizes(name: str, sizes: Mapping[str, int | None]) -> None:
+    for file in (CONFIG, TENSORS):
+        if file not in sizes:
+            raise InputError(f"{name} on the Hugging Face hub is no router: it has no {file}.")
+    for file in filter_repo_objects(sizes, allow_patterns=OWN):
+        if sizes[file] is None or sizes[file] > _limit(file):
+            size = "an unknown number of" if sizes[file] is None else f"{sizes[file]:,}"
+            raise InputError(
+                f"{file} of {name} has {size} bytes on the Hugging Face hub and is not fetched; at "
+                f"most {_limit(file):,} are."
+            )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from prefill_router import policy
 from prefill_router.errors import InputError, did_you_mean
 from prefill_router.evaluation.tuning import fit_abstention, fit_budget
-from prefill_router.router.guarantee import Guarantee
+from prefill_router.router.contents import RouterConfig
 
 PARAMETERS = {
     "tolerance": "tau",
@@ -52,55 +52,23 @@ class Route:
     why: str
 
 
-@dataclass(frozen=True)
-class Tuned:
-    """What policies need to know beforehand, from the queries that a router was fitted to.
+@dataclass(frozen=True, eq=False)
+class Held:
+    """The n validation queries, on which policies are settled.
 
     Attributes
     ----------
-    targets : sequence of str
-        Names of the K targets.
     p : ndarray of shape (n, K)
-        Calibrated P(correct) of validation queries.
+        Calibrated P(correct).
     cost : ndarray of shape (n, K) or None
-        Their expected costs in USD.
+        Expected costs in USD.
     correct : ndarray of shape (n, K)
-        Their labels; NaN never asked.
-    tau, lam : float
-        Of the policies tolerance and utility, chosen on them.
-    accuracy : ndarray of shape (K,)
-        Of each target on training queries.
-    guarantee : Guarantee
-        What tolerance can be promised.
-    added : int
-        Targets added since, which that promise does not cover.
+        1 right, 0 wrong, NaN never asked, as targets added since never were.
     """
 
-    targets: Sequence[str]
     p: np.ndarray
     cost: np.ndarray | None
     correct: np.ndarray
-    tau: float
-    lam: float
-    accuracy: np.ndarray
-    guarantee: Guarantee
-    added: int = 0
-
-    @property
-    def certified(self) -> list[str]:
-        """Targets that the guarantee covers."""
-        return list(self.targets[: len(self.targets) - self.added])
-
-    def take(self, kept: np.ndarray) -> Tuned:
-        """Return what is known of some targets; the guarantee stays that of all."""
-        return replace(
-            self,
-            targets=[self.targets[k] for k in kept],
-            p=self.p[:, kept],
-            cost=None if self.cost is None else self.cost[:, kept],
-            correct=self.correct[:, kept],
-            accuracy=self.accuracy[kept],
-        )
 
 
 @dataclass(frozen=True)
@@ -127,37 +95,38 @@ class Rule:
     targets: Sequence[str]
     note: str = ""
 
+    def _places(self, p: np.ndarray, cost: np.ndarray | None) -> np.ndarray:
+        """Return the chosen columns of `kept`."""
+        c = np.zeros((len(p), len(self.kept))) if cost is None else cost[:, self.kept]
+        return CHOOSE[self.name](p[:, self.kept], c, self.parameter)
+
     def choose(self, p: np.ndarray, cost: np.ndarray | None) -> np.ndarray:
         """Return the chosen columns (N,) of `p` and `cost` (N, K); `policy.NOBODY` for none."""
-        p = p[:, self.kept]
-        c = np.zeros_like(p) if cost is None else cost[:, self.kept]
-        chosen = CHOOSE[self.name](p, c, self.parameter)
+        chosen = self._places(p, cost)
         return np.where(chosen == policy.NOBODY, policy.NOBODY, self.kept[chosen])
 
     def routes(self, p: np.ndarray, cost: np.ndarray | None) -> list[Route]:
         """Return where each of N queries goes."""
-        places = {policy.NOBODY: None} | {k: place for place, k in enumerate(self.kept)}
-        chosen = [places[k] for k in self.choose(p, cost).tolist()]
-        p = p[:, self.kept].tolist()
+        chosen = self._places(p, cost).tolist()
         costs = [None] * len(p) if cost is None else cost[:, self.kept].tolist()
         return [
             Route(
-                None if place is None else self.targets[place],
+                None if place == policy.NOBODY else self.targets[place],
                 dict(zip(self.targets, p_row, strict=True)),
                 cost_row and dict(zip(self.targets, cost_row, strict=True)),
                 f"{self._reason(place, p_row, cost_row)}{self.note}.",
             )
-            for place, p_row, cost_row in zip(chosen, p, costs, strict=True)
+            for place, p_row, cost_row in zip(chosen, p[:, self.kept].tolist(), costs, strict=True)
         ]
 
-    def _reason(self, place: int | None, p: list[float], cost: list[float] | None) -> str:
+    def _reason(self, place: int, p: list[float], cost: list[float] | None) -> str:
         most = max(p)
         highest = f"the highest P(correct), {most:.2f} of {self.targets[p.index(most)]}"
         match self.name:
             case "single":
                 return ""  # the note says which target that is
             case "abstain":
-                compared = "below" if place is None else "at least"
+                compared = "below" if place == policy.NOBODY else "at least"
                 return f"{highest}, is {compared} {self.parameter:.3f}"
             case "tolerance" if cost is None:
                 return f"{highest}; without prices none is cheaper"
@@ -172,16 +141,21 @@ class Rule:
 
 
 def make_rule(
-    name: str, exclude: Sequence[str] = (), *, tuned: Tuned, **parameters: float | None
+    config: RouterConfig,
+    held: Held,
+    name: str,
+    exclude: Sequence[str] = (),
+    **parameters: float | None,
 ) -> Rule:
     """Settle a policy before any query is looked at.
 
     Parameters
     ----------
+    config : RouterConfig
+    held : Held
     name : {"tolerance", "argmax", "utility", "budget", "abstain"}
     exclude : sequence of str
         Targets that cannot be asked now.
-    tuned : Tuned
     **parameters
         The policy's own; None is as if it were not given.
 
@@ -204,29 +178,41 @@ def make_rule(
         is to choose a target that was added since.
     """
     value = _parameter(name, parameters)
-    kept = _kept(tuned.targets, exclude)
-    known = tuned.take(kept)
-    if name in ("utility", "budget") and tuned.cost is None:
+    for target in exclude:
+        if target not in config.pool:
+            hint = did_you_mean(target, config.pool)
+            raise InputError(f"Unknown target {target!r} in exclude.{hint}")
+    kept = [k for k, target in enumerate(config.pool) if target not in exclude]
+    if not kept:
+        raise InputError("All targets are excluded, so there is none to ask.")
+    if name in ("utility", "budget") and held.cost is None:
         raise InputError(
             f"The policy {name!r} weighs costs, and this router was fitted without prices; fit it "
             "with prices, or use argmax, tolerance or abstain."
         )
-    note = ""
+    targets, p, correct, note = [config.pool[k] for k in kept], held.p[:, kept], held.correct, ""
     match name:
         case "tolerance" if value is None:
-            name, value, note = _promised(known, tuned.certified)
+            name, value, note = _promised(config, targets)
         case "tolerance" if not 0 <= value <= 1:
             raise InputError(f"tau is {value}; it must be from 0 to 1.")
         case "utility":
-            value = tuned.lam if value is None else value
+            value = config.lam if value is None else value
         case "budget":
             note = f", which is expected to spend at most {value:g} USD a query on average"
-            name, value = "utility", fit_budget(known.p, known.cost, value)
+            name, value = "utility", fit_budget(p, held.cost[:, kept], value)
         case "abstain":
-            _check_labelled(known)
+            never = [config.pool[k] for k in kept if np.isnan(correct[:, k]).all()]
+            if never:
+                raise InputError(
+                    "The policy 'abstain' finds its threshold on validation queries, which "
+                    f"{', '.join(map(repr, never))} never answered (targets added since never "
+                    f"did). Leave out what was not asked (exclude={never}), or fit a new router to "
+                    "labels of all targets."
+                )
             note = f", from which on {100 * value:g} % of the answers to validation queries are"
-            note, value = f"{note} right", fit_abstention(known.p, known.correct, value)
-    return Rule(name, float(value or 0), kept, known.targets, note)
+            note, value = f"{note} right", fit_abstention(p, correct[:, kept], value)
+    return Rule(name, float(value or 0), np.array(kept), targets, note)
 
 
 def _parameter(name: str, given: dict[str, float | None]) -> float | None:
@@ -235,54 +221,29 @@ def _parameter(name: str, given: dict[str, float | None]) -> float | None:
         raise InputError(f"Unknown policy {name!r}.{did_you_mean(name, PARAMETERS)}")
     given = {key: value for key, value in given.items() if value is not None}
     value = given.pop(PARAMETERS[name], None)
-    for other, parameter in PARAMETERS.items():
-        if parameter in given:
-            raise InputError(f"{parameter} belongs to the policy {other!r}, not to {name!r}.")
     if given:
-        known = [parameter for parameter in PARAMETERS.values() if parameter]
-        unknown = next(iter(given))
-        raise InputError(f"No policy has a setting {unknown!r}.{did_you_mean(unknown, known)}")
+        known = ", ".join(f"{own} of {policy}" for policy, own in PARAMETERS.items() if own)
+        raise InputError(f"The policy {name!r} has no setting {min(given)!r}; there are {known}.")
     if name in ("budget", "abstain") and value is None:
         raise InputError(f"The policy {name!r} needs {PARAMETERS[name]}.")
     return value
 
 
-def _kept(targets: Sequence[str], exclude: Sequence[str]) -> np.ndarray:
-    exclude = [exclude] if isinstance(exclude, str) else exclude
-    for target in exclude:
-        if target not in targets:
-            hint = did_you_mean(target, targets)
-            raise InputError(f"Unknown target {target!r} in exclude.{hint}")
-    kept = np.array([k for k, target in enumerate(targets) if target not in exclude], dtype=int)
-    if len(kept) == 0:
-        raise InputError("All targets are excluded, so there is none to ask.")
-    return kept
-
-
-def _check_labelled(known: Tuned) -> None:
-    """Refuse targets of which no answer to a validation query was graded, as of those added."""
-    never = np.isnan(known.correct).all(axis=0)
-    if unknown := [target for target, none in zip(known.targets, never, strict=True) if none]:
-        names = ", ".join(map(repr, unknown))
-        raise InputError(
-            f"The policy 'abstain' finds its threshold on validation queries, which {names} never "
-            f"answered (targets added since never did). Leave out what was not asked "
-            f"(exclude={unknown}), or fit a new router to labels of all targets."
-        )
-
-
-def _promised(known: Tuned, certified: Sequence[str]) -> tuple[str, float, str]:
+def _promised(config: RouterConfig, targets: Sequence[str]) -> tuple[str, float, str]:
     """The tolerance that is certified, or the best single target where nothing is."""
-    promise, names = known.guarantee, list(known.targets)
+    promise = config.guarantee
     bound = f"at most {100 * promise.max_loss:g} points below the best single target"
     if promise.tau is None:
-        if promise.best_single in names:  # not a target added since, likely by few labels
-            best, which = names.index(promise.best_single), "best single target on training queries"
-        else:
-            best = int(np.nan_to_num(known.accuracy, nan=-1).argmax())
+        best, which = promise.best_single, "best single target on training queries"
+        if best not in targets:
+            shares = [*config.accuracy, *(record.accuracy for record in config.added)]
+            known = {k: a for k, a in zip(config.pool, shares, strict=True) if a is not None}
+            best = max(targets, key=lambda target: known.get(target, -1))
             which = "most accurate of those left"
-        return "single", best, f"the {which}: no tolerance is certified to stay {bound}"
+        why = f"the {which}: no tolerance is certified to stay {bound}"
+        return "single", targets.index(best), why
     note = f" (tau certified: {bound}, confidence {100 * promise.confidence:g} %)"
-    if names != list(certified):
-        note = f" (tau was certified for {', '.join(certified)} together, not for those asked here)"
+    if targets != config.certified:
+        certified = ", ".join(config.certified)
+        note = f" (tau was certified for {certified} together, not for those asked here)"
     return "tolerance", promise.tau, note

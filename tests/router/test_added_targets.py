@@ -3,7 +3,6 @@ import pytest
 from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 
-from prefill_router.errors import InputError
 from prefill_router.router.added_targets import NewTargetHead
 
 
@@ -85,19 +84,3 @@ def test_it_beats_a_head_of_its_own_where_labels_are_few():
     alone = NewTargetHead().fit(np.full_like(p, 0.5)[:size], y[:size], X[:size])
     own = alone.predict_proba(np.full_like(p, 0.5), X)
     assert ((leaning - truth) ** 2)[size:].mean() < ((own - truth) ** 2)[size:].mean() / 2
-
-
-def test_what_cannot_be_used_is_refused(drawn):
-    p, X, y = drawn
-    with pytest.raises(InputError, match="matrix of probabilities"):
-        NewTargetHead().fit(logit(p), y)
-    with pytest.raises(InputError, match="one label a query"):
-        NewTargetHead().fit(p, y[:-1])
-    with pytest.raises(InputError, match="0, 1 and NaN"):
-        NewTargetHead().fit(p, y + 0.5)
-    with pytest.raises(InputError, match="finite"):
-        NewTargetHead().fit(p, y, X[:-1])
-    with pytest.raises(InputError, match="variances"):
-        NewTargetHead(own=-1).fit(p, y)
-    with pytest.raises(InputError, match="fitted to 3 and 0"):
-        NewTargetHead().fit(p, y).predict_proba(p, X)

@@ -9,8 +9,9 @@ import torch
 from prefill_router.errors import InputError
 from prefill_router.extraction.activations import EncoderInfo
 from prefill_router.extraction.models import load_encoder
+from prefill_router.extraction.prefill import EncoderSpec
 from prefill_router.extraction.sources import resolve
-from prefill_router.router.query_reader import QueryReader
+from prefill_router.router.predictions import QueryReader
 
 PLACES = [(3, "mean"), (1, "last"), (3, "last"), (0, "mean")]
 QUESTIONS = tiny_models.questions(9)
@@ -23,7 +24,7 @@ def source(tmp_path_factory):
 
 
 def read_by(source, places=PLACES, **how):
-    return QueryReader(source, EncoderInfo(source.name, None, "", **how), places)
+    return QueryReader(EncoderSpec(source, EncoderInfo(source.name, None, "", **how)), places)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,286 @@
+"""What a saved router holds: the fields of ``router.json`` and named tensors, all checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal, TypeVar
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from tokenizers import Tokenizer
+
+from prefill_router.errors import InputError
+from prefill_router.evaluation.results import results
+from prefill_router.extraction.activations import EncoderInfo
+from prefill_router.labels.costs import MILLION, Prices
+from prefill_router.recipe import Fitted
+from prefill_router.recipe.calibration import FAMILIES, ISOTONIC, Calibration
+from prefill_router.recipe.cost_prediction import CostModel, LengthModel
+from prefill_router.recipe.heads import HEADS
+from prefill_router.recipe.predictor import Predictor
+from prefill_router.router.guarantee import Guarantee, Share
+
+FORMAT = 3
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=1, le=10_000_000)]
+Amount = Annotated[float, Field(ge=0)]
+T = TypeVar("T")
+Many = Annotated[list[T], Field(fail_fast=True)]
+"""A list; of a file full of faults the first one is said."""
+Rows = Many[dict[str, str | int | float | None]]
+"""Results, by column of `prefill_router.evaluation.results`; what does not apply is left out."""
+Tensors = Mapping[str, np.ndarray]
+
+
+class Part(BaseModel):
+    """Strict: no unknown field, no number for a text, no infinity."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class PlaceRecord(Part):
+    """A layer and pooling whose states are read, and how many components are taken of them."""
+
+    layer: Annotated[int, Field(ge=0, le=10_000)]
+    pooling: Name
+    components: Count
+
+
+class PriceRecord(Part):
+    """What a target charges, in USD per million tokens; None where labels gave costs themselves.
+
+    `tokenizer` is the SHA-256 of the target's own ``tokenizer.json``, if that counts its input.
+    """
+
+    input: Amount | None
+    output: Amount | None
+    tokenizer: Digest | None
+
+    @model_validator(mode="after")
+    def _is_known(self) -> PriceRecord:
+        if (self.input is None) != (self.output is None):
+            raise ValueError("a price is unknown, which is not 0")
+        return self
+
+
+class AddedRecord(Part):
+    """A target added later: its head on the others' logits, and what its answers cost.
+
+    `input` and `output` are USD per million tokens, `output_tokens` and `mean_cost` means over its
+    `n` labelled queries; all but `mean_cost` are None where labels gave costs themselves, and that
+    too where the router knows none. `certified` says whether the guarantee covers it; `metrics` are
+    what `added_targets.fit_added` measured.
+    """
+
+    name: Name
+    intercept: float
+    weights: Many[float]
+    accuracy: Share
+    n: Count
+    certified: bool
+    input: Amount | None = None
+    output: Amount | None = None
+    output_tokens: Amount | None = None
+    mean_cost: Amount | None = None
+    metrics: Rows
+
+
+class DataRecord(Part):
+    """The labels that it was made from."""
+
+    fingerprint: Name
+    queries: Count
+    groups: Count
+    train: Count
+    validation: Count
+    test: Count
+    benchmarks: Many[str]
+    seed: int
+
+
+class RouterConfig(Part):
+    """All of ``router.json``.
+
+    `encoder` is None where the router was fitted to arrays; `tau` and `lam` were chosen on
+    validation queries; `accuracy` is each target's on training queries, None where it has no label
+    there; `tensors` is the SHA-256 of ``router.safetensors``.
+    """
+
+    format: Literal[FORMAT]
+    package: Name
+    targets: Annotated[list[Name], Field(min_length=2, fail_fast=True)]
+    encoder: EncoderInfo | None
+    head: Literal[tuple(HEADS)]
+    places: Annotated[list[PlaceRecord], Field(min_length=1, fail_fast=True)]
+    calibration: Many[Literal[FAMILIES]]
+    prices: Many[PriceRecord] | None
+    as_of: Annotated[str, StringConstraints(max_length=1000)]
+    tau: Share
+    lam: Amount
+    accuracy: Many[Share | None]
+    guarantee: Guarantee
+    metrics: Rows
+    data: DataRecord
+    tensors: Digest
+    added: Many[AddedRecord] = []
+
+    @property
+    def pool(self) -> list[str]:
+        """Names of all targets, those added since at the end."""
+        return [*self.targets, *(record.name for record in self.added)]
+
+    @property
+    def certified(self) -> list[str]:
+        """Names of the targets that the guarantee covers."""
+        return [*self.targets, *(record.name for record in self.added if record.certified)]
+
+    @property
+    def known_prices(self) -> Prices:
+        """Prices of the targets that have one."""
+        records = dict(zip(self.pool, [*(self.prices or ()), *self.added], strict=False))
+        known = {name: record for name, record in records.items() if record.input is not None}
+        sides = ({k: getattr(r, side) for k, r in known.items()} for side in ("input", "output"))
+        return Prices(*sides, self.as_of)
+
+    @model_validator(mode="after")
+    def _is_of_one_piece(self) -> RouterConfig:
+        lists = {name: getattr(self, name) for name in ("calibration", "prices", "accuracy")}
+        lists |= {f"weights of {record.name!r}": record.weights for record in self.added}
+        for name, values in lists.items():
+            if values is not None and len(values) != len(self.targets):
+                raise ValueError(f"{name}: {len(values)} entries for {len(self.targets)} targets")
+        for record in self.added:
+            price = [v is None for v in (record.input, record.output, record.output_tokens)]
+            unknown = record.mean_cost is None
+            if unknown != (self.prices is None) or price not in ([True] * 3, [unknown] * 3):
+                raise ValueError(f"added target {record.name!r} has costs, or lacks them")
+        if len(set(self.pool)) < len(self.pool):
+            raise ValueError("a target is named twice")
+        if self.guarantee.best_single not in self.targets:
+            raise ValueError("guarantee.best_single is not among the targets")
+        for part in (self, *self.added):
+            results(part.metrics)
+        return self
+
+
+UNKNOWN = -1  # a missing label, in int8
+
+
+def layout(config: RouterConfig, n_layers: int) -> dict[str, tuple]:
+    """Return type and axes of every tensor of a router whose networks have `n_layers`, by name.
+
+    A named axis is as long in every tensor that has it.
+    """
+    axes = {
+        "centre": ("float32", "places", "width"),
+        "projection": ("float32", "width", "features"),
+        "calibration": ("float64", "targets", 3),
+        "validation.p": ("float64", "validation", "targets"),
+        "validation.correct": ("int8", "validation", "targets"),
+        "seen": ("uint64", "questions"),
+    }
+    if config.prices is not None:
+        axes |= {
+            "validation.cost": ("float64", "validation", "targets"),
+            "lengths.slopes": ("float64", "features", "targets"),
+            "lengths.intercepts": ("float64", "targets"),
+            "lengths.smearing": ("float64", "targets"),
+            "lengths.bounds": ("float64", 2, "targets"),
+        }
+    for k, family in enumerate(config.calibration):
+        if family == ISOTONIC:
+            axes[f"calibration.{k}"] = ("float64", 2, f"steps of {k}")
+    if config.head == "trunk":
+        widths = ["features", *(f"units of layer {i}" for i in range(1, n_layers)), "targets"]
+        for i in range(n_layers):
+            axes[f"head.weight.{i}"] = ("float32", "networks", widths[i], widths[i + 1])
+            axes[f"head.bias.{i}"] = ("float32", "networks", 1, widths[i + 1])
+        return axes | {"head.labelled": ("bool", "targets")}
+    outputs = "targets" if config.head == "logistic" else "targets + 1"
+    coef = ("targets", "features") if config.head == "logistic" else ("features", outputs)
+    return axes | {"head.coef": ("float64", *coef), "head.intercept": ("float64", outputs)}
+
+
+def check_tensors(config: RouterConfig, tensors: Tensors, where: str) -> None:
+    """Raise InputError if names, types, shapes or values are not what a router has."""
+    n_layers = max(1, sum(name.startswith("head.weight.") for name in tensors))
+    expected = layout(config, n_layers)
+    if odd := sorted(set(tensors) ^ set(expected)):
+        has = "lacks" if odd[0] in expected else "has an unexpected"
+        raise InputError(f"{where} {has} tensor {odd[0][:100]!r}.")
+    lengths = {
+        "places": len(config.places),
+        "features": sum(place.components for place in config.places),
+        "targets": len(config.targets),
+        "targets + 1": len(config.targets) + 1,
+    } | {n: n for n in (1, 2, 3)}
+    for name, (dtype, *axes) in expected.items():
+        tensor = tensors[name]
+        shape = tuple(lengths.setdefault(a, n) for a, n in zip(axes, tensor.shape, strict=False))
+        if (tensor.dtype, tensor.ndim, tensor.shape) != (dtype, len(axes), shape):
+            wanted = ", ".join(str(lengths.get(axis, axis)) for axis in axes)
+            raise InputError(
+                f"{where}: {name} is {tensor.dtype} {tensor.shape}; it must be {dtype} ({wanted})."
+            )
+        if not np.isfinite(tensor).all() or tensor.size == 0:
+            raise InputError(f"{where}: {name} holds values that are no finite numbers, or none.")
+
+
+def to_tensors(
+    fitted: Fitted, p: np.ndarray, cost: np.ndarray | None, correct: np.ndarray, seen: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Return all numbers of a router.
+
+    Parameters
+    ----------
+    fitted : Fitted
+    p, correct : ndarray of shape (n, K)
+        Calibrated P(correct) and labels of its validation queries.
+    cost : ndarray of shape (n, K) or None
+        Their expected costs.
+    seen : ndarray of uint64
+        `prefill_router.router.measurement.digests` of the questions that it was fitted to.
+    """
+    predictor = fitted.predictor
+    parts = {"calibration": predictor.calibration.steps, "head": predictor.tensors}
+    if fitted.costs is not None:
+        parts |= {"validation": {"cost": cost}, "lengths": vars(fitted.costs.lengths)}
+    return {
+        "centre": np.stack(predictor.centre),
+        "projection": np.hstack(predictor.projection),
+        "calibration": predictor.calibration.coefficients,
+        "validation.p": p,
+        "validation.correct": np.nan_to_num(correct, nan=UNKNOWN).astype(np.int8),
+        "seen": seen,
+    } | {f"{part}.{name}": t for part, held in parts.items() for name, t in held.items()}
+
+
+def predictor_of(config: RouterConfig, tensors: Tensors) -> Predictor:
+    """Return what a router predicts by, from checked tensors."""
+    ends = np.cumsum([place.components for place in config.places])[:-1]
+    steps = {int(k): values for k, values in _part(tensors, "calibration.").items()}
+    return Predictor(
+        places=[("", place.layer, place.pooling) for place in config.places],
+        centre=list(tensors["centre"]),
+        projection=[np.ascontiguousarray(w) for w in np.split(tensors["projection"], ends, 1)],
+        head=config.head,
+        tensors=_part(tensors, "head."),
+        calibration=Calibration(list(config.calibration), tensors["calibration"], steps),
+    )
+
+
+def costs_of(
+    config: RouterConfig, tensors: Tensors, tokenizers: Mapping[int, Tokenizer]
+) -> CostModel | None:
+    """Return what a router expects costs by, from checked tensors; None without prices."""
+    if config.prices is None:
+        return None
+    rates = [(0, MILLION) if r.input is None else (r.input, r.output) for r in config.prices]
+    lengths = LengthModel(**_part(tensors, "lengths."))
+    return CostModel(lengths, *(np.array(rates).T / MILLION), dict(tokenizers))
+
+
+def _part(tensors: Tensors, prefix: str) -> dict[str, np.ndarray]:
+    return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}

@@ -1,0 +1,181 @@
+"""What a router says of queries: read by its encoder, predicted from their states."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from prefill_router.errors import InputError
+from prefill_router.extraction import check_layers
+from prefill_router.extraction.models import Device
+from prefill_router.extraction.pooling import needs_user
+from prefill_router.extraction.prefill import EncoderSpec, Place, Prefill, Reader
+from prefill_router.extraction.sources import resolve, weights_hash
+from prefill_router.extraction.templates import Query
+from prefill_router.labels import Labels
+from prefill_router.progress import track
+from prefill_router.recipe.cost_prediction import CostModel
+from prefill_router.recipe.predictor import Predictor
+from prefill_router.router.added_targets import add_columns
+from prefill_router.router.contents import AddedRecord, RouterConfig
+
+AT_ONCE = 1024  # queries tokenised together
+
+
+@dataclass(frozen=True, eq=False)
+class QueryReader:
+    """An encoder held ready, which is loaded for the first query, and read no higher than need be.
+
+    Threads may share a reader; the encoder reads for one at a time.
+
+    Attributes
+    ----------
+    spec : EncoderSpec
+    places : list of (int, str)
+        Layers and poolings whose states are wanted.
+    """
+
+    spec: EncoderSpec
+    places: Sequence[Place]
+
+    @cached_property
+    def loaded(self) -> tuple[Reader, Prefill, threading.Lock]:
+        """The encoder, what reads its states, and for whom."""
+        reader = self.spec.load()
+        check_layers([layer for layer, _ in self.places], reader.layout.last)
+        return reader, Prefill(reader.model, reader.layout, self.places), threading.Lock()
+
+    def read(self, queries: Sequence[Query]) -> tuple[np.ndarray, np.ndarray]:
+        """Read queries in batches of similar length.
+
+        Parameters
+        ----------
+        queries : sequence of str or of messages
+
+        Returns
+        -------
+        states : float32 ndarray of shape (P, N, D)
+        n_tokens : int64 ndarray of shape (N,)
+            Tokens of each prompt before any was cut.
+
+        Raises
+        ------
+        InputError
+            If a query cannot be read; N must be at least 1.
+        """
+        reader, prefill, lock = self.loaded
+        batches, n_tokens = [np.arange(1)], None
+        if len(queries) != 1 or reader.prompts.truncation != "error":
+            survey = reader.survey(queries)
+            batches, n_tokens = survey.plan(np.arange(len(queries)), AT_ONCE), survey.full_tokens
+        find_user = needs_user([pooling for _, pooling in self.places])
+        states = np.empty((len(self.places), len(queries), reader.layout.width), np.float32)
+        for rows in track(batches, "Reading queries") if len(queries) > 1 else batches:
+            batch = reader.prompts.batch([queries[row] for row in rows], find_user)
+            with lock:
+                states[:, rows] = prefill.read(batch).cpu().numpy()
+        return states, batch.lengths.numpy() if n_tokens is None else n_tokens
+
+
+def find_reader(
+    config: RouterConfig, device: Device = "cpu", lies_at: str | None = None
+) -> QueryReader | None:
+    """Return what reads queries for a router; None where it was fitted to arrays.
+
+    Raises
+    ------
+    InputError
+        If its encoder is neither under its own name nor at `lies_at`, or has other files.
+    """
+    encoder = config.encoder
+    if encoder is None:
+        return None
+    name = lies_at or encoder.name
+    if lies_at is None and encoder.revision is not None:
+        name = f"{encoder.name.partition('@')[0]}@{encoder.revision}"
+    try:
+        source = resolve(name)
+    except InputError as error:
+        raise InputError(
+            f"{error} The router was fitted to this encoder: say where it lies now "
+            "(from_pretrained(..., encoder=PATH); on the command line -p encoder=PATH)."
+        ) from None
+    if (found := weights_hash(source)) != encoder.weights:
+        raise InputError(
+            f"{name} is not the encoder that the router was fitted to: its files have the hash "
+            f"{found[:16]}..., that one's {encoder.weights[:16]}.... Say where that one lies "
+            "(encoder=...), or fit the router anew."
+        )
+    places = [(place.layer, place.pooling) for place in config.places]
+    return QueryReader(EncoderSpec(source, encoder, device), places)
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What a router says of N queries; of labelled ones, beside what came of them.
+
+    Attributes
+    ----------
+    raw, p : ndarray of shape (N, K)
+        P(correct) before and after calibration.
+    n_tokens : ndarray of shape (N,) or None
+        Tokens of each prompt, as the encoder counts them; None, as all that follows, where no costs
+        are known.
+    inputs : ndarray of shape (N, K) or None
+        Input tokens, as each target counts them.
+    expected, paid : ndarray of shape (N, K) or None
+        Costs in USD as expected beforehand, and as they turned out.
+    labels : Labels or None
+        Of the router's targets, in its order.
+    """
+
+    raw: np.ndarray
+    p: np.ndarray
+    n_tokens: np.ndarray | None = None
+    inputs: np.ndarray | None = None
+    expected: np.ndarray | None = None
+    paid: np.ndarray | None = None
+    labels: Labels | None = None
+
+    @property
+    def costs(self) -> np.ndarray:
+        """Costs as policies weigh them: `expected`, or 0 where none are known."""
+        return np.zeros(self.p.shape) if self.expected is None else self.expected
+
+    def take(self, rows: np.ndarray) -> Predictions:
+        """Return those of some of the labelled queries."""
+        arrays = {k: v[rows] for k, v in vars(self).items() if isinstance(v, np.ndarray)}
+        return replace(self, **arrays, labels=self.labels.take(rows))
+
+
+def predict(
+    predictor: Predictor,
+    costs: CostModel | None,
+    states: Iterable[np.ndarray],
+    n_tokens: np.ndarray | None,
+    queries: Sequence[Query] | None,
+    added: Sequence[AddedRecord] = (),
+) -> Predictions:
+    """Return what is said of queries by their states (N, D) at each of the predictor's places.
+
+    `n_tokens` and `queries` matter to `costs` alone; `added` are targets that came later.
+    """
+    features = predictor.features(states)
+    raw = predictor.raw(features)
+    p, inputs, expected = predictor.calibration.apply(raw), None, None
+    if costs is not None:
+        if queries is None and costs.tokenizers:
+            raise InputError(
+                "Some targets' own tokenizers count their input: give queries, not states alone."
+            )
+        inputs = costs.input_tokens(queries, n_tokens)
+        expected = costs.expected(features, inputs)
+        inputs = np.column_stack([inputs, *[n_tokens] * len(added)])
+    if added:
+        p, expected = add_columns(added, p, expected, n_tokens)
+        raw = np.column_stack([raw, p[:, raw.shape[1] :]])
+    return Predictions(raw, p, None if costs is None else n_tokens, inputs, expected)
