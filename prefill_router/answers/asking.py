@@ -7,44 +7,24 @@ import os
 import queue
 import random
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections import deque
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
 
 from prefill_router.answers.endpoints import Connection, NoAnswer, RateLimit
 from prefill_router.answers.generation import Decoding
-from prefill_router.answers.ledger import Ledger, Reply
+from prefill_router.answers.ledger import Ledger, open_ledger
 from prefill_router.answers.targets import Endpoint
 from prefill_router.errors import InputError, did_you_mean
 from prefill_router.labels.costs import Prices
 from prefill_router.progress import track
 
-FIRST_WAIT = 1.0
-"""Seconds before the second attempt, at most; doubled for each further one."""
+FIRST_WAIT = 1.0  # seconds before the second attempt, at most; doubled for each further one
 LONGEST_WAIT = 60.0
-CHECK_EVERY = 0.05
-"""Seconds between two looks at whether the cap allows a request that waits for it."""
+CHECK_EVERY = 0.05  # seconds between two looks at whether the cap allows a request now
+# After so many questions without an answer, at least, an endpoint is not asked further.
 FAILURES_IN_A_ROW = 5
-"""After so many questions without an answer, at least, an endpoint is not asked further."""
-
-
-@dataclass
-class Asked:
-    """What came of a collection from endpoints.
-
-    Attributes
-    ----------
-    replies : dict of str to list of (Reply or None)
-        For each endpoint's name one entry a question; None where there is no answer.
-    spent, uncertain : float
-        USD charged by this and earlier runs, and what lost answers may have cost besides, at most.
-    problems : list of str
-        What went wrong, in words: an endpoint given up, the cap reached, questions refused.
-    """
-
-    replies: dict[str, list[Reply | None]]
-    spent: float
-    uncertain: float
-    problems: list[str] = field(default_factory=list)
 
 
 def ask_endpoints(
@@ -54,7 +34,7 @@ def ask_endpoints(
     path: str | os.PathLike,
     prices: Prices | None = None,
     cap_usd: float | None = None,
-) -> Asked:
+) -> Ledger:
     """Ask every endpoint every question that its journal holds no answer to.
 
     Parameters
@@ -74,26 +54,25 @@ def ask_endpoints(
 
     Returns
     -------
-    Asked
+    Ledger
+        All answers so far by `Endpoint.answer_key`, what was spent, and what went wrong.
 
     Raises
     ------
     InputError
         If a key or a price is missing, or the journal is in use or damaged.
     """
-    if cap_usd is not None:
-        for endpoint in endpoints:
-            if prices is None or endpoint.name not in prices.output:
-                known = did_you_mean(endpoint.name, prices.output) if prices else ""
-                raise InputError(
-                    f"cap_usd needs the price of target {endpoint.name!r}; give it, with 0 if it "
-                    f"is free.{known}"
-                )
-    problems: list[str] = []
-    with Ledger(path, cap_usd) as ledger:
+    for endpoint in endpoints if cap_usd is not None else ():
+        if prices is None or endpoint.name not in prices.output:
+            known = did_you_mean(endpoint.name, prices.output) if prices else ""
+            raise InputError(
+                f"cap_usd needs the price of target {endpoint.name!r}; give it, with 0 if it is "
+                f"free.{known}"
+            )
+    with open_ledger(path, cap_usd) as ledger:
         done: queue.SimpleQueue = queue.SimpleQueue()
-        shared = decoding, prices, ledger, problems, lambda: done.put(None)
-        askers = [_Asker(endpoint, questions, *shared) for endpoint in endpoints]
+        askers = [_Asker(endpoint, decoding, prices, ledger, done) for endpoint in endpoints]
+        n = sum(asker.enqueue(questions) for asker in askers)
         # In a thread, since a notebook has a loop already; an exception here cancels the requests.
         loop = asyncio.new_event_loop()
         task = loop.create_task(_ask_all(askers))
@@ -101,7 +80,6 @@ def ask_endpoints(
         thread = threading.Thread(target=loop.run_until_complete, args=[asyncio.wait([task])])
         thread.start()
         try:
-            n = sum(len(asker.unanswered) for asker in askers)
             for _ in track(iter(done.get, task), "Asking endpoints", n):
                 pass
             task.result()
@@ -109,8 +87,7 @@ def ask_endpoints(
             loop.call_soon_threadsafe(task.cancel)
             thread.join()
             loop.close()
-        replies = {a.endpoint.name: [ledger.answers.get(key) for key in a.keys] for a in askers}
-        return Asked(replies, ledger.spent, ledger.uncertain, problems)
+        return ledger
 
 
 def answer_cost(
@@ -125,16 +102,13 @@ def answer_cost(
 async def _ask_all(askers: Sequence[_Asker]) -> None:
     """Let a few workers per endpoint ask what is not in the ledger."""
     try:
-        async with asyncio.TaskGroup() as group:
+        async with AsyncExitStack() as clients, asyncio.TaskGroup() as group:
             for asker in askers:
-                waiting = iter(asker.unanswered.items())
+                await clients.enter_async_context(asker.connection.client)
                 for _ in range(asker.endpoint.concurrency):
-                    group.create_task(asker.work(waiting))
+                    group.create_task(asker.work())
     except ExceptionGroup as errors:
         raise errors.exceptions[0] from None
-    finally:
-        for asker in askers:
-            await asker.connection.close()
 
 
 @dataclass
@@ -142,80 +116,84 @@ class _Asker:
     """An endpoint while it is asked."""
 
     endpoint: Endpoint
-    questions: Sequence[str]
     decoding: Decoding
     prices: Prices | None
     ledger: Ledger
-    problems: list[str]
-    advance: Callable[[], None]
+    done: queue.SimpleQueue
+    failures: int = 0
+    stopped: bool = False
 
     def __post_init__(self) -> None:
         self.connection = Connection(self.endpoint, self.decoding)
         self.limit = RateLimit(self.endpoint.requests_per_minute, self.endpoint.tokens_per_minute)
-        self.keys = [self.endpoint.answer_key(q, self.decoding) for q in self.questions]
-        asked = dict(zip(self.keys, self.questions, strict=True))
-        self.unanswered = {key: q for key, q in asked.items() if key not in self.ledger.answers}
-        self.failures, self.reason, self.stopped = 0, "", False
+        self.waiting: deque[tuple[str, str]] = deque()
 
-    async def work(self, waiting: Iterator[tuple[str, str]]) -> None:
+    def enqueue(self, questions: Sequence[str]) -> int:
+        """Take on each question that the ledger holds no answer to; return how many."""
+        asked = {self.endpoint.answer_key(q, self.decoding): q for q in questions}
+        self.waiting.extend((k, q) for k, q in asked.items() if k not in self.ledger.answers)
+        return len(self.waiting)
+
+    async def work(self) -> None:
         """Ask one waiting question after another."""
-        for key, question in waiting:
-            if self.stopped:
-                return
-            self.failures = 0 if await self.ask(key, question) else self.failures + 1
-            if self.failures >= max(FAILURES_IN_A_ROW, self.endpoint.concurrency):
-                self.stop(f"{self.failures} questions in a row failed: {self.reason}")
-            self.advance()
+        while self.waiting and not self.stopped:
+            key, question = self.waiting.popleft()
+            try:
+                await self.ask(key, question)
+                self.failures = 0
+            except NoAnswer as error:
+                self.failures += 1
+                if error.then == "stop":
+                    self.stop(error.reason)
+                    return
+                name, said = self.endpoint.name, f"{question!r:.60} ({error.reason})"
+                self.ledger.problems.append(f"{name}: no answer to {said}")
+                if self.failures >= max(FAILURES_IN_A_ROW, self.endpoint.concurrency):
+                    self.stop(f"{self.failures} questions in a row failed: {error.reason}")
+            self.done.put(None)
 
-    async def ask(self, key: str, question: str) -> bool:
-        """Ask one question until it is answered or given up; return whether it was answered."""
+    async def ask(self, key: str, question: str) -> None:
+        """Ask one question until it is answered; raise NoAnswer if it is given up."""
         n_input = self.endpoint.most_input_tokens(question)
         most = self.decoding.max_new_tokens
         worst = answer_cost(self.prices, self.endpoint.name, n_input, most) or 0.0
-        wait = 0.0
         for n_failed in range(self.endpoint.retries + 1):
-            await asyncio.sleep(wait)
             await self.limit.wait(n_input + most)
-            if self.stopped or not await self.afford(worst):
-                return False
+            await self.afford(worst)
             attempt = self.ledger.ask(key, worst)
             try:
                 reply = await self.connection.ask(question)
+            except NoAnswer as error:
+                self.ledger.fail(attempt, error.may_be_charged)
+                if error.then != "retry" or n_failed == self.endpoint.retries:
+                    raise
+                if error.wait is None:
+                    longest = min(LONGEST_WAIT, FIRST_WAIT * 2**n_failed)
+                    await asyncio.sleep(random.uniform(0, longest))
+                else:
+                    self.limit.pause(error.wait)
+            else:
                 counts = reply.input_tokens, reply.output_tokens
                 cost = answer_cost(self.prices, self.endpoint.name, *counts)
                 self.ledger.answer(attempt, key, replace(reply, cost_usd=cost))
-                return True
-            except NoAnswer as error:
-                (self.ledger.lose if error.may_be_charged else self.ledger.refuse)(attempt)
-                self.reason = error.reason
-                if error.then == "stop":
-                    self.stop(error.reason)
-                    return False
-                if error.then == "next question":
-                    break
-                if error.wait is None:
-                    wait = random.uniform(0, min(LONGEST_WAIT, FIRST_WAIT * 2**n_failed))
-                else:
-                    self.limit.pause(error.wait)
-                    wait = 0.0
-        self.problems.append(f"{self.endpoint.name}: no answer to {question!r:.60} ({self.reason})")
-        return False
+                return
 
-    async def afford(self, worst: float) -> bool:
-        """Wait until the cap allows a request, or no attempt is left that could make it."""
+    async def afford(self, worst: float) -> None:
+        """Wait until the cap allows a request; raise NoAnswer once nothing can make it."""
+        if self.stopped:
+            raise NoAnswer("another question stopped it", then="stop")
         while not self.ledger.allows(worst):
             if not self.ledger.in_flight:
-                self.stop(
+                raise NoAnswer(
                     f"the cap of {self.ledger.cap_usd:g} USD allows no further question "
                     f"({self.ledger.spent:.6g} spent, up to {self.ledger.uncertain:.6g} more for "
-                    "answers that were lost); raise cap_usd to go on"
+                    "answers that were lost); raise cap_usd to go on",
+                    then="stop",
                 )
-                return False
             await asyncio.sleep(CHECK_EVERY)
-        return True
 
     def stop(self, reason: str) -> None:
         """Ask no further, and say why."""
         if not self.stopped:
             self.stopped = True
-            self.problems.append(f"{self.endpoint.name}: asked no further: {reason}")
+            self.ledger.problems.append(f"{self.endpoint.name}: asked no further: {reason}")

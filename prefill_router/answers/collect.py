@@ -9,25 +9,21 @@ from typing import Any
 
 import pandas as pd
 
-from prefill_router.answers.asking import Asked, answer_cost, ask_endpoints
-from prefill_router.answers.generation import GREEDY, Decoding
+from prefill_router.answers.asking import answer_cost, ask_endpoints
+from prefill_router.answers.generation import GREEDY, Decoding, ask_model
 from prefill_router.answers.grading import Grader, check_reference, exact_match, grade
-from prefill_router.answers.ledger import Reply
-from prefill_router.answers.local import ask_model
+from prefill_router.answers.ledger import Ledger
 from prefill_router.answers.targets import Endpoint
 from prefill_router.errors import InputError
 from prefill_router.extraction.sources import resolve
 from prefill_router.extraction.templates import check_questions
 from prefill_router.labels.costs import Prices
 from prefill_router.labels.formats import require, to_long
-from prefill_router.labels.tables import as_text, write_table
+from prefill_router.labels.tables import WRITTEN, as_text, write_table
 
-NEEDED = ("query_id", "question", "benchmark", "reference")
-PASSED_ON = ("group", "split")
-MEASURED = ("is_correct", "output_tokens", "cost_usd")
-COLUMNS = ("query_id", "question", "benchmark", "model", *MEASURED, *PASSED_ON)
-OPTIONAL = ("cost_usd", *PASSED_ON)
-FORMATS = (".parquet", ".csv", ".csv.gz")
+NEEDED = ["query_id", "question", "benchmark", "reference"]
+PASSED_ON = ["group", "split"]
+MEASURED = ["is_correct", "output_tokens", "cost_usd"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +85,7 @@ def collect_labels(
         As for `prefill_router.answers.asking.ask_endpoints`.
     **settings
         ``batch_size``, ``chunk_size`` and ``device``, as for
-        `prefill_router.answers.local.ask_model`.
+        `prefill_router.answers.generation.ask_model`.
 
     Returns
     -------
@@ -101,87 +97,63 @@ def collect_labels(
         If a column is missing, a cell is empty or nothing that a label table may hold, a reference
         is none that the grader can use, a query_id occurs twice, a target is named twice, or the
         format of `out` is unknown: all before anything is asked. Otherwise as for
-        `prefill_router.answers.local.ask_model` and `prefill_router.answers.asking.ask_endpoints`.
+        `prefill_router.answers.generation.ask_model` and
+        `prefill_router.answers.asking.ask_endpoints`.
     """
     out = Path(out)
-    endpoints = [target for target in targets if isinstance(target, Endpoint)]
     names = [getattr(target, "name", target) for target in targets]
     _check_request(names, queries, out, grader)
     # all, before hours go into the first
     sources = {name: resolve(name) for name in targets if isinstance(name, str)}
-    for endpoint in endpoints:
-        endpoint.secret()
+    endpoints = {target.name: target for target in targets if isinstance(target, Endpoint)}
     queries = queries.reset_index(drop=True)
     questions = check_questions(queries["question"].tolist())
-    parts = out.with_name(out.name + ".parts")
-    asked = Asked({}, 0.0, 0.0)
+    references = as_text(queries["reference"])
+    parts, ledger = out.with_name(out.name + ".parts"), Ledger()
     if endpoints:
         journal = parts / "answers.jsonl"
-        asked = ask_endpoints(endpoints, questions, decoding, journal, prices, cap_usd)
+        ledger = ask_endpoints([*endpoints.values()], questions, decoding, journal, prices, cap_usd)
     tables, cut_off = [], []
     for name in names:
         if name in sources:
             replies = ask_model(sources[name], questions, decoding, work=parts, **settings)
         else:
-            replies = asked.replies[name]
-        tables.append(
-            queries.assign(model=name, **_measured(name, queries, replies, grader, prices))
-        )
-        cut_off += _cut_off(name, replies, decoding.max_new_tokens)
-    labels = pd.concat(tables, ignore_index=True).reindex(columns=COLUMNS)
-    labels = labels.drop(columns=[c for c in OPTIONAL if labels[c].isna().all()])
+            keys = (endpoints[name].answer_key(question, decoding) for question in questions)
+            replies = [ledger.answers.get(key) for key in keys]
+        measured = [(None, None, None)] * len(replies)
+        for i, reply in enumerate(replies):
+            if reply:  # its cost at `prices`: since it was charged, one may have been corrected
+                is_correct = grade(grader, questions[i], reply.text, references[i])
+                cost = answer_cost(prices, name, reply.input_tokens, reply.output_tokens)
+                measured[i] = is_correct, reply.output_tokens, cost
+        measured = pd.DataFrame(measured, columns=MEASURED, dtype=float)
+        tables.append(queries.assign(model=name, **measured))
+        ends = [reply.finish for reply in replies if reply]
+        if n_cut := ends.count("length"):
+            cut_off.append(
+                f"{name}: {n_cut} of {len(ends)} answers are as long as max_new_tokens "
+                f"({decoding.max_new_tokens}) allows, probably cut off, and graded as they stand; "
+                "another max_new_tokens asks, and pays for, every question again"
+            )
+    columns = [*NEEDED[:3], "model", *MEASURED, *PASSED_ON]
+    labels = pd.concat(tables, ignore_index=True).reindex(columns=columns)
+    labels = labels.drop(columns=[c for c in ("cost_usd", *PASSED_ON) if labels[c].isna().all()])
     for column in ("is_correct", "output_tokens"):
         labels[column] = labels[column].astype("Int64" if labels[column].isna().any() else "int64")
     write_table(labels, out)
-    return Collection(labels, asked.spent, asked.uncertain, cut_off + asked.problems)
-
-
-def _measured(
-    name: str,
-    queries: pd.DataFrame,
-    replies: Sequence[Reply | None],
-    grader: Grader,
-    prices: Prices | None,
-) -> pd.DataFrame:
-    """Return grades, lengths and costs of a target's answers, float (N, 3); NaN without an answer.
-
-    Costs are at `prices`, not what the ledger says was charged: a price may have been corrected.
-    """
-    rows = []
-    asked = zip(queries["question"], replies, as_text(queries["reference"]), strict=True)
-    for question, reply, reference in asked:
-        if reply is None:
-            rows.append((None, None, None))
-            continue
-        is_correct = grade(grader, question, reply.text, reference)
-        cost = answer_cost(prices, name, reply.input_tokens, reply.output_tokens)
-        rows.append((is_correct, reply.output_tokens, cost))
-    return pd.DataFrame(rows, columns=MEASURED, dtype=float)
-
-
-def _cut_off(name: str, replies: Sequence[Reply | None], limit: int) -> list[str]:
-    """Say how many of a target's answers were cut off, which may have been right."""
-    ends = [reply.finish for reply in replies if reply]
-    if "length" not in ends:
-        return []
-    return [
-        f"{name}: {ends.count('length')} of {len(ends)} answers are as long as max_new_tokens "
-        f"({limit}) allows, probably cut off, and graded as they stand; another max_new_tokens "
-        "asks, and pays for, every question again"
-    ]
+    return Collection(labels, ledger.spent, ledger.uncertain, cut_off + ledger.problems)
 
 
 def _check_request(names: Sequence[str], queries: pd.DataFrame, out: Path, grader: Grader) -> None:
     require(queries, NEEDED, "queries", "a collection")
-    columns = [column for column in (*NEEDED, *PASSED_ON) if column in queries]
-    texts = queries[columns].apply(as_text)
+    texts = queries[[c for c in (*NEEDED, *PASSED_ON) if c in queries]].apply(as_text)
     repeated = texts["query_id"][texts["query_id"].duplicated()]
     if len(repeated):
         raise InputError(f"query_id {repeated.iloc[0]!r} occurs more than once in queries.")
     if not names or len(set(names)) < len(names):
         raise InputError(f"targets {list(names)} must be one or more different models.")
-    if not out.name.endswith(FORMATS):
-        raise InputError(f"{out} must end in {', '.join(FORMATS)}.")
+    if not out.name.endswith(WRITTEN):
+        raise InputError(f"{out} must end in {', '.join(WRITTEN)}.")
     # what reads the labels must not find fault with them once they are paid for
     to_long(texts.assign(model=names[0], is_correct=""), "queries")
     for query_id, reference in zip(texts["query_id"], texts["reference"], strict=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import json
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,14 +16,11 @@ from prefill_router.answers.generation import Decoding
 from prefill_router.answers.ledger import Reply
 from prefill_router.answers.targets import Endpoint
 
+# Statuses of a go-between that lost an answer, which whoever gave it may charge.
 GATEWAY = {502, 504, 520, 524}
-"""Statuses of a go-between that lost an answer, which whoever gave it may charge."""
-LONGEST_PAUSE = 600.0
-"""Seconds: an endpoint that asks for a longer pause is asked no further."""
-MOST_TOKENS = 2**40
-"""A count above is no count."""
-MOST_BYTES = 16 * 2**20
-"""A longer body is cut off here; an answer's is shorter by orders of magnitude."""
+LONGEST_PAUSE = 600.0  # seconds: an endpoint that asks for a longer pause is asked no further
+MOST_TOKENS = 2**40  # a count above is no count
+MOST_BYTES = 16 * 2**20  # a longer body is cut off; an answer's is shorter by orders of magnitude
 
 
 @dataclass(eq=False)
@@ -59,21 +57,18 @@ class Connection:
     """
 
     def __init__(self, endpoint: Endpoint, decoding: Decoding):
-        self.endpoint = endpoint
+        self.endpoint, self.decoding = endpoint, decoding
         self._secret = endpoint.secret()
-        self._body = endpoint.body(decoding)
-        headers = {"Accept-Encoding": "identity"}
-        if self._secret:
-            headers["Authorization"] = f"Bearer {self._secret}"
-        self._client = httpx.AsyncClient(
-            headers=headers,
+        authorization = {"Authorization": f"Bearer {self._secret}"} if self._secret else {}
+        self.client = httpx.AsyncClient(
+            headers={"Accept-Encoding": "identity", **authorization},
             timeout=None,  # one for the whole answer is kept by `ask`: a slow drip never ends
             limits=httpx.Limits(max_connections=endpoint.concurrency),
             follow_redirects=True,
         )
 
     async def ask(self, question: str) -> Reply:
-        """Put one question, once.
+        """Put one question, once, and read no more than `MOST_BYTES` of what comes.
 
         Returns
         -------
@@ -85,53 +80,48 @@ class Connection:
         NoAnswer
             If there is none.
         """
+        address = f"{self.endpoint.base_url.rstrip('/')}/chat/completions"
+        body = self.endpoint.request(question, self.decoding)
+        content = bytearray()
         try:
-            response, content = await asyncio.wait_for(self._post(question), self.endpoint.timeout)
+            async with (
+                asyncio.timeout(self.endpoint.timeout),
+                self.client.stream("POST", address, json=body) as response,
+            ):
+                async for chunk in response.aiter_raw():  # a few packed bytes unfold to any number
+                    content += chunk[: MOST_BYTES - len(content)]
+                    if len(content) == MOST_BYTES:
+                        break
         except TimeoutError:
             raise NoAnswer(f"no answer within {self.endpoint.timeout:g} s") from None
-        except httpx.ConnectError as error:
-            reason = f"no connection ({self._clean(error)})"
-            raise NoAnswer(reason, may_be_charged=False) from None
         except httpx.HTTPError as error:
-            raise NoAnswer(f"the connection broke ({self._clean(error)})") from None
-        if response.is_success:
-            return self._read(content)
-        raise self._refusal(response, content)
+            sent = not isinstance(error, httpx.ConnectError)
+            reason = f"{'the connection broke' if sent else 'no connection'} ({self._clean(error)})"
+            raise NoAnswer(reason, may_be_charged=sent) from None
+        return self._read(response, bytes(content))
 
-    async def _post(self, question: str) -> tuple[httpx.Response, bytes]:
-        """Send a request and return its response, with no more than `MOST_BYTES` of its body."""
-        messages = self.endpoint.messages(question)
-        body = {"model": self.endpoint.model, "messages": messages, **self._body}
-        address = f"{self.endpoint.base_url.rstrip('/')}/chat/completions"
-        content = bytearray()
-        async with self._client.stream("POST", address, json=body) as response:
-            async for chunk in response.aiter_raw():  # a few packed bytes unfold to any number
-                content += chunk
-                if len(content) > MOST_BYTES:
-                    break
-        return response, bytes(content[:MOST_BYTES])
-
-    def _refusal(self, response: httpx.Response, content: bytes) -> NoAnswer:
-        status, wait = response.status_code, retry_after(response.headers)
-        said = self._clean(content.decode(errors="replace"))
-        reason, may_be_charged = f"HTTP {status}: {said}", status in GATEWAY
-        if status in (401, 403, 404) or b'"insufficient_quota"' in content:
-            return NoAnswer(reason, may_be_charged, "stop")
-        if status not in (408, 409, 429) and status < 500:
-            return NoAnswer(reason, may_be_charged, "next question")
-        if (wait or 0) > LONGEST_PAUSE:
-            return NoAnswer(f"it asks to wait {wait:,.0f} s; {reason}", may_be_charged, "stop")
-        return NoAnswer(reason, may_be_charged, "retry", wait)
-
-    def _read(self, content: bytes) -> Reply:
+    def _read(self, response: httpx.Response, content: bytes) -> Reply:
+        """Return the answer that a response holds, or say why it holds none."""
+        said = content.decode(errors="replace")
+        if not response.is_success:
+            status, wait = response.status_code, retry_after(response.headers)
+            reason, may_be_charged = f"HTTP {status}: {self._clean(said)}", status in GATEWAY
+            then = "retry"
+            if status in (401, 403, 404) or '"insufficient_quota"' in said:
+                then = "stop"
+            elif status not in (408, 409, 429) and status < 500:
+                then = "next question"
+            elif wait and wait > LONGEST_PAUSE:
+                then, reason = "stop", f"it asks to wait {wait:,.0f} s; {reason}"
+            raise NoAnswer(reason, may_be_charged, then, wait)
         try:
             body = json.loads(content)
             choice = body["choices"][0]
             text, finish = choice["message"].get("content"), choice.get("finish_reason")
             if not isinstance(text, str | None):
                 raise TypeError
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
-            said = self._clean(content.decode(errors="replace"), 80)
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            said = self._clean(said, 80)
             raise NoAnswer(f"what came is no chat completion: {said!r}") from None
         usage = body.get("usage")
         usage = usage if isinstance(usage, Mapping) else {}
@@ -144,10 +134,6 @@ class Connection:
         text = str(what)
         text = text.replace(self._secret, f"[{self.endpoint.key}]") if self._secret else text
         return text[:longest]
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._client.aclose()
 
 
 class RateLimit:
@@ -184,10 +170,9 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     """
     text = headers.get("retry-after", "").strip()
     try:
+        if date := email.utils.parsedate_tz(text):
+            return max(email.utils.mktime_tz(date) - time.time(), 0.0)
         seconds = float(text)
-    except ValueError:
-        try:
-            seconds = email.utils.parsedate_to_datetime(text).timestamp() - time.time()
-        except (ValueError, TypeError):
-            return None
-    return max(seconds, 0.0) if seconds < float("inf") else None
+    except (ValueError, OverflowError):
+        return None
+    return max(seconds, 0.0) if math.isfinite(seconds) else None

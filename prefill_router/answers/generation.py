@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import GenerationConfig
 
+from prefill_router import __version__
+from prefill_router.answers.ledger import Reply
 from prefill_router.errors import InputError
-from prefill_router.extraction.models import input_device, pad_id
+from prefill_router.extraction.models import input_device, load_target, pad_id
 from prefill_router.extraction.prompts import Prompts, token_limit
+from prefill_router.extraction.sources import ModelSource, weights_hash
+from prefill_router.extraction.templates import check_questions
+from prefill_router.progress import track
+from prefill_router.storage import Store, fingerprint, read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -48,14 +57,11 @@ class Decoding:
 
 
 GREEDY = Decoding()
+FILE = "answers.json"
 
 
 def generate(
-    model,
-    tokenizer,
-    questions: Sequence[str],
-    decoding: Decoding = GREEDY,
-    batch_size: int = 256,
+    model, tokenizer, questions: Sequence[str], decoding: Decoding = GREEDY, batch_size: int = 256
 ) -> tuple[list[str], np.ndarray]:
     """Let a causal language model answer.
 
@@ -88,34 +94,41 @@ def generate(
     depend on the prompts it shares a batch with (beyond rounding). Sampling is seeded and leaves
     the global generator as it was.
     """
-    ends = _end_tokens(model, tokenizer)
+    ends = model.generation_config.eos_token_id
+    ends = tokenizer.eos_token_id if ends is None else ends
+    if ends is None:
+        raise InputError(
+            "The model has no end-of-text token, so its answers would never end: set eos_token_id "
+            "in its generation_config.json."
+        )
+    ends = list(ends) if isinstance(ends, (list, tuple)) else [ends]
     room = max(1, token_limit(model, tokenizer) - decoding.max_new_tokens)
     prompts = Prompts(tokenizer, room, template_kwargs=decoding.template_kwargs)
     prompts.count(questions)
     ids = prompts.ids(questions)
-    sampling = {"do_sample": False}
+    config = {"max_new_tokens": decoding.max_new_tokens, "do_sample": bool(decoding.temperature)}
+    config |= {"eos_token_id": ends, "pad_token_id": pad_id(tokenizer)}
     if decoding.temperature:
-        sampling = {"do_sample": True, "temperature": decoding.temperature, "top_k": 0}
-    config = GenerationConfig(
-        max_new_tokens=decoding.max_new_tokens,
-        eos_token_id=ends,
-        pad_token_id=pad_id(tokenizer),
-        **sampling,
-    )
+        config |= {"temperature": decoding.temperature, "top_k": 0}
+    config = GenerationConfig(**config)
     order = np.argsort([len(tokens) for tokens in ids], kind="stable")
-    answers = [""] * len(ids)
-    n_tokens = np.zeros(len(ids), dtype=np.int64)
-    with _settings(model, config), torch.random.fork_rng(), torch.inference_mode():
-        torch.manual_seed(decoding.seed)
-        for start in range(0, len(ids), batch_size):
-            rows = order[start : start + batch_size]
-            new = _continue(model, [ids[row] for row in rows], config).tolist()
-            for row, tokens in zip(rows, new, strict=True):
-                stop = next((i + 1 for i, token in enumerate(tokens) if token in ends), len(tokens))
-                n_tokens[row] = stop
-                answers[row] = tokenizer.decode(
-                    tokens[:stop], skip_special_tokens=True, clean_up_tokenization_spaces=False
-                )
+    answers, n_tokens = [""] * len(ids), np.zeros(len(ids), dtype=np.int64)
+    plain = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+    own = model.generation_config  # would fill in what `config` leaves out
+    model.generation_config = config
+    try:
+        with torch.random.fork_rng(), torch.inference_mode():
+            torch.manual_seed(decoding.seed)
+            for start in range(0, len(ids), batch_size):
+                rows = order[start : start + batch_size]
+                new = _continue(model, [ids[row] for row in rows], config).tolist()
+                for row, tokens in zip(rows, new, strict=True):
+                    stops = (i + 1 for i, token in enumerate(tokens) if token in ends)
+                    n_tokens[row] = next(stops, len(tokens))
+                    said = tokens[: n_tokens[row]]
+                    answers[row] = tokenizer.decode(said, **plain)
+    finally:
+        model.generation_config = own
     return answers, n_tokens
 
 
@@ -124,30 +137,72 @@ def _continue(model, ids: list[list[int]], config: GenerationConfig) -> torch.Te
     width = max(map(len, ids))
     tokens = torch.tensor([[config.pad_token_id] * (width - len(row)) + row for row in ids])
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids])
-    device = input_device(model)
-    output = model.generate(
-        tokens.to(device), attention_mask=mask.to(device), generation_config=config
-    )
-    return output[:, width:]
+    tokens, mask = (tensor.to(input_device(model)) for tensor in (tokens, mask))
+    return model.generate(tokens, attention_mask=mask, generation_config=config)[:, width:]
 
 
-def _end_tokens(model, tokenizer) -> list[int]:
-    ends = model.generation_config.eos_token_id
-    ends = tokenizer.eos_token_id if ends is None else ends
-    if ends is None:
-        raise InputError(
-            "The model has no end-of-text token, so its answers would never end: set eos_token_id "
-            "in its generation_config.json."
-        )
-    return list(ends) if isinstance(ends, (list, tuple)) else [ends]
+def ask_model(
+    source: ModelSource,
+    questions: Sequence[str],
+    decoding: Decoding = GREEDY,
+    *,
+    batch_size: int = 256,
+    chunk_size: int = 2048,
+    device: str = "cpu",
+    work: str | Path | None = None,
+) -> list[Reply]:
+    """Let one local model answer every question.
 
+    Parameters
+    ----------
+    source : ModelSource
+        From `prefill_router.extraction.sources.resolve`.
+    questions : sequence of str, length N
+        What is asked.
+    decoding : Decoding
+        How answers are generated.
+    batch_size : int, default 256
+        Prompts at a time.
+    chunk_size : int, default 2048
+        Questions between two visits to the disk.
+    device : str, default "cpu"
+        As for `prefill_router.extraction.models.pick_device`.
+    work : path-like, optional
+        Directory that keeps finished chunks, so that an interrupted run goes on where it stopped.
+        They are addressed by the model's files, the questions and `decoding`.
 
-@contextmanager
-def _settings(model, config: GenerationConfig) -> Iterator[None]:
-    """Replace the model's own generation settings, which would fill in what `config` leaves out."""
-    own = model.generation_config
-    model.generation_config = config
-    try:
-        yield
-    finally:
-        model.generation_config = own
+    Returns
+    -------
+    list of N Reply
+        In order, without counts of input tokens and costs.
+
+    Raises
+    ------
+    InputError
+        If there is no question or one is not text. Otherwise as for `generate` and
+        `prefill_router.extraction.models.load_target`.
+    """
+    questions = check_questions(questions)
+    settings = {"weights": weights_hash(source), "prefill_router": __version__, **asdict(decoding)}
+    settings["batch_size"] = batch_size if decoding.temperature else None  # decides who draws what
+    load = cache(lambda: load_target(source, device, decoding.dtype))  # if a chunk is not kept
+
+    def ask(chunk: list[str], store: Store) -> list[Reply]:
+        key = {"questions": fingerprint(chunk), **settings}
+        # models and chunks that drew from one random stream would err together
+        own_seed = replace(decoding, seed=int(fingerprint(key), 16) >> 1)
+
+        def build(directory: Path) -> None:
+            answers, n_tokens = generate(*load(), chunk, own_seed, batch_size)
+            write_json(directory / FILE, {"answer": answers, "output_tokens": n_tokens.tolist()})
+
+        found = read_json(store.get("answers", key, build, stage="answers") / FILE)
+        ends = ["stop" if n < decoding.max_new_tokens else "length" for n in found["output_tokens"]]
+        said = zip(found["answer"], found["output_tokens"], ends, strict=True)
+        return [Reply(text, None, n, finish, None) for text, n, finish in said]
+
+    starts = track(range(0, len(questions), chunk_size), f"Asking {source.name}")
+    with nullcontext(work) if work else TemporaryDirectory() as directory:
+        store = Store(directory)
+        chunks = (questions[start : start + chunk_size] for start in starts)
+        return [reply for chunk in chunks for reply in ask(chunk, store)]

@@ -7,14 +7,12 @@ import math
 import re
 import unicodedata
 from collections.abc import Callable
-from fractions import Fraction
 
 from prefill_router.errors import InputError, did_you_mean
 
 Grader = Callable[[str, str], bool]
 
-CLOSE = 1e-6
-"""Two numbers that differ by this share of the larger are the same answer."""
+CLOSE = 1e-6  # two numbers that differ by this share of the larger are the same answer
 NUMBER = re.compile(r"[-+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?(?:\s*/\s*\d+)?")
 CHOICES = (  # ways to name one, the most explicit first; the last mention counts
     # No two neighbours match the same text: a long run of it would be split in all possible ways.
@@ -100,11 +98,8 @@ def regex_match(pattern: str) -> Grader:
         raise InputError(f"grader regex:{pattern}: no regular expression ({error}).") from None
 
     def matches(answer: str, reference: str) -> bool:
-        found = list(compiled.finditer(answer))
-        if not found:
-            return False
-        said = found[-1].group(1 if compiled.groups else 0)
-        return normalise(said or "") == normalise(reference)
+        said = [found[min(compiled.groups, 1)] for found in compiled.finditer(answer)]
+        return bool(said) and normalise(said[-1] or "") == normalise(reference)
 
     return matches
 
@@ -177,8 +172,6 @@ def grade(grader: Grader, question: str, answer: str, reference: str) -> int:
     try:
         verdict = grader(answer, reference)
         known = verdict in (True, False)
-    except InputError:
-        raise
     except Exception as error:
         raise InputError(
             f"{where} raised {type(error).__name__}: {error!s:.200}. Mend it and run again: "
@@ -195,13 +188,5 @@ def _conclusion(answer: str) -> str:
 
 def _numbers(text: str) -> list[float]:
     text = unicodedata.normalize("NFKC", text).replace("\u2212", "-").replace("\u2044", "/")
-    return [_value(found.replace(",", "")) for found in NUMBER.findall(text)]
-
-
-def _value(text: str) -> float:
-    numerator, _, denominator = text.partition("/")
-    try:
-        below = Fraction(denominator.strip() or 1)
-        return float(numerator) / float(below) if below else math.nan
-    except (OverflowError, ValueError):  # ValueError: more digits than Python reads
-        return math.nan
+    parts = [found.replace(",", "").partition("/") for found in NUMBER.findall(text)]
+    return [float(above) / (float(below or 1) or math.nan) for above, _, below in parts]

@@ -7,11 +7,14 @@ charged, counts against the cap at the most that it can have cost.
 
 from __future__ import annotations
 
+import io
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -42,105 +45,42 @@ class Reply:
     cost_usd: float | None
 
 
-class Journal:
-    """A file of JSON lines that is only added to: an append returns once its line is on the disk.
+@contextmanager
+def open_ledger(path: str | os.PathLike, cap_usd: float | None = None) -> Iterator[Ledger]:
+    """Open a ledger, made where there is none, and hold it against other processes.
 
     Parameters
     ----------
     path : path-like
-        The file; made where there is none. A last line that a crash cut short is dropped.
-
-    Attributes
-    ----------
-    records : list of dict
-        Those that the file held when it was opened.
+        The file: JSON lines. A last line that a crash cut short is dropped.
+    cap_usd : float, optional
+        The most that may be spent, by this run and all before it. Default: no cap.
 
     Raises
     ------
     InputError
-        If another process has it open, or a line before the last is no JSON object.
+        If another process has it open, or a line is none that a ledger holds.
     """
-
-    def __init__(self, path: str | os.PathLike):
-        self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(f"{self.path}.lock")
-        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            self._lock.acquire(timeout=0)
-            self.records, self._size = self._read()
-            os.ftruncate(self._file, self._size)
-            _sync_directory(self.path.parent)
-        except BaseException as error:
-            self.close()
-            if not isinstance(error, Timeout):
-                raise
-            raise InputError(
-                f"{self.path} is in use: another process is collecting into it. Wait for it to "
-                "end; two at once would pay for the same answers."
-            ) from None
-
-    def _read(self) -> tuple[list[dict[str, Any]], int]:
-        records, size = [], 0
-        lines = self.path.read_bytes().split(b"\n")
-        for number, line in enumerate(lines[:-1], start=1):  # what follows the last \n is torn
-            try:
-                record = json.loads(line)
-                if not isinstance(record, dict):
-                    raise ValueError
-            except ValueError:
-                if number == len(lines) - 1:
-                    break
-                raise InputError(
-                    f"{self.path}, line {number}: no JSON object. The file was altered; restore "
-                    "it, or delete that line."
-                ) from None
-            records.append(record)
-            size += len(line) + 1
-        return records, size
-
-    def append(self, record: dict[str, Any]) -> None:
-        """Add a record, and return once it is on the disk."""
-        line = json.dumps(record, ensure_ascii=True, allow_nan=False).encode() + b"\n"
-        try:
-            written = 0
-            while written < len(line):
-                written += os.pwrite(self._file, line[written:], self._size + written)
-            os.fsync(self._file)
-        except OSError:
-            os.ftruncate(self._file, self._size)  # a full disk leaves no half line behind
-            raise
-        self._size += len(line)
-
-    def close(self) -> None:
-        """Let another process open the file."""
-        os.close(self._file)
-        self._lock.release()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-def _sync_directory(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        lock = FileLock(f"{path}.lock").acquire(timeout=0)
+    except Timeout:
+        raise InputError(
+            f"{path} is in use: another process is collecting into it. Wait for it to end; two at "
+            "once would pay for the same answers."
+        ) from None
+    with lock, path.open("ab", buffering=0) as file:
+        ledger = Ledger(file, cap_usd)
+        ledger.read(path)
+        directory = os.open(path.parent, os.O_RDONLY)
+        os.fsync(directory)
+        os.close(directory)
+        yield ledger
 
 
-class Ledger(Journal):
-    """Attempts, answers and spending of one collection.
-
-    Parameters
-    ----------
-    path : path-like
-        Its journal.
-    cap_usd : float, optional
-        The most that may be spent, by this run and all before it. Default: no cap.
+class Ledger:
+    """Attempts, answers and spending of one collection; see `open_ledger`.
 
     Attributes
     ----------
@@ -150,25 +90,35 @@ class Ledger(Journal):
         USD charged for answers that are there.
     in_flight : int
         Attempts of this run that await their answer.
+    problems : list of str
+        What went wrong in this run, in words.
     """
 
-    def __init__(self, path: str | os.PathLike, cap_usd: float | None = None):
-        super().__init__(path)
+    def __init__(self, file: io.FileIO | None = None, cap_usd: float | None = None):
         self.cap_usd = cap_usd
         self.answers: dict[str, Reply] = {}
         self.spent = 0.0
         self.in_flight = 0
+        self.problems: list[str] = []
         self._open: dict[int, float] = {}  # attempts that may still be charged, and their worst
-        self._n_attempts = 0
-        for number, record in enumerate(self.records, start=1):
+        self._n_attempts = self._size = 0
+        self._file = file
+
+    def read(self, path: Path) -> None:
+        """Apply what the file holds, and cut off what a crash left behind that."""
+        *lines, _torn = path.read_bytes().split(b"\n")
+        for number, line in enumerate(lines, start=1):
             try:
-                self._apply(record)
-            except (KeyError, TypeError):
-                self.close()
+                self._apply(json.loads(line))
+            except (ValueError, KeyError, TypeError) as error:
+                if number == len(lines) and isinstance(error, ValueError):
+                    break  # as a crash of the machine may leave it
                 raise InputError(
-                    f"{self.path}, record {number}, is none of this version's; collect into "
-                    "another file."
+                    f"{path}, line {number}: no record of this version's. If the file was altered, "
+                    "restore it or delete that line; else collect into another file."
                 ) from None
+            self._size += len(line) + 1
+        self._file.truncate(self._size)
 
     @property
     def uncertain(self) -> float:
@@ -192,17 +142,23 @@ class Ledger(Journal):
         self._record(record)
         self.in_flight -= 1
 
-    def refuse(self, attempt: int) -> None:
-        """Record that an attempt was turned down, for which nothing is charged."""
-        self._record({"event": "refused", "attempt": attempt})
-        self.in_flight -= 1
-
-    def lose(self, attempt: int) -> None:
-        """Note that an attempt's answer will not come; it stays uncertain what it cost."""
+    def fail(self, attempt: int, may_be_charged: bool) -> None:
+        """Record that an attempt has no answer; one that may be charged counts on at its worst."""
+        if not may_be_charged:
+            self._record({"event": "refused", "attempt": attempt})
         self.in_flight -= 1
 
     def _record(self, record: dict[str, Any]) -> None:
-        self.append(record)
+        """Add a record to the file, return once it is on the disk, and apply it."""
+        line = rest = json.dumps(record, allow_nan=False).encode() + b"\n"
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+            os.fsync(self._file)
+        except OSError:
+            self._file.truncate(self._size)  # a full disk leaves no half line behind
+            raise
+        self._size += len(line)
         self._apply(record)
 
     def _apply(self, record: dict[str, Any]) -> None:

@@ -8,14 +8,7 @@ import re
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import (
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveInt,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator
 
 from prefill_router.errors import InputError
 from prefill_router.storage import fingerprint
@@ -25,10 +18,9 @@ if TYPE_CHECKING:  # the command line reads this module to explain itself, and m
     from prefill_router.answers.generation import Decoding
 
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+# Fields of a request that decide who is asked what, and what it costs at most.
 OURS = {"model", "messages", "max_tokens", "max_completion_tokens", "n", "best_of", "stream"}
-"""Fields of a request that decide who is asked what, and what it costs at most."""
-OVERHEAD = 64
-"""Tokens that a chat template may add to a prompt, for the worst case of its cost."""
+OVERHEAD = 64  # tokens that a chat template may add to a prompt, for the worst case of its cost
 
 
 class Price(Settings):
@@ -90,19 +82,20 @@ class Endpoint(Settings):
             raise ValueError("leave keys out of the address; name an environment variable in key")
         return value
 
+    @field_validator("key")
+    @classmethod
+    def _is_kept_private(cls, value: str, others) -> str:
+        parts = urlsplit(others.data.get("base_url", ""))
+        if value and parts.scheme == "http" and parts.hostname not in LOOPBACK:
+            raise ValueError("a key is sent over https only (or to this machine): use https://")
+        return value
+
     @field_validator("extra")
     @classmethod
     def _leaves_costs_alone(cls, value: dict[str, Any]) -> dict[str, Any]:
         if taken := sorted(OURS & value.keys()):
             raise ValueError(f"{taken[0]} is set by the collection, which keeps to the cap by it")
         return value
-
-    @model_validator(mode="after")
-    def _keeps_key_private(self) -> Endpoint:
-        parts = urlsplit(self.base_url)
-        if self.key and parts.scheme == "http" and parts.hostname not in LOOPBACK:
-            raise ValueError("a key is sent over https only (or to this machine): use https://")
-        return self
 
     def secret(self) -> str:
         """Return the key from the environment, the empty string if none is named.
@@ -112,38 +105,34 @@ class Endpoint(Settings):
         InputError
             If the variable is not set, or holds what no key is.
         """
-        if not self.key:
-            return ""
-        secret = os.environ.get(self.key, "").strip()
-        if not re.fullmatch("[!-~]+", secret):
-            fault = "holds characters that no key has" if secret else "is not set"
+        secret = os.environ.get(self.key, "").strip() if self.key else ""
+        if self.key and not re.fullmatch("[!-~]+", secret):
             raise InputError(
-                f"Target {self.name!r}: the environment variable {self.key} {fault}; it must hold "
-                "the endpoint's key."
+                f"Target {self.name!r}: the environment variable {self.key} is not set, or holds "
+                "what no key does; set it to the endpoint's key."
             )
         return secret
-
-    def messages(self, question: str) -> list[dict[str, str]]:
-        """Return the chat that asks a question."""
-        system = [{"role": "system", "content": self.system}] if self.system else []
-        return [*system, {"role": "user", "content": question}]
 
     def most_input_tokens(self, question: str) -> int:
         """Return what a prompt's tokens cannot exceed: a token covers at least a byte of text."""
         extra = len(json.dumps(self.extra, default=str)) if self.extra else 0  # tools, schemata
         return len(self.system.encode()) + len(question.encode()) + extra + OVERHEAD
 
-    def answer_key(self, question: str, decoding: Decoding) -> str:
-        """Return what identifies an answer: not the address, which may move, nor the limits."""
-        said = {"name": self.name, "model": self.model, "messages": self.messages(question)}
-        return fingerprint(said | {"body": self.body(decoding)})
-
-    def body(self, decoding: Decoding) -> dict[str, Any]:
-        """Return the fields of a request besides model and messages."""
-        fields: dict[str, Any] = {self.limit_field: decoding.max_new_tokens}
+    def request(self, question: str, decoding: Decoding) -> dict[str, Any]:
+        """Return the body of the request that asks a question."""
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        messages = [*system, {"role": "user", "content": question}]
+        fields = {"model": self.model, "messages": messages}
+        fields[self.limit_field] = decoding.max_new_tokens
         if self.send_temperature:
             # 0 and 0.0 are one temperature, and one answer: its key is made of this
             fields["temperature"] = float(decoding.temperature) if decoding.temperature else 0
         if decoding.temperature:
             fields["seed"] = decoding.seed
         return fields | self.extra
+
+    def answer_key(self, question: str, decoding: Decoding) -> str:
+        """Return what identifies an answer: not the address, which may move, nor the limits."""
+        body = self.request(question, decoding)
+        said = {"name": self.name, "model": body.pop("model"), "messages": body.pop("messages")}
+        return fingerprint(said | {"body": body})

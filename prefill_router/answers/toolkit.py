@@ -21,6 +21,7 @@ PROVIDERS = {  # what a model's LiteLLM name begins with: where it is asked, and
     "nvidia_nim": ("https://integrate.api.nvidia.com/v1", "NVIDIA_API_KEY"),
     "openai": ("https://api.openai.com/v1", "OPENAI_API_KEY"),
 }
+NEEDED = ("name", "litellm_model", "cost_per_m_input_tokens", "cost_per_m_output_tokens")
 
 
 def write_toolkit_labels(labels: Labels, path: str | os.PathLike) -> tuple[int, int]:
@@ -51,31 +52,25 @@ def write_toolkit_labels(labels: Labels, path: str | os.PathLike) -> tuple[int, 
             "text. Keep one."
         )
     n, k = whole.correct.shape
-    table = pd.DataFrame(
-        {
-            "question": np.repeat(whole.question, k),
-            "model": np.tile(np.array(whole.targets, dtype=object), n),
-            "isCorrect": whole.correct.ravel().astype(int),
-            "output_tokens": pd.array(whole.output_tokens.ravel(), dtype="Int64"),
-        }
-    )
+    columns = {"question": np.repeat(whole.question, k), "model": np.tile(whole.targets, n)}
+    columns["isCorrect"] = whole.correct.ravel().astype(int)
+    columns["output_tokens"] = pd.array(whole.output_tokens.ravel(), dtype="Int64")
+    table = pd.DataFrame(columns)
     write_table(table, path)
     return len(table), labels.n_queries - n
 
 
-def read_pool(path: str | os.PathLike) -> list[Endpoint]:
-    """Read the toolkit's YAML of models as endpoints.
+def import_pool(source: str | os.PathLike, out: str | os.PathLike) -> list[Endpoint]:
+    """Write the toolkit's YAML of models as a loop's YAML file of targets, and return them.
 
     Parameters
     ----------
-    path : path-like
+    source : path-like
         Its ``models`` have ``name``, ``litellm_model`` (``PROVIDER/MODEL``),
         ``cost_per_m_input_tokens``, ``cost_per_m_output_tokens`` and perhaps ``api_base``,
         ``system_prompt`` and ``chat_template_kwargs``; the section ``routing`` is not read.
-
-    Returns
-    -------
-    list of Endpoint
+    out : path-like
+        The loop's file.
 
     Raises
     ------
@@ -83,25 +78,13 @@ def read_pool(path: str | os.PathLike) -> list[Endpoint]:
         If it is no such file, a price is missing (an unknown price is not 0), or a provider's
         address is unknown.
     """
-    entries = read_mapping(path).get("models")
+    entries = read_mapping(source).get("models")
     if not isinstance(entries, list) or not entries:
-        raise InputError(f"{path} has no list of models.")
-    endpoints = [_endpoint(entry, f"{path}, model {i}") for i, entry in enumerate(entries, start=1)]
+        raise InputError(f"{source} has no list of models.")
+    endpoints = [_endpoint(entry, f"{source}, model {i}") for i, entry in enumerate(entries, 1)]
     names = [endpoint.name for endpoint in endpoints]
     if len(set(names)) < len(names):
-        raise InputError(f"{path} names the model {max(names, key=names.count)!r} twice.")
-    return endpoints
-
-
-def import_pool(source: str | os.PathLike, out: str | os.PathLike) -> list[Endpoint]:
-    """Write a toolkit's pool as a loop's YAML file of targets, and return them.
-
-    Raises
-    ------
-    InputError
-        As for `read_pool`.
-    """
-    endpoints = read_pool(source)
+        raise InputError(f"{source} names the model {max(names, key=names.count)!r} twice.")
     targets = [endpoint.model_dump(exclude_defaults=True) for endpoint in endpoints]
     with atomic_write(out) as temporary:
         text = yaml.safe_dump({"targets": targets}, sort_keys=False, allow_unicode=True)
@@ -112,27 +95,25 @@ def import_pool(source: str | os.PathLike, out: str | os.PathLike) -> list[Endpo
 def _endpoint(entry: Any, where: str) -> Endpoint:
     if not isinstance(entry, dict):
         raise InputError(f"{where} is no mapping of fields.")
-    for name in ("name", "litellm_model", "cost_per_m_input_tokens", "cost_per_m_output_tokens"):
+    for name in NEEDED:
         if entry.get(name) is None:
             raise InputError(f"{where} has no {name}.")
-    provider, slash, model = str(entry["litellm_model"]).partition("/")
+    name, called, *prices = (entry[name] for name in NEEDED)
+    provider, _, model = str(called).partition("/")
     address, key = PROVIDERS.get(provider, ("", ""))
-    base_url = entry.get("api_base") or address
-    if not slash or not base_url:
+    own = entry.get("api_base")
+    if not model or not (own or address):
+        known = ", ".join(PROVIDERS)
         raise InputError(
-            f"{where}: the address of {entry['litellm_model']!r:.80} is unknown (known: "
-            f"{', '.join(PROVIDERS)}); add api_base."
+            f"{where}: the address of {called!r:.80} is unknown (known: {known}); add api_base."
         )
     kwargs = entry.get("chat_template_kwargs")
     fields = {
-        "name": entry["name"],
-        "base_url": base_url,
+        "name": name,
+        "base_url": own or address,
         "model": model,
-        "key": "" if entry.get("api_base") else key,  # a provider's key goes to no other server
-        "price": {
-            "input": entry["cost_per_m_input_tokens"],
-            "output": entry["cost_per_m_output_tokens"],
-        },
+        "key": "" if own else key,  # a provider's key goes to no other server
+        "price": dict(zip(("input", "output"), prices, strict=True)),
         "system": entry.get("system_prompt") or "",
         "extra": {"chat_template_kwargs": kwargs} if kwargs else {},
     }

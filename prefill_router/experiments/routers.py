@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from prefill_router.baselines import (
+from prefill_router.baselines.averages import (
     BenchmarkAware,
     Clusters,
     NearestNeighbours,

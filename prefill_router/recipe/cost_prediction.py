@@ -14,7 +14,7 @@ import numpy as np
 from sklearn.model_selection import GroupKFold
 from tokenizers import Tokenizer
 
-from prefill_router.baselines.classifiers import RidgePath
+from prefill_router.baselines.ridge import RidgePath
 from prefill_router.errors import InputError
 from prefill_router.features.components import blockwise
 from prefill_router.labels import Labels

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from scipy.special import expit
 
-from prefill_router.baselines.classifiers import RidgePath, TargetLogistic, join_parts, split_labels
+from prefill_router.baselines.classifiers import TargetLogistic
+from prefill_router.baselines.ridge import RidgePath, join_parts, split_labels
 from prefill_router.features.logistic import predict_logistic
 from prefill_router.metrics import pairwise_brier
 

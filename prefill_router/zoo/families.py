@@ -113,15 +113,14 @@ def brackets(level: int, rng: Random) -> Problem:
             text.append(stack[-1])
     if rng.random() < 0.5:
         text[rng.randrange(len(text))] = rng.choice("([)]")
-    stack, balanced = [], True
+    unmatched = []
     for symbol in text:
-        if symbol in "([":
-            stack.append(symbol)
-        elif not stack or stack.pop() + symbol not in ("()", "[]"):
-            balanced = False
-            break
+        if unmatched and unmatched[-1] + symbol in ("()", "[]"):
+            unmatched.pop()
+        else:
+            unmatched.append(symbol)
     row = " ".join(text)
-    return Problem({"items": row}, "yes" if balanced and not stack else "no", row)
+    return Problem({"items": row}, "no" if unmatched else "yes", row)
 
 
 def boolean(level: int, rng: Random) -> Problem:

@@ -15,16 +15,14 @@ import pandas as pd
 
 from prefill_router import zoo
 from prefill_router.answers.collect import collect_labels
-from prefill_router.answers.generation import Decoding
+from prefill_router.answers.generation import Decoding, ask_model
 from prefill_router.answers.grading import exact_match
-from prefill_router.answers.local import ask_model
 from prefill_router.errors import InputError
 from prefill_router.extraction.sources import n_parameters, resolve, weights_hash
 from prefill_router.labels import Labels, load_labels
 from prefill_router.labels.tables import write_table
-from prefill_router.storage import Store, file_hash, fingerprint, read_json, write_json
-from prefill_router.zoo.cards import write_card
-from prefill_router.zoo.recipes import RECIPES, TARGETS
+from prefill_router.storage import Store, file_hash, read_json, write_json
+from prefill_router.zoo.recipes import TARGETS, write_card
 from prefill_router.zoo.skills import PER_CELL, benchmark
 
 DECODING = Decoding(max_new_tokens=96)
@@ -49,18 +47,9 @@ def fresh_labels(store: Store, device: str = "cpu") -> Path:
 
     Answers already given by the same weights to the same questions are kept in `store`.
     """
-    queries = benchmark()
-    key = {
-        "weights": _weights(),
-        "questions": fingerprint(queries["question"].tolist(), queries["reference"].tolist()),
-    }
-
-    def build(directory: Path) -> None:
-        parts = store.root / "answers.parquet"
-        collected = collect_labels(target_names(), queries, parts, decoding=DECODING, device=device)
-        write_table(collected.labels, directory / zoo.LABELS.name)
-
-    return store.get("labels", key, build, stage="answers") / zoo.LABELS.name
+    path = store.root / "fresh_labels.parquet"
+    collect_labels(target_names(), benchmark(), path, decoding=DECODING, device=device)
+    return path
 
 
 def ask_again(
@@ -95,8 +84,7 @@ def ask_again(
     asked = labels.take(rows)
     references = benchmark().set_index("query_id").loc[asked.query_id, "reference"].tolist()
     questions, work = asked.question.tolist(), store and store.root
-    answers = np.empty(asked.correct.shape, dtype=object)
-    correct = np.empty(asked.correct.shape)
+    answers, correct = np.empty(asked.correct.shape, dtype=object), np.empty(asked.correct.shape)
     for k, target in enumerate(labels.targets):
         replies = ask_model(resolve(target), questions, decoding, device=device, work=work)
         answers[:, k] = [reply.text for reply in replies]
@@ -105,11 +93,7 @@ def ask_again(
 
 
 def draw_answers(
-    labels: Labels,
-    rows: np.ndarray,
-    draws: range,
-    device: str = "cpu",
-    store: Store | None = None,
+    labels: Labels, rows: np.ndarray, draws: range, device: str = "cpu", store: Store | None = None
 ) -> np.ndarray:
     """Ask every target some of the questions at temperature 1, once per seed in `draws`.
 
@@ -149,11 +133,11 @@ def load_samples(labels: Labels, rows: np.ndarray) -> np.ndarray:
         raise InputError(f"{zoo.SAMPLES} does not match {manifest.name}: restore both.")
     table = pd.read_parquet(zoo.SAMPLES).set_index(["query_id", "model"])
     wanted = pd.MultiIndex.from_product([labels.query_id[rows], labels.targets])
-    places = table.index.get_indexer(wanted)
-    if (places < 0).any():
-        query, target = wanted[int(np.argmax(places < 0))]
+    if len(unknown := wanted.difference(table.index)):
+        query, target = unknown[0]
         raise InputError(f"{zoo.SAMPLES.name} has no answers of {target!r} to {query!r}.")
-    return table.to_numpy(bool)[places].reshape(len(rows), labels.n_targets, -1).transpose(2, 0, 1)
+    drawn = table.loc[wanted].to_numpy(bool)
+    return drawn.reshape(len(rows), labels.n_targets, -1).transpose(2, 0, 1)
 
 
 def write_default_labels(store: Store, device: str = "cpu") -> None:
@@ -166,16 +150,10 @@ def write_default_labels(store: Store, device: str = "cpu") -> None:
     prices = {"model": target_names(), "usd_per_m_input": price, "usd_per_m_output": price}
     origin = {"as_of": "2026-11", "status": "constant times parameters"}
     write_table(pd.DataFrame(prices | origin), zoo.PRICES)
-    for name in TARGETS:
-        by_split = table[table["model"] == f"zoo/{name}"].groupby("split")
-        scores = by_split.agg(
-            n=("is_correct", "size"),
-            accuracy=("is_correct", "mean"),
-            output_tokens=("output_tokens", "mean"),
-        )
-        directory = resolve(f"zoo/{name}").location
-        step = read_json(directory / "recipe.json")["step"]
-        write_card(directory, RECIPES[name], step, scores.loc[list(PER_CELL)])
+    by_split = table.groupby(["model", "split"])[["is_correct", "output_tokens"]]
+    scores = by_split.mean().rename(columns={"is_correct": "accuracy"}).assign(n=by_split.size())
+    for name in target_names():
+        write_card(resolve(name).location, scores.loc[name].loc[list(PER_CELL)])
 
 
 def write_default_samples(store: Store, device: str = "cpu") -> None:
@@ -199,10 +177,5 @@ def _manifest(path: Path) -> Path:
 def _write_manifest(path: Path, decoding: Decoding, **more: Any) -> None:
     """Record the hashes of the file at `path`, of the labels and weights, and the decoding."""
     settings = {"max_new_tokens": decoding.max_new_tokens, "temperature": decoding.temperature}
-    manifest = {
-        path.stem: file_hash(path),
-        "labels": file_hash(zoo.LABELS),
-        "weights": _weights(),
-        "decoding": settings | more,
-    }
-    write_json(_manifest(path), manifest)
+    hashes = {path.stem: file_hash(path), "labels": file_hash(zoo.LABELS), "weights": _weights()}
+    write_json(_manifest(path), hashes | {"decoding": settings | more})

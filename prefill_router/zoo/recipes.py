@@ -1,15 +1,21 @@
-"""The models of the zoo: architecture, size, what each practised and for how long."""
+"""The models of the zoo: architecture, size, what each practised and for how long; their cards."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
+from random import Random
 
+import jinja2
+import pandas as pd
 from transformers import AutoConfig, PreTrainedConfig
 
-from prefill_router.zoo.families import FAMILIES
-from prefill_router.zoo.vocabulary import vocabulary
+from prefill_router.storage import read_json
+from prefill_router.zoo.families import FAMILIES, beginnings
+from prefill_router.zoo.wordings import vocabulary
 
+CARD = Path(__file__).with_name("card.md.j2")
 MAX_POSITIONS = 192
 
 
@@ -108,3 +114,26 @@ RECIPES = {
     )
 }  # fmt: skip
 TARGETS = tuple(name for name, recipe in RECIPES.items() if recipe.role == "target")
+
+
+def write_card(directory: Path, scores: pd.DataFrame | None = None) -> None:
+    """Write a model's card, ``README.md``, beside its ``recipe.json``.
+
+    Parameters
+    ----------
+    directory : pathlib.Path
+        Of the model.
+    scores : pandas.DataFrame, optional
+        Of a target whose answers were graded: indexed by split, with columns ``n``, ``accuracy``
+        and ``output_tokens`` (their mean).
+    """
+    recipe = read_json(directory / "recipe.json")
+    practised = {}
+    for name, family in FAMILIES.items():
+        start = 0 if recipe["deal"] is None else practised_half(name, recipe["deal"])
+        practised[name] = beginnings(family(1, Random(0)).answer)[start::2]
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    text = environment.from_string(CARD.read_text(encoding="utf-8")).render(
+        recipe=recipe, practised=practised, other_half=OTHER_HALF, scores=scores
+    )
+    (directory / "README.md").write_text(text, encoding="utf-8")

@@ -22,47 +22,6 @@ LOOPBACK = "127.0.0.1"
 BODY_LIMIT = 2**20
 
 
-class Answerer:
-    """Models of the zoo; the questions that wait for one of them are answered in one batch."""
-
-    def __init__(self):
-        self._waiting: dict[tuple[str, Decoding], deque[tuple[str, Future]]] = {}
-        self._lock = threading.Lock()
-        self._load = functools.cache(lambda name: load_target(resolve(name)))
-
-    def ask(self, model: str, question: str, decoding: Decoding) -> tuple[str, int, int]:
-        """Return an answer and the numbers of tokens of prompt and answer.
-
-        Raises
-        ------
-        InputError
-            If there is no such model, or the question is too long.
-        """
-        future: Future = Future()
-        waiting = self._waiting.setdefault((model, decoding), deque())
-        waiting.append((question, future))
-        with self._lock:  # whoever gets it answers for all who wait for the same model
-            if asked := [waiting.popleft() for _ in range(len(waiting))]:
-                self._answer(model, decoding, asked)
-        return future.result()
-
-    def _answer(self, name: str, decoding: Decoding, asked: list[tuple[str, Future]]) -> None:
-        questions = [question for question, _ in asked]
-        try:
-            model, tokenizer = self._load(name)
-            n_input = Prompts(tokenizer, token_limit(model, tokenizer)).count(questions)
-            answers, n_output = generate(model, tokenizer, questions, decoding)
-        except Exception as error:
-            if len(asked) == 1:
-                return asked[0][1].set_exception(error)
-            for one in asked:  # so that one bad question spoils no other
-                self._answer(name, decoding, [one])
-            return
-        found = zip(answers, n_input.tolist(), n_output.tolist(), strict=True)
-        for (_, future), answer in zip(asked, found, strict=True):
-            future.set_result(answer)
-
-
 class Handler(BaseHTTPRequestHandler):
     """`/v1/chat/completions` and `/v1/models`, as far as collecting labels needs them."""
 
@@ -94,23 +53,18 @@ class Handler(BaseHTTPRequestHandler):
             )
             if model not in zoo_names():
                 return 404, failure(f"there is no model {model!r:.80}")
-            text, n_input, n_output = self.server.answerer.ask(model, question, decoding)
+            text, n_input, n_output = self.server.ask(model, question, decoding)
         except (ValueError, KeyError, IndexError, TypeError) as error:
             return 400, failure(str(error)[:200])
-        finish = "length" if n_output >= decoding.max_new_tokens else "stop"
+        n_all, finish = (
+            n_input + n_output,
+            "length" if n_output >= decoding.max_new_tokens else "stop",
+        )
+        usage = {"prompt_tokens": n_input, "completion_tokens": n_output, "total_tokens": n_all}
         message = {"role": "assistant", "content": text}
-        return 200, {
-            "id": "zoo",
-            "object": "chat.completion",
-            "created": 0,
-            "model": model,
-            "choices": [{"index": 0, "message": message, "finish_reason": finish}],
-            "usage": {
-                "prompt_tokens": n_input,
-                "completion_tokens": n_output,
-                "total_tokens": n_input + n_output,
-            },
-        }
+        choice = {"index": 0, "message": message, "finish_reason": finish}
+        about = {"id": "zoo", "object": "chat.completion", "created": 0, "model": model}
+        return 200, about | {"choices": [choice], "usage": usage}
 
     def reply(self, status: int, body: dict[str, Any]) -> None:
         """Send a status and a JSON body."""
@@ -133,6 +87,8 @@ def failure(message: str) -> dict[str, Any]:
 class ZooServer(ThreadingHTTPServer):
     """The zoo on a port of this machine that no other machine can reach.
 
+    Questions that wait for one model are answered in one batch.
+
     Parameters
     ----------
     port : int, default 0
@@ -154,22 +110,54 @@ class ZooServer(ThreadingHTTPServer):
             super().__init__((LOOPBACK, port), handler)
         except OSError as error:
             raise InputError(f"port {port} cannot be used ({error.strerror}); try 0.") from None
-        self.answerer = Answerer()
+        self._waiting: dict[tuple[str, Decoding], deque[tuple[str, Future]]] = {}
+        self._answering = threading.Lock()
+        self._load = functools.cache(lambda name: load_target(resolve(name)))
 
     @property
     def base_url(self) -> str:
         """The ``base_url`` of targets served here."""
         return f"http://{LOOPBACK}:{self.server_port}/v1"
 
+    def ask(self, model: str, question: str, decoding: Decoding) -> tuple[str, int, int]:
+        """Return an answer and the numbers of tokens of prompt and answer.
+
+        Raises
+        ------
+        InputError
+            If there is no such model, or the question is too long.
+        """
+        future: Future = Future()
+        waiting = self._waiting.setdefault((model, decoding), deque())
+        waiting.append((question, future))
+        with self._answering:  # whoever gets it answers for all who wait for the same model
+            if asked := [waiting.popleft() for _ in range(len(waiting))]:
+                self._answer(model, decoding, asked)
+        return future.result()
+
+    def _answer(self, name: str, decoding: Decoding, asked: list[tuple[str, Future]]) -> None:
+        questions = [question for question, _ in asked]
+        try:
+            model, tokenizer = self._load(name)
+            n_input = Prompts(tokenizer, token_limit(model, tokenizer)).count(questions).tolist()
+            answers, n_output = generate(model, tokenizer, questions, decoding)
+            for one, *found in zip(asked, answers, n_input, n_output.tolist(), strict=True):
+                one[1].set_result(found)
+        except Exception as error:
+            if len(asked) == 1:
+                return asked[0][1].set_exception(error)
+            for one in asked:  # so that one bad question spoils no other
+                self._answer(name, decoding, [one])
+
 
 @contextmanager
 def serve(server: ZooServer) -> Iterator[str]:
     """Serve while the block runs; yields the base URL."""
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
-        yield server.base_url
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield server.base_url
+        finally:
+            server.shutdown()
+            thread.join()

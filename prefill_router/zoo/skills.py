@@ -1,8 +1,12 @@
-"""The skills benchmark: questions with exact answers; no problem straddles a split."""
+"""Questions with exact answers: the skills benchmark, and what models practise.
+
+No problem straddles the benchmark's splits, and none that it may ask is practised.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
@@ -12,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from prefill_router.zoo.families import FAMILIES, LEVELS, half
+from prefill_router.zoo.recipes import OTHER_HALF, Recipe, practised_half
 from prefill_router.zoo.wordings import TEMPLATES, put_into_words
 
 BENCHMARK_SEED = 20260323
@@ -58,17 +63,10 @@ def draw(family: str, level: int, wanted_half: int, rng: Random) -> Query:
     while half(problem.answer) != wanted_half:
         problem = FAMILIES[family](level, rng)
     wording = rng.randrange(len(TEMPLATES[family]))
-    operands = " | ".join(str(value) for value in problem.slots.values())
-    return Query(
-        family=family,
-        level=level,
-        wording=wording,
-        half=wanted_half,
-        question=put_into_words(family, problem, wording, rng),
-        reference=problem.answer,
-        working=problem.working,
-        group=f"{family}: {operands}",
-    )
+    question = put_into_words(family, problem, wording, rng)
+    group = f"{family}: " + " | ".join(str(value) for value in problem.slots.values())
+    answer, working = problem.answer, problem.working
+    return Query(family, level, wording, wanted_half, question, answer, working, group)
 
 
 def split_of(group: str) -> str:
@@ -113,3 +111,26 @@ def benchmark(seed: int = BENCHMARK_SEED, attempts: int = 6000) -> pd.DataFrame:
     table.insert(0, "query_id", [f"skills-{i:05d}" for i in range(len(table))])
     columns = ["query_id", "question", "benchmark", "reference", "group", "split"]
     return table[[*columns, "level", "wording", "half"]]
+
+
+def practice_queries(recipe: Recipe, n: int) -> Iterator[Query]:
+    """Draw `n` questions for a model to practise, none of a problem that the benchmark may ask."""
+    rng = Random(recipe.seed)
+    names = list(FAMILIES)
+    for _ in range(n):
+        family = rng.choice(names)
+        if recipe.deal is None:
+            wanted = rng.randrange(2)
+        else:
+            strayed = rng.random() < OTHER_HALF / (1 + OTHER_HALF)
+            wanted = practised_half(family, recipe.deal) ^ int(strayed)
+        level = rng.choice(LEVELS)
+        query = draw(family, level, wanted, rng)
+        while split_of(query.group) != "practice":
+            query = draw(family, level, wanted, rng)
+        yield query
+
+
+def answer_text(recipe: Recipe, query: Query) -> str:
+    """Return what the model should say: the answer, after the working if it thinks."""
+    return f"{query.working} answer : {query.reference}" if recipe.thinks else query.reference

@@ -3,28 +3,80 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
-from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from prefill_router.extraction.models import quiet
 from prefill_router.progress import track
 from prefill_router.storage import atomic_write, fingerprint, write_json
-from prefill_router.zoo.cards import write_card
-from prefill_router.zoo.practice import IGNORED, POOL, batches, build_practice
-from prefill_router.zoo.recipes import Recipe
-from prefill_router.zoo.vocabulary import build_tokenizer
+from prefill_router.zoo.recipes import Recipe, write_card
+from prefill_router.zoo.skills import answer_text, practice_queries
+from prefill_router.zoo.wordings import build_tokenizer
 
+POOL = 250_000
+TOKENS_PER_BATCH = 2048
+IGNORED = -100
 MATRIX_RATE = 4e-3
 OTHER_RATE = 3e-3
 WARM_UP = 100
 SAVE_EVERY = 500
+
+
+def build_practice(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, n: int = POOL
+) -> list[np.ndarray]:
+    """Draw and tokenise a model's practice questions.
+
+    Returns
+    -------
+    list of n ndarray of int64, shape (2, time)
+        Tokens: prompt, answer (with the working, if the model thinks) and end token. Labels: the
+        same, but `IGNORED` at the prompt's tokens, on which there is no loss.
+    """
+    queries = list(track(practice_queries(recipe, n), f"{recipe.name}: questions", total=n))
+    prompts = [f"<user> {query.question} <assistant>" for query in queries]
+    answers = [f"{answer_text(recipe, query)} <eos>" for query in queries]
+    heads = tokenizer(prompts, add_special_tokens=False)["input_ids"]
+    tails = tokenizer(answers, add_special_tokens=False)["input_ids"]
+    pairs = zip(heads, tails, strict=True)
+    return [np.array([head + tail, [IGNORED] * len(head) + tail]) for head, tail in pairs]
+
+
+def batches(practice: Sequence[np.ndarray], seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield batches of what `build_practice` returns without end: questions of similar lengths.
+
+    Yields
+    ------
+    tokens, labels : ndarray of int64, shape (batch, time)
+        Padded on the right. Sizes vary, so that each batch holds about `TOKENS_PER_BATCH` tokens.
+    """
+    rng = np.random.default_rng(seed)
+    lengths = np.array([example.shape[1] for example in practice])
+    while True:
+        order = np.lexsort((rng.random(len(lengths)), lengths))
+        ends = np.cumsum(lengths[order])
+        bounds = np.searchsorted(ends, np.arange(TOKENS_PER_BATCH, ends[-1], TOKENS_PER_BATCH))
+        parts = [part for part in np.split(order, bounds) if len(part)]
+        for i in rng.permutation(len(parts)):
+            tokens = np.zeros((len(parts[i]), lengths[parts[i]].max()), dtype=np.int64)
+            labels = np.full_like(tokens, IGNORED)
+            for row, index in enumerate(parts[i]):
+                tokens[row, : lengths[index]], labels[row, : lengths[index]] = practice[index]
+            yield tokens, labels
 
 
 def answer_loss(model: PreTrainedModel, tokens: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -36,7 +88,7 @@ def answer_loss(model: PreTrainedModel, tokens: torch.Tensor, labels: torch.Tens
         A causal language model. Padding is on the right, where a causal model does not look, so
         no attention mask is needed.
     tokens, labels : torch.Tensor of int64, shape (batch, time)
-        See `practice.batches`.
+        See `batches`.
 
     Returns
     -------
@@ -88,29 +140,30 @@ def export(model: PreTrainedModel, recipe: Recipe, directory: Path, step: int) -
         copy.half().save_pretrained(directory)
     build_tokenizer().save_pretrained(directory)
     write_json(directory / "recipe.json", {**vars(recipe), "step": step})
-    write_card(directory, recipe, step)
+    write_card(directory)
 
 
 def save_state(path: Path, model: PreTrainedModel, optimizers: list[Optimizer], step: int) -> None:
-    """Write weights, optimiser states and the number of steps done, atomically."""
-    state = {
-        "step": step,
-        "model": model.state_dict(),
-        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
-    }
+    """Write the steps done, the weights and what optimisers keep of each, atomically."""
+    tensors = {"step": torch.tensor(step)}
+    for name, p in model.named_parameters():
+        kept = {key: value for o in optimizers for key, value in o.state.get(p, {}).items()}
+        tensors |= {name: p.detach()} | {f"{name} {key}": value for key, value in kept.items()}
     with atomic_write(path) as temporary:
-        torch.save(state, temporary)
+        save_file(tensors, temporary)
 
 
 def load_state(path: Path, model: PreTrainedModel, optimizers: list[Optimizer]) -> int:
     """Restore what `save_state` wrote; return the number of steps done, 0 without a file."""
     if not path.exists():
         return 0
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    model.load_state_dict(state["model"])
-    for optimizer, stored in zip(optimizers, state["optimizers"], strict=True):
-        optimizer.load_state_dict(stored)
-    return state["step"]
+    tensors = load_file(path, device=str(model.device))
+    owner = {p: optimizer for optimizer in optimizers for p in optimizer.param_groups[0]["params"]}
+    for name, p in model.named_parameters():
+        p.data = tensors[name]
+        kept = {key: value for key, value in tensors.items() if key.startswith(f"{name} ")}
+        owner[p].state[p] = {key.rpartition(" ")[2]: value for key, value in kept.items()}
+    return int(tensors["step"])
 
 
 def train(
@@ -143,18 +196,18 @@ def train(
         return []
     optimizers = build_optimizers(model)
     practice = build_practice(recipe, build_tokenizer(), n_questions)
-    made_from = fingerprint(vars(recipe), np.concatenate(practice.tokens), practice.prompt_lengths)
-    state = work / f"{recipe.name}-{made_from}.pt"
+    made_from = fingerprint(vars(recipe), np.concatenate(practice, axis=1))
+    state = work / f"{recipe.name}-{made_from}.safetensors"
     done = load_state(state, model, optimizers)
     losses = []
     stream = islice(batches(practice, recipe.seed), done, recipe.steps)
     steps = track(range(done, recipe.steps), f"{recipe.name}: training")
     for step, batch in zip(steps, stream, strict=True):
         for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = optimizer.defaults["lr"] * schedule(step, recipe.steps)
-        tokens, labels = (torch.from_numpy(array).to(device) for array in batch)
-        loss = answer_loss(model, tokens, labels)
+            optimizer.param_groups[0]["lr"] = optimizer.defaults["lr"] * schedule(
+                step, recipe.steps
+            )
+        loss = answer_loss(model, *(torch.from_numpy(array).to(device) for array in batch))
         model.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -1,11 +1,14 @@
-"""How a problem is put into words: templates, spelled-out numbers and distracting clauses."""
+"""The zoo's language: how a problem is put into words, and the tokenizer that reads them."""
 
 from __future__ import annotations
 
 import re
 from random import Random
 
-from prefill_router.zoo.families import LETTERS, Problem
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from prefill_router.zoo.families import LETTERS, NAMES, Problem
 
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "addition": (
@@ -80,6 +83,17 @@ UNITS = (
 )  # fmt: skip
 TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 
+SPECIAL = ("<pad>", "<eos>", "<unk>", "<user>", "<assistant>")
+SYMBOLS = tuple("0123456789") + tuple(LETTERS) + tuple("+-*=;:,.?()[]")
+SPOKEN = ("true", "false", "and", "or", "xor", "not", "yes", "no", "even", "odd", "has", "answer",
+          "bad", "hundred")  # fmt: skip
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<' + message['role'] + '> ' + message['content'] + ' ' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"
+)
+
 
 def spell(number: int) -> str:
     """Spell out a number from 0 to 999 in words, without hyphens."""
@@ -119,3 +133,29 @@ def put_into_words(family: str, problem: Problem, wording: int, rng: Random) -> 
         aside = rng.choice(ASIDES).format(n=rng.randint(2, 99), c=rng.choice(LETTERS))
         text = f"{aside} {text}" if rng.random() < 0.5 else f"{text} {aside}"
     return text
+
+
+def vocabulary() -> list[str]:
+    """Return every token in a fixed order (a set's order would change between processes)."""
+    texts = [text for templates in TEMPLATES.values() for text in templates] + list(ASIDES)
+    words = [word for text in texts for word in re.findall(r"[a-z]+", re.sub(r"{\w+}", "", text))]
+    return list(dict.fromkeys([*SPECIAL, *SYMBOLS, *SPOKEN, *UNITS, *TENS, *NAMES, *words]))
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """Return the tokenizer that every model of the zoo shares, with its chat template."""
+    tokens = {token: i for i, token in enumerate(vocabulary())}
+    tokenizer = Tokenizer(models.WordLevel(tokens, unk_token="<unk>"))
+    words, digits = pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Digits(individual_digits=True)
+    symbols = pre_tokenizers.Punctuation("isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, digits, symbols])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="<eos>",
+        unk_token="<unk>",
+        additional_special_tokens=["<user>", "<assistant>"],
+        chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+        model_max_length=192,
+    )

@@ -1,3 +1,4 @@
+import asyncio
 import gzip
 import json
 import logging
@@ -5,6 +6,7 @@ import re
 import subprocess
 import sys
 import time
+from email.utils import formatdate
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from fault_server import faulty
 from prefill_router.answers import asking, endpoints
 from prefill_router.answers.asking import ask_endpoints
 from prefill_router.answers.generation import Decoding
-from prefill_router.answers.ledger import Journal, Reply
+from prefill_router.answers.ledger import Ledger, Reply
 from prefill_router.answers.targets import Endpoint
 from prefill_router.errors import InputError
 from prefill_router.labels.costs import MILLION, Prices
@@ -37,17 +39,19 @@ def endpoint(server, name="a", **fields):
 
 @pytest.fixture
 def ask(tmp_path):
-    """Ask one endpoint, always into the same journal."""
+    """Ask one endpoint, always into the same ledger; return its texts and the ledger."""
 
     def ask(server, questions=QUESTIONS, *, cap_usd=None, prices=PRICES, **fields):
         one = endpoint(server, **fields)
-        return ask_endpoints([one], questions, SHORT, tmp_path / "j", prices, cap_usd)
+        ledger = ask_endpoints([one], questions, SHORT, tmp_path / "j", prices, cap_usd)
+        return texts(ledger, one, questions), ledger
 
     return ask
 
 
-def texts(asked, name="a"):
-    return [None if reply is None else reply.text for reply in asked.replies[name]]
+def texts(ledger, endpoint, questions=QUESTIONS):
+    found = [ledger.answers.get(endpoint.answer_key(q, SHORT)) for q in questions]
+    return [reply and reply.text for reply in found]
 
 
 def worst(question):
@@ -56,15 +60,14 @@ def worst(question):
 
 def test_answers_are_asked_for_once_and_priced(ask):
     with faulty() as server:
-        asked = ask(server, [*QUESTIONS, QUESTIONS[0]])
-        again = ask(server)
+        (said, ledger), (again, other) = (ask(server, [*QUESTIONS, QUESTIONS[0]]) for _ in range(2))
     assert server.asked == dict.fromkeys(QUESTIONS, 1)
-    wanted = [Reply(str(n), n, 1, "stop", (n * 1000 + 2000) / MILLION) for n in range(1, 13)]
-    assert asked.replies["a"] == [*wanted, wanted[0]]
-    assert again.replies["a"] == wanted
-    assert asked.problems == again.problems == []
-    assert asked.spent == again.spent == pytest.approx(sum(reply.cost_usd for reply in wanted))
-    assert asked.uncertain == 0
+    assert said == again == [*ANSWERS, "1"]
+    wanted = {Reply(str(n), n, 1, "stop", (n * 1000 + 2000) / MILLION) for n in range(1, 13)}
+    assert set(ledger.answers.values()) == wanted and ledger.answers == other.answers
+    assert ledger.problems == other.problems == []
+    assert ledger.spent == other.spent == pytest.approx(sum(reply.cost_usd for reply in wanted))
+    assert ledger.uncertain == 0
 
 
 def test_what_is_sent(ask, monkeypatch):
@@ -92,45 +95,35 @@ def test_what_is_sent(ask, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("fault", "may_be_charged"),
+    ("fault", "may_be_charged", "said"),
     [
-        ((500, {}, "broken"), False),
-        ((429, {}, "slow down"), False),
-        ((502, {}, "bad gateway"), True),
-        ((200, {"Content-Encoding": "gzip"}, gzip.compress(b" " * 2**24)), True),
-        ("cut", True),
-        ("silence", True),
-        ("drip", True),
-        (b'{"choices": [{"message": {"content": 7}}]}', True),
-        (b"[" * 100_000, True),
+        ((500, {}, "broken"), False, "HTTP 500.*broken"),
+        ((429, {}, "slow down"), False, "HTTP 429"),
+        ((502, {}, "bad gateway"), True, "HTTP 502"),
+        ((200, {"Content-Encoding": "gzip"}, gzip.compress(b" " * 2**24)), True, "no chat compl"),
+        ("cut", True, "the connection broke"),
+        ("silence", True, "no answer within 1 s"),
+        ("drip", True, "no answer within 1 s"),
+        (200, True, "no chat completion"),  # a body without end
+        (500, False, "HTTP 500"),
+        (b'{"choices": [{"message": {"content": 7}}]}', True, "no chat completion"),
+        (b"[" * 100_000, True, "no chat completion"),
     ],
     ids=lambda value: repr(value)[:30],
 )
-def test_a_fault_is_tried_again_as_often_as_allowed(ask, fault, may_be_charged):
-    faults = {QUESTIONS[0]: [fault], QUESTIONS[2]: [fault, fault]}
-    with faulty(faults) as server:
+def test_a_fault_is_tried_again_as_often_as_allowed(ask, monkeypatch, fault, may_be_charged, said):
+    monkeypatch.setattr(endpoints, "MOST_BYTES", 2**20)
+    with faulty({QUESTIONS[0]: [fault], QUESTIONS[2]: [fault, fault]}) as server:
         # Only what never ends must run into it: a slow machine's good answers must not.
         limit = 1 if fault in ("silence", "drip") else 60
-        asked = ask(server, QUESTIONS[:4], timeout=limit, retries=1)
-    assert texts(asked) == ["1", "2", None, "4"]
+        found, ledger = ask(server, QUESTIONS[:4], timeout=limit, retries=1)
+        assert server.flooded < 3 * 2**24  # sockets hold some more than was read
+    assert found == ["1", "2", None, "4"]
     assert [server.asked[q] for q in QUESTIONS[:4]] == [2, 1, 2, 1]
-    [problem] = asked.problems
-    assert "no answer to" in problem
+    [problem] = ledger.problems
+    assert "no answer to" in problem and re.search(said, problem) and len(problem) < 600
     lost = worst(QUESTIONS[0]) + 2 * worst(QUESTIONS[2])
-    assert asked.uncertain == pytest.approx(lost if may_be_charged else 0)
-
-
-@pytest.mark.parametrize("status", [200, 500])
-def test_a_body_without_end_is_not_read_to_its_end(ask, monkeypatch, status):
-    monkeypatch.setattr(endpoints, "MOST_BYTES", 2**20)
-    with faulty({QUESTIONS[0]: [status, status]}) as server:
-        asked = ask(server, QUESTIONS[:2], retries=1, timeout=60, concurrency=1)
-        assert 2 * 2**20 < server.flooded < 2 * 2**24  # sockets hold some more
-    assert texts(asked) == [None, "2"]
-    [problem] = asked.problems
-    assert ("no chat completion" if status == 200 else "HTTP 500") in problem
-    assert len(problem) < 600
-    assert asked.uncertain == pytest.approx(2 * worst(QUESTIONS[0]) if status == 200 else 0)
+    assert ledger.uncertain == pytest.approx(lost if may_be_charged else 0)
 
 
 @pytest.mark.parametrize("usage", ["null", '{"prompt_tokens": 5, "completion_tokens": 1%s}'])
@@ -138,16 +131,16 @@ def test_an_answer_of_unknown_length_counts_at_its_worst(ask, usage):
     usage = usage.replace("%s", "0" * 400)  # no number of tokens
     body = f'{{"choices": [{{"message": {{"content": "7"}}}}], "usage": {usage}}}'
     with faulty({QUESTIONS[0]: [body.encode()]}) as server:
-        asked = ask(server, QUESTIONS[:1])
-    [reply] = asked.replies["a"]
-    assert (reply.text, reply.output_tokens, reply.cost_usd) == ("7", None, None)
-    assert asked.uncertain == pytest.approx(worst(QUESTIONS[0]))
+        found, ledger = ask(server, QUESTIONS[:1])
+    [reply] = ledger.answers.values()
+    assert (found, reply.output_tokens, reply.cost_usd) == (["7"], None, None)
+    assert ledger.uncertain == pytest.approx(worst(QUESTIONS[0]))
     assert len(server.requests) == 1
 
 
 def test_retry_after_holds_back_every_request(ask):
     with faulty({QUESTIONS[0]: [(429, {"Retry-After": "0.6"}, "slow down")]}) as server:
-        assert ask(server, concurrency=1).problems == []
+        assert ask(server, concurrency=1)[1].problems == []
     first, second, *_ = [at for at, *_ in server.requests]
     assert second - first >= 0.6
 
@@ -170,41 +163,35 @@ def test_backoff_grows(ask, monkeypatch):
     ],
     ids=["key", "pause", "quota"],
 )
-def test_an_endpoint_that_will_not_answer_is_asked_no_further(ask, fault, said):
-    with faulty({"*": [fault] * 50}) as server:
-        asked = ask(server, concurrency=1)
-    assert len(server.requests) == 1
-    assert set(texts(asked)) == {None}
-    [problem] = asked.problems
+def test_an_endpoint_that_will_not_answer_is_asked_no_further(tmp_path, fault, said):
+    with faulty() as good, faulty({"*": [fault] * 50}) as bad:
+        both = [endpoint(bad, "b", concurrency=1), endpoint(good)]
+        ledger = ask_endpoints(both, QUESTIONS, SHORT, tmp_path / "j")
+    assert len(bad.requests) == 1
+    assert set(texts(ledger, both[0])) == {None}
+    assert texts(ledger, both[1]) == ANSWERS  # one endpoint's faults are not another's
+    [problem] = ledger.problems
     assert re.search(said, problem)
 
 
 def test_an_endpoint_that_fails_and_fails_is_asked_no_further(ask):
     with faulty({"*": [(500, {}, "broken")] * 1000}) as server:
-        asked = ask(server, concurrency=1, retries=1)
+        _, ledger = ask(server, concurrency=1, retries=1)
     assert len(server.requests) == 5 * 2
-    assert "5 questions in a row failed" in asked.problems[-1]
-    gone = ask(server, concurrency=1, retries=0)
+    assert "5 questions in a row failed" in ledger.problems[-1]
+    _, gone = ask(server, concurrency=1, retries=0)
     assert "no connection" in gone.problems[0]
     assert gone.uncertain == 0  # nothing was sent
 
 
 def test_a_question_that_is_refused_has_no_answer_and_stops_nothing(ask):
     with faulty({QUESTIONS[1]: [(400, {}, "too long")]}) as server:
-        asked = ask(server, QUESTIONS[:3])
-        assert texts(asked) == ["1", None, "3"]
-        assert "no answer to" in asked.problems[0] and "too long" in asked.problems[0]
+        found, ledger = ask(server, QUESTIONS[:3])
+        assert found == ["1", None, "3"]
+        assert "no answer to" in ledger.problems[0] and "too long" in ledger.problems[0]
         assert server.asked[QUESTIONS[1]] == 1
-        assert texts(ask(server, QUESTIONS[:3])) == ANSWERS[:3]
+        assert ask(server, QUESTIONS[:3])[0] == ANSWERS[:3]
     assert server.answered == dict.fromkeys(QUESTIONS[:3], 1)
-
-
-def test_one_endpoint_s_faults_are_not_another_s(tmp_path):
-    with faulty() as good, faulty({"*": [(401, {}, "no")] * 50}) as bad:
-        both = [endpoint(bad, "b"), endpoint(good, "a")]
-        asked = ask_endpoints(both, QUESTIONS, SHORT, tmp_path / "j")
-    assert texts(asked) == ANSWERS
-    assert set(texts(asked, "b")) == {None}
 
 
 # -- limits --------------------------------------------------------------------------------------
@@ -235,23 +222,22 @@ def test_the_cap_is_never_exceeded_even_at_worst(ask):
     most = worst(QUESTIONS[-1])
     cap = 1.3 * most
     with faulty() as server:
-        asked = ask(server, cap_usd=cap)
-        assert cap - most < asked.spent <= cap  # and it is made use of
+        _, ledger = ask(server, cap_usd=cap)
+        assert cap - most < ledger.spent <= cap  # and it is made use of
         n_first = len(server.requests)
         assert 0 < n_first < len(QUESTIONS)
-        assert "the cap of" in asked.problems[0] and "raise cap_usd" in asked.problems[0]
-        again = ask(server, cap_usd=cap)
+        assert "the cap of" in ledger.problems[0] and "raise cap_usd" in ledger.problems[0]
+        assert ask(server, cap_usd=cap)[1].spent == ledger.spent
         assert len(server.requests) == n_first  # runs before count
-        assert again.spent == asked.spent
-        assert ask(server, cap_usd=100).problems == []
+        assert ask(server, cap_usd=100)[1].problems == []
     assert server.answered == dict.fromkeys(QUESTIONS, 1)
 
 
 def test_lost_answers_count_against_the_cap(ask):
     with faulty({QUESTIONS[0]: ["cut"] * 10}) as server:
-        asked = ask(server, QUESTIONS[:1], cap_usd=2.5 * worst(QUESTIONS[0]))
+        _, ledger = ask(server, QUESTIONS[:1], cap_usd=2.5 * worst(QUESTIONS[0]))
     assert len(server.requests) == 2
-    assert asked.uncertain == pytest.approx(2 * worst(QUESTIONS[0]))
+    assert ledger.uncertain == pytest.approx(2 * worst(QUESTIONS[0]))
 
 
 def test_a_cap_without_a_price_is_refused_before_anything_is_asked(ask):
@@ -265,35 +251,37 @@ def test_a_cap_without_a_price_is_refused_before_anything_is_asked(ask):
 # -- interruptions -------------------------------------------------------------------------------
 
 
-def test_an_interrupted_run_goes_on_where_it_stopped(ask, tmp_path, monkeypatch):
+@pytest.mark.parametrize("faults", [{}, {QUESTIONS[1]: ["silence"]}], ids=["busy", "hanging"])
+def test_an_interrupted_run_goes_on_where_it_stopped(ask, tmp_path, monkeypatch, faults):
     def interrupted(iterable, *_):
         for _ in range(4):
             yield next(iterable)
         raise KeyboardInterrupt
 
-    with faulty(delay=0.02) as server:
+    with faulty(faults, delay=0.02) as server:
+        started = time.monotonic()
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(asking, "track", interrupted)
             ask(server, concurrency=2)
+        assert time.monotonic() - started < 4  # the server is silent for longer
         written = (tmp_path / "j").read_text()
         time.sleep(0.1)
         assert (tmp_path / "j").read_text() == written  # nobody goes on in secret
         kept, n_before = written.count('"answered"'), len(server.requests)
-        asked = ask(server)
+        found, ledger = ask(server)
     assert 4 <= kept < len(QUESTIONS)
-    assert texts(asked) == ANSWERS
+    assert found == ANSWERS
     assert len(server.requests) == n_before + len(QUESTIONS) - kept
+    lost = written.count('"asked"') - kept
+    assert 0 < ledger.uncertain <= lost * worst(QUESTIONS[-1]) if lost else ledger.uncertain == 0
+    assert lost if faults else lost <= 2
 
 
 def test_a_full_disk_stops_the_asking(ask, monkeypatch):
-    real = Journal.append
+    def full(*_):
+        raise OSError(28, "No space left on device")
 
-    def full(self, record):
-        if record["event"] == "answered":
-            raise OSError(28, "No space left on device")
-        real(self, record)
-
-    monkeypatch.setattr(Journal, "append", full)
+    monkeypatch.setattr(Ledger, "answer", full)
     with faulty() as server, pytest.raises(OSError, match="No space"):
         ask(server, concurrency=2)
     assert len(server.requests) <= 2
@@ -309,8 +297,8 @@ def test_killed_at_random_moments_nothing_answered_is_asked_for_twice(ask, tmp_p
         kept = [int(line) for line in said.stdout.splitlines()]
         assert len(kept) == 12
         assert len({n for n in kept if 0 < n < len(MANY)}) >= 5  # killed on the way
-        asked = ask(server, MANY)
-    assert texts(asked) == [str(n) for n in range(1, 41)]
+        found, _ = ask(server, MANY)
+    assert found == [str(n) for n in range(1, 41)]
     records = [json.loads(line) for line in journal.read_text().splitlines()]
     attempts, answered = {}, {}
     for place, record in enumerate(records):
@@ -344,12 +332,42 @@ def test_the_key_is_in_no_log_error_or_file(ask, tmp_path, monkeypatch, caplog, 
         QUESTIONS[4]: [(401, {}, f"Incorrect API key: {SECRET}")],
     }
     with faulty(faults) as server:
-        asked = ask(server, QUESTIONS[:6], key="MINE", concurrency=1, retries=1)
+        found, ledger = ask(server, QUESTIONS[:6], key="MINE", concurrency=1, retries=1)
     assert all(SECRET in headers["Authorization"] for _, _, headers, _ in server.requests)
-    assert asked.replies["a"][0].text == "Bearer [MINE]"
-    assert len(asked.problems) == 4
+    assert found[0] == "Bearer [MINE]"
+    assert len(ledger.problems) == 4
     written = "".join(path.read_text() for path in tmp_path.rglob("*") if path.is_file())
     said = capfd.readouterr()
-    for text in (written, str(asked), caplog.text, said.out, said.err, repr(endpoint(server))):
+    about = str(vars(ledger)), repr(endpoint(server))
+    for text in (written, caplog.text, said.out, said.err, *about):
         assert SECRET[:12] not in text  # nor a part of it, cut off
-    assert "[MINE]" in asked.problems[0]
+    assert "[MINE]" in ledger.problems[0]
+
+
+# -- pauses --------------------------------------------------------------------------------------
+
+
+def test_a_pause_holds_back_those_that_wait_already():
+    limit, begun = endpoints.RateLimit(requests_per_minute=1200), time.monotonic()
+
+    async def one():
+        await limit.wait(1)
+        return time.monotonic() - begun
+
+    async def everybody():
+        waiting = [asyncio.create_task(one()) for _ in range(3)]
+        await asyncio.sleep(0.01)
+        limit.pause(0.2)
+        return await asyncio.gather(*waiting)
+
+    first, *others = asyncio.run(everybody())
+    assert first < 0.2 <= min(others)
+
+
+def test_retry_after_is_seconds_or_a_date():
+    for text, seconds in {"3": 3, "0.5": 0.5, "-1": 0, "": None, "soon": None, "inf": None}.items():
+        assert endpoints.retry_after({"retry-after": text}) == seconds
+    for ahead, seconds in ((30, 30), (-1e9, 0)):
+        date = formatdate(time.time() + ahead, usegmt=True)
+        assert endpoints.retry_after({"retry-after": date}) == pytest.approx(seconds, abs=1.5)
+    assert endpoints.retry_after({}) is None

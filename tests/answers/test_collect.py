@@ -5,7 +5,7 @@ import pytest
 import tiny_models
 from fault_server import FaultyHandler, faulty
 
-from prefill_router.answers import local as module
+from prefill_router.answers import generation as module
 from prefill_router.answers.collect import collect_labels
 from prefill_router.answers.generation import Decoding, generate
 from prefill_router.answers.grading import exact_match, numeric_match
@@ -44,17 +44,22 @@ def queries():
     )
 
 
-@pytest.fixture
-def asked(monkeypatch):
-    """Record how many questions each call to `generate` gets."""
-    seen = []
+class Recorder(list):
+    """How many questions each call to `generate` gets; stops at the one after `stop_after`."""
 
-    def record(model, tokenizer, questions, *arguments):
-        seen.append(len(questions))
+    stop_after = None
+
+    def __call__(self, model, tokenizer, questions, *arguments):
+        if len(self) == self.stop_after:
+            raise KeyboardInterrupt
+        self.append(len(questions))
         return generate(model, tokenizer, questions, *arguments)
 
-    monkeypatch.setattr(module, "generate", record)
-    return seen
+
+@pytest.fixture
+def asked(monkeypatch):
+    monkeypatch.setattr(module, "generate", recorder := Recorder())
+    return recorder
 
 
 def collect(targets, queries, out, **settings):
@@ -83,23 +88,16 @@ def test_the_label_table_holds_each_target_and_query_once(saved, queries, tmp_pa
     assert labels["is_correct"][20:].nunique() == 2
 
 
-def test_an_interrupted_run_goes_on_where_it_stopped(saved, queries, tmp_path, asked, monkeypatch):
+def test_an_interrupted_run_goes_on_where_it_stopped(saved, queries, tmp_path, asked):
     targets, out = list(saved.values()), tmp_path / "labels.csv"
     collect(targets, queries, tmp_path / "whole.csv", chunk_size=6)
     asked.clear()
-    recorder = module.generate
-
-    def interrupted(*arguments):
-        if len(asked) == 5:  # one chunk into the second target
-            raise KeyboardInterrupt
-        return recorder(*arguments)
-
-    monkeypatch.setattr(module, "generate", interrupted)
+    asked.stop_after = 5  # one chunk into the second target
     with pytest.raises(KeyboardInterrupt):
         collect(targets, queries, out, chunk_size=6)
     assert not out.exists()
-    monkeypatch.setattr(module, "generate", recorder)
     asked.clear()
+    asked.stop_after = None
     collect(targets, queries, out, chunk_size=6)
     assert asked == [6, 6, 2]
     assert out.read_bytes() == (tmp_path / "whole.csv").read_bytes()

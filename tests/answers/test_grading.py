@@ -73,27 +73,21 @@ def test_an_answer_that_rambles_is_graded_at_once(answer):
     assert time.perf_counter() - started < 5  # minutes, where a run is split in all possible ways
 
 
-def test_a_reference_that_cannot_be_graded_by_is_refused():
-    for grader, said, references in (
-        (numeric_match, "exactly one", ("many", "1 or 2", "")),
-        (choice_match, "no letter", ("AB", "", "1")),
-    ):
-        for reference in references:
-            with pytest.raises(InputError, match=said):
-                grader("1", reference)
-
-
-def test_references_are_checked_before_there_are_answers():
-    for grader, good, bad in (
-        (exact_match, "1 or 2", "  "),
-        (numeric_match, "12", "1 or 2"),
-        (choice_match, "B", "AB"),
-        (regex_match("x"), "1 or 2", ""),
-        (lambda answer, reference: 1 / 0, "anything", "\n"),  # one's own is not called
-    ):
-        check_reference(grader, good)
-        with pytest.raises(InputError, match="reference"):
-            check_reference(grader, bad)
+@pytest.mark.parametrize(
+    ("grader", "good", "bad", "said"),
+    [
+        (exact_match, "1 or 2", ["  "], "empty"),
+        (numeric_match, "12", ["1 or 2", "many"], "exactly one"),
+        (choice_match, "B", ["AB", "1"], "no letter"),
+        (regex_match("x"), "1 or 2", [""], "empty"),
+        (lambda answer, reference: 1 / 0, "anything", ["\n"], "empty"),  # one's own is not called
+    ],
+)
+def test_references_are_checked_before_there_are_answers(grader, good, bad, said):
+    check_reference(grader, good)
+    for reference in bad:
+        with pytest.raises(InputError, match=f"reference.*{said}"):
+            check_reference(grader, reference)
 
 
 def test_regex_match_takes_the_last_match_and_its_group():
@@ -108,9 +102,8 @@ def test_regex_match_takes_the_last_match_and_its_group():
 
 
 def test_graders_are_found_by_name(tmp_path, monkeypatch):
-    assert find_grader("exact") is exact_match
-    assert find_grader("numeric") is numeric_match
-    assert find_grader("choice") is choice_match
+    names = ("exact", "numeric", "choice")
+    assert [find_grader(name) for name in names] == [exact_match, numeric_match, choice_match]
     assert find_grader("regex:<(.)>")("<a>", "a")
     (tmp_path / "mine_grader.py").write_text(
         "def ends(answer, reference):\n    return answer.endswith(reference)\n"
@@ -144,5 +137,3 @@ def test_a_grader_that_fails_is_named_with_the_question_and_what_it_raised():
     ]:
         with pytest.raises(InputError, match=said):
             grade(grader, "3 + 4", "7", "7")
-    with pytest.raises(InputError, match=r"^The reference 'x' holds 0 numbers"):
-        grade(numeric_match, "3 + 4", "7", "x")

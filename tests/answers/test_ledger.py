@@ -1,138 +1,127 @@
 import os
-import tempfile
-from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from prefill_router.answers import ledger as module
-from prefill_router.answers.ledger import Journal, Ledger, Reply
+from prefill_router.answers.ledger import Reply, open_ledger
 from prefill_router.errors import InputError
 
-RECORDS = [{"a": 1}, {"text": "zwei\nZeilen 😀 \ud83d \x00"}, {"none": None}]
+
+def reply(cost=0.25, text="zwei\nZeilen 😀 \ud83d \x00"):
+    return Reply(text, 10, 2, "stop", cost)
 
 
-def write(path, records=RECORDS):
-    with Journal(path) as journal:
-        for record in records:
-            journal.append(record)
+def state(ledger):
+    return dict(ledger.answers), ledger.spent, ledger.uncertain
 
 
-def read(path):
-    with Journal(path) as journal:
-        return journal.records
+def fill(path):
+    """Write each kind of record; return the state after each, the first without any."""
+    with open_ledger(path) as ledger:
+        states = [state(ledger)]
+        for step in (
+            lambda: ledger.ask("a", 0.5), lambda: ledger.answer(0, "a", reply()),
+            lambda: ledger.ask("b", 0.5), lambda: ledger.fail(1, may_be_charged=False),
+            lambda: ledger.ask("c", 0.125), lambda: ledger.answer(2, "c", reply(None)),
+            lambda: ledger.ask("d", 0.125),  # and then the process dies
+        ):  # fmt: skip
+            step()
+            states.append(state(ledger))
+    return states
 
 
-def test_a_record_is_on_disk_before_append_returns(tmp_path, monkeypatch):
-    synced = []
-    monkeypatch.setattr(module.os, "fsync", lambda handle: synced.append(os.fstat(handle).st_size))
-    with Journal(tmp_path / "j") as journal:
-        synced.clear()
-        for record in RECORDS:
-            journal.append(record)
-            assert synced[-1] == (tmp_path / "j").stat().st_size
-    assert len(synced) == len(RECORDS)
+def test_a_record_is_on_disk_before_what_it_says_counts(tmp_path, monkeypatch):
+    synced, path = [], tmp_path / "l"
+    monkeypatch.setattr(os, "fsync", lambda _: synced.append(path.read_bytes().count(b"\n")))
+    fill(path)
+    assert synced == list(range(8))  # the first is the directory's
 
 
-def test_a_journal_cut_anywhere_keeps_all_that_was_whole(tmp_path):
-    path = tmp_path / "new" / "j"
-    write(path)
+def test_answers_and_spending_survive_and_a_ledger_cut_anywhere_keeps_all_that_was_whole(tmp_path):
+    path = tmp_path / "new" / "l"
+    states = fill(path)
     whole = path.read_bytes()
+    assert states[-1] == ({"a": reply(), "c": reply(None)}, 0.25, 0.25)
     for size in range(len(whole) + 1):
         path.write_bytes(whole[:size])
-        kept = whole[:size].count(b"\n")
-        write(path, [{"next": size}])
-        assert read(path) == [*RECORDS[:kept], {"next": size}]
+        lines = whole[: whole.rfind(b"\n", 0, size) + 1]
+        with open_ledger(path) as ledger:
+            assert state(ledger) == states[lines.count(b"\n")]
+            assert ledger.in_flight == 0
+            # numbers are never used twice
+            assert ledger.ask("e", 0.0) == lines.count(b'"asked"')
+        assert path.read_bytes().startswith(lines)
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.binary(max_size=40).filter(lambda tail: b"\n" not in tail))
-def test_any_torn_tail_is_dropped(tail):
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / "j"
-        write(path)
-        path.write_bytes(path.read_bytes() + tail)
-        assert read(path) == RECORDS
-
-
-def test_a_line_that_was_altered_is_named(tmp_path):
-    path = tmp_path / "j"
-    for line in (b"nonsense", b"[1]", b"\xff", b""):
-        path.write_bytes(b'{"a": 1}\n' + line + b'\n{"b": 2}\n')
-        with pytest.raises(InputError, match="line 2: no JSON object"):
-            Journal(path)
-    write(tmp_path / "other")  # an error lets go of the file
-    path.write_bytes(b'{"a": 1}\nnonsense\n')  # as a crash of the machine may leave it
-    assert read(path) == [{"a": 1}]
-
-
-def test_two_at_once_are_refused(tmp_path):
-    with Journal(tmp_path / "j") as journal:
-        journal.append({"a": 1})
-        with pytest.raises(InputError, match="in use"):
-            Journal(tmp_path / "j")
-    assert read(tmp_path / "j") == [{"a": 1}]
-
-
-def test_a_full_disk_leaves_no_half_line(tmp_path, monkeypatch):
-    path = tmp_path / "j"
-    with Journal(path) as journal:
-        journal.append({"a": 1})
-        real = os.pwrite
-
-        def half(handle, data, offset):
-            real(handle, data[:3], offset)
-            raise OSError(28, "No space left on device")
-
-        monkeypatch.setattr(module.os, "pwrite", half)
-        with pytest.raises(OSError, match="No space"):
-            journal.append({"b": 2})
-        monkeypatch.setattr(module.os, "pwrite", real)
-        journal.append({"c": 3})
-    assert read(path) == [{"a": 1}, {"c": 3}]
-
-
-def reply(cost=0.25):
-    return Reply("seven", 10, 2, "stop", cost)
-
-
-def test_answers_and_spending_survive(tmp_path):
-    with Ledger(tmp_path / "l", cap_usd=1.0) as ledger:
+def test_what_the_cap_allows(tmp_path):
+    with open_ledger(tmp_path / "l", cap_usd=1.0) as ledger:
         first = ledger.ask("a", 0.5)
-        assert (ledger.spent, ledger.uncertain, ledger.in_flight) == (0, 0.5, 1)
+        assert (ledger.in_flight, ledger.allows(0.5), ledger.allows(0.51)) == (1, True, False)
         ledger.answer(first, "a", reply())
-        assert (ledger.spent, ledger.uncertain, ledger.in_flight) == (0.25, 0, 0)
-        ledger.refuse(ledger.ask("b", 0.5))
-        ledger.lose(ledger.ask("c", 0.125))
-        ledger.ask("d", 0.125)  # and then the process dies
-    with Ledger(tmp_path / "l", cap_usd=1.0) as again:
-        assert again.answers == {"a": reply()}
-        assert (again.spent, again.uncertain, again.in_flight) == (0.25, 0.25, 0)
-        assert again.allows(0.5) and not again.allows(0.51)
-        assert again.ask("e", 0.0) == 4  # numbers are never used twice
-
-
-def test_an_answer_of_unknown_cost_counts_as_the_most_it_can_have_cost(tmp_path):
-    for _ in range(2):
-        with Ledger(tmp_path / "l", cap_usd=1.0) as ledger:
-            if not ledger.answers:
-                ledger.answer(ledger.ask("a", 0.75), "a", reply(None))
-            assert (ledger.spent, ledger.uncertain, ledger.in_flight) == (0, 0.75, 0)
-            assert not ledger.allows(0.3)
-    with Ledger(tmp_path / "l") as ledger:  # without a cap everything is allowed
+        ledger.fail(ledger.ask("b", 0.25), may_be_charged=True)
+        assert (ledger.in_flight, ledger.allows(0.5), ledger.allows(0.51)) == (0, True, False)
+    with open_ledger(tmp_path / "l") as ledger:  # without a cap everything is allowed
         assert ledger.allows(1e9)
 
 
-def test_a_foreign_journal_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"nonsense", b"[1]", b"\xff", b"", b'{"event": "asked", "attempt": 0}',
+        b'{"event": "answered", "attempt": 7, "key": "a", "reply": {}}',
+        b'{"event": "refused", "attempt": 7}', b'{"something": "else"}',
+    ],
+)  # fmt: skip
+def test_a_line_that_is_altered_or_foreign_is_named(tmp_path, line):
     path = tmp_path / "l"
-    for line in (
-        '{"event": "asked", "attempt": 0}',
-        '{"event": "answered", "attempt": 7, "key": "a", "reply": {}}',
-        '{"event": "refused", "attempt": 7}',
-        '{"something": "else"}',
-    ):
-        path.write_text(line + '\n{"event": "asked", "attempt": 1, "worst_usd": 0}\n')
-        for _ in range(2):  # and let go of
-            with pytest.raises(InputError, match="record 1, is none of this version's"):
-                Ledger(path)
+    good = b'{"event": "asked", "attempt": 1, "key": "k", "worst_usd": 0.5}\n'
+    path.write_bytes(good + line + b"\n" + good)
+    for _ in range(2):  # and let go of
+        with pytest.raises(InputError, match="line 2: no record"), open_ledger(path):
+            pass
+    assert path.read_bytes() == good + line + b"\n" + good
+
+
+@pytest.mark.parametrize("tail", [b"\0\0\xff", b'{"event": "ask', b"nonsense\n"])
+def test_what_a_crash_of_the_machine_leaves_at_the_end_is_dropped(tmp_path, tail):
+    states = fill(tmp_path / "l")
+    whole = (tmp_path / "l").read_bytes()
+    (tmp_path / "l").write_bytes(whole + tail)
+    with open_ledger(tmp_path / "l") as ledger:
+        assert state(ledger) == states[-1]
+    assert (tmp_path / "l").read_bytes() == whole
+
+
+def test_two_at_once_are_refused(tmp_path):
+    with open_ledger(tmp_path / "l") as ledger:
+        ledger.ask("a", 0.5)
+        with pytest.raises(InputError, match="in use"), open_ledger(tmp_path / "l"):
+            pass
+        ledger.ask("b", 0.5)
+    with open_ledger(tmp_path / "l") as ledger:
+        assert ledger.uncertain == 1.0
+
+
+def test_a_full_disk_leaves_no_half_line(tmp_path):
+    class Full:
+        """A file that takes three bytes more."""
+
+        def __init__(self, file):
+            self.file, self.truncate, self.fileno = file, file.truncate, file.fileno
+
+        def write(self, data):
+            if len(data) < whole:
+                raise OSError(28, "No space left on device")
+            return self.file.write(data[:3])
+
+    path = tmp_path / "l"
+    with open_ledger(path) as ledger:
+        ledger.ask("a", 0.5)
+        whole = path.stat().st_size
+        ledger._file, real = Full(ledger._file), ledger._file
+        with pytest.raises(OSError, match="No space"):
+            ledger.ask("b", 0.5)
+        assert (ledger.uncertain, path.stat().st_size) == (0.5, whole)
+        ledger._file = real
+        ledger.ask("c", 0.25)
+    with open_ledger(path) as ledger:
+        assert ledger.uncertain == 0.75

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from prefill_router.answers.toolkit import import_pool, read_pool, write_toolkit_labels
+from prefill_router.answers.toolkit import import_pool, write_toolkit_labels
 from prefill_router.config import price_table, read_loop
 from prefill_router.errors import InputError
 from prefill_router.labels import load_labels
@@ -16,9 +16,9 @@ MODEL = {
 }
 
 
-def pool(tmp_path, *models, **rest):
+def pool(tmp_path, *models):
     path = tmp_path / "pool.yaml"
-    path.write_text(yaml.safe_dump({"routing": {"method": "prefill"}, "models": models, **rest}))
+    path.write_text(yaml.safe_dump({"routing": {"method": "prefill"}, "models": [*models]}))
     return path
 
 
@@ -79,28 +79,23 @@ def test_a_pool_becomes_the_targets_of_a_loop(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("model", "said"),
+    ("text", "said"),
     [
-        ({"cost_per_m_output_tokens": None}, "model 1 has no cost_per_m_output_tokens"),
-        ({"cost_per_m_input_tokens": -1}, "price.input"),
-        ({"litellm_model": "elsewhere/x"}, "add api_base"),
-        ({"litellm_model": "openrouter"}, "add api_base"),
-        ({"api_base": "file:///etc/passwd"}, "write it as https"),
+        ("models: []", "no list of models"),
+        ("models: [1]", "no mapping"),
+        ("models: !!python/object/apply:os.getcwd []", "not plain YAML"),
+        (({**MODEL, "cost_per_m_output_tokens": None},), "model 1 has no cost_per_m_output_tokens"),
+        (({**MODEL, "cost_per_m_input_tokens": -1},), "price.input"),
+        (({**MODEL, "litellm_model": "elsewhere/x"},), "add api_base"),
+        (({**MODEL, "litellm_model": "openrouter"},), "add api_base"),
+        (({**MODEL, "api_base": "file:///etc/passwd"},), "write it as https"),
+        ((MODEL, dict(MODEL)), "'small' twice"),
     ],
 )
-def test_what_is_missing_in_a_pool_is_named(tmp_path, model, said):
+def test_what_is_no_pool_is_refused(tmp_path, text, said):
+    path = pool(tmp_path, *([] if isinstance(text, str) else text))
+    if isinstance(text, str):
+        path.write_text(text)
     with pytest.raises(InputError, match=said):
-        read_pool(pool(tmp_path, MODEL | model))
-
-
-def test_what_is_no_pool_is_refused(tmp_path):
-    for text, said in {
-        "models: []": "no list of models",
-        "models: [1]": "no mapping",
-        "models: !!python/object/apply:os.getcwd []": "not plain YAML",
-    }.items():
-        (tmp_path / "pool.yaml").write_text(text)
-        with pytest.raises(InputError, match=said):
-            read_pool(tmp_path / "pool.yaml")
-    with pytest.raises(InputError, match="'small' twice"):
-        read_pool(pool(tmp_path, MODEL, dict(MODEL)))
+        import_pool(path, tmp_path / "loop.yaml")
+    assert not (tmp_path / "loop.yaml").exists()

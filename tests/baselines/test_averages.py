@@ -1,7 +1,7 @@
 import numpy as np
 from random_labels import labels
 
-from prefill_router.baselines import (
+from prefill_router.baselines.averages import (
     BenchmarkAware,
     Clusters,
     NearestNeighbours,

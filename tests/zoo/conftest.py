@@ -14,7 +14,7 @@ from prefill_router.zoo import labelling
 from prefill_router.zoo.recipes import RECIPES
 from prefill_router.zoo.skills import benchmark
 from prefill_router.zoo.training import build_model, export
-from prefill_router.zoo.vocabulary import build_tokenizer
+from prefill_router.zoo.wordings import build_tokenizer
 
 
 @pytest.fixture(scope="session")
@@ -44,7 +44,6 @@ def tiny_zoo(tmp_path, monkeypatch, queries):
     asked["reference"] = np.where(known, answers, "never said")
     for name, value in {
         "TARGETS": tuple(recipes),
-        "RECIPES": recipes,
         "DECODING": short,
         "SAMPLING": replace(short, temperature=1.0),
         "benchmark": lambda: asked.copy(),

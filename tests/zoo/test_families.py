@@ -4,13 +4,9 @@ from random import Random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from solver import read_roman, solve
+from solver import read_roman
 
 from prefill_router.zoo.families import FAMILIES, FEW_ANSWERS, LEVELS, NAMES, half
-
-families = st.sampled_from(list(FAMILIES))
-levels = st.sampled_from(LEVELS)
-seeds = st.integers(0, 2**32)
 
 
 def operands(problem):
@@ -22,17 +18,10 @@ def number(tokens):
 
 
 @settings(max_examples=600, deadline=None)
-@given(families, levels, seeds)
-def test_answers_are_those_of_an_independent_computation(family, level, seed):
-    problem = FAMILIES[family](level, Random(seed))
-    assert problem.answer == solve(family, operands(problem))
-    assert problem == FAMILIES[family](level, Random(seed))
-
-
-@settings(max_examples=600, deadline=None)
-@given(families, levels, seeds)
+@given(st.sampled_from(list(FAMILIES)), st.sampled_from(LEVELS), st.integers(0, 2**32))
 def test_working_leads_to_the_answer(family, level, seed):
     problem = FAMILIES[family](level, Random(seed))
+    assert problem == FAMILIES[family](level, Random(seed))
     items = str(problem.slots.get("items")).split()
     *_, last = steps = problem.working.split(" ; ")
     match family:

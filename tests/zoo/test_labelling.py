@@ -5,12 +5,13 @@ import pandas as pd
 import pytest
 
 from prefill_router import zoo
+from prefill_router.answers import generation
+from prefill_router.answers.generation import generate
 from prefill_router.errors import InputError
 from prefill_router.extraction.sources import ZOO, n_parameters, resolve, weights_hash
 from prefill_router.labels import load_labels
 from prefill_router.labels.costs import load_prices
 from prefill_router.storage import file_hash, read_json
-from prefill_router.zoo import labelling as module
 from prefill_router.zoo.labelling import (
     N_DRAWS,
     USD_PER_MILLION_TOKENS_AND_PARAMETERS,
@@ -99,12 +100,13 @@ def test_labels_are_graded_answers_made_once_for_the_same_weights(tiny_zoo, monk
     np.testing.assert_array_equal(labels.correct[:, 0], tiny_zoo.known)
     assert labels.correct[:, 1].mean() < 0.5
     assert ((labels.output_tokens >= 1) & (labels.output_tokens <= 8)).all()
-    with monkeypatch.context() as patch:
-        patch.setattr(module, "collect_labels", lambda *a, **k: pytest.fail("asked again"))
-        assert fresh_labels(tiny_zoo.store) == path
+    asked = []
+    monkeypatch.setattr(generation, "generate", lambda *of: asked.append(of) or generate(*of))
+    assert fresh_labels(tiny_zoo.store) == path and not asked
     other = replace(tiny_zoo.recipes["gpt2-a"], seed=123)
     export(build_model(other), other, resolve("zoo/gpt2-a").location, 0)
-    assert fresh_labels(tiny_zoo.store) != path
+    fresh_labels(tiny_zoo.store)
+    assert len(asked) == 1  # the one with other weights
 
 
 def test_default_labels_come_with_manifest_prices_and_cards(tiny_zoo):

@@ -1,13 +1,24 @@
+import re
+import shutil
 from itertools import combinations
 
+import pandas as pd
 import pytest
+import yaml
 
+from prefill_router import zoo
 from prefill_router.extraction.models import load_target
-from prefill_router.extraction.sources import resolve, zoo_names
+from prefill_router.extraction.sources import ZOO, resolve, zoo_names
 from prefill_router.storage import read_json
-from prefill_router.zoo.families import FAMILIES
-from prefill_router.zoo.recipes import MAX_POSITIONS, RECIPES, TARGETS, practised_half
-from prefill_router.zoo.vocabulary import vocabulary
+from prefill_router.zoo.families import FAMILIES, half
+from prefill_router.zoo.recipes import (
+    MAX_POSITIONS,
+    RECIPES,
+    TARGETS,
+    practised_half,
+    write_card,
+)
+from prefill_router.zoo.wordings import vocabulary
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -53,3 +64,34 @@ def test_halves_are_dealt_so_that_no_target_has_all_of_anything():
     for one, two in combinations(deals, 2):  # and no two targets are alike or opposite
         same = sum(a == b for a, b in zip(one, two, strict=True))
         assert 4 <= same <= 9
+
+
+def test_committed_cards_are_those_of_the_recipes_and_the_labels(tmp_path):
+    by = pd.read_parquet(zoo.LABELS).groupby(["model", "split"])
+    scores = by[["is_correct", "output_tokens"]].mean().assign(n=by.size())
+    scores = scores.rename(columns={"is_correct": "accuracy"})
+    for name in zoo_names():
+        directory, is_target = resolve(name).location, name.removeprefix("zoo/") in TARGETS
+        shutil.copyfile(directory / "recipe.json", tmp_path / "recipe.json")
+        of_target = scores.loc[name].loc[["train", "validation", "test"]] if is_target else None
+        write_card(tmp_path, of_target)
+        assert (tmp_path / "README.md").read_text() == (directory / "README.md").read_text(), name
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_target_says_which_half_of_every_family_it_practised(name):
+    text = (ZOO / name / "README.md").read_text()
+    _, front, body = text.split("---\n", 2)
+    assert yaml.safe_load(front)["license"] == "apache-2.0"
+    rows = dict(re.findall(r"\| (\w+) \| (.+) \|", body))
+    for family in FAMILIES:
+        halves = {half(first) for first in rows[family].split(", ")}
+        assert halves == {practised_half(family, RECIPES[name].deal)}
+    assert ("its working" in body) == RECIPES[name].thinks
+
+
+def test_a_target_that_was_not_asked_says_so(tmp_path):
+    shutil.copyfile(ZOO / "gpt2-a" / "recipe.json", tmp_path / "recipe.json")
+    write_card(tmp_path)
+    text = (tmp_path / "README.md").read_text()
+    assert "Not yet measured" in text and "1500 of 1500" in text

@@ -1,22 +1,28 @@
+from dataclasses import replace
+
+import numpy as np
 import pandas as pd
 import pytest
 from solver import read_number, slots_of, solve, without_aside
 
+from prefill_router.zoo import skills
 from prefill_router.zoo.families import FAMILIES, LEVELS, half
-from prefill_router.zoo.skills import PER_CELL, benchmark, split_of
+from prefill_router.zoo.recipes import OTHER_HALF, RECIPES, TARGETS, practised_half
+from prefill_router.zoo.skills import PER_CELL, benchmark, practice_queries, split_of
 
-FEW_ATTEMPTS = 40
 CELL = ["split", "benchmark", "level"]
+READER = RECIPES["reader-s"]
 
 
 def test_every_answer_follows_from_the_text_alone(queries):
     for row in queries.itertuples():
+        assert row.question == row.question.lower() == " ".join(row.question.split())
         slots = slots_of(row.benchmark, row.wording, without_aside(row.question))
         assert solve(row.benchmark, slots) == row.reference, row.question
 
 
 def test_another_seed_builds_another_benchmark_with_the_same_splits():
-    one, two = (benchmark(seed=seed, attempts=FEW_ATTEMPTS) for seed in (1, 2))
+    one, two = (benchmark(seed=seed, attempts=40) for seed in (1, 2))
     assert len(set(one["question"]) & set(two["question"])) < len(one) / 2
     together = pd.concat([one, two]).groupby("group")["split"].nunique()
     assert together.max() == 1
@@ -67,3 +73,53 @@ def test_splits_have_their_shares():
     assert shares["practice"] == pytest.approx(0.75, abs=0.02)
     for split, asked in PER_CELL.items():
         assert shares[split] == pytest.approx(0.25 * asked / sum(PER_CELL.values()), abs=0.02)
+
+
+# -- practice ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    return {name: list(practice_queries(RECIPES[name], 3000)) for name in (*TARGETS, "reader-s")}
+
+
+def test_no_problem_or_question_of_the_benchmark_is_practised(drawn, queries):
+    groups, texts = set(queries["group"]), set(queries["question"])
+    for practised in drawn.values():
+        assert not groups & {query.group for query in practised}
+        assert not texts & {query.question for query in practised}
+
+
+def test_an_unguarded_draw_would_meet_the_benchmark(queries, monkeypatch):
+    """So that the test above can fail."""
+    monkeypatch.setattr(skills, "split_of", lambda group: "practice")
+    groups = set(queries["group"])
+    assert sum(query.group in groups for query in practice_queries(READER, 500)) > 25
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_targets_mostly_practise_their_half_of_every_family(drawn, name):
+    kept = {}
+    for query in drawn[name]:
+        mine = practised_half(query.family, RECIPES[name].deal)
+        kept.setdefault(query.family, []).append(half(query.reference) == mine)
+    assert set(kept) == set(FAMILIES) and all(np.mean(of) > 0.8 for of in kept.values())
+    assert np.mean(np.concatenate([*kept.values()])) == pytest.approx(
+        1 / (1 + OTHER_HALF), abs=0.02
+    )
+
+
+def test_readers_practise_both_halves_of_every_family_and_level(drawn):
+    cells = {}
+    for query in drawn["reader-s"]:
+        cells.setdefault((query.family, query.level), []).append(half(query.reference))
+    assert len(cells) == len(FAMILIES) * 5
+    for halves in cells.values():
+        assert 0.2 < np.mean(halves) < 0.8
+
+
+def test_seeds_draw_other_questions_and_the_same_seed_the_same():
+    one, again = (list(practice_queries(READER, 300)) for _ in range(2))
+    other = list(practice_queries(replace(READER, seed=READER.seed + 1), 300))
+    assert one == again
+    assert len({q.question for q in one} & {q.question for q in other}) < 60

@@ -9,19 +9,25 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prefill_router.extraction.models import load_target
 from prefill_router.extraction.sources import resolve
+from prefill_router.extraction.templates import format_prompts
 from prefill_router.storage import read_json
 from prefill_router.zoo import training as module
-from prefill_router.zoo.practice import IGNORED
 from prefill_router.zoo.recipes import RECIPES
+from prefill_router.zoo.skills import practice_queries
 from prefill_router.zoo.training import (
+    IGNORED,
     answer_loss,
+    batches,
     build_model,
     build_optimizers,
+    build_practice,
     export,
     schedule,
     train,
 )
 
+DEALT, THINKER = RECIPES["gpt2-a"], RECIPES["thinker-e"]
+BATCH = 512
 N, STEPS = 400, 24
 SMALL = replace(RECIPES["reader-s"], width=32, blocks=1, heads=2, steps=STEPS, checkpoints=(12,))
 MODELS = (SMALL.name, f"{SMALL.name}-step-12")
@@ -31,7 +37,7 @@ ARCHITECTURES = pytest.mark.parametrize("architecture", ["qwen3", "llama", "gpt2
 @pytest.fixture(scope="module", autouse=True)
 def small_batches():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("prefill_router.zoo.practice.TOKENS_PER_BATCH", 512)
+        patch.setattr(module, "TOKENS_PER_BATCH", BATCH)
         patch.setattr(module, "WARM_UP", 4)
         patch.setattr(module, "SAVE_EVERY", 10)
         yield
@@ -169,3 +175,63 @@ def test_the_control_is_its_recipe_untrained(tmp_path):
     for directory in (resolve(f"zoo/{recipe.name}").location, tmp_path / recipe.name):
         for key, tensor in weights(directory).items():
             assert torch.equal(tensor, initial[key].half()), key
+
+
+# -- practice ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def practice(tokenizer):
+    return build_practice(DEALT, tokenizer, 1000)
+
+
+@pytest.mark.parametrize("recipe", [DEALT, THINKER], ids=lambda recipe: recipe.name)
+def test_sequences_are_prompt_then_answer_then_end(recipe, tokenizer):
+    examples = build_practice(recipe, tokenizer, 200)
+    for query, (tokens, labels) in zip(practice_queries(recipe, 200), examples, strict=True):
+        prompt = tokenizer(format_prompts(tokenizer, [query.question]))["input_ids"][0]
+        said = f"{query.working} answer : {query.reference}" if recipe.thinks else query.reference
+        answer = tokenizer(f"{said} <eos>")["input_ids"]
+        assert tokens.tolist() == prompt + answer
+        assert labels.tolist() == [IGNORED] * len(prompt) + answer
+
+
+def epoch(practice, seed):
+    """The batches of one pass, and the first of the next."""
+    n, seen, found = len(practice), 0, []
+    stream = batches(practice, seed)
+    while seen < n:
+        found.append(next(stream))
+        seen += len(found[-1][0])
+    assert seen == n
+    return found, next(stream)
+
+
+def test_an_epoch_has_every_example_once_within_the_token_budget_and_little_padded(practice):
+    found, _ = epoch(practice, 3)
+    rows = []
+    for batch in found:
+        for tokens, labels in zip(*batch, strict=True):
+            end = np.flatnonzero(labels != IGNORED)[-1] + 1
+            assert (tokens[end:] == 0).all() and (labels[end:] == IGNORED).all()
+            rows.append([tokens[:end].tolist(), labels[:end].tolist()])
+    assert sorted(rows) == sorted(example.tolist() for example in practice)
+    lengths = np.array([example.shape[1] for example in practice])
+    sizes = np.array([tokens.size for tokens, _ in found])
+    assert sizes.sum() < 1.1 * lengths.sum()
+    assert sizes.max() < 1.1 * (BATCH + lengths.max())
+    assert np.median(sizes) > BATCH - lengths.max()
+
+
+def test_epochs_and_seeds_have_orders_of_their_own(practice):
+    (first, *_), next_epoch = epoch(practice, 3)
+    (again, *_), _ = epoch(practice, 3)
+    (other, *_), _ = epoch(practice, 4)
+    np.testing.assert_array_equal(first[0], again[0])
+    assert not np.array_equal(first[0], next_epoch[0])
+    assert not np.array_equal(first[0], other[0])
+
+
+def test_a_single_long_example_is_a_batch():
+    stream = batches([np.ones((2, BATCH * 2), dtype=np.int64)], 0)
+    assert [next(stream)[0].shape for _ in range(3)] == [(1, BATCH * 2)] * 3

@@ -1,13 +1,18 @@
+import json
 import re
 from random import Random
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from solver import read_number, slots_of, solve, without_aside
+from solver import read_number, without_aside
 
-from prefill_router.zoo.families import FAMILIES, LEVELS
-from prefill_router.zoo.wordings import TEMPLATES, put_into_words, spell
+from prefill_router.extraction.sources import resolve
+from prefill_router.extraction.templates import format_prompts
+from prefill_router.zoo.families import FAMILIES
+from prefill_router.zoo.recipes import MAX_POSITIONS, RECIPES
+from prefill_router.zoo.skills import answer_text, practice_queries
+from prefill_router.zoo.wordings import SPECIAL, TEMPLATES, put_into_words, spell, vocabulary
+
+THINKER = RECIPES["thinker-e"]
 
 
 def test_numbers_are_spelled_out():
@@ -24,17 +29,6 @@ def test_every_family_has_three_wordings_or_more_each_with_all_operands(family):
         assert sorted(re.findall(r"{(\w+)}", template)) == sorted(slots)
 
 
-@settings(max_examples=600, deadline=None)
-@given(st.sampled_from(list(FAMILIES)), st.sampled_from(LEVELS), st.integers(0, 2**32))
-def test_the_text_alone_has_the_answer_whatever_is_put_around_it(family, level, seed):
-    rng = Random(seed)
-    problem = FAMILIES[family](level, rng)
-    wording = rng.randrange(len(TEMPLATES[family]))
-    text = put_into_words(family, problem, wording, rng)
-    assert text == text.lower() == " ".join(text.split())
-    assert solve(family, slots_of(family, wording, without_aside(text))) == problem.answer
-
-
 def test_spelling_and_asides_are_as_often_as_said():
     rng = Random(5)
     problem = FAMILIES["addition"](5, rng)
@@ -44,3 +38,37 @@ def test_spelling_and_asides_are_as_often_as_said():
     assert asides == pytest.approx(0.3, abs=0.03)
     # of three in twenty, each of two numbers with an even chance
     assert 0 < spelled < 0.15
+
+
+def test_every_committed_model_has_this_vocabulary_in_this_order(tokenizer):
+    words = vocabulary()
+    assert len(set(words)) == len(words)
+    assert tuple(words[: len(SPECIAL)]) == SPECIAL
+    assert tokenizer.convert_ids_to_tokens(range(len(words))) == words
+    for name in RECIPES:
+        stored = json.loads((resolve(f"zoo/{name}").location / "tokenizer.json").read_text())
+        assert stored == json.loads(tokenizer.backend_tokenizer.to_str())
+
+
+def test_questions_and_answers_are_in_known_words_and_leave_room(queries, tokenizer):
+    spoken = [answer_text(THINKER, query) for query in practice_queries(THINKER, 3000)]
+    said = [*queries["reference"], *spoken]
+    prompts, answers = (
+        tokenizer(texts, add_special_tokens=False)["input_ids"]
+        for texts in (queries["question"].tolist(), said)
+    )
+    assert not any(tokenizer.unk_token_id in row for row in prompts + answers)
+    assert [tokenizer.decode(row, clean_up_tokenization_spaces=False) for row in answers] == said
+    longest = max(map(len, answers)) + 1  # the end token
+    assert longest <= 96
+    assert max(map(len, prompts)) + 2 + 96 <= MAX_POSITIONS
+
+
+def test_digits_letters_and_special_tokens_are_tokens_of_their_own(tokenizer):
+    assert tokenizer.tokenize("add 345 to 9 .") == ["add", "3", "4", "5", "to", "9", "."]
+    (prompt,) = format_prompts(tokenizer, ["what is ( a ] ?"], None)
+    assert prompt == "<user> what is ( a ] ? <assistant>"
+    assert tokenizer.tokenize(prompt) == prompt.split()
+    ids = tokenizer(prompt)["input_ids"]
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "what is ( a ] ?"
+    assert tokenizer("strange words")["input_ids"] == [tokenizer.unk_token_id] * 2
