@@ -30,7 +30,7 @@ _PUBLIC = {
     "evaluation.curves": ["routing_curve"],
     "evaluation.results": ["Quantity", "one"],
     "evaluation.bootstrap": ["estimate"],
-    "evaluation.comparison": ["compare_choices", "compare_probabilities"],
+    "evaluation.comparison": ["Evaluation", "compare_choices", "compare_probabilities"],
     "evaluation.curve_evaluation": ["compare_curves"],
     "recipe": ["Recipe", "fit_recipe"],
     "router": ["Router"],

@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import rankdata
 
 from prefill_router.errors import InputError
 
@@ -48,14 +47,32 @@ def auc(p: np.ndarray, correct: np.ndarray) -> np.ndarray:
     """
 
     def one(scores: np.ndarray, labels: np.ndarray) -> float:
-        right = labels == 1
-        n_right, n_wrong = right.sum(), (~right).sum()
-        if not n_right or not n_wrong:
-            return np.nan
-        rank_sum = rankdata(scores)[right].sum()
-        return (rank_sum - n_right * (n_right + 1) / 2) / (n_right * n_wrong)
+        right, wrong, below, not_above = rank_pairs(scores, labels)
+        return ratio((below.sum() + not_above.sum()) / 2, len(right) * len(wrong))
 
     return _per_target(one, p, correct)
+
+
+def rank_pairs(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Return what an AUC counts: pairs of a right and a wrong answer that the scores order.
+
+    Parameters
+    ----------
+    scores, labels : (N,) arrays
+        Labels other than 0 and 1 are left out.
+
+    Returns
+    -------
+    right, wrong : int arrays
+        The rows of either label, those of wrong answers by rising score.
+    below, not_above : int arrays
+        For each right answer how many wrong ones have a lower score, and no higher one.
+    """
+    wrong = np.flatnonzero(labels == 0)
+    wrong = wrong[np.argsort(scores[wrong])]
+    right = np.flatnonzero(labels == 1)
+    ends = (np.searchsorted(scores[wrong], scores[right], side=side) for side in ("left", "right"))
+    return right, wrong, *ends
 
 
 def brier(p: np.ndarray, correct: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from prefill_router.errors import InputError
 from prefill_router.evaluation.results import Quantity, results
-from prefill_router.metrics import ratio
+from prefill_router.metrics import rank_pairs, ratio
 from prefill_router.progress import track
 
 LEVEL = 0.95
@@ -40,6 +40,9 @@ class Ranking:
     correct: np.ndarray
     strata: np.ndarray | None = None
 
+    def __len__(self) -> int:
+        return len(self.scores)
+
 
 @dataclass(frozen=True, eq=False)
 class OfRows:
@@ -55,6 +58,9 @@ class OfRows:
 
     statistic: Callable[[np.ndarray], np.ndarray]
     n_rows: int
+
+    def __len__(self) -> int:
+        return self.n_rows
 
 
 Column = np.ndarray | Ranking | OfRows
@@ -104,15 +110,15 @@ def estimate(
     """
     sample, drawn = resampled(columns, list(quantities.values()), groups, n_resamples, seed)
     labels = [q for key in quantities for q in (key if isinstance(key, tuple) else (key,))]
-    n, rows = _n_rows(columns), []
+    rows = []
     for of, value, values in zip(labels, sample[0], drawn.T, strict=True):
         values = values[~np.isnan(values)]
         if centred and len(values):
             values = values - (values.mean() - value)
         bounds = 50 * (1 - LEVEL), 50 * (1 + LEVEL)
         lower, upper = np.percentile(values, bounds) if len(values) else (np.nan, np.nan)
-        row = {"of": of, "estimate": value, "lower": lower, "upper": upper}
-        rows.append(row | {"n": n if of.n is None else of.n})
+        n = n_rows(columns) if of.n is None else of.n
+        rows.append({"of": of, "estimate": value, "lower": lower, "upper": upper, "n": n})
     return results(rows)
 
 
@@ -164,14 +170,15 @@ def resampled(
     seed: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return functions of columns, of the rows as they are (1, S) and resampled (B, S)."""
-    group, n_groups = _codes(groups, _n_rows(columns))
+    group = group_codes(groups, n_rows(columns))
+    n_groups = group.max() + 1
     arrays = {name: c for name, c in columns.items() if not isinstance(c, Ranking | OfRows)}
-    slow: dict[Hashable, Callable] = {
-        name: _ranking(c, group) if isinstance(c, Ranking) else _of_rows(c, group)
-        for name, c in columns.items()
+    means = _means(arrays, group, n_groups)
+    slow = {
+        name: (_areas if isinstance(column, Ranking) else _of_rows)(column, group)
+        for name, column in columns.items()
         if name not in arrays
     }
-    means = _means(arrays, group, n_groups) if arrays else lambda draws: {}
 
     def values(draws: np.ndarray) -> np.ndarray:
         known = means(draws) | {name: column(draws) for name, column in slow.items()}
@@ -182,6 +189,25 @@ def resampled(
         chunks = track(chunks, "bootstrap", -(-n_resamples // CHUNK))
     drawn = [values(draws) for draws in chunks]
     return values(np.ones((1, n_groups))), np.concatenate(drawn)
+
+
+def n_rows(columns: Mapping[Hashable, Column]) -> int:
+    """Return how many rows all columns are of, or raise InputError."""
+    lengths = {name: len(column) for name, column in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise InputError(f"Columns must be of the same rows; these differ in length: {lengths}.")
+    return next(iter(lengths.values()), 0)
+
+
+def group_codes(groups: np.ndarray | None, n_rows: int) -> np.ndarray:
+    """Return each row's group, numbered from 0, (N,) int; None: each row is its own."""
+    if n_rows == 0:
+        raise InputError("There are no rows to resample.")
+    if groups is None:
+        return np.arange(n_rows)
+    if len(groups) != n_rows:
+        raise InputError(f"There are {len(groups)} groups for {n_rows} rows; give one for each.")
+    return np.unique(groups, return_inverse=True)[1]
 
 
 def _draws(n_groups: int, n_resamples: int, seed: int) -> Iterator[np.ndarray]:
@@ -200,7 +226,8 @@ def _draws(n_groups: int, n_resamples: int, seed: int) -> Iterator[np.ndarray]:
 
 def _means(arrays: Mapping[Hashable, np.ndarray], group: np.ndarray, n_groups: int) -> Callable:
     """Return the means of all columns as a function of draws: one matrix product for all."""
-    shapes = {name: np.shape(column)[1:] for name, column in arrays.items()}
+    if not arrays:
+        return lambda draws: {}
     flat = [np.reshape(column, (len(group), -1)) for column in arrays.values()]
     values = np.hstack(flat).astype(np.float64)
     gaps = np.flatnonzero(np.isnan(values).any(axis=0))
@@ -217,91 +244,51 @@ def _means(arrays: Mapping[Hashable, np.ndarray], group: np.ndarray, n_groups: i
         counts[:, gaps] = draws @ count
         parts = np.split(ratio(draws @ total, counts), ends, axis=1)
         return {
-            name: part.reshape(len(draws), *shape)
-            for (name, shape), part in zip(shapes.items(), parts, strict=True)
+            name: part.reshape(len(draws), *np.shape(column)[1:])
+            for (name, column), part in zip(arrays.items(), parts, strict=True)
         }
 
     return means
 
 
-def _ranking(column: Ranking, group: np.ndarray) -> Callable:
-    """Return the AUC of each column of a ranking as a function of draws."""
-    scores = np.asarray(column.scores, dtype=np.float64)
-    correct = np.asarray(column.correct, dtype=np.float64)
+def _areas(column: Ranking, group: np.ndarray) -> Callable:
+    """Return the AUC of each column of a ranking as a function of draws: one sort, then O(B N)."""
+    scores, correct = (np.asarray(v, dtype=np.float64) for v in (column.scores, column.correct))
     if scores.shape != correct.shape:
         raise InputError(f"Scores {scores.shape} and labels {correct.shape} differ in shape.")
     stratum = np.zeros(len(scores), dtype=int) if column.strata is None else column.strata
+    strata = [np.flatnonzero(stratum == value) for value in np.unique(stratum)]
     flat = (values.reshape(len(scores), -1).T for values in (scores, correct))
-    parts = [_AucColumn(s, y, group, np.asarray(stratum)) for s, y in zip(*flat, strict=True)]
+    ranked = [
+        [(group[rows], *rank_pairs(s[rows], y[rows])) for rows in strata]
+        for s, y in zip(*flat, strict=True)
+    ]
+
+    def area(parts: list, weights: np.ndarray) -> np.ndarray:
+        ordered, pairs = np.zeros((2, weights.shape[1]))
+        for of, right, wrong, below, not_above in parts:
+            sums = np.zeros((len(wrong) + 1, weights.shape[1]))
+            np.cumsum(weights[of[wrong]], axis=0, out=sums[1:])
+            times = weights[of[right]]
+            beaten = sums[below] + sums[not_above]  # twice: half of each tie is beaten
+            ordered += (times * beaten).sum(axis=0) / 2
+            pairs += times.sum(axis=0) * sums[-1]
+        return ratio(ordered, pairs)
 
     def areas(draws: np.ndarray) -> np.ndarray:
         weights = np.ascontiguousarray(draws.T)
-        found = np.column_stack([part(weights) for part in parts])
+        found = np.column_stack([area(parts, weights) for parts in ranked])
         return found.reshape(len(draws), *scores.shape[1:])
 
     return areas
 
 
-class _AucColumn:
-    """The AUC of one column under the weights (G, B) of its groups: one sort, then O(B N).
-
-    The share of pairs of a right and a wrong answer, of one stratum, that the scores order.
-    """
-
-    def __init__(
-        self, scores: np.ndarray, correct: np.ndarray, group: np.ndarray, stratum: np.ndarray
-    ):
-        self.parts = []
-        for value in np.unique(stratum):
-            here = stratum == value
-            wrong = np.flatnonzero(here & (correct == 0))
-            wrong = wrong[np.argsort(scores[wrong])]
-            right = np.flatnonzero(here & (correct == 1))
-            below = np.searchsorted(scores[wrong], scores[right], side="left")
-            not_above = np.searchsorted(scores[wrong], scores[right], side="right")
-            self.parts.append((group[right], group[wrong], below, not_above))
-
-    def __call__(self, weights: np.ndarray) -> np.ndarray:
-        ordered, pairs = np.zeros((2, weights.shape[1]))
-        for in_right, in_wrong, below, not_above in self.parts:
-            wrong = np.zeros((len(in_wrong) + 1, weights.shape[1]))
-            np.cumsum(weights[in_wrong], axis=0, out=wrong[1:])
-            right = weights[in_right]
-            beaten = wrong[below] + wrong[not_above]  # twice: half of each tie is beaten
-            ordered += (right * beaten).sum(axis=0) / 2
-            pairs += right.sum(axis=0) * wrong[-1]
-        return ratio(ordered, pairs)
-
-
 def _of_rows(column: OfRows, group: np.ndarray) -> Callable:
     """Return any function of rows as a function of draws."""
-    rows = np.arange(column.n_rows)
+    rows = np.arange(len(column))
 
     def values(draws: np.ndarray) -> np.ndarray:
         taken = (np.repeat(rows, draw[group].astype(np.int64)) for draw in draws)
         return np.array([column.statistic(drawn) for drawn in taken])
 
     return values
-
-
-def _n_rows(columns: Mapping[Hashable, Column]) -> int:
-    lengths = {}
-    for name, column in columns.items():
-        of_rows = isinstance(column, OfRows)
-        values = column.scores if isinstance(column, Ranking) else column
-        lengths[name] = column.n_rows if of_rows else len(values)
-    if len(set(lengths.values())) > 1:
-        raise InputError(f"Columns must be of the same rows; these differ in length: {lengths}.")
-    return next(iter(lengths.values()), 0)
-
-
-def _codes(groups: np.ndarray | None, n_rows: int) -> tuple[np.ndarray, int]:
-    """Return each row's group, numbered from 0, and how many groups there are."""
-    if n_rows == 0:
-        raise InputError("There are no rows to resample.")
-    if groups is None:
-        return np.arange(n_rows), n_rows
-    if len(groups) != n_rows:
-        raise InputError(f"There are {len(groups)} groups for {n_rows} rows; give one for each.")
-    unique, codes = np.unique(groups, return_inverse=True)
-    return codes, len(unique)

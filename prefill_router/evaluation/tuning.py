@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 
 import numpy as np
 
 from prefill_router import policy
 from prefill_router.errors import InputError, did_you_mean
-from prefill_router.evaluation.complete import complete
+from prefill_router.evaluation.comparison import Evaluation
 from prefill_router.evaluation.curves import RoutingCurve, routing_curve
 
 POLICIES: dict[str, Callable] = {"tolerance": policy.tolerance, "utility": policy.utility}
+LAMBDAS = 512  # tried at most, of those at which choices change
 
 
 def choose_parameter(
@@ -45,10 +47,14 @@ def choose_parameter(
     InputError
         If the policy is unknown, or no row is complete.
     """
-    tried = _candidates(p, correct, expected_cost, name)
+    if name not in POLICIES:
+        raise InputError(f"Unknown policy {name!r}.{did_you_mean(name, POLICIES)}")
+    rows, kept = Evaluation(correct, expected_cost).complete()
+    curve = routing_curve if name == "tolerance" else _utility_curve
+    tried = curve(np.asarray(p, dtype=np.float64)[rows], kept.correct, kept.cost)
     order = np.lexsort((tried.tau, tried.cost, -tried.accuracy))
     if as_accurate_as is not None:
-        wanted = complete(correct).correct[:, as_accurate_as].mean()
+        wanted = kept.correct[:, as_accurate_as].mean()
         enough = np.flatnonzero(tried.accuracy >= wanted - policy.ROUNDING)
         if len(enough):
             order = enough[np.lexsort((-tried.accuracy[enough], tried.cost[enough]))]
@@ -86,17 +92,12 @@ def fit_budget(p: np.ndarray, expected_cost: np.ndarray, budget: float) -> float
             "the cheapest target is expected to cost; allow that much."
         )
     lams = np.concatenate([[0.0], np.unique(tied_lambdas(p, c))])  # choices change only there
-    rows = np.arange(len(p))
+    rows, limit = np.arange(len(p)), budget + policy.ROUNDING * least
 
     def within(lam: float) -> bool:
-        spent = c[rows, policy.utility(p, c, lam)].mean()
-        return spent <= budget + policy.ROUNDING * least
+        return c[rows, policy.utility(p, c, lam)].mean() <= limit
 
-    low, high = 0, len(lams) - 1  # spending never rises with lambda
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if within(lams[middle]) else (middle + 1, high)
-    return float(lams[low])
+    return float(lams[bisect_left(lams[:-1], True, key=within)])  # spending falls with lambda
 
 
 def tied_lambdas(p: np.ndarray, c: np.ndarray) -> np.ndarray:
@@ -140,13 +141,12 @@ def fit_abstention(p: np.ndarray, correct: np.ndarray, accuracy: float) -> float
     """
     if not 0 < accuracy < 1:
         raise InputError(f"accuracy is {accuracy}; it must be between 0 and 1.")
-    kept = complete(correct)
-    p, correct = np.asarray(p, dtype=np.float64)[kept.rows], kept.correct
-    right = correct[np.arange(len(p)), policy.argmax(p)]
-    highest = p.max(axis=1)
-    order = np.argsort(-highest, kind="stable")
+    rows, kept = Evaluation(correct).complete()
+    p = np.asarray(p, dtype=np.float64)[rows]
+    right = kept.correct[np.arange(len(p)), policy.argmax(p)]
+    order = np.argsort(-p.max(axis=1), kind="stable")
+    values = p.max(axis=1)[order]
     reached = np.cumsum(right[order]) / np.arange(1, len(p) + 1)
-    values = highest[order]
     last_of_ties = np.append(values[1:] < values[:-1] - policy.ROUNDING, True)
     enough = np.flatnonzero((reached >= accuracy - policy.ROUNDING) & last_of_ties)
     if len(enough) == 0:
@@ -157,22 +157,11 @@ def fit_abstention(p: np.ndarray, correct: np.ndarray, accuracy: float) -> float
     return float(values[enough[-1]]) if enough[-1] < len(p) - 1 else 0.0
 
 
-def _candidates(
-    p: np.ndarray, correct: np.ndarray, expected_cost: np.ndarray, name: str
-) -> RoutingCurve:
-    """Evaluate every parameter worth trying on the complete rows."""
-    if name not in POLICIES:
-        raise InputError(f"Unknown policy {name!r}.{did_you_mean(name, POLICIES)}")
-    kept = complete(correct, expected_cost)
-    p, correct, c = np.asarray(p, dtype=np.float64)[kept.rows], kept.correct, kept.cost
-    if name == "tolerance":
-        return routing_curve(p, correct, c)
-    ties = tied_lambdas(p, c)
-    grid = np.unique(np.quantile(ties, np.linspace(0, 1, 512))) if len(ties) else []
+def _utility_curve(p: np.ndarray, correct: np.ndarray, cost: np.ndarray) -> RoutingCurve:
+    """Evaluate the utility policy at some lambdas, `tau`, at which its choices change."""
+    ties = tied_lambdas(p, cost)
+    grid = np.unique(np.quantile(ties, np.linspace(0, 1, LAMBDAS))) if len(ties) else []
     lams = np.concatenate([[0.0], grid])
-    chosen = np.column_stack([policy.utility(p, c, lam) for lam in lams])
-    return RoutingCurve(
-        lams,
-        np.take_along_axis(c, chosen, axis=1).mean(axis=0),
-        np.take_along_axis(correct, chosen, axis=1).mean(axis=0),
-    )
+    chosen = np.column_stack([policy.utility(p, cost, lam) for lam in lams])
+    means = (np.take_along_axis(v, chosen, axis=1).mean(axis=0) for v in (cost, correct))
+    return RoutingCurve(lams, *means)

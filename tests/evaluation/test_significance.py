@@ -132,5 +132,3 @@ def test_bad_input_is_named():
         compare_significance({"a": np.zeros(4, int)}, ones, primary="a")
     with pytest.raises(InputError, match="two groups"):
         standard_error(np.ones(3), np.zeros(3))
-    with pytest.raises(InputError, match="same rows"):
-        minimal_detectable_difference(np.ones(3), np.ones(4))
