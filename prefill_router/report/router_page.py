@@ -6,6 +6,7 @@ import base64
 import io
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import jinja2
@@ -30,7 +31,11 @@ from prefill_router.router.measurement import evaluate, rules_of
 from prefill_router.router.predictions import Predictions
 from prefill_router.storage import atomic_write
 
-COSTS = {"mean cost": f"cost of {QUERIES:,} queries", "cost saving": "saving against the dearest"}
+HEADS = {
+    "router": "asked by",
+    "mean cost": f"cost of {QUERIES:,} queries",
+    "cost saving": "saving against the dearest",
+}
 TAUS = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
 MISTAKES, BENCHMARKS = 12, 8
 """Queries, and benchmarks by name, that are shown at most."""
@@ -62,39 +67,31 @@ def write_page(
     seen = router.examine(router.unseen(labels), prices)
     found = evaluate(router.config, router.held, seen, "held-out", n_resamples)
     chosen = choices(router, seen)
-    gap, saving = (
-        select(found, metric=metric, router="tolerance")
-        .assign(router=f"The router at tau = {router.config.tau:.3g}")
-        .itertuples()
-        for metric in ("gap closed", "cost saving")
-    )
-    gap, saving = next(gap), next(saving, None)
+    default = chosen[detailed(router)]
+    ours = select(found, router="tolerance")
+    ours = ours.assign(router=f"The router at tau = {router.config.tau:.3g}")
+    ours = {row.metric: row for row in ours.itertuples()}
     style()
     context = {
         "router": router,
         "n": seen.labels.n_queries,
         "left_out": labels.n_queries - seen.labels.n_queries,
-        "headline": headline(gap, saving),
-        "gap": gap,
-        "ours": one(found, metric="accuracy", router="tolerance"),
+        "headline": headline(ours["gap closed"], ours.get("cost saving")),
+        "gap": ours["gap closed"],
+        "ours": ours["accuracy"],
         "best": one(found, metric="accuracy", router=BEST),
         "detailed": detailed(router),
         "policies": policy_table(router, found),
         "shares": share_table(router, seen, chosen),
         "errors": calibration_table(seen, found),
-        "failures": failure_table(seen, chosen[detailed(router)]),
-        "mistakes": mistakes(router, seen, chosen[detailed(router)]),
-        "calibration": _picture(lambda ax: _reliability(ax, seen), (4.6, 4.4)),
+        "failures": failure_table(seen, default),
+        "mistakes": mistakes(router, seen, default),
+        "calibration": _picture(partial(_reliability, seen), (4.6, 4.4)),
         "trade_off": None,
     }
     if seen.paid is not None:
         context["taus"] = tau_table(router, seen, n_resamples)
-        context["trade_off"] = _picture(
-            lambda ax: trade_off(
-                ax, {"tolerance": seen.p}, seen.labels.correct, seen.paid, seen.expected,
-                seen.labels.group, targets=seen.labels.targets, estimates=found,
-            )
-        )  # fmt: skip
+        context["trade_off"] = _picture(partial(_trade_off, seen, found), (6.4, 4.6))
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     environment.filters["interval"] = format_interval
     template = Path(__file__).with_name("router_page.html.j2").read_text(encoding="utf-8")
@@ -122,10 +119,9 @@ def policy_table(router: Router, found: pd.DataFrame) -> Display:
         "utility": "router: utility",
         ORACLE: "oracle, which knew which model answers correctly",
     }
-    shown = pivot(found[found.metric.isin([*ROUTED])], ["router", "target"], ROUTED)
-    asked = shown.target.where(shown.router == SINGLE, shown.router.replace(called))
-    shown.insert(0, "asked by", asked)
-    return table(shown.drop(columns=["router", "target"]).rename(columns=COSTS))
+    shown = pivot(found, ["router", "target"], ROUTED).replace({"router": called})
+    asked = shown.target.where(shown.router == SINGLE, shown.router)
+    return table(shown.drop(columns="target").assign(router=asked).rename(columns=HEADS))
 
 
 def tau_table(router: Router, seen: Predictions, n_resamples: int) -> Display:
@@ -141,7 +137,7 @@ def tau_table(router: Router, seen: Predictions, n_resamples: int) -> Display:
         seen.labels.group, n_resamples=n_resamples,
     )  # fmt: skip
     shown = pivot(found[~found.router.isin([ORACLE, BEST])], ["router"], ROUTED)
-    shown = shown.drop(columns="gap closed").rename(columns=COSTS | {"router": "tau"})
+    shown = shown.drop(columns="gap closed").rename(columns=HEADS | {"router": "tau"})
     return table(shown.assign(**{"": [notes.get(tau, "") for tau in taus]}))
 
 
@@ -191,13 +187,19 @@ def mistakes(router: Router, seen: Predictions, choice: np.ndarray) -> Display:
     return query_cards(asked, correct[rows], seen.p[rows], choice[rows], router.targets)
 
 
-def _reliability(ax: Axes, seen: Predictions) -> None:
+def _reliability(seen: Predictions, ax: Axes) -> None:
     shown = {"calibrated": seen.p, "uncalibrated": seen.raw}
     curves = {k: metrics.reliability_curve(p, seen.labels.correct) for k, p in shown.items()}
     plotting.reliability(ax, curves)
 
 
-def _picture(draw: Callable, size: tuple[float, float] = (6.4, 4.6)) -> str:
+def _trade_off(seen: Predictions, found: pd.DataFrame, ax: Axes) -> None:
+    labels, p = seen.labels, {"tolerance": seen.p}
+    known = {"targets": labels.targets, "estimates": found}
+    trade_off(ax, p, labels.correct, seen.paid, seen.expected, labels.group, **known)
+
+
+def _picture(draw: Callable[[Axes], None], size: tuple[float, float]) -> str:
     """Return a figure as an address that holds it all; as an image its SVG can run nothing."""
     figure, ax = plt.subplots(figsize=size)
     draw(ax)

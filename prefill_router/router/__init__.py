@@ -16,12 +16,12 @@ from huggingface_hub import HfApi
 from tokenizers import Tokenizer
 
 from prefill_router.errors import InputError
-from prefill_router.evaluation.results import results
+from prefill_router.evaluation.results import records, results
 from prefill_router.extraction.activations import Activations
 from prefill_router.extraction.models import Device
 from prefill_router.extraction.templates import Query
 from prefill_router.labels import Labels
-from prefill_router.labels.costs import Prices, query_costs
+from prefill_router.labels.costs import MILLION, Prices
 from prefill_router.labels.splits import make_splits
 from prefill_router.recipe import AUTO, Recipe, fit_recipe
 from prefill_router.recipe.cost_prediction import CostModel
@@ -117,14 +117,11 @@ class Router:
     @cached_property
     def held(self) -> Held:
         """The validation queries, on which policies are settled."""
-        tensors, added = self.tensors, self.config.added
-        p, cost = tensors["validation.p"], tensors.get("validation.cost")
-        if added:
-            p, cost = add_columns(added, p, cost)
-        correct = np.full(p.shape, np.nan)
-        known = tensors["validation.correct"]
-        correct[:, : known.shape[1]] = np.where(known == UNKNOWN, np.nan, known)
-        return Held(p, cost, correct)
+        added, known = self.config.added, self.tensors["validation.correct"]
+        cost = self.tensors.get("validation.cost")
+        p, cost = add_columns(added, self.tensors["validation.p"], cost)
+        never = np.full((len(p), len(added)), np.nan)
+        return Held(p, cost, np.column_stack([np.where(known == UNKNOWN, np.nan, known), never]))
 
     # -- made, saved, loaded -----------------------------------------------------------------------
 
@@ -183,18 +180,29 @@ class Router:
         check_levels(max_loss, confidence)
         if len(states) != labels.n_queries:
             raise InputError(
-                f"There are states of {len(states):,} queries, and labels of {labels.n_queries:,}: "
-                "give those of the same queries, in the same order."
+                f"The states of {len(states):,} queries and labels of {labels.n_queries:,} must be "
+                "of the same ones, in the same order."
             )
         how = Recipe(**{"head": AUTO, **recipe})
         split = make_splits(labels, seed=how.seed)[0]
         own = files.read_own_tokenizers(tokenizers or {}, labels.targets)
         fitted = fit_recipe(how, labels, states, split, prices, own)
+        said = predict(fitted.predictor, fitted.costs, states, labels.question.tolist())
+        seen = said.beside(labels, prices)
         config, tensors = finish(
-            fitted, labels, states, split, prices, max_loss=max_loss, confidence=confidence,
-            encoder_price=encoder_price, n_resamples=n_resamples,
-        )  # fmt: skip
-        return cls(config, tensors, own, find_reader(config, how.device))
+            fitted, seen, split, prices, states.encoder, max_loss=max_loss, confidence=confidence
+        )
+        router = cls(config, tensors, own, find_reader(config, how.device))
+        tested, encoder_cost = seen.take(split.test), None
+        if encoder_price is None and prices is not None:
+            encoder_price = prices.input.get(router.encoder)
+        if encoder_price is not None and fitted.costs is not None:
+            encoder_cost = tested.n_tokens * encoder_price / MILLION
+        metrics = evaluate(config, router.held, tested, "test", n_resamples, how.seed, encoder_cost)
+        return router._changed(metrics=records(metrics))
+
+    def _changed(self, **update: Any) -> Router:
+        return replace(self, config=self.config.model_copy(update=update))
 
     def save_pretrained(self, directory: str | os.PathLike) -> Path:
         """Write the router, with a model card, into a directory, which is made if need be.
@@ -242,13 +250,7 @@ class Router:
         return cls(config, tensors, tokenizers, find_reader(config, device, encoder))
 
     def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        token: str | None = None,
-        private: bool | None = None,
-        commit_message: str = "Upload a router",
-        **upload: Any,
+        self, repo_id: str, *, token: str | None = None, private: bool | None = None, **upload: Any
     ) -> str:
         """Upload the router to the Hugging Face hub, into a repository that is made if need be.
 
@@ -260,9 +262,9 @@ class Router:
             Default: the one that ``hf auth login`` keeps.
         private : bool, optional
             Of a new repository. Default: as the owner's settings say.
-        commit_message : str
         **upload
-            Keywords of `huggingface_hub.HfApi.upload_folder`, such as `revision` and `create_pr`.
+            Keywords of `huggingface_hub.HfApi.upload_folder`, such as `commit_message`, `revision`
+            and `create_pr`.
 
         Returns
         -------
@@ -272,9 +274,10 @@ class Router:
         api = HfApi(token=token)
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         with tempfile.TemporaryDirectory() as directory:
-            upload |= {"folder_path": self.save_pretrained(directory)}
-            found = api.upload_folder(repo_id=repo_id, commit_message=commit_message, **upload)
-        return found.commit_url
+            what = {"repo_id": repo_id, "folder_path": self.save_pretrained(directory)}
+            return api.upload_folder(
+                **{"commit_message": "Upload a router"} | upload | what
+            ).commit_url
 
     # -- in use ----------------------------------------------------------------------------------
 
@@ -360,17 +363,14 @@ class Router:
             raise InputError(
                 f"The queries are one text, {queries!r:.80}; put it in a list, or use route(query)."
             )
-        if states is not None:
-            n_tokens = None if self.costs is None else states.full_tokens
-            held = self.predictor.read(states)
-        elif self.reader is not None:
-            held, n_tokens = self.reader.read(queries)
-        else:
+        if states is None and self.reader is None:
             raise InputError(
-                "This router was fitted to arrays of states, and has no encoder to read queries "
-                "with: give it their states (Activations), or fit one to states from extract(...)."
+                "This router was fitted to arrays of states, and has no encoder to read queries; "
+                "give it their states (Activations)."
             )
-        return predict(self.predictor, self.costs, held, n_tokens, queries, self.config.added)
+        if states is None:
+            states = self.reader.read(queries)
+        return predict(self.predictor, self.costs, states, queries, self.config.added)
 
     # -- held against labels -----------------------------------------------------------------------
 
@@ -400,14 +400,13 @@ class Router:
         InputError
             If none is left.
         """
-        rows = np.flatnonzero(~self.is_seen(labels))
-        if len(rows) == 0:
+        seen = self.is_seen(labels)
+        if seen.all():
             raise InputError(
                 f"The router was fitted to the questions of all {labels.n_queries:,} rows, or to "
-                "others of their groups, which can say nothing of others; give labels of other "
-                "queries."
+                "others of their groups; give labels of other queries."
             )
-        return labels if len(rows) == labels.n_queries else labels.take(rows)
+        return labels.take(~seen) if seen.any() else labels
 
     def evaluate(
         self,
@@ -464,22 +463,18 @@ class Router:
         InputError
             If it was fitted to some of the questions, or the labels lack a target.
         """
-        said = self._examined(labels, states)
-        if said.inputs is None:
-            return said
-        prices = prices or self.config.known_prices
-        return replace(said, paid=query_costs(said.labels, prices, said.inputs))
+        labels, said = self._ask(labels, states)
+        return said.beside(labels, prices or self.config.known_prices)
 
-    def _examined(self, labels: Labels, states: Activations | None) -> Predictions:
-        """Return what is said of labelled queries, of which it must not have seen one."""
+    def _ask(self, labels: Labels, states: Activations | None) -> tuple[Labels, Predictions]:
+        """Return labels of its targets, none of which it has seen, and what it says of them."""
         labels = labels.select_targets(self.targets)
         if n_seen := int(self.is_seen(labels).sum()):
             raise InputError(
                 f"The router was fitted to the questions of {n_seen:,} of {labels.n_queries:,} "
-                "rows, or to others of their groups, on which it looks better than it is; leave "
-                "them out: router.unseen(labels)."
+                "rows, or to others of their groups; leave them out: router.unseen(labels)."
             )
-        return replace(self._read(labels.question.tolist(), states), labels=labels)
+        return labels, self._read(labels.question.tolist(), states)
 
     # -- amended by further labels -----------------------------------------------------------------
 
@@ -513,15 +508,15 @@ class Router:
         InputError
             If it was fitted to some of the questions, or the labels lack a target.
         """
-        said = self._examined(labels, states)
+        labels, said = self._ask(labels, states)
+        best = self.targets.index(self.guarantee.best_single)
         promise = certify(
-            said.p, said.labels.correct, said.costs, self.targets.index(self.guarantee.best_single),
-            labels.group, targets=self.targets, max_loss=max_loss, confidence=confidence,
+            said.p, labels.correct, said.costs, best, labels.group, targets=self.targets,
+            max_loss=max_loss, confidence=confidence,
         )  # fmt: skip
         added = [record.model_copy(update={"certified": True}) for record in self.config.added]
         metrics = [row for row in self.config.metrics if row["router"] != "certified"]
-        update = {"guarantee": promise, "added": added, "metrics": metrics}
-        return replace(self, config=self.config.model_copy(update=update))
+        return self._changed(guarantee=promise, added=added, metrics=metrics)
 
     def add_target(
         self,
@@ -567,8 +562,8 @@ class Router:
         """
         if labels.n_targets != 1 or labels.targets[0] in self.targets:
             raise InputError(
-                f"The labels are of {', '.join(labels.targets)}; they must be of one target that "
-                f"the router does not know (it knows {', '.join(self.targets)})."
+                f"The labels must be of one target that the router does not know, not of "
+                f"{', '.join(labels.targets)} (it knows {', '.join(self.targets)})."
             )
         said = self._read(labels.question.tolist(), states)
         record = fit_added(
@@ -578,6 +573,6 @@ class Router:
         questions = labels.question[np.isin(labels.group, used)]
         seen = np.union1d(self.tensors["seen"], digests(questions))
         tensors = {**self.tensors, "seen": seen}
-        update = {"added": [*self.config.added, record], "tensors": files.tensors_digest(tensors)}
-        router = replace(self, config=self.config.model_copy(update=update), tensors=tensors)
+        digest, added = files.tensors_digest(tensors), [*self.config.added, record]
+        router = replace(self._changed(added=added, tensors=digest), tensors=tensors)
         return router, results(record.metrics)

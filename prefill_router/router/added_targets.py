@@ -230,6 +230,8 @@ def add_columns(
     Its answers are expected to be as long as they are on average; where labels gave costs
     themselves, or prompts are not known, to cost as much. Few labels tell no more.
     """
+    if not added:
+        return p, cost
     z = _logits(p)
     p = np.column_stack([p, *(expit(r.intercept + z @ np.array(r.weights)) for r in added)])
     if cost is None:

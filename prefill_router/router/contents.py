@@ -139,8 +139,9 @@ class RouterConfig(Part):
     @property
     def known_prices(self) -> Prices:
         """Prices of the targets that have one."""
-        records = dict(zip(self.pool, [*(self.prices or ()), *self.added], strict=False))
-        known = {name: record for name, record in records.items() if record.input is not None}
+        records = [*zip(self.targets, self.prices or (), strict=bool(self.prices))]
+        records += [(record.name, record) for record in self.added]
+        known = {name: record for name, record in records if record.input is not None}
         sides = ({k: getattr(r, side) for k, r in known.items()} for side in ("input", "output"))
         return Prices(*sides, self.as_of)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -33,7 +32,6 @@ TOKENIZER = "tokenizer-{}.json"
 OWN = [CONFIG, TENSORS, TOKENIZER.format("*")]
 """What is read of a router's files."""
 LIMITS = {CONFIG: 2 * 2**20, TENSORS: 2 * 2**30, TOKENIZER: 64 * 2**20}  # bytes
-PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib", ".ckpt", ".npy", ".npz")
 
 
 def read(directory: Path) -> tuple[RouterConfig, dict[str, np.ndarray], dict[int, Tokenizer]]:
@@ -51,12 +49,12 @@ def read(directory: Path) -> tuple[RouterConfig, dict[str, np.ndarray], dict[int
     except (SafetensorError, ValueError, TypeError, KeyError, OverflowError) as error:
         raise InputError(f"{directory / TENSORS} is no safetensors file: {error}.") from error
     check_tensors(config, tensors, str(directory / TENSORS))
-    tokenizers = {}
-    for k, price in enumerate(config.prices or ()):
-        if price.tokenizer is not None:
-            name = TOKENIZER.format(k)
-            content = _read_bytes(directory, name, price.tokenizer)
-            tokenizers[k] = parse_tokenizer(content, directory / name)
+    own = enumerate(price.tokenizer for price in config.prices or ())
+    tokenizers = {
+        k: parse_tokenizer(_read_bytes(directory, TOKENIZER.format(k), digest), TOKENIZER.format(k))
+        for k, digest in own
+        if digest is not None
+    }
     return config, tensors, tokenizers
 
 
@@ -64,15 +62,15 @@ def _parse_config(content: bytes, path: Path) -> RouterConfig:
     try:
         return RouterConfig.model_validate_json(content)
     except ValidationError as error:
-        first, *others = error.errors(include_url=False, include_context=False, include_input=False)
-    if first["loc"] == ("format",) and first["type"] == "literal_error":
+        found = error.errors(include_url=False, include_context=False, include_input=False)
+    where, what = found[0]["loc"], found[0]["msg"]
+    if where == ("format",) and found[0]["type"] == "literal_error":
         raise InputError(
             f"{path} is not of format {FORMAT}: another version saved it. Make the router anew "
             "with this one: prefill-router fit LOOP.yaml, or Router.fit and save_pretrained."
         )
-    fault = f"{'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}"[:200]
-    more = f" (and {len(others)} more)" if others else ""
-    raise InputError(f"{path} describes no router: {fault}{more}. Fetch or save it again.")
+    fault = f"{'.'.join(map(str, where)) or 'the file'}: {what}"[:200]
+    raise InputError(f"{path} describes no router: {fault}. Fetch or save it again.")
 
 
 def _read_bytes(directory: Path, name: str, sha256: str | None = None) -> bytes:
@@ -83,25 +81,21 @@ def _read_bytes(directory: Path, name: str, sha256: str | None = None) -> bytes:
     path = directory / name
     try:
         real = path.resolve(strict=True)
-        status = real.stat()
+        size = real.stat().st_size
     except (OSError, RuntimeError) as error:
-        found = sorted(file.name for file in directory.glob("*") if file.suffix in PICKLES)
-        pickled = found and (
-            f", though there is {found[0]!r}: pickled files can run code when they are opened, and "
-            "are not read. Save the router again with save_pretrained"
-        )
-        raise InputError(f"{path}: no such file{pickled or ''}.") from error
+        raise InputError(
+            f"{path}: no such file. (Pickled files can run code, and are never opened.)"
+        ) from error
     home = directory.resolve()
     homes = [home, home.parents[1] / "blobs"] if home.parent.name == "snapshots" else [home]
-    if real.parent not in homes:
+    if real.parent not in homes or not real.is_file():
         raise InputError(
-            f"{path} is a link out of its directory, to {real}; put the file itself there."
+            f"{path} is a link out of its directory or no plain file ({real}), and is not opened; "
+            "put the file itself there."
         )
-    if not stat.S_ISREG(status.st_mode):
-        raise InputError(f"{path} is no plain file; it is not opened.")
-    if status.st_size > _limit(name):
+    if size > _limit(name):
         raise InputError(
-            f"{path} has {status.st_size:,} bytes and is not read; at most {_limit(name):,} are."
+            f"{path} has {size:,} bytes and is not read; at most {_limit(name):,} are."
         )
     content = real.read_bytes()
     if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
@@ -116,7 +110,7 @@ def _limit(name: str) -> int:
     return LIMITS.get(name, LIMITS[TOKENIZER])
 
 
-def parse_tokenizer(content: bytes, path: Path) -> Tokenizer:
+def parse_tokenizer(content: bytes, name: str) -> Tokenizer:
     """Return the tokenizer that a ``tokenizer.json`` describes.
 
     Raises
@@ -127,7 +121,7 @@ def parse_tokenizer(content: bytes, path: Path) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_str(content.decode("utf-8"))
     except Exception as error:  # the library raises nothing more specific
-        raise InputError(f"{path} is no tokenizer ({str(error)[:200]}).") from error
+        raise InputError(f"{name} is no tokenizer ({str(error)[:200]}).") from error
     tokenizer.no_truncation()  # what is counted is all that is paid for, and nothing else
     tokenizer.no_padding()
     return tokenizer
@@ -152,7 +146,7 @@ def read_own_tokenizers(
         path = path / "tokenizer.json" if path.is_dir() else path
         if not path.is_file():
             raise InputError(f"tokenizers: {target!r} has no {path}.")
-        tokenizers[targets.index(target)] = parse_tokenizer(path.read_bytes(), path)
+        tokenizers[targets.index(target)] = parse_tokenizer(path.read_bytes(), str(path))
     return tokenizers
 
 
@@ -203,6 +197,7 @@ def find(name: str, revision: str | None = None) -> Path:
         raise InputError(f"{name}: no such directory; give that of a saved router, or a hub id.")
     try:
         info = HfApi().model_info(name, revision=revision, files_metadata=True)
+        sizes = {file.rfilename: file.size for file in info.siblings}
     except (RepositoryNotFoundError, RevisionNotFoundError):
         at = f" at {revision}" if revision else ""
         raise InputError(
@@ -210,14 +205,12 @@ def find(name: str, revision: str | None = None) -> Path:
             "right; does it ask for a login?), and there is no such directory."
         ) from None
     except Exception:  # however the client says that there is no connection: what was fetched once
-        info = None
-    else:
-        _check_sizes(name, {file.rfilename: file.size for file in info.siblings})
+        sizes = None
+    if sizes is not None:
+        _check_sizes(name, sizes)
+    how = {"allow_patterns": OWN, "local_files_only": sizes is None}
     try:
-        fetched = snapshot_download(
-            name, revision=revision, allow_patterns=OWN, local_files_only=info is None
-        )
-        return Path(fetched)
+        return Path(snapshot_download(name, revision=revision, **how))
     except (OSError, ValueError) as error:
         raise InputError(
             f"{name!r} is no directory, and the Hugging Face hub cannot be reached for it "
@@ -226,13 +219,10 @@ def find(name: str, revision: str | None = None) -> Path:
 
 
 def _check_sizes(name: str, sizes: Mapping[str, int | None]) -> None:
-    for file in (CONFIG, TENSORS):
+    for file in [CONFIG, TENSORS, *filter_repo_objects(sizes, allow_patterns=OWN)]:
         if file not in sizes:
             raise InputError(f"{name} on the Hugging Face hub is no router: it has no {file}.")
-    for file in filter_repo_objects(sizes, allow_patterns=OWN):
         if sizes[file] is None or sizes[file] > _limit(file):
             size = "an unknown number of" if sizes[file] is None else f"{sizes[file]:,}"
-            raise InputError(
-                f"{file} of {name} has {size} bytes on the Hugging Face hub and is not fetched; at "
-                f"most {_limit(file):,} are."
-            )
+            most = f"at most {_limit(file):,} are"
+            raise InputError(f"{file} of {name} has {size} bytes and is not fetched; {most}.")

@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import version
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from prefill_router.evaluation.bootstrap import few
 from prefill_router.evaluation.comparison import compare_choices, compare_probabilities
-from prefill_router.evaluation.results import records
 from prefill_router.evaluation.tuning import choose_parameter
-from prefill_router.labels import Labels
-from prefill_router.labels.costs import MILLION, Prices, query_costs
+from prefill_router.extraction.activations import EncoderInfo
+from prefill_router.labels.costs import Prices
 from prefill_router.labels.splits import Split
 from prefill_router.recipe import Fitted
-from prefill_router.router.contents import FORMAT, RouterConfig, to_tensors
+from prefill_router.recipe.cost_prediction import CostModel
+from prefill_router.router.contents import FORMAT, PriceRecord, RouterConfig, to_tensors
 from prefill_router.router.files import tensors_digest
 from prefill_router.router.guarantee import certify
-from prefill_router.router.predictions import Predictions, predict
+from prefill_router.router.predictions import Predictions
 from prefill_router.router.routing import Held, Rule, make_rule
-
-if TYPE_CHECKING:
-    from prefill_router.extraction.activations import Activations
 
 
 def digests(questions: Iterable[str]) -> np.ndarray:
@@ -91,60 +86,50 @@ def evaluate(
 
 def finish(
     fitted: Fitted,
-    labels: Labels,
-    states: Activations,
+    seen: Predictions,
     split: Split,
     prices: Prices | None,
+    encoder: EncoderInfo | None,
     *,
     max_loss: float,
     confidence: float,
-    encoder_price: float | None,
-    n_resamples: int,
 ) -> tuple[RouterConfig, dict[str, np.ndarray]]:
-    """Return what a router says of itself, and its tensors.
+    """Return what a router says of itself, but for its results, and its tensors.
 
-    Policies are chosen on validation rows, the guarantee and all results come from test rows.
-    Parameters as for `prefill_router.router.Router.fit`.
+    Policies are chosen on validation rows of `seen`, the guarantee comes from test rows.
     """
-    predictor, costs, seed = fitted.predictor, fitted.costs, fitted.recipe.seed
-    n_tokens = None if costs is None else states.full_tokens
-    said = predict(predictor, costs, predictor.read(states), n_tokens, labels.question.tolist())
-    paid = None if costs is None else query_costs(labels, prices, said.inputs)
-    said = replace(said, paid=paid, labels=labels)
-    tuning, tested = said.take(split.validation), said.take(split.test)
-    held = Held(tuning.p, tuning.expected, tuning.labels.correct)
-    accuracy = labels.take(split.train).summary()["accuracy"].to_numpy()
+    predictor, costs, labels = fitted.predictor, fitted.costs, seen.labels
+    tuning, tested = seen.take(split.validation), seen.take(split.test)
+    accuracy = labels.take(split.train).summary()["accuracy"]
     best = int(np.nanargmax(accuracy))
-    tau, lam = choose_parameter(held.p, held.correct, tuning.costs), 0.0
+    known = tuning.p, tuning.labels.correct, tuning.costs
+    tau, lam = choose_parameter(*known), 0.0
     if costs is not None:
-        tau, lam = (
-            choose_parameter(held.p, held.correct, held.cost, policy, best)
-            for policy in ("tolerance", "utility")
-        )
+        tau, lam = (choose_parameter(*known, name, best) for name in ("tolerance", "utility"))
+    promise = certify(
+        tested.p, tested.labels.correct, tested.costs, best, tested.labels.group,
+        targets=labels.targets, max_loss=max_loss, confidence=confidence,
+    )  # fmt: skip
     used = np.unique(digests(labels.question[np.concatenate([split.train, split.validation])]))
-    tensors = to_tensors(fitted, held.p, held.cost, held.correct, used)
+    tensors = to_tensors(fitted, tuning.p, tuning.expected, tuning.labels.correct, used)
+    read = zip(predictor.places, predictor.projection, strict=True)
     config = RouterConfig(
         format=FORMAT,
         package=version("prefill-router"),
         targets=list(labels.targets),
-        encoder=states.encoder,
+        encoder=encoder,
         head=predictor.head,
         places=[
-            {"layer": layer, "pooling": pooling, "components": weights.shape[1]}
-            for (_, layer, pooling), weights in zip(
-                predictor.places, predictor.projection, strict=True
-            )
+            {"layer": layer, "pooling": pooling, "components": w.shape[1]}
+            for (_, layer, pooling), w in read
         ],
         calibration=predictor.calibration.families,
-        prices=_price_records(fitted, labels, prices),
+        prices=costs and [*_price_records(costs, labels.targets, prices)],
         as_of=prices.as_of if prices is not None else "",
         tau=tau,
         lam=lam,
-        accuracy=[None if np.isnan(a) else float(a) for a in accuracy],
-        guarantee=certify(
-            tested.p, tested.labels.correct, tested.costs, best, tested.labels.group,
-            targets=labels.targets, max_loss=max_loss, confidence=confidence,
-        ),
+        accuracy=[None if np.isnan(share) else share for share in accuracy],
+        guarantee=promise,
         metrics=[],
         data={
             "fingerprint": labels.fingerprint,
@@ -152,27 +137,19 @@ def finish(
             "groups": len(np.unique(labels.group)),
             **{name: len(getattr(split, name)) for name in ("train", "validation", "test")},
             "benchmarks": sorted(set(labels.benchmark.tolist())),
-            "seed": seed,
+            "seed": fitted.recipe.seed,
         },
         tensors=tensors_digest(tensors),
-    )  # fmt: skip
-    if encoder_price is None and prices is not None and states.encoder is not None:
-        encoder_price = prices.input.get(states.encoder.name)
-    encoder_cost = None
-    if encoder_price is not None and costs is not None:
-        encoder_cost = tested.n_tokens * encoder_price / MILLION
-    metrics = evaluate(config, held, tested, "test", n_resamples, seed, encoder_cost)
-    return config.model_copy(update={"metrics": records(metrics)}), tensors
+    )
+    return config, tensors
 
 
-def _price_records(fitted: Fitted, labels: Labels, prices: Prices | None) -> list[dict] | None:
-    if fitted.costs is None:
-        return None
-    rows = []
-    for k, target in enumerate(labels.targets):
-        by_cost, own = fitted.costs.output_price[k] == 1, fitted.costs.tokenizers.get(k)
-        row = {
-            side: None if by_cost else getattr(prices, side)[target] for side in ("input", "output")
-        }
-        rows.append(row | {"tokenizer": own and hashlib.sha256(own.to_str().encode()).hexdigest()})
-    return rows
+def _price_records(
+    costs: CostModel, targets: Sequence[str], prices: Prices | None
+) -> Iterator[PriceRecord]:
+    for k, target in enumerate(targets):
+        own = costs.tokenizers.get(k)
+        digest = own and hashlib.sha256(own.to_str().encode()).hexdigest()
+        by_cost = costs.output_price[k] == 1
+        price = (None, None) if by_cost else (prices.input[target], prices.output[target])
+        yield PriceRecord(input=price[0], output=price[1], tokenizer=digest)

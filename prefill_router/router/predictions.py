@@ -11,12 +11,14 @@ import numpy as np
 
 from prefill_router.errors import InputError
 from prefill_router.extraction import check_layers
+from prefill_router.extraction.activations import Activations
 from prefill_router.extraction.models import Device
 from prefill_router.extraction.pooling import needs_user
 from prefill_router.extraction.prefill import EncoderSpec, Place, Prefill, Reader
 from prefill_router.extraction.sources import resolve, weights_hash
 from prefill_router.extraction.templates import Query
 from prefill_router.labels import Labels
+from prefill_router.labels.costs import Prices, query_costs
 from prefill_router.progress import track
 from prefill_router.recipe.cost_prediction import CostModel
 from prefill_router.recipe.predictor import Predictor
@@ -24,6 +26,8 @@ from prefill_router.router.added_targets import add_columns
 from prefill_router.router.contents import AddedRecord, RouterConfig
 
 AT_ONCE = 1024  # queries tokenised together
+ReadStates = tuple[Iterable[np.ndarray], np.ndarray]
+"""States (N, D) at each place, and the tokens of each prompt, (N,)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +53,7 @@ class QueryReader:
         check_layers([layer for layer, _ in self.places], reader.layout.last)
         return reader, Prefill(reader.model, reader.layout, self.places), threading.Lock()
 
-    def read(self, queries: Sequence[Query]) -> tuple[np.ndarray, np.ndarray]:
+    def read(self, queries: Sequence[Query]) -> ReadStates:
         """Read queries in batches of similar length.
 
         Parameters
@@ -101,14 +105,14 @@ def find_reader(
         source = resolve(name)
     except InputError as error:
         raise InputError(
-            f"{error} The router was fitted to this encoder: say where it lies now "
-            "(from_pretrained(..., encoder=PATH); on the command line -p encoder=PATH)."
+            f"{error} The router was fitted to this encoder: say where it lies now, encoder=PATH "
+            "(on the command line -p encoder=PATH)."
         ) from None
     if (found := weights_hash(source)) != encoder.weights:
         raise InputError(
-            f"{name} is not the encoder that the router was fitted to: its files have the hash "
-            f"{found[:16]}..., that one's {encoder.weights[:16]}.... Say where that one lies "
-            "(encoder=...), or fit the router anew."
+            f"{name} is not the encoder that the router was fitted to (its files have "
+            f"the hash {found[:12]}..., not {encoder.weights[:12]}...); say where that one lies: "
+            "encoder=PATH."
         )
     places = [(place.layer, place.pooling) for place in config.places]
     return QueryReader(EncoderSpec(source, encoder, device), places)
@@ -146,6 +150,11 @@ class Predictions:
         """Costs as policies weigh them: `expected`, or 0 where none are known."""
         return np.zeros(self.p.shape) if self.expected is None else self.expected
 
+    def beside(self, labels: Labels, prices: Prices | None) -> Predictions:
+        """Return the same with labels of the queries, and with what their answers cost."""
+        paid = None if self.inputs is None else query_costs(labels, prices, self.inputs)
+        return replace(self, labels=labels, paid=paid)
+
     def take(self, rows: np.ndarray) -> Predictions:
         """Return those of some of the labelled queries."""
         arrays = {k: v[rows] for k, v in vars(self).items() if isinstance(v, np.ndarray)}
@@ -155,16 +164,19 @@ class Predictions:
 def predict(
     predictor: Predictor,
     costs: CostModel | None,
-    states: Iterable[np.ndarray],
-    n_tokens: np.ndarray | None,
+    states: Activations | ReadStates,
     queries: Sequence[Query] | None,
     added: Sequence[AddedRecord] = (),
 ) -> Predictions:
-    """Return what is said of queries by their states (N, D) at each of the predictor's places.
+    """Return what is said of queries by their states.
 
-    `n_tokens` and `queries` matter to `costs` alone; `added` are targets that came later.
+    The `queries` themselves are needed where targets' own tokenizers count their input; `added` are
+    targets that came later.
     """
-    features = predictor.features(states)
+    if isinstance(states, Activations):
+        states = predictor.read(states), states.full_tokens if costs else None
+    held, n_tokens = states
+    features = predictor.features(held)
     raw = predictor.raw(features)
     p, inputs, expected = predictor.calibration.apply(raw), None, None
     if costs is not None:
@@ -175,7 +187,6 @@ def predict(
         inputs = costs.input_tokens(queries, n_tokens)
         expected = costs.expected(features, inputs)
         inputs = np.column_stack([inputs, *[n_tokens] * len(added)])
-    if added:
-        p, expected = add_columns(added, p, expected, n_tokens)
-        raw = np.column_stack([raw, p[:, raw.shape[1] :]])
-    return Predictions(raw, p, None if costs is None else n_tokens, inputs, expected)
+    p, expected = add_columns(added, p, expected, n_tokens)
+    raw = np.column_stack([raw, p[:, raw.shape[1] :]])
+    return Predictions(raw, p, n_tokens if costs else None, inputs, expected)

@@ -187,8 +187,7 @@ def make_rule(
         raise InputError("All targets are excluded, so there is none to ask.")
     if name in ("utility", "budget") and held.cost is None:
         raise InputError(
-            f"The policy {name!r} weighs costs, and this router was fitted without prices; fit it "
-            "with prices, or use argmax, tolerance or abstain."
+            f"The policy {name!r} weighs costs, and this router was fitted without prices."
         )
     targets, p, correct, note = [config.pool[k] for k in kept], held.p[:, kept], held.correct, ""
     match name:
@@ -205,10 +204,8 @@ def make_rule(
             never = [config.pool[k] for k in kept if np.isnan(correct[:, k]).all()]
             if never:
                 raise InputError(
-                    "The policy 'abstain' finds its threshold on validation queries, which "
-                    f"{', '.join(map(repr, never))} never answered (targets added since never "
-                    f"did). Leave out what was not asked (exclude={never}), or fit a new router to "
-                    "labels of all targets."
+                    "The policy 'abstain' is settled on validation queries, which "
+                    f"{', '.join(never)} never answered; leave out: exclude={never}."
                 )
             note = f", from which on {100 * value:g} % of the answers to validation queries are"
             note, value = f"{note} right", fit_abstention(p, correct[:, kept], value)

@@ -233,7 +233,7 @@ def test_what_a_target_was_added_by_counts_as_seen(fitted, tmp_path):
         wider.certify(four)
     sure = wider.certify(wider.unseen(four), max_loss=0.9, confidence=0.5)
     assert sure.config.added[0].certified
-    with pytest.raises(InputError, match="'new' never answered"):
+    with pytest.raises(InputError, match="which new never answered"):
         wider.route(QUERIES[0], "abstain", accuracy=0.6)
     assert "new" not in wider.route(QUERIES[0], "abstain", accuracy=0.6, exclude="new").p
 

@@ -63,7 +63,7 @@ def test_pickles_are_never_opened(saved, tmp_path):
     rewrite(saved, tensors=trap)
     refused(saved, "router.safetensors is no safetensors file")
     (saved / TENSORS).unlink()
-    assert "pickled files can run code" in refused(saved, "no such file, though there is")
+    refused(saved, "no such file. .Pickled files can run code")
     (saved / CONFIG).write_bytes(trap)
     refused(saved, "router.json describes no router")
     assert not mark.exists()
@@ -177,7 +177,7 @@ def test_a_tokenizer_neither_cuts_nor_pads_what_it_counts():
     tokenizer.enable_truncation(2)
     tokenizer.enable_padding(length=50)
     content = tokenizer.to_str().encode()
-    counted = router_files.parse_tokenizer(content, Path("tokenizer.json"))
+    counted = router_files.parse_tokenizer(content, "tokenizer.json")
     assert len(counted.encode("abcdef").ids) == whole
 
 
