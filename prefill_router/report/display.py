@@ -7,15 +7,20 @@ HTML passes through `escape`.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
 
 from prefill_router.errors import InputError, did_you_mean
+from prefill_router.evaluation.results import select
+from prefill_router.evaluation.sentences import format_interval
+from prefill_router.evaluation.significance import ALPHA
 
 UNPRINTABLE = ("Cc", "Cs", "Cn")  # Unicode categories: control, surrogate, no character
+MISSING = "–"
 
 
 @dataclass(frozen=True, repr=False)
@@ -77,20 +82,17 @@ def table(
     InputError
         If `formats` names no column of the frame.
     """
-    formats = dict(formats or {})
-    for name in formats:
-        if name not in frame:
-            raise InputError(f"No column {name!r} to format.{did_you_mean(name, frame)}")
-    heads = [str(name) for name in frame]
+    formats = formats or {}
+    if unknown := [name for name in formats if name not in frame]:
+        raise InputError(f"No column {unknown[0]!r} to format.{did_you_mean(unknown[0], frame)}")
     columns = [[_written(value, formats.get(name)) for value in c] for name, c in frame.items()]
     cells = pd.DataFrame(dict(enumerate(columns)), dtype=object)
-    right = [pd.api.types.is_numeric_dtype(column) for _, column in frame.items()]
-    sides = ["right" if numeric else "left" for numeric in right]
+    numeric = [pd.api.types.is_numeric_dtype(column) for _, column in frame.items()]
 
-    def row(tag: str, values: Sequence[str]) -> str:
+    def row(tag: str, values: Iterable) -> str:
         parts = (
-            f'<{tag} style="text-align: {side}">{escape(value)}</{tag}>'
-            for value, side in zip(values, sides, strict=True)
+            f'<{tag} style="text-align: {"right" if to_right else "left"}">{escape(value)}</{tag}>'
+            for value, to_right in zip(values, numeric, strict=True)
         )
         return f"<tr>{''.join(parts)}</tr>"
 
@@ -98,9 +100,9 @@ def table(
     above = f"<caption>{escape(caption)}</caption>\n" if caption else ""
     html = (
         f'<div style="overflow-x: auto">\n<table class="dataframe">\n{above}'
-        f"<thead>{row('th', heads)}</thead>\n<tbody>\n{body}\n</tbody>\n</table>\n</div>"
+        f"<thead>{row('th', frame)}</thead>\n<tbody>\n{body}\n</tbody>\n</table>\n</div>"
     )
-    plain = cells.map(_printable).set_axis(map(_printable, heads), axis=1).to_string(index=False)
+    plain = cells.map(_printable).set_axis(map(_printable, frame), axis=1).to_string(index=False)
     return Display(html, f"{_printable(caption)}\n{plain}".strip("\n"))
 
 
@@ -147,38 +149,87 @@ def query_cards(
         Cells such as ``"right (0.83)"``, followed by the answer if there is one.
     """
     outcome = np.where(np.isnan(correct), "not asked", np.where(correct == 1, "right", "wrong"))
-    columns = [list(questions)]
-    for k in range(len(targets)):
-        pairs = zip(outcome[:, k], p[:, k], strict=True)
-        cells = [f"{grade} ({value:.2f})" for grade, value in pairs]
-        if answers is not None:
-            cells = [f"{cell}\n{answer}" for cell, answer in zip(cells, answers[:, k], strict=True)]
-        columns.append(cells)
-    columns.append([f"{targets[k]}: {outcome[i, k]}" for i, k in enumerate(choice)])
-    frame = pd.DataFrame(dict(enumerate(columns)), dtype=object)
-    return table(frame.set_axis(["question", *targets, "router asks"], axis=1), caption)
+    cells = np.vectorize("{} ({:.2f})".format, otypes=[object])(outcome, p)
+    if answers is not None:
+        cells = cells + "\n" + answers
+    asked = [f"{targets[k]}: {outcome[i, k]}" for i, k in enumerate(choice)]
+    columns = (np.array(column, dtype=object) for column in (questions, cells, asked))
+    heads = ["question", *targets, "router asks"]
+    return table(pd.DataFrame(np.column_stack([*columns]), columns=heads), caption)
+
+
+def results_table(
+    frame: pd.DataFrame, metrics: Mapping[str, str], by: str = "router"
+) -> pd.DataFrame:
+    """Return one line per router: its metrics with intervals.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        Results, at most one of each metric and router; see `select`.
+    metrics : mapping of metric -> scale
+        Scales as for `format_interval`, or a format specification such as ``".3f"`` for numbers
+        without interval. A metric that no router has gets no column.
+    by : str, default "router"
+        The column that lines are named by, in its order: "versus" for the differences of one
+        router, "target" or "encoder".
+    """
+    columns: dict[str, list[str]] = {by: frame[by].drop_duplicates().tolist()}
+    for metric, scale in metrics.items():
+        rows = frame[frame["metric"] == metric].set_index(by)
+        write = partial(format_interval, scale=scale)
+        if scale.startswith("."):
+            write = lambda row, scale=scale: _written(row.estimate, scale)  # noqa: E731
+        if len(rows):
+            columns[metric] = [
+                write(rows.loc[name]) if name in rows.index else MISSING for name in columns[by]
+            ]
+    return pd.DataFrame(columns)
+
+
+def holm_summary(frame: pd.DataFrame, primary: str) -> str:
+    """Return which routers `primary` differs from at `ALPHA` after Holm's correction.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        Results with "p-value (Holm)" of the primary versus each other router, and their
+        "accuracy": without headroom, gap closed is undefined.
+    primary : str
+    """
+    p = select(frame, metric="p-value (Holm)", router=primary, versus=None)
+    accuracy = select(frame, metric="accuracy", split="test").set_index("router")["estimate"]
+    lead = accuracy[primary] - accuracy[p["versus"]].to_numpy()
+    differs = (p["estimate"] <= ALPHA).to_numpy()
+    better, worse, same = (
+        " and ".join(filter(None, ["; ".join(names[:-1]), *names[-1:]])) or "none"
+        for which in (differs & (lead > 0), differs & (lead <= 0), ~differs)
+        for names in [p["versus"][which].tolist()]
+    )
+    said = f"After Holm's correction (level {ALPHA:g}), {primary} is better than {better}, "
+    return said + f"worse than {worse}, and not distinguishable from {same}."
 
 
 def _literal(character: str) -> str:
     if character == "\n":
         return "<br>"
-    if unicodedata.category(character) in UNPRINTABLE:
-        return "&#65533;"
     if character.isalnum() or character in " ,":
         return character
+    if unicodedata.category(character) in UNPRINTABLE:
+        return "&#65533;"
     number = f"&#{ord(character)};"
     return f"<span>{number}</span>" if character in "$\\" else number
 
 
-def _printable(text: str) -> str:
+def _printable(text: object) -> str:
     """Return `text` on one line, without control characters (a terminal would obey them)."""
     line = str(text).replace("\n", " ")
     return "".join("\ufffd" if unicodedata.category(c) in UNPRINTABLE else c for c in line)
 
 
 def _written(value: object, spec: str | None) -> str:
-    if isinstance(value, float | np.floating):
-        return "–" if np.isnan(value) else format(float(value), spec or ".3f")
-    if spec is not None and isinstance(value, int | np.integer):
-        return format(int(value), spec)
-    return "–" if value is None or value is pd.NA else str(value)
+    if value is None or value is pd.NA or value != value:
+        return MISSING
+    if spec is not None and isinstance(value, int | float | np.number):
+        return format(value, spec)
+    return f"{value:.3f}" if isinstance(value, float | np.floating) else str(value)

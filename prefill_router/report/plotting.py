@@ -1,8 +1,13 @@
-"""Figures: Axes in, Axes out. Shares are drawn in per cent."""
+"""Figures: Axes in, Axes out. Shares are drawn in per cent.
+
+Series differ in line style, marker or hatching as well as in colour, so that figures can be read in
+grey and by the colour-blind.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -13,23 +18,59 @@ from matplotlib.patches import Rectangle
 
 from prefill_router.evaluation.sentences import Row
 from prefill_router.metrics import ReliabilityCurve, Zones
-from prefill_router.report.style import (
-    HATCHES,
-    INK,
-    LINES,
-    MARKERS,
-    Rows,
-    as_frame,
-    colour,
-    legend_outside,
-    look_of,
-    tilt,
-)
+
+MARKERS = "osD^vPX<>*"
+LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 3)))
+INK = "0.25"
+PALETTE = "colorblind"
+
+
+def style() -> None:
+    """Set the look of all figures; call it once, before the first.
+
+    Text is never read as mathematics: names come from data, and a stray dollar sign would break
+    the figure.
+    """
+    looks = {
+        "figure.figsize": (7, 4.3),
+        "figure.dpi": 110,
+        "savefig.dpi": 110,
+        "figure.constrained_layout.use": True,
+        "axes.titlesize": 12,
+        "axes.labelsize": 11,
+        "xtick.labelsize": 10,
+        "ytick.labelsize": 10,
+        "legend.fontsize": 9,
+        "lines.linewidth": 1.8,
+        "lines.markersize": 6,
+        "text.parse_math": False,
+    }
+    sns.set_theme("notebook", "whitegrid", PALETTE, rc=looks)
+
+
+def colour(i: int) -> tuple[float, float, float]:
+    """Return the colour of the i-th series, as (red, green, blue)."""
+    palette = sns.color_palette(PALETTE)
+    return palette[i % len(palette)]
+
+
+def look_of(i: int) -> dict[str, object]:
+    """Return the colour, line style and marker of the i-th series, as `Axes.plot` takes them."""
+    marker, line = MARKERS[i % len(MARKERS)], LINES[i % len(LINES)]
+    return {"color": colour(i), "linestyle": line, "marker": marker}
+
+
+def legend_outside(ax: Axes, below: bool = False) -> None:
+    """Put the legend where it covers no data: on the right, or below."""
+    look = {"loc": "upper left", "bbox_to_anchor": (1.02, 1)}
+    if below:  # by so many font sizes, however high the axes are: ticks and label lie between
+        look = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "borderaxespad": 5, "ncols": 3}
+    ax.legend(**look, frameon=False)
 
 
 def accuracy_and_headroom(ax: Axes, targets: Mapping[str, Row], oracle: Row, best: str) -> Axes:
     """Draw every target's accuracy, the oracle's, and the headroom between it and `best`."""
-    names, shown = [*targets, "oracle"], as_frame([*targets.values(), oracle])
+    names, shown = [*targets, "oracle"], pd.DataFrame([*targets.values(), oracle])
     values, lower, upper = (100 * shown[name].to_numpy() for name in ("estimate", "lower", "upper"))
     errors = np.maximum([values - lower, upper - values], 0)
     colours = [colour(0)] * len(targets) + [colour(1)]
@@ -39,9 +80,25 @@ def accuracy_and_headroom(ax: Axes, targets: Mapping[str, Row], oracle: Row, bes
     headroom = f"headroom {high - low:.1f} points"
     ax.axvspan(low, high, color=colour(1), alpha=0.2, zorder=0, label=headroom)
     ax.axvline(low, color=INK, linestyle="--", label=f"best single target: {best}")
+    return _bars(ax, xlabel="accuracy (%)", ylabel="target")
+
+
+def zones(ax: Axes, shares: Mapping[str, Zones]) -> Axes:
+    """Draw the agreement zones of one or more sets of queries as stacked bars."""
+    left = np.zeros(len(shares))
+    hatches = {"all_right": "", "some_right": "//", "all_wrong": ".."}
+    for i, (field, hatch) in enumerate(hatches.items()):
+        width = np.array([100 * getattr(share, field) for share in shares.values()])
+        look = {"color": colour(i), "hatch": hatch, "edgecolor": "white"}
+        ax.barh(list(shares), width, left=left, label=field.replace("_", " "), **look)
+        left += width
+    return _bars(ax, xlabel="queries (%)", ylabel="")
+
+
+def _bars(ax: Axes, **labels: str) -> Axes:
     ax.invert_yaxis()
     ax.grid(False, axis="y")
-    ax.set(xlabel="accuracy (%)", ylabel="target", xlim=(0, 100))
+    ax.set(xlim=(0, 100), **labels)
     legend_outside(ax, below=True)
     return ax
 
@@ -49,27 +106,26 @@ def accuracy_and_headroom(ax: Axes, targets: Mapping[str, Row], oracle: Row, bes
 def agreement_matrix(ax: Axes, agreement: np.ndarray, targets: Sequence[str]) -> Axes:
     """Draw the share of queries on which two targets are both right or both wrong, (K, K)."""
     frame = pd.DataFrame(100 * np.asarray(agreement), index=targets, columns=targets)
-    bar = {"label": "queries answered alike (%)"}
-    sns.heatmap(frame, ax=ax, annot=True, fmt=".0f", cmap="cividis", cbar_kws=bar, square=True)
+    _heatmap(ax, frame, "queries answered alike (%)", fmt=".0f", square=True)
     ax.set(xlabel="target", ylabel="target")
-    tilt(ax)
     return ax
 
 
-def zones(ax: Axes, shares: Mapping[str, Zones]) -> Axes:
-    """Draw the agreement zones of one or more sets of queries as stacked bars."""
-    left = np.zeros(len(shares))
-    parts = {"all right": "all_right", "some right": "some_right", "all wrong": "all_wrong"}
-    for i, (label, field) in enumerate(parts.items()):
-        width = np.array([100 * getattr(share, field) for share in shares.values()])
-        look = {"color": colour(i), "hatch": HATCHES[i], "edgecolor": "white"}
-        ax.barh(list(shares), width, left=left, label=label, **look)
-        left += width
-    ax.invert_yaxis()
-    ax.grid(False, axis="y")
-    ax.set(xlabel="queries (%)", ylabel="", xlim=(0, 100))
-    legend_outside(ax, below=True)
+def encoder_target_heatmap(ax: Axes, matrix: pd.DataFrame, label: str) -> Axes:
+    """Draw a value by encoder (rows) and target (columns); each target's best is framed."""
+    _heatmap(ax, matrix, label, fmt=".3f")
+    for column in np.flatnonzero(matrix.notna().any()):
+        place = column, np.nanargmax(matrix.iloc[:, column].to_numpy(dtype=float))
+        ax.add_patch(Rectangle(place, 1, 1, fill=False, edgecolor="crimson", linewidth=2.5))
+    ax.set(xlabel="target (the best encoder for each is framed)", ylabel="encoder")
     return ax
+
+
+def _heatmap(ax: Axes, frame: pd.DataFrame, label: str, **looks: Any) -> None:
+    sns.heatmap(frame, ax=ax, annot=True, cmap="cividis", cbar_kws={"label": label}, **looks)
+    # turned, so that long names do not overlap
+    ax.set_xticks(ax.get_xticks(), ax.get_xticklabels(), rotation=30, ha="right")
+    ax.set_yticks(ax.get_yticks(), ax.get_yticklabels(), rotation=0)
 
 
 def layer_profile(ax: Axes, frame: pd.DataFrame, value: str, line: str, ylabel: str) -> Axes:
@@ -97,32 +153,19 @@ def layer_profile(ax: Axes, frame: pd.DataFrame, value: str, line: str, ylabel: 
     return ax
 
 
-def encoder_target_heatmap(ax: Axes, matrix: pd.DataFrame, label: str) -> Axes:
-    """Draw a value by encoder (rows) and target (columns); each target's best is framed."""
-    sns.heatmap(matrix, ax=ax, annot=True, fmt=".3f", cmap="cividis", cbar_kws={"label": label})
-    for column, (_, values) in enumerate(matrix.items()):
-        if values.notna().any():
-            place = (column, int(np.nanargmax(values.to_numpy(dtype=float))))
-            ax.add_patch(Rectangle(place, 1, 1, fill=False, edgecolor="crimson", linewidth=2.5))
-    ax.set(xlabel="target (the best encoder for each is framed)", ylabel="encoder")
-    tilt(ax)
-    return ax
-
-
 def training_curves(
     ax: Axes,
     train: Sequence[Sequence[float]],
     validation: Sequence[Sequence[float]],
-    kept: Sequence[int] | None = None,
+    kept: Sequence[int],
 ) -> Axes:
-    """Draw loss by epoch, one line a seed; seeds that are not `kept` are pale."""
-    kept = list(range(len(train)) if kept is None else kept)
-    for i, (label, losses) in enumerate((("training", train), ("validation", validation))):
+    """Draw loss by epoch, one line per seed; seeds that are not `kept` are pale."""
+    for i, (name, losses) in enumerate({"training": train, "validation": validation}.items()):
         for seed, loss in enumerate(losses):
-            strength = 0.9 if seed in kept else 0.25
-            epochs = np.arange(1, len(loss) + 1)
             look = {"color": colour(i), "linestyle": LINES[i], "linewidth": 1.2}
-            ax.plot(epochs, loss, label=label if seed == kept[0] else None, alpha=strength, **look)
+            look |= {"alpha": 0.9 if seed in kept else 0.25}
+            label = name if seed == kept[0] else None
+            ax.plot(range(1, len(loss) + 1), loss, label=label, **look)
     ax.set(xlabel="epoch", ylabel="binary cross-entropy (nats)")
     ax.legend()
     return ax
@@ -141,7 +184,7 @@ def reliability(ax: Axes, routers: Mapping[str, ReliabilityCurve]) -> Axes:
 
 def forest(
     ax: Axes,
-    rows: Rows,
+    rows: pd.DataFrame,
     label: str,
     percent: bool = True,
     reference: float | None = 0,
@@ -153,7 +196,7 @@ def forest(
     Parameters
     ----------
     ax : Axes
-    rows : pandas.DataFrame or sequence of rows
+    rows : pandas.DataFrame
         Results.
     label : str
         What is estimated.
@@ -166,16 +209,16 @@ def forest(
     series : str, optional
         A column whose values differ in colour and marker and lie side by side in a line.
     """
-    frame, scale = as_frame(rows), 100 if percent else 1
-    lines = frame[by].drop_duplicates().tolist()
-    names = [""] if series is None else frame[series].drop_duplicates().tolist()
+    scale = 100 if percent else 1
+    places, lines = pd.factorize(rows[by])
+    number, names = pd.factorize(rows[series] if series else np.zeros(len(rows)))
     for i, name in enumerate(names):
-        here = frame if series is None else frame[frame[series] == name]
-        shift = 0.7 * ((i + 0.5) / len(names) - 0.5)
-        place = np.array([lines.index(line) for line in here[by]]) + shift
+        here, shift = rows[number == i], 0.7 * ((i + 0.5) / len(names) - 0.5)
+        place = places[number == i] + shift
         # bounds, not errors: a centred interval may lie on one side of its estimate
-        bounds = scale * here["lower"], scale * here["upper"]
-        ax.hlines(place, *bounds, color=colour(i), linewidth=1.3)
+        ax.hlines(
+            place, scale * here["lower"], scale * here["upper"], color=colour(i), linewidth=1.3
+        )
         look = {"marker": MARKERS[i % len(MARKERS)], "color": colour(i), "s": 26, "zorder": 3}
         ax.scatter(scale * here["estimate"], place, label=str(name), **look)
     if reference is not None:
@@ -183,48 +226,46 @@ def forest(
     ax.set_yticks(np.arange(len(lines)), lines)
     ax.set_ylim(len(lines) - 0.5, -0.5)
     ax.grid(False, axis="y")
-    ax.set(xlabel=f"{label}, 95 % interval", ylabel=by if series is None else "")
-    if series is not None:
+    ax.set(xlabel=f"{label}, 95 % interval", ylabel="" if series else by)
+    if series:
         legend_outside(ax)
     return ax
 
 
 def trend(
     ax: Axes,
-    rows: Rows,
+    rows: pd.DataFrame,
     xlabel: str,
     ylabel: str,
     percent: bool = False,
     log: bool = True,
     level: Row | None = None,
     line: str = "router",
-    x: str = "x",
 ) -> Axes:
-    """Draw estimates with intervals against a number, one line for each value of a column.
+    """Draw estimates with intervals against `x`, one line for each value of a column.
 
     Parameters
     ----------
     ax : Axes
-    rows : pandas.DataFrame or sequence of rows
+    rows : pandas.DataFrame
         Results. A line of one point is drawn as a marker alone.
     xlabel, ylabel : str
     percent : bool, default False
         Whether estimates are shares to be shown in per cent.
     log : bool, default True
-        Whether the number's axis is logarithmic; 0 then has a place of its own, on its left.
+        Whether the axis of x is logarithmic; 0 then has a place of its own, on its left.
     level : row of results, optional
         Drawn as a line across, with its interval as a band.
-    line, x : str, default "router" and "x"
-        The columns that name the lines, and that hold the number.
+    line : str, default "router"
+        The column that names the lines.
     """
-    frame, scale = as_frame(rows), 100 if percent else 1
-    numbers = np.unique(frame[x].astype(float))
-    names = frame[line].drop_duplicates()
+    scale, numbers = 100 if percent else 1, np.unique(rows["x"])
+    names = rows[line].unique()
     for i, name in enumerate(names):
-        here = frame[frame[line] == name].sort_values(x)
+        here = rows[rows[line] == name].sort_values("x")
         # Markers stand side by side where several names share a number.
         shift = 1 + 0.04 * (i - (len(names) - 1) / 2) if log and len(numbers) > 1 else 1
-        places = here[x].astype(float) * shift
+        places = here["x"] * shift
         look = look_of(i) if len(here) > 1 else look_of(i) | {"linestyle": "none"}
         ax.plot(places, scale * here["estimate"], label=str(name), **look)
         bounds = scale * here["lower"], scale * here["upper"]

@@ -15,7 +15,7 @@ from prefill_router.evaluation.curve_evaluation import curve_band
 from prefill_router.evaluation.curves import pareto_frontier, routing_curve
 from prefill_router.evaluation.results import one
 from prefill_router.evaluation.sentences import QUERIES
-from prefill_router.report.style import INK, MARKERS, colour, legend_outside, look_of
+from prefill_router.report.plotting import INK, MARKERS, colour, legend_outside, look_of
 
 CHOSEN = "chosen on validation"
 

@@ -11,6 +11,7 @@ from mdit_py_plugins.dollarmath import dollarmath_plugin
 from mdit_py_plugins.myst_role import myst_role_plugin
 
 from prefill_router.errors import InputError
+from prefill_router.evaluation.results import results, select
 from prefill_router.report import display
 
 HOSTILE = [
@@ -68,12 +69,8 @@ def assert_literal(markup, text):
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_untrusted_text_is_shown_literally_in_html(text):
+def test_untrusted_text_is_shown_literally_in_html_markdown_and_myst(text):
     assert_literal(display.escape(text), text)
-
-
-@pytest.mark.parametrize("text", HOSTILE)
-def test_untrusted_text_is_shown_literally_in_markdown_and_myst(text):
     markdown = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
     markdown.use(dollarmath_plugin).use(myst_role_plugin)
     rendered = markdown.render(display.escape(text))
@@ -154,3 +151,54 @@ def test_paragraphs_and_bullets_are_escaped():
     assert shown.html.count("<li>") == 2
     assert "<b>" not in shown.html and "$$" not in shown.html
     assert repr(shown) == "- <b>one</b>\n- two $$"
+
+
+def row(metric, router, estimate, lower=np.nan, upper=np.nan, **fields):
+    of = {"metric": metric, "router": router, "estimate": estimate}
+    return of | {"lower": lower, "upper": upper} | fields
+
+
+@pytest.fixture
+def frame():
+    p = {"B": 0.02, "C": 0.04, "D": 0.3}
+    accuracy = {"A": 0.6, "B": 0.56, "C": 0.62, "D": 0.58}
+    rows = [
+        row("gap closed", "A", 0.25, 0.1, 0.4),
+        row("gap closed", "B", 0.05, 0.0, 0.1),
+        row("AUC", "A", 0.8, 0.7, 0.9),
+        row("configurations tried", "A", 12),
+        row("gap closed", "A", 0.2, 0.1, 0.3, versus="B"),
+    ]
+    rows += [row("p-value (Holm)", "A", value, versus=other) for other, value in p.items()]
+    rows += [row("accuracy", name, value) for name, value in accuracy.items()]
+    return results(rows)
+
+
+def test_a_table_has_a_line_a_router_and_a_column_a_metric_that_exists(frame):
+    metrics = {"gap closed": "%", "AUC": "value", "Brier": "value", "configurations tried": ".0f"}
+    table = display.results_table(select(frame, router=["A", "B"]), metrics)
+    assert table.to_dict("list") == {
+        "router": ["A", "B"],
+        "gap closed": ["25.0 % [10.0, 40.0]", "5.0 % [0.0, 10.0]"],
+        "AUC": ["0.800 [0.700, 0.900]", "–"],
+        "configurations tried": ["12", "–"],
+    }
+
+
+def test_lines_may_be_what_a_router_is_compared_with(frame):
+    differences = frame[frame["versus"] != ""]
+    table = display.results_table(
+        differences, {"gap closed": "points", "p-value (Holm)": ".4f"}, by="versus"
+    )
+    assert table.iloc[0].tolist() == ["B", "+20.0 points [+10.0, +30.0]", "0.0200"]
+    assert table["gap closed"].tolist()[1:] == ["–", "–"]
+
+
+def test_the_summary_follows_the_corrected_p_values_and_accuracy(frame):
+    assert display.holm_summary(frame, "A") == (
+        "After Holm's correction (level 0.05), A is better than B, worse than C, and not "
+        "distinguishable from D."
+    )
+    frame.loc[frame["metric"] == "p-value (Holm)", "estimate"] = 0.06
+    assert "better than none, worse than none" in display.holm_summary(frame, "A")
+    assert "from B; C and D." in display.holm_summary(frame, "A")

@@ -6,11 +6,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_rgb
 
 from prefill_router.evaluation.results import results
 from prefill_router.metrics import ReliabilityCurve, Zones
 from prefill_router.report import plotting
-from prefill_router.report.style import style
+from prefill_router.report.plotting import colour, look_of, style
 
 NAMES = ("small", "mid_$1$", "large")  # a name that would be broken mathematics
 
@@ -114,7 +115,7 @@ def rows_of(values, metric="gap closed", router="trunk", **fields):
 
 def test_forest_draws_estimates_with_their_intervals(ax):
     rows = results(rows_of([0.4]) + rows_of([0.1], router="words"))
-    plotting.forest(ax, [row for _, row in rows.iterrows()], "gap closed (%)")
+    plotting.forest(ax, rows, "gap closed (%)")
     assert ax.collections[1].get_offsets()[:, 0].tolist() == pytest.approx([40, 10])
     segments = [s[:, 0] for s in ax.collections[0].get_segments()]
     assert np.array(segments) == pytest.approx(np.array([[30, 60], [0, 30]]))
@@ -150,3 +151,9 @@ def test_sizes_are_on_a_logarithmic_axis_and_an_interval_may_lie_aside(ax):
     plotting.trend(ax, rows.assign(lower=0.4, upper=0.6), "size", "AUC")
     assert ax.get_xscale() == "log"
     assert ax.collections[0].get_segments()[0][:, 1] == pytest.approx([0.4, 0.6])
+
+
+def test_series_have_the_cycles_colours_and_differ_in_line_or_marker():
+    style()
+    assert [colour(i) for i in range(12)] == [to_rgb(f"C{i}") for i in range(12)]
+    assert len({tuple(look_of(i).values()) for i in range(60)}) == 60
