@@ -15,18 +15,18 @@ from pathlib import Path
 
 import yaml
 
+from prefill_router.config import project_root
 from prefill_router.errors import InputError
 from prefill_router.progress import note
-from prefill_router.project import project_root
-from prefill_router.storage import file_hash, fingerprint
+from prefill_router.storage import file_hash, fingerprint, read_json
 
 HEADLINE_NOTEBOOK = "notebooks/06_cost_aware_routing.ipynb"
-#: What the introduction takes from the last notebook, and the form it can show it in.
 HEADLINE = {
     "headline_sentence": "text/html",
     "headline_table": "text/html",
     "headline_figure": "image/png",
 }
+"""What the introduction takes from that notebook, and the form it can show it in."""
 STAMP = ".sources"
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -53,17 +53,14 @@ def build_book(run_dir: str | os.PathLike, output: str | os.PathLike | None = No
     Raises
     ------
     InputError
-        If there is no run, a notebook is missing, unfinished or failed, if the package is not
+        If there is no finished run, a notebook is not the one it made, if the package is not
         installed from a source tree, if `output` is in use, or if the pages do not build without a
         warning; the build's log is then kept as ``run_dir/book.log``.
     """
     run_dir, root = Path(run_dir).resolve(), project_root()
     output = Path(output).resolve() if output else run_dir / "book"
-    if not (run_dir / "notebooks").is_dir():
-        runs = ", ".join(str(path.parent) for path in sorted(root.glob("runs/*/notebooks")))
-        raise InputError(f"{run_dir} holds no run; there are {runs or f'none in {root}/runs'}.")
     sources = book_sources(root, run_dir)
-    code = {path.relative_to(root).as_posix(): path for path in root.glob("prefill_router/**/*.py")}
+    code = {str(path.relative_to(root)): path for path in root.glob("prefill_router/**/*.py")}
     key = fingerprint({name: file_hash(path) for name, path in (sources | code).items()})
     stamp = output / STAMP
     if stamp.is_file() and stamp.read_text() == key:
@@ -101,31 +98,23 @@ def book_sources(root: Path, run_dir: Path) -> dict[str, Path]:
     Raises
     ------
     InputError
-        If a notebook of the table of contents is missing from the run or did not finish.
+        If the run is not finished, or a notebook of the table of contents is not what it made.
     """
-    pages = [path for path in (root / "book").rglob("*") if path.is_file()]
+    again = "`prefill-router run` goes on where a run stopped"
+    if not (run_dir / "manifest.json").is_file():
+        runs = ", ".join(str(path.parent) for path in sorted(root.glob("runs/*/manifest.json")))
+        raise InputError(f"{run_dir} holds no finished run; there are {runs or 'none'}. {again}.")
+    made = read_json(run_dir / "manifest.json")["notebooks"]
+    pages = sorted(path for path in (root / "book").rglob("*") if path.is_file())
     pages += [root / "_config.yml", root / "_toc.yml"]
-    sources = {path.relative_to(root).as_posix(): path for path in sorted(pages)}
+    sources = {path.relative_to(root).as_posix(): path for path in pages}
     contents = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
-    chapters = [chapter["file"] for part in contents["parts"] for chapter in part["chapters"]]
-    for chapter in chapters:
+    for chapter in (chapter["file"] for part in contents["parts"] for chapter in part["chapters"]):
         if chapter.startswith("notebooks/"):
-            notebook = run_dir / f"{chapter}.ipynb"
-            check_finished(notebook)
-            sources[f"{chapter}.ipynb"] = notebook
+            sources[f"{chapter}.ipynb"] = notebook = run_dir / f"{chapter}.ipynb"
+            if not notebook.is_file() or file_hash(notebook) != made.get(notebook.name):
+                raise InputError(f"{notebook} is missing or not what the run made; {again}.")
     return sources
-
-
-def check_finished(notebook: Path) -> None:
-    """Raise `InputError` unless every code cell of a notebook ran without an error."""
-    again = f"run the chain again: `prefill-router run` goes on where {notebook.parents[1]} stopped"
-    if not notebook.is_file():
-        raise InputError(f"{notebook} is missing; {again}.")
-    for cell in read_cells(notebook):
-        if any(output["output_type"] == "error" for output in cell["outputs"]):
-            raise InputError(f"{notebook} stopped with an error; mend its cause and {again}.")
-        if "".join(cell["source"]).strip() and cell["execution_count"] is None:
-            raise InputError(f"{notebook} did not run to its end; {again}.")
 
 
 def headline(notebook: Path) -> dict[str, str]:
@@ -137,10 +126,9 @@ def headline(notebook: Path) -> dict[str, str]:
         If a value is missing, or is not in the form that another page can show.
     """
     glued = {}
-    for cell in read_cells(notebook):
-        for output in cell["outputs"]:
-            mark = output.get("metadata", {}).get("scrapbook")
-            if mark:
+    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+        for output in cell.get("outputs", ()):
+            if mark := output.get("metadata", {}).get("scrapbook"):
                 prefix = len(mark.get("mime_prefix", ""))
                 glued[mark["name"]] = {kind[prefix:]: v for kind, v in output["data"].items()}
     for name, kind in HEADLINE.items():
@@ -149,36 +137,20 @@ def headline(notebook: Path) -> dict[str, str]:
     return {name: "".join(glued[name][kind]) for name, kind in HEADLINE.items()}
 
 
-def read_cells(notebook: Path) -> list[dict]:
-    """Return a notebook's code cells."""
-    try:
-        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-        return [cell for cell in cells if cell["cell_type"] == "code"]
-    except (ValueError, KeyError, TypeError):
-        raise InputError(f"{notebook} is not a notebook; delete it and run again.") from None
-
-
 def render(tree: Path, root: Path, log: Path) -> Path:
     """Build the HTML of a book's source tree, every warning an error, and return its directory."""
     start = "from jupyter_book.cli.main import main; main()"
     command = [sys.executable, "-c", start, "build", "-W", "--keep-going", str(tree)]
     search_path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
-    process = subprocess.run(
-        command,
-        cwd=tree,
-        env={**os.environ, "PYTHONPATH": search_path},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-    )
-    lines = COLOUR.sub("", process.stdout).splitlines(keepends=True)
+    environment = {**os.environ, "PYTHONPATH": search_path}
+    with log.open("wb") as stream:
+        process = subprocess.run(command, cwd=tree, env=environment, stdout=stream, stderr=stream)
     if process.returncode:
-        log.write_text("".join(lines), encoding="utf-8")
+        lines = COLOUR.sub("", log.read_text(errors="replace")).splitlines()
         faults = [line.strip() for line in lines if "WARNING" in line or "ERROR" in line]
         raise InputError(
-            f"The book did not build; the whole log is in {log}. "
-            + ("First fault: " + faults[0] if faults else "Last line: " + "".join(lines[-1:]))
+            f"The book did not build; the whole log is in {log}. It says: "
+            + "".join(faults[:1] or lines[-1:])
         )
-    log.unlink(missing_ok=True)
+    log.unlink()
     return tree / "_build" / "html"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import (
+    BeforeValidator,
     Discriminator,
     Field,
     NonNegativeFloat,
@@ -22,7 +24,7 @@ from pydantic import (
 from prefill_router.answers.targets import Endpoint, LocalTarget
 from prefill_router.errors import InputError
 from prefill_router.storage import fingerprint
-from prefill_router.validation import Layers, Settings, checked, listed, read_mapping
+from prefill_router.validation import Settings, checked, plain_yaml, read_mapping
 
 if TYPE_CHECKING:
     from prefill_router.labels.costs import Prices
@@ -34,84 +36,93 @@ PLACES = {"device", "engine", "address", "run_dir"}
 """Parameters that say where it is computed and kept: they do not make it another study."""
 ZOO_TARGETS = ["gpt2-a", "llama-b", "qwen3-c", "neox-d", "thinker-e"]
 
+T = TypeVar("T")
+
+
+def listed(value: Any) -> Any:
+    """Return the list that a text (``"a, b"``, ``"[a, b]"``) or a number stands for.
+
+    That is how command lines pass it. Anything else is returned as it is.
+    """
+    if type(value) is int:
+        return [value]
+    if not isinstance(value, str):
+        return value
+    if value.strip().startswith("["):
+        return plain_yaml(value, "the text")
+    return [item.strip() for item in value.split(",") if item.strip()]
+
+
 Name = Annotated[str, Field(min_length=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Listed = Annotated[list[T], BeforeValidator(listed)]
+Layers = Literal["all", "upper"] | Annotated[Listed[NonNegativeInt], Field(min_length=1)]
+"""Layers of an encoder: all, the upper half, or those of a list."""
+
+
+def field(default: Any, description: str, **limits: Any) -> Any:
+    """Return a field that explains itself, to readers of notebooks and of the commands' help."""
+    return Field(default, description=description, **limits)
 
 
 class Config(Settings):
-    """What studies and the loop share.
+    """What studies and the loop share; see `listed` for lists."""
 
-    A list may also be given as text (``'[2, 3]'`` or ``'a, b'``), which is how command lines pass
-    it.
-    """
-
-    labels: Name = Field("zoo", description="label table: zoo, a file, directory or hub:OWNER/NAME")
-    prices: str = Field("zoo", description="price table: zoo, a CSV file, or empty for no costs")
-    targets: list[str] = Field([], description="targets to route between; empty for all")
-    encoder: Name = Field("zoo/reader-l", description="encoder that the router reads")
-    layers: Layers = Field(
-        "all", description="layers read: all, upper (half), or a list for encoder; 0: embedding"
+    labels: Name = field("zoo", "label table: zoo, a file, directory or hub:OWNER/NAME")
+    prices: str = field("zoo", "price table: zoo, a CSV file, or empty for no costs")
+    targets: Listed[str] = field([], "targets to route between; empty for all")
+    encoder: Name = field("zoo/reader-l", "encoder that the router reads")
+    layers: Layers = field(
+        "all", "layers read: all, upper (half), or a list for encoder; 0: embedding"
     )
-    dimensions: list[PositiveInt] = Field(
-        [16, 32, 64, 128], min_length=1, description="PCA dimensions tried"
+    dimensions: Listed[PositiveInt] = field([16, 32, 64, 128], "PCA dimensions tried", min_length=1)
+    max_tokens: NonNegativeInt = field(0, "longest prompt; 0 for the encoder's own limit")
+    truncation: Literal["error", "left", "right"] = field(
+        "error", "what to do with a longer prompt: error, or the side to cut"
     )
-    max_tokens: NonNegativeInt = Field(
-        0, description="longest prompt; 0 for the encoder's own limit"
-    )
-    truncation: Literal["error", "left", "right"] = Field(
-        "error", description="what to do with a longer prompt: error, or the side to cut"
-    )
-    n_queries: NonNegativeInt = Field(0, description="queries used, a seeded sample; 0 for all")
-    n_seeds: PositiveInt = Field(10, description="SharedTrunkNets trained")
-    device: str = Field(
-        "cpu", description="torch device that reads and trains, auto, or spread over all"
-    )
-    seed: int = Field(0, ge=0, lt=2**32, description="seed of splits, training and resampling")
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _accept_text(cls, value: Any, info: ValidationInfo) -> Any:
-        is_list = isinstance(cls.model_fields[info.field_name].default, list)
-        return listed(value) if is_list else value
+    n_queries: NonNegativeInt = field(0, "queries used, a seeded sample; 0 for all")
+    n_seeds: PositiveInt = field(10, "SharedTrunkNets trained")
+    device: str = field("cpu", "torch device that reads and trains, auto, or spread over all")
+    seed: int = field(0, "seed of splits, training and resampling", ge=0, lt=2**32)
 
 
 class Parameters(Config):
     """What a study is made from; every notebook's `parameters` cell holds these names, defaults."""
 
-    encoders: list[str] = Field(
+    encoders: Listed[str] = field(
         [*READERS, "zoo/reader-l-untrained", *(f"zoo/{name}" for name in ZOO_TARGETS)],
-        description="encoders compared; one named like a target is that target's own",
+        "encoders compared; one named like a target is that target's own",
     )
-    untrained: str = Field(
-        "zoo/reader-l-untrained", description="encoder with random weights, a control; or empty"
+    untrained: str = field(
+        "zoo/reader-l-untrained", "encoder with random weights, a control; or empty"
     )
-    embedding: Name = Field(
-        "lsa", description="semantic baseline: lsa (of TF-IDF) or an encoder (its last layer)"
+    embedding: Name = field(
+        "lsa", "semantic baseline: lsa (of TF-IDF) or an encoder (its last layer)"
     )
-    poolings: list[Literal["last", "mean", "user_mean"]] = Field(
-        ["last", "mean"], min_length=1, description="how states are pooled over tokens"
+    poolings: Listed[Literal["last", "mean", "user_mean"]] = field(
+        ["last", "mean"], "how states are pooled over tokens", min_length=1
     )
-    criterion: Literal["auc", "J"] = Field("auc", description="what chooses a target's layer")
-    outer_folds: PositiveInt = Field(
-        1, description="1: one split; more: cross-validation, each query tested once"
+    criterion: Literal["auc", "J"] = field("auc", "what chooses a target's layer")
+    outer_folds: PositiveInt = field(
+        1, "1: one split; more: cross-validation, each query tested once"
     )
-    inner_folds: int = Field(5, ge=2, description="folds, within training rows, that choose layers")
-    keep: PositiveInt = Field(
-        5, validate_default=True, description="SharedTrunkNets kept, by inner validation loss"
+    inner_folds: int = field(5, "folds, within training rows, that choose layers", ge=2)
+    keep: PositiveInt = field(
+        5, "SharedTrunkNets kept, by inner validation loss", validate_default=True
     )
-    n_resamples: int = Field(2000, ge=100, description="bootstrap resamples of query groups")
-    full: list[PositiveInt] = Field(
-        [], description="chapters (of 7 to 10, 13) run at full size, not on a sample: takes hours"
+    n_resamples: int = field(2000, "bootstrap resamples of query groups", ge=100)
+    full: Listed[PositiveInt] = field(
+        [], "chapters (of 7 to 10, 13) run at full size, not on a sample: takes hours"
     )
-    fresh_labels: bool = Field(False, description="ask the zoo's targets everything again")
-    engine: Literal["local", "ray"] = Field(
-        "local", description="who reads prompts: local, this machine; or ray, a cluster's workers"
+    fresh_labels: bool = field(False, "ask the zoo's targets everything again")
+    engine: Literal["local", "ray"] = field(
+        "local", "who reads prompts: local, this machine; or ray, a cluster's workers"
     )
-    address: str = Field("", description="Ray cluster to use; empty: RAY_ADDRESS, or a local one")
-    dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="precision in which encoders compute"
+    address: str = field("", "Ray cluster to use; empty: RAY_ADDRESS, or a local one")
+    dtype: Literal["float32", "bfloat16", "float16"] = field(
+        "float32", "precision in which encoders compute"
     )
-    run_dir: str = Field("", description="where results go; empty: runs/ and a hash of the above")
+    run_dir: str = field("", "where results go; empty: runs/ and a hash of the above")
 
     @field_validator("targets", "encoders", "poolings", "dimensions", "full")
     @classmethod
@@ -143,23 +154,18 @@ class Parameters(Config):
     def cell(cls) -> str:
         """Return the source of a notebook's `parameters` cell: typed, commented defaults."""
         return "\n".join(
-            f"{name}: {type(field.default).__name__} = {_literal(field.default)}"
-            f"  # {field.description}"
+            f"{name}: {type(value).__name__} = "
+            f"{value if isinstance(value, bool) else json.dumps(value)}  # {field.description}"
             for name, field in cls.model_fields.items()
+            for value in [field.default]
         )
 
 
-def _literal(value: Any) -> str:
-    return str(value) if isinstance(value, bool) else json.dumps(value)
-
-
 def validate(
-    values: Mapping[str, Any],
-    source: str = "parameters",
-    origins: Mapping[str, str] | None = None,
+    values: Mapping[str, Any], source: str = "parameters", given: Mapping[str, Any] | None = None
 ) -> Parameters:
     """Return a study's parameters; as `prefill_router.validation.checked`."""
-    return checked(Parameters, values, source, origins)
+    return checked(Parameters, values, source, given)
 
 
 def from_namespace(namespace: Mapping[str, Any]) -> Parameters:
@@ -173,28 +179,44 @@ def from_namespace(namespace: Mapping[str, Any]) -> Parameters:
     namespace : mapping
         ``globals()``, in the first cell after `parameters`.
     """
-    ipython = {"In", "Out", "exit", "quit", "open", "get_ipython"}
     values = {
         name: value
         for name, value in namespace.items()
-        if not (name.startswith("_") or name in ipython)
-        and not (isinstance(value, ModuleType) or callable(value))
+        if not (name.startswith("_") or name in ("In", "Out") or isinstance(value, ModuleType))
+        and not callable(value)
     }
     return validate(values, "the parameters of this notebook")
+
+
+def project_root() -> Path:
+    """Return the source tree that the package runs from, where relative paths of studies start.
+
+    Raises
+    ------
+    InputError
+        If there is none: a wheel holds the library without notebooks and pages.
+    """
+    root = Path(__file__).resolve().parents[1]
+    if not (root / "_toc.yml").is_file():
+        raise InputError(
+            "The notebooks and the book's pages are not part of an installed wheel: clone the "
+            "repository and install it with `pip install -e '.[book]'`."
+        )
+    return root
 
 
 def _kind(value: Any) -> str:
     """Tell a local model, by its name or by name and price, from an endpoint."""
     if isinstance(value, str):
         return "local target"
-    fields = value.keys() if isinstance(value, Mapping) else getattr(value, "model_fields_set", ())
-    return "priced target" if set(fields) == {"name", "price"} else "target at an endpoint"
+    fields = value if isinstance(value, Mapping) else getattr(value, "model_fields_set", ())
+    return "priced target" if {*fields} == {"name", "price"} else "remote target"
 
 
 Target = Annotated[
     Annotated[Name, Tag("local target")]
     | Annotated[LocalTarget, Tag("priced target")]
-    | Annotated[Endpoint, Tag("target at an endpoint")],
+    | Annotated[Endpoint, Tag("remote target")],
     Discriminator(_kind),
 ]
 
@@ -202,46 +224,38 @@ Target = Annotated[
 class Loop(Config):
     """What the commands from labels to a router share; paths start where the command is run."""
 
-    queries: str = Field(
-        "", description="collect: table with query_id, question, benchmark and reference"
+    queries: str = field("", "collect: table with query_id, question, benchmark and reference")
+    labels: Name = field("labels.parquet", "label table: collect writes it, others read it; zoo")
+    targets: Listed[Target] = field(
+        [], "whom to ask: local models by name, or name and price; endpoints by fields"
     )
-    labels: Name = Field(
-        "labels.parquet", description="label table: collect writes it, others read it; zoo"
+    prices: str = field("", "price table of targets that state no price; zoo, a file, or empty")
+    grader: str = field(
+        "exact", "exact, numeric, choice, regex:PATTERN, or module:function of yours"
     )
-    targets: list[Target] = Field(
-        [],
-        description="whom to ask: local models by name, or name and price; endpoints by fields",
+    max_new_tokens: PositiveInt = field(64, "longest answer, in tokens")
+    temperature: NonNegativeFloat = field(0.0, "0: the likeliest token at each step")
+    batch_size: PositiveInt = field(256, "prompts that a local model reads at a time")
+    cap_usd: NonNegativeFloat | None = field(
+        None, "the most that endpoints may charge, over all runs; empty: no cap"
     )
-    prices: str = Field(
-        "", description="price table of targets that state no price; zoo, a file, or empty"
+    head: Literal["auto", "trunk", "logistic", "ridge"] = field(
+        "auto", "trunk (as published), logistic, ridge, or the best on validation: auto"
     )
-    grader: str = Field(
-        "exact", description="exact, numeric, choice, regex:PATTERN, or module:function of yours"
+    max_loss: Share = field(
+        0.02, "guarantee: accuracy given up against the best single target, at most"
     )
-    max_new_tokens: PositiveInt = Field(64, description="longest answer, in tokens")
-    temperature: NonNegativeFloat = Field(0.0, description="0: the likeliest token at each step")
-    batch_size: PositiveInt = Field(256, description="prompts that a local model reads at a time")
-    cap_usd: NonNegativeFloat | None = Field(
-        None, description="the most that endpoints may charge, over all runs; empty: no cap"
+    confidence: Share = field(0.95, "confidence with which that is promised")
+    router: Name = field("router", "directory of the router")
+    policy: Literal["tolerance", "argmax", "utility", "budget", "abstain"] = field(
+        "tolerance", "how a target is chosen: tolerance, argmax, utility, budget or abstain"
     )
-    head: Literal["auto", "trunk", "logistic", "ridge"] = Field(
-        "auto", description="trunk (as published), logistic, ridge, or the best on validation: auto"
-    )
-    max_loss: Share = Field(
-        0.02, description="guarantee: accuracy given up against the best single target, at most"
-    )
-    confidence: Share = Field(0.95, description="confidence with which that is promised")
-    router: Name = Field("router", description="directory of the router")
-    policy: Literal["tolerance", "argmax", "utility", "budget", "abstain"] = Field(
-        "tolerance",
-        description="how a target is chosen: tolerance, argmax, utility, budget or abstain",
-    )
-    tau: Share | None = Field(None, description="of tolerance; empty: the certified one")
-    lam: NonNegativeFloat | None = Field(None, description="of utility: worth of one USD in P")
-    budget: NonNegativeFloat | None = Field(None, description="of budget: USD per query on average")
-    accuracy: Share | None = Field(None, description="of abstain: wanted among what is answered")
-    exclude: list[str] = Field([], description="targets not to choose now")
-    report: Name = Field("report.html", description="page to write")
+    tau: Share | None = field(None, "of tolerance; empty: the certified one")
+    lam: NonNegativeFloat | None = field(None, "of utility: worth of one USD in P")
+    budget: NonNegativeFloat | None = field(None, "of budget: USD per query on average")
+    accuracy: Share | None = field(None, "of abstain: wanted among what is answered")
+    exclude: Listed[str] = field([], "targets not to choose now")
+    report: Name = field("report.html", "page to write")
 
     @field_validator("targets")
     @classmethod
@@ -264,21 +278,14 @@ class Loop(Config):
 
 
 def read_loop(path: str | Path, given: Mapping[str, Any] | None = None) -> Loop:
-    """Read a loop's YAML file.
-
-    Parameters
-    ----------
-    path : path-like
-    given : mapping, optional
-        Values that override the file's.
+    """Read a loop's YAML file; values that are `given` override the file's.
 
     Raises
     ------
     InputError
         As for `prefill_router.validation.read_mapping` and `checked`.
     """
-    given = dict(given or {})
-    return checked(Loop, read_mapping(path) | given, str(path), dict.fromkeys(given, "-p"))
+    return checked(Loop, read_mapping(path), str(path), given)
 
 
 def target_names(targets: list[Target]) -> list[str]:
@@ -297,7 +304,7 @@ def price_table(targets: list[Target], prices: str) -> Prices | None:
     from prefill_router import zoo
     from prefill_router.labels.costs import Prices, load_prices
 
-    own = {t.name: t.price for t in targets if getattr(t, "price", None) is not None}
+    own = {t.name: t.price for t in targets if getattr(t, "price", None)}
     table = Prices({}, {}, source="the loop's file")
     if prices:
         table = load_prices(zoo.PRICES if prices == "zoo" else prices)
@@ -305,9 +312,8 @@ def price_table(targets: list[Target], prices: str) -> Prices | None:
         raise InputError(f"Target {both[0]!r} has a price of its own and one in {prices}.")
     if not own and not table.input:
         return None
-    return Prices(
-        table.input | {name: price.input for name, price in own.items()},
-        table.output | {name: price.output for name, price in own.items()},
-        table.as_of,
-        table.source,
-    )
+    by_kind = {
+        kind: getattr(table, kind) | {name: getattr(price, kind) for name, price in own.items()}
+        for kind in ("input", "output")
+    }
+    return replace(table, **by_kind)

@@ -5,11 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
 T = TypeVar("T")
+
+
+def _bar(items: Iterable[T] | None, description: str, **options: Any) -> tqdm:
+    hidden = not sys.stderr.isatty()
+    return tqdm(items, desc=description, disable=hidden, leave=False, **options)
 
 
 def track(iterable: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
@@ -32,8 +37,7 @@ def track(iterable: Iterable[T], description: str, total: int | None = None) -> 
     iterator
         The items of `iterable`.
     """
-    hidden = not sys.stderr.isatty()
-    return iter(tqdm(iterable, desc=description, total=total, disable=hidden, leave=False))
+    return iter(_bar(iterable, description, total=total))
 
 
 def note(text: str) -> None:
@@ -44,9 +48,7 @@ def note(text: str) -> None:
 
 @contextmanager
 def meter(description: str, n_queries: int, n_tokens: int) -> Iterator[Callable[[int, int], None]]:
-    """Show how far a long run over queries is, where `track` would show a bar.
-
-    The time left follows from tokens, which take the time; queries differ in length.
+    """Show how far a long run over queries is; the time left follows from tokens, which take it.
 
     Parameters
     ----------
@@ -60,17 +62,13 @@ def meter(description: str, n_queries: int, n_tokens: int) -> Iterator[Callable[
     callable
         Called with the queries and the tokens just done.
     """
-    hidden = not sys.stderr.isatty()
     done = 0
-    with tqdm(
-        total=n_tokens, desc=description, unit="tok", unit_scale=True, disable=hidden, leave=False
-    ) as bar:
+    with _bar(None, description, total=n_tokens, unit="tok", unit_scale=True) as bar:
 
         def advance(queries: int, tokens: int) -> None:
             nonlocal done
             done += queries
-            rate = done / max(bar.format_dict.get("elapsed", 0), 1e-9)
-            bar.set_postfix_str(f"{done:,}/{n_queries:,} queries, {rate:.1f} queries/s", False)
+            bar.set_postfix_str(f"{done:,}/{n_queries:,} queries", refresh=False)
             bar.update(tokens)
 
         yield advance

@@ -5,29 +5,33 @@ from __future__ import annotations
 import base64
 import os
 import platform
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import nbformat
+import numpy as np
 import papermill
 from nbclient.exceptions import DeadKernelError
 
 from prefill_router import __version__
 from prefill_router.book import HEADLINE_NOTEBOOK, headline
-from prefill_router.config import validate
+from prefill_router.config import Parameters, project_root, validate
 from prefill_router.errors import InputError
 from prefill_router.evaluation.results import VERSION
 from prefill_router.experiments.expectations import EXPECTED, accept
-from prefill_router.experiments.inputs import check_inputs
-from prefill_router.experiments.published import PUBLISHED
+from prefill_router.experiments.published import PUBLISHED, identify
 from prefill_router.experiments.study import Study
+from prefill_router.extraction import check_layers
+from prefill_router.extraction.models import device_map
+from prefill_router.extraction.prompts import check_max_tokens, config_limit
+from prefill_router.extraction.sources import text_config
+from prefill_router.labels.costs import expected_costs, query_costs
 from prefill_router.progress import note, track
-from prefill_router.project import project_root
 from prefill_router.storage import (
     STAGES,
-    atomic_write,
     file_hash,
     fingerprint,
     library_versions,
@@ -36,8 +40,6 @@ from prefill_router.storage import (
     write_json,
 )
 
-KINDS_READ = ("parquet", "csv", "j2")
-"""Kinds of the package's own files that notebooks read."""
 INJECTED = "injected-parameters"
 """Papermill's tag of the cell that it adds."""
 
@@ -51,7 +53,7 @@ def run_experiment(
     values: Mapping[str, Any],
     name: str,
     source: str = "parameters",
-    origins: Mapping[str, str] | None = None,
+    given: Mapping[str, Any] | None = None,
 ) -> Path:
     """Run every notebook, in order; those that ran already with the same inputs are kept.
 
@@ -61,8 +63,8 @@ def run_experiment(
         Parameters that differ from their defaults.
     name : str
         The run's directory, below ``runs/``, unless `values` names a `run_dir`.
-    source, origins
-        Where `values` come from, for error messages; as for `validate`.
+    source, given
+        As for `prefill_router.validation.checked`.
 
     Returns
     -------
@@ -76,24 +78,70 @@ def run_experiment(
         If a parameter is wrong, the directory holds another run, or a notebook fails; what was
         computed until then stays, and a rerun goes on from there.
     """
-    parameters = validate({"run_dir": f"runs/{name}", **values}, source, origins)
+    parameters = validate({"run_dir": f"runs/{name}", **values}, source, given)
     prepare_kernels()
     study = Study(parameters)
-    given, inputs = parameters.model_dump(mode="json"), check_inputs(study)
-    state = {
-        "parameters": given,
-        "inputs": inputs,
-        "committed": _committed(),
-        "versions": versions("experiments"),
-        "notebooks": [],
-    }
+    set_values, inputs = parameters.model_dump(mode="json"), check_inputs(study)
+    run_dir, state = study.run_dir, [set_values, inputs, _committed(), versions("experiments")]
     study.claim()
-    for notebook in track(notebooks(), f"running {study.run_dir.name}"):
-        state["notebooks"].append(file_hash(notebook))
-        note(_execute(notebook, study.run_dir, given, fingerprint(state)))
-    write_json(study.run_dir / "metrics.json", _all_metrics(study.run_dir))
-    write_json(study.run_dir / "manifest.json", _manifest(study, inputs))
-    return study.run_dir
+    for notebook in track(notebooks(), f"running {run_dir.name}"):
+        state.append(file_hash(notebook))  # and so of all before it
+        note(_execute(notebook, run_dir, set_values, fingerprint(state)))
+    rows = [  # each names its notebook, for chapters overlap
+        {"notebook": path.stem, **row}
+        for path in sorted(run_dir.glob("metrics/*.json"))
+        for row in read_json(path)["rows"]
+    ]
+    write_json(run_dir / "metrics.json", {"version": VERSION, "rows": rows})
+    outputs = [run_dir / "notebooks" / path.name for path in notebooks()]
+    manifest = {
+        "parameters": set_values,
+        "code": {"version": __version__, "stages": STAGES},
+        "versions": {"python": platform.python_version(), **library_versions()},
+        "machine": {"system": platform.platform(), "cores": os.cpu_count()},
+        **inputs,
+        "artifacts": sorted(path.name for path in study.store.root.glob("*-*") if path.is_dir()),
+        "notebooks": {path.name: file_hash(path) for path in outputs},
+        "metrics": file_hash(run_dir / "metrics.json"),
+        "seconds": {path.stem: read_json(path.with_suffix(".json"))["seconds"] for path in outputs},
+    }
+    write_json(run_dir / "manifest.json", manifest)
+    return run_dir
+
+
+def check_inputs(study: Study) -> dict[str, Any]:
+    """Find and check all that a study's parameters name, before anything is computed.
+
+    Returns
+    -------
+    dict
+        As `prefill_router.experiments.published.identify`.
+
+    Raises
+    ------
+    InputError
+        If labels, prices, an encoder or the device are missing or cannot be used, the queries
+        are too few to be split, or what an answer costs is unknown.
+    """
+    p, inputs = study.parameters, identify(study)
+    for encoder in inputs["encoders"]:
+        config = text_config(study.source(encoder))
+        n_layers = getattr(config, "num_hidden_layers", None)
+        try:
+            check_max_tokens(p.max_tokens, config_limit(config))
+            if encoder == p.encoder and n_layers:
+                check_layers(p.layers, n_layers)
+        except InputError as error:
+            raise InputError(f"{encoder}: {error}") from None
+    if p.engine == "local":  # a cluster's workers have devices of their own
+        device_map(p.device)
+    splits = study.splits  # which refuse what is too small to be split
+    if study.has_costs:  # whether they are known does not depend on how long prompts are
+        lengths = np.zeros(study.labels.n_queries)
+        query_costs(study.labels, study.prices, lengths)
+        for split in splits:
+            expected_costs(study.labels, study.prices, lengths, split.train)
+    return inputs
 
 
 def prepare_kernels() -> None:
@@ -112,21 +160,16 @@ def _committed() -> list[str]:
     """
     root, package = project_root(), Path(__file__).parent
     paths = [root / EXPECTED, *sorted((root / PUBLISHED).glob("*/*.json"))]
-    paths += sorted(p for kind in KINDS_READ for p in package.rglob(f"*.{kind}"))
+    paths += sorted(p for kind in ("parquet", "csv", "j2") for p in package.rglob(f"*.{kind}"))
     return [file_hash(path) for path in paths if path.exists()]
-
-
-def _all_metrics(run_dir: Path) -> dict[str, Any]:
-    """Join what the notebooks recorded; each row names its notebook, for chapters overlap."""
-    paths = sorted(run_dir.glob("metrics/*.json"))
-    rows = [{"notebook": p.stem, **row} for p in paths for row in read_json(p)["rows"]]
-    return {"version": VERSION, "rows": rows}
 
 
 def _execute(notebook: Path, run_dir: Path, given: dict, state: str) -> str:
     """Execute one notebook unless its result of the same state is there; say which it was."""
     out = run_dir / "notebooks" / notebook.name
     done, recorded = out.with_suffix(".json"), run_dir / "metrics" / f"{notebook.stem}.json"
+
+    default = Parameters().model_dump(mode="json")
 
     def kept() -> list[str | None]:
         return [state, file_hash(recorded) if recorded.exists() else None]
@@ -138,19 +181,20 @@ def _execute(notebook: Path, run_dir: Path, given: dict, state: str) -> str:
     start = time.monotonic()
     try:
         papermill.execute_notebook(
-            notebook, out, parameters=given, kernel_name="python3", cwd=notebook.parent,
-            progress_bar=False,
+            notebook, out, kernel_name="python3", cwd=notebook.parent, progress_bar=False,
+            parameters={name: v for name, v in given.items() if v != default[name]},
             extra_arguments=["--IPKernelApp.log_level=50"],  # kernels talk of their sockets
         )  # fmt: skip
-    except papermill.PapermillExecutionError as error:
+    except (papermill.PapermillExecutionError, DeadKernelError) as error:
+        fault = (
+            "its kernel died, most often for want of memory; take fewer queries (n_queries) or "
+            "layers if it dies again"
+            if isinstance(error, DeadKernelError)
+            else f"{error.ename}: {error.evalue} (cell {error.exec_count}; see {out})"
+        )
         raise InputError(
-            f"{notebook.name} failed: {error.ename}: {error.evalue} (cell {error.exec_count}; see "
-            f"{out}). Mend the cause and run again: what was computed is kept."
-        ) from None
-    except DeadKernelError:
-        raise InputError(
-            f"{notebook.name}: its kernel died, most often for want of memory. Run again, with "
-            "fewer queries (n_queries) or layers if it dies again: what was computed is kept."
+            f"{notebook.name} failed: {fault}. Mend the cause and run again: what was computed is "
+            "kept."
         ) from None
     clean(out)
     seconds = round(time.monotonic() - start, 1)
@@ -171,22 +215,6 @@ def clean(path: Path) -> None:
     nbformat.write(book, path)
 
 
-def _manifest(study: Study, inputs: dict[str, Any]) -> dict[str, Any]:
-    artifacts = sorted(path.name for path in study.store.root.glob("*-*") if path.is_dir())
-    outputs = [study.run_dir / "notebooks" / path.name for path in notebooks()]
-    return {
-        "parameters": study.parameters.model_dump(mode="json"),
-        "code": {"version": __version__, "stages": STAGES},
-        "versions": {"python": platform.python_version(), **library_versions()},
-        "machine": {"system": platform.platform(), "cores": os.cpu_count()},
-        **inputs,
-        "artifacts": artifacts,
-        "notebooks": {path.name: file_hash(path) for path in outputs},
-        "metrics": file_hash(study.run_dir / "metrics.json"),
-        "seconds": {path.stem: read_json(path.with_suffix(".json"))["seconds"] for path in outputs},
-    }
-
-
 def refresh_notebooks() -> list[Path]:
     """Run the chain on the defaults, and make its notebooks, numbers and figure the committed ones.
 
@@ -195,26 +223,13 @@ def refresh_notebooks() -> list[Path]:
     list of pathlib.Path
         The files written: notebooks, expectations, and the figure that README and book show.
     """
-    expected = accept(Study(validate({"run_dir": str(run_experiment({}, "refresh"))})))
-    run_dir = run_experiment({}, "refresh")  # again, with the verdicts; artifacts are found
+    defaults = {"run_dir": ""}  # papermill adds no cell where no parameter differs
+    run_dir = run_experiment(defaults, "")
+    expected = accept(Study(validate(defaults)))
+    run_experiment(defaults, "")  # again, with the verdicts; artifacts are found
     for notebook in notebooks():
-        book = nbformat.read(run_dir / "notebooks" / notebook.name, as_version=4)
-        without_injected(book)
-        with atomic_write(notebook) as temporary:
-            nbformat.write(book, temporary)
+        shutil.copyfile(run_dir / "notebooks" / notebook.name, notebook)
     figure = project_root() / "book" / "_static" / "headline.png"
-    with atomic_write(figure) as temporary:
-        values = headline(project_root() / HEADLINE_NOTEBOOK)
-        temporary.write_bytes(base64.b64decode(values["headline_figure"]))
+    values = headline(project_root() / HEADLINE_NOTEBOOK)
+    figure.write_bytes(base64.b64decode(values["headline_figure"]))
     return [*notebooks(), expected, figure]
-
-
-def without_injected(book: nbformat.NotebookNode) -> None:
-    """Drop papermill's cell, and count code cells as if the others alone had been executed."""
-    book.cells = [c for c in book.cells if INJECTED not in c.metadata.get("tags", [])]
-    cells = [cell for cell in book.cells if cell.cell_type == "code"]
-    for count, cell in enumerate(cells, start=1):
-        cell.execution_count = count
-        for output in cell.outputs:
-            if output.output_type == "execute_result":
-                output.execution_count = count

@@ -7,7 +7,7 @@ import functools
 import hashlib
 import json
 import os
-import shutil
+import secrets
 import tempfile
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
@@ -112,16 +112,11 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{path.suffix}")
     try:
         yield temporary
         with open(temporary, "rb") as stream:
             os.fsync(stream.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -197,20 +192,17 @@ class Store:
         """
         key = {**key, "versions": versions(stage)}
         directory = self.path(kind, key)
-        if directory.exists():
-            verify(directory)
-            return directory
-        self.root.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=self.root, prefix=f".{kind}-"))
-        try:
-            build(temporary)
-            files = sorted(path for path in temporary.rglob("*") if path.is_file())
-            hashes = {path.relative_to(temporary).as_posix(): file_hash(path) for path in files}
-            write_json(temporary / MANIFEST, {"kind": kind, "key": key, "files": hashes})
-            with contextlib.suppress(OSError):  # another process finished the same artifact first
-                os.replace(temporary, directory)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        if not directory.exists():
+            self.root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=self.root, prefix=f".{kind}-") as temporary:
+                made = Path(temporary) / kind
+                made.mkdir()
+                build(made)
+                files = sorted(path for path in made.rglob("*") if path.is_file())
+                hashes = {path.relative_to(made).as_posix(): file_hash(path) for path in files}
+                write_json(made / MANIFEST, {"kind": kind, "key": key, "files": hashes})
+                with contextlib.suppress(OSError):  # another process finished the same one first
+                    os.replace(made, directory)
         verify(directory)
         return directory
 

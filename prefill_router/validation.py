@@ -4,19 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import yaml
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    NonNegativeInt,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-)
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from prefill_router.errors import InputError, did_you_mean
 
@@ -25,7 +16,7 @@ Model = TypeVar("Model", bound=BaseModel)
 LONGEST = 2**20
 """Bytes of a file of settings: nobody writes more by hand."""
 DEEPEST = 20
-PRIVATE = ("key", "base_url", "api_key", "extra", "system")
+PRIVATE = {"key", "base_url", "api_key", "extra", "system"}
 """Fields that a key may have been written into by mistake: an error does not repeat them."""
 
 
@@ -42,40 +33,11 @@ class Settings(BaseModel):
         return value
 
 
-def listed(value: Any) -> Any:
-    """Return the list that a text (``"a, b"``, ``"[a, b]"``) or a single number stands for.
-
-    Anything else is returned as it is.
-
-    Raises
-    ------
-    ValueError
-        If the text begins like a list and is none.
-    """
-    if type(value) is int:
-        return [value]
-    if not isinstance(value, str):
-        return value
-    if not value.strip().startswith("["):
-        return [item.strip() for item in value.split(",") if item.strip()]
-    try:
-        return yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise ValueError("not a list: write '[a, b]' or 'a, b'") from None
-
-
-Layers = Annotated[
-    Literal["all", "upper"] | Annotated[list[NonNegativeInt], Field(min_length=1)],
-    BeforeValidator(lambda value: value if value in ("all", "upper") else listed(value)),
-]
-"""Layers of an encoder: all, the upper half, or those of a list."""
-
-
 def checked(
     model: type[Model],
     values: Mapping[str, Any],
     source: str,
-    origins: Mapping[str, str] | None = None,
+    given: Mapping[str, Any] | None = None,
 ) -> Model:
     """Return validated values.
 
@@ -87,42 +49,38 @@ def checked(
         Names and values; what is absent takes its default.
     source : str
         Where they come from, for the error message.
-    origins : mapping of str to str, optional
-        Where those come from, by name, that come from elsewhere.
+    given : mapping, optional
+        Values that override those, from ``-p`` on the command line.
 
     Raises
     ------
     InputError
         If a name is unknown or a value cannot be used; names each one.
     """
+    given = given or {}
     try:
-        return model.model_validate(dict(values))
+        return model.model_validate({**values, **given})
     except ValidationError as error:
-        complaints: dict[str, list[str]] = {}
+        complaints: dict[str, dict[str, None]] = {}
         for item in error.errors():
             place = item["loc"] or ("",)
-            complaint = _complaint(model, place, item)
-            origin = (origins or {}).get(str(place[0]), source)
-            complaints.setdefault(origin, []).append(complaint)
+            by_origin = complaints.setdefault("-p" if place[0] in given else source, {})
+            by_origin[_complaint(model, place, item)] = None
         raise InputError(
-            "; ".join(f"{o}: " + "; ".join(dict.fromkeys(said)) for o, said in complaints.items())
+            "; ".join(f"{origin}: {'; '.join(said)}" for origin, said in complaints.items())
         ) from None
 
 
 def _complaint(model: type[BaseModel], place: tuple, item: Mapping[str, Any]) -> str:
-    name = str(place[0])
-    for part in place[1:]:
-        if isinstance(part, int):
-            name += f"[{part}]"
-        elif part.isidentifier():  # else it names a branch of a union
-            name += f".{part}"
+    indices = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in place[1:])
+    # What is no identifier names a branch of a union.
+    name = str(place[0]) + "".join(i for i in indices if i[0] == "[" or i[1:].isidentifier())
     if item["type"] == "extra_forbidden":
         hint = did_you_mean(name, model.model_fields) if len(place) == 1 else ""
         return f"{name}: no such parameter.{hint}"
     given = item["input"]
-    private = any(part in PRIVATE for part in place)
-    private |= isinstance(given, Mapping) and not given.keys().isdisjoint(PRIVATE)
-    return f"{name}: {item['msg']}" + (f" (given: {given!r:.80})" if not private else "")
+    private = PRIVATE & ({*place} | ({*given} if isinstance(given, Mapping) else set()))
+    return f"{name}: {item['msg']}" + ("" if private else f" (given: {given!r:.80})")
 
 
 def read_mapping(path: str | Path) -> dict[str, Any]:
@@ -131,9 +89,7 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
     Raises
     ------
     InputError
-        If there is no such file, it is too long, or it is not a plain mapping: tags that would
-        build objects are refused, and so are deep nesting, and aliases, with which a short file
-        can grow without end.
+        If there is no such file, it is too long, or it is not a plain mapping; see `plain_yaml`.
     """
     path = Path(path)
     try:
@@ -143,13 +99,11 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise InputError(f"{path}: no such file.") from None
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not plain YAML: {error}") from None
+        raise InputError(f"{path} is not plain YAML: {error}.") from None
     values = plain_yaml(text, str(path))
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
+    if not isinstance(values, dict | None):
         raise InputError(f"{path} must be a mapping of parameter names to values.")
-    return values
+    return values or {}
 
 
 def plain_yaml(text: str, source: str) -> Any:
@@ -158,12 +112,11 @@ def plain_yaml(text: str, source: str) -> Any:
     Raises
     ------
     InputError
-        If it is not YAML, builds objects, uses aliases, nests deeply, or names a key twice.
+        If it is not YAML, builds objects by tags, uses aliases, with which a short text can grow
+        without end, nests deeply, or names a key twice, of which YAML would take the last.
     """
     try:
-        _check_events(text, source)
-        _check_keys(yaml.compose(text, yaml.SafeLoader), source)
-        return yaml.safe_load(text)
+        return _PlainLoader(text).get_single_data()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         at = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -172,30 +125,29 @@ def plain_yaml(text: str, source: str) -> Any:
         raise InputError(f"{source} is not plain YAML: {error}.") from None
 
 
-def _check_events(text: str, source: str) -> None:
-    """Refuse aliases and deep nesting before anything is built; the parser would take for ever."""
-    depth = 0
-    for event in yaml.parse(text, yaml.SafeLoader):
-        if isinstance(event, yaml.AliasEvent):
-            raise InputError(
-                f"{source} uses aliases (*name), which are not read; write values out."
-            )
-        depth += isinstance(event, yaml.CollectionStartEvent)
-        depth -= isinstance(event, yaml.CollectionEndEvent)
-        if depth > DEEPEST:
-            raise InputError(f"{source} is not plain YAML: it is nested more than {DEEPEST} deep.")
+class _PlainLoader(yaml.SafeLoader):
+    """Refuses aliases and deep nesting before anything is built, and keys that stand twice."""
 
+    depth = -1
 
-def _check_keys(node: yaml.Node | None, source: str) -> None:
-    """Refuse a key that is there twice, of which YAML would take the last."""
-    if isinstance(node, yaml.MappingNode):
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+        self.depth += 1
+        if self.check_event(yaml.AliasEvent):
+            _refuse("aliases (*name) are not read, write values out", self.peek_event())
+        if self.depth > DEEPEST:
+            _refuse(f"it is nested more than {DEEPEST} deep", self.peek_event())
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen = set()
-        for key, value in node.value:
+        for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                line = key.start_mark.line + 1
-                raise InputError(f"{source} names {key.value!r:.80} twice (line {line}); drop one.")
+                _refuse(f"{key.value!r:.80} stands there twice, the second time", key)
             seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
-            _check_keys(value, source)
-    elif isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            _check_keys(item, source)
+        return super().construct_mapping(node, deep)
+
+
+def _refuse(problem: str, at: yaml.Event | yaml.Node) -> None:
+    raise yaml.MarkedYAMLError(problem=problem, problem_mark=at.start_mark)

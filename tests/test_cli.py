@@ -12,12 +12,12 @@ import typer
 from typer.testing import CliRunner
 
 from prefill_router import cli
+from prefill_router.config import project_root
 from prefill_router.errors import InputError
 from prefill_router.experiments.study import ARTIFACTS
 from prefill_router.extraction.activations import Activations
 from prefill_router.extraction.models import load_encoder
 from prefill_router.extraction.sources import resolve
-from prefill_router.project import project_root
 
 torch.set_num_threads(1)
 COMMANDS = [
@@ -49,8 +49,8 @@ def ran(monkeypatch, tmp_path):
     """What `run` passes on, instead of running it."""
     calls = []
 
-    def record(values, name, source, origins):
-        calls.append((values, name, source))
+    def record(values, name, source, given):
+        calls.append((values, given, name, source))
         return tmp_path / "runs" / name
 
     monkeypatch.setattr("prefill_router.run.run_experiment", record)
@@ -97,28 +97,20 @@ def test_run_passes_on_the_file_and_what_overrides_it(tmp_path, ran):
         "--parameter", "prices=", "-p", "fresh_labels=true", "-p", "run_dir=runs/a=b",
     )  # fmt: skip
     assert result.exit_code == 0
-    wanted = {
-        "seed": 4, "encoder": "zoo/reader-s", "targets": ["a", "b"], "layers": [0, 2],
-        "dimensions": "8, 16", "prices": "", "fresh_labels": True, "run_dir": "runs/a=b",
+    values = {"seed": 3, "encoder": "zoo/reader-s", "targets": ["a", "b"]}
+    given = {
+        "seed": 4, "layers": [0, 2], "dimensions": "8, 16", "prices": "", "fresh_labels": True,
+        "run_dir": "runs/a=b",
     }  # fmt: skip
-    assert ran == [(wanted, "mine", str(path))]
+    assert ran == [(values, given, "mine", str(path))]
     run_dir = tmp_path / "runs" / "mine"
     assert result.stdout.split("\n")[0].endswith(f"prefill-router book {run_dir}")
 
 
-@pytest.mark.parametrize(
-    ("given", "said"),
-    [
-        ("seed", "-p seed: write name=value."),
-        ("labels=!!python/object/apply:os.getcwd []", "-p labels is not plain YAML"),
-    ],
-)
-def test_run_refuses_what_is_no_name_and_value(ran, given, said):
-    assert said in refused("run", "-p", given)
-    assert ran == []
-
-
-def test_run_names_the_file_at_fault(tmp_path):
+def test_run_names_the_file_or_option_at_fault(tmp_path):
+    assert "-p seed: write name=value." in refused("run", "-p", "seed")
+    unsafe = "labels=!!python/object/apply:os.getcwd []"
+    assert "-p labels is not plain YAML" in refused("run", "-p", unsafe)
     path = tmp_path / "mine.yaml"
     path.write_text("encodr: a\n")
     assert f"{path}: encodr: no such parameter" in refused("run", path)
@@ -126,8 +118,6 @@ def test_run_names_the_file_at_fault(tmp_path):
     both = refused("run", path, "-p", "encodr=x", "-p", "n_seeds=0")
     assert f"{path}: seed: " in both
     assert "-p: n_seeds: " in both and "; encodr: no such parameter" in both
-    path.write_text("labels: !!python/object/apply:os.getcwd []\n")
-    assert "not plain YAML" in refused("run", path)
     assert "gone.yaml: no such file" in refused("run", tmp_path / "gone.yaml")
     assert str(tmp_path) in refused("run", tmp_path)
 

@@ -1,11 +1,15 @@
 import datetime
-from types import ModuleType
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prefill_router import config
 from prefill_router.answers.generation import Decoding
 from prefill_router.answers.targets import Endpoint
 from prefill_router.config import (
@@ -14,6 +18,7 @@ from prefill_router.config import (
     Parameters,
     from_namespace,
     price_table,
+    project_root,
     read_loop,
     target_names,
     validate,
@@ -54,9 +59,8 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("name", BAD)
-def test_a_bad_value_is_refused_by_name_and_shown(name):
-    for value in BAD[name]:
+def test_a_bad_value_is_refused_by_name_and_shown():
+    for name, value in ((name, value) for name, values in BAD.items() for value in values):
         with pytest.raises(InputError, match=rf"^here: {name}(\[\d+\])?: .*given: ") as caught:
             validate({name: value}, "here")
         assert "\n" not in str(caught.value)
@@ -68,10 +72,12 @@ def test_more_cannot_be_kept_than_are_trained():
         validate({"n_seeds": 3})
 
 
-def test_every_complaint_is_made_at_once():
+def test_every_complaint_is_made_at_once_with_where_it_comes_from():
     with pytest.raises(InputError) as caught:
-        validate({"seed": -1, "dtpye": "float32", "keep": 0})
-    assert [part in str(caught.value) for part in ("seed: ", "dtpye: ", "keep: ")] == [True] * 3
+        validate({"seed": -1, "dtpye": "float32", "keep": 0}, "file", {"seed": -2, "n_seeds": 0})
+    said = dict(part.split(": ", 1) for part in re.split(r"; (?=file|-p)", str(caught.value)))
+    assert "seed: " in said["-p"] and "given: -2" in said["-p"] and "n_seeds: " in said["-p"]
+    assert "dtpye: no such parameter" in said["file"] and "keep: " in said["file"]
 
 
 @pytest.mark.parametrize(
@@ -114,7 +120,6 @@ def test_a_namespace_gives_back_the_parameters_set_in_it():
     exec(Parameters.cell(), namespace)
     exec("encoder = 'zoo/reader-s'\ndimensions = '[2, 3]'", namespace)
     exec("import numpy as np\nfrom pathlib import Path", namespace)
-    assert isinstance(namespace["np"], ModuleType)
     assert from_namespace(namespace) == validate({"encoder": "zoo/reader-s", "dimensions": [2, 3]})
     namespace["encodr"] = "zoo/reader-m"
     with pytest.raises(InputError, match=r"encodr: no such parameter. Did you mean 'encoder'"):
@@ -138,9 +143,14 @@ def test_the_fingerprint_ignores_where_and_on_what_and_nothing_else():
     assert validate(places).fingerprint == base.fingerprint
 
 
-def test_parameters_cannot_be_changed_afterwards():
-    with pytest.raises(ValueError, match="frozen"):
-        Parameters().seed = 1
+def test_the_source_tree_is_found_from_anywhere_but_a_wheel(tmp_path, monkeypatch):
+    code = "from prefill_router.config import project_root; print(project_root())"
+    root = Path(__file__).resolve().parents[1]
+    command, given = [sys.executable, "-c", code], {"PYTHONPATH": str(root)}
+    assert subprocess.check_output(command, cwd=tmp_path, env=given, text=True) == f"{root}\n"
+    monkeypatch.setattr(config, "__file__", str(tmp_path / "prefill_router" / "config.py"))
+    with pytest.raises(InputError, match="clone the repository"):
+        project_root()
 
 
 # -- the loop ------------------------------------------------------------------------------------
@@ -163,9 +173,8 @@ def test_local_models_and_endpoints_stand_side_by_side(tmp_path):
     assert read_loop(path, {"targets": "x, y"}).targets == ["x", "y"]
 
 
-@pytest.mark.parametrize(
-    ("values", "said"),
-    [
+def test_what_cannot_be_is_named(tmp_path):
+    for values, said in (
         ({"quries": "x"}, "quries: no such parameter. Did you mean 'queries'?"),
         ({"targets": [{"name": "a"}]}, "targets[0].base_url: Field required"),
         ({"targets": ["x", REMOTE | {"timeout": -1}]}, "targets[1].timeout: "),
@@ -173,33 +182,29 @@ def test_local_models_and_endpoints_stand_side_by_side(tmp_path):
         ({"targets": [["a"]]}, "targets[0]: "),
         ({"targets": [{"name": "a", "price": {"input": False, "output": 1}}]}, ".price.input: "),
         ({"targets": [REMOTE | {"price": {"input": 1, "output": float("inf")}}]}, ".price.output"),
+        ({"targets": [{"name": "mine", "prize": {"input": 1, "output": 0}}]}, "base_url"),
+        ({"targets": [{"name": "mine", "price": {"input": -1, "output": 0}}]}, "price.input"),
         ({"tau": 2}, "tau: "),
         ({"cap_usd": True}, "cap_usd: "),
         ({"policy": "luck"}, "policy: "),
-    ],
-)
-def test_what_cannot_be_is_named(tmp_path, values, said):
-    with pytest.raises(InputError) as error:
-        read_loop(write(tmp_path, **values))
-    assert said in str(error.value)
-    assert "loop.yaml" in str(error.value)
+    ):
+        with pytest.raises(InputError) as error:
+            read_loop(write(tmp_path, **values))
+        assert said in str(error.value) and "loop.yaml" in str(error.value)
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [
+def test_a_key_written_into_the_file_is_refused_and_not_repeated(tmp_path):
+    for fields in (
         {"key": "sk-4711secret"},
         {"base_url": "https://me:sk-4711secret@host/v1"},
         {"base_url": "https://host/v1?api_key=sk-4711secret"},
         {"api_key": "sk-4711secret"},
         {"extra": "Authorization: Bearer sk-4711secret"},
         {"system": ["sk-4711secret"]},
-    ],
-)
-def test_a_key_written_into_the_file_is_refused_and_not_repeated(tmp_path, fields):
-    with pytest.raises(InputError) as error:
-        read_loop(write(tmp_path, targets=[REMOTE | fields]))
-    assert "4711secret" not in str(error.value)
+    ):
+        with pytest.raises(InputError) as error:
+            read_loop(write(tmp_path, targets=[REMOTE | fields]))
+        assert "4711secret" not in str(error.value)
 
 
 def test_a_default_written_out_asks_for_nothing_anew(tmp_path):
@@ -237,17 +242,9 @@ def test_every_field_is_explained():
 
 
 def test_a_local_target_may_state_its_price(tmp_path):
-    path = tmp_path / "loop.yaml"
-    path.write_text(
-        "targets: [zoo/gpt2-a, {name: models/mine, price: {input: 1, output: 0}}, "
-        "{name: far, base_url: 'https://host/v1', model: m, price: {input: 2, output: 3}}]"
-    )
-    loop = read_loop(path)
-    assert target_names(loop.targets) == ["zoo/gpt2-a", "models/mine", "far"]
-    assert price_table(loop.targets, loop.prices).input == {"models/mine": 1, "far": 2}
-    path.write_text("targets: [{name: mine, prize: {input: 1, output: 0}}]")
-    with pytest.raises(InputError, match="base_url"):
-        read_loop(path)
-    path.write_text("targets: [{name: mine, price: {input: -1, output: 0}}]")
-    with pytest.raises(InputError, match=r"price\.input"):
-        read_loop(path)
+    price = {"input": 1, "output": 0}
+    mine = {"name": "models/mine", "price": {**price}}
+    targets = ["zoo/gpt2-a", mine, REMOTE | {"price": price}]
+    loop = read_loop(write(tmp_path, targets=targets))
+    assert target_names(loop.targets) == ["zoo/gpt2-a", "models/mine", "a"]
+    assert price_table(loop.targets, loop.prices).input == {"models/mine": 1, "a": 1}

@@ -3,9 +3,9 @@ import subprocess
 import sys
 
 import prefill_router
-from prefill_router import project
+from prefill_router.config import project_root
 
-PAGE = project.project_root() / "book/api.md"
+PAGE = project_root() / "book/api.md"
 
 
 def test_importing_the_package_loads_no_stage():

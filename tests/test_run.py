@@ -1,16 +1,19 @@
-import os
 import sys
+from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
+import tiny_models
+import tiny_studies
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
-from tiny_studies import PRICES, world
+from tiny_studies import PRICES, label_table, world
 
 from prefill_router import run as chain
 from prefill_router.config import Parameters
 from prefill_router.errors import InputError
 from prefill_router.experiments.study import ARTIFACTS, Study
-from prefill_router.run import clean, run_experiment
+from prefill_router.run import check_inputs, clean, run_experiment
 from prefill_router.storage import STAGES, file_hash, read_json, write_json
 
 RECORD = """\
@@ -26,13 +29,14 @@ FAIL = """\
 if not pathlib.Path("..", "mended").exists():
     raise ValueError("labels are <missing>")
 """
+KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
+BOTH = ["01_first", "02_second"]
 
 
 def write_notebook(root, name, *sources):
     cell = new_code_cell(Parameters.cell(), metadata={"tags": ["parameters"]})
     cells = [new_markdown_cell("# Title"), cell, *map(new_code_cell, sources)]
-    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    book = new_notebook(cells=cells, metadata={"kernelspec": kernel})
+    book = new_notebook(cells=cells, metadata={"kernelspec": KERNEL})
     nbformat.write(book, root / "notebooks" / f"{name}.ipynb")
 
 
@@ -42,7 +46,7 @@ def root(tmp_path, monkeypatch):
     for module in ("run", "experiments.study"):
         monkeypatch.setattr(f"prefill_router.{module}.project_root", lambda: tmp_path)
     monkeypatch.delenv(ARTIFACTS, raising=False)
-    monkeypatch.setenv("PYTHONPATH", "")
+    monkeypatch.setenv("PYTHONPATH", "elsewhere")
     (tmp_path / "notebooks").mkdir()
     write_notebook(tmp_path, "01_first", RECORD.replace("NAME", "01_first"))
     write_notebook(tmp_path, "02_second", RECORD.replace("NAME", "02_second"), FAIL)
@@ -80,40 +84,46 @@ def test_a_chain_that_fails_goes_on_where_it_failed(root, values, executed):
     assert not (run / "metrics.json").exists()
 
     (root / "mended").touch()
-    assert run_experiment(values, "mine") == run
-    assert executed == ["01_first", "02_second", "02_second"]
-    assert run_experiment(values, "mine") == run
-    assert executed == ["01_first", "02_second", "02_second"]
+    for _ in range(2):
+        assert run_experiment(values, "mine") == run
+        assert executed == [*BOTH, "02_second"]
+    recorded = run / "metrics" / "01_first.json"  # without it the notebook runs again
+    complete, first = read_json(run / "metrics.json"), (out.parent / "01_first.ipynb").read_bytes()
+    recorded.unlink()
+    run_experiment(values, "mine")
+    write_json(recorded, {"rows": []})
+    run_experiment(values, "mine")
+    assert executed[3:] == ["01_first", "01_first"]
+    assert read_json(run / "metrics.json") == complete
+    assert (out.parent / "01_first.ipynb").read_bytes() == first
 
     # what the run directory holds
     assert read_json(run / "parameters.json")["seed"] == 7
-    rows = read_json(run / "metrics.json")["rows"]
-    names = ["01_first", "02_second"]
-    wanted = [(name, name, 7) for name in names]
-    assert [(row["notebook"], row["metric"], row["estimate"]) for row in rows] == wanted
+    rows = [(row["notebook"], row["metric"], row["estimate"]) for row in complete["rows"]]
+    assert rows == [(name, name, 7) for name in BOTH]
     manifest = read_json(run / "manifest.json")
     assert manifest["parameters"]["seed"] == 7
     assert manifest["parameters"]["run_dir"] == "runs/mine"
     assert manifest["metrics"] == file_hash(run / "metrics.json")
-    assert set(manifest["seconds"]) == {"01_first", "02_second"}
-    assert all(seconds > 0 for seconds in manifest["seconds"].values())
-    names = ["01_first.ipynb", "02_second.ipynb"]
+    assert all(manifest["seconds"][name] > 0 for name in BOTH)
+    names = [f"{name}.ipynb" for name in BOTH]
     assert manifest["notebooks"] == {n: file_hash(run / "notebooks" / n) for n in names}
     assert manifest["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))
     assert manifest["code"]["stages"] == STAGES
     assert {"torch", "transformers", "numpy"} < set(manifest["versions"])
-    assert set(manifest["encoders"]) == {values[n] for n in ("encoder", "untrained")} | set(
-        values["encoders"]
-    )
+    encoders = {values["encoder"], values["untrained"], *values["encoders"]}
+    assert set(manifest["encoders"]) == encoders
     assert manifest["labels"] == Study(Parameters(**manifest["parameters"])).labels.fingerprint
     assert manifest["prices"]["output"]["early"] == PRICES["early"][1]
     book = nbformat.read(out, as_version=4)
+    nbformat.validate(book)
     assert [cell.outputs[0].text for cell in book.cells if cell.get("outputs")] == ["seed 7\n"]
 
-    # other parameters are another run
     with pytest.raises(InputError, match=r"other parameters \(seed\)"):
         run_experiment({**values, "seed": 8}, "mine")
-    assert len(executed) == 3
+    write_notebook(root, "02_second", "import os", "os._exit(9)")
+    with pytest.raises(InputError, match=r"02_second.ipynb failed: its kernel died.*n_queries"):
+        run_experiment(values, "mine")
 
 
 def test_what_changed_runs_again_with_all_that_may_rest_on_it(root, values, monkeypatch):
@@ -122,160 +132,150 @@ def test_what_changed_runs_again_with_all_that_may_rest_on_it(root, values, monk
     def execute(notebook, out, **_):
         executed.append(notebook.stem)
         out.write_bytes(notebook.read_bytes())
+        if "stop here" in notebook.read_text():
+            raise KeyboardInterrupt
 
     def rerun(**changed):
         del executed[:]
-        return run_experiment({**values, **changed}, "mine")
+        run_experiment({**values, **changed}, "mine")
+        return executed
 
     monkeypatch.setattr(chain.papermill, "execute_notebook", execute)
-    both = ["01_first", "02_second"]
-    run = rerun()
-    assert executed == both
-    rerun()
-    assert executed == []
+    assert rerun() == BOTH
+    assert rerun() == []
     write_notebook(root, "02_second", "print(2)")
-    rerun()
-    assert executed == ["02_second"]
+    assert rerun() == ["02_second"]
     write_notebook(root, "01_first", "print(1)")
-    rerun()
-    assert executed == both
-    (run / "notebooks" / "01_first.ipynb").unlink()
-    rerun()
-    assert executed == ["01_first"]
-    rerun(device="auto")  # the same study, on another device
-    assert executed == both
-    rerun()
+    assert rerun() == BOTH
+    (root / "runs/mine/notebooks/01_first.ipynb").unlink()
+    assert rerun() == ["01_first"]
+    assert rerun(device="auto") == BOTH  # the same study, on another device
+    assert rerun() == BOTH
     # committed expectations decide what the notebooks say
     write_json(root / "experiments" / "expectations.json", {})
-    rerun()
-    assert executed == both
+    assert rerun() == BOTH
     prices = root / "world" / "prices.csv"
     prices.write_text(prices.read_text().replace("40.0", "41.0"))
-    rerun()  # other contents of the same name
-    assert executed == both
+    assert rerun() == BOTH  # other contents of the same name
     monkeypatch.setitem(STAGES, "trunk", STAGES["trunk"] + 1)
-    rerun()
-    assert executed == both
-
-
-def test_a_notebook_whose_metrics_are_gone_runs_again(root, values, executed):
-    (root / "mended").touch()
-    run = run_experiment(values, "mine")
-    complete = read_json(run / "metrics.json")
-    recorded = run / "metrics" / "01_first.json"
-    recorded.unlink()
-    run_experiment(values, "mine")
-    assert executed == ["01_first", "02_second", "01_first"]
-    write_json(recorded, {"rows": []})
-    run_experiment(values, "mine")
-    assert executed[3:] == ["01_first"]
-    assert read_json(run / "metrics.json") == complete
-
-
-def test_a_notebook_stopped_half_way_is_not_taken_for_the_one_that_ran_before(
-    root, values, monkeypatch
-):
-    def execute(notebook, out, **_):
-        text = notebook.read_text()
-        out.write_text(text)
-        if "stop here" in text:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(chain.papermill, "execute_notebook", execute)
-    run = run_experiment(values, "mine")
+    assert rerun() == BOTH
+    # one stopped half way is not taken for the one that ran before
     second = root / "notebooks" / "02_second.ipynb"
-    whole, result = second.read_bytes(), run / "notebooks" / second.name
-    finished = result.read_bytes()
+    whole = second.read_bytes()
     write_notebook(root, "02_second", "stop here")
     with pytest.raises(KeyboardInterrupt):
-        run_experiment(values, "mine")
+        rerun()
     second.write_bytes(whole)
-    run_experiment(values, "mine")
-    assert result.read_bytes() == finished
+    assert rerun() == ["02_second"]
 
 
-def test_a_run_leaves_the_same_bytes_twice(root, values):
-    (root / "notebooks" / "02_second.ipynb").unlink()
-    one = run_experiment({**values, "run_dir": "runs/a"}, "mine") / "notebooks" / "01_first.ipynb"
-    first = one.read_bytes()
-    (one.parent / "01_first.json").unlink()
-    run_experiment({**values, "run_dir": "runs/a"}, "mine")
-    assert one.read_bytes() == first
-    nbformat.validate(nbformat.read(one, as_version=4))
-
-
-def test_a_kernel_that_dies_is_reported(root, values, executed):
-    write_notebook(root, "02_second", "import os", "os._exit(9)")
-    with pytest.raises(InputError, match=r"02_second.ipynb: its kernel died.*n_queries"):
-        run_experiment(values, "mine")
-    write_notebook(root, "02_second", "print('fine')")
-    run_experiment(values, "mine")
-    assert executed == ["01_first", "02_second", "02_second"]
+def test_committed_notebooks_are_those_of_a_run_on_the_defaults(root, values, monkeypatch):
+    """No cell is injected where no parameter differs, and the second run knows the first's."""
+    (root / "mended").touch()
+    (root / "book" / "_static").mkdir(parents=True)
+    own = Parameters(**values | {"run_dir": ""})
+    monkeypatch.setattr(chain, "validate", lambda given, *_: own.model_copy(update=given))
+    monkeypatch.setattr(chain, "Parameters", lambda: own)
+    monkeypatch.setattr(chain, "headline", lambda _: {"headline_figure": "AAAA"})
+    written = chain.refresh_notebooks()
+    assert [path.name for path in written[:2]] == [f"{name}.ipynb" for name in BOTH]
+    assert written[2] == root / "experiments" / "expectations.json"
+    assert written[3].read_bytes() == b"\0\0\0"
+    for path in written[:2]:
+        cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+        assert [cell.execution_count for cell in cells] == [*range(1, len(cells) + 1)]
+        assert cells[1].outputs[0].text.startswith("seed ")
 
 
 def test_notebooks_come_in_the_order_of_their_numbers(root):
     for name in ("10_last", "03_third", "draft"):
         write_notebook(root, name)
-    names = [path.stem for path in chain.notebooks()]
-    assert names == ["01_first", "02_second", "03_third", "10_last"]
-
-
-def test_a_kernel_finds_the_package_wherever_it_starts(root, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", "elsewhere")
-    for _ in range(2):
-        chain.prepare_kernels()
-    assert os.environ["PYTHONPATH"].split(os.pathsep) == [str(root), "elsewhere"]
+    assert [path.stem for path in chain.notebooks()] == [*BOTH, "03_third", "10_last"]
 
 
 def test_cleaning_takes_out_times_and_leaves_the_rest(tmp_path):
     output = nbformat.v4.new_output("stream", text="42\n")
-    cell = new_code_cell(
-        "6 * 7",
-        execution_count=1,
-        outputs=[output],
-        metadata={
-            "tags": ["parameters"],
-            "papermill": {"duration": 3.2, "start_time": "2026-01-05T10:00:00"},
-            "execution": {"iopub.execute_input": "2026-01-05T10:00:00Z"},
-        },
-    )
+    metadata = {
+        "tags": ["parameters"],
+        "papermill": {"duration": 3.2, "start_time": "2026-01-05T10:00:00"},
+        "execution": {"iopub.execute_input": "2026-01-05T10:00:00Z"},
+    }
+    cell = new_code_cell("6 * 7", execution_count=1, outputs=[output], metadata=metadata)
     injected = new_code_cell("seed = 1", metadata={"tags": ["injected-parameters"]})
-    book = new_notebook(
-        cells=[cell, injected],
-        metadata={
-            "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
-            "language_info": {"name": "python", "version": "3.11.2"},
-            "papermill": {"output_path": "/somewhere/out.ipynb", "end_time": "2026"},
-        },
-    )
+    of_book = {
+        "kernelspec": KERNEL,
+        "language_info": {"name": "python", "version": "3.11.2"},
+        "papermill": {"output_path": "/somewhere/out.ipynb", "end_time": "2026"},
+    }
     path = tmp_path / "a.ipynb"
-    nbformat.write(book, path)
+    nbformat.write(new_notebook(cells=[cell, injected], metadata=of_book), path)
     clean(path)
     text = path.read_text()
     for trace in ("2026", "papermill", "iopub", "/somewhere", "3.11.2"):
         assert trace not in text
     again = nbformat.read(path, as_version=4)
     nbformat.validate(again)
-    assert again.metadata == {"kernelspec": book.metadata["kernelspec"]}
-    assert again.cells[0].source == "6 * 7"
-    assert again.cells[0].outputs == [output]
-    assert again.cells[0].metadata == {"tags": ["parameters"]}
+    assert again.metadata == {"kernelspec": KERNEL}
+    kept = again.cells[0]
+    assert (kept.source, kept.outputs) == ("6 * 7", [output])
+    assert kept.metadata == {"tags": ["parameters"]}
     assert again.cells[1].id == "injected-parameters"
     clean(path)
     assert path.read_text() == text
 
 
-def test_a_committed_notebook_is_the_executed_one_without_injected_parameters():
-    result = nbformat.v4.new_output("execute_result", execution_count=7)
-    injected = new_code_cell("seed = 1", metadata={"tags": ["injected-parameters"]})
-    cells = [
-        new_code_cell("1", execution_count=1),
-        injected,
-        new_markdown_cell("text"),
-        new_code_cell("2", execution_count=7, outputs=[result]),
-    ]
-    book = new_notebook(cells=cells)
-    chain.without_injected(book)
-    assert [c.source for c in book.cells] == ["1", "text", "2"]
-    assert [c.execution_count for c in book.cells if c.cell_type == "code"] == [1, 2]
-    assert book.cells[2].outputs[0].execution_count == 2
+# -- what is checked before anything is computed -------------------------------------------------
+
+
+@pytest.mark.usefixtures("own_artifacts")
+def test_inputs_are_identified_by_what_they_hold(tmp_path):
+    study = tiny_studies.study(tmp_path)
+    before = check_inputs(study)
+    assert check_inputs(Study(study.parameters)) == before
+    assert set(before["encoders"]) == {str(tmp_path / n) for n in ("main", "other", "control")}
+    tiny_models.save(tmp_path / "control", seed=9)
+    prices = tmp_path / "prices.csv"
+    prices.write_text(prices.read_text().replace("40.0", "41.0"))
+    label_table(seed=3).to_csv(tmp_path / "labels.csv", index=False)
+    after = check_inputs(Study(study.parameters))
+    assert all(before[name] != after[name] for name in ("labels", "prices", "encoders"))
+    same = before["encoders"].items() & after["encoders"].items()
+    assert {name for name, _ in same} == {str(tmp_path / n) for n in ("main", "other")}
+    embedded = check_inputs(tiny_studies.study(tmp_path / "b", embedding=str(tmp_path / "main")))
+    assert str(tmp_path / "main") in embedded["encoders"]
+    for places in ({"device": "spread"}, {"device": "cuda:7", "engine": "ray"}):
+        assert check_inputs(tiny_studies.study(tmp_path / "c", **places))  # found when it is used
+
+
+@pytest.mark.usefixtures("own_artifacts")
+def test_unknown_costs_are_found_before_any_prompt_is_read(tmp_path):
+    study = tiny_studies.study(tmp_path / "a")
+    path = Path(study.parameters.prices)
+    path.write_text(path.read_text().replace("noisy", "noise"))
+    with pytest.raises(InputError, match=rf"'noisy' is unknown; add it to {path}, .*'noise'"):
+        check_inputs(study)
+    table = label_table()
+    table.loc[5, "output_tokens"] = np.nan
+    study = tiny_studies.study(tmp_path / "b", table)
+    with pytest.raises(InputError, match=r"neither output_tokens nor cost_usd .*'q5'"):
+        check_inputs(study)
+    check_inputs(tiny_studies.study(tmp_path / "b", table, prices=""))  # nobody asks for costs
+    assert not study.store.root.exists()
+
+
+@pytest.mark.usefixtures("own_artifacts")
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"outer_folds": 500}, "more queries or fewer outer_folds"),
+        ({"layers": [1, 99]}, r"main: layers \[1, 99\] must be one or more of 0\.\.3"),
+        ({"max_tokens": 10**5}, r"(main|other): max_tokens is 100000; this model reads at most"),
+        ({"device": "abacus"}, "device 'abacus' cannot be used"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_used_is_found_before_any_prompt_is_read(tmp_path, values, said):
+    study = tiny_studies.study(tmp_path, **values)
+    with pytest.raises(InputError, match=said):
+        check_inputs(study)
+    assert not study.store.root.exists()

@@ -6,7 +6,7 @@ import pytest
 from prefill_router import storage
 from prefill_router.storage import STAGES, Store, read_json, versions
 
-FOUNDATIONS = {"errors", "progress", "project", "storage", "validation"}
+FOUNDATIONS = {"errors", "progress", "storage", "validation"}
 LAST = ["book", "run", "cli"]
 
 

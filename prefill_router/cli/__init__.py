@@ -1,7 +1,5 @@
 """The command line: studies, the loop from labels to a router in use, the zoo, the toolkit."""
 
-from __future__ import annotations
-
 from prefill_router.cli import loop, tools
 from prefill_router.cli.common import app, toolkit_app, zoo_app
 

@@ -77,7 +77,7 @@ def overrides(given: list[str] | None) -> dict[str, Any]:
     return values
 
 
-def loop_command(function: Callable[..., tuple[dict[str, Any], list[str]]]) -> Callable:
+def loop_command(function: Callable[..., tuple[dict[str, Any], list[str]]]) -> None:
     """Make a command of a function whose keyword-only parameters are fields of the loop's file.
 
     The function returns what it found, for ``--json``, and the same in lines for people. A field
@@ -85,41 +85,33 @@ def loop_command(function: Callable[..., tuple[dict[str, Any], list[str]]]) -> C
     """
     command = function.__name__.replace("_", "-")
     asked = inspect.signature(function, eval_str=True).parameters.values()
-    own = [p for p in asked if p.kind is not p.KEYWORD_ONLY]
-    fields = [p for p in asked if p.kind is p.KEYWORD_ONLY]
-    READ[command] = [p.name for p in fields]
+    fields = {p.name: p.default for p in asked if p.kind is p.KEYWORD_ONLY}
+    READ[command] = list(fields)
 
     def run(
         loop: LoopFile, parameter: Overrides = None, as_json: AsJson = False, **arguments: Any
     ) -> None:
         given = overrides(parameter)
-        for name in given.keys() & Loop.model_fields.keys() - set(READ[command]):
+        for name in given.keys() & Loop.model_fields.keys() - fields.keys():
             readers = ", ".join(other for other, names in READ.items() if name in names)
             raise InputError(f"-p {name}: {command} does not read it; {readers} would.")
         settings = read_loop(loop, given)
-        for p in fields:
-            stated = p.default is p.empty or p.name in given
-            arguments[p.name] = getattr(settings, p.name) if stated else p.default
+        for name, default in fields.items():
+            stated = default is inspect.Parameter.empty or name in given
+            arguments[name] = getattr(settings, name) if stated else default
         found, lines = function(**arguments)
         typer.echo(json.dumps(found, ensure_ascii=False) if as_json else "\n".join(lines))
         if found.get("n_missing"):
             raise typer.Exit(INCOMPLETE)
 
-    first, *options = inspect.signature(run, eval_str=True).parameters.values()
-    signature = inspect.Signature([first, *own, *options[:-1]])
-    run.__signature__ = signature
-    run.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
+    file, *options, _ = inspect.signature(run, eval_str=True).parameters.values()
+    own = [p for p in asked if p.name not in fields]
+    run.__signature__ = inspect.Signature([file, *own, *options])
     run.__doc__ = function.__doc__
-    app.command(command, rich_help_panel="The loop", epilog=_explain(command))(run)
-    return function
-
-
-def _explain(command: str) -> str:
-    """Return the list of the fields that a command reads, for its help."""
-    shown = [
+    explained = (
         f"* **{name}**: {meaning}" + f" (default: {default})" * bool(default)
         for name, default, meaning in Loop.explained()
-        if name.partition(":")[0] in READ[command] and (command == "collect" or ":" not in name)
-    ]
-    head = f"**Fields of LOOP.yaml that {command} reads**, each also given by -p:"
-    return "\n".join([head, "", *shown])
+        if name.partition(":")[0] in fields and (command == "collect" or ":" not in name)
+    )
+    head = f"**Fields of LOOP.yaml that {command} reads**, each also given by -p:\n"
+    app.command(command, rich_help_panel="The loop", epilog="\n".join([head, *explained]))(run)

@@ -43,9 +43,9 @@ def collect(
 
     if not queries:
         raise InputError("queries must name a table of queries.")
-    asked = [target.name if isinstance(target, LocalTarget) else target for target in targets]
     done = collect_labels(
-        asked, read_table(queries), labels, find_grader(grader),
+        [target.name if isinstance(target, LocalTarget) else target for target in targets],
+        read_table(queries), labels, find_grader(grader),
         Decoding(max_new_tokens, temperature, seed), prices=price_table(targets, prices),
         cap_usd=cap_usd, batch_size=batch_size, device=device,
     )  # fmt: skip
@@ -58,7 +58,7 @@ def collect(
         "labels": labels,
         "n_labels": int(grades.count().sum()),
         "n_missing": int(done.labels["is_correct"].isna().sum()),
-        "accuracy": {name: float(value) for name, value in grades.mean().dropna().items()},
+        "accuracy": grades.mean().dropna().to_dict(),
         "spent_usd": done.spent_usd,
         "uncertain_usd": done.uncertain_usd,
         "problems": done.problems,
@@ -97,8 +97,8 @@ def fit(
         keep=min(5, n_seeds), max_loss=max_loss, confidence=confidence, device=device, seed=seed,
     )  # fmt: skip
     made.save_pretrained(router)
-    found = {"router": router, "targets": made.targets, **_results(made.metrics)}
-    return found, [*_summary(made, made.metrics), f"Saved: {router}"]
+    found, lines = _results(made, made.metrics)
+    return {"router": router, "targets": made.targets, **found}, [*lines, f"Saved: {router}"]
 
 
 @loop_command
@@ -111,11 +111,11 @@ def evaluate(*, labels, n_queries, targets, prices, router, device, seed, encode
     saved = _router(router, encoder, device)
     data = _labels(labels, saved.targets, n_queries, seed)
     unseen = saved.unseen(data)
-    metrics = saved.evaluate(unseen, price_table(targets, prices), seed=seed)
     n, n_left_out = unseen.n_queries, data.n_queries - unseen.n_queries
+    metrics = saved.evaluate(unseen, price_table(targets, prices), seed=seed)
+    found, lines = _results(saved, metrics)
     counts = f"{n:,} queries; {n_left_out:,} that the router was fitted to are left out."
-    found = {"n": n, "n_left_out": n_left_out, **_results(metrics)}
-    return found, [counts, *_summary(saved, metrics)]
+    return {"n": n, "n_left_out": n_left_out, **found}, [counts, *lines]
 
 
 @loop_command
@@ -158,6 +158,7 @@ def add_target(
 
     The labels (`-p labels=FILE`) need hold no other target.
     """
+    from prefill_router.evaluation.results import records
     from prefill_router.evaluation.sentences import format_interval
 
     data = _labels(labels, [name], n_queries, seed, at_least=1)
@@ -169,7 +170,7 @@ def add_target(
     if n_seen:
         counts += ", of which it predicts the other targets too well: better label new ones"
     found = {"router": str(out), "targets": wider.targets, "n": n, "n_seen": n_seen}
-    return found | _results(metrics), [
+    return found | {"metrics": records(metrics)}, [
         f"{counts}.",
         *(
             f"{row.metric} of {row.router}{row.versus and f' versus {row.versus}'} for {name}: "
@@ -180,19 +181,24 @@ def add_target(
     ]
 
 
+def _made_before(path: str, command: str, field: str) -> None:
+    """Say which command makes a file that is not there."""
+    if not Path(path).exists():
+        raise InputError(
+            f"{path}: no such file or directory. `prefill-router {command} LOOP.yaml` writes it, "
+            f"or -p {field}=PATH names another."
+        )
+
+
 def _labels(
     source: str, targets: list[str], n_queries: int, seed: int, at_least: int = 2
 ) -> Labels:
-    """Load the labels of some targets, or say which command makes them."""
     from prefill_router import zoo
     from prefill_router.labels import load_labels
 
     source = str(zoo.LABELS) if source == "zoo" else source
-    if not (Path(source).exists() or source.startswith("hub:")):
-        raise InputError(
-            f"{source}: no such file. `prefill-router collect LOOP.yaml` writes it, or "
-            "-p labels=FILE names another."
-        )
+    if not source.startswith("hub:"):
+        _made_before(source, "collect", "labels")
     return load_labels(source, targets, n_queries, seed, at_least)
 
 
@@ -200,22 +206,14 @@ def _router(directory: str, encoder: str | None, device: str) -> Router:
     """Load a router, its encoder from where it was, or where the command line says."""
     from prefill_router.router import Router
 
-    if "/" not in directory and not Path(directory).exists():  # nor is it a hub's name
-        raise InputError(
-            f"{directory}: no such directory. `prefill-router fit LOOP.yaml` writes it, or "
-            "-p router=DIRECTORY names another."
-        )
+    if "/" not in directory:  # nor is it a hub's name
+        _made_before(directory, "fit", "router")
     return Router.from_pretrained(directory, encoder=encoder, device=device)
 
 
-def _results(metrics: pd.DataFrame) -> dict:
+def _results(router: Router, metrics: pd.DataFrame) -> Said:
+    """Return results of policies and of probabilities, as tables for people, and the guarantee."""
     from prefill_router.evaluation.results import records
-
-    return {"metrics": records(metrics)}
-
-
-def _summary(router: Router, metrics: pd.DataFrame) -> list[str]:
-    """Return results of policies and of probabilities as tables, and the guarantee."""
     from prefill_router.router.card import PREDICTED, ROUTED, pivot
 
     promise = router.guarantee
@@ -227,4 +225,5 @@ def _summary(router: Router, metrics: pd.DataFrame) -> list[str]:
     overall = metrics[metrics.target == ""].replace({"router": called})
     shares = {metric: scale for metric, scale in ROUTED.items() if scale == "%"}
     tables = [pivot(overall, ["router"], scales) for scales in (shares, PREDICTED)]
-    return [*(table.to_string(index=False) for table in tables), router.promise]
+    lines = [*(table.to_string(index=False) for table in tables), router.promise]
+    return {"metrics": records(metrics)}, lines

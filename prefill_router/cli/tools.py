@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 from prefill_router.cli.common import Overrides, app, overrides, toolkit_app, zoo_app
 from prefill_router.config import Parameters, validate
@@ -17,17 +18,17 @@ CACHE = Path(".cache") / "zoo"
 
 def field(name: str, *names: str):
     """Return the option that gives a parameter of studies."""
-    return typer.Option(*names, help=Parameters.model_fields[name].description)
+    return Option(*names, help=Parameters.model_fields[name].description)
 
 
 Device = Annotated[str, field("device")]
-Encoder = Annotated[str, typer.Argument(help="zoo/NAME, a directory, or a hub id.")]
+RunDirectory = Annotated[Path, Argument(help="A finished run's directory, such as runs/default.")]
 
 
 @app.command(rich_help_panel=STUDIES)
 def run(
     experiment: Annotated[
-        Path | None, typer.Argument(help="YAML file of parameters; none for all defaults.")
+        Path | None, Argument(help="YAML file of parameters; none for all defaults.")
     ] = None,
     parameter: Overrides = None,
 ) -> None:
@@ -43,17 +44,17 @@ def run(
     from prefill_router.run import run_experiment
     from prefill_router.validation import read_mapping
 
-    values, given = read_mapping(experiment) if experiment else {}, overrides(parameter)
+    values = read_mapping(experiment) if experiment else {}
     name, source = (experiment.stem, str(experiment)) if experiment else ("default", "parameters")
-    run_dir = run_experiment(values | given, name, source, dict.fromkeys(given, "-p"))
+    run_dir = run_experiment(values, name, source, overrides(parameter))
     typer.echo(f"{run_dir}: done. Render its book with: prefill-router book {run_dir}")
 
 
 @app.command(rich_help_panel=STUDIES)
 def book(
-    run_dir: Annotated[Path, typer.Argument(help="A run's directory, such as runs/default.")],
+    run_dir: RunDirectory,
     output: Annotated[
-        Path | None, typer.Option(help="Where the pages go. [default: RUN_DIR/book]")
+        Path | None, Option(help="Where the pages go. [default: RUN_DIR/book]")
     ] = None,
 ) -> None:
     """Render a run's book: HTML pages that load nothing from another server."""
@@ -64,9 +65,7 @@ def book(
 
 
 @app.command(rich_help_panel=STUDIES)
-def publish(
-    run_dir: Annotated[Path, typer.Argument(help="A finished run's directory, as runs/full.")],
-) -> None:
+def publish(run_dir: RunDirectory) -> None:
     """Make a run's results the published ones, which the book's heavy chapters show.
 
     They go to experiments/published/NAME, NAME being the directory's. Paths of this machine are
@@ -88,21 +87,19 @@ def notebooks() -> None:
 
 @app.command(rich_help_panel=ENCODERS)
 def extract(
-    table: Annotated[Path, typer.Argument(help="Table with a column question.")],
-    out: Annotated[Path, typer.Argument(help="Directory to write the activations into.")],
+    table: Annotated[Path, Argument(help="Table with a column question.")],
+    out: Annotated[Path, Argument(help="Directory to write the activations into.")],
     encoder: Annotated[str, field("encoder", "--encoder", "-e")],
     layers: Annotated[str, field("layers")] = "all",
     poolings: Annotated[str, field("poolings")] = "last,mean",
     max_tokens: Annotated[int, field("max_tokens")] = 0,
     truncation: Annotated[str, field("truncation")] = "error",
-    storage: Annotated[str, typer.Option(help="Type on disk: float32 or float16.")] = "float32",
+    storage: Annotated[str, Option(help="Type on disk: float32 or float16.")] = "float32",
     dtype: Annotated[str, field("dtype")] = "float32",
     device: Device = "cpu",
     engine: Annotated[str, field("engine")] = "local",
     address: Annotated[str, field("address")] = "",
-    workers: Annotated[
-        int, typer.Option(help="Encoders of a cluster; 0: all it has room for.")
-    ] = 0,
+    workers: Annotated[int, Option(help="Encoders of a cluster; 0: all it has room for.")] = 0,
 ) -> None:
     """Write the pooled prefill states of a table's questions.
 
@@ -132,9 +129,9 @@ def extract(
 
 @app.command(rich_help_panel=ENCODERS)
 def untrained(
-    encoder: Encoder,
-    out: Annotated[Path, typer.Argument(help="Directory to write the model into.")],
-    seed: Annotated[int, typer.Option(help="Draws the weights.")] = 0,
+    encoder: Annotated[str, Argument(help="zoo/NAME, a directory, or a hub id.")],
+    out: Annotated[Path, Argument(help="Directory to write the model into.")],
+    seed: Annotated[int, Option(help="Draws the weights.")] = 0,
 ) -> None:
     """Write an encoder's control: its architecture and tokenizer, random weights.
 
@@ -153,9 +150,9 @@ def untrained(
 @zoo_app.command()
 def train(
     names: Annotated[
-        list[str] | None, typer.Argument(help="Models to train, such as reader-m; none for all.")
+        list[str] | None, Argument(help="Models to train, such as reader-m; none for all.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Where they go. [default: the package]")] = None,
+    out: Annotated[Path | None, Option(help="Where they go. [default: the package]")] = None,
     device: Device = "cpu",
 ) -> None:
     """Train models of the zoo from scratch; an interrupted training goes on where it stopped."""
@@ -195,7 +192,7 @@ def samples(device: Device = "cpu") -> None:
 
 @zoo_app.command()
 def queries(
-    out: Annotated[Path, typer.Argument(help="Table to write: .parquet, .csv or .csv.gz.")],
+    out: Annotated[Path, Argument(help="Table to write: .parquet, .csv or .csv.gz.")],
 ) -> None:
     """Write the skills benchmark, as `collect` reads it."""
     from prefill_router.labels.tables import write_table
@@ -206,7 +203,7 @@ def queries(
 
 @zoo_app.command()
 def serve(
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    port: Annotated[int, Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
 ) -> None:
     """Serve the zoo's models as an OpenAI-compatible endpoint, on this machine only.
 
@@ -221,8 +218,8 @@ def serve(
 
 @toolkit_app.command()
 def pool(
-    source: Annotated[Path, typer.Argument(help="The toolkit's YAML of models.")],
-    out: Annotated[Path, typer.Argument(help="Loop to write: its targets, with their prices.")],
+    source: Annotated[Path, Argument(help="The toolkit's YAML of models.")],
+    out: Annotated[Path, Argument(help="Loop to write: its targets, with their prices.")],
 ) -> None:
     """Turn the toolkit's pool of models into the targets of a loop.
 
@@ -238,8 +235,8 @@ def pool(
 
 @toolkit_app.command("labels")
 def toolkit_labels(
-    source: Annotated[Path, typer.Argument(help="A label table, in any layout.")],
-    out: Annotated[Path, typer.Argument(help="CSV to write: question, model, isCorrect...")],
+    source: Annotated[Path, Argument(help="A label table, in any layout.")],
+    out: Annotated[Path, Argument(help="CSV to write: question, model, isCorrect...")],
 ) -> None:
     """Write labels as the toolkit reads them."""
     from prefill_router.answers.toolkit import write_toolkit_labels

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from prefill_router.evaluation.results import COLUMNS, records, results
@@ -14,16 +15,8 @@ from prefill_router.storage import read_json, write_json
 EXPECTED = Path("experiments") / "expectations.json"
 NAME = COLUMNS[:-4]
 """The columns that say what a number is."""
-DATA = (
-    "headroom",
-    "cross-validated AUC",
-    "mean norm",
-    "J",
-    "J_pca",
-    "J_white",
-    "d_eff",
-    "anisotropy",
-)
+PROBED = ("J", "J_pca", "J_white", "d_eff", "anisotropy")
+DATA = ("headroom", "cross-validated AUC", "mean norm", *PROBED)
 """Metrics of data and encoders alone, no network trained."""
 WIDTHS = 0.25, 0.5
 """By how much of its interval's width a number may differ: of `DATA`, and any other.
@@ -48,21 +41,17 @@ def headline(found: pd.DataFrame) -> pd.DataFrame:
     found = found[~found["metric"].isin(SPENDING)].reset_index(drop=True)
     held = found["metric"].isin(DATA) | (found["upper"] > found["lower"])
     kept = found[held & found["versus"].eq("") & found["seed"].isna() & found["estimate"].notna()]
-    first = {"split": "test", "target": ""}
-    kept = kept.sort_values(
-        [*first], key=lambda column: column.ne(first[column.name]), kind="stable"
-    )
+    kept = kept.iloc[(kept["target"].ne("") + 2 * kept["split"].ne("test")).argsort(kind="stable")]
     place = kept.groupby("metric", sort=False).cumcount()
     most = max(MOST, kept["metric"].nunique())
-    order = place[place < PER_METRIC].sort_values(kind="stable").index
-    return kept.loc[order[:most]]
+    return kept.loc[place[place < PER_METRIC].sort_values(kind="stable").index[:most]]
 
 
 def tolerance(row: pd.Series) -> float:
     """Return by how much a number may differ from an expected row."""
     if row["upper"] > row["lower"]:  # False where they are undefined
         return WIDTHS[row["metric"] not in DATA] * (row["upper"] - row["lower"])
-    return max(RELATIVE * abs(row["estimate"]), ROUNDING)
+    return max(ROUNDING, RELATIVE * abs(row["estimate"]))  # the former where it is NaN
 
 
 def compare(found: pd.DataFrame, expected: pd.DataFrame) -> list[str]:
@@ -82,16 +71,21 @@ def compare(found: pd.DataFrame, expected: pd.DataFrame) -> list[str]:
         if row["_merge"] != "both":
             lines.append(f"{name}: {'missing' if row['_merge'] == 'left_only' else 'not expected'}")
             continue
-        if str(row["n"]) != str(row["n found"]):  # as text: either may be unknown
-            lines.append(f"{name}: n = {row['n found']}, expected {row['n']}")
-        for part, said in (("estimate", ""), ("lower", " (lower)"), ("upper", " (upper)")):
-            mine, theirs = row[f"{part} found"], row[part]
-            undefined = pd.isna(mine) and pd.isna(theirs)
-            if not (undefined or abs(mine - theirs) <= tolerance(row)):
-                lines.append(
-                    f"{name}{said}: {mine:.4g}, expected {theirs:.4g} +- {tolerance(row):.2g}"
-                )
+        mine, theirs = (
+            row[[f"{part}{whose}" for part in ("estimate", "lower", "upper")]].to_numpy(float)
+            for whose in (" found", "")
+        )
+        agree = np.allclose(mine, theirs, rtol=0, atol=tolerance(row), equal_nan=True)
+        if not agree or str(row["n"]) != str(row["n found"]):  # as text: either may be unknown
+            lines.append(
+                f"{name}: {_shown(mine, row['n found'])}, expected {_shown(theirs, row['n'])}, "
+                f"each +- {tolerance(row):.2g}"
+            )
     return lines
+
+
+def _shown(values: np.ndarray, n: int) -> str:
+    return f"{values[0]:.4g} [{values[1]:.4g}, {values[2]:.4g}] (n = {n})"
 
 
 def check(study: Study, notebook: str, found: pd.DataFrame) -> str:

@@ -1,19 +1,19 @@
-"""Committed results of full runs, which heavy chapters show instead of running for hours."""
+"""Committed results of full runs, which chapters show instead of running for hours."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from prefill_router.config import HEAVY, PLACES, Parameters, validate
+from prefill_router.config import HEAVY, PLACES, Parameters, project_root, validate
 from prefill_router.errors import InputError
-from prefill_router.evaluation.results import read_metrics, write_metrics
-from prefill_router.experiments.inputs import encoder_hashes, price_content
+from prefill_router.evaluation.results import read_metrics, select, write_metrics
+from prefill_router.evaluation.results import results as tidy
 from prefill_router.experiments.study import Study
-from prefill_router.project import project_root
+from prefill_router.extraction.sources import weights_hash
 from prefill_router.storage import file_hash, read_json, write_json
 from prefill_router.validation import read_mapping
 
@@ -23,6 +23,14 @@ REDUCED = {"n_queries": 1200, "n_seeds": 2, "keep": 1, "n_resamples": 200, "dime
 """What a heavy chapter runs at, unless `Parameters.full` names it."""
 RECIPE = {"inner_folds"}
 """Parameters that the recipe of a version decides: the version is named beside its results."""
+POOLS = {
+    "mmlu_pro": "MMLU-Pro, realistic pool",
+    "mmlu_pro_complementary": "MMLU-Pro, pool picked for its headroom",
+    "zeroeval": "ZeroEval",
+}
+"""Titles of the pools of real labels, by their experiment's name."""
+CHAPTER = "08_beating_the_recipe"
+CHECKED = ["gap closed", "cost saving", "AUC"]
 
 
 def chapter(notebook: str) -> int:
@@ -59,9 +67,7 @@ def results(study: Study, notebook: str, ask: Callable[[Study], pd.DataFrame]) -
         of the same encoders and targets with fewer queries, seeds, resamples and dimensions.
     """
     directory = published_run(study, notebook)
-    if directory is not None:
-        return read_published(directory, notebook)
-    return ask(sized(study, notebook))
+    return read_published(directory, notebook) if directory else ask(sized(study, notebook))
 
 
 def provenance(study: Study, notebook: str) -> str:
@@ -81,11 +87,11 @@ def provenance(study: Study, notebook: str) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in manifest["versions"].items())
     return (
         f"The numbers shown are those of the published full run ({directory.name}), on all of its "
-        f"{n:,} queries, computed by {code_of(manifest)} with {versions}."
+        f"{n:,} queries, computed by {_code(manifest)} with {versions}."
     )
 
 
-def code_of(manifest: Mapping[str, Any]) -> str:
+def _code(manifest: Mapping[str, Any]) -> str:
     """Say which code computed a published run; manifests with a hash there are of v0.1."""
     code = manifest["code"]
     return "v0.1, commit 20b58d0" if isinstance(code, str) else f"prefill-router {code['version']}"
@@ -107,6 +113,52 @@ def read_published(directory: Path, notebook: str) -> pd.DataFrame:
             "full again and publish that."
         )
     return read_metrics(path)
+
+
+def identify(study: Study) -> dict[str, Any]:
+    """Return what a study's labels, prices and encoders hold, wherever they lie.
+
+    Returns
+    -------
+    dict
+        ``labels``: a fingerprint; ``prices``: the table or None; ``encoders``: hashes by name.
+
+    Raises
+    ------
+    InputError
+        If one of them is missing or cannot be used.
+    """
+    labels, prices = study.labels.fingerprint, study.prices and dict(vars(study.prices))
+    if prices:
+        del prices["source"]
+    embedding = study.parameters.embedding
+    encoders = [*study.encoders, *([] if embedding == "lsa" else [embedding])]
+    hashes = {encoder: weights_hash(study.source(encoder)) for encoder in encoders}
+    return {"labels": labels, "prices": prices, "encoders": hashes}
+
+
+def published_run(study: Study, notebook: str) -> Path | None:
+    """Return the directory of a published full run of the same study, made from the same inputs."""
+    if is_full(study.parameters, notebook):
+        return None
+    for path in sorted((study.root / PUBLISHED).glob(f"*/{MANIFEST}")):
+        manifest = read_json(path)
+        theirs = validate(manifest["parameters"], str(path))
+        if is_full(theirs, notebook) and _identity(theirs) == _identity(study.parameters):
+            mine = identify(study)
+            held = mine | manifest  # manifests of v0.1 do not say what the prices were
+            if (
+                held["labels"] == mine["labels"]
+                and held["prices"] == mine["prices"]
+                and {*held["encoders"].values()} == {*mine["encoders"].values()}
+            ):
+                return path.parent
+    return None
+
+
+def _identity(parameters: Parameters) -> dict[str, Any]:
+    values = parameters.model_dump(exclude=PLACES | RECIPE | {"full", "n_resamples"})
+    return _renamed(values, _path_names(values, {}))
 
 
 def publish(run_dir: Path) -> Path:
@@ -136,71 +188,111 @@ def publish(run_dir: Path) -> Path:
     if not (run_dir / MANIFEST).exists():
         raise InputError(f"{run_dir} holds no finished run: it has no {MANIFEST}.")
     manifest = read_json(run_dir / MANIFEST)
-    given = manifest["parameters"]
-    full = validate(given, str(run_dir / MANIFEST)).full
+    parameters = manifest["parameters"]
+    full = validate(parameters, str(run_dir / MANIFEST)).full
     root, name = project_root(), run_dir.resolve().name
     into, experiment = root / PUBLISHED / name, root / "experiments" / f"{name}.yaml"
-    named = _portable(given, read_mapping(experiment) if experiment.exists() else {})
-    renamed = dict(zip(_encoders(given), _encoders(named), strict=True))
+    names = _path_names(parameters, read_mapping(experiment) if experiment.exists() else {})
     hashes = {}
     for path in sorted(run_dir.glob("metrics/*.json")):
         if chapter(path.stem) in full:
+            columns = ["router", "versus", "encoder"]
             rows = read_metrics(path)
-            for column in ("router", "versus", "encoder"):
-                rows[column] = rows[column].replace(renamed)
+            rows[columns] = rows[columns].replace(names)
             write_metrics(into / path.name, rows)
             hashes[path.name] = file_hash(into / path.name)
     kept = ("code", "versions", "machine", "labels", "prices", "seconds")
     record = {name: manifest[name] for name in kept if name in manifest}
-    record |= {"parameters": named, "files": hashes}
-    record["encoders"] = {renamed.get(n, n): h for n, h in manifest["encoders"].items()}
+    record |= {"parameters": _renamed(parameters, names), "files": hashes}
+    record["encoders"] = {names.get(n, n): h for n, h in manifest["encoders"].items()}
     write_json(into / MANIFEST, record)
     return into / MANIFEST
 
 
-def _portable(parameters: Mapping[str, Any], names: Mapping[str, Any]) -> dict[str, Any]:
-    """Return parameters without paths of this machine: as `names` has them, else the last part."""
-
-    def portable(value: Any, named: Any) -> Any:
-        if isinstance(value, list):
-            given = named if named and len(named) == len(value) else [None] * len(value)
-            return [portable(*both) for both in zip(value, given, strict=True)]
-        if isinstance(value, str) and Path(value).is_absolute():
-            return named or Path(value).name
-        return value
-
-    return {name: portable(value, names.get(name)) for name, value in parameters.items()}
-
-
-def _encoders(parameters: Mapping[str, Any]) -> list[str]:
-    """Return everything that parameters name as an encoder, in a fixed order."""
-    return [
-        *parameters["encoders"],
-        *(parameters[n] for n in ("encoder", "untrained", "embedding")),
-    ]
+def _path_names(parameters: Mapping[str, Any], names: Mapping[str, Any]) -> dict[str, str]:
+    """Return what to call each path of this machine: as `names` has it, else by its last part."""
+    called: dict[str, str] = {}
+    for name, value in parameters.items():
+        paths, public = (v if isinstance(v, list) else [v] for v in (value, names.get(name)))
+        if len(paths) != len(public):
+            public = [None] * len(paths)
+        for path, known in zip(paths, public, strict=True):
+            if isinstance(path, str) and Path(path).is_absolute():
+                called[path] = known or called.get(path) or Path(path).name
+    return called
 
 
-def published_run(study: Study, notebook: str) -> Path | None:
-    """Return the directory of a published full run of the same study, made from the same inputs.
+def _renamed(parameters: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        name: [names.get(v, v) for v in value]
+        if isinstance(value, list)
+        else names.get(value, value)
+        for name, value in parameters.items()
+    }
 
-    Earlier manifests, as those of v0.1, do not say what the prices were.
+
+def published_pools(
+    root: Path, notebook: str = CHAPTER
+) -> tuple[dict[str, pd.DataFrame], list[str]]:
+    """Read what is published of each of the `POOLS`.
+
+    Parameters
+    ----------
+    root : pathlib.Path
+        The project's directory.
+    notebook : str, default `CHAPTER`
+        Whose results.
+
+    Returns
+    -------
+    pools : dict of str to DataFrame
+        By the experiment's name.
+    missing : list of str
+        A sentence for each pool whose results of that chapter are not published, with the commands
+        that would.
+
+    Raises
+    ------
+    InputError
+        If a file is not what was published.
     """
-    if is_full(study.parameters, notebook):
-        return None
-    for path in sorted((study.root / PUBLISHED).glob(f"*/{MANIFEST}")):
-        manifest = read_json(path)
-        theirs = validate(manifest["parameters"], str(path))
-        if (
-            is_full(theirs, notebook)
-            and _identity(theirs) == _identity(study.parameters)
-            and manifest["labels"] == study.labels.fingerprint
-            and manifest.get("prices", price_content(study)) == price_content(study)
-            and {*manifest["encoders"].values()} == {*encoder_hashes(study).values()}
-        ):
-            return path.parent
-    return None
+    pools, missing = {}, []
+    for name, title in POOLS.items():
+        manifest = root / PUBLISHED / name / MANIFEST
+        if manifest.exists() and f"{notebook}.json" in read_json(manifest)["files"]:
+            pools[name] = read_published(manifest.parent, notebook)
+        else:
+            missing.append(
+                f"{title}: no results of chapter {chapter(notebook)} are published. Run "
+                f"experiments/{name}.yaml (its first lines say how), then prefill-router publish "
+                f"runs/{name}."
+            )
+    return pools, missing
 
 
-def _identity(parameters: Parameters) -> dict[str, Any]:
-    ignored = PLACES | RECIPE | {"full", "n_resamples"}
-    return _portable(parameters.model_dump(exclude=ignored), {})
+def settings_table(root: Path, names: Sequence[str]) -> pd.DataFrame:
+    """Return what each published pool's run was: one line per pool."""
+    manifests = {name: read_json(root / PUBLISHED / name / MANIFEST) for name in names}
+    return pd.DataFrame(
+        {
+            "pool": POOLS[name],
+            "targets": ", ".join(p["targets"]),
+            "encoder": p["encoder"],
+            "outer folds": p["outer_folds"],
+            "networks trained, kept": f"{p['n_seeds']}, {p['keep']}",
+            "resamples": p["n_resamples"],
+            "minutes of this chapter": round(manifest["seconds"][CHAPTER] / 60, 1),
+            "code": _code(manifest),
+        }
+        for name, manifest in manifests.items()
+        for p in [manifest["parameters"]]
+    )
+
+
+def pool_rows(pools: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Return the main rows of all pools, with the pool's title as their `target`."""
+    found = [
+        select(rows, metric=CHECKED, versus=None, split="test").assign(target=POOLS[name])
+        for name, rows in pools.items()
+    ]
+    return pd.concat([tidy(), *found], ignore_index=True)

@@ -14,7 +14,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from prefill_router import zoo
-from prefill_router.config import PLACES, Parameters, from_namespace
+from prefill_router.config import PLACES, Parameters, from_namespace, project_root
 from prefill_router.errors import InputError
 from prefill_router.evaluation.results import write_metrics
 from prefill_router.extraction import extract
@@ -37,7 +37,6 @@ from prefill_router.labels.costs import (
 )
 from prefill_router.labels.splits import Split, make_splits
 from prefill_router.probes import probe_layers
-from prefill_router.project import project_root
 from prefill_router.recipe import Recipe
 from prefill_router.recipe.cost_prediction import fit_costs
 from prefill_router.storage import Store, fingerprint, read_json, write_json

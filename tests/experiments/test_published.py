@@ -4,20 +4,26 @@ import pandas as pd
 import pytest
 import tiny_models
 import tiny_studies
+import yaml
 
-from prefill_router.config import validate
+from prefill_router.config import project_root, validate
 from prefill_router.errors import InputError
+from prefill_router.evaluation.results import one, write_metrics
 from prefill_router.evaluation.results import results as tidy
-from prefill_router.evaluation.results import write_metrics
 from prefill_router.experiments.expectations import check
-from prefill_router.experiments.inputs import encoder_hashes, price_content
 from prefill_router.experiments.published import (
+    CHAPTER,
+    POOLS,
     PUBLISHED,
     REDUCED,
+    identify,
+    pool_rows,
     provenance,
     publish,
+    published_pools,
     read_published,
     results,
+    settings_table,
     sized,
 )
 from prefill_router.experiments.study import Study
@@ -46,11 +52,11 @@ def values(tmp_path):
     return tiny_studies.world(tmp_path / "world")
 
 
-def finished(root, name, parameters, rows=ROWS, **known):
+def finished(root, name, parameters, rows=ROWS, notebook=HEAVY, **known):
     """A run directory as `run_experiment` leaves it, with two chapters' results."""
     run_dir = root / "runs" / name
-    for notebook in ("06_light", HEAVY):
-        write_metrics(run_dir / "metrics" / f"{notebook}.json", rows)
+    for stem in ("06_light", notebook):
+        write_metrics(run_dir / "metrics" / f"{stem}.json", rows)
     names = ("code", "versions", "machine", "labels", "prices", "seconds")
     kept = dict.fromkeys(names, "x") | known
     given = {"parameters": validate(parameters).model_dump(mode="json")}
@@ -60,8 +66,7 @@ def finished(root, name, parameters, rows=ROWS, **known):
 
 def publish_full(root, values, **known):
     theirs = values | {"full": [8], "n_resamples": 500, "run_dir": "", "inner_folds": 3}
-    study = Study(validate(values))
-    known = {"encoders": encoder_hashes(study), "prices": price_content(study)} | known
+    known = identify(Study(validate(values))) | known
     return publish(finished(root, "any", theirs, **known))
 
 
@@ -92,35 +97,33 @@ def test_a_chapter_runs_in_full_reduced_or_not_at_all(root, values):
     assert results(full, HEAVY, ask) is ROWS
     assert results(mine, HEAVY, ask) is ROWS  # labels of one's own, of which nothing is published
     assert asked == [3, REDUCED["n_seeds"]]
-    publish_full(root, values, labels=mine.labels.fingerprint)
+    publish_full(root, values)
     pd.testing.assert_frame_equal(results(mine, HEAVY, own), ROWS)
     assert results(mine, "07_not_full", ask) is ROWS
     assert results(Study(validate(values | {"seed": 1})), HEAVY, ask) is ROWS
     assert len(asked) == 4
 
 
-@pytest.mark.parametrize("name", ["main", "control"])
-def test_a_published_run_of_an_encoder_that_changed_is_not_shown(root, values, name):
-    mine = Study(validate(values))
-    publish_full(root, values, labels=mine.labels.fingerprint)
-    pd.testing.assert_frame_equal(results(mine, HEAVY, own), ROWS)
-    tiny_models.save(root / "world" / name, seed=99)
-    asked = ROWS.assign(estimate=0.0)
-    assert results(Study(validate(values)), HEAVY, lambda _: asked) is asked
-
-
-def test_a_published_run_at_other_prices_is_not_shown(root, values):
-    mine = Study(validate(values))
-    publish_full(root, values, labels=mine.labels.fingerprint)
-    path = root / "world" / "prices.csv"
-    path.write_text(path.read_text().replace("4.0", "5.0"))
-    asked = ROWS.assign(estimate=0.0)
-    assert results(Study(validate(values)), HEAVY, lambda _: asked) is asked
+def test_a_published_run_from_other_inputs_is_not_shown(root, values):
+    asked, prices = ROWS.assign(estimate=0.0), root / "world" / "prices.csv"
+    before = prices.read_text()
+    publish_full(root, values)
+    for spoil in (
+        lambda: prices.write_text(before.replace("4.0", "5.0")),
+        lambda: tiny_models.save(root / "world" / "main", seed=99),
+        lambda: tiny_models.save(root / "world" / "control", seed=99),
+        lambda: tiny_studies.label_table(seed=3).to_csv(root / "world" / "labels.csv"),
+    ):
+        pd.testing.assert_frame_equal(results(Study(validate(values)), HEAVY, own), ROWS)
+        spoil()
+        assert results(Study(validate(values)), HEAVY, lambda _: asked) is asked
+        prices.write_text(before)
+        publish_full(root, values)
 
 
 def test_published_results_are_not_recorded_as_a_run_s_own(root, values):
     mine = Study(validate(values))
-    publish_full(root, values, labels=mine.labels.fingerprint)
+    publish_full(root, values)
     check(mine, HEAVY, results(mine, HEAVY, own))
     check(mine, "06_light", ROWS)
     assert [path.stem for path in mine.run_dir.glob("metrics/*.json")] == ["06_light"]
@@ -136,12 +139,11 @@ def test_it_is_said_whose_numbers_are_shown(root, values, monkeypatch):
     assert provenance(full, HEAVY) == (
         f"The numbers shown are this run's own, on all of its {n:,} queries."
     )
-    known = {"labels": mine.labels.fingerprint, "versions": {"python": "3.9.9"}}
     for code, said in (
         ("c" * 64, "v0.1, commit 20b58d0"),
         ({"version": "0.2.0", "stages": STAGES}, "prefill-router 0.2.0"),
     ):
-        publish_full(root, values, **known, code=code)
+        publish_full(root, values, versions={"python": "3.9.9"}, code=code)
         assert provenance(mine, HEAVY) == (
             f"The numbers shown are those of the published full run (any), on all of its {n:,} "
             f"queries, computed by {said} with python 3.9.9."
@@ -160,11 +162,8 @@ def test_only_heavy_chapters_in_full_are_published_and_an_altered_file_is_refuse
     path.unlink()
     with pytest.raises(InputError, match="missing"):
         read_published(out, HEAVY)
-
-
-def test_an_unfinished_run_is_not_published(tmp_path):
     with pytest.raises(InputError, match="no finished run"):
-        publish(tmp_path)
+        publish(root)
 
 
 def test_no_path_of_the_machine_is_published_but_the_content_is_identified(root):
@@ -191,3 +190,47 @@ def test_no_path_of_the_machine_is_published_but_the_content_is_identified(root)
     assert published["router"].tolist() == ["b", ""]
     text = "".join(path.read_text() for path in (root / PUBLISHED / "mine").iterdir())
     assert "/mine" not in text
+
+
+# -- pools of real labels ------------------------------------------------------------------------
+
+OF_POOL = tidy(
+    {"metric": metric, "router": router, "target": target, "split": split, "estimate": 0.1, "n": 9}
+    for metric, router, target, split in (
+        ("gap closed", "SharedTrunkNet", "", "test"),
+        ("gap closed", "single target", "a", "test"),
+        ("gap closed", "SharedTrunkNet", "", "validation"),
+        ("ECE", "SharedTrunkNet", "", "test"),
+    )
+).assign(lower=0.0, upper=0.2)
+
+
+def test_pools_are_shown_as_published_and_the_missing_ones_say_how_to_run_them(root):
+    experiment = (project_root() / "experiments" / "zeroeval.yaml").read_text()
+    (root / "experiments").mkdir()
+    (root / "experiments" / "zeroeval.yaml").write_text(experiment)
+    given = yaml.safe_load(experiment) | {"encoder": "/mine/m", "embedding": "/mine/m"}
+    known = {"seconds": {CHAPTER: 90.0}, "encoders": {"/mine/m": "hash"}}
+    publish(finished(root, "zeroeval", given, OF_POOL, CHAPTER, **known))
+    pools, missing = published_pools(root)
+    assert list(pools) == ["zeroeval"]
+    pd.testing.assert_frame_equal(pools["zeroeval"], OF_POOL)
+    assert len(missing) == len(POOLS) - 1
+    assert "experiments/mmlu_pro.yaml" in missing[0]
+    assert "prefill-router publish runs/mmlu_pro." in missing[0]
+    row = one(pool_rows(pools), target="ZeroEval")
+    assert (row.router, row.estimate) == ("SharedTrunkNet", 0.1)
+    [line] = settings_table(root, list(pools)).to_dict("records")
+    assert line["encoder"] == "sentence-transformers/all-MiniLM-L6-v2"
+    assert line["minutes of this chapter"] == 1.5
+    assert (line["outer folds"], line["networks trained, kept"]) == (5, "10, 5")
+    others, missing = published_pools(root, "13_what_it_promises")
+    assert others == {} and len(pool_rows(others)) == 0 and settings_table(root, []).empty
+    assert "ZeroEval: no results of chapter 13 are published." in missing[-1]
+
+
+def test_every_pool_has_an_experiment_that_asks_its_chapter_in_full():
+    for name in POOLS:
+        experiment = project_root() / "experiments" / f"{name}.yaml"
+        assert yaml.safe_load(experiment.read_text())["full"] == [8, 13]
+    assert (project_root() / "notebooks" / f"{CHAPTER}.ipynb").exists()
