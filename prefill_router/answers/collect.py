@@ -17,9 +17,9 @@ from prefill_router.answers.targets import Endpoint
 from prefill_router.errors import InputError
 from prefill_router.extraction.sources import resolve
 from prefill_router.extraction.templates import check_questions
+from prefill_router.labels import to_long
 from prefill_router.labels.costs import Prices
-from prefill_router.labels.formats import require, to_long
-from prefill_router.labels.tables import WRITTEN, as_text, write_table
+from prefill_router.labels.tables import WRITTEN, as_text, require, write_table
 
 NEEDED = ["query_id", "question", "benchmark", "reference"]
 PASSED_ON = ["group", "split"]

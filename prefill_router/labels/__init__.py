@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import os
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -10,10 +12,14 @@ import numpy as np
 import pandas as pd
 
 from prefill_router.errors import InputError, did_you_mean
-from prefill_router.labels.formats import AMOUNTS, OPTIONAL, QUERY, ROW, one_per_query, to_long
-from prefill_router.labels.splits import connected_groups, stratified_places
-from prefill_router.labels.tables import Source, read_table, source_name, write_table
+from prefill_router.labels import tables
+from prefill_router.labels.splits import PARTS, connected_groups, stratified_places
+from prefill_router.labels.tables import ROW, Source
 from prefill_router.storage import fingerprint
+
+QUERY = ["query_id", "question", "benchmark"]
+OPTIONAL = ["group", "split"]
+AMOUNTS = ["output_tokens", "cost_usd"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,9 +70,9 @@ class Labels:
     @property
     def fingerprint(self) -> str:
         """16 hexadecimal characters that identify the labels by value."""
-        texts = (self.query_id, self.question, self.benchmark, self.split)
+        texts = [self.query_id, self.question, self.benchmark, self.split]
         lists = [None if text is None else text.tolist() for text in texts]
-        numbers = (self.correct, self.output_tokens, self.cost_usd, self.group)
+        numbers = self.correct, self.output_tokens, self.cost_usd, self.group
         return fingerprint(*lists, list(self.targets), *numbers)
 
     def take(self, rows: np.ndarray) -> Labels:
@@ -90,10 +96,11 @@ class Labels:
             if name not in self.targets:
                 hint = did_you_mean(name, self.targets)
                 raise InputError(f"Unknown target {name!r}: {source} has none of that name.{hint}")
-        _check_targets(names, "targets", at_least)
+        if len(set(names)) < len(names):
+            raise InputError(f"targets: a target is named twice among {', '.join(names)}.")
+        _check_count(names, source, at_least)
         columns = [self.targets.index(name) for name in names]
-        matrices = ("correct", *AMOUNTS)
-        kept = {matrix: getattr(self, matrix)[:, columns] for matrix in matrices}
+        kept = {matrix: getattr(self, matrix)[:, columns] for matrix in ("correct", *AMOUNTS)}
         return replace(self, targets=tuple(names), **kept)
 
     def summary(self) -> pd.DataFrame:
@@ -106,15 +113,11 @@ class Labels:
             `mean_output_tokens`, and `constant`: its labels do not vary (always right, always
             wrong, or none), so that no AUC exists and nothing can be learned for it.
         """
-        correct = pd.DataFrame(self.correct, columns=list(self.targets))
-        tokens = pd.DataFrame(self.output_tokens, columns=list(self.targets))
-        columns = {
-            "n_labelled": correct.count(),
-            "accuracy": correct.mean(),
-            "mean_output_tokens": tokens.mean(),
-            "constant": correct.nunique() < 2,
-        }
-        return pd.DataFrame(columns).rename_axis("target")
+        names = pd.Index(self.targets, name="target")
+        correct = pd.DataFrame(self.correct, columns=names)
+        tokens = pd.DataFrame(self.output_tokens, columns=names).mean()
+        summary = pd.DataFrame({"n_labelled": correct.count(), "accuracy": correct.mean()})
+        return summary.assign(mean_output_tokens=tokens, constant=correct.nunique() < 2)
 
 
 def load_labels(
@@ -129,8 +132,8 @@ def load_labels(
     Parameters
     ----------
     source : str, path-like or pandas.DataFrame
-        See `prefill_router.labels.tables.read_table` for what can be read, and
-        `prefill_router.labels.formats.to_long` for the columns it needs.
+        See `prefill_router.labels.tables.read_table` for what can be read, and `to_long` for the
+        columns it needs.
     targets : sequence of str
         The targets to keep, in this order; none means all, in order of first appearance.
     n_queries : int
@@ -150,8 +153,9 @@ def load_labels(
     InputError
         If the table cannot be used; the message names row, column or target.
     """
-    name = source_name(source)
-    labels = _assemble(to_long(read_table(source), name, targets), name, at_least)
+    name = tables.source_name(source)
+    labels = _assemble(to_long(tables.read_table(source), name, targets), name)
+    _check_count(labels.targets, name, at_least)
     if targets:
         labels = labels.select_targets(targets, at_least, name)
     if n_queries < 0:
@@ -192,7 +196,7 @@ def write_labels(labels: Labels, path: str | os.PathLike) -> None:
     columns["is_correct"] = pd.array(labels.correct.ravel(), dtype="Int8")
     columns |= {name: getattr(labels, name).ravel() for name in AMOUNTS}
     columns |= {name: np.repeat(getattr(labels, name), k) for name in optional}
-    write_table(pd.DataFrame(columns), path)
+    tables.write_table(pd.DataFrame(columns), path)
 
 
 def label_matrix(Y: np.ndarray, n_rows: int) -> np.ndarray:
@@ -212,36 +216,103 @@ def label_matrix(Y: np.ndarray, n_rows: int) -> np.ndarray:
     return Y
 
 
-def _check_targets(names: Sequence[str], where: str, at_least: int) -> None:
-    if len(set(names)) < len(names):
-        raise InputError(f"{where}: a target is named twice among {', '.join(names)}.")
-    if len(names) < at_least:
-        given = f"only {names[0]!r}" if len(names) else "none"
+def to_long(table: pd.DataFrame, name: str, targets: Sequence[str] = ()) -> pd.DataFrame:
+    """Bring a label table of any recognised layout to the long one, with every cell checked.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        Text cells, as `prefill_router.labels.tables.read_table` returns them. It is *long*
+        (`query_id`, `question`, `benchmark`, `model`, `is_correct`), *wide* (`query_id`,
+        `question`, `benchmark` and a column a target) or the *toolkit*'s (`question`, `model`,
+        `isCorrect`). Optional columns: `group`, `split`; also, where not wide, `output_tokens`,
+        `cost_usd`.
+    name : str
+        What to call the table in an error.
+    targets : sequence of str
+        The columns of a wide table that are targets; none means all that are left.
+
+    Returns
+    -------
+    pandas.DataFrame
+        `row in table` (1 is the first after the header), `query_id`, `question`, `benchmark`,
+        `model`, `is_correct`, `output_tokens`, `cost_usd` (float64, NaN where missing), `text`
+        (the normalised question) and, if given, `group` and `split`.
+
+    Raises
+    ------
+    InputError
+        If a column is missing, a cell is empty that must not be, or holds what it cannot.
+    """
+    given = [column for column in OPTIONAL if column in table]
+    if "isCorrect" in table:
+        tables.require(table, ["question", "model"], name, "the toolkit's label table")
+        table = table.rename(columns={"isCorrect": "is_correct"})
+        if "query_id" not in table:
+            names = {text: fingerprint(normalise(text)) for text in table["question"].unique()}
+            table = table.assign(query_id=table["question"].map(names))
+        table = table if "benchmark" in table else table.assign(benchmark="all")
+    elif "model" in table or difflib.get_close_matches("is_correct", table, cutoff=0.8):
+        tables.require(table, [*QUERY, "model", "is_correct"], name, "a long label table")
+    else:
+        tables.require(table, [*QUERY, *targets], name, "a wide label table")
+        table = table.assign(**{ROW: range(1, len(table) + 1)})
+        kept = [ROW, *QUERY, *given]
+        columns = list(targets) or table.columns.difference(kept, sort=False)
+        table = table.melt(kept, columns, var_name="model", value_name="is_correct")
+    table = tables.checked_cells(table, CELLS, name)
+    table["text"] = table["question"].map({q: normalise(q) for q in table["question"].unique()})
+    return table.reindex(columns=[ROW, *QUERY, "model", "is_correct", *AMOUNTS, "text", *given])
+
+
+def normalise(text: str) -> str:
+    """Return `text` as it is compared: Unicode NFC, runs of whitespace as one space.
+
+    Case is kept: questions that differ in case are different questions.
+    """
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def _answer(text: str) -> float | None:
+    value = {"true": 1.0, "false": 0.0}.get(text.strip().lower(), tables.number(text))
+    return value if value in (0, 1) else None
+
+
+def _part(text: str) -> str | None:
+    return text.strip() if text.strip() in PARTS else None
+
+
+CELLS = {
+    **dict.fromkeys([*QUERY, "model"], (tables.filled, "filled in (or drop the row)")),
+    "is_correct": (tables.optional(_answer), "0 or 1 (or nothing, where it was never asked)"),
+    **dict.fromkeys(
+        AMOUNTS, (tables.optional(tables.number), "a number that is not negative (or nothing)")
+    ),
+    "split": (_part, f"one of {', '.join(PARTS)}"),
+}
+"""How the cells of a long table are read, and what they must be."""
+
+
+def _check_count(targets: Sequence[str], name: str, at_least: int) -> None:
+    if len(targets) < at_least:
         wanted = "one target" if at_least == 1 else f"{at_least} targets"
-        raise InputError(f"{where}: at least {wanted} must be there, and there is {given}.")
+        given = f"only {targets[0]!r}" if len(targets) else "none"
+        raise InputError(f"{name}: at least {wanted} must be there, and there is {given}.")
 
 
-def _assemble(table: pd.DataFrame, name: str, at_least: int) -> Labels:
+def _assemble(table: pd.DataFrame, name: str) -> Labels:
     """Make the matrices from a checked long table."""
-    query, query_id = pd.factorize(table["query_id"])
-    target, targets = pd.factorize(table["model"])
-    _check_targets(list(targets), name, at_least)
-    queries = one_per_query(table, name)
-
-    cell = query * len(targets) + target
-    cells = table.groupby(cell)
-    differ = cells["is_correct"].min() < cells["is_correct"].max()
-    if differ.any():
-        rows = table[cell == differ.idxmax()]
-        raise InputError(
-            f"{name}: query {rows['query_id'].iloc[0]!r} has different answers of target "
-            f"{rows['model'].iloc[0]!r} in rows {', '.join(map(str, rows[ROW]))}; keep one."
-        )
-    shape = len(query_id), len(targets)
-    known = cells[["is_correct", *AMOUNTS]].first().reindex(range(shape[0] * shape[1]))
+    for column in table.columns.intersection(["text", "benchmark", *OPTIONAL]):
+        _check_agree(table, ["query_id"], column, name)
+    _check_agree(table, ["query_id", "model"], "is_correct", name)
+    queries = table.drop_duplicates("query_id")
+    targets = table["model"].unique()
+    every = pd.MultiIndex.from_product([queries["query_id"], targets])
+    known = table.groupby(["query_id", "model"])[["is_correct", *AMOUNTS]].first().reindex(every)
+    shape = len(queries), len(targets)
     correct, tokens, cost = (known[column].to_numpy(float).reshape(shape) for column in known)
     return Labels(
-        query_id=query_id.to_numpy(str),
+        query_id=queries["query_id"].to_numpy(str),
         question=queries["question"].to_numpy(object),
         benchmark=queries["benchmark"].to_numpy(str),
         targets=tuple(map(str, targets)),
@@ -251,3 +322,17 @@ def _assemble(table: pd.DataFrame, name: str, at_least: int) -> Labels:
         group=connected_groups(queries.reindex(columns=["text", "group"], fill_value="")),
         split=queries["split"].to_numpy(str) if "split" in queries else None,
     )
+
+
+def _check_agree(table: pd.DataFrame, keys: list[str], column: str, name: str) -> None:
+    """Raise InputError where rows of the same query (and target) differ in a column."""
+    variants = table.dropna(subset=column).drop_duplicates([*keys, column])
+    again = variants[variants.duplicated(keys)]
+    if len(again):
+        second = again.iloc[0]
+        first = variants[(variants[keys] == second[keys]).all(axis=1)].iloc[0]
+        which = ", ".join(f"{key} {second[key]!r}" for key in keys)
+        raise InputError(
+            f"{name}: {which} has a different {column} in row {second[ROW]} than in row "
+            f"{first[ROW]}; keep one, or give different queries different ids."
+        )

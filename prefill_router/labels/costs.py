@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from prefill_router.errors import InputError, did_you_mean
-from prefill_router.labels import Labels
-from prefill_router.labels.formats import ROW, amount, parsed, require, require_filled
-from prefill_router.labels.tables import Source, read_table, source_name
+from prefill_router.labels import Labels, tables
+from prefill_router.labels.tables import ROW, Source
 
 MILLION = 1_000_000
 PER_MILLION = ("usd_per_m_input", "usd_per_m_output")
+CELLS = {"model": (tables.filled, "the name of a model")} | dict.fromkeys(
+    PER_MILLION, (tables.number, "a number of US dollars per million tokens, 0 or more")
+)
 
 
 @dataclass(frozen=True)
@@ -60,28 +61,17 @@ def load_prices(source: Source) -> Prices:
         If a column is missing, a model is named twice, or a price is missing, negative or not a
         number.
     """
-    name = source_name(source)
-    table = read_table(source)
-    require(table, ["model", *PER_MILLION], name, "a price table")
-    table = table.assign(model=table["model"].str.strip(), **{ROW: range(1, len(table) + 1)})
-    require_filled(table, "model", name)
+    name = tables.source_name(source)
+    table = tables.read_table(source)
+    tables.require(table, CELLS, name, "a price table")
+    table = tables.checked_cells(table.assign(model=table["model"].str.strip()), CELLS, name)
     again = table[table["model"].duplicated()]
     if len(again):
         row, model = again[ROW].iloc[0], again["model"].iloc[0]
         raise InputError(f"{name}, row {row}: {model!r} has a price already; keep one row.")
-    expected = "a number of US dollars per million tokens, 0 or more"
-    prices = [
-        dict(zip(table["model"], values.tolist(), strict=True))
-        for column in PER_MILLION
-        for values in [parsed(table, column, _price, expected, name, ["model"])]
-    ]
-    as_of = ", ".join(sorted(set(table["as_of"]) - {""})) if "as_of" in table else ""
+    as_of = ", ".join(sorted(set(table.get("as_of", [])) - {""}))
+    prices = (table.set_index("model")[column].to_dict() for column in PER_MILLION)
     return Prices(*prices, as_of, name)
-
-
-def _price(text: str) -> float | None:
-    value = amount(text)
-    return None if value is None or math.isnan(value) else value
 
 
 def has_costs(labels: Labels, prices: Prices | None) -> bool:
@@ -112,22 +102,19 @@ def query_costs(labels: Labels, prices: Prices | None, n_input_tokens: np.ndarra
         If a price or the length of an answer is needed and unknown: an unknown cost is never 0.
     """
     n_input_tokens = _checked_lengths(labels, n_input_tokens)
-    costs = labels.cost_usd.copy()
-    for k, target in enumerate(labels.targets):
-        rows = np.isnan(costs[:, k])
-        if not rows.any():
-            continue
-        tokens = labels.output_tokens[rows, k]
-        unknown = np.isnan(tokens) & ~np.isnan(labels.correct[rows, k])
-        if unknown.any():
-            query_id = labels.query_id[rows][unknown][0]
-            raise InputError(
-                f"Target {target!r}: the labels say neither output_tokens nor cost_usd of "
-                f"{unknown.sum()} answers (of query {str(query_id)!r}, for one), so that their "
-                "cost is unknown; give either."
-            )
-        if not np.isnan(tokens).all():
-            costs[rows, k] = _priced(target, prices, n_input_tokens[rows, k], tokens)
+    costs, tokens = labels.cost_usd.copy(), labels.output_tokens
+    unstated = np.isnan(costs)
+    unknown = unstated & np.isnan(tokens) & ~np.isnan(labels.correct)
+    if unknown.any():
+        k, row = np.argwhere(unknown.T)[0]
+        raise InputError(
+            f"Target {labels.targets[k]!r}: the labels say neither output_tokens nor cost_usd of "
+            f"{unknown[:, k].sum()} answers (of query {str(labels.query_id[row])!r}, for one), so "
+            "that their cost is unknown; give either."
+        )
+    for k in np.flatnonzero((unstated & ~np.isnan(tokens)).any(axis=0)):
+        priced = _priced(labels.targets[k], prices, n_input_tokens[:, k], tokens[:, k])
+        costs[:, k] = np.where(unstated[:, k], priced, costs[:, k])
     return costs
 
 
@@ -170,21 +157,18 @@ def expected_costs(
     """
     n_input_tokens = _checked_lengths(labels, n_input_tokens)
     train = labels.take(train_rows)
-    by_cost = known_by_cost(train, prices)
-    costs = np.empty((labels.n_queries, labels.n_targets))
+    asked, by_cost = ~np.isnan(train.correct), known_by_cost(train, prices)
+    costs = np.empty(labels.correct.shape)
     for k, target in enumerate(labels.targets):
-        asked = ~np.isnan(train.correct[:, k])
-        if by_cost[k]:
-            costs[:, k] = typical(train.cost_usd[asked, k])
-            continue
-        tokens = train.output_tokens[asked, k]
-        tokens = tokens[~np.isnan(tokens)]
-        if not len(tokens):
+        known = (train.cost_usd if by_cost[k] else train.output_tokens)[asked[:, k], k]
+        known = known[~np.isnan(known)]
+        if not len(known):
             raise InputError(
                 f"Target {target!r}: the length (output_tokens) of none of its training answers "
                 "is known, so that its cost cannot be estimated; add lengths, or give no prices."
             )
-        costs[:, k] = _priced(target, prices, n_input_tokens[:, k], typical(tokens))
+        one = typical(known)
+        costs[:, k] = one if by_cost[k] else _priced(target, prices, n_input_tokens[:, k], one)
     return costs
 
 
@@ -208,27 +192,22 @@ def known_by_cost(train: Labels, prices: Prices | None) -> np.ndarray:
 def _priced(
     target: str, prices: Prices | None, n_input: np.ndarray, n_output: np.ndarray | float
 ) -> np.ndarray:
-    if prices is None:
+    if prices is None or target not in prices.input:
+        where = "a price table (prices=FILE, with columns model, usd_per_m_input, usd_per_m_output)"
+        hint = did_you_mean(target, prices.input) if prices else ""
         raise InputError(
-            f"The price of target {target!r} is unknown: not all of its answers have a cost_usd, "
-            "and there is no price table; give one (prices: a CSV file with columns model, "
-            "usd_per_m_input and usd_per_m_output)."
-        )
-    if target not in prices.input:
-        raise InputError(
-            f"The price of target {target!r} is unknown; add it to {prices.source}, with 0 if it "
-            f"is free.{did_you_mean(target, prices.input)}"
+            f"The price of target {target!r} is unknown: not all of its answers have a "
+            f"cost_usd; add it to {prices.source if prices else where}, 0 if it is free.{hint}"
         )
     return prices.cost(target, n_input, n_output)
 
 
 def _checked_lengths(labels: Labels, n_input_tokens: np.ndarray) -> np.ndarray:
-    lengths = np.asarray(n_input_tokens, dtype=float)
-    shapes = (labels.n_queries,), labels.correct.shape
-    if lengths.shape not in shapes or not (np.isfinite(lengths) & (lengths >= 0)).all():
+    lengths, shape = np.asarray(n_input_tokens, dtype=float), labels.correct.shape
+    usable = lengths.shape in (shape[:1], shape)
+    if not usable or not (np.isfinite(lengths) & (lengths >= 0)).all():
         raise InputError(
             f"n_input_tokens must hold one number of tokens for each of {labels.n_queries} "
             f"queries, or one for each target; it has shape {lengths.shape}."
         )
-    lengths = lengths if lengths.ndim == 2 else lengths[:, None]
-    return np.broadcast_to(lengths, labels.correct.shape)
+    return np.broadcast_to(lengths.reshape(len(lengths), -1), shape)

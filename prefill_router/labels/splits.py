@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,10 +11,11 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from prefill_router.errors import InputError
-from prefill_router.labels.formats import PARTS
 
 if TYPE_CHECKING:
     from prefill_router.labels import Labels
+
+PARTS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,13 +85,13 @@ def make_splits(
     fold = np.floor(places * outer_folds) if outer_folds > 1 else places >= test_share
     splits = []
     for number in range(outer_folds):
-        test = fold == number
         # The stretch of the line that follows the test fold validates; the line is a ring.
         behind = (places - (number + 1) * test_share) % 1.0
-        validation = ~test & (behind < validation_share)
+        part = np.where(behind < validation_share, "validation", "train")
+        part[fold == number] = "test"
         splits.append(
             _split(
-                [~test & ~validation, validation, test],
+                part,
                 f"{labels.n_queries} queries in {len(np.unique(labels.group))} groups are too few "
                 "for these shares or folds. Use more queries or fewer outer_folds.",
             )
@@ -99,28 +99,26 @@ def make_splits(
     return splits
 
 
-def _split(masks: Sequence[np.ndarray], problem: str) -> Split:
-    for name, mask in zip(PARTS, masks, strict=True):
-        if not mask.any():
+def _split(part: np.ndarray, problem: str) -> Split:
+    rows = [np.flatnonzero(part == name) for name in PARTS]
+    for name, of_part in zip(PARTS, rows, strict=True):
+        if not len(of_part):
             raise InputError(f"The {name} part would be empty: {problem}")
-    return Split(*map(np.flatnonzero, masks))
+    return Split(*rows)
 
 
 def _own_split(labels: Labels) -> Split:
-    order = np.argsort(labels.group, kind="stable")
-    group, part = labels.group[order], labels.split[order]
-    across = np.flatnonzero((group[1:] == group[:-1]) & (part[1:] != part[:-1]))
-    if len(across):
-        one, other = order[across[0] : across[0] + 2]
+    queries = pd.DataFrame({name: getattr(labels, name) for name in ("group", "split", "query_id")})
+    sides = queries.drop_duplicates(["group", "split"]).sort_values("group", kind="stable")
+    across = sides[sides["group"].duplicated(keep=False)].to_dict("records")
+    if across:
         raise InputError(
-            f"Queries {str(labels.query_id[one])!r} ({labels.split[one]}) and "
-            f"{str(labels.query_id[other])!r} ({labels.split[other]}) have the same text or group, "
-            "but the column 'split' puts them on different sides; put them on one."
+            "Queries {query_id!r} ({split})".format(**across[0])
+            + " and {query_id!r} ({split}) have the same text or group, ".format(**across[1])
+            + "but the column 'split' puts them on different sides; put them on one."
         )
-    return _split(
-        [labels.split == name for name in PARTS],
-        "the column 'split' names no such query; drop the column to have a split made.",
-    )
+    problem = "the column 'split' names no such query; drop the column to have a split made."
+    return _split(labels.split, problem)
 
 
 def connected_groups(table: pd.DataFrame) -> np.ndarray:
@@ -137,14 +135,12 @@ def connected_groups(table: pd.DataFrame) -> np.ndarray:
         From 0, in order of first appearance.
     """
     n = len(table)
-    rows, values = [], []
-    for number, column in enumerate(table, start=1):
-        filled = np.flatnonzero(table[column].str.strip() != "")
-        rows.append(filled)
-        values.append(number * n + pd.factorize(table[column].iloc[filled].str.strip())[0])
-    edges = np.concatenate(rows), np.concatenate(values)
-    nodes = n * (table.shape[1] + 1)  # the rows, and for each column at most n values
-    graph = coo_array((np.ones(len(edges[0])), edges), shape=(nodes, nodes))
+    cells = table.reset_index(drop=True).apply(lambda column: column.str.strip()).stack()
+    value = pd.factorize(pd.MultiIndex.from_arrays([cells.index.get_level_values(1), cells]))[0]
+    held = np.flatnonzero(cells != "")
+    ends = cells.index.get_level_values(0)[held], n + value[held]
+    nodes = n + len(cells)  # the rows, and at most as many values as there are cells
+    graph = coo_array((np.ones(len(held)), ends), shape=(nodes, nodes))
     _, component = connected_components(graph, directed=False)
     return pd.factorize(component[:n])[0].astype(np.int64)
 

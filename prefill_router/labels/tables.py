@@ -1,4 +1,4 @@
-"""Tables from memory, files, directories or the hub, every cell as text."""
+"""Tables from memory, files, directories or the hub: every cell as text, then checked and read."""
 
 from __future__ import annotations
 
@@ -6,24 +6,28 @@ import csv
 import gzip
 import io
 import json
+import math
 import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 from pyarrow import parquet
 
-from prefill_router.errors import InputError
+from prefill_router.errors import InputError, did_you_mean
 from prefill_router.storage import atomic_write
 
 WRITTEN = (".csv", ".csv.gz", ".parquet")
-KINDS = (*WRITTEN, ".json", ".jsonl")
 LFS_POINTER = b"version https://git-lfs"
+ROW = "row in table"  # no name a column would have
+MISSING = {"", "nan", "na", "n/a", "null", "none", "<na>"}
 
 Source = str | os.PathLike | pd.DataFrame
+Read = Callable[[str], Any]
+"""From a cell's text to its value, None where it cannot be read."""
 
 
 def source_name(source: Source) -> str:
@@ -54,9 +58,9 @@ def read_table(source: Source) -> pd.DataFrame:
     """
     name = source_name(source)
     table = source if isinstance(source, pd.DataFrame) else _read(name)
-    columns = [str(column).strip() for column in table.columns]
-    named = [bool(column) and not column.startswith("__index_level_") for column in columns]
-    table = table.set_axis(columns, axis=1).loc[:, named].reset_index(drop=True)
+    table = table.rename(columns=lambda column: str(column).strip()).reset_index(drop=True)
+    named = [bool(column) and not column.startswith("__index_level_") for column in table]
+    table = table.loc[:, named]
     twice = table.columns[table.columns.duplicated()]
     if len(twice):
         raise InputError(f"{name} has two columns named {twice[0]!r}; rename or remove one.")
@@ -98,27 +102,81 @@ def as_text(column: pd.Series) -> pd.Series:
     return column.where(column.notna(), "").map(str)
 
 
-def _kind(path: Path, kinds: tuple[str, ...] = KINDS) -> str:
-    kind = next((kind for kind in kinds if path.name.lower().endswith(kind)), None)
-    if kind is None:
-        raise InputError(f"{path}: its name must end in {', '.join(kinds)}.")
-    return kind
+def checked_cells(
+    table: pd.DataFrame, cells: Mapping[str, tuple[Read, str]], name: str
+) -> pd.DataFrame:
+    """Return a table of text cells with the values that its cells stand for, numbered by `ROW`.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        As `read_table` returns it; a column that `cells` does not name is left as it is.
+    cells : mapping of str to (callable, str)
+        How a column's cells are read, and what they must be, in words.
+    name : str
+        What to call the table in an error.
+
+    Raises
+    ------
+    InputError
+        If a cell cannot be read; the message names its row, query and target.
+    """
+    if ROW not in table:
+        table = table.assign(**{ROW: range(1, len(table) + 1)})
+    values = {}
+    for column in table.columns.intersection(list(cells)):
+        read, expected = cells[column]
+        values[column] = [read(text) for text in table[column]]
+        if None in values[column]:
+            bad = table.iloc[values[column].index(None)]
+            keys = [f"{key} {bad[key]!r}" for key in ("query_id", "model") if key in bad]
+            raise InputError(
+                f"{name}, row {bad[ROW]} ({', '.join(keys)}): {column} is {bad[column]!r}; it must "
+                f"be {expected}."
+            )
+    return table.assign(**values)
+
+
+def require(table: pd.DataFrame, columns: Iterable[str], name: str, what: str) -> None:
+    """Raise InputError where a column is missing that `what` needs."""
+    for column in columns:
+        if column not in table:
+            raise InputError(
+                f"{name} has no column {column!r}, which {what} needs; its columns are "
+                f"{', '.join(table)}.{did_you_mean(column, table)}"
+            )
+
+
+def filled(text: str) -> str | None:
+    """Return a text that is not empty."""
+    return text if text.strip() else None
+
+
+def number(text: str) -> float | None:
+    """Return the finite number, not negative, that `text` is."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if 0 <= value < math.inf else None
+
+
+def optional(read: Read) -> Read:
+    """Return what reads a missing cell as NaN, and others as `read` does."""
+    return lambda text: math.nan if text.strip().lower() in MISSING else read(text)
+
+
+def _kind(path: Path, kinds: tuple[str, ...]) -> str:
+    for kind in kinds:
+        if path.name.lower().endswith(kind):
+            return kind
+    raise InputError(f"{path}: its name must end in {', '.join(kinds)}.")
 
 
 def _read(name: str) -> pd.DataFrame:
     path = Path(name)
-    if name.startswith("hub:"):
-        repository, _, split = name.removeprefix("hub:").partition(":")
-        return _from_datasets(
-            lambda datasets: datasets.load_dataset(repository, split=split or None),
-            f"{name} cannot be read from the hub. Without a connection, save it elsewhere with "
-            "load_dataset(...).save_to_disk(DIRECTORY), copy the directory here and give its path",
-        )
-    if path.is_dir():
-        return _from_datasets(
-            lambda datasets: datasets.load_from_disk(name),
-            f"{name} is not a data set that `datasets` saved with save_to_disk",
-        )
+    if name.startswith("hub:") or path.is_dir():
+        return _from_datasets(name)
     if path.is_file():
         return _from_file(path)
     where = "" if path.is_absolute() else f" in {Path.cwd()}"
@@ -126,46 +184,55 @@ def _read(name: str) -> pd.DataFrame:
     raise InputError(f"{name}: no such file or directory{where}.{hub}")
 
 
-def _from_datasets(load: Callable[[ModuleType], object], problem: str) -> pd.DataFrame:
+def _from_datasets(name: str) -> pd.DataFrame:
     import datasets  # slow to import, and seldom needed
 
     try:
-        data = load(datasets)
+        if name.startswith("hub:"):
+            repository, _, split = name.removeprefix("hub:").partition(":")
+            data = datasets.load_dataset(repository, split=split or None)
+        else:
+            data = datasets.load_from_disk(name)
         parts = data if isinstance(data, dict) else {"": data}
         tables = {name: _from_arrow(part.with_format("arrow")[:]) for name, part in parts.items()}
     except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"{problem}: {error}") from error
+        raise InputError(
+            f"{name} cannot be read as a data set of the hub, or one written by save_to_disk, as "
+            f"load_dataset(...).save_to_disk(DIRECTORY) does for use without a connection: {error}"
+        ) from error
     if len(tables) > 1:
-        tables = {
-            name: table if "split" in table else table.assign(split=name)
-            for name, table in tables.items()
-        }
+        for part, table in tables.items():
+            table["split"] = table.get("split", part)
     return pd.concat(tables.values(), ignore_index=True)
 
 
 def _from_file(path: Path) -> pd.DataFrame:
-    kind = _kind(path)
+    kind = _kind(path, (*WRITTEN, ".json", ".jsonl"))
     try:
-        with path.open("rb") as stream:
-            if stream.read(len(LFS_POINTER)) == LFS_POINTER:
-                raise ValueError("it is a Git LFS pointer; fetch the file with `git lfs pull`")
+        raw = path.read_bytes()
+        if raw.startswith(LFS_POINTER):
+            raise ValueError("it is a Git LFS pointer; fetch the file with `git lfs pull`")
         if kind == ".parquet":
             return _from_arrow(parquet.read_table(path))
-        raw = path.read_bytes()
-        text = (gzip.decompress(raw) if kind == ".csv.gz" else raw).decode("utf-8-sig")
-        if not text.strip():
-            raise ValueError("it is empty")
+        text = _decoded(gzip.decompress(raw) if kind == ".csv.gz" else raw)
         return _from_csv(text) if kind in WRITTEN else _from_json(text, kind)
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise InputError(
-            f"{path} is not UTF-8 text (byte 0x{error.object[error.start]:02x} in line {line}); "
-            "save the file as UTF-8."
-        ) from None
     except (EOFError, zlib.error, csv.Error, ValueError, OSError) as error:
         raise InputError(
             f"{path} cannot be read as {kind} (damaged, cut short or of another format?): {error}"
         ) from error
+
+
+def _decoded(raw: bytes) -> str:
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        raise ValueError(
+            f"it is not UTF-8 text (byte 0x{raw[error.start]:02x} in line {line}); save it as UTF-8"
+        ) from None
+    if not text.strip():
+        raise ValueError("it is empty")
+    return text
 
 
 def _from_arrow(table: pa.Table) -> pd.DataFrame:
@@ -177,9 +244,8 @@ def _from_csv(text: str) -> pd.DataFrame:
     # Not by pandas, which fills short rows up: the missing cells would read as never asked.
     csv.field_size_limit(2**31 - 1)  # the default refuses long questions
     header, *rows = [row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if row]
-    other = next((mark for mark in ";\t|" if len(header) == 1 and mark in header[0]), None)
-    if other:
-        raise ValueError(f"its header has no comma, but {other!r}; save it with commas.")
+    if len(header) == 1 and (other := set(";\t|") & set(header[0])):
+        raise ValueError(f"its header has no comma, but {min(other)!r}; save it with commas.")
     for number, row in enumerate(rows, start=1):
         if len(row) != len(header):
             raise ValueError(f"row {number} has {len(row)} cells, but the header {len(header)}.")
@@ -187,15 +253,12 @@ def _from_csv(text: str) -> pd.DataFrame:
 
 
 def _from_json(text: str, kind: str) -> pd.DataFrame:
-    if kind == ".json":
-        records = json.loads(text)
-    else:
-        records = []
-        for number, line in enumerate(text.split("\n"), start=1):
-            try:
-                records += [json.loads(line)] if line.strip() else []
-            except json.JSONDecodeError as error:
-                raise ValueError(f"line {number} is not a JSON value ({error.msg}).") from None
+    records = json.loads(text) if kind == ".json" else []
+    for number, line in enumerate(text.split("\n") if kind == ".jsonl" else [], start=1):
+        try:
+            records += [json.loads(line)] if line.strip() else []
+        except json.JSONDecodeError as error:
+            raise ValueError(f"line {number} is not a JSON value ({error.msg}).") from None
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
         raise ValueError("expected objects, a list of them in .json, one a line in .jsonl.")
     if "\\ud" in text.lower():  # half a surrogate pair is valid JSON, but no text

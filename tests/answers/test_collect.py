@@ -124,8 +124,8 @@ def test_requests_that_cannot_be_met_are_refused_before_any_model_is_asked(
 ):
     out, target = tmp_path / "labels.csv", saved["a"]
     for column, value, message in [
-        ("query_id", "", "row 3: 'query_id' is empty"),
-        ("question", " ", "row 3: 'question' is empty"),
+        ("query_id", "", "row 3 .*: query_id is ''; it must be filled in"),
+        ("question", " ", "row 3 .*: question is ' '; it must be filled in"),
         ("split", "tset", "row 3 .*split is 'tset'"),
         ("reference", None, "query 'q2': The reference is empty"),
         ("reference", "1 or 2", "query 'q2': .*holds 2 numbers"),

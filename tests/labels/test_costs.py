@@ -153,7 +153,7 @@ def test_load_prices(tmp_path):
         ("m1,1,2,,", "row 2: 'm1' has a price already"),
         ("m2,-1,2,,", r"row 2 \(model 'm2'\): usd_per_m_input is '-1'"),
         ("m2,1,,,", "usd_per_m_output is ''"),
-        (",1,2,,", "row 2: 'model' is empty"),
+        (",1,2,,", "row 2 .*: model is ''; it must be the name"),
     ],
 )
 def test_bad_prices(tmp_path, row, message):

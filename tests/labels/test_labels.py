@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from random_labels import labels_of
 
 from prefill_router.errors import InputError
-from prefill_router.labels import load_labels, write_labels
-from prefill_router.labels.formats import normalise
+from prefill_router.labels import load_labels, normalise, write_labels
 from prefill_router.labels.splits import connected_groups, stratified_places
 
 LONG = [
@@ -120,10 +119,13 @@ def test_spellings_of_right_and_of_never_asked(tmp_path):
         (changed(3, is_correct="2"), r"row 3 .*'q2'.*'large'.*is_correct is '2'.* 0 or 1"),
         (changed(1, output_tokens="-5"), "row 1 .*output_tokens is '-5'"),
         (changed(1, output_tokens="inf"), "row 1 "),
-        (changed(5, question=" "), "row 5: 'question' is empty"),
-        (changed(2, question="one?"), "'q1' has a different question in row 2 than in row 1"),
+        (changed(5, question=" "), "row 5 .*'q3'.*question is ' '; it must be filled in"),
+        (changed(2, question="one?"), "'q1' has a different text in row 2 than in row 1"),
         (changed(2, benchmark="b"), "'q1' has a different benchmark in row 2"),
-        ([*LONG, ("q3", "Three?", "b", "small", "1", "")], "'q3'.*'small' in rows 5, 6"),
+        (
+            [*LONG, ("q3", "Three?", "b", "small", "1", "")],
+            "'small' has a different is_correct in row 6",
+        ),
         (LONG[4:], "at least 2 targets.*only 'small'"),
     ],
 )
