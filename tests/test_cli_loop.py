@@ -29,17 +29,21 @@ def write(directory, name="loop.yaml", **values):
     return path
 
 
-@pytest.mark.parametrize("command", READ)
-def test_help_explains_the_fields_that_a_command_reads(command):
-    said = " ".join(invoke(command, "--help").stdout.split())
-    for name in Loop.model_fields:
-        assert (f"• {name}: " in said) == (name in READ[command])
-    for name in Endpoint.model_fields:
-        assert (f"• targets: {name}: " in said) == (command == "collect")
+def answer(*given):
+    """Return what a command says as JSON."""
+    result = invoke(*given, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
 
 
-def test_every_field_is_read_by_some_command():
+def test_help_explains_the_fields_that_a_command_reads():
     assert set().union(*READ.values()) == set(Loop.model_fields)
+    for command, read in READ.items():
+        said = " ".join(invoke(command, "--help").stdout.split())
+        for name in Loop.model_fields:
+            assert (f"• {name}: " in said) == (name in read)
+        for name in Endpoint.model_fields:
+            assert (f"• targets: {name}: " in said) == (command == "collect")
 
 
 # -- collect -------------------------------------------------------------------------------------
@@ -54,18 +58,12 @@ def models(tmp_path_factory):
 @pytest.fixture
 def asked(tmp_path, models):
     """A loop; what the first model answers to the odd questions is right."""
-    questions = [f"w{i} w{i + 1}" for i in range(12)]
+    table = pd.DataFrame({"query_id": [f"q{i}" for i in range(12)], "benchmark": "words"})
+    table["question"] = [f"w{i} w{i + 1}" for i in range(12)]
     model, tokenizer = load_target(resolve(models[0]))
-    answers = [generate(model, tokenizer, [q], Decoding(6))[0][0] for q in questions]
-    table = pd.DataFrame(
-        {
-            "query_id": [f"q{i}" for i in range(12)],
-            "question": questions,
-            "benchmark": "words",
-            "reference": [a if i % 2 else "w0 is wrong" for i, a in enumerate(answers)],
-            "group": [f"g{i // 2}" for i in range(12)],
-        }
-    )
+    answers = [generate(model, tokenizer, [q], Decoding(6))[0][0] for q in table["question"]]
+    table["reference"] = [a if i % 2 else "w0 is wrong" for i, a in enumerate(answers)]
+    table["group"] = [f"g{i // 2}" for i in range(12)]
     table.to_csv(tmp_path / "queries.csv", index=False)
     return write(
         tmp_path, queries=str(tmp_path / "queries.csv"), labels=str(tmp_path / "labels.csv.gz"),
@@ -73,11 +71,24 @@ def asked(tmp_path, models):
     )  # fmt: skip
 
 
+def of_endpoints(asked, *targets, **values):
+    """Write the same loop for endpoints: (name, server)."""
+    given = yaml.safe_load(asked.read_text()) | values
+    given["targets"] = [
+        {
+            "name": name,
+            "base_url": server.base_url,
+            "model": "m",
+            "price": {"input": 1, "output": 2},
+        }
+        for name, server in targets
+    ]
+    return write(asked.parent, "remote.yaml", **given)
+
+
 def test_collect_asks_grades_and_writes_labels_that_can_be_loaded(tmp_path, models, asked):
-    result = invoke("collect", asked)
-    assert result.exit_code == 0, result.output
     out = tmp_path / "labels.csv.gz"
-    assert f"24 labels in {out}, 0 missing" in result.stdout
+    assert f"24 labels in {out}, 0 missing" in invoke("collect", asked).stdout
     labels = load_labels(out)
     assert labels.targets == tuple(models)
     assert labels.correct[:, 0].tolist() == [0, 1] * 6
@@ -94,15 +105,10 @@ def test_collect_asks_grades_and_writes_labels_that_can_be_loaded(tmp_path, mode
 
 
 def test_collect_says_what_it_could_not_get_and_what_it_spent(tmp_path, asked):
+    queries = pd.read_csv(tmp_path / "queries.csv").assign(reference=2)
+    queries.to_csv(tmp_path / "queries.csv", index=False)
     with faulty({"w1 w2": [(400, {}, "no such words")]}) as server:
-        target = {
-            "name": "remote", "base_url": server.base_url, "model": "m",
-            "price": {"input": 1.0, "output": 2.0},
-        }  # fmt: skip
-        given = yaml.safe_load(asked.read_text()) | {"targets": [target], "grader": "numeric"}
-        path = write(tmp_path, "remote.yaml", **given)
-        queries = pd.read_csv(given["queries"]).assign(reference=2)
-        queries.to_csv(given["queries"], index=False)
+        path = of_endpoints(asked, ("remote", server), grader="numeric")
         result = invoke("collect", path, "--json")
         assert result.exit_code == 3
         assert "no such words" in result.stderr
@@ -116,49 +122,38 @@ def test_collect_says_what_it_could_not_get_and_what_it_spent(tmp_path, asked):
     assert len(server.requests) == 13
 
 
-def test_a_target_without_any_answer_has_no_accuracy_and_ends_no_collection(tmp_path, asked):
+def test_a_target_without_any_answer_has_no_accuracy_and_ends_no_collection(asked):
     with faulty() as live, faulty({"*": [(404, {}, "no such model")] * 50}) as gone:
-        targets = [
-            {"name": name, "base_url": url, "model": "m", "price": {"input": 1.0, "output": 1.0}}
-            for name, url in (("live", live.base_url), ("gone", gone.base_url))
-        ]
-        given = yaml.safe_load(asked.read_text()) | {"targets": targets}
-        path = write(tmp_path, "remote.yaml", **given)
+        path = of_endpoints(asked, ("live", live), ("gone", gone))
         poor = invoke("collect", path, "--json", "-p", "cap_usd=0.000001")
         result = invoke("collect", path, "--json")
     assert (poor.exit_code, result.exit_code) == (3, 3)
-    found = json.loads(poor.stdout)
-    assert (found["n_labels"], found["n_missing"], found["accuracy"]) == (0, 24, {})
     assert "the cap of" in poor.stderr
-    found = json.loads(result.stdout)
-    assert (found["n_labels"], found["n_missing"]) == (12, 12)
-    assert list(found["accuracy"]) == ["live"]
+    for said, n_labels, answered in ((poor, 0, []), (result, 12, ["live"])):
+        found = json.loads(said.stdout)
+        assert (found["n_labels"], found["n_missing"]) == (n_labels, 24 - n_labels)
+        assert list(found["accuracy"]) == answered
 
 
 def test_a_grader_that_fails_costs_no_answer(tmp_path, asked, monkeypatch):
     (tmp_path / "failing_grader.py").write_text("def boom(answer, reference): return 1 / 0")
     monkeypatch.syspath_prepend(tmp_path)
     with faulty() as server:
-        target = {"name": "remote", "base_url": server.base_url, "model": "m"}
-        given = yaml.safe_load(asked.read_text()) | {"targets": [target]}
-        path = write(tmp_path, "remote.yaml", **given)
+        path = of_endpoints(asked, ("remote", server))
         said = refused("collect", path, "-p", "grader=failing_grader:boom")
         assert "grader boom" in said and "'w0 w1'" in said and "ZeroDivisionError" in said
         assert invoke("collect", path).exit_code == 0
     assert len(server.requests) == 12
 
 
-@pytest.mark.parametrize(
-    ("given", "said"),
-    [
-        (["targets=zoo/nobody"], "no model 'zoo/nobody' in the zoo"),
-        (["queries=gone.csv"], "gone.csv"),
-        (["queries="], "queries must name a table"),
-        (["grader=luck"], "none called 'luck'"),
-    ],
-)
-def test_collect_refuses_what_it_cannot_use(tmp_path, asked, given, said):
-    assert said in refused("collect", asked, *(x for p in given for x in ("-p", p)))
+def test_collect_refuses_what_it_cannot_use(tmp_path, asked):
+    for given, said in (
+        ("targets=zoo/nobody", "no model 'zoo/nobody' in the zoo"),
+        ("queries=gone.csv", "gone.csv"),
+        ("queries=", "queries must name a table"),
+        ("grader=luck", "none called 'luck'"),
+    ):
+        assert said in refused("collect", asked, "-p", given)
     assert not (tmp_path / "labels.csv.gz").exists()
 
 
@@ -167,7 +162,7 @@ def test_collect_refuses_what_it_cannot_use(tmp_path, asked, given, said):
 
 @pytest.fixture(scope="module")
 def loop(tmp_path_factory):
-    """A loop whose router was fitted to three targets; the table holds a fourth's few labels."""
+    """A loop whose router was fitted to three targets, and what the fit said."""
     directory = tmp_path_factory.mktemp("loop")
     world = tiny_studies.world(directory)
     table = tiny_studies.label_table()
@@ -186,9 +181,13 @@ def loop(tmp_path_factory):
     return path, result.stdout
 
 
-def test_fit_saves_a_router_and_says_how_good_it_is(loop):
-    path, said = loop
-    router = Router.from_pretrained(path.parent / "router")
+@pytest.fixture
+def router(loop):
+    return Router.from_pretrained(loop[0].parent / "router")
+
+
+def test_fit_saves_a_router_and_says_how_good_it_is(loop, router):
+    said = loop[1]
     assert router.targets == ["early", "late", "noisy"]
     table = said.splitlines()
     assert table[0].split("  ")[-1].strip() == "cost saving"
@@ -203,67 +202,55 @@ def test_fit_saves_a_router_and_says_how_good_it_is(loop):
     assert str(router.guarantee) in said
 
 
-def test_evaluate_leaves_out_what_the_router_was_fitted_to(loop, tmp_path):
-    path, _ = loop
-    router = Router.from_pretrained(path.parent / "router")
-    data = router.config.data
-    found = json.loads(invoke("evaluate", path, "--json").stdout)
+def test_evaluate_leaves_out_what_the_router_was_fitted_to(loop, router, tmp_path):
+    path, data = loop[0], router.config.data
+    found = answer("evaluate", path)
     assert (found["n"], found["n_left_out"]) == (data.test, data.train + data.validation)
-    names = ("metric", "router", "target")
-    again = {tuple(row[k] for k in names): row["estimate"] for row in found["metrics"]}
-    for row in select(router.metrics, target=None).itertuples():
-        if (key := (row.metric, row.router, row.target)) in again and row.estimate == row.estimate:
-            assert again[key] == pytest.approx(row.estimate, abs=1e-5)
+    again = {(row["metric"], row["router"], row["target"]): row for row in found["metrics"]}
+    for row in select(router.metrics, target=None).dropna(subset="estimate").itertuples():
+        if (key := (row.metric, row.router, row.target)) in again:
+            assert again[key]["estimate"] == pytest.approx(row.estimate, abs=1e-5)
     other = tmp_path / "other.csv"
     new = tiny_studies.label_table(n=80, seed=5).assign(group="")
     new["query_id"] = "new " + new["query_id"]
     old = pd.read_csv(path.parent / "labels.csv").assign(group="")
-    known = set(old["question"])
-    n_new = int((~new["question"].isin(known)).sum() / len(router.targets))
+    n_new = (~new["question"].isin(old["question"])).sum() // len(router.targets)
     new.to_csv(other, index=False)
     given = ("evaluate", path, "-p", f"labels={other}")
-    found = json.loads(invoke(*given, "--json").stdout)
+    found = answer(*given)
     assert {row["split"] for row in found["metrics"]} == {"new"}
     counts = {row["n"] for row in found["metrics"] if row["metric"] == "accuracy"}
     assert counts == {n_new} == {found["n"]} and 0 < n_new <= 80
     assert f"{n_new} queries; {80 - n_new} that the router was fitted to" in invoke(*given).stdout
     pd.concat([new, old]).to_csv(other, index=False)  # row by row, not as a whole
-    mixed = json.loads(invoke(*given, "--json").stdout)
-    assert mixed["n"] == n_new + data.test
+    assert answer(*given)["n"] == n_new + data.test
 
 
-def test_route_says_whom_to_ask_and_why(loop):
-    path, _ = loop
-    router = Router.from_pretrained(path.parent / "router")
-    given = ("w1 w2", "w15 w19", "-p", "tau=0.3", "-p", "exclude=noisy", "--json")
-    found = json.loads(invoke("route", path, *given).stdout)["routes"]
+def test_route_says_whom_to_ask_and_why(loop, router):
+    given = ("route", loop[0], "w1 w2", "w15 w19", "-p", "tau=0.3", "-p", "exclude=noisy")
+    found = answer(*given)["routes"]
     wanted = router.route_many(["w1 w2", "w15 w19"], tau=0.3, exclude=["noisy"])
     assert [one["choice"] for one in found] == [one.choice for one in wanted]
     assert [one["p"] for one in found] == [one.p for one in wanted]
-    assert set(found[0]["p"]) == {"early", "late"}
-    assert wanted[0].why in invoke("route", path, *given[:-1]).stdout
-    assert "Unknown target 'x'" in refused("route", path, "w1", "-p", "exclude=x")
-    assert "needs budget" in refused("route", path, "w1", "-p", "policy=budget")
+    assert wanted[0].why in invoke(*given).stdout
+    assert "Unknown target 'x'" in refused("route", loop[0], "w1", "-p", "exclude=x")
+    assert "needs budget" in refused("route", loop[0], "w1", "-p", "policy=budget")
 
 
 def test_the_command_line_says_where_an_encoder_lies_now(loop, tmp_path):
-    path, _ = loop
-    router = shutil.copytree(path.parent / "router", tmp_path / "router")
+    router = shutil.copytree(loop[0].parent / "router", tmp_path / "router")
     record = json.loads((router / "router.json").read_text())
     encoder, record["encoder"]["name"] = record["encoder"]["name"], "../gone"
     (router / "router.json").write_text(json.dumps(record))
-    given = ("route", path, "w1", "-p", f"router={router}")
+    given = ("route", loop[0], "w1", "-p", f"router={router}")
     assert "on the command line -p encoder=PATH" in refused(*given)
     assert invoke(*given, "-p", f"encoder={encoder}").exit_code == 0
 
 
-def test_a_new_target_joins_with_how_sure_that_is(loop, tmp_path):
-    path, _ = loop
-    few = path.parent / "few.csv"
-    given = ("-p", f"labels={few}")
-    result = invoke("add-target", path, "new", tmp_path / "wider", *given, "--json")
-    assert result.exit_code == 0, result.output
-    found = json.loads(result.stdout)
+def test_a_new_target_joins_with_how_sure_that_is(loop, router, tmp_path):
+    directory = loop[0].parent
+    few = directory / "few.csv"
+    found = answer("add-target", loop[0], "new", tmp_path / "wider", "-p", f"labels={few}")
     assert found["targets"] == ["early", "late", "noisy", "new"]
     rows = {(row["metric"], row["router"]): row for row in found["metrics"]}
     accuracy = rows["accuracy", "single target"]
@@ -272,62 +259,56 @@ def test_a_new_target_joins_with_how_sure_that_is(loop, tmp_path):
     assert accuracy["lower"] < accuracy["estimate"] < accuracy["upper"]
     assert any(row.get("versus") == "the others' mean" for row in found["metrics"])
     wider = Router.from_pretrained(tmp_path / "wider")
-    narrow = Router.from_pretrained(path.parent / "router")
     queries = ["w1 w2 w3", "w14 w15"]
-    p, before = wider.predict_proba(queries), narrow.predict_proba(queries)
-    np.testing.assert_array_equal(p[:, :3], before)
+    p, cost = wider.predict_proba(queries), wider.expected_costs(queries)
+    np.testing.assert_array_equal(p[:, :3], router.predict_proba(queries))
     assert ((p[:, 3] > 0) & (p[:, 3] < 1)).all()
-    cost = wider.expected_costs(queries)
-    length = pd.read_csv(few)["output_tokens"].mean()
-    assert cost[0, 3] > length * 1e-6 and cost.shape == (2, 4)
+    assert cost[0, 3] > pd.read_csv(few)["output_tokens"].mean() * 1e-6
     for policy in ({"policy": "argmax"}, {"policy": "budget", "budget": 1.0}, {"tau": 0.5}):
         assert set(wider.route(queries[0], **policy).p) == set(wider.targets)
-    again = wider.save_pretrained(tmp_path / "again")
-    assert (again / "router.json").read_bytes() == (tmp_path / "wider/router.json").read_bytes()
-    assert "must be of one target" in refused("add-target", path, "noisy", tmp_path / "x", "-p",
-                                              f"labels={path.parent / 'labels.csv'}")  # fmt: skip
+    given = ("add-target", loop[0], "noisy", tmp_path / "x", "-p", f"labels={directory}/labels.csv")
+    assert "must be of one target" in refused(*given)
     assert not (tmp_path / "x").exists()
 
 
-def test_labels_of_a_new_target_of_fitted_questions_are_counted(loop, tmp_path):
-    path, _ = loop
-    router = Router.from_pretrained(path.parent / "router")
-    labels = load_labels(path.parent / "labels.csv")
-    table = pd.read_csv(path.parent / "labels.csv").query("model == 'late'").assign(model="new")
-    fresh = table["query_id"].isin(router.unseen(labels).query_id)
-    given = ("add-target", path, "new", tmp_path / "x", "-p", f"labels={tmp_path / 'new.csv'}")
+def test_labels_of_a_new_target_of_fitted_questions_are_counted(loop, router, tmp_path):
+    labels = loop[0].parent / "labels.csv"
+    table = pd.read_csv(labels).query("model == 'late'").assign(model="new", group="")
+    fresh = table["query_id"].isin(router.unseen(load_labels(labels)).query_id)
+    given = ("add-target", loop[0], "new", tmp_path / "x", "-p", f"labels={tmp_path / 'new.csv'}")
     for part, said in (
         (table[fresh], "0 of them.\n"),
         (pd.concat([table[fresh], table[~fresh][:20]]), "20 of them, of which it predicts"),
     ):
-        part.assign(group="").to_csv(tmp_path / "new.csv", index=False)
+        part.to_csv(tmp_path / "new.csv", index=False)
         assert f"{len(part)} queries; the router was fitted to {said}" in invoke(*given).stdout
-    found = json.loads(invoke(*given, "--json").stdout)
+    found = answer(*given)
     assert (found["n"], found["n_seen"]) == (len(part), 20)
+
+
+def test_report_writes_the_page_and_no_command_looks_at_what_is_not_there(loop):
+    path = loop[0]
+    assert invoke("report", path).exit_code == 0
+    assert "<html" in (path.parent / "report.html").read_text(encoding="utf-8")
+    assert "prefill-router collect" in refused("fit", path, "-p", "labels=none.csv")
+    assert "prefill-router fit" in refused("route", path, "w1", "-p", "router=none")
+    said = refused("fit", path, "-p", "policy=budget")
+    assert "fit does not read it; route would" in said
 
 
 # -- the toolkit ---------------------------------------------------------------------------------
 
 
-def test_files_are_exchanged_with_the_toolkit(loop, tmp_path):
-    path, _ = loop
+def test_files_are_exchanged_with_the_toolkit(tmp_path):
     labels = tmp_path / "labels.csv"
     labels.write_text("query_id,question,benchmark,a,b\n1,one,m,0,1\n2,two,m,1,\n")
     result = invoke("toolkit", "labels", labels, tmp_path / "t.csv")
-    assert result.exit_code == 0
     assert "2 labels written" in result.stdout and "1 questions left out" in result.stdout
     assert list(pd.read_csv(tmp_path / "t.csv"))[:3] == ["question", "model", "isCorrect"]
     pool = {"models": [{"name": "a", "litellm_model": "openrouter/x/y",
                         "cost_per_m_input_tokens": 1, "cost_per_m_output_tokens": 2}]}  # fmt: skip
-    (tmp_path / "pool.yaml").write_text(yaml.safe_dump(pool))
-    result = invoke("toolkit", "pool", tmp_path / "pool.yaml", tmp_path / "loop.yaml")
+    path = write(tmp_path, "pool.yaml", **pool)
+    result = invoke("toolkit", "pool", path, tmp_path / "loop.yaml")
     assert "Set OPENROUTER_API_KEY" in result.stdout
+    path = write(tmp_path, "pool.yaml", models={})
     assert "no list of models" in refused("toolkit", "pool", path, tmp_path / "x.yaml")
-
-
-def test_what_a_command_does_not_look_at_is_refused(loop):
-    path, _ = loop
-    assert "prefill-router collect" in refused("fit", path, "-p", "labels=none.csv")
-    assert "prefill-router fit" in refused("route", path, "w1", "-p", "router=none")
-    said = refused("fit", path, "-p", "policy=budget")
-    assert "fit does not read it; route would" in said

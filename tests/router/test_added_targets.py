@@ -36,25 +36,20 @@ def test_where_the_others_say_nothing_it_is_scikit_learns_ridge_logistic_regress
 
 def test_no_other_coefficients_are_more_probable(drawn):
     p, X, y = drawn
-    variances = {"ability": 0.8, "likeness": 0.3, "own": 1.5}
-    head = NewTargetHead(**variances).fit(p, y, X)
-    z = logit(p.clip(1e-3, 1 - 1e-3))
-    centred = X - X.mean(axis=0)
-    own = 1.5 / (centred**2).sum(axis=1).mean()
+    head = NewTargetHead(ability=0.8, likeness=0.3, own=1.5).fit(p, y, X)
+    z, centred = logit(p.clip(1e-3, 1 - 1e-3)), X - X.mean(axis=0)
+    design = np.column_stack([np.ones(len(z)), z, centred])
+    variances = np.repeat([0.8, 0.3, 1.5 / (centred**2).sum(axis=1).mean()], [1, 3, 5])
 
-    def energy(a, w, v):
-        scores = z.mean(axis=1) + a + z @ w + centred @ v
-        loss = np.log1p(np.exp(-(2 * y - 1) * scores)).sum()
-        return loss + a**2 / 0.8 / 2 + w @ w / 0.3 / 2 + v @ v / own / 2
+    def energy(theta):
+        scores = z.mean(axis=1) + design @ theta
+        return np.log1p(np.exp(-(2 * y - 1) * scores)).sum() + (theta**2 / variances).sum() / 2
 
     a = head.intercept_ + X.mean(axis=0) @ head.coef_
-    w, v = head.coef_others_ - 1 / 3, head.coef_
-    best = energy(a, w, v)
+    theta = np.r_[a, head.coef_others_ - 1 / 3, head.coef_]
     rng = np.random.default_rng(1)
-    for size in (1e-3, 1e-2, 1e-1):
-        for _ in range(20):
-            step = size * rng.normal(size=9)
-            assert energy(a + step[0], w + step[1:4], v + step[4:]) > best
+    for size in np.repeat([1e-3, 1e-2, 1e-1], 20):
+        assert energy(theta + size * rng.normal(size=9)) > energy(theta)
 
 
 def test_scale_of_features_and_rows_without_a_label_do_not_matter(drawn):

@@ -81,13 +81,9 @@ def test_messages_are_rendered_by_the_chat_template(reader, source):
     ],
 )
 def test_queries_that_are_none_are_refused(reader, query, match):
-    with pytest.raises(InputError, match=match):
-        reader.read([query])
-    with pytest.raises(InputError, match=match):
-        reader.read(["w1", query])
-
-
-def test_no_query_is_refused(reader):
+    for queries in ([query], ["w1", query]):
+        with pytest.raises(InputError, match=match):
+            reader.read(queries)
     with pytest.raises(InputError, match="the list is empty"):
         reader.read([])
 

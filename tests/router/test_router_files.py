@@ -7,8 +7,9 @@ import os
 import pickle
 import shutil
 import struct
-import sys
 import time
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 
 import numpy as np
@@ -32,13 +33,9 @@ class Trap:
         return (os.mkdir, (self.mark,))
 
 
-def config_of(directory):
-    return json.loads((directory / CONFIG).read_text())
-
-
 def rewrite(directory, change=None, tensors=None):
     """Change the config, or replace the tensors by others whose hash is right."""
-    config = config_of(directory)
+    config = json.loads((directory / CONFIG).read_text())
     if tensors is not None:
         (directory / TENSORS).write_bytes(tensors)
         config["tensors"] = hashlib.sha256(tensors).hexdigest()
@@ -51,7 +48,6 @@ def refused(directory, match):
     with pytest.raises(InputError, match=match) as caught:
         Router.from_pretrained(directory)
     assert len(str(caught.value)) < 2000
-    return str(caught.value)
 
 
 def test_pickles_are_never_opened(saved, tmp_path):
@@ -71,24 +67,25 @@ def test_pickles_are_never_opened(saved, tmp_path):
     assert mark.exists()
 
 
-def test_missing_files_are_named(saved):
-    for name in (TENSORS, CONFIG):
-        (saved / name).unlink()
-        refused(saved, f"{name}: no such file")
-
-
 @pytest.mark.parametrize("name", [CONFIG, TENSORS])
-def test_links_out_of_the_directory_are_refused(saved, tmp_path, name):
-    outside = tmp_path / "outside"
-    shutil.move(saved / name, outside)
-    (saved / name).symlink_to(outside)
+def test_what_is_no_plain_file_of_the_directory_is_not_opened(saved, tmp_path, name):
+    outside, file = tmp_path / "outside", saved / name
+    shutil.move(file, outside)
+    refused(saved, f"{name}: no such file")
+    file.symlink_to(outside)
     refused(saved, f"{name} is a link out of its directory")
-    (saved / name).unlink()
-    (saved / name).symlink_to(saved / name)
-    refused(saved, f"{name}: no such file")  # a link to itself
-    (saved / name).unlink()
-    shutil.move(outside, saved / "other")
-    (saved / name).symlink_to("other")
+    file.unlink()
+    file.symlink_to(file)
+    refused(saved, f"{name}: no such file")
+    file.unlink()
+    os.mkfifo(file)  # opening it would wait for ever
+    refused(saved, "no plain file")
+    file.unlink()
+    file.mkdir()
+    refused(saved, "no plain file")
+    file.rmdir()
+    shutil.copy(outside, saved / "other")
+    file.symlink_to("other")
     Router.from_pretrained(saved)  # a link within it leads nowhere else
 
 
@@ -109,17 +106,6 @@ def test_links_of_the_hub_cache_are_followed_and_no_others(saved, tmp_path):
     refused(snapshot, "link out of its directory")
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="has no pipes in directories")
-@pytest.mark.parametrize("name", [CONFIG, TENSORS])
-def test_pipes_and_directories_are_not_opened(saved, name):
-    (saved / name).unlink()
-    os.mkfifo(saved / name)  # opening it would wait for ever
-    refused(saved, "no plain file")
-    (saved / name).unlink()
-    (saved / name).mkdir()
-    refused(saved, "no plain file")
-
-
 @pytest.mark.parametrize("name", [CONFIG, TENSORS])
 def test_giant_files_are_refused_before_they_are_read(saved, name, monkeypatch):
     with (saved / name).open("wb") as stream:
@@ -130,19 +116,11 @@ def test_giant_files_are_refused_before_they_are_read(saved, name, monkeypatch):
     refused(saved, "3,221,225,472 bytes and is not read")
 
 
-@pytest.mark.parametrize(
-    "bomb",
-    [
-        b'{"format":' * 50_000,
-        b'{"format": ' + b"9" * 100_000 + b"}",
-        b'{"tau": 1e999}',
-        b"\xff\xfe\x00",
-    ],
-    ids=["nested", "digits", "infinity", "no text"],
-)
-def test_json_bombs_do_nothing(saved, bomb):
-    (saved / CONFIG).write_bytes(bomb)
-    refused(saved, "router.json describes no router")
+def test_json_bombs_do_nothing(saved):
+    nested, digits = b'{"format":' * 50_000, b'{"format": ' + b"9" * 100_000 + b"}"
+    for bomb in (nested, digits, b'{"tau": 1e999}', b"\xff\xfe\x00"):
+        (saved / CONFIG).write_bytes(bomb)
+        refused(saved, "router.json describes no router")
 
 
 ROOM = router_files.LIMITS[CONFIG] - 2**18  # beside what a router says of itself
@@ -165,12 +143,6 @@ def test_a_file_full_of_faults_is_refused_quickly(saved, change, match):
     assert time.process_time() - start < 2
 
 
-def test_a_config_longer_than_it_can_be_is_not_read(saved):
-    assert router_files.LIMITS[CONFIG] == 2 * 2**20
-    rewrite(saved, lambda c: c.update(as_of="x" * 2 * 2**20))
-    refused(saved, "bytes and is not read; at most 2,097,152 are")
-
-
 def test_a_tokenizer_neither_cuts_nor_pads_what_it_counts():
     tokenizer = tiny_models.byte_tokenizer().backend_tokenizer
     whole = len(tokenizer.encode("abcdef").ids)
@@ -190,13 +162,7 @@ def test_the_card_is_not_parsed(saved):
 
 def set_to(*path_and_value):
     *path, last, value = path_and_value
-
-    def change(config):
-        for step in path:
-            config = config[step]
-        config[last] = value
-
-    return change
+    return lambda config: reduce(getitem, path, config).__setitem__(last, value)
 
 
 ADDED = {
@@ -231,19 +197,16 @@ def test_configs_that_say_something_else_are_refused(saved, change, match):
     refused(saved, match)
 
 
-@pytest.mark.parametrize(
-    ("name", "match"),
-    [
+def test_an_encoder_that_is_a_path_elsewhere_is_no_encoder(saved, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name, match in (
         ("../../secrets", "no such directory"),
         ("/etc", "no config.json in"),
         ("zoo/../../secrets", "no model"),
         ("$(touch x)", "hub"),
-    ],
-)
-def test_an_encoder_that_is_a_path_elsewhere_is_no_encoder(saved, name, match, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    rewrite(saved, set_to("encoder", "name", name))
-    refused(saved, match)
+    ):
+        rewrite(saved, set_to("encoder", "name", name))
+        refused(saved, match)
 
 
 @pytest.mark.parametrize(
@@ -260,31 +223,21 @@ def test_an_encoder_that_is_a_path_elsewhere_is_no_encoder(saved, name, match, m
 )
 def test_tensors_of_other_types_shapes_and_values_are_refused(saved, name, make, match):
     tensors = load_file(saved / TENSORS)
-    tensors.setdefault("more", np.zeros(1))
-    if name != "more":
-        del tensors["more"]
-    tensors[name] = make(tensors[name])
+    tensors[name] = make(tensors.get(name))
     rewrite(saved, tensors=save({k: v for k, v in tensors.items() if v is not None}))
     refused(saved, match)
 
 
-@pytest.mark.parametrize(
-    "header",
-    [
-        {"centre": {"dtype": "F32", "shape": [2**62, 2**62], "data_offsets": [0, 8]}},
-        {"centre": {"dtype": "F32", "shape": [10**12], "data_offsets": [0, 4 * 10**12]}},
-        {"centre": {"dtype": "PICKLE", "shape": [2], "data_offsets": [0, 8]}},
-    ],
-    ids=["overflow", "beyond the file", "unknown type"],
-)
-def test_huge_and_impossible_shapes_are_refused(saved, header):
-    text = json.dumps(header).encode()
-    rewrite(saved, tensors=struct.pack("<Q", len(text)) + text + bytes(8))
-    refused(saved, "no safetensors file|unexpected|lacks")
-
-
-def test_an_altered_byte_is_noticed(saved):
-    content = bytearray((saved / TENSORS).read_bytes())
-    content[-1] ^= 1
-    (saved / TENSORS).write_bytes(content)
+def test_tensors_that_are_none_or_altered_are_noticed(saved):
+    content = (saved / TENSORS).read_bytes()
+    (saved / TENSORS).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     refused(saved, "its hash differs")
+    for dtype, shape, end in (
+        ("F32", [2**62, 2**62], 8),
+        ("F32", [10**12], 4 * 10**12),
+        ("PICKLE", [2], 8),
+    ):
+        header = {"centre": {"dtype": dtype, "shape": shape, "data_offsets": [0, end]}}
+        text = json.dumps(header).encode()
+        rewrite(saved, tensors=struct.pack("<Q", len(text)) + text + bytes(8))
+        refused(saved, "no safetensors file|unexpected|lacks")
