@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Discriminator,
     Field,
@@ -53,9 +54,17 @@ def listed(value: Any) -> Any:
     return [item.strip() for item in value.split(",") if item.strip()]
 
 
+def once(values: list) -> list:
+    """Return values no two of which are the same, or targets of the same name."""
+    names = [getattr(value, "name", value) for value in values]
+    if len(set(names)) < len(names):
+        raise ValueError(f"{names} names something twice")
+    return values
+
+
 Name = Annotated[str, Field(min_length=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Listed = Annotated[list[T], BeforeValidator(listed)]
+Listed = Annotated[list[T], BeforeValidator(listed), AfterValidator(once)]
 Layers = Literal["all", "upper"] | Annotated[Listed[NonNegativeInt], Field(min_length=1)]
 """Layers of an encoder: all, the upper half, or those of a list."""
 
@@ -123,13 +132,6 @@ class Parameters(Config):
         "float32", "precision in which encoders compute"
     )
     run_dir: str = field("", "where results go; empty: runs/ and a hash of the above")
-
-    @field_validator("targets", "encoders", "poolings", "dimensions", "full")
-    @classmethod
-    def _no_repeats(cls, value: list) -> list:
-        if len(set(value)) < len(value):
-            raise ValueError(f"{value} names something twice")
-        return value
 
     @field_validator("full")
     @classmethod
@@ -256,14 +258,6 @@ class Loop(Config):
     accuracy: Share | None = field(None, "of abstain: wanted among what is answered")
     exclude: Listed[str] = field([], "targets not to choose now")
     report: Name = field("report.html", "page to write")
-
-    @field_validator("targets")
-    @classmethod
-    def _have_names_of_their_own(cls, value: list[Target]) -> list[Target]:
-        names = target_names(value)
-        if len(set(names)) < len(names):
-            raise ValueError(f"two have the same name among {', '.join(names)}")
-        return value
 
     @classmethod
     def explained(cls) -> list[tuple[str, str, str]]:

@@ -43,7 +43,7 @@ BAD = {
     "encoders": [["a", "a"]],
     "poolings": ["", 3, "[a, b", ["max"], "last, last"],
     "dimensions": ["", "[a, [b]]", -1, 0, 1.5, "many", "8, 8"],
-    "layers": [[], True, -1, "[a, [b]]", "many"],
+    "layers": [[], True, -1, "[a, [b]]", "many", "2, 2"],
     "seed": [-1, 1.5, "many", 2**32],
     "n_queries": [-1, 1.5, "many"],
     "n_seeds": [0, 1.5],
@@ -80,9 +80,8 @@ def test_every_complaint_is_made_at_once_with_where_it_comes_from():
     assert "dtpye: no such parameter" in said["file"] and "keep: " in said["file"]
 
 
-@pytest.mark.parametrize(
-    ("name", "given", "wanted"),
-    [
+def test_values_may_be_text():
+    for name, text, wanted in (
         ("dimensions", "[2, 3]", [2, 3]),
         ("dimensions", 2, [2]),
         ("layers", "4", [4]),
@@ -92,10 +91,8 @@ def test_every_complaint_is_made_at_once_with_where_it_comes_from():
         ("poolings", "mean,", ["mean"]),
         ("fresh_labels", "true", True),
         ("n_queries", "300", 300),
-    ],
-)
-def test_values_may_be_text(name, given, wanted):
-    assert getattr(validate({name: given}), name) == wanted
+    ):
+        assert getattr(validate({name: text}), name) == wanted
 
 
 @given(st.lists(st.integers(1, 999), min_size=1, unique=True))
@@ -178,7 +175,7 @@ def test_what_cannot_be_is_named(tmp_path):
         ({"quries": "x"}, "quries: no such parameter. Did you mean 'queries'?"),
         ({"targets": [{"name": "a"}]}, "targets[0].base_url: Field required"),
         ({"targets": ["x", REMOTE | {"timeout": -1}]}, "targets[1].timeout: "),
-        ({"targets": [REMOTE, "a"]}, "two have the same name"),
+        ({"targets": [REMOTE, "a"]}, "'a', 'a'] names something twice"),
         ({"targets": [["a"]]}, "targets[0]: "),
         ({"targets": [{"name": "a", "price": {"input": False, "output": 1}}]}, ".price.input: "),
         ({"targets": [REMOTE | {"price": {"input": 1, "output": float("inf")}}]}, ".price.output"),

@@ -17,107 +17,73 @@ UNCHECKED = {"nbval-ignore-output", "nbval-skip"}
 MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:home|root|Users|work|tmp|mnt|private)/\w")
 
 
-def tracked_files() -> list[Path]:
-    listing = subprocess.run(
-        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    return [ROOT / name for name in listing.stdout.split("\0") if name and (ROOT / name).is_file()]
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
 def notebook(request):
-    return nbformat.read(request.param, as_version=4)
-
-
-def code_cells(notebook):
-    return [cell for cell in notebook.cells if cell.cell_type == "code"]
-
-
-def tags(cell) -> set[str]:
-    return set(cell.metadata.get("tags", []))
+    found = nbformat.read(request.param, as_version=4)
+    found.code = [cell for cell in found.cells if cell.cell_type == "code"]
+    return found
 
 
 def test_the_book_has_exactly_the_notebooks_that_exist():
-    contents = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+    contents = yaml.safe_load(read("_toc.yml"))
     chapters = [chapter["file"] for part in contents["parts"] for chapter in part["chapters"]]
     listed = [chapter for chapter in chapters if chapter.startswith("notebooks/")]
     assert listed == [f"notebooks/{path.stem}" for path in NOTEBOOKS]
     assert len(NOTEBOOKS) >= 6
 
 
-def test_notebook_is_valid(notebook):
-    nbformat.validate(notebook)
+def test_notebook_was_executed_in_order_without_a_trace_or_an_error(notebook):
     assert notebook.metadata.kernelspec.language == "python"  # how the book colours its code
-
-
-def test_notebook_was_executed_in_order(notebook):
-    counts = [cell.execution_count for cell in code_cells(notebook) if cell.source.strip()]
+    assert "papermill" not in notebook.metadata
+    counts = [cell.execution_count for cell in notebook.code if cell.source.strip()]
     assert counts == list(range(1, len(counts) + 1))
-
-
-def test_notebook_has_one_cell_of_parameters(notebook):
-    cells = [cell for cell in code_cells(notebook) if "parameters" in tags(cell)]
-    assert len(cells) == 1
-    assert not [cell for cell in code_cells(notebook) if "injected-parameters" in tags(cell)]
-    for line in cells[0].source.splitlines():
-        assert re.match(r"(#.*|\w+: .+ = .+  # .+)?$", line), f"typed and commented: {line}"
-
-
-def test_notebook_holds_no_error_and_no_standard_error(notebook):
-    for cell in code_cells(notebook):
+    checked = []
+    for cell in notebook.code:
+        tags = set(cell.metadata.get("tags", []))
+        assert not {"papermill", "execution"} & set(cell.metadata)
+        assert "injected-parameters" not in tags
         for output in cell.outputs:
-            assert output.output_type != "error"
-            assert output.get("name") != "stderr"
-
-
-def test_notebook_has_an_output_that_is_checked(notebook):
-    checked = [
-        output
-        for cell in code_cells(notebook)
-        if not tags(cell) & UNCHECKED
-        for output in cell.outputs
-        if output.output_type == "stream" or "text/plain" in output.get("data", {})
-    ]
+            assert output.output_type != "error" and output.get("name") != "stderr"
+            text = output.output_type == "stream" or "text/plain" in output.get("data", {})
+            checked += [output] if text and not tags & UNCHECKED else []
     assert checked
+    nbformat.validate({name: part for name, part in notebook.items() if name != "code"})
+
+
+def test_parameters_of_a_notebook_are_typed_and_commented(notebook):
+    [cell] = [c for c in notebook.code if "parameters" in c.metadata.get("tags", [])]
+    for line in cell.source.splitlines():
+        assert re.match(r"(#.*|\w+: .+ = .+  # .+)?$", line), line
 
 
 def test_what_a_notebook_defines_is_short(notebook):
     """What needs more lines is worth a tested function in the library."""
-    for cell in code_cells(notebook):
+    for cell in notebook.code:
         source = re.sub(r"^\s*[%!].*$", "", cell.source, flags=re.MULTILINE)
         for node in ast.walk(ast.parse(source)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
                 assert node.end_lineno - node.lineno < 25, node.name
 
 
-def test_notebook_carries_no_traces_of_its_execution(notebook):
-    assert "papermill" not in notebook.metadata
-    for cell in notebook.cells:
-        assert not {"papermill", "execution"} & set(cell.metadata)
-
-
 def test_figures_of_a_notebook_are_numbered_captioned_and_described(notebook):
-    for cell in code_cells(notebook):
+    for cell in notebook.code:
         if any("image/png" in output.get("data", {}) for output in cell.outputs):
-            options = cell.metadata.get("mystnb", {})
-            assert options.get("image", {}).get("alt")
-            assert options.get("figure", {}).get("caption")
-            assert options.get("figure", {}).get("name")
+            options = cell.metadata.mystnb
+            assert options.image.alt and options.figure.caption and options.figure.name
 
 
-def test_commands_of_the_readme_exist():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+def test_commands_and_links_of_the_readme_exist():
+    readme, makefile = read("README.md"), read("Makefile")
     wanted = set(re.findall(r"^make (\w+)", readme, flags=re.MULTILINE))
     assert wanted == {"book", "test"}
     for target in wanted:
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE)
-        assert re.search(rf"^make {target}$", (ROOT / ".ci/run").read_text(), flags=re.MULTILINE)
+        assert re.search(rf"^make {target}$", read(".ci/run"), flags=re.MULTILINE)
     assert os.access(ROOT / ".ci/run", os.X_OK)
-
-
-def test_links_of_the_readme_lead_somewhere():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     links = re.findall(r"\]\(([^)#]+)\)", readme)
     assert len(links) > 6
     for link in links:
@@ -125,37 +91,26 @@ def test_links_of_the_readme_lead_somewhere():
 
 
 def test_repository_is_named_alike_everywhere():
-    files = ["pyproject.toml", "_config.yml", "CITATION.cff", "book/reproduce.md"]
-    texts = [(ROOT / name).read_text(encoding="utf-8") for name in files]
+    texts = map(read, ["pyproject.toml", "_config.yml", "CITATION.cff", "book/reproduce.md"])
     found = [set(re.findall(r"https://github\.com/\w[\w-]*/prefill-router", x)) for x in texts]
     assert len(set.union(*found)) == 1
     assert all(found)
 
 
-def test_no_file_is_large():
-    for path in tracked_files():
-        if path.suffix != ".safetensors":
-            assert path.stat().st_size < 3_000_000, path
-
-
-def test_no_file_names_a_place_on_somebodys_machine():
-    for path in tracked_files():
-        try:
-            text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError:
-            continue
-        found = MACHINE_PATH.search(text)
+def test_no_file_is_large_or_names_a_place_on_somebodys_machine():
+    listed = subprocess.check_output(["git", "ls-files", "-z"], cwd=ROOT, text=True).split("\0")
+    for path in (ROOT / name for name in listed if name and (ROOT / name).is_file()):
+        assert path.suffix == ".safetensors" or path.stat().st_size < 3_000_000, path
+        text = path.read_text(encoding="utf-8", errors="ignore")
+        found = "\0" not in text and MACHINE_PATH.search(text)
         assert not found, f"{path}: {found and text[found.start() : found.end() + 40]}"
 
 
 def test_dotted_names_in_documents_and_docstrings_lead_somewhere():
     pages = [ROOT / "README.md", *(ROOT / "book").glob("*.md")]
     pages += (ROOT / "prefill_router").rglob("*.py")
-    names = {
-        name
-        for page in pages
-        for name in re.findall(r"`(prefill_router(?:\.\w+)+)`", page.read_text(encoding="utf-8"))
-    }
+    text = "".join(page.read_text(encoding="utf-8") for page in pages)
+    names = set(re.findall(r"`(prefill_router(?:\.\w+)+)`", text))
     assert len(names) > 30
     for name in sorted(names):
         assert pkgutil.resolve_name(name) is not None
