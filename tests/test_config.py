@@ -162,10 +162,13 @@ def write(tmp_path, **values):
 
 
 def test_local_models_and_endpoints_stand_side_by_side(tmp_path):
-    path = write(tmp_path, targets=["zoo/gpt2-a", REMOTE], seed=3)
+    price = {"input": 1, "output": 0}
+    mine = {"name": "models/mine", "price": {**price}}
+    path = write(tmp_path, targets=["zoo/gpt2-a", mine, REMOTE | {"price": price}], seed=3)
     loop = read_loop(path, {"seed": 4, "exclude": "a, b", "layers": "3,5"})
-    assert target_names(loop.targets) == ["zoo/gpt2-a", "a"]
-    assert isinstance(loop.targets[1], Endpoint)
+    assert target_names(loop.targets) == ["zoo/gpt2-a", "models/mine", "a"]
+    assert price_table(loop.targets, loop.prices).input == {"models/mine": 1, "a": 1}
+    assert isinstance(loop.targets[2], Endpoint)
     assert (loop.seed, loop.exclude, loop.layers) == (4, ["a", "b"], [3, 5])
     assert read_loop(path, {"targets": "x, y"}).targets == ["x", "y"]
 
@@ -236,12 +239,3 @@ def test_every_field_is_explained():
     names = [name for name, _, meaning in Loop.explained() if meaning]
     wanted = [*Loop.model_fields, *(f"targets: {name}" for name in Endpoint.model_fields)]
     assert names == wanted
-
-
-def test_a_local_target_may_state_its_price(tmp_path):
-    price = {"input": 1, "output": 0}
-    mine = {"name": "models/mine", "price": {**price}}
-    targets = ["zoo/gpt2-a", mine, REMOTE | {"price": price}]
-    loop = read_loop(write(tmp_path, targets=targets))
-    assert target_names(loop.targets) == ["zoo/gpt2-a", "models/mine", "a"]
-    assert price_table(loop.targets, loop.prices).input == {"models/mine": 1, "a": 1}

@@ -202,17 +202,13 @@ def test_cleaning_takes_out_times_and_leaves_the_rest(tmp_path):
     }
     cell = new_code_cell("6 * 7", execution_count=1, outputs=[output], metadata=metadata)
     injected = new_code_cell("seed = 1", metadata={"tags": ["injected-parameters"]})
-    of_book = {
-        "kernelspec": KERNEL,
-        "language_info": {"name": "python", "version": "3.11.2"},
-        "papermill": {"output_path": "/somewhere/out.ipynb", "end_time": "2026"},
-    }
+    trace = {"language_info": {"name": "python"}, "papermill": {"output_path": "/somewhere"}}
     path = tmp_path / "a.ipynb"
-    nbformat.write(new_notebook(cells=[cell, injected], metadata=of_book), path)
+    nbformat.write(
+        new_notebook(cells=[cell, injected], metadata={"kernelspec": KERNEL} | trace), path
+    )
     clean(path)
     text = path.read_text()
-    for trace in ("2026", "papermill", "iopub", "/somewhere", "3.11.2"):
-        assert trace not in text
     again = nbformat.read(path, as_version=4)
     nbformat.validate(again)
     assert again.metadata == {"kernelspec": KERNEL}
@@ -248,34 +244,25 @@ def test_inputs_are_identified_by_what_they_hold(tmp_path):
 
 
 @pytest.mark.usefixtures("own_artifacts")
-def test_unknown_costs_are_found_before_any_prompt_is_read(tmp_path):
-    study = tiny_studies.study(tmp_path / "a")
-    path = Path(study.parameters.prices)
-    path.write_text(path.read_text().replace("noisy", "noise"))
-    with pytest.raises(InputError, match=rf"'noisy' is unknown; add it to {path}, .*'noise'"):
-        check_inputs(study)
+def test_what_cannot_be_used_is_found_before_any_prompt_is_read(tmp_path):
     table = label_table()
     table.loc[5, "output_tokens"] = np.nan
-    study = tiny_studies.study(tmp_path / "b", table)
-    with pytest.raises(InputError, match=r"neither output_tokens nor cost_usd .*'q5'"):
-        check_inputs(study)
-    check_inputs(tiny_studies.study(tmp_path / "b", table, prices=""))  # nobody asks for costs
-    assert not study.store.root.exists()
-
-
-@pytest.mark.usefixtures("own_artifacts")
-@pytest.mark.parametrize(
-    ("values", "said"),
-    [
+    tiny_studies.study(tmp_path / "no-lengths", table)
+    no_price = Path(tiny_studies.study(tmp_path / "no-price").parameters.prices)
+    no_price.write_text(no_price.read_text().replace("noisy", "noise"))
+    for values, said in (
         ({"outer_folds": 500}, "more queries or fewer outer_folds"),
         ({"layers": [1, 99]}, r"main: layers \[1, 99\] must be one or more of 0\.\.3"),
         ({"max_tokens": 10**5}, r"(main|other): max_tokens is 100000; this model reads at most"),
         ({"device": "abacus"}, "device 'abacus' cannot be used"),
-    ],
-    ids=str,
-)
-def test_what_cannot_be_used_is_found_before_any_prompt_is_read(tmp_path, values, said):
-    study = tiny_studies.study(tmp_path, **values)
-    with pytest.raises(InputError, match=said):
-        check_inputs(study)
-    assert not study.store.root.exists()
+        ({"prices": str(no_price)}, rf"'noisy' is unknown; add it to {no_price}, .*'noise'"),
+        (
+            {"labels": str(tmp_path / "no-lengths" / "labels.csv")},
+            r"neither output_tokens nor cost_usd .*'q5'",
+        ),
+    ):
+        study = tiny_studies.study(tmp_path / "a", **values)
+        with pytest.raises(InputError, match=said):
+            check_inputs(study)
+        assert not study.store.root.exists()
+    check_inputs(tiny_studies.study(tmp_path / "b", table, prices=""))  # nobody asks for costs
