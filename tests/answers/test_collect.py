@@ -23,25 +23,15 @@ SHORT = Decoding(max_new_tokens=6)
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     root = tmp_path_factory.mktemp("targets")
-    return {
-        "a": str(tiny_models.save(root / "a", "qwen3")),
-        "b": str(tiny_models.save(root / "b", "gpt2", template=tiny_models.TEMPLATE)),
-    }
+    qwen3 = tiny_models.save(root / "a", "qwen3")
+    return str(qwen3), str(tiny_models.save(root / "b", "gpt2", template=tiny_models.TEMPLATE))
 
 
 @pytest.fixture
 def queries():
-    return pd.DataFrame(
-        {
-            "query_id": [f"q{i}" for i in range(len(QUESTIONS))],
-            "question": QUESTIONS,
-            "benchmark": ["odd", "even"] * 10,
-            "reference": "w1",
-            "split": ["train", "test"] * 10,
-            "note": "not passed on",
-        },
-        index=range(100, 120),
-    )
+    table = {"query_id": [f"q{i}" for i in range(20)], "question": QUESTIONS, "reference": "w1"}
+    table |= {"benchmark": ["odd", "even"] * 10, "split": ["train", "test"] * 10, "note": "dropped"}
+    return pd.DataFrame(table, index=range(100, 120))
 
 
 class Recorder(list):
@@ -67,20 +57,18 @@ def collect(targets, queries, out, **settings):
 
 
 def test_the_label_table_holds_each_target_and_query_once(saved, queries, tmp_path):
-    out = tmp_path / "labels.parquet"
-    targets = [saved["b"], saved["a"]]
+    out, targets = tmp_path / "labels.parquet", saved[::-1]
     replies = {name: generate(*load_target(resolve(name)), QUESTIONS, SHORT) for name in targets}
-    right = replies[saved["a"]][0]
+    right = replies[saved[0]][0]
     queries["reference"] = [text or "none" if i % 3 else 17 for i, text in enumerate(right)]
     labels = collect(targets, queries, out).labels
     pd.testing.assert_frame_equal(pd.read_parquet(out), labels, check_dtype=False)
-    assert list(labels) == [
-        "query_id", "question", "benchmark", "model", "is_correct", "output_tokens", "split",
-    ]  # fmt: skip
-    assert labels["model"].drop_duplicates().tolist() == targets
+    first = ["query_id", "question", "benchmark"]
+    assert list(labels) == [*first, "model", "is_correct", "output_tokens", "split"]
+    assert tuple(labels["model"].drop_duplicates()) == targets
     for target, rows in labels.groupby("model"):
-        assert rows["query_id"].tolist() == queries["query_id"].tolist()
-        assert rows["split"].tolist() == queries["split"].tolist()
+        passed_on = [*first, "split"]
+        assert rows[passed_on].values.tolist() == queries[passed_on].values.tolist()
         texts, n_tokens = replies[target]
         assert rows["output_tokens"].tolist() == n_tokens.tolist()
         pairs = zip(texts, queries["reference"].map(str), strict=True)
@@ -89,53 +77,61 @@ def test_the_label_table_holds_each_target_and_query_once(saved, queries, tmp_pa
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(saved, queries, tmp_path, asked):
-    targets, out = list(saved.values()), tmp_path / "labels.csv"
-    collect(targets, queries, tmp_path / "whole.csv", chunk_size=6)
+    out, whole = tmp_path / "labels.csv", tmp_path / "whole.csv"
+    collect(saved, queries, whole, chunk_size=6)
     asked.clear()
     asked.stop_after = 5  # one chunk into the second target
     with pytest.raises(KeyboardInterrupt):
-        collect(targets, queries, out, chunk_size=6)
+        collect(saved, queries, out, chunk_size=6)
     assert not out.exists()
     asked.clear()
     asked.stop_after = None
-    collect(targets, queries, out, chunk_size=6)
+    collect(saved, queries, out, chunk_size=6)
     assert asked == [6, 6, 2]
-    assert out.read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    assert out.read_bytes() == whole.read_bytes()
 
 
 def test_finished_chunks_serve_only_the_run_they_were_made_by(saved, queries, tmp_path, asked):
-    out, target = tmp_path / "labels.csv.gz", [saved["a"]]
+    out, target = tmp_path / "labels.csv.gz", saved[:1]
     collect(target, queries, out)
     first = out.read_bytes()
     collect(target, queries, out)
-    assert asked == [20]
     assert out.read_bytes() == first
     collect(target, queries, out, grader=lambda *_: True)
     assert asked == [20]  # graded anew, not asked anew
     assert pd.read_csv(out)["is_correct"].all()
     collect(target, queries, out, decoding=Decoding(max_new_tokens=5))
     collect(target, queries.iloc[1:], out)
-    collect([saved["b"]], queries, out)
+    collect(saved[1:], queries, out)
     assert asked == [20, 20, 19, 20]
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "said"),
+    [
+        ("query_id", "", "row 3 .*: query_id is ''; it must be filled in"),
+        ("query_id", "q0", "'q0' occurs more than once"),
+        ("question", " ", "row 3 .*: question is ' '; it must be filled in"),
+        ("split", "tset", "row 3 .*split is 'tset'"),
+        ("reference", None, "query 'q2': The reference is empty"),
+        ("reference", "1 or 2", "query 'q2': .*holds 2 numbers"),
+    ],
+)
+def test_a_table_with_a_fault_is_refused_before_any_model_is_asked(
+    saved, queries, tmp_path, asked, column, value, said
+):
+    queries[column] = queries[column].where(queries.index != 102, value)
+    with pytest.raises(InputError, match=said):
+        collect_labels(saved, queries, tmp_path / "labels.csv", numeric_match)
+    assert asked == []
 
 
 def test_requests_that_cannot_be_met_are_refused_before_any_model_is_asked(
     saved, queries, tmp_path, asked
 ):
-    out, target = tmp_path / "labels.csv", saved["a"]
-    for column, value, message in [
-        ("query_id", "", "row 3 .*: query_id is ''; it must be filled in"),
-        ("question", " ", "row 3 .*: question is ' '; it must be filled in"),
-        ("split", "tset", "row 3 .*split is 'tset'"),
-        ("reference", None, "query 'q2': The reference is empty"),
-        ("reference", "1 or 2", "query 'q2': .*holds 2 numbers"),
-    ]:
-        values = queries[column].where(queries["query_id"] != "q2", value)
-        with pytest.raises(InputError, match=message):
-            collect_labels([target], queries.assign(**{column: values}), out, numeric_match)
+    out, (target, _) = tmp_path / "labels.csv", saved
     for targets, table, path, message in [
         ([target], queries.drop(columns="reference"), out, "no column 'reference'"),
-        ([target], pd.concat([queries, queries.iloc[:1]]), out, "'q0' occurs more than once"),
         ([target, target], queries, out, "different models"),
         ([], queries, out, "different models"),
         ([target], queries, tmp_path / "labels.xlsx", "must end in"),
@@ -155,22 +151,19 @@ def counted():
 
 
 def test_endpoints_and_local_models_fill_one_table(saved, queries, tmp_path, counted):
-    server, priced = counted
+    (server, priced), local = counted, saved[1]
     free = priced.model_copy(update={"name": "f"})
     server.faults = {QUESTIONS[2]: [(400, {}, "no")]}  # played once, to one of the two
     found = collect(
-        [priced, saved["b"], free], queries, tmp_path / "l.csv", grader=lambda a, r: a == "3",
+        [priced, local, free], queries, tmp_path / "l.csv", grader=lambda a, r: a == "3",
         prices=Prices({"p": 1e6}, {"p": 1e6}),
     )  # fmt: skip
-    problems = [problem for problem in found.problems if saved["b"] not in problem]
-    by_model = dict(list(found.labels.groupby("model", sort=False)))
-    assert list(by_model) == ["p", saved["b"], "f"]
+    assert load_labels(tmp_path / "l.csv").targets == ("p", local, "f")
+    by_model = dict(list(found.labels.groupby("model")))
     assert by_model["f"]["cost_usd"].isna().all()
-    assert load_labels(tmp_path / "l.csv").targets == ("p", saved["b"], "f")
-    refused = [name for name in ("p", "f") if by_model[name]["is_correct"].isna().any()]
-    assert len(refused) == len(problems) == 1
-    whole = next(name for name in ("p", "f") if name not in refused)
+    [whole, _] = sorted("pf", key=lambda name: by_model[name]["is_correct"].isna().any())
     assert by_model[whole]["is_correct"].tolist() == [int(len(q.split()) == 3) for q in QUESTIONS]
+    assert sum(problem.startswith(("p:", "f:")) for problem in found.problems) == 1
     costs = by_model["p"].drop_duplicates("question")["cost_usd"].dropna()  # asked once
     assert found.spent_usd == pytest.approx(costs.sum()) and (costs > 0).all()
     before = len(server.requests)
@@ -196,16 +189,13 @@ def test_a_corrected_price_moves_every_cost_and_nothing_that_was_charged(
         assert again.labels["cost_usd"].to_numpy() == pytest.approx((words + 2) * price / 1e6)
         assert again.spent_usd == pytest.approx(charged) and again.problems == []
     assert "cost_usd" not in run(None).labels  # none is known any more
-    more = queries.iloc[:1].assign(question="w1 w2 w3 w4 w5 w6 w7 w8 w9", query_id="new")
-    queries = pd.concat([queries, more])
+    queries.loc[100, "question"] = "w1 w2 w3 w4 w5 w6 w7 w8 w9"
     assert "the cap of" in run(0.5, cap_usd=charged).problems[0]
     assert server.asked == dict.fromkeys(questions, 1)
 
 
 def test_answers_that_were_cut_off_are_counted(saved, queries, tmp_path, counted, monkeypatch):
     server, endpoint = counted
-    cut = queries["question"].isin(QUESTIONS[:3])
-
     plain = FaultyHandler.answer
 
     def cuts_some(self, content):
@@ -216,11 +206,10 @@ def test_answers_that_were_cut_off_are_counted(saved, queries, tmp_path, counted
 
     monkeypatch.setattr(FaultyHandler, "answer", cuts_some)
     server.faults = {QUESTIONS[5]: [(400, {}, "no")]}
-    found = collect([saved["a"], endpoint], queries, tmp_path / "l.csv")
-    answered = (queries["question"] != QUESTIONS[5]).sum()
-    tokens = generate(*load_target(resolve(saved["a"])), QUESTIONS, SHORT)[1]
-    local, remote, refusal = found.problems
-    assert local.startswith(f"{saved['a']}: {(tokens == 6).sum()} of 20 answers are as long")
-    assert remote.startswith(f"p: {cut.sum()} of {answered} answers are as long")
+    local, remote, refusal = collect([saved[0], endpoint], queries, tmp_path / "l.csv").problems
+    tokens = generate(*load_target(resolve(saved[0])), QUESTIONS, SHORT)[1]
+    assert local.startswith(f"{saved[0]}: {(tokens == 6).sum()} of 20 answers are as long")
+    cut, answered = queries["question"].isin(QUESTIONS[:3]), queries["question"] != QUESTIONS[5]
+    assert remote.startswith(f"p: {cut.sum()} of {answered.sum()} answers are as long")
     assert "no answer to" in refusal
     assert collect([endpoint], queries[~cut], tmp_path / "l.csv").problems == []

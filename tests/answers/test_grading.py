@@ -15,35 +15,34 @@ from prefill_router.answers.grading import (
 )
 from prefill_router.errors import InputError
 
-RIGHT = {  # (answer, reference)
-    exact_match: [
-        (" 4  2.\n", "4 2"), ("Paris", "paris"), ("cafe\u0301", "café"),
-        ("3 + 4 answer : 7", "7"), ("so the Answer: 7", "7"),
-    ],
-    numeric_match: [
-        ("42", "42.0"), ("It costs $1,234.50.", "1234.5"), ("12e-1 km", "1.2"), ("3/4", "0.75"),
-        ("0.7500001", "3/4"), ("first 7, then 8", "8"), ("8 apples. Answer: 7", "7"), ("−5", "-5"),
-        ("½", "0.5"), (".5", "1/2"),
-    ],
-}  # fmt: skip
-WRONG = {
-    exact_match: [
-        ("42", "4 2"), ("4 2 0", "4 2"), ("", "4"), ("answer : 7 answer : 8", "7"),
-        ("7 answer : 8", "7"), ("-3", "3"),
-    ],
-    numeric_match: [
-        ("0.751", "3/4"), ("first 7, then 8", "7"), ("5", "-5"), ("1/0", "0"), ("none", "1"),
-        ("9" * 400, "1"), ("1/" + "3" * 5000, "1"),
-    ],
-}  # fmt: skip
+# grader: reference: (right answers, wrong answers)
+MATCHES = {
+    exact_match: {
+        "4 2": ([" 4  2.\n"], ["42", "4 2 0"]),
+        "paris": (["Paris"], []),
+        "café": (["cafe\u0301"], []),
+        "7": (["3 + 4 answer : 7", "so the Answer: 7"], ["answer : 7 answer : 8", "7 answer : 8"]),
+        "3": ([], ["-3", ""]),
+    },
+    numeric_match: {
+        "42.0": (["42", "6 times 7 is 42"], ["none", ""]),
+        "1234.5": (["It costs $1,234.50."], []),
+        "1.2": (["12e-1 km"], []),
+        "3/4": (["0.75", "0.7500001", "3/4"], ["0.751"]),
+        "8": (["first 7, then 8"], ["8, then 7", "8 apples. Answer: 7"]),
+        "-5": (["−5"], ["5"]),
+        "1/2": (["½", ".5"], []),
+        "1": ([], ["9" * 400, "1/" + "3" * 5000]),
+        "0": ([], ["1/0"]),
+    },
+}
 
 
-@pytest.mark.parametrize("grader", RIGHT)
+@pytest.mark.parametrize("grader", MATCHES)
 def test_answers_are_matched_exactly_or_by_value(grader):
-    for pair in RIGHT[grader]:
-        assert grader(*pair), pair
-    for pair in WRONG[grader]:
-        assert not grader(*pair), pair
+    for reference, (right, wrong) in MATCHES[grader].items():
+        assert all(grader(answer, reference) for answer in right), reference
+        assert not any(grader(answer, reference) for answer in wrong), reference
 
 
 NAMED = {
@@ -58,12 +57,12 @@ NAMED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("named", NAMED)
-def test_choice_match_takes_the_letter_that_is_named(named):
-    for answer in NAMED[named]:
-        for letter in "ABCD":
-            assert choice_match(answer, letter) is (named == letter.lower()), answer
-            assert choice_match(answer, f"({letter.lower()})") is (named == letter.lower()), answer
+def test_choice_match_takes_the_letter_that_is_named():
+    for named, answers in NAMED.items():
+        for answer in answers:
+            for letter in "ABCD":
+                assert choice_match(answer, letter) is (named == letter.lower()), answer
+                assert choice_match(answer, f"({letter.lower()})") is (named == letter.lower())
 
 
 @pytest.mark.parametrize("answer", ["answer:" + " " * 100_000, "\n" * 100_000 + "-"])
