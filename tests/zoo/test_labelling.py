@@ -43,17 +43,14 @@ def check_manifest(path, names):
 # -- what is committed ---------------------------------------------------------------------------
 
 
-def test_committed_labels_and_samples_are_of_the_committed_weights():
+def test_committed_labels_and_samples_are_of_the_committed_weights_and_questions(queries):
     assert check_manifest(zoo.LABELS, TARGETS) == {"max_new_tokens": 96, "temperature": 0.0}
     assert check_manifest(zoo.SAMPLES, TARGETS)["seeds"] == list(range(N_DRAWS))
-
-
-def test_committed_labels_are_of_the_benchmarks_questions(queries):
-    table = pd.read_parquet(zoo.LABELS)
+    assert sum(path.stat().st_size for path in ZOO.glob("*/*")) <= 24e6  # the zoo is small
     columns = ["query_id", "question", "benchmark", "group", "split"]
-    for name in TARGETS:
-        rows = table[table["model"] == f"zoo/{name}"].reset_index(drop=True)
-        pd.testing.assert_frame_equal(rows[columns], queries[columns], check_dtype=False)
+    for _, rows in pd.read_parquet(zoo.LABELS).groupby("model"):
+        rows = rows[columns].reset_index(drop=True)
+        pd.testing.assert_frame_equal(rows, queries[columns], check_dtype=False)
 
 
 def test_committed_prices_are_one_constant_times_the_parameters():
@@ -61,9 +58,8 @@ def test_committed_prices_are_one_constant_times_the_parameters():
     for name in TARGETS:
         n = sum(p.numel() for p in build_model(RECIPES[name]).parameters())
         assert n_parameters(resolve(f"zoo/{name}")) == n
-        price = USD_PER_MILLION_TOKENS_AND_PARAMETERS * n / 1e6
-        for table in (prices.input, prices.output):
-            assert table[f"zoo/{name}"] == pytest.approx(price, rel=1e-9)
+        price = pytest.approx(USD_PER_MILLION_TOKENS_AND_PARAMETERS * n / 1e6, rel=1e-9)
+        assert prices.input[f"zoo/{name}"] == prices.output[f"zoo/{name}"] == price
 
 
 def test_committed_samples_cover_validation_and_test_and_lie_near_greedy_answers(committed):
@@ -109,17 +105,6 @@ def test_labels_are_graded_answers_made_once_for_the_same_weights(tiny_zoo, monk
     assert len(asked) == 1  # the one with other weights
 
 
-def test_default_labels_come_with_manifest_prices_and_cards(tiny_zoo):
-    write_default_labels(tiny_zoo.store)
-    assert check_manifest(zoo.LABELS, tiny_zoo.recipes)["max_new_tokens"] == 8
-    assert set(load_prices(zoo.PRICES).input) == {"zoo/gpt2-a", "zoo/thinker-e"}
-    table = pd.read_parquet(zoo.LABELS)
-    mine = table[(table["model"] == "zoo/gpt2-a") & (table["split"] == "test")]
-    card = (resolve("zoo/gpt2-a").location / "README.md").read_text()
-    tokens = mine["output_tokens"].mean()
-    assert f"| test | {len(mine)} | {mine['is_correct'].mean():.1%} | {tokens:.1f} |" in card
-
-
 def test_asking_again_gives_answers_and_grades_of_the_rows_asked_for(tiny_zoo):
     labels = load_labels(fresh_labels(tiny_zoo.store))
     answers, correct = ask_again(labels, np.array([5, 2]), decoding=tiny_zoo.decoding)
@@ -129,8 +114,15 @@ def test_asking_again_gives_answers_and_grades_of_the_rows_asked_for(tiny_zoo):
     assert answers[1, 0].split() == tiny_zoo.asked["reference"][2].split()
 
 
-def test_samples_are_written_with_their_manifest(tiny_zoo):
+def test_labels_come_with_manifest_prices_and_cards_and_samples_with_their_manifest(tiny_zoo):
     write_default_labels(tiny_zoo.store)
+    assert check_manifest(zoo.LABELS, tiny_zoo.recipes)["max_new_tokens"] == 8
+    assert set(load_prices(zoo.PRICES).input) == {"zoo/gpt2-a", "zoo/thinker-e"}
+    table = pd.read_parquet(zoo.LABELS)
+    mine = table[(table["model"] == "zoo/gpt2-a") & (table["split"] == "test")]
+    card = (resolve("zoo/gpt2-a").location / "README.md").read_text()
+    tokens = mine["output_tokens"].mean()
+    assert f"| test | {len(mine)} | {mine['is_correct'].mean():.1%} | {tokens:.1f} |" in card
     write_default_samples(tiny_zoo.store)
     labels = load_labels(zoo.LABELS)
     rows = np.flatnonzero(labels.split != "train")
@@ -147,7 +139,3 @@ def test_each_draw_is_another(committed):
     rows = np.flatnonzero(committed.split == "test")[:100]
     right = draw_answers(committed.select_targets(committed.targets[:2]), rows, range(2))
     assert (right[0] != right[1]).any()
-
-
-def test_zoo_is_small():
-    assert sum(path.stat().st_size for path in ZOO.glob("*/*")) <= 24e6

@@ -23,23 +23,22 @@ from prefill_router.zoo.wordings import vocabulary
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_committed_models_are_those_of_the_recipes(name):
-    recipe = RECIPES[name]
-    source = resolve(f"zoo/{name}")
-    stored = read_json(source.location / "recipe.json")
-    made_from = vars(recipe) | {"checkpoints": list(recipe.checkpoints)}
-    assert stored == made_from | {"step": recipe.steps}
+    recipe, source = RECIPES[name], resolve(f"zoo/{name}")
+    made_from = vars(recipe) | {"checkpoints": list(recipe.checkpoints), "step": recipe.steps}
+    assert read_json(source.location / "recipe.json") == made_from
     model, _ = load_target(source)
     config = model.config
     assert config.model_type == recipe.architecture
-    assert (config.hidden_size, config.num_hidden_layers) == (recipe.width, recipe.blocks)
-    assert config.num_attention_heads == recipe.heads
+    sizes = config.hidden_size, config.num_hidden_layers, config.num_attention_heads
+    assert sizes == (recipe.width, recipe.blocks, recipe.heads)
     assert config.max_position_embeddings == MAX_POSITIONS
     embeddings = model.get_input_embeddings().weight
     assert embeddings.shape == (len(vocabulary()), recipe.width)
     assert model.get_output_embeddings().weight is embeddings
-    shapes = {key: weights.shape for key, weights in model.state_dict().items()}
     fresh = type(model)(recipe.config()).state_dict()
-    assert shapes == {key: weights.shape for key, weights in fresh.items()}
+    assert {k: v.shape for k, v in model.state_dict().items()} == {
+        k: v.shape for k, v in fresh.items()
+    }
 
 
 def test_the_zoo_holds_what_the_recipes_make_and_no_more():
@@ -80,8 +79,7 @@ def test_committed_cards_are_those_of_the_recipes_and_the_labels(tmp_path):
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_a_target_says_which_half_of_every_family_it_practised(name):
-    text = (ZOO / name / "README.md").read_text()
-    _, front, body = text.split("---\n", 2)
+    _, front, body = (ZOO / name / "README.md").read_text().split("---\n", 2)
     assert yaml.safe_load(front)["license"] == "apache-2.0"
     rows = dict(re.findall(r"\| (\w+) \| (.+) \|", body))
     for family in FAMILIES:

@@ -1,8 +1,7 @@
 import http.client
 import json
-import urllib.error
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -15,33 +14,37 @@ from prefill_router.zoo.skills import benchmark
 
 MODEL = "zoo/gpt2-a"
 QUESTIONS = benchmark(attempts=2)["question"].tolist()[:12]
+LONG = "a " * 5000
 
 
 @pytest.fixture(scope="module")
-def url():
+def request_():
+    """Send one request; return the status and the JSON that comes."""
     with serve(ZooServer()) as base_url:
-        yield base_url
+
+        def send(body=None, path="/chat/completions", **headers):
+            connection = http.client.HTTPConnection(urlsplit(base_url).netloc)
+            content = json.dumps(body) if isinstance(body, dict) else body
+            connection.request("GET" if body is None else "POST", "/v1" + path, content, headers)
+            response = connection.getresponse()
+            found = response.status, json.load(response)
+            connection.close()
+            return found
+
+        send.base_url = base_url
+        yield send
 
 
-def post(url, body):
-    content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    request = urllib.request.Request(f"{url}/chat/completions", content)
-    try:
-        with urllib.request.urlopen(request) as response:
-            return response.status, json.load(response)
-    except urllib.error.HTTPError as error:
-        return error.code, json.load(error)
+def asked(question, **fields):
+    return {"model": MODEL, "messages": [{"role": "user", "content": question}], **fields}
 
 
-def ask(url, question, model=MODEL, **fields):
-    message = {"role": "user", "content": question}
-    return post(url, {"model": model, "messages": [message], **fields})
-
-
-def test_answers_are_the_models_own_whoever_asks_beside(url):
-    with ThreadPoolExecutor(12) as pool:
-        found = list(pool.map(lambda question: ask(url, question, max_tokens=8), QUESTIONS))
+def test_answers_are_the_models_own_whoever_asks_beside_also_a_bad_question(request_):
     texts, n_tokens = generate(*load_target(resolve(MODEL)), QUESTIONS, Decoding(8))
+    with ThreadPoolExecutor(13) as pool:
+        bodies = [asked(question, max_tokens=8) for question in [*QUESTIONS, LONG]]
+        *found, (status, _) = pool.map(request_, bodies)
+    assert status == 400
     for (status, body), text, n in zip(found, texts, n_tokens, strict=True):
         assert status == 200
         assert body["choices"][0]["message"]["content"] == text
@@ -50,48 +53,34 @@ def test_answers_are_the_models_own_whoever_asks_beside(url):
         assert body["choices"][0]["finish_reason"] == ("length" if n == 8 else "stop")
 
 
-def test_models_are_listed(url):
-    with urllib.request.urlopen(f"{url}/models") as response:
-        assert MODEL in {model["id"] for model in json.load(response)["data"]}
+def test_models_are_listed(request_):
+    status, body = request_(path="/models")
+    assert status == 200 and MODEL in {model["id"] for model in body["data"]}
 
 
 @pytest.mark.parametrize(
-    ("body", "status"),
+    ("status", "request_fields"),
     [
-        (b"{", 400),
-        ({}, 400),
-        ({"model": MODEL, "messages": []}, 400),
-        ({"model": MODEL, "messages": [{"content": 7}]}, 400),
-        ({"model": "zoo/../../etc", "messages": [{"content": "a"}]}, 404),
-        ({"model": MODEL, "messages": [{"content": "a"}], "max_tokens": 0}, 400),
-        ({"model": MODEL, "messages": [{"content": "a " * 5000}]}, 400),
+        (400, {"body": "{"}),
+        (400, {"body": {}}),
+        (400, {"body": {"model": MODEL, "messages": []}}),
+        (400, {"body": asked(7)}),
+        (400, {"body": asked(LONG)}),
+        (400, {"body": asked("a", max_tokens=0)}),
+        (404, {"body": asked("a") | {"model": "zoo/../../etc"}}),
+        (404, {"body": {}, "path": "/more"}),
+        (404, {"path": "/more"}),
+        (413, {"body": "", "Content-Length": str(2**21)}),
     ],
 )
-def test_what_cannot_be_answered_is_said(url, body, status):
-    found, answer = post(url, body)
+def test_what_cannot_be_answered_is_said(request_, status, request_fields):
+    found, answer = request_(**request_fields)
     assert found == status
     assert answer["error"]["message"]
 
 
-def test_other_pages_and_long_requests_are_refused(url):
-    assert post(f"{url}/more", {})[0] == 404
-    connection = http.client.HTTPConnection(url.split("/")[2])
-    connection.putrequest("POST", "/v1/chat/completions")
-    connection.putheader("Content-Length", str(2**21))
-    connection.endheaders()
-    assert connection.getresponse().status == 413
-    connection.close()
-
-
-def test_one_bad_question_spoils_no_other(url):
-    asked = [QUESTIONS[0], "a " * 5000, QUESTIONS[1]]
-    with ThreadPoolExecutor(3) as pool:
-        found = list(pool.map(lambda question: ask(url, question, max_tokens=8)[0], asked))
-    assert found == [200, 400, 200]
-
-
-def test_only_this_machine_is_served(url):
-    assert url.startswith("http://127.0.0.1:")
-    port = int(url.rsplit(":", 1)[1].split("/")[0])
-    with pytest.raises(InputError, match=f"port {port} cannot be used"):
-        ZooServer(port)
+def test_only_this_machine_is_served(request_):
+    address = urlsplit(request_.base_url)
+    assert address.hostname == "127.0.0.1"
+    with pytest.raises(InputError, match=f"port {address.port} cannot be used"):
+        ZooServer(address.port)
