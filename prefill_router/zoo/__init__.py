@@ -5,5 +5,5 @@ from pathlib import Path
 HERE = Path(__file__).parent
 LABELS = HERE / "labels.parquet"
 PRICES = HERE / "prices.csv"
+# Ten answers at temperature 1 of every target to every validation and test question.
 SAMPLES = HERE / "samples.parquet"
-"""Ten answers at temperature 1 of every target to every validation and test question."""

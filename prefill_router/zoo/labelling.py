@@ -27,10 +27,10 @@ from prefill_router.zoo.skills import PER_CELL, benchmark
 
 DECODING = Decoding(max_new_tokens=96)
 N_DRAWS = 10
+# Temperature 1: each answer is drawn with the probability that the model itself gives it.
 SAMPLING = replace(DECODING, temperature=1.0)
-"""Temperature 1: each answer is drawn with the probability that the model itself gives it."""
+# The one price of the zoo: USD per million tokens, in or out, and million parameters.
 USD_PER_MILLION_TOKENS_AND_PARAMETERS = 0.1
-"""The one price of the zoo: USD per million tokens, in or out, and million parameters."""
 
 
 def target_names() -> list[str]:

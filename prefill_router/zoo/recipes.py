@@ -59,10 +59,8 @@ class Recipe:
 
     def config(self) -> PreTrainedConfig:
         """Return the model's configuration for transformers."""
-        gated = {
-            "intermediate_size": self.width * 8 // 3 // 8 * 8,
-            "num_key_value_heads": self.heads,
-        }
+        gated = {"num_key_value_heads": self.heads}
+        gated["intermediate_size"] = self.width * 8 // 3 // 8 * 8
         own = {
             "qwen3": gated | {"head_dim": self.width // self.heads},
             "llama": gated,
@@ -95,8 +93,8 @@ def practised_half(family: str, deal: int) -> int:
     return int(deal in ways[list(FAMILIES).index(family)])
 
 
+# How often a target practises a question of the half it was not dealt, against one it was.
 OTHER_HALF = 0.1
-"""How often a target practises a question of the half it was not dealt, against one it was."""
 
 RECIPES = {
     recipe.name: recipe

@@ -48,19 +48,16 @@ class Handler(BaseHTTPRequestHandler):
         try:
             request = json.loads(content)
             model, question = request["model"], request["messages"][-1]["content"]
-            decoding = Decoding(
-                request.get("max_tokens", 96), request.get("temperature", 0), request.get("seed", 0)
-            )
+            fields = {"max_tokens": 96, "temperature": 0, "seed": 0} | request
+            decoding = Decoding(fields["max_tokens"], fields["temperature"], fields["seed"])
             if model not in zoo_names():
                 return 404, failure(f"there is no model {model!r:.80}")
             text, n_input, n_output = self.server.ask(model, question, decoding)
         except (ValueError, KeyError, IndexError, TypeError) as error:
             return 400, failure(str(error)[:200])
-        n_all, finish = (
-            n_input + n_output,
-            "length" if n_output >= decoding.max_new_tokens else "stop",
-        )
-        usage = {"prompt_tokens": n_input, "completion_tokens": n_output, "total_tokens": n_all}
+        usage = {"prompt_tokens": n_input, "completion_tokens": n_output}
+        usage["total_tokens"] = n_input + n_output
+        finish = "length" if n_output >= decoding.max_new_tokens else "stop"
         message = {"role": "assistant", "content": text}
         choice = {"index": 0, "message": message, "finish_reason": finish}
         about = {"id": "zoo", "object": "chat.completion", "created": 0, "model": model}

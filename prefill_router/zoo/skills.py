@@ -20,10 +20,9 @@ from prefill_router.zoo.recipes import OTHER_HALF, Recipe, practised_half
 from prefill_router.zoo.wordings import TEMPLATES, put_into_words
 
 BENCHMARK_SEED = 20260323
-BENCHMARK_SHARE = 0.25
-"""Share of all problems that only the benchmark may ask; models practise on the others."""
+BENCHMARK_SHARE = 0.25  # of all problems, which only the benchmark may ask: models practise others
+# Questions asked for in each cell (family, level, half of the answers), at most.
 PER_CELL = {"train": 70, "validation": 16, "test": 25}
-"""Questions asked for in each cell (family, level, half of the answers), at most."""
 _ENDS = np.cumsum([*PER_CELL.values()]) / sum(PER_CELL.values()) * BENCHMARK_SHARE
 
 

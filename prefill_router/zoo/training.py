@@ -130,12 +130,10 @@ def build_model(recipe: Recipe) -> PreTrainedModel:
 
 def export(model: PreTrainedModel, recipe: Recipe, directory: Path, step: int) -> None:
     """Write a model in the hub's layout, with half-precision weights and its card."""
-    limit = 96 if recipe.thinks else 16
     copy = AutoModelForCausalLM.from_config(recipe.config())
     copy.load_state_dict(model.state_dict())
-    copy.generation_config = GenerationConfig(
-        do_sample=False, max_new_tokens=limit, eos_token_id=1, pad_token_id=0
-    )
+    ends = {"eos_token_id": 1, "pad_token_id": 0, "max_new_tokens": 96 if recipe.thinks else 16}
+    copy.generation_config = GenerationConfig(do_sample=False, **ends)
     with quiet():
         copy.half().save_pretrained(directory)
     build_tokenizer().save_pretrained(directory)
@@ -204,9 +202,8 @@ def train(
     steps = track(range(done, recipe.steps), f"{recipe.name}: training")
     for step, batch in zip(steps, stream, strict=True):
         for optimizer in optimizers:
-            optimizer.param_groups[0]["lr"] = optimizer.defaults["lr"] * schedule(
-                step, recipe.steps
-            )
+            share = schedule(step, recipe.steps)
+            optimizer.param_groups[0]["lr"] = optimizer.defaults["lr"] * share
         loss = answer_loss(model, *(torch.from_numpy(array).to(device) for array in batch))
         model.zero_grad(set_to_none=True)
         loss.backward()

@@ -11,69 +11,41 @@ from transformers import PreTrainedTokenizerFast
 from prefill_router.zoo.families import LETTERS, NAMES, Problem
 
 TEMPLATES: dict[str, tuple[str, ...]] = {
-    "addition": (
-        "what is {a} plus {b} ?", "add {b} to {a} .", "{a} + {b} = ?",
-        "find the sum of {a} and {b} .", "if you have {a} and get {b} more , how many is that ?",
-    ),
-    "remainder": (
-        "what remains when {a} is divided by {m} ?", "{a} modulo {m} = ?",
-        "share {a} among {m} and tell what is left .", "find the rest of {a} over {m} .",
-    ),
-    "largest": (
-        "which is largest : {items} ?", "find the maximum of {items} .",
-        "tell the biggest number in {items} .", "of {items} , which one is highest ?",
-    ),
-    "sorting": (
-        "sort : {items} .", "put {items} in order .",
+    "addition": ("what is {a} plus {b} ?", "add {b} to {a} .", "{a} + {b} = ?",
+        "find the sum of {a} and {b} .", "if you have {a} and get {b} more , how many is that ?"),
+    "remainder": ("what remains when {a} is divided by {m} ?", "{a} modulo {m} = ?",
+        "share {a} among {m} and tell what is left .", "find the rest of {a} over {m} ."),
+    "largest": ("which is largest : {items} ?", "find the maximum of {items} .",
+        "tell the biggest number in {items} .", "of {items} , which one is highest ?"),
+    "sorting": ("sort : {items} .", "put {items} in order .",
         "arrange the letters {items} from first to last .",
-        "what is {items} in alphabetical order ?",
-    ),
-    "reversing": (
-        "reverse : {items} .", "read {items} from right to left .", "turn {items} around .",
-        "what is {items} backwards ?",
-    ),
-    "counting": (
-        "how many {x} are in {items} ?", "count the letter {x} in {items} .",
-        "in {items} , how often is {x} found ?", "tell the number of {x} among {items} .",
-    ),
-    "parity": (
-        "is the number of ones in {items} even or odd ?", "find the parity of {items} .",
-        "count the ones in {items} . even or odd ?", "bits {items} : odd or even ?",
-    ),
-    "brackets": (
-        "do the brackets {items} match ?", "is {items} balanced ?",
-        "check {items} . is every bracket closed ?", "brackets {items} : right , yes or no ?",
-    ),
-    "boolean": (
-        "what is {items} ?", "find the value of {items} .", "from left to right , {items} = ?",
-        "tell if this is true : {items} .",
-    ),
-    "recall": (
-        "given {items} , what is {x} ?", "{items} . tell {x} .",
+        "what is {items} in alphabetical order ?"),
+    "reversing": ("reverse : {items} .", "read {items} from right to left .",
+        "turn {items} around .", "what is {items} backwards ?"),
+    "counting": ("how many {x} are in {items} ?", "count the letter {x} in {items} .",
+        "in {items} , how often is {x} found ?", "tell the number of {x} among {items} ."),
+    "parity": ("is the number of ones in {items} even or odd ?", "find the parity of {items} .",
+        "count the ones in {items} . even or odd ?", "bits {items} : odd or even ?"),
+    "brackets": ("do the brackets {items} match ?", "is {items} balanced ?",
+        "check {items} . is every bracket closed ?", "brackets {items} : right , yes or no ?"),
+    "boolean": ("what is {items} ?", "find the value of {items} .",
+        "from left to right , {items} = ?", "tell if this is true : {items} ."),
+    "recall": ("given {items} , what is {x} ?", "{items} . tell {x} .",
         "find the value of {x} if {items} .", "look up {x} in {items} .",
-        "what is {x} when {items} ?",
-    ),
-    "sequence": (
-        "what comes next : {items} ?", "continue {items} .", "find the number after {items} .",
-        "{items} , and then ?",
-    ),
-    "roman": (
-        "what number is roman {items} ?", "read the numeral {items} .", "write {items} in digits .",
-        "find the value of roman {items} .",
-    ),
-    "most": (
-        "{items} . who has most ?", "who is richest if {items} ?",
-        "{items} : tell who has the largest number .",
-        "find the one with most when {items} .",
-    ),
+        "what is {x} when {items} ?"),
+    "sequence": ("what comes next : {items} ?", "continue {items} .",
+        "find the number after {items} .", "{items} , and then ?"),
+    "roman": ("what number is roman {items} ?", "read the numeral {items} .",
+        "write {items} in digits .", "find the value of roman {items} ."),
+    "most": ("{items} . who has most ?", "who is richest if {items} ?",
+        "{items} : tell who has the largest number .", "find the one with most when {items} ."),
 }  # fmt: skip
 
 ASIDES = (
     "please be careful .", "this is a test .", "the sky is blue today .",
-    "think of number {n} too .",
-    "ignore the letter {c} .", "there are {n} birds in the garden .", "take your time .",
-    "you have {n} minutes .", "do not mind the {n} cats .", "page {n} of the book says so .",
-    "my friend {c} asked this .", "it rained for {n} days .",
+    "think of number {n} too .", "ignore the letter {c} .", "there are {n} birds in the garden .",
+    "take your time .", "you have {n} minutes .", "do not mind the {n} cats .",
+    "page {n} of the book says so .", "my friend {c} asked this .", "it rained for {n} days .",
 )  # fmt: skip
 
 UNITS = (
@@ -88,10 +60,8 @@ SYMBOLS = tuple("0123456789") + tuple(LETTERS) + tuple("+-*=;:,.?()[]")
 SPOKEN = ("true", "false", "and", "or", "xor", "not", "yes", "no", "even", "odd", "has", "answer",
           "bad", "hundred")  # fmt: skip
 CHAT_TEMPLATE = (
-    "{% for message in messages %}"
-    "{{ '<' + message['role'] + '> ' + message['content'] + ' ' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"
+    "{% for message in messages %}{{ '<' + message['role'] + '> ' + message['content'] + ' ' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"
 )
 
 
