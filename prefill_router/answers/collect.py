@@ -15,8 +15,8 @@ from prefill_router.answers.grading import Grader, check_reference, exact_match,
 from prefill_router.answers.ledger import Ledger
 from prefill_router.answers.targets import Endpoint
 from prefill_router.errors import InputError
+from prefill_router.extraction.prompts import check_questions
 from prefill_router.extraction.sources import resolve
-from prefill_router.extraction.templates import check_questions
 from prefill_router.labels import to_long
 from prefill_router.labels.costs import Prices
 from prefill_router.labels.tables import WRITTEN, as_text, require, write_table

@@ -18,9 +18,8 @@ from prefill_router import __version__
 from prefill_router.answers.ledger import Reply
 from prefill_router.errors import InputError
 from prefill_router.extraction.models import input_device, load_target, pad_id
-from prefill_router.extraction.prompts import Prompts, token_limit
+from prefill_router.extraction.prompts import Prompts, check_questions, token_limit
 from prefill_router.extraction.sources import ModelSource, weights_hash
-from prefill_router.extraction.templates import check_questions
 from prefill_router.progress import track
 from prefill_router.storage import Store, fingerprint, read_json, write_json
 
@@ -70,7 +69,7 @@ def generate(
     model, tokenizer
         From `prefill_router.extraction.models.load_target`.
     questions : sequence of str, length N
-        Each becomes one prompt, as in `prefill_router.extraction.templates.format_prompts`.
+        Each becomes one prompt, as in `prefill_router.extraction.prompts.format_prompts`.
     decoding : Decoding
         How. The model's own generation settings give the end-of-text tokens and nothing else.
     batch_size : int, default 256

@@ -7,41 +7,29 @@ import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
 
 from prefill_router.errors import InputError, did_you_mean
-from prefill_router.extraction.activations import (
-    Activations,
-    EncoderInfo,
-    content_key,
-)
+from prefill_router.extraction.activations import Activations, EncoderInfo, content_key
 from prefill_router.extraction.batches import group_batches
-from prefill_router.extraction.concurrency import directory_lock, write_behind
 from prefill_router.extraction.models import Device, quiet
 from prefill_router.extraction.pooling import check_poolings
-from prefill_router.extraction.prefill import EncoderSpec, Place, Reader, Survey
-from prefill_router.extraction.prompts import Truncation
+from prefill_router.extraction.prefill import EncoderSpec, Reader, Survey, in_thread
+from prefill_router.extraction.prompts import Truncation, check_questions
 from prefill_router.extraction.ray_engine import RayReader, ray_reader
-from prefill_router.extraction.shards import (
-    FULL_TOKENS,
-    N_TOKENS,
-    QUERIES,
-    Folder,
-    check_storage,
-    distinct,
-    query_digest,
-    tensor_name,
-)
+from prefill_router.extraction.shards import STORAGE, Folder, Place, directory_lock
 from prefill_router.extraction.sources import ModelSource, resolve, weights_hash
-from prefill_router.extraction.templates import check_questions
 from prefill_router.progress import meter
-from prefill_router.storage import Store, library_versions
+from prefill_router.storage import Store
 
 SHARD_BYTES = 64 * 2**20  # what is lost at most when a run is stopped, and held in memory
 ENGINES = ("local", "ray")
+Groups = list[tuple[list[Place], np.ndarray]]
+"""Layers and poolings that are to be read, of which queries."""
 
 
 def extract(
@@ -103,10 +91,17 @@ def extract(
         If a parameter, query or model cannot be used, or files are damaged or cannot be written.
     """
     wanted = Request(check_questions(queries), layers, check_poolings(poolings))
-    check_storage(storage_dtype)
-    if token_budget is not None and token_budget < 1:
-        raise InputError(f"token_budget is {token_budget}; it must be at least 1.")
-    _check_engine(engine, address, workers)
+    for name, value, known in (
+        ("engine", engine, ENGINES),
+        ("storage_dtype", storage_dtype, STORAGE),
+    ):
+        if value not in known:
+            raise InputError(f"{name} {value!r} is unknown." + did_you_mean(value, known))
+    for name, count in (("token_budget", token_budget), ("workers", workers)):
+        if count is not None and count < 1:
+            raise InputError(f"{name} is {count}; it must be at least 1.")
+    if engine == "local" and (address or workers):
+        raise InputError("address and workers are for the engine ray; set engine to ray.")
     reading = {"max_tokens": max_tokens, "truncation": truncation, "template": template,
                "template_kwargs": template_kwargs}  # fmt: skip
     if isinstance(encoder, tuple):
@@ -115,15 +110,19 @@ def extract(
                 "A loaded model is read in memory by this process; name the encoder instead to use "
                 "cache_dir or another engine."
             )
-        return _in_memory(Reader(*encoder, **reading, token_budget=token_budget), wanted, None)
+        return wanted.in_memory(Reader(*encoder, token_budget, **reading))[0]
     source = encoder if isinstance(encoder, ModelSource) else resolve(str(encoder))
     info = EncoderInfo(source.name, source.revision, weights_hash(source), dtype, **reading)
     spec = EncoderSpec(source, info, device, trust_remote_code, token_budget)
-    reader = ray_reader(spec, address, workers) if engine == "ray" else _local_reader(spec)
+    open_reader = partial(ray_reader, spec, address, workers) if engine == "ray" else spec.open
     if cache_dir is not None:
-        return _on_disk(reader, wanted, spec, cache_dir, storage_dtype)
-    with reader as opened:
-        return _in_memory(opened, wanted, spec)
+        found = wanted.on_disk(open_reader, spec, cache_dir, storage_dtype)
+    else:
+        with open_reader() as reader:
+            found, chosen = wanted.in_memory(reader)
+        key = content_key(spec.key, wanted.queries, chosen, wanted.poolings)
+        found = replace(found, key=key)
+    return replace(found, encoder=info)  # found under this name, whatever it was read under
 
 
 @dataclass(frozen=True)
@@ -138,150 +137,106 @@ class Request:
         """Return layers and poolings of a model that has hidden states 0..`last`."""
         return list(itertools.product(check_layers(self.layers, last), self.poolings))
 
+    def in_memory(self, reader: Reader | RayReader) -> tuple[Activations, list[int]]:
+        """Read all states; return them and the layers they are of, usable or not."""
+        survey, n = reader.survey(self.queries), len(self.queries)
+        places = self.places(survey.layout.last)
+        states = {place: np.empty((n, survey.layout.width), np.float32) for place in places}
 
-def _check_engine(engine: str, address: str | None, workers: int | None) -> None:
-    if engine not in ENGINES:
-        raise InputError(f"engine {engine!r} is unknown." + did_you_mean(engine, ENGINES))
-    if workers is not None and workers < 1:
-        raise InputError(f"workers is {workers}; it must be at least 1.")
-    if engine == "local" and (address or workers):
-        raise InputError("address and workers are for the engine ray; set engine to ray.")
+        def keep(places: list[Place], rows: np.ndarray, values: Tensor) -> None:
+            for place, part in zip(places, values.cpu().numpy(), strict=True):
+                states[place][rows] = part
 
+        self._read(reader, survey, [(places, np.arange(n))], np.dtype("float32"), keep)
+        found = Activations.from_arrays(states, survey.n_tokens, survey.full_tokens)
+        layers = list(dict.fromkeys(layer for layer, _ in places))
+        return replace(found, poolings=self.poolings), layers
 
-@contextlib.contextmanager
-def _local_reader(spec: EncoderSpec) -> Iterator[Reader]:
-    yield spec.load()
+    def on_disk(
+        self,
+        open_reader: Callable[[], contextlib.AbstractContextManager[Reader | RayReader]],
+        spec: EncoderSpec,
+        cache_dir: str | os.PathLike,
+        storage_dtype: str,
+    ) -> Activations:
+        """Find states on disk; read and write only those that are not there."""
+        key = {**spec.key, "storage_dtype": storage_dtype}
+        path = Store(cache_dir).path("activations", key)
+        try:
+            if not self._is_held(Folder(path, self.queries)):
+                path.mkdir(parents=True, exist_ok=True)
+                with directory_lock(path):
+                    folder = Folder(path, self.queries)
+                    if not self._is_held(folder):  # nor has another process just read them
+                        with open_reader() as reader:
+                            self._fill(folder, reader, spec, key)
+        except OSError as error:
+            raise InputError(
+                f"{path} cannot be written ({error.strerror or error}). What is there is kept: "
+                "make room, or give another cache_dir, and run again."
+            ) from error
+        layers = check_layers(self.layers, Folder(path, []).manifest["last_layer"])
+        return Activations.open(path, self.queries, layers, self.poolings)
 
+    def _is_held(self, folder: Folder) -> bool:
+        manifest = folder.manifest
+        return manifest is not None and not folder.missing(self.places(manifest["last_layer"]))
 
-def _in_memory(
-    reader: Reader | RayReader, wanted: Request, spec: EncoderSpec | None
-) -> Activations:
-    queries = wanted.queries
-    survey = reader.survey(queries)
-    places, width = wanted.places(survey.layout.last), survey.layout.width
-    states = {place: np.empty((len(queries), width), np.float32) for place in places}
+    def _fill(
+        self, folder: Folder, reader: Reader | RayReader, spec: EncoderSpec, key: dict[str, Any]
+    ) -> None:
+        """Read what a folder lacks, and write it shard by shard."""
+        survey = reader.survey(self.queries)
+        layout = survey.layout
+        places = self.places(layout.last)  # refuses layers that there are not, before it writes
+        folder.describe(
+            {
+                "key": key,
+                "encoder": asdict(spec.info),
+                "files": spec.source.hashes(),
+                "last_layer": layout.last,
+                "width": layout.width,
+                "attention_mask": not layout.is_causal,
+                "whole_passes": layout.places is None,
+                "device": layout.device,
+            }
+        )
 
-    def keep(places: list[Place], rows: np.ndarray, values: Tensor) -> None:
-        for place, part in zip(places, values.cpu().numpy(), strict=True):
-            states[place][rows] = part
+        def keep(places: list[Place], rows: np.ndarray, values: Tensor) -> None:
+            states = dict(zip(places, values.cpu().numpy(), strict=True))
+            queries = [self.queries[row] for row in rows]
+            folder.add(queries, survey.n_tokens[rows], survey.full_tokens[rows], states)
 
-    _read(reader, survey, queries, [(places, np.arange(len(queries)))], 4, keep)
+        storage = np.dtype(key["storage_dtype"])
+        self._read(reader, survey, folder.missing(places), storage, keep)
 
-    found = Activations.from_arrays(states, survey.n_tokens, survey.full_tokens)
-    found = replace(found, poolings=wanted.poolings)
-    if spec is None:
-        return found
-    layers = check_layers(wanted.layers, survey.layout.last)
-    key = content_key(spec.key, queries, layers, wanted.poolings)
-    return replace(found, key=key, encoder=spec.info)
+    def _read(
+        self,
+        reader: Reader | RayReader,
+        survey: Survey,
+        groups: Groups,
+        storage: np.dtype,
+        keep: Callable[[list[Place], np.ndarray, Tensor], None],
+    ) -> None:
+        """Read groups of states, and have those of each shard kept, in another thread."""
+        lengths = survey.n_tokens
+        n_prompts = sum(len(rows) for _, rows in groups)
+        n_tokens = sum(int(lengths[rows].sum()) for _, rows in groups)
+        with quiet(), meter("Reading prompts", n_prompts, n_tokens) as bar:
 
+            def advance(rows: np.ndarray) -> None:
+                bar(len(rows), int(lengths[rows].sum()))
 
-def _on_disk(
-    reader: contextlib.AbstractContextManager[Reader | RayReader],
-    wanted: Request,
-    spec: EncoderSpec,
-    cache_dir: str | os.PathLike,
-    storage_dtype: str,
-) -> Activations:
-    key = {**spec.key, "storage_dtype": storage_dtype}
-    folder = Folder(Store(cache_dir).path("activations", key))
-    try:
-        if _missing(folder, wanted):
-            folder.path.mkdir(parents=True, exist_ok=True)
-            with directory_lock(folder.path):
-                if _missing(folder, wanted):  # nor has another process just read them
-                    with reader as opened:
-                        _fill(folder, opened, wanted, spec, key)
-    except OSError as error:
-        raise InputError(
-            f"{folder.path} cannot be written ({error.strerror or error}). What is there is kept: "
-            "make room, or give another cache_dir, and run again."
-        ) from error
-    layers = check_layers(wanted.layers, folder.manifest["last_layer"])
-    found = Activations.open(folder.path, wanted.queries, layers, wanted.poolings)
-    return replace(found, encoder=spec.info)  # found under this name, whatever it was read under
+            def shards() -> Iterator[tuple[list[Place], np.ndarray, Tensor]]:
+                for places, rows in groups:
+                    n_bytes = len(places) * survey.layout.width * storage.itemsize
+                    n_rows = max(1, SHARD_BYTES // n_bytes)
+                    planned = group_batches(survey.plan(rows, n_rows), n_rows)
+                    for shard, states in reader.read(self.queries, planned, places, advance):
+                        yield places, shard, states
 
-
-def _missing(folder: Folder, wanted: Request) -> list[tuple[list[Place], np.ndarray]]:
-    """Return which rows lack which places, those that lack the same together; all, if unknown.
-
-    Of queries that are alike, the first.
-    """
-    digests, first, _ = distinct(wanted.queries)
-    if folder.manifest is None:
-        return [([], first)]
-    held, groups = folder.find(digests), []
-    places = wanted.places(folder.manifest["last_layer"])
-    lacking = ~np.array([held.has(tensor_name(*place)) for place in places])
-    for pattern in np.unique(lacking, axis=1).T[::-1]:  # those that lack most first
-        if pattern.any():
-            rows = first[(lacking == pattern[:, None]).all(axis=0)]
-            groups.append(([places[i] for i in np.flatnonzero(pattern)], rows))
-    return groups
-
-
-def _fill(
-    folder: Folder,
-    reader: Reader | RayReader,
-    wanted: Request,
-    spec: EncoderSpec,
-    key: dict[str, Any],
-) -> None:
-    """Read what a folder lacks, and write it shard by shard."""
-    survey = reader.survey(wanted.queries)
-    layout = survey.layout
-    wanted.places(layout.last)  # refuses layers that there are not, before anything is written
-    folder.describe(
-        {
-            "key": key,
-            "encoder": asdict(spec.info),
-            "files": spec.source.hashes(),
-            "last_layer": layout.last,
-            "width": layout.width,
-            "attention_mask": not layout.is_causal,
-            "whole_passes": layout.places is None,
-            "device": layout.device,
-            "libraries": library_versions(),
-        }
-    )
-
-    def keep(places: list[Place], rows: np.ndarray, values: Tensor) -> None:
-        digests = b"".join(query_digest(wanted.queries[row]) for row in rows)
-        arrays = {QUERIES: np.frombuffer(digests, np.uint8).reshape(len(rows), -1)}
-        arrays |= {N_TOKENS: survey.n_tokens[rows], FULL_TOKENS: survey.full_tokens[rows]}
-        names = [tensor_name(*place) for place in places]
-        folder.add(arrays | dict(zip(names, values.cpu().numpy(), strict=True)))
-
-    itemsize = check_storage(key["storage_dtype"])().itemsize
-    _read(reader, survey, wanted.queries, _missing(folder, wanted), itemsize, keep)
-
-
-def _read(
-    reader: Reader | RayReader,
-    survey: Survey,
-    texts: list[str],
-    groups: list[tuple[list[Place], np.ndarray]],
-    itemsize: int,
-    keep: Callable[[list[Place], np.ndarray, Tensor], None],
-) -> None:
-    """Read some places of some rows, and have the states of each shard kept, in another thread."""
-    lengths, width = survey.n_tokens, survey.layout.width
-    n_prompts = sum(len(rows) for _, rows in groups)
-    n_tokens = sum(int(lengths[rows].sum()) for _, rows in groups)
-    with (
-        quiet(),
-        write_behind(keep) as put,
-        meter("Reading prompts", n_prompts, n_tokens) as bar,
-    ):
-
-        def advance(rows: np.ndarray) -> None:
-            bar(len(rows), int(lengths[rows].sum()))
-
-        for places, rows in groups:
-            n_rows = max(1, SHARD_BYTES // (len(places) * width * itemsize))
-            shards = group_batches(survey.plan(rows, n_rows), n_rows)
-            for shard, states in reader.read(texts, shards, places, advance):
-                put(places, shard, states)
+            for _ in in_thread(lambda shard: keep(*shard), shards()):
+                pass
 
 
 def check_layers(layers: Literal["all", "upper"] | Sequence[int], last: int) -> list[int]:

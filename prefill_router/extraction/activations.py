@@ -13,16 +13,10 @@ from typing import Any
 import numpy as np
 
 from prefill_router.errors import InputError, did_you_mean
-from prefill_router.extraction.shards import (
-    FULL_TOKENS,
-    N_TOKENS,
-    Folder,
-    distinct,
-    tensor_name,
-)
+from prefill_router.extraction.shards import Folder
 from prefill_router.storage import MANIFEST, fingerprint
 
-NAMED = 5  # queries named, by layer and pooling, where states are not finite
+NAMED = 5  # queries named where many are at fault
 
 
 @dataclass(frozen=True)
@@ -121,18 +115,14 @@ class Activations:
             If shapes differ, a layer lacks a pooling, or no layer can be used.
         """
         arrays = {place: np.asarray(array, np.float32) for place, array in states.items()}
-        layers = sorted({layer for layer, _ in arrays})
-        poolings = sorted({pooling for _, pooling in arrays})
+        layers, poolings = (sorted({place[i] for place in arrays}) for i in (0, 1))
         missing = [place for place in product(layers, poolings) if place not in arrays]
-        if missing or not arrays:
-            raise InputError(
-                f"states lack {missing or 'any array'}; give every layer with every pooling, such "
-                'as {(12, "mean"): X} with X of shape (N, D).'
-            )
         shapes = {array.shape for array in arrays.values()}
-        shape = next(iter(shapes))
-        if len(shapes) > 1 or len(shape) != 2:
-            raise InputError(f"states must be arrays of one shape (N, D); these are {shapes}.")
+        if missing or len(shapes) != 1 or len(shape := next(iter(shapes))) != 2:
+            raise InputError(
+                "states must hold an array of one shape (N, D) for every layer with every pooling, "
+                f'such as {{(12, "mean"): X}}; they lack {missing}, and the shapes are {shapes}.'
+            )
         tokens = None
         if n_tokens is not None:
             lengths = (n_tokens, n_tokens if full_tokens is None else full_tokens)
@@ -171,36 +161,25 @@ class Activations:
         InputError
             If there are none, some are missing or damaged, or no layer can be used.
         """
-        folder = Folder(Path(directory))
+        folder = Folder(Path(directory), queries)
         manifest = folder.manifest
         if manifest is None:
             raise InputError(f"{directory} holds no activations ({MANIFEST} is missing).")
-        digests, _, rows = distinct(queries)
-        held = folder.find(digests)
-        places = [name.rpartition(".") for name in held.names if "." in name]
-        layers = sorted({int(layer) for _, _, layer in places}) if layers is None else layers
-        poolings = sorted({name for name, _, _ in places}) if poolings is None else poolings
-        found = [held.has(tensor_name(*place))[rows] for place in product(layers, poolings)]
-        if not found or not np.all(found):
-            missing = len(rows) - int(np.all(found, axis=0).sum()) if found else len(rows)
+        layers = sorted({layer for layer, _ in folder.places}) if layers is None else layers
+        if poolings is None:
+            poolings = sorted({pooling for _, pooling in folder.places})
+        places = list(product(layers, poolings))
+        n_missing = int(folder.lacking(places).any(axis=0).sum()) if places else len(queries)
+        if n_missing:
             raise InputError(
-                f"{directory} lacks states of {missing} of {len(rows)} queries; extract again to "
-                "have them read."
+                f"{directory} lacks states of {n_missing} of {len(queries)} queries; extract again "
+                "to have them read."
             )
-        bad = {
-            at: np.flatnonzero(np.isin(rows, held.not_finite(*at)))
-            for at in product(layers, poolings)
-        }
-        return cls(
-            usable_layers(bad),
-            list(poolings),
-            manifest["width"],
-            content_key(manifest["key"], queries, layers, poolings),
-            EncoderInfo(**manifest["encoder"]),
-            len(rows),
-            (held.tokens(N_TOKENS)[rows], held.tokens(FULL_TOKENS)[rows]),
-            lambda *at: held.states(*at)[rows],
-        )
+        usable = usable_layers({place: folder.not_finite(*place) for place in places})
+        key = content_key(manifest["key"], queries, layers, poolings)
+        encoder, width = EncoderInfo(**manifest["encoder"]), manifest["width"]
+        tokens, n = folder.tokens(), len(queries)
+        return cls(usable, list(poolings), width, key, encoder, n, tokens, folder.states)
 
     def __len__(self) -> int:
         """Return N."""
@@ -209,26 +188,22 @@ class Activations:
     @property
     def n_tokens(self) -> np.ndarray:
         """Tokens of each prompt as it was read, int64 (N,)."""
-        return self._known_tokens[0]
-
-    @property
-    def full_tokens(self) -> np.ndarray:
-        """Tokens of each prompt before any was cut, int64 (N,): what it costs to send."""
-        return self._known_tokens[1]
-
-    @property
-    def n_truncated(self) -> int:
-        """Prompts that were cut to fit."""
-        return int((self.full_tokens > self.n_tokens).sum())
-
-    @property
-    def _known_tokens(self) -> tuple[np.ndarray, np.ndarray]:
         if self._tokens is None:
             raise InputError(
                 "These activations do not know how long their prompts are, which costs depend on: "
                 "give n_tokens to Activations.from_arrays."
             )
-        return self._tokens
+        return self._tokens[0]
+
+    @property
+    def full_tokens(self) -> np.ndarray:
+        """Tokens of each prompt before any was cut, int64 (N,): what it costs to send."""
+        return self._tokens[1] if self._tokens else self.n_tokens
+
+    @property
+    def n_truncated(self) -> int:
+        """Prompts that were cut to fit."""
+        return int((self.full_tokens > self.n_tokens).sum())
 
     def states(self, layer: int, pooling: str) -> np.ndarray:
         """Return one layer's pooled states; on disk, no other is read.
@@ -268,6 +243,12 @@ def content_key(
     return fingerprint(key, list(queries), list(layers), list(poolings))
 
 
+def some_of(rows: Sequence[int]) -> str:
+    """Return the first rows as text, and how many more there are."""
+    more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
+    return ", ".join(map(str, rows[:NAMED])) + more
+
+
 def usable_layers(not_finite: Mapping[tuple[int, str], np.ndarray]) -> list[int]:
     """Return the layers whose states are all finite; warn of the others.
 
@@ -285,8 +266,7 @@ def usable_layers(not_finite: Mapping[tuple[int, str], np.ndarray]) -> list[int]
     left = sorted({layer for layer, _ in not_finite} - {layer for layer, _ in bad})
     if bad:
         said = "; ".join(
-            f"layer {layer} ({pooling}): query {', '.join(map(str, rows[:NAMED]))}"
-            + (f" and {len(rows) - NAMED} more" if len(rows) > NAMED else "")
+            f"layer {layer} ({pooling}): query {some_of(rows)}"
             for (layer, pooling), rows in bad.items()
         )
         report = (

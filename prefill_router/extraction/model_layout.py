@@ -20,7 +20,7 @@ from prefill_router.extraction.models import device_name, input_device
 SAMPLE_TOKENS = 16
 
 
-class Place(NamedTuple):
+class HookPoint(NamedTuple):
     """Where in a model a hidden state arises: what a module takes in, or what it gives out."""
 
     module: str
@@ -35,7 +35,7 @@ class ModelLayout:
     ----------
     last : int
         L: there are hidden states 0..L.
-    places : list of Place or None
+    places : list of HookPoint or None
         Where each arises. None where that cannot be told for each of them: then whole forward
         passes are made, and transformers is asked for all states.
     is_causal : bool
@@ -52,7 +52,7 @@ class ModelLayout:
     """
 
     last: int
-    places: list[Place] | None
+    places: list[HookPoint] | None
     is_causal: bool
     width: int
     token_budget: int
@@ -94,7 +94,7 @@ def locate_blocks(
     sample = list(sample[:SAMPLE_TOKENS])
     half = len(sample) // 2
     padded = sample[:half] + [padding] * (len(sample) - half)
-    passing: list[tuple[Place, Tensor]] = []
+    passing: list[tuple[HookPoint, Tensor]] = []
     calls: Counter[str] = Counter()
     written = 0
 
@@ -108,7 +108,7 @@ def locate_blocks(
             written += state.nbytes
         if state.shape[:2] == (1, len(sample)) and state.dim() == 3:
             # A copy, since a later module may write over it; on the host, since devices may differ
-            passing.append((Place(name, not output), state.cpu().clone()))
+            passing.append((HookPoint(name, not output), state.cpu().clone()))
 
     try:
         with contextlib.ExitStack() as hooks:
@@ -149,16 +149,16 @@ def first_tensor(values: object) -> Tensor | None:
     return next((value for value in values if isinstance(value, Tensor)), None)
 
 
-def _match(hidden: Sequence[Tensor], passing: list[tuple[Place, Tensor]]) -> list[Place] | None:
+def _match(
+    hidden: Sequence[Tensor], passing: list[tuple[HookPoint, Tensor]]
+) -> list[HookPoint] | None:
     """Return the first place where each hidden state passes, or None if one cannot be told."""
     places = []
     for layer, state in enumerate(hidden):
+        place = next((place for place, other in passing if torch.equal(state, other)), None)
         # States that are alike, or not numbers, could stand for one another in this sample alone.
-        if not state.isfinite().all() or any(torch.equal(state, h) for h in hidden[:layer]):
-            return None
-        found = (place for place, other in passing if torch.equal(state, other))
-        place = next(found, None)
-        if place is None:
+        is_told = state.isfinite().all() and not any(torch.equal(state, h) for h in hidden[:layer])
+        if place is None or not is_told:
             return None
         places.append(place)
     return places

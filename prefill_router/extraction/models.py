@@ -7,7 +7,6 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from prefill_router.extraction.sources import ModelSource, read_config
 
 SPREAD = "spread"
 Device = str | Mapping[str, str | int]
-WEIGHTS = "*.safetensors*"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -189,14 +187,14 @@ def pad_id(tokenizer) -> int:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Silence transformers' bars and reports: what they warn of is checked here."""
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    verbosity, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
         yield
     finally:
         logging.set_verbosity(verbosity)
-        if bars:
+        if has_bars:
             logging.enable_progress_bar()
 
 
@@ -225,17 +223,19 @@ def write_untrained(source: ModelSource, directory: Path, seed: int = 0) -> Path
     if directory.exists() and any(directory.iterdir()):
         raise InputError(f"{directory} is not empty; name another directory.")
     config = read_config(source)
-    with quiet(), torch.random.fork_rng():
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        quiet(),
+        torch.random.fork_rng(),
+        tempfile.TemporaryDirectory(dir=directory.parent, prefix=".untrained-") as temporary,
+    ):
         torch.manual_seed(seed)
         model = AutoModel.from_config(config, dtype=torch.float32)
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".untrained-") as temporary:
         made = Path(temporary) / "model"
         made.mkdir()
         for path in source.files():
-            if not fnmatch(path.name, WEIGHTS):
+            if ".safetensors" not in path.name:
                 shutil.copyfile(path, made / path.name)
-        with quiet():
-            model.save_pretrained(made)
+        model.save_pretrained(made)
         made.rename(directory)
     return directory

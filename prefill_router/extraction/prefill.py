@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -15,7 +17,6 @@ from torch import Tensor, nn
 from prefill_router.errors import InputError
 from prefill_router.extraction.activations import EncoderInfo
 from prefill_router.extraction.batches import plan_batches
-from prefill_router.extraction.concurrency import prefetch
 from prefill_router.extraction.model_layout import (
     ModelLayout,
     all_states,
@@ -23,23 +24,34 @@ from prefill_router.extraction.model_layout import (
     locate_blocks,
     model_inputs,
 )
-from prefill_router.extraction.models import (
-    Device,
-    input_device,
-    load_encoder,
-    pad_id,
-    quiet,
-)
+from prefill_router.extraction.models import Device, input_device, load_encoder, pad_id, quiet
 from prefill_router.extraction.pooling import POOLINGS, Batch, needs_user
 from prefill_router.extraction.prompts import Prompts, Truncation, check_max_tokens, token_limit
+from prefill_router.extraction.shards import Place
 from prefill_router.extraction.sources import ModelSource
 from prefill_router.storage import versions
 
+A, B = TypeVar("A"), TypeVar("B")
+DEPTH = 2  # how many results may wait: enough to bridge an uneven batch, few enough for memory
 READING = ("max_tokens", "truncation", "template", "template_kwargs")
 NAMES = ("name", "revision")  # the same weights under another name are the same encoder
 SAMPLE = "What is asked of a model that reads this line? Only that it shows what kind it is."
-Place = tuple[int, str]
-"""A layer and a pooling."""
+
+
+def in_thread(function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
+    """Yield ``function(item)`` of each item in order, computed in a thread meanwhile.
+
+    At most `DEPTH` results wait. What was handed over is done also where `items` or the caller
+    fails.
+    """
+    waiting = deque()
+    with ThreadPoolExecutor(1) as pool:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > DEPTH:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 class _Done(Exception):
@@ -121,12 +133,13 @@ class Prefill:
             with contextlib.ExitStack() as hooks, contextlib.suppress(_Done):
                 for layer in self.layers:
                     name, is_input = self.layout.places[layer]
-                    module, call = self.model.get_submodule(name), partial(hook, layer)
-                    if is_input:
-                        handle = module.register_forward_pre_hook(call, with_kwargs=True)
-                    else:
-                        handle = module.register_forward_hook(call, with_kwargs=True)
-                    hooks.enter_context(handle)
+                    module = self.model.get_submodule(name)
+                    register = (
+                        module.register_forward_pre_hook
+                        if is_input
+                        else module.register_forward_hook
+                    )
+                    hooks.enter_context(register(partial(hook, layer), with_kwargs=True))
                 self.model(**model_inputs(self.model, batch.tokens, lengths))
         if len(pooled) < len(self.places):
             raise RuntimeError(f"{type(self.model).__name__} ran other modules than on its sample.")
@@ -161,7 +174,7 @@ class Reader:
     ----------
     model, tokenizer
         From `prefill_router.extraction.models.load_encoder`; causal or bidirectional.
-    max_tokens, truncation, template, template_kwargs, token_budget
+    token_budget, max_tokens, truncation, template, template_kwargs
         As for `prefill_router.extraction.extract`.
 
     Notes
@@ -175,12 +188,11 @@ class Reader:
         self,
         model,
         tokenizer,
-        *,
+        token_budget: int | None = None,
         max_tokens: int | None = None,
         truncation: Truncation = "error",
         template: str | None = None,
         template_kwargs: dict | None = None,
-        token_budget: int | None = None,
     ):
         limit = token_limit(model, tokenizer)
         max_tokens = limit if max_tokens is None else max_tokens
@@ -204,7 +216,7 @@ class Reader:
 
     def read(
         self,
-        queries: Sequence[str],
+        queries: Sequence[str] | Mapping[int, str],
         shards: Sequence[Sequence[np.ndarray]],
         places: Sequence[Place],
         advance: Callable[[np.ndarray], None] = lambda rows: None,
@@ -213,7 +225,8 @@ class Reader:
 
         Parameters
         ----------
-        queries : sequence of str, length N
+        queries : sequence of str, or mapping of int to str
+            By row.
         shards : sequence of sequence of int64 ndarray
             The rows of each batch of each shard.
         places : sequence of (int, str)
@@ -234,7 +247,7 @@ class Reader:
         def tokenize(rows: np.ndarray) -> Batch:
             return self.prompts.batch([queries[row] for row in rows], find_user)
 
-        batches = prefetch(tokenize, [rows for shard in shards for rows in shard])
+        batches = in_thread(tokenize, [rows for shard in shards for rows in shard])
         for shard in shards:
             pooled = []
             for rows, batch in zip(shard, batches, strict=False):
@@ -277,8 +290,11 @@ class EncoderSpec:
 
     def load(self) -> Reader:
         """Load the encoder."""
-        model, tokenizer = load_encoder(
-            self.source, self.device, self.info.dtype, self.trust_remote_code
-        )
-        reading = {name: getattr(self.info, name) for name in READING}
-        return Reader(model, tokenizer, **reading, token_budget=self.token_budget)
+        source, info = self.source, self.info
+        loaded = load_encoder(source, self.device, info.dtype, self.trust_remote_code)
+        return Reader(*loaded, self.token_budget, **{name: getattr(info, name) for name in READING})
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[Reader]:
+        """Load the encoder, in this process, for the time of a block."""
+        yield self.load()

@@ -1,31 +1,125 @@
-"""From queries to token ids: the length limit, and batches for a model."""
+"""From queries to token ids: the chat template, the length limit, and batches for a model."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
+from jinja2 import TemplateError
 from torch import nn
 
 from prefill_router.errors import InputError, did_you_mean
 from prefill_router.extraction.models import pad_id
 from prefill_router.extraction.pooling import Batch
-from prefill_router.extraction.templates import (
-    Query,
-    check_questions,
-    format_prompts,
-    is_messages,
-    user_spans,
-)
 
+Query = str | Sequence[Mapping[str, str]]
+"""A question, or the messages of a conversation: mappings with ``role`` and ``content``."""
 Truncation = Literal["error", "left", "right"]
-TRUNCATIONS = get_args(Truncation)
+ASKS_FOR_DATE = re.compile(r"""strftime_now\(\s*(["'])(?P<format>.*?)\1\s*\)""")
+TODAY = datetime(2025, 1, 1)  # for templates that write the date: states must not depend on it
+STAND_IN = "THE-TEXT-OF-THE-USER"
 POSITIONS = ("max_position_embeddings", "max_seq_len", "context_length")  # as configs call it
 NO_LIMIT = 1_000_000  # tokenizers that state no limit give a number beyond any prompt
 COUNTED_AT_ONCE = 1024
+
+
+def check_questions(questions: Sequence[str]) -> list[str]:
+    """Return the questions as a list, or raise InputError if there is none or one is not text."""
+    if len(questions) == 0:
+        raise InputError("There is no question to read: the list is empty.")
+    return [_text(question, f"Question {index}") for index, question in enumerate(questions)]
+
+
+def _text(value: Any, what: str) -> str:
+    """Return a text, or raise InputError; half of a surrogate pair is none."""
+    if not isinstance(value, str):
+        raise InputError(
+            f"{what} is {value!r} ({type(value).__name__}), not text; drop it or convert it to str."
+        )
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{what} ({value[:60]!r}) holds half of a surrogate pair at character {error.start}, "
+            "which is not text; replace or drop it."
+        ) from None
+    return str(value)
+
+
+def turns_of(query: Query, what: str = "The question") -> list[dict[str, str]]:
+    """Return the messages of a query: its own, or one user turn that holds the question.
+
+    Raises
+    ------
+    InputError
+        If it is neither text nor messages with a text each.
+    """
+    if not isinstance(query, list | tuple):
+        return [{"role": "user", "content": _text(query, what)}]
+    if not query:
+        raise InputError("A conversation has no message; give at least one.")
+    for number, message in enumerate(query):
+        fields = message if isinstance(message, Mapping) else {}
+        if not all(isinstance(fields.get(name), str) for name in ("role", "content")):
+            raise InputError(
+                f"Message {number} is {str(message)[:60]!r}; it must be a mapping with a text each "
+                "for 'role' and 'content'."
+            )
+    return [dict(message) for message in query]
+
+
+def format_prompts(
+    tokenizer,
+    questions: Sequence[Query],
+    template_kwargs: dict[str, Any] | None = None,
+    template: str | None = None,
+) -> list[str]:
+    """Return the text a model reads: the turns and the generation prompt, or the bare question.
+
+    A template that asks for today's date is told `TODAY`, whenever it is rendered.
+
+    Parameters
+    ----------
+    tokenizer : transformers.PreTrainedTokenizerBase
+        Its chat template is used if it has one.
+    questions : sequence of str or of messages
+        One a prompt; a text is one user turn.
+    template_kwargs : dict, optional
+        Passed to the chat template, such as ``{"enable_thinking": False}``.
+    template : str, optional
+        A chat template (Jinja) to use instead of the tokenizer's.
+
+    Raises
+    ------
+    InputError
+        If one is not text, or the template cannot be used. A conversation of more than one message
+        needs a template.
+    """
+    turns = [turns_of(question, f"Question {index}") for index, question in enumerate(questions)]
+    if not (template or tokenizer.chat_template):
+        longest = max(map(len, turns))
+        if longest > 1:
+            raise InputError(
+                f"This encoder has no chat template, so that a conversation of {longest} messages "
+                "cannot be rendered; give one text."
+            )
+        return [turn["content"] for (turn,) in turns]
+    try:
+        used = tokenizer.get_chat_template(template)
+        return tokenizer.apply_chat_template(
+            turns,
+            chat_template=ASKS_FOR_DATE.sub(lambda m: repr(TODAY.strftime(m["format"])), used),
+            tokenize=False,
+            add_generation_prompt=True,
+            **(template_kwargs or {}),
+        )
+    except (TemplateError, TypeError, ValueError) as error:
+        raise InputError(f"The chat template cannot be used: {error}") from error
 
 
 def token_limit(model, tokenizer) -> int:
@@ -78,9 +172,9 @@ class Prompts:
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        if self.truncation not in TRUNCATIONS:
-            known = did_you_mean(self.truncation, TRUNCATIONS)
-            raise InputError(f"truncation {self.truncation!r} is unknown.{known}")
+        if self.truncation not in (known := get_args(Truncation)):
+            said = did_you_mean(self.truncation, known)
+            raise InputError(f"truncation {self.truncation!r} is unknown.{said}")
         if self.max_tokens < 1:
             raise InputError(f"max_tokens is {self.max_tokens}; it must be at least 1.")
 
@@ -90,18 +184,19 @@ class Prompts:
         Raises
         ------
         InputError
-            If a prompt has no token, or is too long and `truncation` is ``"error"``.
+            If there is no prompt, one has no token, or one is too long and `truncation` is
+            ``"error"``.
         """
-        if len(questions) == 0:
-            check_questions(questions)
         lengths = []
         for start in range(0, len(questions), COUNTED_AT_ONCE):
             chunk = self._encode(questions[start : start + COUNTED_AT_ONCE])["input_ids"]
-            lengths += [len(tokens) for tokens in chunk]
+            lengths += map(len, chunk)
         self._check_lengths(lengths, questions)
         return np.array(lengths, dtype=np.int64)
 
     def _check_lengths(self, lengths: list[int], questions: Sequence[Query]) -> None:
+        if not lengths:
+            raise InputError("There is no question to read: the list is empty.")
         if 0 in lengths:
             index = lengths.index(0)
             raise InputError(f"Question {index} ({questions[index]!r}) has no token; drop it.")
@@ -133,10 +228,14 @@ class Prompts:
         InputError
             As for `count`, or if the user's own tokens are wanted and cannot be found.
         """
-        if find_user:
-            self._check_user(questions)
+        is_text = all(isinstance(question, str) for question in questions)
+        if find_user and not (is_text and self.tokenizer.is_fast):
+            raise InputError(
+                "The user's own tokens cannot be found; give a text instead of messages, and a "
+                "fast tokenizer (tokenizer.json), or use pooling mean."
+            )
         encoded = self._encode(questions, offsets=find_user)
-        self._check_lengths([len(tokens) for tokens in encoded["input_ids"]], questions)
+        self._check_lengths(list(map(len, encoded["input_ids"])), questions)
         ids = [self._cut(tokens) for tokens in encoded["input_ids"]]
         lengths = torch.tensor([len(tokens) for tokens in ids])
         user = torch.stack([torch.zeros_like(lengths), lengths], dim=1)
@@ -165,18 +264,23 @@ class Prompts:
             return tokens[-self.max_tokens :]
         return tokens[: self.max_tokens]
 
-    def _check_user(self, questions: Sequence[Query]) -> None:
-        if any(map(is_messages, questions)) or not self.tokenizer.is_fast:
-            raise InputError(
-                "The user's own tokens cannot be found; give a text instead of messages, and a "
-                "fast tokenizer (tokenizer.json), or use pooling mean."
-            )
-
     def _user_tokens(self, questions: Sequence[str], offsets: list) -> list[tuple[int, int]]:
-        """Return the first token of each question's characters, and one past the last."""
+        """Return the first token of each question's characters, and one past the last.
+
+        A template may trim white space around a question, as many do, and change nothing else.
+        """
+        framed, *prompts = self._format([STAND_IN, *questions])
+        before, *others = framed.split(STAND_IN)
         found = []
-        spans = user_spans(self._format, questions)
-        for question, places, (start, stop) in zip(questions, offsets, spans, strict=True):
+        for question, prompt, places in zip(questions, prompts, offsets, strict=True):
+            texts = (question, question.strip())
+            if len(others) != 1 or prompt not in [before + text + others[0] for text in texts]:
+                raise InputError(
+                    f"The chat template alters or repeats the user's text ({question[:60]!r}), so "
+                    "the user's own tokens cannot be told from the template's. Use pooling mean, "
+                    "or give another template."
+                )
+            start, stop = len(before), len(prompt) - len(others[0])
             # A special token that the tokenizer has added stands for no character
             own = [
                 position

@@ -7,8 +7,7 @@ import logging
 import os
 import platform
 import socket
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
@@ -18,14 +17,15 @@ import torch
 from torch import Tensor
 
 from prefill_router.errors import InputError
+from prefill_router.extraction.activations import some_of
 from prefill_router.extraction.models import SPREAD, Device, quiet
-from prefill_router.extraction.prefill import EncoderSpec, Place, Reader, Survey
+from prefill_router.extraction.prefill import EncoderSpec, Reader, Survey
+from prefill_router.extraction.shards import Place
 from prefill_router.extraction.sources import resolve, weights_hash
 from prefill_router.storage import versions
 
 TRIES = 4  # workers that a shard may take down before it is given up; at least 2
 PATIENCE = 5.0  # seconds for a machine of a cluster to answer
-NAMED = 5  # queries named of those that were given up
 
 
 @contextlib.contextmanager
@@ -58,7 +58,9 @@ def ray_reader(spec: EncoderSpec, address: str | None, workers: int | None) -> I
     is_mine = not ray.is_initialized()
     try:
         if is_mine:
-            check_reachable(address)
+            host, colon, port = address.removeprefix("ray://").rpartition(":")
+            if colon:  # where nothing listens Ray itself tries for minutes
+                socket.create_connection((host.strip("[]"), int(port)), PATIENCE).close()
             ray.init(address, **options)
     except (ConnectionError, OSError, RuntimeError, ValueError, ImportError) as error:
         raise InputError(
@@ -69,13 +71,6 @@ def ray_reader(spec: EncoderSpec, address: str | None, workers: int | None) -> I
     finally:
         if is_mine:
             ray.shutdown()
-
-
-def check_reachable(address: str) -> None:
-    """Raise OSError or ValueError if nothing listens at HOST:PORT: Ray itself tries for minutes."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if colon:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE).close()
 
 
 class Worker:
@@ -94,12 +89,13 @@ class Worker:
         """As `Reader.survey`."""
         return self._reader.survey(queries)
 
-    def read(self, queries: list[str], sizes: list[int], places: list[Place]) -> np.ndarray:
-        """Return a shard's states, (n_places, n, D), read in batches of these sizes."""
-        batches = np.split(np.arange(len(queries)), np.cumsum(sizes)[:-1])
+    def read(
+        self, queries: Mapping[int, str], shard: Sequence[np.ndarray], places: Sequence[Place]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return a shard's rows, and their states (n_places, n, D)."""
         with quiet():
-            ((_, states),) = self._reader.read(queries, [batches], places)
-        return states.cpu().numpy()
+            ((rows, states),) = self._reader.read(queries, [shard], places)
+        return rows, states.cpu().numpy()
 
 
 def found_here(spec: EncoderSpec) -> EncoderSpec:
@@ -145,14 +141,16 @@ class RayReader:
         options = resources | {"max_restarts": -1, "max_task_retries": TRIES - 1}
         self._start = partial(ray.remote(Worker).options(**options).remote, spec, threads)
         self._most = workers or max(1, room)
-        self._free = deque([self._start()])
+        self._workers = [self._start()]
 
     def survey(self, queries: list[str]) -> Survey:
         """As `Reader.survey`; no model is loaded in this process."""
         import ray
 
         try:
-            self._survey = _result(self._free[0].survey.remote(queries))
+            self._survey = ray.get(self._workers[0].survey.remote(queries))
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from None
         except ray.exceptions.RayError as error:
             raise InputError(
                 "The worker that loads the encoder and counts tokens was lost, most likely for "
@@ -175,48 +173,38 @@ class RayReader:
             If a worker finds something wrong; or, at the end, if shards were given up.
         """
         import ray
+        from ray.util import ActorPool
 
-        n_new = min(self._most, len(shards)) - len(self._free)
-        self._free.extend(self._start() for _ in range(n_new))
-        waiting, running, lost, n_read = deque(shards), {}, [], 0
-        while (waiting or running) and len(lost) <= n_read + 1:
-            while waiting and self._free:
-                shard, worker = waiting.popleft(), self._free.popleft()
-                texts = [queries[row] for rows in shard for row in rows]
-                task = worker.read.remote(texts, [len(rows) for rows in shard], places)
-                running[task] = np.concatenate(shard), worker
-            (done,), _ = ray.wait(list(running), num_returns=1)
-            rows, worker = running.pop(done)
-            self._free.append(worker)
+        def start(worker, shard: Sequence[np.ndarray]):
+            texts = {row: queries[row] for rows in shard for row in rows.tolist()}
+            return worker.read.remote(texts, shard, places)
+
+        n_new = min(self._most, len(shards)) - len(self._workers)
+        self._workers += [self._start() for _ in range(n_new)]
+        pool = ActorPool(self._workers)
+        for shard in shards:
+            pool.submit(start, shard)
+        unread, n_read, n_lost = set(np.concatenate(list(map(np.concatenate, shards)))), 0, 0
+        while pool.has_next() and n_lost <= n_read + 1:
             try:
-                states = _result(done)
+                rows, states = pool.get_next_unordered()
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause from None
             except ray.exceptions.RayError:
-                lost.append(rows)
+                n_lost += 1
                 continue
             n_read += 1
+            unread.difference_update(rows)
             advance(rows)
             yield rows, torch.tensor(states)
-        if lost:
-            raise InputError(self._report(np.concatenate(lost)))
-
-    def _report(self, rows: np.ndarray) -> str:
-        more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
-        return (
-            f"Every worker that read one of these was lost, {TRIES} times each: queries "
-            f"{', '.join(map(str, rows[:NAMED]))}{more}; up to {self._survey.n_tokens[rows].max()} "
-            "tokens. What else was read is kept. Mostly a worker's machine has too little memory: "
-            "set a smaller token_budget or max_tokens, or fewer workers. Then run again."
-        )
-
-
-def _result(reference) -> Any:
-    """Return what a worker returned, or raise what it raised."""
-    import ray
-
-    try:
-        return ray.get(reference)
-    except ray.exceptions.RayTaskError as error:
-        raise error.cause from None
+        if unread:
+            rows = sorted(unread)
+            raise InputError(
+                f"Workers were lost over {n_lost} shards, {TRIES} times each. Not read: queries "
+                f"{some_of(rows)}; up to {self._survey.n_tokens[rows].max()} tokens. What else was "
+                "read is kept. Mostly a worker's machine has too little memory: set a smaller "
+                "token_budget or max_tokens, or fewer workers. Then run again."
+            )
 
 
 def share(device: Device, threads: int) -> tuple[dict[str, int], int]:
@@ -226,8 +214,11 @@ def share(device: Device, threads: int) -> tuple[dict[str, int], int]:
     as many as threads. Never more than a machine has: a worker must start to say what it lacks.
     InputError if no machine has a CPU: no worker would ever start.
     """
-    has = [(int(m.get("CPU", 0)), int(m.get("GPU", 0))) for m in machines()]
-    most_cpus, most_gpus = max(cpu for cpu, _ in has), max(gpu for _, gpu in has)
+    import ray
+
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    has = [(int(machine.get("CPU", 0)), int(machine.get("GPU", 0))) for machine in alive]
+    most_cpus, most_gpus = map(max, zip(*has, strict=True))
     if not most_cpus:
         raise InputError(
             "The Ray cluster has no machine with a CPU for a worker; start one with "
@@ -238,10 +229,3 @@ def share(device: Device, threads: int) -> tuple[dict[str, int], int]:
     cpus = 1 if gpus else min(threads, most_cpus)
     room = sum(min(cpu // cpus, gpu // gpus if gpus else cpu) for cpu, gpu in has)
     return {"num_cpus": cpus, "num_gpus": gpus}, room
-
-
-def machines() -> list[dict[str, float]]:
-    """Return the resources of each machine in the cluster."""
-    import ray
-
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import os
+import platform
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from prefill_router.errors import InputError, did_you_mean
+from prefill_router.errors import InputError
 from prefill_router.storage import MANIFEST, atomic_write, fingerprint, read_json, write_json
 
-STORAGE = {"float32": np.float32, "float16": np.float16}
+STORAGE = ("float32", "float16")
 HEADER = "shard"
 REMEDY = "delete it to have it made again."
 QUERIES, N_TOKENS, FULL_TOKENS = "queries", "n_tokens", "full_tokens"
+Place = tuple[int, str]
+"""A layer and a pooling."""
 
 
 def query_digest(query: str) -> bytes:
@@ -27,28 +34,19 @@ def query_digest(query: str) -> bytes:
     return hashlib.sha256(query.encode("utf-8", "surrogatepass")).digest()[:16]
 
 
-def distinct(queries: Sequence[str]) -> tuple[list[bytes], np.ndarray, np.ndarray]:
-    """Return the digests of distinct queries, the first of each, and each query's among them."""
-    numbers: dict[bytes, int] = {}
-    rows = np.array([numbers.setdefault(query_digest(query), len(numbers)) for query in queries])
-    return list(numbers), np.unique(rows, return_index=True)[1], rows
-
-
 def tensor_name(layer: int, pooling: str) -> str:
     """Return the name of one layer's tensor in a shard, such as ``mean.003``."""
     return f"{pooling}.{layer:03d}"
 
 
-def check_storage(name: str) -> type[np.floating]:
-    """Return the NumPy type that a storage type's name stands for, or raise InputError."""
-    if name not in STORAGE:
-        raise InputError(f"storage_dtype {name!r} is unknown." + did_you_mean(name, STORAGE))
-    return STORAGE[name]
+def shard_name(header: Mapping[str, Any]) -> str:
+    """Return the file name of a shard, which identifies its content."""
+    return f"shard-{fingerprint(header)}.safetensors"
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A file of states, named by what it holds, whose header was read.
+    """A file of states whose header was read, and which of its rows are asked for.
 
     Attributes
     ----------
@@ -57,16 +55,20 @@ class Shard:
         What identifies each tensor's content: `QUERIES` (n, 16), `N_TOKENS` and `FULL_TOKENS` (n,),
         and states (n, D) by `tensor_name`.
     not_finite : dict of str to list of int
-        Rows, within the shard, of states that are not all numbers, by tensor.
+        Rows of states that are not all numbers, by tensor.
+    rows, numbers : int64 ndarray
+        Rows asked for, and of each the number of its query.
     """
 
     path: Path
     hashes: dict[str, str]
     not_finite: dict[str, list[int]]
+    rows: np.ndarray
+    numbers: np.ndarray
 
     @classmethod
-    def open(cls, path: Path, owner: str) -> Shard:
-        """Read a shard's header, and no tensor.
+    def open(cls, path: Path, owner: str, numbers: Mapping[bytes, int]) -> Shard:
+        """Read a shard's header and queries, and no state.
 
         Raises
         ------
@@ -78,49 +80,118 @@ class Shard:
                 header = json.loads(file.metadata()[HEADER])
         except (SafetensorError, OSError, TypeError, KeyError, ValueError) as error:
             raise InputError(f"{path} is damaged ({error}); {REMEDY}") from error
-        if path.name != _shard_name(header) or header["owner"] != owner:
+        if path.name != shard_name(header) or header["owner"] != owner:
             raise InputError(f"{path} is not the file that was written there; {REMEDY}")
-        return cls(path, header["hashes"], header["not_finite"])
+        digests = _read(path, QUERIES, header["hashes"])
+        found = np.array([numbers.get(digest.tobytes(), -1) for digest in digests], np.int64)
+        rows = np.flatnonzero(found >= 0)
+        return cls(path, header["hashes"], header["not_finite"], rows, found[rows])
 
     def read(self, name: str) -> np.ndarray:
-        """Return one tensor, and touch no other.
-
-        Raises
-        ------
-        InputError
-            If its content is not what was written.
-        """
-        try:
-            with safe_open(self.path, framework="numpy") as file:
-                tensor = file.get_tensor(name)
-        except (SafetensorError, OSError) as error:
-            raise InputError(f"{self.path} cannot be read ({error}); {REMEDY}") from error
-        if fingerprint(tensor) != self.hashes[name]:
-            raise InputError(f"{self.path}: {name} is not what was written; {REMEDY}")
-        return tensor
+        """Return a tensor's rows that are asked for; InputError if it is not what was written."""
+        return _read(self.path, name, self.hashes)[self.rows]
 
 
-def _shard_name(header: dict[str, Any]) -> str:
-    return f"shard-{fingerprint(header)}.safetensors"
+def _read(path: Path, name: str, hashes: Mapping[str, str]) -> np.ndarray:
+    """Return one tensor of a shard, and touch no other."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            tensor = file.get_tensor(name)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} cannot be read ({error}); {REMEDY}") from error
+    if fingerprint(tensor) != hashes[name]:
+        raise InputError(f"{path}: {name} is not what was written; {REMEDY}")
+    return tensor
 
 
 class Folder:
-    """States of one encoder, read in one way, of any number of queries.
+    """States of one encoder, read in one way: what there is of some queries, and more to add.
 
     A manifest, written first, says what they are; each shard is there whole or not at all.
 
     Parameters
     ----------
     path : pathlib.Path
+    queries : sequence of str, length N
+
+    Attributes
+    ----------
+    manifest : dict or None
+        What the states are, None before anything was written.
+    shards : list of Shard
+        Those that held some of the queries when this was made.
+
+    Raises
+    ------
+    InputError
+        If a shard is damaged or of another folder.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, queries: Sequence[str]):
         self.path = path
+        numbers: dict[bytes, int] = {}  # queries that are alike are one
+        self._number = np.array(
+            [numbers.setdefault(query_digest(query), len(numbers)) for query in queries], np.int64
+        )
+        has_manifest = (path / MANIFEST).is_file()
+        self.manifest = read_json(path / MANIFEST) if has_manifest else None
+        paths = sorted(path.glob("shard-*.safetensors")) if has_manifest else []
+        opened = [Shard.open(one, fingerprint(self.manifest), numbers) for one in paths]
+        self.shards = [shard for shard in opened if len(shard.rows)]
 
     @property
-    def manifest(self) -> dict[str, Any] | None:
-        """What the states are, None before anything was written."""
-        return read_json(self.path / MANIFEST) if (self.path / MANIFEST).is_file() else None
+    def places(self) -> set[Place]:
+        """Layers and poolings of which there is something."""
+        names = {name.rpartition(".") for shard in self.shards for name in shard.hashes}
+        return {(int(layer), pooling) for pooling, dot, layer in names if dot}
+
+    def lacking(self, places: Sequence[Place]) -> np.ndarray:
+        """Return which states are not there, bool (n_places, N)."""
+        lacking = np.ones((len(places), len(self._number)), dtype=bool)
+        for row, place in zip(lacking, places, strict=True):
+            for shard in self.shards:
+                if tensor_name(*place) in shard.hashes:
+                    row[shard.numbers] = False
+        return lacking[:, self._number]
+
+    def missing(self, places: Sequence[Place]) -> list[tuple[list[Place], np.ndarray]]:
+        """Return which queries lack which places: those that lack the same together, most first.
+
+        Of queries that are alike, the first.
+        """
+        first = np.unique(self._number, return_index=True)[1]
+        lacking, groups = self.lacking(places)[:, first], []
+        for pattern in np.unique(lacking, axis=1).T[::-1]:
+            if pattern.any():
+                rows = first[(lacking == pattern[:, None]).all(axis=0)]
+                groups.append(([places[i] for i in np.flatnonzero(pattern)], rows))
+        return groups
+
+    def states(self, layer: int, pooling: str) -> np.ndarray:
+        """Return one layer's states of each query, float32 (N, D)."""
+        states = np.empty((len(self._number), self.manifest["width"]), np.float32)
+        return self._gather(tensor_name(layer, pooling), states)
+
+    def tokens(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return tokens of each prompt as it was read, and before it was cut, int64 (N,)."""
+        return tuple(
+            self._gather(name, np.empty(len(self._number), np.int64))
+            for name in (N_TOKENS, FULL_TOKENS)
+        )
+
+    def _gather(self, name: str, values: np.ndarray) -> np.ndarray:
+        for shard in self.shards:
+            if name in shard.hashes:
+                values[shard.numbers] = shard.read(name)
+        return values[self._number]
+
+    def not_finite(self, layer: int, pooling: str) -> np.ndarray:
+        """Return the queries whose states are not all numbers, sorted."""
+        name, bad = tensor_name(layer, pooling), set()
+        for shard in self.shards:
+            is_bad = np.isin(shard.rows, shard.not_finite.get(name, []))
+            bad.update(shard.numbers[is_bad].tolist())
+        return np.flatnonzero(np.isin(self._number, list(bad)))
 
     def describe(self, manifest: dict[str, Any]) -> None:
         """Write the manifest, unless there is one, and remove what a killed process had begun."""
@@ -128,111 +199,67 @@ class Folder:
             begun.unlink()
         if self.manifest is None:
             write_json(self.path / MANIFEST, manifest)
+            self.manifest = manifest
 
-    def add(self, tensors: Mapping[str, np.ndarray]) -> None:
-        """Write a shard.
+    def add(
+        self,
+        queries: Sequence[str],
+        n_tokens: np.ndarray,
+        full_tokens: np.ndarray,
+        states: Mapping[Place, np.ndarray],
+    ) -> None:
+        """Write a shard of n queries.
 
         Parameters
         ----------
-        tensors : mapping of str to ndarray
-            As in `Shard`.
+        queries : sequence of str, length n
+        n_tokens, full_tokens : int64 ndarray of shape (n,)
+        states : mapping of (int, str) to float32 ndarray of shape (n, D)
 
         Raises
         ------
         InputError
             If a state does not fit into the folder's type.
         """
-        manifest = self.manifest
-        storage = manifest["key"]["storage_dtype"]
-        dtype, stored, not_finite = check_storage(storage), {}, {}
-        for name, values in tensors.items():
-            stored[name] = np.ascontiguousarray(values)
-            if values.dtype != np.float32:
-                continue
-            finite = np.isfinite(values)
-            largest = float(np.abs(values, where=finite, out=np.zeros_like(values)).max(initial=0))
-            if largest > float(np.finfo(dtype).max):
+        storage, not_finite = self.manifest["key"]["storage_dtype"], {}
+        digests = np.frombuffer(b"".join(map(query_digest, queries)), np.uint8)
+        tensors = {QUERIES: digests.reshape(len(queries), -1)}
+        tensors |= {N_TOKENS: n_tokens, FULL_TOKENS: full_tokens}
+        for place, values in states.items():
+            name, finite = tensor_name(*place), np.isfinite(values)
+            largest = np.abs(values, where=finite, out=np.zeros_like(values)).max(initial=0)
+            if largest > float(np.finfo(storage).max):
                 raise InputError(
                     f"A state of {largest:.3g} ({name}) does not fit into {storage}; set "
                     "storage_dtype to float32."
                 )
-            stored[name] = stored[name].astype(dtype, copy=False)
+            tensors[name] = values.astype(storage, order="C", copy=False)
             if not finite.all():
                 not_finite[name] = np.flatnonzero(~finite.all(axis=1)).tolist()
-        hashes = {name: fingerprint(values) for name, values in stored.items()}
-        header = {"owner": fingerprint(manifest), "hashes": hashes, "not_finite": not_finite}
+        hashes = {name: fingerprint(values) for name, values in tensors.items()}
+        owner = fingerprint(self.manifest)
+        header = {"owner": owner, "hashes": hashes, "not_finite": not_finite}
         # One entry of metadata: safetensors writes several in no fixed order.
-        content = save(stored, {HEADER: json.dumps(header, sort_keys=True)})
-        with atomic_write(self.path / _shard_name(header)) as temporary:
+        content = save(tensors, {HEADER: json.dumps(header, sort_keys=True)})
+        with atomic_write(self.path / shard_name(header)) as temporary:
             temporary.write_bytes(content)
 
-    def find(self, digests: Sequence[bytes]) -> Held:
-        """Return what is held of some queries, each named once by its `query_digest`.
 
-        Raises
-        ------
-        InputError
-            If a shard is damaged or of another owner.
-        """
-        manifest, parts = self.manifest, []
-        if manifest is None:
-            return Held(len(digests), 0, [])
-        rows = {digest: row for row, digest in enumerate(digests)}
-        for path in sorted(self.path.glob("shard-*.safetensors")):
-            shard = Shard.open(path, fingerprint(manifest))
-            row = [rows.get(digest.tobytes(), -1) for digest in shard.read(QUERIES)]
-            parts.append((shard, np.array(row, dtype=np.int64)))
-        return Held(len(digests), manifest["width"], parts)
+@contextlib.contextmanager
+def directory_lock(directory: Path) -> Iterator[None]:
+    """Hold a directory against other processes; a process that is killed releases it.
 
-
-@dataclass(frozen=True)
-class Held:
-    """What a folder holds of N queries.
-
-    Attributes
-    ----------
-    n_queries : int
-    width : int
-        D.
-    parts : list of (Shard, int64 ndarray)
-        A shard, and of each of its rows the query's number, or -1.
+    Where another process holds it, that is said once, on standard error, and waited for.
     """
-
-    n_queries: int
-    width: int
-    parts: list[tuple[Shard, np.ndarray]]
-
-    @property
-    def names(self) -> set[str]:
-        """Names of all tensors."""
-        return {name for shard, _ in self.parts for name in shard.hashes}
-
-    def has(self, name: str) -> np.ndarray:
-        """Return which queries have a tensor's values, bool (N,)."""
-        held = np.zeros(self.n_queries, dtype=bool)
-        for shard, row in self.parts:
-            if name in shard.hashes:
-                held[row[row >= 0]] = True
-        return held
-
-    def tokens(self, name: str) -> np.ndarray:
-        """Return `N_TOKENS` or `FULL_TOKENS` of each query, int64 (N,)."""
-        return self._read(name, np.empty(self.n_queries, np.int64))
-
-    def states(self, layer: int, pooling: str) -> np.ndarray:
-        """Return one layer's states of each query, float32 (N, D)."""
-        states = np.empty((self.n_queries, self.width), np.float32)
-        return self._read(tensor_name(layer, pooling), states)
-
-    def _read(self, name: str, values: np.ndarray) -> np.ndarray:
-        for shard, row in self.parts:
-            if name in shard.hashes and (row >= 0).any():
-                values[row[row >= 0]] = shard.read(name)[row >= 0]
-        return values
-
-    def not_finite(self, layer: int, pooling: str) -> np.ndarray:
-        """Return the queries whose states are not all numbers, sorted."""
-        name = tensor_name(layer, pooling)
-        bad = [row[shard.not_finite.get(name, [])] for shard, row in self.parts]
-        rows = np.unique(np.concatenate([np.empty(0, np.int64), *bad]))
-        return rows[rows >= 0]
+    lock = FileLock(directory / ".lock")
+    holder = directory / ".holder"  # of its own: whoever tries to lock the other file empties it
+    try:
+        held = lock.acquire(timeout=0)
+    except Timeout:
+        who = holder.read_text(encoding="utf-8") if holder.exists() else "another process"
+        said = f"{directory} is being written by {who}; waiting until it is done."
+        print(said, file=sys.stderr, flush=True)
+        held = lock.acquire()
+    with held:
+        holder.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
+        yield

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 from safetensors import safe_open
 from transformers import AutoConfig
 
@@ -18,13 +17,32 @@ from prefill_router.storage import file_hash, read_json
 
 ZOO = Path(__file__).parents[1] / "zoo" / "models"
 LOADED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")  # what a model consists of
-INDEX = "model.safetensors.index.json"
-VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
+WHOLE = "model.safetensors"
+INDEX = f"{WHOLE}.index.json"  # of weights in several files
 GIVE_A_DIRECTORY = (
     "A model on this disk is given by its directory (config.json, *.safetensors and the "
     "tokenizer's files), an encoder for example by: -p encoder=path/to/directory (papermill: a "
     "space for the =)"
 )
+
+
+REQUIRED = (
+    (("config.json",), "config.json", GIVE_A_DIRECTORY),
+    (
+        ("*.safetensors",),
+        "*.safetensors",
+        "Pickled weights (.bin, .pt) can run code when they are opened, so they are refused: load "
+        "them once where you trust them and convert them with model.save_pretrained(directory), "
+        "which writes safetensors.",
+    ),
+    (
+        ("tokenizer.json", "vocab.txt", "vocab.json", "*.model"),
+        "tokenizer",
+        "Save it there with tokenizer.save_pretrained(directory). A model that reads no text has "
+        "none, and cannot be read here.",
+    ),
+)
+"""Files of which one must be there, what they are, and what to do without."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +112,9 @@ def resolve(name: str) -> ModelSource:
         raise InputError(f"{name}: no such directory. {GIVE_A_DIRECTORY}")
     else:
         source = _fetch(name)
-    _check_files(source)
+    for patterns, what, remedy in REQUIRED:
+        if not any(any(source.location.glob(pattern)) for pattern in patterns):
+            raise InputError(f"{source.name}: no {what} in {source.location}. {remedy}")
     return source
 
 
@@ -114,36 +134,13 @@ def _fetch(name: str) -> ModelSource:
         location = snapshot_download(
             repository, revision=revision or None, allow_patterns=LOADED, ignore_patterns="*/*"
         )
-    except (RepositoryNotFoundError, RevisionNotFoundError):
-        raise InputError(
-            f"The Hugging Face hub has no model {name!r} that it would show (is it spelled right; "
-            f"does it ask for a login?). {GIVE_A_DIRECTORY}"
-        ) from None
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{name!r} is neither a directory nor in the zoo ({', '.join(zoo_names())}), "
-            f"and the Hugging Face hub cannot be reached for it ({type(error).__name__}): this "
-            f"machine is offline, or the name is no hub id. {GIVE_A_DIRECTORY}"
+            f"{name!r} is neither a directory nor in the zoo ({', '.join(zoo_names())}), and the "
+            f"Hugging Face hub does not give it ({type(error).__name__}): is it spelled right, "
+            f"does it ask for a login, or is this machine offline? {GIVE_A_DIRECTORY}"
         ) from error
     return ModelSource(name, Path(location), revision=Path(location).name)
-
-
-def _check_files(source: ModelSource) -> None:
-    location = source.location
-    if not (location / "config.json").is_file():
-        raise InputError(f"{source.name}: no config.json in {location}. {GIVE_A_DIRECTORY}")
-    if not any(location.glob("*.safetensors")):
-        raise InputError(
-            f"{source.name}: no *.safetensors in {location}. Pickled weights (.bin, .pt) can run "
-            "code when they are opened, so they are refused: load them once where you trust them "
-            "and convert them with model.save_pretrained(directory), which writes safetensors."
-        )
-    if not any(any(location.glob(pattern)) for pattern in VOCABULARIES):
-        raise InputError(
-            f"{source.name}: no tokenizer in {location}; save it there with "
-            "tokenizer.save_pretrained(directory). A model that reads no text has none, and cannot "
-            "be read here."
-        )
 
 
 def weights_hash(source: ModelSource) -> str:
@@ -156,10 +153,10 @@ def weights_hash(source: ModelSource) -> str:
 
 def same_architecture(a: ModelSource, b: ModelSource) -> bool:
     """Say whether what reads text has the same kind and shape in two models."""
-    shape = ("model_type", "hidden_size", "num_hidden_layers")
     mine, theirs = text_config(a), text_config(b)
     return mine is not None and all(
-        getattr(mine, name, None) == getattr(theirs, name, None) for name in shape
+        getattr(mine, name, None) == getattr(theirs, name, None)
+        for name in ("model_type", "hidden_size", "num_hidden_layers")
     )
 
 
@@ -171,9 +168,8 @@ def read_config(source: ModelSource) -> Any:
     InputError
         If transformers does not know the architecture.
     """
-    options = {"trust_remote_code": False, "local_files_only": True}
     try:
-        return AutoConfig.from_pretrained(source.location, **options)
+        return AutoConfig.from_pretrained(source.location, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{source.name}: its config.json cannot be used: {error}") from error
 
@@ -202,12 +198,10 @@ def n_parameters(source: ModelSource) -> int:
     int
         Embeddings and the language-model head included; tied ones are stored, and counted, once.
     """
-    index, whole = source.location / INDEX, source.location / "model.safetensors"
-    paths = [whole] if whole.exists() else sorted(source.location.glob("*.safetensors"))
-    if index.exists():
-        paths = [source.location / name for name in set(read_json(index)["weight_map"].values())]
+    index = source.location / INDEX
+    names = set(read_json(index)["weight_map"].values()) if index.exists() else {WHOLE}
     total = 0
-    for path in paths:
-        with safe_open(path, "numpy") as weights:
+    for name in names:
+        with safe_open(source.location / name, "numpy") as weights:
             total += sum(prod(weights.get_slice(k).get_shape()) for k in weights.offset_keys())
     return total

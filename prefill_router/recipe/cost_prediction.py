@@ -21,7 +21,7 @@ from prefill_router.labels import Labels
 from prefill_router.labels.costs import MILLION, Prices, expected_costs, known_by_cost
 
 if TYPE_CHECKING:
-    from prefill_router.extraction.templates import Query
+    from prefill_router.extraction.prompts import Query
 
 PENALTIES = tuple(np.logspace(-3, 3, 7))  # of `RidgePath`
 FOLDS = 5
@@ -159,7 +159,7 @@ class CostModel:
         """
         counts = np.repeat(np.asarray(n_tokens)[:, None], len(self.input_price), axis=1)
         if self.tokenizers:
-            from prefill_router.extraction.templates import turns_of  # torch
+            from prefill_router.extraction.prompts import turns_of  # torch
 
             texts = ["\n".join(turn["content"] for turn in turns_of(query)) for query in queries]
         for k, tokenizer in self.tokenizers.items():

@@ -19,7 +19,7 @@ from prefill_router.errors import InputError
 from prefill_router.evaluation.results import records, results
 from prefill_router.extraction.activations import Activations
 from prefill_router.extraction.models import Device
-from prefill_router.extraction.templates import Query
+from prefill_router.extraction.prompts import Query
 from prefill_router.labels import Labels
 from prefill_router.labels.costs import MILLION, Prices
 from prefill_router.labels.splits import make_splits

@@ -15,8 +15,8 @@ from prefill_router.extraction.activations import Activations
 from prefill_router.extraction.models import Device
 from prefill_router.extraction.pooling import needs_user
 from prefill_router.extraction.prefill import EncoderSpec, Place, Prefill, Reader
+from prefill_router.extraction.prompts import Query
 from prefill_router.extraction.sources import resolve, weights_hash
-from prefill_router.extraction.templates import Query
 from prefill_router.labels import Labels
 from prefill_router.labels.costs import Prices, query_costs
 from prefill_router.progress import track

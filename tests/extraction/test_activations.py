@@ -19,9 +19,9 @@ def test_activations_of_ones_own_arrays(rng):
 @pytest.mark.parametrize(
     ("states", "said"),
     [
-        ({}, "any array"),
+        ({}, r"the shapes are set\(\)"),
         ({(1, "mean"): np.ones(3)}, r"one shape \(N, D\)"),
-        ({(1, "mean"): np.ones((3, 2)), (2, "mean"): np.ones((3, 3))}, "one shape"),
+        ({(1, "mean"): np.ones((3, 2)), (2, "mean"): np.ones((3, 3))}, "the shapes are"),
         ({(1, "mean"): np.ones((3, 2)), (2, "last"): np.ones((3, 2))}, r"lack \[\(1, 'last'\)"),
         ({(1, "mean"): [[1.0], [np.nan]]}, r"layer 1 \(mean\): query 1\..* No layer is left"),
     ],

@@ -1,7 +1,6 @@
 import errno
 import threading
 import time
-from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -63,7 +62,7 @@ def only(path):
 
 
 def contents(path):
-    return {p.name: p.read_bytes() for p in only(path).iterdir() if p.name != ".lock"}
+    return {p.name: p.read_bytes() for p in only(path).iterdir() if p.suffix}
 
 
 def assert_same_states(one, other, atol=1e-5):
@@ -96,7 +95,6 @@ def test_memory_and_disk_hold_the_same(tmp_path, source, poolings):
     manifest = read_json(only(tmp_path / "out") / MANIFEST)
     assert manifest["encoder"]["name"] == source.name
     assert {"model.safetensors", "tokenizer.json", "config.json"} <= set(manifest["files"])
-    assert manifest["libraries"]["torch"] == version("torch")
     assert (manifest["last_layer"], manifest["attention_mask"]) == (3, False)
 
 
@@ -160,13 +158,12 @@ def test_a_stopped_run_goes_on_and_gives_the_same_bytes(tmp_path, source, reads,
         Activations.open(folder, QUESTIONS)
     assert len(list(folder.glob("shard-*"))) == 2
     (folder / ".shard-000002.safetensors.x.safetensors").write_bytes(b"begun")
-    kept = {q.tobytes() for part in Folder(folder).find([])
-            .parts for q in part[0].read("queries")}  # fmt: skip
+    (left,) = Folder(folder, QUESTIONS).missing([(3, "mean")])
     reads.clear()
     extract(source, QUESTIONS, cache_dir=tmp_path / "out")
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
     assert 0 < len(reads) < n_whole
-    assert sum(len(batch) for _, batch in reads) == len(set(QUESTIONS)) - len(kept)
+    assert sum(len(batch) for _, batch in reads) == len(left[1]) < len(QUESTIONS)
 
 
 def test_a_full_disk_says_so_and_keeps_what_there_is(tmp_path, source, monkeypatch):

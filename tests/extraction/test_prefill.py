@@ -1,4 +1,6 @@
 import contextlib
+import threading
+import time
 import weakref
 
 import pytest
@@ -11,7 +13,7 @@ from transformers import AlbertConfig, AutoModel, Qwen3Config, ViTConfig
 from prefill_router.errors import InputError
 from prefill_router.extraction.model_layout import all_states, locate_blocks
 from prefill_router.extraction.pooling import Batch
-from prefill_router.extraction.prefill import Prefill
+from prefill_router.extraction.prefill import DEPTH, Prefill, in_thread
 
 SAMPLE = [5, 6, 7, 8, 9, 10]
 
@@ -181,3 +183,33 @@ def test_a_model_that_does_not_read_text():
     )  # fmt: skip
     with pytest.raises(InputError, match="ViTModel cannot read text"):
         locate_blocks(model.eval(), SAMPLE, 0)
+
+
+# -- in a thread ---------------------------------------------------------------------------------
+
+
+def test_a_thread_keeps_order_and_is_ahead_but_not_far():
+    begun = []
+    results = in_thread(lambda item: begun.append(item) or threading.get_ident(), range(20))
+    assert next(results) != threading.get_ident()
+    deadline = time.monotonic() + 5
+    while len(begun) < DEPTH + 1 and time.monotonic() < deadline:
+        time.sleep(0.001)
+    time.sleep(0.01)
+    assert begun == list(range(DEPTH + 1))
+    results.close()
+    assert begun == list(range(DEPTH + 1))
+    assert list(in_thread(str, range(20))) == [str(item) for item in range(20)]
+
+
+def test_errors_arrive_and_what_was_handed_over_is_done_all_the_same():
+    def items():
+        yield from (1, 2)
+        raise KeyError
+
+    with pytest.raises(ValueError, match="at"):
+        list(in_thread(lambda item: int(f"at {item}"), range(3)))
+    done = []
+    with pytest.raises(KeyError):
+        list(in_thread(done.append, items()))
+    assert done == [1, 2]

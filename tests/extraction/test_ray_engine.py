@@ -54,7 +54,7 @@ def source(tmp_path):
 
 
 def contents(directory):
-    return {p.name: p.read_bytes() for p in directory.glob("*/*") if p.name != ".lock"}
+    return {p.name: p.read_bytes() for p in directory.glob("*/*") if p.suffix}
 
 
 def shards(directory):
@@ -129,7 +129,7 @@ class Deadly(ray_engine.Worker):
     """Ends its process, as too little memory does, over any shard with a certain question."""
 
     def read(self, queries, *arguments):
-        if any(query.startswith("w0 w0 w0") for query in queries):
+        if any(query.startswith("w0 w0 w0") for query in queries.values()):
             os._exit(1)
         return super().read(queries, *arguments)
 
@@ -140,7 +140,7 @@ def test_a_shard_that_kills_every_worker_is_given_up_and_named(tmp_path, source,
     questions = [f"w{i} w{i} w{i}" for i in range(8)]
     settings = {"layers": [3], "token_budget": 6}
     monkeypatch.setattr(extraction, "SHARD_BYTES", 1)
-    with pytest.raises(InputError, match=r"2 times each: queries 0; up to 5 tok"):
+    with pytest.raises(InputError, match=r"2 times each. Not read: queries 0; up to 5 tok"):
         extract(source, questions, cache_dir=tmp_path / "out", engine="ray", workers=1, **settings)
     assert len(shards(tmp_path / "out")) == 7  # all others are there
     extract(
@@ -156,7 +156,7 @@ def test_where_all_workers_die_not_every_shard_is_tried(tmp_path, source, monkey
     monkeypatch.setattr(extraction, "SHARD_BYTES", 1)
     settings = {"layers": [3], "token_budget": 6, "engine": "ray", "workers": 1}
     deadly = [f"w0 w0 w0 w{i}" for i in range(6)]
-    with pytest.raises(InputError, match=r"queries 0, 1; .*too little memory"):
+    with pytest.raises(InputError, match=r"over 2 shards, .* and 1 more; .*too little memory"):
         extract(source, deadly, cache_dir=tmp_path / "out", **settings)
 
 
@@ -241,8 +241,13 @@ def test_what_is_asked_of_an_engine_is_checked_first(tmp_path, source, monkeypat
         extract(source, QUESTIONS, cache_dir=tmp_path / "out", engine="ray")
 
 
+def has(monkeypatch, machines):
+    nodes = [{"Alive": True, "Resources": machine} for machine in machines]
+    monkeypatch.setattr("ray.nodes", lambda: nodes)
+
+
 def test_a_cluster_without_a_cpu_is_refused(monkeypatch):
-    monkeypatch.setattr(ray_engine, "machines", lambda: [{"GPU": 1}, {}])
+    has(monkeypatch, [{"GPU": 1}, {}])
     with pytest.raises(InputError, match="no machine with a CPU"):
         ray_engine.share("cpu", 4)
 
@@ -260,8 +265,8 @@ def test_a_cluster_without_a_cpu_is_refused(monkeypatch):
 )
 def test_a_worker_has_what_it_needs_to_itself(monkeypatch, device, threads, wanted, fit):
     machines = [{"CPU": 8, "GPU": 4}, {"CPU": 8.0, "GPU": 4.0}, {"CPU": 16}, {}]
-    monkeypatch.setattr(ray_engine, "machines", lambda: machines)
+    has(monkeypatch, machines)
     resources = dict(zip(("num_cpus", "num_gpus"), wanted, strict=True))
     assert ray_engine.share(device, threads) == (resources, fit)
-    monkeypatch.setattr(ray_engine, "machines", lambda: machines[2:])
+    has(monkeypatch, machines[2:])
     assert ray_engine.share(device, 1) == ({"num_cpus": 1, "num_gpus": 0}, 16)

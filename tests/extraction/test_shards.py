@@ -1,10 +1,15 @@
+import multiprocessing
+import os
+import signal
+import threading
+
 import numpy as np
 import pytest
 from safetensors import safe_open
 
 from prefill_router.errors import InputError
 from prefill_router.extraction.activations import Activations, EncoderInfo
-from prefill_router.extraction.shards import Folder, distinct, query_digest, tensor_name
+from prefill_router.extraction.shards import Folder, directory_lock
 from prefill_router.storage import MANIFEST, read_json, write_json
 
 QUERIES = [f"query {i}" for i in range(7)]
@@ -16,18 +21,19 @@ def states(rng):
     return {place: rng.normal(size=(7, 4)).astype(np.float32) for place in PLACES}
 
 
-def write(path, states, storage_dtype="float32", rows=((6, 1, 4), (0, 2), (5, 3))):
-    folder = Folder(path)
+def write(path, states, storage_dtype="float32", parts=((6, 1, 4), (0, 2), (5, 3))):
+    folder = Folder(path, [])
     folder.describe(
-        {"key": {"storage_dtype": storage_dtype}, "encoder": vars(EncoderInfo("e", None, "w")),
-         "width": 4, "last_layer": 5}
-    )  # fmt: skip
-    for part in map(np.array, rows):
-        digests = b"".join(query_digest(QUERIES[row]) for row in part)
-        folder.add(
-            {"queries": np.frombuffer(digests, np.uint8).reshape(-1, 16), "n_tokens": part,
-             "full_tokens": part + 1, **{tensor_name(*at): states[at][part] for at in states}}
-        )  # fmt: skip
+        {
+            "key": {"storage_dtype": storage_dtype},
+            "encoder": vars(EncoderInfo("e", None, "w")),
+            "width": 4,
+            "last_layer": 5,
+        }
+    )
+    for rows in map(np.array, parts):
+        asked = [QUERIES[row] for row in rows]
+        folder.add(asked, rows, rows + 1, {at: values[rows] for at, values in states.items()})
     return path
 
 
@@ -46,8 +52,9 @@ def test_what_is_written_is_read_in_the_order_of_the_queries(tmp_path, states):
         for place in PLACES:
             np.testing.assert_array_equal(found.states(*place), states[place][list(rows)])
             assert found.states(*place).dtype == np.float32
-    _, first, numbers = distinct(["a", "b", "a"])
-    assert (first.tolist(), numbers.tolist()) == ([0, 1], [0, 1, 0])
+    asked = [QUERIES[0], "new", QUERIES[0], "new"]
+    ((places, rows),) = Folder(path, asked).missing(PLACES)
+    assert (places, rows.tolist()) == (PLACES, [1])
 
 
 def test_the_same_states_are_the_same_files(tmp_path, states):
@@ -140,3 +147,27 @@ def test_half_precision(tmp_path, states):
     states[2, "mean"][3, 1] = 70_000
     with pytest.raises(InputError, match=r"7e\+04 \(mean.002\) does not fit into float16"):
         write(tmp_path / "b", states, "float16")
+
+
+def hold(directory, held, wanted_by):
+    with directory_lock(directory):
+        held.set()
+        wanted_by.wait()
+        os.kill(os.getpid(), signal.SIGKILL)  # and so never tidies up
+
+
+def test_who_is_waited_for_is_said_once_and_who_was_killed_holds_nothing(tmp_path, capsys):
+    context = multiprocessing.get_context("fork")
+    held, wanted = context.Event(), context.Event()
+    other = context.Process(target=hold, args=(tmp_path, held, wanted))
+    other.start()
+    assert held.wait(30)
+    threading.Timer(0.3, wanted.set).start()
+    with directory_lock(tmp_path):
+        other.join()
+    said = capsys.readouterr().err
+    assert said.startswith(f"{tmp_path} is being written by process {other.pid} on ")
+    assert said.count("\n") == 1
+    with pytest.raises(KeyError), directory_lock(tmp_path):
+        raise KeyError
+    assert capsys.readouterr().err == ""

@@ -8,8 +8,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prefill_router.extraction.models import load_target
+from prefill_router.extraction.prompts import format_prompts
 from prefill_router.extraction.sources import resolve
-from prefill_router.extraction.templates import format_prompts
 from prefill_router.storage import read_json
 from prefill_router.zoo import training as module
 from prefill_router.zoo.recipes import RECIPES

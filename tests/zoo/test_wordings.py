@@ -5,8 +5,8 @@ from random import Random
 import pytest
 from solver import read_number, without_aside
 
+from prefill_router.extraction.prompts import format_prompts
 from prefill_router.extraction.sources import resolve
-from prefill_router.extraction.templates import format_prompts
 from prefill_router.zoo.families import FAMILIES
 from prefill_router.zoo.recipes import MAX_POSITIONS, RECIPES
 from prefill_router.zoo.skills import answer_text, practice_queries
