@@ -87,18 +87,3 @@ def detectable_difference(differences: np.ndarray, groups: np.ndarray | None = N
     """
     z = norm.ppf(1 - ALPHA / 2) + norm.ppf(POWER)
     return float(z * standard_error(differences, groups))
-
-
-def compare_significance(
-    choices, correct, groups=None, *, primary, split="test", n_resamples=10_000, seed=0
-):
-    """Use `Evaluation.significance`."""
-    from prefill_router.evaluation.comparison import Evaluation
-
-    at = Evaluation(correct, groups=groups, split=split, seed=seed)
-    return at.significance(choices, primary, n_resamples)
-
-
-def minimal_detectable_difference(values_a, values_b, groups=None):
-    """Use `detectable_difference`."""
-    return detectable_difference(np.asarray(values_a) - np.asarray(values_b), groups)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from operator import itemgetter
 
 import numpy as np
@@ -10,15 +11,10 @@ import pandas as pd
 
 from prefill_router import policy
 from prefill_router.errors import InputError
-from prefill_router.evaluation.bootstrap import FEW, estimate
-from prefill_router.evaluation.complete import complete
+from prefill_router.evaluation.bootstrap import FEW
 from prefill_router.evaluation.results import Quantity
 from prefill_router.evaluation.tuning import fit_abstention
-from prefill_router.experiments.comparison import (
-    choose_by_fold,
-    probability_results,
-    resampling,
-)
+from prefill_router.experiments.comparison import choose_by_fold, held_out
 from prefill_router.experiments.routers import PRIMARY
 from prefill_router.experiments.study import Study
 from prefill_router.metrics import equal_mass_bins
@@ -48,16 +44,16 @@ def evaluate_calibration(
         target and averaged; and for each of 15 bins (`x`, from 1), of all targets together, its
         `PREDICTED` and `OBSERVED`.
     """
-    correct, groups = study.labels.correct[study.test_rows], study.labels.group[study.test_rows]
-    both = {BEFORE: study.over_folds(raw), AFTER: study.over_folds(p)}
-    cells = ~np.isnan(correct)
-    repeated = np.broadcast_to(groups[:, None], correct.shape)[cells]
-    found = [probability_results(study, both, [(AFTER, BEFORE)], ["Brier", "ECE"])]
+    at = held_out(study)
+    both = {BEFORE: at.join(raw), AFTER: at.join(p)}
+    cells = ~np.isnan(at.correct)
+    of_cells = replace(at, groups=np.broadcast_to(at.groups[:, None], cells.shape)[cells])
+    found = [at.probabilities(both, [(AFTER, BEFORE)], ["Brier", "ECE"])]
     for name, values in both.items():
         bins = equal_mass_bins(values[cells])
         used, counts = np.unique(bins, return_counts=True)
         inside = np.where(bins[:, None] == used, 1.0, np.nan)
-        columns = {PREDICTED: values[cells], OBSERVED: correct[cells]}
+        columns = {PREDICTED: values[cells], OBSERVED: at.correct[cells]}
         quantities = {
             tuple(
                 Quantity(metric, name, x=place, n=n) for place, n in enumerate(counts.tolist(), 1)
@@ -65,7 +61,7 @@ def evaluate_calibration(
             for metric in columns
         }
         columns = {metric: inside * column[:, None] for metric, column in columns.items()}
-        found.append(estimate(columns, quantities, repeated, **resampling(study, FEW)))
+        found.append(of_cells.estimate(columns, quantities, FEW))
     return pd.concat(found, ignore_index=True)
 
 
@@ -90,7 +86,7 @@ def evaluate_abstention(
         asking the likeliest target. Where nothing is answered, that accuracy is undefined.
     """
     labels, found = study.labels, []
-    kept = complete(labels.correct[study.test_rows], groups=labels.group[study.test_rows])
+    rows, kept = held_out(study).complete()
     for level in levels:
 
         def choose(fold: int, v: np.ndarray, t: np.ndarray, level: float = level) -> np.ndarray:
@@ -100,16 +96,14 @@ def evaluate_abstention(
                 threshold = np.inf
             return policy.abstain(p[fold][t], threshold)
 
-        asked = choose_by_fold(study, choose)[kept.rows]
+        asked = choose_by_fold(study, choose)[rows]
         answered = asked != policy.NOBODY
         right = np.where(answered, kept.correct[np.arange(len(asked)), asked], np.nan)
         counts = {ANSWERED: len(asked), AMONG_ANSWERED: int(answered.sum())}
         found.append(
-            estimate(
+            kept.estimate(
                 {ANSWERED: answered, AMONG_ANSWERED: right},
                 {Quantity(m, PRIMARY, x=level, n=n): itemgetter(m) for m, n in counts.items()},
-                kept.groups,
-                **resampling(study),
             )
         )
     return pd.concat(found, ignore_index=True)

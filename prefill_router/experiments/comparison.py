@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 
 from prefill_router import policy
-from prefill_router.evaluation import comparison
-from prefill_router.evaluation.bootstrap import FEW, few
-from prefill_router.evaluation.comparison import Pairs
+from prefill_router.evaluation.comparison import Evaluation, Pairs
 from prefill_router.evaluation.tuning import choose_parameter
 from prefill_router.experiments.routers import predictions
 from prefill_router.experiments.study import Study
@@ -20,36 +18,48 @@ from prefill_router.experiments.study import Study
 RANDOM, DEAREST, CHEAPEST = "random", "always dearest", "always cheapest"
 
 
-@dataclass(frozen=True)
-class HeldOut:
-    """Rows held out by the folds of a study, n of them.
+@dataclass(frozen=True, eq=False)
+class HeldOut(Evaluation):
+    """An evaluation on N rows held out by the folds of a study.
 
     Attributes
     ----------
-    rows : ndarray of int, shape (n,)
-        Rows of the label matrix; several folds may validate on the same one.
-    folds : ndarray of int, shape (n,)
-        The fold that holds each out.
-    split : str, default "test"
-        What results call these rows.
+    rows : ndarray of int, shape (N,)
+        Rows of the label matrix; several folds may validate on the same one. `folds` has the fold
+        that holds each out.
     """
 
-    rows: np.ndarray
-    folds: np.ndarray
-    split: str = "test"
+    rows: np.ndarray | None = None
+
+    PER_QUERY: ClassVar = Evaluation.PER_QUERY | {"rows": 1}
 
     def join(self, by_fold: Sequence[np.ndarray]) -> np.ndarray:
-        """Return what each row's own fold says of it, (n, ...), given all N rows by each fold."""
+        """Return what each row's own fold says of it, (N, ...), given all rows by each fold."""
         return np.stack(by_fold)[self.folds, self.rows]
 
 
 def held_out(study: Study, split: str = "test") -> HeldOut:
-    """Return the test rows of all folds, in the order of `test_rows`, or the validation rows."""
-    if split == "test":
-        return HeldOut(study.test_rows, study.test_folds)
-    rows = [getattr(each, split) for each in study.splits]
-    folds = np.repeat(np.arange(len(rows)), [len(each) for each in rows])
-    return HeldOut(np.concatenate(rows), folds, split)
+    """Return the evaluation on the test rows of all folds, in the order of `test_rows`.
+
+    Or on their validation rows, fold by fold. Costs are what the answers really cost.
+    """
+    rows, folds = study.test_rows, study.test_folds
+    if split != "test":
+        parts = [getattr(each, split) for each in study.splits]
+        rows, folds = np.concatenate(parts), np.repeat(range(len(parts)), list(map(len, parts)))
+    labels, p = study.labels, study.parameters
+    return HeldOut(
+        labels.correct[rows],
+        study.costs[rows] if study.has_costs else None,
+        labels.group[rows],
+        np.array(study.best_single)[folds],
+        labels.targets,
+        folds,
+        split,
+        p.n_resamples,
+        p.seed,
+        rows,
+    )
 
 
 @dataclass(frozen=True)
@@ -134,71 +144,6 @@ def choose_by_fold(
     return chosen[study.test_rows]
 
 
-def test_labels(study: Study) -> np.ndarray:
-    """Return the labels of the test queries, (n, K)."""
-    return study.labels.correct[study.test_rows]
-
-
-def best_single(study: Study) -> np.ndarray:
-    """Return each test query's best single target, (n,): its fold's, by training accuracy."""
-    return np.array(study.best_single)[study.test_folds]
-
-
-def resampling(study: Study, most: int | None = None) -> dict[str, int]:
-    """Return the `n_resamples`, `most` or fewer, and the `seed` of a study's bootstrap."""
-    p = study.parameters
-    return {"n_resamples": min(p.n_resamples, most or p.n_resamples), "seed": p.seed}
-
-
-def choice_results(
-    study: Study,
-    choices: Mapping[str, np.ndarray],
-    pairs: Pairs = (),
-    at: HeldOut | None = None,
-    **settings: Any,
-) -> pd.DataFrame:
-    """Evaluate choices (n,) on held-out rows, by default of test, with `pairs` subtracted.
-
-    Costs are what the answers really cost. `settings` are other parameters of
-    `prefill_router.evaluation.comparison.compare_choices`, or values in place of the study's.
-    """
-    at = at or held_out(study)
-    known = {
-        "correct": study.labels.correct[at.rows],
-        "cost": study.costs[at.rows] if study.has_costs and "cost" not in settings else None,
-        "best_single": np.array(study.best_single)[at.folds],
-        "targets": study.labels.targets,
-        "groups": study.labels.group[at.rows],
-        "split": at.split,
-    }
-    settings = known | resampling(study) | settings
-    return comparison.compare_choices(choices, pairs=pairs, **settings)
-
-
-def probability_results(
-    study: Study,
-    p: Mapping[str, np.ndarray],
-    pairs: Pairs = (),
-    only: Sequence[str] = ("AUC", "Brier", "ECE"),
-    at: HeldOut | None = None,
-    **settings: Any,
-) -> pd.DataFrame:
-    """Evaluate P(correct), (n, K), of held-out rows likewise; AUC compares rows within a fold.
-
-    `settings` are as those of `choice_results`, of `compare_probabilities`.
-    """
-    at = at or held_out(study)
-    known = {
-        "correct": study.labels.correct[at.rows],
-        "targets": study.labels.targets,
-        "groups": study.labels.group[at.rows],
-        "folds": at.folds,
-        "split": at.split,
-    }
-    settings = known | resampling(study, FEW) | settings
-    return comparison.compare_probabilities(p, pairs=pairs, only=only, **settings)
-
-
 def random_choice(study: Study) -> np.ndarray:
     """Return a target drawn evenly for each test query, (n,)."""
     rng = np.random.default_rng(study.parameters.seed)
@@ -247,15 +192,14 @@ def compare_predictions(
     pandas.DataFrame
         Results: gap closed, AUC and Brier score of each router and pair.
     """
-    n_resamples, at = n_resamples or study.parameters.n_resamples, held_out(study, split)
+    at = held_out(study, split)
+    at = replace(at, n_resamples=n_resamples or at.n_resamples)
     choices = {
         name: at.join([choose_targets(study, fold, q)[0] for fold, q in enumerate(by_fold)])
         for name, by_fold in p.items()
     }
-    only = {"cost": None, "targets": (), "n_resamples": n_resamples}
-    chosen = choice_results(study, choices, pairs, at, **only)
+    chosen = replace(at, cost=None, targets=()).choices(choices, pairs)
     joined = {name: at.join(by_fold) for name, by_fold in p.items()}
-    settings = {"at": at, "n_resamples": few(n_resamples)}
-    predicted = probability_results(study, joined, pairs, ("AUC", "Brier"), **settings)
+    predicted = at.probabilities(joined, pairs, ("AUC", "Brier"))
     kept = chosen["metric"].eq("gap closed") & chosen["router"].isin(list(p))
     return pd.concat([chosen[kept], predicted], ignore_index=True)

@@ -15,11 +15,9 @@ from sklearn.model_selection import GroupKFold
 
 from prefill_router.baselines.classifiers import TargetLogistic
 from prefill_router.errors import InputError
-from prefill_router.evaluation.bootstrap import estimate
-from prefill_router.evaluation.comparison import with_differences
-from prefill_router.evaluation.complete import complete
+from prefill_router.evaluation.comparison import differences
 from prefill_router.evaluation.results import Quantity, counted, results, select
-from prefill_router.experiments.comparison import choice_results, held_out, resampling
+from prefill_router.experiments.comparison import held_out
 from prefill_router.experiments.routers import (
     ACCURACY,
     BENCHMARK,
@@ -215,13 +213,10 @@ def cross_fitted(
 def _validate(study: Study, p: Mapping[str, np.ndarray]) -> pd.DataFrame:
     """Evaluate P(correct) of the validation rows of all folds, fold by fold."""
     at = held_out(study, "validation")
-    kept = complete(study.labels.correct[at.rows], groups=study.labels.group[at.rows])
-    scores = estimate(
-        {name: pairwise_brier(q[kept.rows], kept.correct) for name, q in p.items()},
-        with_differences({PAIRWISE: lambda m, a: m[a]}, p, split=at.split),
-        kept.groups,
-        **resampling(study),
+    rows, kept = at.complete()
+    scores = kept.estimate(
+        {name: pairwise_brier(q[rows], kept.correct) for name, q in p.items()},
+        differences({PAIRWISE: lambda m, a: m[a]}, p),
     )
     choices = {name: argmax(q) for name, q in p.items()}
-    chosen = choice_results(study, choices, at=at, cost=None, targets=())
-    return pd.concat([scores, select(chosen, metric="gap closed")])
+    return pd.concat([scores, select(at.choices(choices), metric="gap closed")])

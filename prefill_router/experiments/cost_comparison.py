@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 
 from prefill_router import policy
-from prefill_router.evaluation.bootstrap import Values, estimate
-from prefill_router.evaluation.comparison import BEST, ENCODER_INCLUDED, with_differences
-from prefill_router.evaluation.complete import complete
+from prefill_router.evaluation.bootstrap import Values
+from prefill_router.evaluation.comparison import BEST, ENCODER_INCLUDED, Evaluation, differences
 from prefill_router.evaluation.tuning import tied_lambdas
 from prefill_router.metrics import cost_saving, ratio
 
@@ -20,46 +19,29 @@ MEDIAN, MEAN = "median lengths", "mean lengths"
 SAVING = "saving at equal accuracy"
 ERROR = "error of the expected cost"
 RULES = ("tolerance", "utility")
+RESAMPLES = 1000  # at most
 POINTS = 256  # tolerances, and lambdas, at which a curve is looked at
 
 
 def compare_costs(
+    at: Evaluation,
     p: np.ndarray,
-    correct: np.ndarray,
-    paid: np.ndarray,
     expected: Mapping[str, np.ndarray],
-    best_single: int | np.ndarray,
-    groups: np.ndarray | None = None,
-    *,
-    targets: Sequence[str],
     encoder_cost: np.ndarray | None = None,
-    split: str = "test",
-    n_resamples: int = 1000,
-    seed: int = 0,
 ) -> pd.DataFrame:
     """Compare what routing saves by different expectations of what answers will cost.
 
     Parameters
     ----------
+    at : Evaluation
+        Of N queries, with their costs; incomplete rows are left out.
     p : ndarray of shape (N, K)
         Predicted P(correct).
-    correct : ndarray of shape (N, K)
-        1 right, 0 wrong, NaN never asked; incomplete rows are left out.
-    paid : ndarray of shape (N, K)
-        What each answer cost, in USD.
     expected : mapping of str to ndarray of shape (N, K)
         Expected costs by how they were found. The first is compared with every other.
-    best_single : int or ndarray of shape (N,)
-        The best single target, chosen on training queries (for each row where folds differ).
-    groups : ndarray of shape (N,), optional
-        Queries drawn together by the bootstrap.
-    targets : sequence of str
-        Names of the K targets.
     encoder_cost : ndarray of shape (N,), optional
         What the encoder's prefill costs, in USD: only routing pays it. Default: unknown, and then
         no saving includes it.
-    split, n_resamples, seed
-        As in `prefill_router.evaluation.comparison.compare_choices`.
 
     Returns
     -------
@@ -74,10 +56,10 @@ def compare_costs(
     The setting is found anew in every resample, on the queries it is reported on: this says what
     the curves hold. Resamples in which a curve is nowhere as accurate are left out.
     """
-    kept = complete(correct, paid, groups)
-    rows, right, cost = kept.rows, kept.correct, kept.cost
-    seen = {way: kept.costs(values) for way, values in expected.items()}
-    single = np.broadcast_to(best_single, rows.shape)[rows][:, None]
+    rows, kept = at.complete()
+    right, cost = kept.correct, kept.cost
+    seen = {way: np.asarray(values)[rows] for way, values in expected.items()}
+    single = np.broadcast_to(kept.best_single, len(right))[:, None]
     read = np.zeros(len(right)) if encoder_cost is None else np.asarray(encoder_cost)[rows]
     chosen = {
         f"{name}, {way}": _choices(name, np.asarray(p, dtype=np.float64)[rows], values)
@@ -97,20 +79,18 @@ def compare_costs(
     first, *others = seen
     names = [name for name in chosen if name != BEST]
     pairs = [(f"{rule}, {first}", f"{rule}, {way}") for rule in RULES for way in others]
-    settings = {"split": split, "n": len(right)}
-    quantities = with_differences({SAVING: saving}, names, pairs, **settings)
+    quantities = differences({SAVING: saving}, names, pairs)
     if encoder_cost is not None:
         included = {SAVING + ENCODER_INCLUDED: lambda m, a: saving(m, a, True)}
-        quantities |= with_differences(included, names, **settings)
-    drawn = {"groups": kept.groups, "n_resamples": n_resamples, "seed": seed}
-    found = [estimate(columns, quantities, centred=True, **drawn)]
+        quantities |= differences(included, names)
+    found = [kept.estimate(columns, quantities, RESAMPLES, centred=True)]
     ways = [way for way, values in seen.items() if not np.array_equal(values, cost)]
     if ways:
         errors = {way: (seen[way] - cost) ** 2 for way in ways} | {"cost": cost}
         share = {ERROR: lambda m, a: ratio(np.sqrt(m[a]), m["cost"])}
         pairs = [(ways[0], way) for way in ways[1:]]
-        quantities = with_differences(share, ways, pairs, targets=targets, **settings)
-        found.append(estimate(errors, quantities, **drawn))
+        quantities = differences(share, ways, pairs, at.targets)
+        found.append(kept.estimate(errors, quantities, RESAMPLES))
     return pd.concat(found, ignore_index=True)
 
 

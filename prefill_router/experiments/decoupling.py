@@ -6,10 +6,12 @@ that encoders differ by their states alone.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pandas as pd
 
 from prefill_router.evaluation.results import results
-from prefill_router.experiments.comparison import probability_results, test_labels
+from prefill_router.experiments.comparison import held_out
 from prefill_router.experiments.routers import OWN, predictions
 from prefill_router.experiments.study import Study
 
@@ -25,8 +27,9 @@ def encoder_matrix(study: Study) -> pd.DataFrame:
     pandas.DataFrame
         Results: AUC by `encoder` and `target`.
     """
-    p = {e: study.over_folds(predictions(study, OWN, [e])) for e in study.encoders}
-    rows = probability_results(study, p, only=["AUC"]).query("target != ''")
+    at = held_out(study)
+    p = {e: at.join(predictions(study, OWN, [e])) for e in study.encoders}
+    rows = at.probabilities(p, only=["AUC"]).query("target != ''")
     return rows.assign(encoder=rows["router"], router=OWN)
 
 
@@ -42,7 +45,7 @@ def own_against_others(study: Study) -> pd.DataFrame:
         Results: AUC of `OTHER` versus `OWN_STATES` by target, paired on test queries. Empty where
         no target is among the encoders.
     """
-    found = [results()]
+    found, at = [results()], held_out(study)
     for k, target in enumerate(study.labels.targets):
         others = [e for e in study.encoders if e not in (target, study.parameters.untrained)]
         if target not in study.encoders or not others:
@@ -54,8 +57,8 @@ def own_against_others(study: Study) -> pd.DataFrame:
             for fold in range(len(study.splits))
         ]
         by_fold = {OTHER: chosen, OWN_STATES: predictions(study, OWN, [target])}
-        p = {name: study.over_folds(values)[:, [k]] for name, values in by_fold.items()}
-        about = {"correct": test_labels(study)[:, [k]], "targets": [target]}
-        compared = probability_results(study, p, [(OTHER, OWN_STATES)], ["AUC"], **about)
+        p = {name: at.join(values)[:, [k]] for name, values in by_fold.items()}
+        of_target = replace(at, correct=at.correct[:, [k]], targets=[target])
+        compared = of_target.probabilities(p, [(OTHER, OWN_STATES)], ["AUC"])
         found.append(compared[compared["target"].eq(target) & compared["versus"].ne("")])
     return pd.concat(found, ignore_index=True)

@@ -9,6 +9,7 @@ what tests one has trained another.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -17,10 +18,9 @@ import pandas as pd
 from scipy.stats import binomtest
 
 from prefill_router import policy
-from prefill_router.evaluation.comparison import BEST, SAVING_AGAINST_BEST
-from prefill_router.evaluation.complete import complete
+from prefill_router.evaluation.comparison import BEST, SAVING_AGAINST_BEST, Evaluation
 from prefill_router.evaluation.results import Quantity, counted, results, select
-from prefill_router.experiments.comparison import HeldOut, choice_results
+from prefill_router.experiments.comparison import held_out
 from prefill_router.experiments.study import Study
 from prefill_router.router.guarantee import TAUS, certify
 
@@ -110,13 +110,13 @@ def evaluate_guarantee(
             if promise.tau is not None and len(reporting):
                 known = certify_rows(study, p, fold, reporting)
                 chosen[reporting] = policy.tolerance(known["p"], known["cost"], promise.tau)
-    mine = np.isin(study.test_rows, np.concatenate([reporting for _, reporting in parts]))
-    if not mine.any():
+    at = replace(held_out(study), split=REPORTING)
+    at = at.take(np.isin(at.rows, np.concatenate([reporting for _, reporting in parts])))
+    if not len(at.rows):
         return results(certified)
-    at = HeldOut(study.test_rows[mine], study.test_folds[mine], REPORTING)
     choices = {name: chosen[at.rows] for name, chosen in choices.items()}
     pairs = [(name, BEST) for name in choices]
-    reported = choice_results(study, choices, pairs, at, each_group_once=True)
+    reported = at.choices(choices, pairs, each_group_once=True)
     wanted = {"router": list(choices), "metric": ["accuracy", SAVING_AGAINST_BEST]}
     return pd.concat([results(certified), select(reported, versus=None, **wanted)])
 
@@ -191,18 +191,18 @@ def labels_needed(
         ``tau`` (its median over those), ``accuracy`` and ``cost`` (of that tau, on all the queries;
         NaN where there is none).
     """
-    kept = complete(known["correct"], known["cost"], known.get("groups"))
-    p = np.asarray(known["p"], dtype=np.float64)[kept.rows]
-    n_groups, rng = kept.codes.max() + 1, np.random.default_rng(seed)
+    rows, kept = Evaluation(known["correct"], known["cost"], known.get("groups")).complete()
+    p, codes = np.asarray(known["p"], dtype=np.float64)[rows], kept.group_codes
+    n_groups, rng = codes.max() + 1, np.random.default_rng(seed)
     sizes = [max(1, round(share * n_groups)) for share in shares]
     draws = {
         size: [
-            np.isin(kept.codes, rng.permutation(n_groups)[:size])
+            np.isin(codes, rng.permutation(n_groups)[:size])
             for _ in range(repetitions if size < n_groups else 1)
         ]
         for size in sizes
     }
-    arrays = {"p": p, "correct": kept.correct, "cost": kept.cost, "groups": kept.codes}
+    arrays = {"p": p, "correct": kept.correct, "cost": kept.cost, "groups": codes}
     table = []
     for max_loss, size in product(max_losses, sizes):
         promises = [

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from itertools import combinations
 from operator import itemgetter
@@ -11,10 +12,10 @@ import numpy as np
 import pandas as pd
 
 from prefill_router import policy
-from prefill_router.evaluation.bootstrap import FEW, Values, estimate
-from prefill_router.evaluation.comparison import BEST, compare_probabilities
+from prefill_router.evaluation.bootstrap import Values
+from prefill_router.evaluation.comparison import BEST, Evaluation
 from prefill_router.evaluation.results import Quantity, results
-from prefill_router.experiments.comparison import HeldOut, resampling
+from prefill_router.experiments.comparison import held_out
 from prefill_router.experiments.routers import LOGISTIC, PRIMARY, TFIDF, predictions
 from prefill_router.experiments.study import Study
 from prefill_router.metrics import gap_closed, ratio
@@ -62,27 +63,18 @@ def reproducible(right: np.ndarray, n_seen: int, priority: np.ndarray) -> np.nda
 
 
 def evaluate_noise(
-    right: np.ndarray,
-    targets: Sequence[str],
-    choices: Mapping[str, np.ndarray],
-    best: np.ndarray,
-    priority: np.ndarray,
-    groups: np.ndarray | None = None,
-    **settings: int,
+    at: Evaluation, right: np.ndarray, choices: Mapping[str, np.ndarray], priority: np.ndarray
 ) -> pd.DataFrame:
     """Compare the oracle of one draw with reproducible ones, and routers with both.
 
     Parameters
     ----------
+    at : Evaluation
+        Of the N queries; of its labels nothing but the best single target is used.
     right, priority
         As in `reproducible`.
-    targets : (K,) sequence of str
     choices : mapping of router -> (N,) int array
         The target each router asks.
-    best : (N,) int array
-        The best single target.
-    groups, **settings
-        As in `estimate`: `n_resamples` and `seed`.
 
     Returns
     -------
@@ -103,8 +95,8 @@ def evaluate_noise(
     single, half = (SINGLE_DRAW, None), (REPRODUCIBLE, n_draws // 2)
     seen = {(REPRODUCIBLE, m): reproducible(right, m, priority) for m in range(1, n_draws)}
     columns = {single: right.any(axis=2).mean(axis=0), **seen}
-    asked = {BEST: best, **choices}
-    columns |= {name: chance[np.arange(len(chance)), at] for name, at in asked.items()}
+    asked = {BEST: at.best_single, **choices}
+    columns |= {name: chance[np.arange(len(chance)), k] for name, k in asked.items()}
     columns["within"] = chance * (1 - chance) * n_draws / (n_draws - 1)  # unbiased: of one query
     columns["chance"] = chance
 
@@ -130,29 +122,21 @@ def evaluate_noise(
             )
     by_target = {AGREEMENT: lambda m: 1 - 2 * m["within"], RELIABILITY: reliability}
     for metric, of in by_target.items():
-        found[tuple(Quantity(metric, target=target) for target in targets)] = of
-    return estimate(columns, found, groups, **settings)
+        found[tuple(Quantity(metric, target=target) for target in at.targets)] = of
+    return at.estimate(columns, found)
 
 
 def evaluate_ceiling(
-    right: np.ndarray,
-    p: Mapping[str, np.ndarray],
-    targets: Sequence[str],
-    groups: np.ndarray | None = None,
-    folds: np.ndarray | None = None,
-    **settings: int,
+    at: Evaluation, right: np.ndarray, p: Mapping[str, np.ndarray]
 ) -> pd.DataFrame:
     """Bound the AUC against single draws of a router that knows every chance of being right.
 
     Parameters
     ----------
-    right : (S, N, K) array of bool
+    at, right
+        As in `evaluate_noise`.
     p : mapping of router -> (N, K) array
         Predicted P(correct), whose AUC is taken against the same draws.
-    folds : (N,) array, optional
-        Only queries of the same fold are compared: its routers' scores have a scale of their own.
-    targets, groups, **settings
-        As in `evaluate_noise`.
 
     Returns
     -------
@@ -164,19 +148,16 @@ def evaluate_ceiling(
     n_draws, n, n_targets = right.shape
     total = right.sum(axis=0)
     scores = {LOWER: (total - right) / (n_draws - 1), UPPER: total / n_draws, **p}
-    found = compare_probabilities(
-        {
-            name: np.broadcast_to(s, right.shape).reshape(-1, n_targets)
-            for name, s in scores.items()
-        },
-        right.reshape(-1, n_targets),
-        np.tile(np.arange(n) if groups is None else groups, n_draws),
-        targets=targets,
-        folds=None if folds is None else np.tile(folds, n_draws),
-        only=["AUC"],
-        **settings,
+    groups = np.arange(n) if at.groups is None else at.groups
+    draws = replace(
+        at.take(np.tile(np.arange(n), n_draws)),
+        correct=right.reshape(-1, n_targets),
+        groups=np.tile(groups, n_draws),
     )
-    return found.assign(metric=CEILING, n=n)
+    scores = {
+        name: np.broadcast_to(s, right.shape).reshape(-1, n_targets) for name, s in scores.items()
+    }
+    return draws.probabilities(scores, only=["AUC"]).assign(metric=CEILING, n=n)
 
 
 def label_noise(study: Study) -> pd.DataFrame:
@@ -197,30 +178,26 @@ def label_noise(study: Study) -> pd.DataFrame:
         return results()
     from prefill_router.zoo.labelling import N_DRAWS, draw_answers, load_samples
 
-    labels, settings = study.labels, resampling(study)
-    sampled = labels.split[study.test_rows] != "train"
-    at = HeldOut(study.test_rows[sampled], study.test_folds[sampled])
-    right, groups = load_samples(labels, at.rows), labels.group[at.rows]
+    labels, at = study.labels, held_out(study)
+    at = at.take(labels.split[at.rows] != "train")
+    right, n = load_samples(labels, at.rows), len(at.rows)
     p = {name: at.join(predictions(study, name)) for name in ROUTERS}
     choices = {name: policy.argmax(values) for name, values in p.items()}
-    best = np.array(study.best_single)[at.folds]
     priority = labels.take(study.splits[0].train).summary()["accuracy"].to_numpy()
-    rng = np.random.default_rng(settings["seed"])
-    some = np.sort(rng.choice(len(at.rows), min(N_FRESH, len(at.rows)), replace=False))
+    some = np.sort(np.random.default_rng(at.seed).choice(n, min(N_FRESH, n), replace=False))
     again = range(N_DRAWS, N_DRAWS + 1)
     fresh = draw_answers(labels, at.rows[some], again, study.parameters.device)[0]
 
-    def accuracy(values: np.ndarray, groups: np.ndarray, *of: str) -> pd.DataFrame:
-        quantities = tuple(Quantity("accuracy", *of, target=target) for target in labels.targets)
-        return estimate({"": values}, {quantities: itemgetter("")}, groups, **settings)
+    def accuracy(at: Evaluation, values: np.ndarray, *of: str) -> pd.DataFrame:
+        quantities = tuple(Quantity("accuracy", *of, target=target) for target in at.targets)
+        return at.estimate({"": values}, {quantities: itemgetter("")})
 
-    noise = evaluate_noise(right, labels.targets, choices, best, priority, groups, **settings)
-    few = resampling(study, FEW)
-    ceiling = evaluate_ceiling(right, p, labels.targets, groups, at.folds, **few)
     chance = right.mean(axis=0)
-    accuracies = [
-        accuracy(labels.correct[at.rows], groups, GREEDY),
-        accuracy(chance, groups, SAMPLED),
-        accuracy(fresh - chance[some], groups[some], ASKED_AGAIN, SAMPLED),
+    found = [
+        evaluate_noise(at, right, choices, priority),
+        evaluate_ceiling(at, right, p),
+        accuracy(at, at.correct, GREEDY),
+        accuracy(at, chance, SAMPLED),
+        accuracy(at.take(some), fresh - chance[some], ASKED_AGAIN, SAMPLED),
     ]
-    return pd.concat([noise, ceiling, *accuracies], ignore_index=True)
+    return pd.concat(found, ignore_index=True)

@@ -16,9 +16,8 @@ from sklearn.model_selection import GroupKFold
 from sklearn.preprocessing import StandardScaler
 
 from prefill_router.baselines.classifiers import TargetLogistic
-from prefill_router.evaluation.bootstrap import FEW, Ranking, Values, estimate
+from prefill_router.evaluation.bootstrap import Ranking, Values, estimate, few
 from prefill_router.evaluation.results import Quantity, results
-from prefill_router.experiments.comparison import resampling
 from prefill_router.experiments.fold import FoldFit
 from prefill_router.experiments.study import Study
 from prefill_router.metrics import macro
@@ -130,7 +129,8 @@ def label_budget(study: Study, most: int = 6) -> pd.DataFrame:
         labels.correct[split.test][:, :n_targets],
         labels.group[split.test],
         sizes=sizes,
-        **resampling(study, FEW),
+        n_resamples=few(p.n_resamples),
+        seed=p.seed,
     )
 
 

@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
-from prefill_router.evaluation.comparison import against, compare_best_single
-from prefill_router.evaluation.curve_evaluation import compare_curves
+from prefill_router.evaluation.comparison import Evaluation, against
 from prefill_router.evaluation.results import Quantity, counted, results, select
-from prefill_router.evaluation.significance import compare_significance
-from prefill_router.experiments.comparison import (
-    Routed,
-    best_single,
-    choice_results,
-    probability_results,
-    reference_choices,
-    resampling,
-    test_labels,
-)
+from prefill_router.experiments.comparison import Routed, held_out, reference_choices
 from prefill_router.experiments.contest import CHALLENGER, TRIED
 from prefill_router.experiments.routers import (
     ACCURACY,
@@ -52,66 +43,59 @@ def router_comparison(study: Study, routed: Mapping[str, Routed]) -> pd.DataFram
     Returns
     -------
     pandas.DataFrame
-        Results of `compare_choices` (also of the frugal policies, metrics ending in `FRUGAL`), of
-        `compare_probabilities`, of `compare_curves` and of `compare_best_single`; p-values, and
-        the difference in accuracy that these queries detect, of pairs; deviations between the
-        recipe's single networks; and how many configurations of each router were compared.
+        Results of the methods of `Evaluation`: of choices (also of the frugal policies, metrics
+        ending in `FRUGAL`), probabilities, curves, the choice of the best single target, and
+        significance; deviations between the recipe's single networks; and how many configurations
+        of each router were compared.
     """
-    Y, groups = test_labels(study), study.labels.group[study.test_rows]
+    at = held_out(study)
     p = {name: r.p for name, r in routed.items()}
     choices = {name: r.choice for name, r in routed.items()} | reference_choices(study)
     others = [name for name in choices if name != CHALLENGER]  # no pair is asked about twice
     pairs = against(CHALLENGER, choices) + against(PRIMARY, others)
     tried = {name: configurations(study, name) for name in routed if name != CHALLENGER}
     found = [
-        choice_results(study, choices, pairs),
-        compare_best_single(Y, best_single(study), groups, **resampling(study)),
-        probability_results(study, p, [(CHALLENGER, PRIMARY)]).query("target == ''"),
-        _significance(study, {n: c for n, c in choices.items() if n in routed}),
-        _deviations(study),
+        at.choices(choices, pairs),
+        at.choice_of_best_single(),
+        at.probabilities(p, [(CHALLENGER, PRIMARY)]).query("target == ''"),
+        _significance(at, {n: c for n, c in choices.items() if n in routed}),
+        _deviations(study, at),
         results(counted(Quantity(TRIED, name), n) for name, n in tried.items()),
     ]
     if study.has_costs:
         frugal = {name: r.frugal for name, r in routed.items()}
-        rows = select(choice_results(study, frugal, targets=()), router=list(frugal))
+        rows = select(at.choices(frugal), router=list(frugal))
         found.append(rows.assign(metric=rows["metric"] + FRUGAL))
-        cost = study.costs[study.test_rows]
-        expected = [study.expected_costs(fold) for fold in range(len(study.splits))]
-        expected = study.over_folds(expected)
-        weak, strong = int(cost.mean(axis=0).argmin()), study.best_single[0]
-        settings = {"weak_strong": (weak, strong) if weak != strong else None}
-        settings |= {"best_single": best_single(study), **resampling(study, CURVES_DRAWN)}
-        found.append(compare_curves(p, Y, cost, expected, groups, **settings))
+        expected = at.join([study.expected_costs(fold) for fold in range(len(study.splits))])
+        weak, strong = int(at.cost.mean(axis=0).argmin()), study.best_single[0]
+        pair = (weak, strong) if weak != strong else None
+        few = replace(at, n_resamples=min(CURVES_DRAWN, at.n_resamples))
+        found.append(few.curves(p, expected, weak_strong=pair))
     return pd.concat(found, ignore_index=True)
 
 
-def _significance(study: Study, choices: Mapping[str, np.ndarray]) -> pd.DataFrame:
+def _significance(at: Evaluation, choices: Mapping[str, np.ndarray]) -> pd.DataFrame:
     """p-values of the challenger and of the recipe against every other router, and the power.
 
     The two are compared once, among the challenger's hypotheses: in both families the same
     difference would have two corrected p-values.
     """
-    Y, groups = test_labels(study), study.labels.group[study.test_rows]
     family = {name: choice for name, choice in choices.items() if name not in NO_HYPOTHESES}
     found = []
     for name in (CHALLENGER, PRIMARY):
-        # Few resamples, as a reduced run has, could reject nothing after Holm's correction.
-        seed = study.parameters.seed
-        found.append(compare_significance(family, Y, groups, primary=name, seed=seed))
+        found.append(at.significance(family, name))
         family.pop(name)
     return pd.concat(found, ignore_index=True)
 
 
-def _deviations(study: Study) -> pd.DataFrame:
+def _deviations(study: Study, at: Evaluation) -> pd.DataFrame:
     """Standard deviations between the recipe's single networks, where several are kept."""
     if study.parameters.keep < 2:
         return results()
     by_seed = {str(s): p for s, p in enumerate(network_predictions(study))}
     choices = {name: argmax(p) for name, p in by_seed.items()}
-    found = [
-        choice_results(study, choices, cost=None, targets=(), n_resamples=1),
-        probability_results(study, by_seed, only=("AUC", "Brier"), n_resamples=1),
-    ]
+    once = replace(at, n_resamples=1)
+    found = [once.choices(choices), once.probabilities(by_seed, only=("AUC", "Brier"))]
     rows = select(pd.concat(found), metric=["gap closed", "AUC", "Brier"], router=list(by_seed))
     return results(
         counted(Quantity(f"{metric}, {DEVIATION}", PRIMARY), value)

@@ -9,7 +9,7 @@ import pandas as pd
 from prefill_router import policy
 from prefill_router.evaluation.comparison import against
 from prefill_router.evaluation.results import Quantity, counted, results, select
-from prefill_router.experiments.comparison import choice_results, probability_results
+from prefill_router.experiments.comparison import held_out
 from prefill_router.experiments.routers import OWN, predictions
 from prefill_router.experiments.study import Study
 from prefill_router.extraction.sources import n_parameters
@@ -36,14 +36,13 @@ def scaling(study: Study) -> pd.DataFrame:
     """
     copies = checkpoints(study) if study.is_zoo else {}
     places = {name: name for name in study.encoders} | copies
-    predicted = {
-        name: study.over_folds(predictions(study, OWN, [place])) for name, place in places.items()
-    }
+    at = held_out(study)
+    predicted = {name: at.join(predictions(study, OWN, [place])) for name, place in places.items()}
     pairs = against(study.parameters.encoder, study.encoders)
     pairs += against(list(copies)[-1], copies) if copies else []
-    aucs = probability_results(study, predicted, pairs, only=["AUC"])
+    aucs = at.probabilities(predicted, pairs, ["AUC"])
     choices = {name: policy.argmax(values) for name, values in predicted.items()}
-    gaps = choice_results(study, choices, pairs, cost=None)
+    gaps = at.choices(choices, pairs)
     wanted = {"metric": ["AUC", "gap closed"], "router": list(places), "versus": None}
     found = select(pd.concat([aucs, gaps]), **wanted)
     counts = []

@@ -10,22 +10,10 @@ import numpy as np
 import pandas as pd
 
 from prefill_router.errors import InputError
-from prefill_router.evaluation.bootstrap import estimate
-from prefill_router.evaluation.comparison import (
-    BEST,
-    ENCODER_INCLUDED,
-    SAVING_AGAINST_BEST,
-)
-from prefill_router.evaluation.complete import complete
+from prefill_router.evaluation.comparison import BEST, ENCODER_INCLUDED, SAVING_AGAINST_BEST
 from prefill_router.evaluation.results import Quantity, counted, results, select
 from prefill_router.evaluation.tuning import POLICIES, choose_parameter, fit_budget
-from prefill_router.experiments.comparison import (
-    best_single,
-    choice_results,
-    choose_by_fold,
-    held_out,
-    resampling,
-)
+from prefill_router.experiments.comparison import choose_by_fold, held_out
 from prefill_router.experiments.cost_comparison import MEAN, MEDIAN, PREDICTED, TRUE, compare_costs
 from prefill_router.experiments.study import Study
 from prefill_router.extraction.sources import n_parameters
@@ -101,21 +89,10 @@ def evaluate_expected_costs(
         target of policies chosen on validation, the cheapest as accurate there as that target;
         their routers are "tolerance, predicted lengths" and so on.
     """
-    rows, correct, price = study.test_rows, study.labels.correct, encoder_price(study)
-    paid, resamples = study.costs[rows], resampling(study, most=1000)
-    read = None if price is None else study.activations().full_tokens[rows] * price / MILLION
-    expected = {way: study.over_folds(costs) for way, costs in ways.items()} | {TRUE: paid}
-    curves = compare_costs(
-        study.over_folds(p),
-        correct[rows],
-        paid,
-        expected,
-        best_single(study),
-        study.labels.group[rows],
-        targets=study.labels.targets,
-        encoder_cost=read,
-        **resamples,
-    )
+    at, correct, price = held_out(study), study.labels.correct, encoder_price(study)
+    read = None if price is None else study.activations().full_tokens[at.rows] * price / MILLION
+    expected = {way: at.join(costs) for way, costs in ways.items()} | {TRUE: at.cost}
+    curves = compare_costs(at, at.join(p), expected, read)
 
     def fit(rule: str, fold: int, v: np.ndarray, cost: np.ndarray) -> float:
         single = study.best_single[fold]
@@ -130,7 +107,7 @@ def evaluate_expected_costs(
         (f"{rule}, {PREDICTED}", f"{rule}, {way}") for rule in POLICIES for way in list(ways)[1:]
     ]
     pairs += [(name, BEST) for name in choices]
-    found = choice_results(study, choices, pairs, encoder_cost=read)
+    found = at.choices(choices, pairs, encoder_cost=read)
     wanted = ["accuracy", SAVING_AGAINST_BEST, SAVING_AGAINST_BEST + ENCODER_INCLUDED]
     chosen = select(found, metric=wanted, router=list(choices), versus=None)
     return pd.concat([curves, chosen], ignore_index=True)
@@ -170,10 +147,8 @@ def evaluate_budgets(
         a query, mean over folds), `SPENT`, what test queries really cost as a share of it, and
         "accuracy". A budget below what a way expects to be spent at least is left out.
     """
-    at, found, known = held_out(study), [results()], ways[PREDICTED]
-    kept = complete(
-        study.labels.correct[at.rows], study.costs[at.rows], study.labels.group[at.rows]
-    )
+    found, known = [results()], ways[PREDICTED]
+    rows, kept = held_out(study).complete()
     known = [costs[split.validation] for costs, split in zip(known, study.splits, strict=True)]
     least = np.array([costs.min(axis=1).mean() for costs in known])
     most = np.array([costs.mean(axis=0).max() for costs in known])
@@ -187,13 +162,13 @@ def evaluate_budgets(
 
         for way, costs in ways.items():
             try:
-                chosen = _route(study, p, costs, "utility", fit)[kept.rows]
+                chosen = _route(study, p, costs, "utility", fit)[rows]
             except InputError:  # it expects to spend more in any case
                 continue
-            limit, cells = limits[at.folds][kept.rows], (np.arange(len(chosen)), chosen)
+            limit, cells = limits[kept.folds], (np.arange(len(chosen)), chosen)
             of = {"router": way, "x": share, "n": len(chosen)}
             columns = {SPENT: kept.cost[cells] / limit, "accuracy": kept.correct[cells]}
             quantities = {Quantity(metric, **of): itemgetter(metric) for metric in columns}
             found.append(results([counted(Quantity(BUDGET, **of), np.mean(limits))]))
-            found.append(estimate(columns, quantities, kept.groups, **resampling(study)))
+            found.append(kept.estimate(columns, quantities))
     return pd.concat(found, ignore_index=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ import pandas as pd
 from prefill_router import policy
 from prefill_router.errors import InputError
 from prefill_router.evaluation.results import results, select
-from prefill_router.experiments.comparison import HeldOut, choice_results, probability_results
+from prefill_router.experiments.comparison import HeldOut, held_out
 from prefill_router.experiments.routers import (
     BENCHMARK,
     LENGTH,
@@ -107,29 +108,28 @@ def transfer(study: Study, most: int = 16) -> pd.DataFrame:
             without = leave_out(study, values, most)
         except InputError:
             continue
-        here = np.isin(usual.test_rows, without.test_rows)
-        at = HeldOut(usual.test_rows[here], usual.test_folds[here])
+        at = held_out(usual)
+        at = at.take(np.isin(at.rows, without.test_rows))
         p = {(name, SEEN): at.join(predictions(usual, name)) for name in ROUTERS}
         p |= {(n, LEFT_OUT): without.over_folds(predictions(without, n)) for n in ROUTERS}
-        found.append(compare_ways(usual, p, values, at).assign(target=kind))
+        found.append(compare_ways(at, p, values).assign(target=kind))
     return pd.concat(found, ignore_index=True)
 
 
 def compare_ways(
-    study: Study, p: Mapping[tuple[str, str], np.ndarray], values: np.ndarray, at: HeldOut
+    at: HeldOut, p: Mapping[tuple[str, str], np.ndarray], values: np.ndarray
 ) -> pd.DataFrame:
     """Compare each router's predictions of queries left out with those of queries seen.
 
     Parameters
     ----------
-    study : Study
-    p : mapping of (router, `SEEN` or `LEFT_OUT`) to (n, K) array
-        P(correct) of the rows `at`, of models that had seen other queries of the same value, and
-        that had not.
-    values : (N,) array
-        What was left out.
     at : HeldOut
         Queries, and the folds whose models predicted them as seen.
+    p : mapping of (router, `SEEN` or `LEFT_OUT`) to (n, K) array
+        P(correct) of these rows, of models that had seen other queries of the same value, and that
+        had not.
+    values : (N,) array
+        What was left out.
 
     Returns
     -------
@@ -141,9 +141,9 @@ def compare_ways(
     """
     pairs = [((name, SEEN), (name, LEFT_OUT)) for name, way in p if way == SEEN]
     strata = pd.DataFrame([at.folds, values[at.rows]]).T.groupby([0, 1]).ngroup().to_numpy()
-    aucs = probability_results(study, p, pairs, ["AUC"], at, folds=strata)
+    aucs = replace(at, folds=strata).probabilities(p, pairs, ["AUC"])
     choices = {key: policy.argmax(q) for key, q in p.items()}
-    gaps = choice_results(study, choices, pairs, at, cost=None)
+    gaps = at.choices(choices, pairs)
     wanted = {"metric": ["AUC", "gap closed"], "router": list(p), "versus": None}
     found = select(pd.concat([aucs, gaps]), **wanted)
     router, versus = found["router"].str, found["versus"].str

@@ -16,7 +16,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 from prefill_router import metrics, policy
-from prefill_router.evaluation.comparison import BEST, ORACLE, SINGLE, compare_choices
+from prefill_router.evaluation.comparison import BEST, ORACLE, SINGLE, Evaluation
 from prefill_router.evaluation.results import one, select
 from prefill_router.evaluation.sentences import QUERIES, format_interval, headline
 from prefill_router.labels import Labels
@@ -27,7 +27,7 @@ from prefill_router.report.plotting import style
 from prefill_router.report.trade_off import trade_off
 from prefill_router.router import Router
 from prefill_router.router.card import PREDICTED, ROUTED, pivot
-from prefill_router.router.measurement import evaluate, rules_of
+from prefill_router.router.measurement import evaluate, evaluation_on, rules_of
 from prefill_router.router.predictions import Predictions
 from prefill_router.storage import atomic_write
 
@@ -65,7 +65,7 @@ def write_page(
         Of the bootstrap.
     """
     seen = router.examine(router.unseen(labels), prices)
-    found = evaluate(router.config, router.held, seen, "held-out", n_resamples)
+    found = evaluate(router.config, router.held, seen, split="held-out", n_resamples=n_resamples)
     chosen = choices(router, seen)
     default = chosen[detailed(router)]
     ours = select(found, router="tolerance")
@@ -90,8 +90,12 @@ def write_page(
         "trade_off": None,
     }
     if seen.paid is not None:
-        context["taus"] = tau_table(router, seen, n_resamples)
-        context["trade_off"] = _picture(partial(_trade_off, seen, found), (6.4, 4.6))
+        at = evaluation_on(router.config, seen, n_resamples=n_resamples)
+        context["taus"] = tau_table(router, seen, at)
+        draw = partial(
+            trade_off, at=at, p={"tolerance": seen.p}, expected_cost=seen.expected, estimates=found
+        )
+        context["trade_off"] = _picture(draw, (6.4, 4.6))
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     environment.filters["interval"] = format_interval
     template = Path(__file__).with_name("router_page.html.j2").read_text(encoding="utf-8")
@@ -124,19 +128,16 @@ def policy_table(router: Router, found: pd.DataFrame) -> Display:
     return table(shown.drop(columns="target").assign(router=asked).rename(columns=HEADS))
 
 
-def tau_table(router: Router, seen: Predictions, n_resamples: int) -> Display:
+def tau_table(router: Router, seen: Predictions, at: Evaluation) -> Display:
     """Return what each tolerance is worth on the held-out queries."""
     notes = {router.config.tau: "chosen on validation"}
     if (certified := router.guarantee.tau) is not None:
         both = certified == router.config.tau
         notes[certified] = "certified, chosen on validation" if both else "certified"
     taus = sorted({*TAUS, *notes})
-    found = compare_choices(
-        {f"{tau:.3g}": policy.tolerance(seen.p, seen.costs, tau) for tau in taus},
-        seen.labels.correct, seen.paid, seen.labels.targets.index(router.guarantee.best_single),
-        seen.labels.group, n_resamples=n_resamples,
-    )  # fmt: skip
-    shown = pivot(found[~found.router.isin([ORACLE, BEST])], ["router"], ROUTED)
+    asked = {f"{tau:.3g}": policy.tolerance(seen.p, seen.costs, tau) for tau in taus}
+    found = at.choices(asked)
+    shown = pivot(found[found.router.isin(asked.keys())], ["router"], ROUTED)
     shown = shown.drop(columns="gap closed").rename(columns=HEADS | {"router": "tau"})
     return table(shown.assign(**{"": [notes.get(tau, "") for tau in taus]}))
 
@@ -191,12 +192,6 @@ def _reliability(seen: Predictions, ax: Axes) -> None:
     shown = {"calibrated": seen.p, "uncalibrated": seen.raw}
     curves = {k: metrics.reliability_curve(p, seen.labels.correct) for k, p in shown.items()}
     plotting.reliability(ax, curves)
-
-
-def _trade_off(seen: Predictions, found: pd.DataFrame, ax: Axes) -> None:
-    labels, p = seen.labels, {"tolerance": seen.p}
-    known = {"targets": labels.targets, "estimates": found}
-    trade_off(ax, p, labels.correct, seen.paid, seen.expected, labels.group, **known)
 
 
 def _picture(draw: Callable[[Axes], None], size: tuple[float, float]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import matplotlib as mpl
 import numpy as np
@@ -10,8 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from prefill_router import policy
-from prefill_router.evaluation.complete import complete
-from prefill_router.evaluation.curve_evaluation import curve_band
+from prefill_router.evaluation.comparison import Evaluation
 from prefill_router.evaluation.curves import pareto_frontier, routing_curve
 from prefill_router.evaluation.results import one
 from prefill_router.evaluation.sentences import QUERIES
@@ -22,50 +21,39 @@ CHOSEN = "chosen on validation"
 
 def trade_off(
     ax: Axes,
+    at: Evaluation,
     p: Mapping[str, np.ndarray],
-    correct: np.ndarray,
-    cost: np.ndarray,
     expected_cost: np.ndarray,
-    groups: np.ndarray | None = None,
-    *,
-    targets: Sequence[str],
     estimates: pd.DataFrame,
-    seed: int = 0,
 ) -> Axes:
     """Draw routers at every tolerance, the point of each that was chosen, targets and oracle.
 
     Parameters
     ----------
     ax : Axes
+    at : Evaluation
+        The N queries and their costs; incomplete rows are left out.
     p : mapping of router -> (N, K) array
         Predicted P(correct). The first router's curve has the interval of its accuracy as a band.
-    correct : (N, K) array
-        1 right, 0 wrong, NaN never asked; incomplete rows are left out.
-    cost, expected_cost : (K,) or (N, K) arrays
-        What asking cost, and what the policy looks at; USD a query.
-    groups : (N,) array, optional
-        Queries drawn together by the bootstrap.
-    targets : sequence of str
-        Names of the K targets.
+    expected_cost : (N, K) array
+        What the policy looks at; USD a query.
     estimates : pandas.DataFrame
         "mean cost" and "accuracy" of each router's chosen policy, under the names in `p`.
-    seed : int, default 0
-        Of the bootstrap.
 
     Raises
     ------
     InputError
         If an estimate is missing, a cost unknown, or no row is complete.
     """
-    kept = complete(correct, cost)
-    right, paid, seen = kept.correct, kept.cost, kept.costs(expected_cost)
-    at, best = np.arange(len(right)), policy.oracle(right, paid)
+    rows, kept = at.complete()
+    right, paid = kept.correct, kept.cost
+    cells = np.arange(len(right)), policy.oracle(right, paid)
 
     def point(cost: float, accuracy: float, marker: str, **look) -> None:
         ax.scatter(QUERIES * cost, 100 * accuracy, marker=marker, **look)
 
     for i, (name, values) in enumerate(p.items()):
-        curve = routing_curve(values[kept.rows], right, paid, seen)
+        curve = routing_curve(values[rows], right, paid, expected_cost[rows])
         look = look_of(i) | {"markersize": 4, "markevery": max(1, len(curve.tau) // 8)}
         ax.plot(QUERIES * curve.cost, 100 * curve.accuracy, label=name, **look)
         chosen = (
@@ -73,8 +61,7 @@ def trade_off(
             for metric in ("mean cost", "accuracy")
         )
         point(*chosen, "*", s=170, color=colour(i), edgecolor="black", zorder=4)
-    first = next(iter(p.values()))
-    band = curve_band(first, correct, cost, expected_cost, groups, seed=seed)
+    band = at.band(next(iter(p.values())), expected_cost)
     edges = QUERIES * band["x"], 100 * band["lower"], 100 * band["upper"]
     ax.fill_between(*edges, color=colour(0), alpha=0.15, linewidth=0, label="95 % interval")
 
@@ -83,11 +70,11 @@ def trade_off(
     look = {"color": INK, "linestyle": ":", "linewidth": 1.2}
     frontier = QUERIES * single[0][front], 100 * single[1][front]
     ax.plot(*frontier, label="frontier of single targets", **look)
-    for k, name in enumerate(targets):
+    for k, name in enumerate(at.targets):
         look = {"color": "white", "edgecolor": INK, "s": 50, "zorder": 3}
         point(single[0][k], single[1][k], MARKERS[k % len(MARKERS)], label=name, **look)
     point(
-        paid[at, best].mean(), right[at, best].mean(), "p", s=110, color="black", zorder=4,
+        paid[cells].mean(), right[cells].mean(), "p", s=110, color="black", zorder=4,
         label="oracle",
     )  # fmt: skip
     ax.scatter([], [], marker="*", s=170, color="white", edgecolor="black", label=CHOSEN)

@@ -198,7 +198,9 @@ class Router:
             encoder_price = prices.input.get(router.encoder)
         if encoder_price is not None and fitted.costs is not None:
             encoder_cost = tested.n_tokens * encoder_price / MILLION
-        metrics = evaluate(config, router.held, tested, "test", n_resamples, how.seed, encoder_cost)
+        metrics = evaluate(
+            config, router.held, tested, encoder_cost, n_resamples=n_resamples, seed=how.seed
+        )
         return router._changed(metrics=records(metrics))
 
     def _changed(self, **update: Any) -> Router:
@@ -437,7 +439,9 @@ class Router:
             As for `examine`.
         """
         seen = self.examine(labels, prices, states=states)
-        return evaluate(self.config, self.held, seen, "new", n_resamples, seed)
+        return evaluate(
+            self.config, self.held, seen, split="new", n_resamples=n_resamples, seed=seed
+        )
 
     def examine(
         self, labels: Labels, prices: Prices | None = None, *, states: Activations | None = None

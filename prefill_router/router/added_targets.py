@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -12,8 +12,7 @@ from scipy.special import expit, logit
 from sklearn.model_selection import GroupKFold
 
 from prefill_router.errors import InputError
-from prefill_router.evaluation.bootstrap import estimate, few
-from prefill_router.evaluation.comparison import compare_probabilities
+from prefill_router.evaluation.comparison import Evaluation
 from prefill_router.evaluation.results import Quantity, records
 from prefill_router.labels import Labels
 from prefill_router.labels.costs import MILLION, Prices, query_costs
@@ -184,18 +183,17 @@ def fit_added(
     for fold, (fit, rest) in enumerate(splits):
         held[rest, 0] = NewTargetHead().fit(p[fit], y[fit]).predict_proba(p[rest])
         folds[rest] = fold  # heads of different folds differ in level, which is no failure to rank
-    accuracy = Quantity("accuracy", "single target", target=name, split="few labels")
+    accuracy = Quantity("accuracy", "single target", target=name)
+    at = Evaluation(
+        y[:, None], groups=labels.group, targets=[name], folds=folds, split="few labels",
+        n_resamples=n_resamples, seed=seed,
+    )  # fmt: skip
+    of_folds = replace(at, split="held-out folds")
+    both = {NEW: held, MEAN: p.mean(axis=1, keepdims=True)}
     metrics = [
-        estimate(
-            {"right": y}, {accuracy: lambda m: m["right"]}, labels.group,
-            n_resamples=n_resamples, seed=seed,
-        ),
-        compare_probabilities(
-            {NEW: held, MEAN: p.mean(axis=1, keepdims=True)}, y[:, None], labels.group,
-            targets=[name], folds=folds, pairs=[(NEW, MEAN)], split="held-out folds",
-            n_resamples=few(n_resamples), seed=seed,
-        ).query("target == ''"),
-    ]  # fmt: skip
+        at.estimate({"right": y}, {accuracy: lambda m: m["right"]}),
+        of_folds.probabilities(both, [(NEW, MEAN)]).query("target == ''"),
+    ]
     head = NewTargetHead().fit(p, y)
     return AddedRecord(
         name=name,

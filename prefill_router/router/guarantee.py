@@ -18,7 +18,7 @@ from scipy.special import logsumexp
 
 from prefill_router import policy
 from prefill_router.errors import InputError
-from prefill_router.evaluation.complete import complete
+from prefill_router.evaluation.comparison import Evaluation
 
 TAUS = tuple(round(step / 100, 2) for step in range(101))
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -127,8 +127,8 @@ def certify(
     control", 2021, for fixed-sequence testing.
     """
     check_levels(max_loss, confidence)
-    kept = complete(correct, cost, groups)
-    p, right, codes = np.asarray(p, dtype=np.float64)[kept.rows], kept.correct, kept.codes
+    rows, kept = Evaluation(correct, cost, groups).complete()
+    p, right, codes = np.asarray(p, dtype=np.float64)[rows], kept.correct, kept.group_codes
     sizes = np.bincount(codes)
     places = np.arange(len(right))
     tried, values, certified = [], [], None

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from prefill_router.evaluation.bootstrap import few
-from prefill_router.evaluation.comparison import compare_choices, compare_probabilities
+from prefill_router.evaluation.comparison import Evaluation
 from prefill_router.evaluation.tuning import choose_parameter
 from prefill_router.extraction.activations import EncoderInfo
 from prefill_router.labels.costs import Prices
@@ -44,14 +44,19 @@ def rules_of(config: RouterConfig, held: Held) -> dict[str, Rule]:
     return rules if held.cost is None else rules | {"utility": make_rule(config, held, "utility")}
 
 
+def evaluation_on(config: RouterConfig, seen: Predictions, **settings: Any) -> Evaluation:
+    """Return the evaluation on labelled queries; `settings` are others of its attributes."""
+    best = config.pool.index(config.guarantee.best_single)
+    labels = seen.labels
+    return Evaluation(labels.correct, seen.paid, labels.group, best, config.pool, **settings)
+
+
 def evaluate(
     config: RouterConfig,
     held: Held,
     seen: Predictions,
-    split: str,
-    n_resamples: int = 2000,
-    seed: int = 0,
     encoder_cost: np.ndarray | None = None,
+    **settings: Any,
 ) -> pd.DataFrame:
     """Evaluate a router's policies and probabilities on labels it was not fitted to.
 
@@ -61,27 +66,20 @@ def evaluate(
     held : Held
     seen : Predictions
         Of labelled queries.
-    split, n_resamples, seed, encoder_cost
-        As in `prefill_router.evaluation.comparison.compare_choices`.
+    encoder_cost, **settings
+        As in `prefill_router.Evaluation`: `split`, `n_resamples` and `seed`.
 
     Returns
     -------
     pandas.DataFrame
-        Results: those of `compare_choices` for each of `rules_of`, and those of
-        `compare_probabilities` for ``"calibrated"`` and ``"uncalibrated"``.
+        Results: of choices for each of `rules_of`, and of probabilities for ``"calibrated"`` and
+        ``"uncalibrated"``.
     """
-    correct, group, rules = seen.labels.correct, seen.labels.group, rules_of(config, held)
-    known = {"targets": config.pool, "split": split, "seed": seed}
-    choices = compare_choices(
-        {name: rule.choose(seen.p, seen.expected) for name, rule in rules.items()},
-        correct, seen.paid, config.pool.index(config.guarantee.best_single), group,
-        encoder_cost=encoder_cost, n_resamples=n_resamples, **known,
-    )  # fmt: skip
-    probabilities = compare_probabilities(
-        {"calibrated": seen.p, "uncalibrated": seen.raw},
-        correct, group, n_resamples=few(n_resamples), **known,
-    )  # fmt: skip
-    return pd.concat([choices, probabilities], ignore_index=True)
+    at, rules = evaluation_on(config, seen, **settings), rules_of(config, held)
+    choices = {name: rule.choose(seen.p, seen.expected) for name, rule in rules.items()}
+    p = {"calibrated": seen.p, "uncalibrated": seen.raw}
+    found = [at.choices(choices, encoder_cost=encoder_cost), at.probabilities(p)]
+    return pd.concat(found, ignore_index=True)
 
 
 def finish(

@@ -1,23 +1,34 @@
+from dataclasses import replace
+
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
 from prefill_router import policy
 from prefill_router.errors import InputError
-from prefill_router.evaluation.bootstrap import OfRows, Ranking, estimate
+from prefill_router.evaluation import curves
+from prefill_router.evaluation.bootstrap import OfRows, Ranking, resampled
 from prefill_router.evaluation.comparison import (
     BEST,
     ENCODER_INCLUDED,
+    ON_TEST,
+    ON_TRAINING,
     ORACLE,
     SAVING,
     SAVING_AGAINST_BEST,
     SINGLE,
+    Evaluation,
     against,
-    compare_best_single,
-    compare_choices,
-    compare_probabilities,
 )
 from prefill_router.evaluation.results import Quantity, one
+from prefill_router.evaluation.significance import (
+    DETECTABLE,
+    HOLM,
+    P_VALUE,
+    detectable_difference,
+    holm,
+)
 from prefill_router.metrics import expected_calibration_error
 
 TARGETS = ("small", "middle", "large")
@@ -26,8 +37,28 @@ N_RESAMPLES = 60
 
 
 @pytest.fixture(scope="module")
-def groups():
-    return np.random.default_rng(5).integers(200, size=600)
+def true(world):
+    return world[0]
+
+
+@pytest.fixture(scope="module")
+def noisy(world):
+    return world[1]
+
+
+@pytest.fixture(scope="module")
+def at(world):
+    """The world's queries in groups, with costs and a best single target of their own."""
+    rng = np.random.default_rng(5)
+    groups, cost = rng.integers(200, size=600), COST * rng.uniform(0.5, 2, size=(600, 1))
+    best, folds = np.repeat([0, 2], 300), rng.integers(2, size=600)
+    return Evaluation(world[2], cost, groups, best, TARGETS, folds, n_resamples=N_RESAMPLES)
+
+
+@pytest.fixture(scope="module")
+def complete(at):
+    """Numbers of the queries labelled for every target."""
+    return np.flatnonzero(~np.isnan(at.correct).any(axis=1))
 
 
 def resamples(rows, groups):
@@ -40,17 +71,42 @@ def resamples(rows, groups):
 
 def check(row, statistic, rows, groups):
     """Compare a row of results with a statistic of rows, evaluated resample by resample."""
-    drawn = [statistic(r) for r in resamples(rows, groups)]
+    drawn = [statistic(r) for r in resamples(rows, groups[rows])]
     expected = [statistic(rows), *np.nanpercentile(drawn, (2.5, 97.5))]
     np.testing.assert_allclose([row.estimate, row.lower, row.upper], expected, rtol=1e-10)
 
 
-def test_means_rankings_and_functions_of_rows_share_the_resamples(world, groups):
-    true, noisy, correct = world
-    rows = np.arange(600)
-    scores, labels = noisy[:, 0], correct[:, 0]
+def test_some_queries_and_the_complete_ones_keep_what_is_known_of_them():
+    correct = [[1, 0], [np.nan, 1], [0, 0]]
+    at = Evaluation(correct, np.arange(6.0).reshape(3, 2), ["b", "a", "b"], [0, 1, 1], ["x", "y"])
+    rows, kept = at.complete()
+    assert rows.tolist() == [True, False, True]
+    assert kept.correct.tolist() == [[1, 0], [0, 0]] and kept.cost.tolist() == [[0, 1], [4, 5]]
+    assert kept.groups.tolist() == ["b", "b"] and kept.group_codes.tolist() == [0, 0]
+    assert kept.best_single.tolist() == [0, 1] and kept.targets == ["x", "y"]
+    alike = Evaluation(correct, [2.0, 3.0], best_single=1)
+    assert alike.take([0, 0, 1]).cost == [2.0, 3.0] and alike.take([0, 2]).best_single == 1
+    assert alike.complete()[1].cost.tolist() == [[2, 3], [2, 3]]
+    assert alike.group_codes.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("correct", "cost", "says"),
+    [
+        ([[1, np.nan]], None, "labelled for every target"),
+        ([[1, 0]], [1, np.nan], "unknown price is not 0"),
+        ([[1, 0]], [1, 2, 3], r"Costs of shape \(3,\)"),
+    ],
+)
+def test_no_complete_row_and_unknown_costs_are_errors(correct, cost, says):
+    with pytest.raises(InputError, match=says):
+        Evaluation(correct, cost).complete()
+
+
+def test_means_rankings_and_functions_of_rows_share_the_resamples(true, noisy, at):
+    scores, labels = noisy[:, 0], at.correct[:, 0]
     columns = {
-        "mean": correct,
+        "mean": at.correct,
         "auc": Ranking(scores, labels),
         "median": OfRows(lambda r: np.median(true[r], axis=0), 600),
     }
@@ -59,35 +115,21 @@ def test_means_rankings_and_functions_of_rows_share_the_resamples(world, groups)
         Quantity("auc - mean"): lambda m: m["auc"] - m["mean"][:, 0],
         Quantity("auc * median"): lambda m: m["auc"] * m["median"][:, 2],
     }
-    found = estimate(columns, functions, groups, n_resamples=N_RESAMPLES)
+    found = replace(at, split="here").estimate(columns, functions)
     for metric, statistic in {
-        "a": lambda r: correct[r, 0].mean(),
-        "b": lambda r: np.nanmean(correct[r, 1]),
+        "a": lambda r: labels[r].mean(),
+        "b": lambda r: np.nanmean(at.correct[r, 1]),
         "auc - mean": lambda r: roc_auc_score(labels[r], scores[r]) - labels[r].mean(),
         "auc * median": lambda r: roc_auc_score(labels[r], scores[r]) * np.median(true[r, 2]),
     }.items():
-        check(one(found, metric=metric), statistic, rows, groups)
-    assert (found["n"] == 600).all()
+        check(one(found, metric=metric), statistic, np.arange(600), at.groups)
+    assert (found["n"] == 600).all() and (found["split"] == "here").all()
 
 
-def test_choices_equal_plain_formulas_resample_by_resample(world, groups):
-    true, noisy, correct = world
-    cost = COST * np.random.default_rng(1).uniform(0.5, 2, size=(600, 1))
-    best = np.repeat([0, 2], 300)
-    read = np.linspace(0.1, 0.2, 600)
+def test_choices_equal_plain_formulas_resample_by_resample(true, noisy, at, complete):
+    read, cost, correct, best = np.linspace(0.1, 0.2, 600), at.cost, at.correct, at.best_single
     choices = {name: policy.tolerance(p, cost, 0.1) for name, p in (("a", true), ("b", noisy))}
-    found = compare_choices(
-        choices,
-        correct,
-        cost,
-        best,
-        groups,
-        targets=TARGETS,
-        pairs=[("a", "b"), ("a", BEST)],
-        encoder_cost=read,
-        n_resamples=N_RESAMPLES,
-    )
-    rows = np.flatnonzero(~np.isnan(correct).any(axis=1))
+    found = at.choices(choices, [("a", "b"), ("a", BEST)], encoder_cost=read)
 
     def right(r, choice):
         return correct[r, choice[r]].mean()
@@ -113,123 +155,232 @@ def test_choices_equal_plain_formulas_resample_by_resample(world, groups):
             -(paid(r, a) + read[r].mean()) / paid(r, best) + 1
         ),
     }.items():
-        check(one(found, metric=metric, router="a", versus=versus), statistic, rows, groups[rows])
+        row = one(found, metric=metric, router="a", versus=versus)
+        check(row, statistic, complete, at.groups)
     headroom = one(found, metric="headroom", router=ORACLE)
-    check(headroom, lambda r: correct[r].max(axis=1).mean() - right(r, best), rows, groups[rows])
+    check(headroom, lambda r: correct[r].max(axis=1).mean() - right(r, best), complete, at.groups)
     for k, target in enumerate(TARGETS):
         row = one(found, metric="accuracy", router=SINGLE, target=target)
-        assert row.estimate == pytest.approx(correct[rows, k].mean())
-    assert (found["n"] == len(rows)).all()
+        assert row.estimate == pytest.approx(correct[complete, k].mean())
+    assert (found["n"] == len(complete)).all()
 
 
-def test_each_group_counts_once_where_asked(world, groups):
-    _, _, correct = world
-    choice = np.ones(600, dtype=int)
-    found = compare_choices(
-        {"a": choice}, correct, COST, 0, groups, each_group_once=True, n_resamples=5
-    )
-    rows = np.flatnonzero(~np.isnan(correct).any(axis=1))
-    by_group = [correct[rows[groups[rows] == g], 1].mean() for g in np.unique(groups[rows])]
+def test_each_group_counts_once_where_asked(at, complete):
+    found = at.choices({"a": np.ones(600, dtype=int)}, each_group_once=True)
+    groups = at.groups[complete]
+    by_group = [at.correct[complete[groups == g], 1].mean() for g in np.unique(groups)]
     row = one(found, metric="accuracy", router="a")
-    assert row.estimate == pytest.approx(np.mean(by_group)) and row.n == len(rows)
+    assert row.estimate == pytest.approx(np.mean(by_group)) and row.n == len(complete)
 
 
-def test_references_are_what_they_are_by_definition(world):
-    correct, cost = world[2], COST[::-1]  # the cheapest last, where a tie would not find it
-    first = {"a": np.zeros(600, dtype=int)}
-    found = compare_choices(first, correct, cost, 0, targets=TARGETS, n_resamples=20)
+def test_references_are_what_they_are_by_definition(at, complete):
+    cost = COST[::-1]  # the cheapest last, where a tie would not find it
+    found = replace(at, cost=cost, best_single=0).choices({"a": np.zeros(600, dtype=int)})
     for metric, router, value in (("gap closed", ORACLE, 1), ("gap closed", BEST, 0)):
         row = one(found, metric=metric, router=router)
         assert (row.estimate, row.lower, row.upper) == pytest.approx((value, value, value))
     assert one(found, metric=SAVING, router=SINGLE, target="small").upper == pytest.approx(0)
-    y = correct[~np.isnan(correct).any(axis=1)]
-    right = np.where(y == 1, cost, np.inf).min(axis=1)
+    right = np.where(at.correct[complete] == 1, cost, np.inf).min(axis=1)
     row = one(found, metric="mean cost", router=ORACLE)
     assert row.estimate == pytest.approx(np.where(np.isinf(right), cost.min(), right).mean())
+    free = replace(at, cost=None).choices({})
+    assert set(free["metric"]) == {"accuracy", "gap closed", "regret", "headroom"}
 
 
-def test_without_prices_nothing_is_said_of_costs(world):
-    found = compare_choices({"a": np.zeros(600, int)}, world[2], None, 0, n_resamples=5)
-    assert set(found["metric"]) == {"accuracy", "gap closed", "regret", "headroom"}
+ZEROS = np.zeros(600, int)
 
 
 @pytest.mark.parametrize(
-    ("choices", "pairs", "message"),
+    ("misuse", "message"),
     [
-        ({ORACLE: np.zeros(600, int)}, [], "reserved"),
-        ({"trunk": np.zeros(600, int)}, [("trunks", BEST)], "Unknown router 'trunks'.*trunk"),
-        ({"a": np.full(600, 3)}, [], "chooses a target outside 0..2"),
+        (lambda at: at.choices({ORACLE: ZEROS}), "reserved"),
+        (lambda at: at.choices({"trunk": ZEROS}, [("trunks", BEST)]), "Unknown router 'trunks'.*k"),
+        (lambda at: at.choices({"a": ZEROS + 3}), "chooses a target outside 0..2"),
+        (lambda at: replace(at, best_single=None).choices({}), "Give best_single"),
+        (lambda at: at.probabilities({"a": np.full((600, 3), np.nan)}), "probability is NaN"),
+        (lambda at: at.probabilities({"a": np.zeros((600, 2))}), "differ in shape"),
+        (lambda at: at.significance({"a": ZEROS}, "x"), "Unknown primary router 'x'"),
+        (lambda at: at.significance({"a": ZEROS}, "a"), "no other router"),
+        (lambda at: at.estimate({"a": np.ones(3), "b": np.ones(4)}, {}), "same rows"),
+        (lambda at: at.estimate({"a": np.ones(0)}, {}), "no rows"),
+        (lambda at: against("b", ["a"]), "Unknown primary router 'b'"),
+        (lambda at: replace(at, cost=[1, np.nan, 2]).curves({}), "unknown price is not 0"),
+        (lambda at: replace(at, cost=None).curves({}), "Costs of shape"),
     ],
 )
-def test_misuse_is_refused(world, choices, pairs, message):
+def test_misuse_is_refused(at, misuse, message):
     with pytest.raises(InputError, match=message):
-        compare_choices(choices, world[2], COST, 0, pairs=pairs)
-    with pytest.raises(InputError, match="Unknown primary router 'b'"):
-        against("b", ["a"])
-    with pytest.raises(InputError, match="same rows"):
-        estimate({"a": np.ones(3), "b": np.ones(4)}, {})
-    with pytest.raises(InputError, match="no rows"):
-        estimate({"a": np.ones(0)}, {})
+        misuse(at)
 
 
-def test_probabilities_equal_scikit_learn_resample_by_resample(world, groups):
-    true, noisy, correct = world
-    folds = np.random.default_rng(2).integers(2, size=600)
-    found = compare_probabilities(
-        {"a": true, "b": noisy},
-        correct,
-        groups,
-        targets=TARGETS,
-        folds=folds,
-        pairs=[("a", "b")],
-        n_resamples=N_RESAMPLES,
-    )
+def test_probabilities_equal_scikit_learn_resample_by_resample(true, noisy, at):
+    correct, rows = at.correct, np.arange(600)
+    found = at.probabilities({"a": true, "b": noisy}, [("a", "b")])
 
     def auc(r, p, k):
         ordered, pairs = 0, 0
         for fold in (0, 1):
-            here = r[(folds[r] == fold) & ~np.isnan(correct[r, k])]
+            here = r[(at.folds[r] == fold) & ~np.isnan(correct[r, k])]
             n = correct[here, k].sum() * (1 - correct[here, k]).sum()
             ordered += n * roc_auc_score(correct[here, k], p[here, k])
             pairs += n
         return ordered / pairs
 
-    def macro(metric, p):
-        return lambda r: np.mean([metric(r, p, k) for k in range(3)])
-
     def brier(r, p, k):
         return np.nanmean((p[r, k] - correct[r, k]) ** 2)
 
-    rows = np.arange(600)
     for metric, function in (("AUC", auc), ("Brier", brier)):
+
+        def macro(r, p, f=function):
+            return np.mean([f(r, p, k) for k in range(3)])
+
         by_target = one(found, metric=metric, router="b", target="middle")
-        check(by_target, lambda r, f=function: f(r, noisy, 1), rows, groups)
-        check(one(found, metric=metric, router="a"), macro(function, true), rows, groups)
+        check(by_target, lambda r, f=function: f(r, noisy, 1), rows, at.groups)
+        check(one(found, metric=metric, router="a"), lambda r: macro(r, true), rows, at.groups)
         difference = one(found, metric=metric, router="a", versus="b")
-        a, b = macro(function, true), macro(function, noisy)
-        check(difference, lambda r, a=a, b=b: a(r) - b(r), rows, groups)
+        check(difference, lambda r: macro(r, true) - macro(r, noisy), rows, at.groups)
         assert by_target.n == 588 and difference.n == 600
     for name, p in (("a", true), ("b", noisy)):
         row = one(found, metric="ECE", router=name, target="small")
         assert row.estimate == pytest.approx(expected_calibration_error(p, correct)[0])
         assert row.lower < row.estimate < row.upper  # centred: noise only adds to it
+    unnamed = replace(at, targets=()).probabilities({"a": true}, only=["AUC"])
+    assert unnamed["target"].tolist() == ["0", "1", "2", ""]
 
 
-def test_a_query_without_a_prediction_is_not_left_out_silently():
-    correct = np.tile([[0.0, 1.0], [1.0, 0.0]], (4, 1))
-    p = np.where(np.arange(8)[:, None] < 3, np.nan, 0.5) * np.ones((8, 2))
-    with pytest.raises(InputError, match="probability is NaN"):
-        compare_probabilities({"a": p}, correct, targets=["x", "y"], n_resamples=5)
-
-
-def test_the_best_of_the_test_split_is_chosen_anew_in_each_resample(world, groups):
-    correct = world[2][~np.isnan(world[2]).any(axis=1)]
-    g = groups[: len(correct)]
-    found = compare_best_single(correct, 1, g, n_resamples=N_RESAMPLES)
-    row = one(found, metric="accuracy", router="chosen on test", versus="chosen on training")
+def test_the_best_of_the_test_split_is_chosen_anew_in_each_resample(at, complete):
+    found = at.choice_of_best_single()
+    row = one(found, metric="accuracy", router=ON_TEST, versus=ON_TRAINING)
 
     def optimism(r):
-        return correct[r].mean(axis=0).max() - correct[r, 1].mean()
+        return at.correct[r].mean(axis=0).max() - at.correct[r, at.best_single[r]].mean()
 
-    check(row, optimism, np.arange(len(correct)), g)
+    check(row, optimism, complete, at.groups)
     assert row.lower >= 0
+
+
+def estimates(found, *index):
+    return found.set_index([*index, "metric"] if index else "metric")["estimate"]
+
+
+def test_summaries_of_curves_have_intervals_and_rank_the_true_p_first(true, noisy, at):
+    p = {"true": true, "noisy": noisy}
+    at = replace(at, cost=COST, groups=None, best_single=None, n_resamples=30)
+    found = at.curves(p, pairs=[("true", "noisy")], weak_strong=(0, 2))
+    for metric in ("P-AUCCC", "MDP-AUCCC", "AIQ", "APGR"):
+        a, b = (one(found, metric=metric, router=name) for name in p)
+        difference = one(found, metric=metric, router="true", versus="noisy")
+        assert a.estimate > b.estimate and a.lower < a.estimate < a.upper
+        assert difference.estimate == pytest.approx(a.estimate - b.estimate)
+        assert difference.upper - difference.lower < a.upper - a.lower + b.upper - b.lower
+    assert len(found) == 3 * 7
+
+
+def test_the_best_single_target_may_differ_between_folds():
+    # each half has a best target that is always right there; both together cost 1 and 3
+    correct = np.repeat([[1.0, 0, 0], [0, 1, 0]], 20, axis=0)
+    at = Evaluation(correct, [1.0, 3.0, 9.0], best_single=np.repeat([0, 1], 20), n_resamples=5)
+    rows = estimates(at.curves({"r": correct}))
+    assert rows["saving at equal accuracy (best)"] == pytest.approx(0)
+    assert rows["saving at equal accuracy (dearest)"] == pytest.approx(1 - 2 / 9)
+
+
+@pytest.mark.parametrize("cost", [np.zeros(3), np.full(3, 2.0)], ids=["zero", "equal"])
+def test_zero_and_equal_costs_leave_areas_undefined_and_nothing_else(true, at, cost):
+    at = replace(at, cost=cost, n_resamples=5)
+    rows = estimates(at.curves({"r": true}, weak_strong=(0, 2)))
+    assert rows[["P-AUCCC", "MDP-AUCCC", "PDP-AUCCC", "AIQ"]].isna().all()
+    assert np.isfinite(rows["APGR"])
+    assert np.isnan(rows["saving at equal accuracy (best)"]) == (cost[0] == 0)
+
+
+@pytest.fixture(scope="module")
+def paid(at):
+    """An evaluation whose costs are far from what is expected of them, and the latter."""
+    rng = np.random.default_rng(1)
+    cost = COST * rng.lognormal(0, 1, at.correct.shape)
+    return replace(at, cost=cost, n_resamples=100), cost * rng.lognormal(0, 1, cost.shape)
+
+
+def test_the_policy_looks_at_expected_costs_and_pays_the_actual_ones(true, noisy, paid, complete):
+    """Every summary equals that of `curves` on the complete rows; AIQ is over one range for all."""
+    at, expected = paid
+    routers = {"true": true, "noisy": noisy, "dearest": at.cost / at.cost.max()}
+    found = replace(at, n_resamples=2).curves(routers, expected, weak_strong=(0, 2))
+    found = estimates(found, "router")
+    correct, cost = at.correct[complete], at.cost[complete]
+    single = cost.mean(axis=0), correct.mean(axis=0)
+    points = {
+        name: curves.routing_curve(p[complete], correct, cost, expected[complete]).points
+        for name, p in routers.items()
+    }
+    shared = curves.shared_cost_range(single, *points.values())
+    cells = np.arange(len(complete)), at.best_single[complete]
+    for name, curve in points.items():
+        recovered = curves.pgr_curve(routers[name][complete], correct, 0, 2)
+        best = cost[cells].mean(), correct[cells].mean()
+        want = curves.summarise(curve, single, shared, recovered, best)
+        assert found[name].to_dict() == pytest.approx(want, nan_ok=True) and len(want) == 9
+    own = {name: curves.shared_cost_range(single, curve) for name, curve in points.items()}
+    assert len(set(own.values())) > 1  # else a range of each router's own would do, too
+
+
+def test_a_band_lies_on_the_curve_of_expected_and_actual_costs(true, paid, complete):
+    at, expected = paid
+    band = at.band(true, expected, n_points=12)
+    arrays = (values[complete] for values in (true, at.correct, at.cost, expected))
+    curve = curves.routing_curve(*arrays)
+    places = np.round(np.linspace(0, len(curve.tau) - 1, 12)).astype(int)
+    assert band["estimate"].to_numpy() == pytest.approx(curve.accuracy[places])
+    assert band["x"].to_numpy() == pytest.approx(curve.cost[places])
+    assert ((band["lower"] < band["estimate"]) & (band["estimate"] < band["upper"])).all()
+
+
+def test_the_primary_is_tested_against_each_other_router():
+    rng = np.random.default_rng(3)
+    correct = (rng.random((400, 2)) < [0.8, 0.5]).astype(float)
+    correct[:10, 1] = np.nan
+    choices = {
+        "same": np.zeros(400, int),
+        "poor": np.ones(400, int),
+        "mine": np.zeros(400, int),
+        "nearly": (np.arange(400) % 40 == 0).astype(int),
+    }
+    found = Evaluation(correct).significance(choices, "mine", n_resamples=999)
+    table = found.pivot(index="versus", columns="metric", values="estimate")
+    assert set(table.index) == {"same", "poor", "nearly"} and (found["n"] == 390).all()
+    assert table.loc["poor", P_VALUE] == 0.002
+    assert table.loc["poor", HOLM] == pytest.approx(0.006)
+    assert table.loc["same", [P_VALUE, DETECTABLE]].tolist() == [1, 0]
+    detectable = detectable_difference(correct[10:, 0] - correct[10:, 1])
+    assert table.loc["poor", DETECTABLE] == pytest.approx(detectable)
+    np.testing.assert_allclose(table[HOLM], holm(table[P_VALUE]))
+
+
+def test_p_values_of_accuracy_are_those_of_gap_closed():
+    rng = np.random.default_rng(4)
+    correct = (rng.random((120, 3)) < [0.6, 0.5, 0.5]).astype(float)
+    choices = dict(zip("ab", rng.integers(0, 3, (2, 120)), strict=True))
+    found = Evaluation(correct).significance(choices, "a", n_resamples=500)
+    rows = np.arange(120)
+    columns = {name: correct[rows, choice] for name, choice in choices.items()}
+    columns |= {"best": correct[:, 0], "oracle": correct.max(axis=1)}
+    _, drawn = resampled(
+        columns, [lambda m: (m["a"] - m["b"]) / (m["oracle"] - m["best"])], None, 500, 0
+    )
+    smaller = min((drawn <= 0).sum(), (drawn >= 0).sum())
+    assert one(found, metric=P_VALUE, versus="b").estimate == pytest.approx(2 * (1 + smaller) / 501)
+
+
+def test_queries_asked_again_in_their_group_tell_nothing_more():
+    rng = np.random.default_rng(5)
+    correct = (rng.random((80, 2)) < [0.65, 0.5]).astype(float)
+    correct[3, 1] = np.nan
+    choices = {"a": np.zeros(80, int), "b": np.ones(80, int), "c": rng.integers(0, 2, 80)}
+    at = Evaluation(correct, groups=np.arange(80))
+    once = at.significance(choices, "a", n_resamples=500)
+    again = {name: np.repeat(choice, 5) for name, choice in choices.items()}
+    found = at.take(np.repeat(np.arange(80), 5)).significance(again, "a", n_resamples=500)
+    pd.testing.assert_frame_equal(found.drop(columns="n"), once.drop(columns="n"))
+    p = once.loc[once["metric"] == P_VALUE, "estimate"]
+    assert ((p > 0.01) & (p < 1)).all()  # not one that more queries leave alone

@@ -9,9 +9,7 @@ from prefill_router.experiments.comparison import (
     CHEAPEST,
     DEAREST,
     RANDOM,
-    best_single,
-    choice_results,
-    probability_results,
+    held_out,
     random_choice,
     reference_choices,
     route,
@@ -85,13 +83,13 @@ def test_routing_learns_nothing_from_test_labels(tmp_path):
     mine, theirs = route(study, TFIDF), route(flipped, TFIDF)
     assert mine.choice.tolist() == theirs.choice.tolist()
     assert mine.frugal.tolist() == theirs.frugal.tolist()
-    assert best_single(study).tolist() == best_single(flipped).tolist()
+    assert study.best_single == flipped.best_single
 
 
 def test_choices_are_judged_by_what_was_answered_and_paid(study):
     rng = np.random.default_rng(0)
     choice = rng.integers(0, 3, len(study.test_rows))
-    found = choice_results(study, {"mine": choice})
+    found = held_out(study).choices({"mine": choice})
     at = study.test_rows, choice
     paid = study.costs[study.test_rows]
     assert one(found, metric="accuracy", router="mine").estimate == study.labels.correct[at].mean()
@@ -107,7 +105,7 @@ def test_choices_are_judged_by_what_was_answered_and_paid(study):
 
 def test_probabilities_are_judged_by_auc_within_folds(study):
     p = study.over_folds(predictions(study, TFIDF))
-    found = probability_results(study, {"mine": p})
+    found = held_out(study).probabilities({"mine": p})
     for k, target in enumerate(study.labels.targets):
         want = auc_within_folds(study, p, k)
         assert one(found, metric="AUC", router="mine", target=target).estimate == pytest.approx(
@@ -121,7 +119,7 @@ def test_dearest_and_cheapest_are_those_of_expected_costs_on_training_rows(study
     # prices are (1, 4), (.5, 2) and (.2, .4), and answers are of about one length
     assert (choices[DEAREST] == study.labels.targets.index("early")).all()
     assert (choices[CHEAPEST] == study.labels.targets.index("noisy")).all()
-    found = choice_results(study, choices)
+    found = held_out(study).choices(choices)
     assert one(found, metric="cost saving", router=DEAREST).estimate == pytest.approx(0)
     free = tiny_studies.study(tmp_path, prices="", run_dir=str(tmp_path / "free"))
     assert list(reference_choices(free)) == [RANDOM]
@@ -130,8 +128,8 @@ def test_dearest_and_cheapest_are_those_of_expected_costs_on_training_rows(study
 def test_everything_stands_a_constant_target(with_constant):
     study = with_constant
     routed = route(study, PRIMARY)
-    found = choice_results(study, {PRIMARY: routed.choice})
+    found = held_out(study).choices({PRIMARY: routed.choice})
     assert one(found, metric="accuracy", router="oracle").estimate == 1
     assert np.isnan(one(found, metric="gap closed", router=PRIMARY).estimate)  # there is no gap
-    aucs = probability_results(study, {PRIMARY: routed.p})
+    aucs = held_out(study).probabilities({PRIMARY: routed.p})
     assert np.isnan(one(aucs, metric="AUC", router=PRIMARY, target="perfect").estimate)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from prefill_router import policy
-from prefill_router.evaluation.comparison import ENCODER_INCLUDED
+from prefill_router.evaluation.comparison import ENCODER_INCLUDED, Evaluation
 from prefill_router.evaluation.results import one, select
 from prefill_router.experiments import cost_comparison
 from prefill_router.experiments.cost_comparison import (
@@ -34,10 +34,10 @@ def coarse(monkeypatch):
     monkeypatch.setattr(cost_comparison, "POINTS", 80)
 
 
-def compare(pool, expected, **settings):
+def compare(pool, expected, best=0, encoder_cost=None):
     p, correct, paid, _ = pool
-    settings = {"targets": TARGETS, "n_resamples": 50, **settings}
-    return compare_costs(p, correct, paid, expected, 0, **settings)
+    at = Evaluation(correct, paid, best_single=best, targets=TARGETS, n_resamples=50)
+    return compare_costs(at, p, expected, encoder_cost)
 
 
 def test_the_saving_is_that_of_the_cheapest_setting_that_is_as_accurate(pool):
@@ -78,7 +78,8 @@ def test_a_prediction_that_knows_nothing_is_no_better_than_the_mean():
     paid = np.column_stack([np.full(400, 1.2), rng.lognormal(-1.0, 2.0, 400)])
     mean, median = (np.tile(f(paid, axis=0), (400, 1)) for f in (np.mean, np.median))
     ways = {PREDICTED: mean, MEAN: mean.copy(), MEDIAN: median}
-    found = compare_costs(truth, correct, paid, ways, 0, targets=("a", "b"), n_resamples=100)
+    at = Evaluation(correct, paid, best_single=0, targets=("a", "b"), n_resamples=100)
+    found = compare_costs(at, truth, ways)
     for name in ("tolerance", "utility"):
         assert difference(found, name, MEAN).estimate == 0
 
@@ -106,14 +107,12 @@ def test_errors_are_shares_of_the_mean_cost(pool):
 
 
 def test_the_best_single_target_may_differ_by_row(pool):
-    p, correct, paid, median = pool
+    _, _, paid, median = pool
     best = np.arange(300) % 3
     # the same targets in another order in each row, so that the best single one is the first
     moved = [np.take_along_axis(x, (np.arange(3) + best[:, None]) % 3, axis=1) for x in pool]
-    q, right, spent, middle = moved
-    settings = {"targets": TARGETS, "n_resamples": 50}
-    by_row = compare_costs(p, correct, paid, {PREDICTED: paid, MEDIAN: median}, best, **settings)
-    alike = compare_costs(q, right, spent, {PREDICTED: spent, MEDIAN: middle}, 0, **settings)
+    by_row = compare(pool, {PREDICTED: paid, MEDIAN: median}, best)
+    alike = compare(moved, {PREDICTED: moved[2], MEDIAN: moved[3]})
     first = compare(pool, {PREDICTED: paid, MEDIAN: median})
     saved = [select(found, metric=SAVING).estimate.tolist() for found in (by_row, alike, first)]
     assert saved[0] == pytest.approx(saved[1]) and saved[0] != pytest.approx(saved[2])

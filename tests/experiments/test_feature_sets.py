@@ -6,8 +6,7 @@ from sklearn.linear_model import LogisticRegression
 from tiny_studies import relabelled
 
 from prefill_router.evaluation.results import one, select
-from prefill_router.experiments.comparison import apply_policies, best_single
-from prefill_router.experiments.comparison import test_labels as labels_of_test
+from prefill_router.experiments.comparison import apply_policies, held_out
 from prefill_router.experiments.feature_sets import (
     ALL,
     BY_J,
@@ -139,7 +138,8 @@ def test_every_set_and_head_is_compared_with_the_recipe(study):
     sets += [(PAIRED, ""), (SEVERAL, ""), (ONE, control)]
     tried = select(found, metric=TRIED)
     assert list(zip(tried["router"], tried["encoder"], strict=True)) == sets
-    Y = labels_of_test(study)
+    at = held_out(study)
+    Y = at.correct
     for head in (LOGISTIC, TRUNK):
         recipe = f"{ONE}, {head}"
         for features, encoder in sets:
@@ -149,7 +149,7 @@ def test_every_set_and_head_is_compared_with_the_recipe(study):
             brier = np.mean((study.over_folds(p) - Y) ** 2)
             row = one(found, metric="Brier", split="test", **about)
             assert row.estimate == pytest.approx(brier, abs=1e-12)
-            asked, best = apply_policies(study, p).choice, best_single(study)
+            asked, best = apply_policies(study, p).choice, at.best_single
             right, single = (Y[np.arange(len(Y)), k].mean() for k in (asked, best))
             gap = one(found, metric="gap closed", **about).estimate
             assert gap == pytest.approx(gap_closed(right, single, Y.max(axis=1).mean()))

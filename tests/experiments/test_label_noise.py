@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from prefill_router.evaluation.comparison import Evaluation
 from prefill_router.evaluation.results import one, select
 from prefill_router.experiments.label_noise import (
     AGREEMENT,
@@ -49,10 +50,15 @@ def test_the_reproducible_oracle_is_that_of_every_split_of_the_draws(drawn):
         )
 
 
+def noise(right, best, choices=None, targets=TARGETS):
+    at = Evaluation(right[0], best_single=best, targets=targets, n_resamples=200)
+    return evaluate_noise(at, right, choices or {}, np.arange(right.shape[2]))
+
+
 def test_an_oracle_of_pure_luck_has_headroom_that_is_not_real():
     right = np.random.default_rng(1).random((10, 3000, 4)) < 0.5
     at = np.zeros(3000, dtype=int)
-    found = evaluate_noise(right, "abcd", {"r": at}, at, np.arange(4), n_resamples=200)
+    found = noise(right, at, {"r": at}, "abcd")
     single = estimate_of(found, "headroom", SINGLE_DRAW)
     assert single == pytest.approx(1 - 0.5**4 - 0.5, abs=0.01)
     assert abs(estimate_of(found, "headroom", REPRODUCIBLE, x=5)) < 0.01
@@ -63,7 +69,7 @@ def test_where_answers_never_vary_all_headroom_is_real():
     answers = np.random.default_rng(2).random((500, 3)) < 0.6
     right = np.repeat(answers[None], 10, axis=0)
     best, good = np.zeros(500, dtype=int), answers.argmax(axis=1)
-    found = evaluate_noise(right, TARGETS, {"perfect": good}, best, np.arange(3), n_resamples=200)
+    found = noise(right, best, {"perfect": good})
     shares = select(found, metric="real share")
     assert shares["x"].tolist() == list(range(1, 10))
     assert shares["estimate"].tolist() == pytest.approx([1] * 9)
@@ -76,9 +82,7 @@ def test_where_answers_never_vary_all_headroom_is_real():
 def test_more_draws_seen_come_nearer_to_who_knows_every_chance(drawn):
     chance, right = drawn
     at = np.ones(400, dtype=int)
-    found = evaluate_noise(
-        right, TARGETS, {"knows": chance.argmax(axis=1)}, at, np.arange(3), n_resamples=100
-    )
+    found = noise(right, at, {"knows": chance.argmax(axis=1)})
     rooms = select(found, metric="headroom", router=REPRODUCIBLE)["estimate"].to_numpy()
     assert (np.diff(rooms) > -0.003).all() and rooms[-1] > rooms[0]
     known = chance.max(axis=1).mean() - chance[:, 1].mean()
@@ -93,7 +97,7 @@ def test_more_draws_seen_come_nearer_to_who_knows_every_chance(drawn):
 def test_reliability_is_the_share_of_variance_between_queries(drawn):
     chance, right = drawn
     at = np.zeros(400, dtype=int)
-    found = evaluate_noise(right, TARGETS, {}, at, np.arange(3), n_resamples=200)
+    found = noise(right, at)
     for k, target in enumerate("abc"):
         p = chance[:, k]
         row = one(found, metric=RELIABILITY, target=target)
@@ -106,7 +110,7 @@ def test_the_ceiling_is_between_its_bounds_and_no_router_is_above_it(drawn):
     chance, right = drawn
     noisy = chance + np.random.default_rng(3).normal(0, 0.2, chance.shape)
     p = {"knows": chance, "guesses": noisy}
-    found = evaluate_ceiling(right, p, TARGETS, n_resamples=100)
+    found = evaluate_ceiling(Evaluation(right[0], targets=TARGETS, n_resamples=100), right, p)
     by_target = {t: select(found, target=t).set_index("router")["estimate"] for t in ("a", "b", "")}
     for area in by_target.values():
         assert area[LOWER] < area["knows"] < area[UPPER] and area["guesses"] < area["knows"]
@@ -119,7 +123,8 @@ def test_the_ceiling_compares_queries_of_one_fold_alone(drawn):
     chance, right = drawn
     folds = np.arange(len(chance)) % 2
     p = {"shifted": np.where(folds[:, None] == 0, chance, chance - 1)}  # the same ranks in a fold
-    found = evaluate_ceiling(right, p, TARGETS, folds=folds, n_resamples=20)
+    at = Evaluation(right[0], targets=TARGETS, folds=folds, n_resamples=20)
+    found = evaluate_ceiling(at, right, p)
     won = pairs = 0.0
     for fold in (0, 1):
         y, scores = right[:, folds == fold, 0].ravel(), np.tile(chance[folds == fold, 0], 10)

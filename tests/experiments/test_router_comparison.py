@@ -6,7 +6,7 @@ import torch
 from prefill_router.evaluation.results import one, select
 from prefill_router.evaluation.significance import DETECTABLE, HOLM, P_VALUE
 from prefill_router.experiments import routers
-from prefill_router.experiments.comparison import apply_policies, best_single, route
+from prefill_router.experiments.comparison import apply_policies, held_out, route
 from prefill_router.experiments.contest import CHALLENGER, TRIED
 from prefill_router.experiments.router_comparison import DEVIATION, FRUGAL, router_comparison
 from prefill_router.experiments.routers import (
@@ -48,7 +48,7 @@ def test_every_router_has_every_metric_once(study, found):
 def test_the_challengers_row_is_what_its_probabilities_choose(study, found):
     choice = all_routed(study, ())[CHALLENGER].choice
     Y, rows = study.labels.correct[study.test_rows], np.arange(len(study.test_rows))
-    best = best_single(study)
+    best = held_out(study).best_single
     expected = gap_closed(Y[rows, choice].mean(), Y[rows, best].mean(), Y.max(axis=1).mean())
     theirs, ours = (one(found, metric="gap closed", router=r) for r in (PRIMARY, CHALLENGER))
     assert ours.estimate == pytest.approx(expected)

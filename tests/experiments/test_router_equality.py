@@ -7,7 +7,7 @@ import torch
 from tiny_studies import label_table
 
 from prefill_router.evaluation.results import one
-from prefill_router.experiments.comparison import choice_results, route
+from prefill_router.experiments.comparison import held_out, route
 from prefill_router.experiments.routers import PRIMARY, predictions
 from prefill_router.extraction.activations import Activations
 from prefill_router.router import Router
@@ -38,7 +38,7 @@ def test_the_headline_router_is_the_saved_router_bit_for_bit(tmp_path):
     np.testing.assert_array_equal(said.expected, study.expected_costs(0)[rows])
 
     mine = router.evaluate(labels, states=new, n_resamples=p.n_resamples, seed=p.seed)
-    book = choice_results(study, {PRIMARY: route(study, PRIMARY).frugal})
+    book = held_out(study).choices({PRIMARY: route(study, PRIMARY).frugal})
     for metric in ("accuracy", "gap closed", "cost saving"):
         ours = one(mine, metric=metric, router="tolerance")
         books = one(book, metric=metric, router=PRIMARY)

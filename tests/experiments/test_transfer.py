@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
@@ -7,7 +9,7 @@ from tiny_studies import study as tiny_study
 from prefill_router.errors import InputError
 from prefill_router.evaluation.results import one
 from prefill_router.experiments import transfer as transfer_module
-from prefill_router.experiments.comparison import HeldOut
+from prefill_router.experiments.comparison import held_out
 from prefill_router.experiments.routers import BENCHMARK, PRIMARY
 from prefill_router.experiments.transfer import (
     LEFT_OUT,
@@ -76,7 +78,7 @@ def test_auc_is_within_values_and_gap_closed_over_all(study):
     other.__dict__["best_single"] = [0, 0]
     p = {"knows the value": (level + 0 * correct, guess), "oracle": (correct, correct)}
     p = {(n, way): q[rows] for n in p for way, q in zip((SEEN, LEFT_OUT), p[n], strict=True)}
-    found = compare_ways(other, p, values, HeldOut(rows, 0 * rows))
+    found = compare_ways(replace(held_out(other), folds=0 * rows), p, values)
     assert one(found, metric="AUC", router="knows the value", split=SEEN).estimate == 0.5
     areas = []
     for k in range(3):
@@ -99,12 +101,13 @@ def test_queries_asked_again_in_their_group_leave_every_interval_as_wide(study):
     correct[5, 0] = np.nan
     p = [0.5 * np.nan_to_num(correct) + rng.random(correct.shape) for _ in "ab"]
 
-    def evaluate(rows):
-        both = {("router", way): q[rows] for way, q in zip((SEEN, LEFT_OUT), p, strict=True)}
-        at = HeldOut(rows, np.isin(rows, study.splits[1].test).astype(int))
-        return compare_ways(relabelled(study, correct=correct), both, study.labels.benchmark, at)
+    at = held_out(relabelled(study, correct=correct))
 
-    once, again = evaluate(study.test_rows), evaluate(np.repeat(study.test_rows, 4))
+    def evaluate(at):
+        both = {("router", way): q[at.rows] for way, q in zip((SEEN, LEFT_OUT), p, strict=True)}
+        return compare_ways(at, both, study.labels.benchmark)
+
+    once, again = evaluate(at), evaluate(at.take(np.repeat(range(len(at.rows)), 4)))
     assert ((once["lower"] < once["estimate"]) & (once["estimate"] < once["upper"])).all()
     bounds = ["estimate", "lower", "upper"]
     np.testing.assert_allclose(again[bounds], once[bounds])

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 
 from prefill_router.errors import InputError
+from prefill_router.evaluation.comparison import Evaluation
 from prefill_router.evaluation.results import results
 from prefill_router.report.trade_off import trade_off
 
-COST = np.array([0.001, 0.004])
 P = {name: np.array([[0.9, 0.5], [0.2, 0.8], [0.5, 0.5]]) for name in ("r", "words")}
-CORRECT = np.array([[1.0, 0.0], [0.0, 1.0], [np.nan, 1.0]])
+AT = Evaluation(
+    [[1.0, 0.0], [0.0, 1.0], [np.nan, 1.0]], np.tile([0.001, 0.004], (3, 1)), targets=("a", "b")
+)
 ESTIMATES = results(
     {"metric": metric, "router": router, "estimate": value}
     for router in P
@@ -22,7 +24,7 @@ ESTIMATES = results(
 
 def test_the_curve_of_complete_rows_is_drawn_with_the_chosen_point_and_the_oracle():
     figure, ax = plt.subplots()
-    found = trade_off(ax, P, CORRECT, COST, COST, targets=("a", "b"), estimates=ESTIMATES)
+    found = trade_off(ax, AT, P, AT.cost, ESTIMATES)
     assert found is ax
     lines = {line.get_label(): line for line in ax.get_lines()}
     # the likeliest target of both queries: right, for 1 and 4; else the cheapest, half right
@@ -42,8 +44,5 @@ def test_the_curve_of_complete_rows_is_drawn_with_the_chosen_point_and_the_oracl
 
 def test_a_router_without_its_estimate_is_an_error():
     with pytest.raises(InputError, match="no result of metric='accuracy', router='r'"):
-        trade_off(
-            plt.figure().subplots(), P, CORRECT, COST, COST,
-            targets=("a", "b"), estimates=ESTIMATES[:1],
-        )  # fmt: skip
+        trade_off(plt.figure().subplots(), AT, P, AT.cost, ESTIMATES[:1])
     plt.close("all")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefill_router import recipe
-from prefill_router.evaluation.comparison import compare_choices
+from prefill_router.evaluation.comparison import Evaluation
 from prefill_router.evaluation.results import select
 from prefill_router.extraction import extract
 from prefill_router.labels import load_labels
@@ -102,10 +102,9 @@ def test_what_the_book_evaluates_is_what_is_saved(world, tmp_path, head):
     seen = router.examine(test)
     np.testing.assert_allclose(seen.p, p[split.test], atol=1e-5)  # batched by other lengths
     argmax = select(router.metrics, router="argmax", metric="gap closed")
-    compared = compare_choices(
-        {"argmax": p[split.test].argmax(axis=1)}, test.correct, None,
-        labels.targets.index(router.guarantee.best_single), test.group,
-    )  # fmt: skip
+    best = labels.targets.index(router.guarantee.best_single)
+    at = Evaluation(test.correct, groups=test.group, best_single=best)
+    compared = at.choices({"argmax": p[split.test].argmax(axis=1)})
     wanted = select(compared, router="argmax", metric="gap closed")
     assert argmax.estimate.tolist() == wanted.estimate.tolist()
 
