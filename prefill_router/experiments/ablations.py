@@ -22,6 +22,7 @@ from prefill_router.experiments.routers import PRIMARY
 from prefill_router.experiments.study import Study
 from prefill_router.features.selection import Choice, choose
 from prefill_router.progress import track
+from prefill_router.recipe.heads import labelled, train_networks
 from prefill_router.trunk import SharedTrunkEnsemble
 
 FIRST = "the first network alone"
@@ -123,63 +124,52 @@ def variants(study: Study) -> dict[str, Variant]:
     }
 
 
-def one_layer(fold: FoldFit) -> np.ndarray:
+def one_layer(it: FoldFit) -> np.ndarray:
     """f of the one layer, pooling and dimension whose AUC, averaged over targets, is best."""
     place = ["encoder", "layer", "pooling", "dimension"]
-    means = _places(fold).groupby(place, as_index=False)["auc"].mean().assign(target=0)
-    return np.hstack(fold.reduced(choose(means)))
+    means = _places(it).groupby(place, as_index=False)["auc"].mean().assign(target=0)
+    return np.hstack(it.reduced(choose(means)))
 
 
-def all_layers(fold: FoldFit) -> np.ndarray:
+def all_layers(it: FoldFit) -> np.ndarray:
     """Every layer and pooling side by side, reduced so that x is no wider than the recipe's."""
-    encoder = fold.encoders[0]
-    places = _places(fold)[["layer", "pooling"]].drop_duplicates().itertuples(index=False)
-    places = [(int(layer), pooling) for layer, pooling in places]
-    width = sum(choice.dimension for choice in fold.study.choices([encoder], fold.fold))
-    share = max(1, width // len(places))
-    return np.hstack(fold.reduced([Choice(encoder, *place, share) for place in places]))
+    places = _places(it)[["encoder", "layer", "pooling"]].drop_duplicates()
+    share = max(1, sum(choice.dimension for choice in it.choices) // len(places))
+    places = places.itertuples(index=False)
+    return np.hstack(it.reduced([Choice(*place, dimension=share) for place in places]))
 
 
-def own_layers(fold: FoldFit, dimension: int) -> np.ndarray:
+def own_layers(it: FoldFit, dimension: int) -> np.ndarray:
     """x of the recipe, but that every target has as many components."""
-    chosen = fold.study.choices(fold.encoders, fold.fold)
-    return np.hstack(fold.reduced([replace(choice, dimension=dimension) for choice in chosen]))
+    return np.hstack(it.reduced([replace(choice, dimension=dimension) for choice in it.choices]))
 
 
-def _places(fold: FoldFit) -> pd.DataFrame:
+def _places(it: FoldFit) -> pd.DataFrame:
     """Cross-validated AUC of the fold's layers, constant states left out."""
-    table = fold.study.layer_auc(fold.encoders[0])
-    return table[table["fold"].eq(fold.fold) & ~table["constant"].astype(bool)]
+    table = it.study.layer_auc(it.encoders[0])
+    return table[table["fold"].eq(it.fold) & ~table["constant"].astype(bool)]
 
 
-def train_variant(fold: FoldFit, variant: Variant) -> Networks:
+def train_variant(it: FoldFit, variant: Variant) -> Networks:
     """Train a variant's networks on a fold's training rows, those of one shape together."""
-    p, Y = fold.study.parameters, fold.correct
-    x = variant.features(fold)
-    groups = np.arange(len(Y)) if variant.by_rows else fold.study.labels.group
-    settings = {"device": fold.study.training_device, **variant.settings}
-    ensemble = SharedTrunkEnsemble(p.n_seeds, p.n_seeds, random_state=p.seed, **settings)
-    targets = [[k] for k in range(Y.shape[1])] if variant.separate else [slice(None)]
-    heads = [
-        _networks(ensemble, x, Y[:, of], fold.split.train, groups) for of in track(targets, "Heads")
-    ]
+    x, Y = variant.features(it), it.labels.correct
+    groups = np.arange(len(Y)) if variant.by_rows else it.labels.group
+    parts = np.split(Y, Y.shape[1], axis=1) if variant.separate else [Y]
+    heads = [_train(it, variant, x, part, groups) for part in track(parts, "Heads")]
     p, *by_head = zip(*heads, strict=True)
     return Networks(np.concatenate(p, axis=2), *(np.column_stack(each) for each in by_head))
 
 
-def _networks(
-    ensemble: SharedTrunkEnsemble,
-    x: np.ndarray,
-    Y: np.ndarray,
-    train: np.ndarray,
-    groups: np.ndarray,
+def _train(
+    it: FoldFit, variant: Variant, x: np.ndarray, Y: np.ndarray, groups: np.ndarray
 ) -> tuple[np.ndarray, ...]:
     """Return P(correct), (S, N, K), and the loss, Brier score and epochs of each network, (S,)."""
-    rows = train[~np.isnan(Y[train]).all(axis=1)]  # what has no label teaches nothing
+    rows, n_seeds = labelled(it.split.train, Y), it.study.parameters.n_seeds
     if len(rows) == 0:
-        unknown = np.zeros(ensemble.n_seeds)
-        return np.full((ensemble.n_seeds, *Y.shape), 0.5), unknown, unknown, unknown
-    ensemble.fit(x[rows], Y[rows], groups[rows])
+        unknown = np.zeros(n_seeds)
+        return np.full((n_seeds, *Y.shape), 0.5), unknown, unknown, unknown
+    settings = {"keep": n_seeds, **variant.settings}
+    ensemble = train_networks(it.study.recipe(), x, Y, groups, rows, **settings)
     p = ensemble.predict_each(x)[np.argsort(ensemble.kept_)]  # in the order of seeds
     held = [rows[held] for held in ensemble.held_out_]
     briers = [np.nanmean((p[s, own] - Y[own]) ** 2) for s, own in enumerate(held)]
@@ -190,16 +180,18 @@ def _networks(
 def trained(study: Study, name: str) -> list[Networks]:
     """Return the networks of a variant, a key of `variants`, in each fold, trained once."""
     p, variant = study.parameters, variants(study)[name]
-    settings = [p.dimensions, p.criterion, p.inner_folds, p.n_seeds]
-    key = study.key(*settings) | {"variant": name, "states": study.activations().key}
+    settings = [name, p.dimensions, p.criterion, p.inner_folds, p.n_seeds]
 
     def train(fold: int) -> dict[str, np.ndarray]:
         return vars(train_variant(FoldFit(study, fold, [p.encoder]), variant))
 
-    return [
-        Networks(**study.arrays("ablation-networks", key | {"fold": fold}, partial(train, fold)))
+    found = [
+        study.arrays(
+            "ablation-networks", partial(train, fold), *settings, fold, encoders=[p.encoder]
+        )
         for fold in range(len(study.splits))
     ]
+    return [Networks(**arrays) for arrays in found]
 
 
 def configurations(study: Study, found: Mapping[str, list[Networks]]) -> dict[str, Predictions]:

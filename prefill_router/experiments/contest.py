@@ -1,13 +1,13 @@
 """The contest with the published recipe: candidates, choice on validation rows, one frozen winner.
 
 Candidates read all layers with three heads; the routers that read no more than they do take part,
-and so do the average and a greedy ensemble of all these. What is fitted on validation rows is
-scored there by cross-fitting, so that all scores compare.
+and so do the average and a greedy ensemble of all these. The ensemble is fitted on validation rows,
+and scored there by cross-fitting, so that all scores compare.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pandas as pd
@@ -24,11 +24,11 @@ from prefill_router.experiments.routers import (
     CONTROLS,
     ROUTERS,
     RouterSpec,
+    best_of,
     calibrate,
     configurations,
     predictions,
     router_names,
-    tuned,
 )
 from prefill_router.experiments.study import Study
 from prefill_router.metrics import pairwise_brier
@@ -45,16 +45,15 @@ STRENGTHS = (0.0001, 0.001, 0.01, 0.1)  # C of logistic regressions
 COLUMNS = 512
 """Columns of features that all layers share, for heads that are fitted step by step."""
 
-Fit = Callable[[np.ndarray, np.ndarray], Callable[[np.ndarray], np.ndarray]]
-
-
-CHALLENGERS = {
-    "ridge, all layers": RouterSpec(lambda it: it.recipe("ridge")),
-    "logistic, all layers": tuned(
-        lambda it: it.all_layers(COLUMNS), lambda it: [TargetLogistic(C) for C in STRENGTHS]
+CHALLENGERS = (
+    RouterSpec("ridge, all layers", lambda it: it.recipe("ridge")),
+    best_of(
+        "logistic, all layers",
+        lambda it: it.all_layers(COLUMNS),
+        lambda it: [TargetLogistic(C) for C in STRENGTHS],
     ),
-    "SharedTrunkNet, all layers": RouterSpec(lambda it: it.trunk(it.all_layers(COLUMNS))),
-}
+    RouterSpec("SharedTrunkNet, all layers", lambda it: it.trunk(it.all_layers(COLUMNS))),
+)
 
 
 def members(study: Study, full: bool) -> list[str]:
@@ -78,11 +77,10 @@ def contest(study: Study, full: bool) -> tuple[list[np.ndarray], pd.DataFrame]:
         configurations compared on validation rows. The best of many looks better on the rows that
         chose it than it is.
     """
-    sources = dict.fromkeys(CHALLENGERS, CHALLENGERS)
-    sources |= dict.fromkeys(members(study, full), ROUTERS)
-    fitted = {n: predictions(study, n, None, of, calibrated=False) for n, of in sources.items()}
+    specs = [*CHALLENGERS, *(ROUTERS[name] for name in members(study, full))]
+    fitted = {spec.name: predictions(study, spec, calibrated=False) for spec in specs}
     n_tried = 2 * len(study.splits)  # the average and the ensemble
-    n_tried += sum(configurations(study, name, of) for name, of in sources.items())
+    n_tried += sum(configurations(study, spec) for spec in specs)
     folds = [
         choose_candidate(study, fold, {name: p[fold] for name, p in fitted.items()})
         for fold in track(range(len(study.splits)), "Choosing a challenger")
@@ -122,22 +120,21 @@ def choose_candidate(
     """
     v = study.splits[fold].validation
     Y, groups = study.labels.correct[v], study.labels.group[v]
-    stack = np.stack(list(fitted.values()), axis=1)  # (N, M, K): rows first, as for one model
+    stack = np.stack(list(fitted.values()), axis=1)  # (N, M, K)
 
-    def ensemble(values: np.ndarray, labels: np.ndarray) -> Callable:
-        weights = greedy(values.swapaxes(0, 1), labels)
-        return lambda other: np.tensordot(other, weights, axes=(1, 0))
+    def mix(of: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """P(correct) by the ensemble that is best on some validation rows."""
+        weights = greedy(stack[v[rows]].swapaxes(0, 1), Y[rows])
+        return np.tensordot(of, weights, axes=(1, 0))
 
-    fits: dict[str, Fit] = {
-        name: (lambda values, labels, m=m: lambda other: other[:, m])
-        for m, name in enumerate(fitted)
-    }
-    fits |= {AVERAGE: lambda values, labels: lambda other: other.mean(axis=1), GREEDY: ensemble}
-    seed = study.parameters.seed
-    validated = {n: cross_fitted(fit, stack[v], Y, groups, seed) for n, fit in fits.items()}
-    scores = {n: np.nanmean(pairwise_brier(p, Y)) for n, p in validated.items()}
+    average = {**fitted, AVERAGE: stack.mean(axis=1)}
+    validated = {name: p[v] for name, p in average.items()} | {GREEDY: np.empty(Y.shape)}
+    for rows, held in _parts(groups, study.parameters.seed):
+        validated[GREEDY][held] = mix(stack[v[held]], rows)
+    scores = {name: np.nanmean(pairwise_brier(p, Y)) for name, p in validated.items()}
     winner = min(scores, key=scores.get)
-    return validated, winner, calibrate(study, fold, fits[winner](stack[v], Y)(stack))
+    p = mix(stack, np.arange(len(v))) if winner == GREEDY else average[winner]
+    return validated, winner, calibrate(study, fold, p)
 
 
 def greedy(stack: np.ndarray, Y: np.ndarray, n_steps: int = STEPS) -> np.ndarray:
@@ -177,20 +174,8 @@ def greedy(stack: np.ndarray, Y: np.ndarray, n_steps: int = STEPS) -> np.ndarray
     return best[1]
 
 
-def cross_fitted(
-    fit: Fit, values: np.ndarray, Y: np.ndarray, groups: np.ndarray, seed: int
-) -> np.ndarray:
-    """Return what models fitted on the other parts of the rows say of each row, (n, K).
-
-    Parameters
-    ----------
-    fit : callable
-        Maps values (n', ...) and labels to a function from values to P(correct).
-    values : ndarray, shape (n, ...)
-    Y : ndarray of shape (n, K)
-    groups : ndarray of shape (n,)
-        Rows that share a value are in the same part.
-    seed : int
+def _parts(groups: np.ndarray, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Deal validation rows into parts: yield the rows outside and inside each, groups kept whole.
 
     Raises
     ------
@@ -200,14 +185,10 @@ def cross_fitted(
     n_parts = min(PARTS, len(np.unique(groups)))
     if n_parts < 2:
         raise InputError(
-            f"All {len(Y)} validation queries are of one group, so that nothing fitted on some can "
-            "be scored on others; give more queries, or finer groups."
+            f"All {len(groups)} validation queries are of one group, so that nothing fitted on "
+            "some can be scored on others; give more queries, or finer groups."
         )
-    result = np.empty(Y.shape)
-    parts = GroupKFold(n_parts, shuffle=True, random_state=seed).split(values, groups=groups)
-    for fitted, held in parts:
-        result[held] = fit(values[fitted], Y[fitted])(values[held])
-    return result
+    return GroupKFold(n_parts, shuffle=True, random_state=seed).split(groups, groups=groups)
 
 
 def _validate(study: Study, p: Mapping[str, np.ndarray]) -> pd.DataFrame:

@@ -6,19 +6,22 @@ They are fitted on training rows and tuned on validation rows, and read by two h
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
+from prefill_router.baselines.classifiers import TargetLogistic
 from prefill_router.evaluation.results import Quantity, counted, results
 from prefill_router.experiments.comparison import compare_predictions
-from prefill_router.experiments.fold import FoldFit
-from prefill_router.experiments.routers import RouterSpec, predictions
+from prefill_router.experiments.fold import Features, FoldFit, tuned_by_target
+from prefill_router.experiments.routers import RouterSpec, fitted
 from prefill_router.experiments.study import Study
-from prefill_router.features.logistic import fit_logistic, predict_logistic
-from prefill_router.features.selection import Choice, choose
+from prefill_router.features.selection import choose
+from prefill_router.labels.splits import Split
 from prefill_router.metrics import brier, macro
 from prefill_router.progress import track
+from prefill_router.recipe import all_places
 
 LAST = "last layer only"
 ONE = "one layer per target"
@@ -33,9 +36,6 @@ PENALTIES = (0.001, 0.01, 0.1)
 PER_LAYER = 64
 """At most so many principal components of each layer and pooling are read by `ALL`."""
 
-Features = list[np.ndarray]
-"""What a head reads: one matrix (N, d_k) a target, or a single one (N, d) for all of them."""
-
 
 def compare_features(study: Study) -> pd.DataFrame:
     """Compare the feature sets of the main encoder and of all encoders by both heads, on test rows.
@@ -48,21 +48,19 @@ def compare_features(study: Study) -> pd.DataFrame:
         validation prefers; each `versus` the recipe: `ONE` of the main encoder by the same head. On
         validation rows the Brier score. And `TRIED`, configurations for each target, of each set.
     """
-    p = study.parameters
+    p, trained = study.parameters, study.trained_encoders
     sets = [(name, [p.encoder]) for name in (ONE, LAST, BY_J, ALL)]
-    if len(study.trained_encoders) > 1:
-        sets += [(name, study.trained_encoders) for name in (PAIRED, SEVERAL)]
-    if p.untrained:
-        sets.append((ONE, [p.untrained]))
-    tried = [
+    sets += [(name, trained) for name in (PAIRED, SEVERAL) if len(trained) > 1]
+    sets += [(ONE, [p.untrained])] if p.untrained else []
+    tried = results(
         counted(
             Quantity(TRIED, features, encoder=_encoder(encoders), split="train"),
             n_configurations(study, features, encoders),
         )
         for features, encoders in sets
-    ]
+    )
     found = [evaluate_sets(study, sets, head) for head in (LOGISTIC, TRUNK)]
-    return pd.concat([*found, results(tried)], ignore_index=True)
+    return pd.concat([*found, tried], ignore_index=True)
 
 
 def compare_layers(study: Study) -> pd.DataFrame:
@@ -86,22 +84,18 @@ def evaluate_sets(
     study: Study, sets: Sequence[tuple[str, Sequence[str]]], head: str
 ) -> pd.DataFrame:
     """Evaluate (features, encoders) by a head; the first is what the others are compared with."""
-    sets = {(features, _encoder(encoders)): encoders for features, encoders in sets}
-
-    def fitted(calibrated: bool) -> dict[tuple[str, str], list[np.ndarray]]:
-        return {
-            (features, name): predictions(
-                study, f"{features}, {head}", encoders, FEATURE_SETS, calibrated
-            )
-            for (features, name), encoders in track(sets.items(), f"Fitting feature sets, {head}")
-        }
-
-    first, *others = sets
-    compared = compare_predictions(study, fitted(True), [(name, first) for name in others])
+    by_set = {
+        (features, _encoder(encoders)): fitted(study, feature_set(features, head), encoders)
+        for features, encoders in track(sets, f"Fitting feature sets, {head}")
+    }
+    first, *others = by_set
+    p = {name: [fold["p"] for fold in folds] for name, folds in by_set.items()}
+    compared = compare_predictions(study, p, [(name, first) for name in others])
     held, labels = [split.validation for split in study.splits], study.labels.correct
     rows = []
-    for name, raw in fitted(False).items():  # not calibrated: that knows these rows
-        briers = [macro(brier(p[v], labels[v])) for p, v in zip(raw, held, strict=True)]
+    for name, folds in by_set.items():  # not calibrated: that knows these rows
+        pairs = zip(folds, held, strict=True)
+        briers = [macro(brier(fold["raw"][v], labels[v])) for fold, v in pairs]
         of = Quantity("Brier", name, split="validation", n=sum(map(len, held)))
         rows.append(counted(of, np.mean(briers)))
     found = pd.concat([compared, results(rows)], ignore_index=True)
@@ -130,24 +124,20 @@ def feature_candidates(it: FoldFit, features: str) -> list[Features]:
     -------
     list of Features
     """
-    encoder = it.encoders[0]
     study = it.study.like(criterion="J" if features == BY_J else "auc")  # whatever its own is
     if features in (ONE, PAIRED, BY_J):
-        return [FoldFit(study, it.fold, it.encoders).features_by_target()]
+        it = FoldFit(study, it.fold, it.encoders)
+        return [it.reduced(it.choices)]
     if features == SEVERAL:
         own = [FoldFit(study, it.fold, [name]).distinct_features() for name in it.encoders]
         return [[np.hstack(own)]]
+    encoder = it.encoders[0]
     if features == LAST:
         table = study.layer_auc(encoder)
         last = table["layer"].eq(table["layer"].max()) & table["fold"].eq(it.fold)
         return [it.reduced(choose(table[last]))]
-    states, widths = study.activations(encoder), layer_widths(study, encoder)
-    places = [
-        Choice(encoder, layer, pooling, widths[-1])
-        for layer in states.layers
-        for pooling in states.poolings
-    ]
-    blocks = it.reduced(places)
+    widths = layer_widths(study, encoder)
+    blocks = it.reduced([replace(c, dimension=widths[-1]) for c in all_places(it.states)])
     return [[np.hstack([block[:, :width] for block in blocks])] for width in widths]
 
 
@@ -172,69 +162,35 @@ def n_configurations(study: Study, features: str, encoders: Sequence[str]) -> in
     return sum(len(table) // n_tables for table in tables) + len(PENALTIES)
 
 
-def fit_set(it: FoldFit, features: str, head: str) -> np.ndarray:
-    """Return P(correct), (N, K), by a head on a feature set.
+def feature_set(features: str, head: str) -> RouterSpec:
+    """Return the router that reads a feature set by a head.
 
-    `LOGISTIC`: see `tuned_logistic`. `TRUNK`: the study's SharedTrunkNets on the candidate whose
-    mean Brier score with logistic heads is best on validation rows.
+    `LOGISTIC`: features and penalty are those that validation rows prefer for each target. `TRUNK`:
+    the study's SharedTrunkNets on the features with the best logistic heads on average.
     """
-    candidates, best = feature_candidates(it, features), 0
-    if head == LOGISTIC or len(candidates) > 1:
-        split = it.split
-        p, best = tuned_logistic(candidates, it.correct, split.train, split.validation)
-    return p if head == LOGISTIC else it.trunk(np.hstack(candidates[best]))
+
+    def fit(it: FoldFit) -> np.ndarray:
+        candidates, best = feature_candidates(it, features), 0
+        if head == LOGISTIC or len(candidates) > 1:
+            p, best = tuned_logistic(candidates, it.labels.correct, it.split)
+        return p if head == LOGISTIC else it.trunk(np.hstack(candidates[best]))
+
+    return RouterSpec(f"{features}, {head}", fit)
 
 
 def tuned_logistic(
-    candidates: Sequence[Features], Y: np.ndarray, train: np.ndarray, validation: np.ndarray
+    candidates: Sequence[Features], Y: np.ndarray, split: Split
 ) -> tuple[np.ndarray, int]:
-    """Fit logistic heads, and choose candidate and penalty by Brier score on validation rows.
+    """Choose features and penalty of logistic heads as `tuned_by_target` does."""
 
-    Parameters
-    ----------
-    candidates : sequence of Features
-    Y : ndarray of shape (N, K)
-        1 right, 0 wrong, NaN never asked.
-    train, validation : ndarray of int
-
-    Returns
-    -------
-    p : ndarray of shape (N, K)
-        Each target's P(correct) by what is best for it; by the first candidate and the strongest
-        penalty for a target without validation labels.
-    best : int
-        The candidate whose mean over targets is best.
-    """
-    p = np.stack([_logistic(features, Y, train) for features in candidates])
-    squares = (p[:, :, validation] - Y[validation]) ** 2
-    known = ~np.isnan(squares)
-    scores = np.where(known, squares, 0).sum(axis=2) / np.maximum(known.sum(axis=2), 1)
-    flat = scores.reshape(-1, Y.shape[1]).argmin(axis=0)
-    chosen = p.reshape(-1, *Y.shape)[flat, :, np.arange(Y.shape[1])].T
-    return chosen, int(scores.min(axis=1).mean(axis=1).argmin())
-
-
-def _logistic(features: Features, Y: np.ndarray, train: np.ndarray) -> np.ndarray:
-    """P(correct) of all rows by each penalty, (C, N, K)."""
-    targets = [slice(None)] if len(features) == 1 else [slice(k, k + 1) for k in range(Y.shape[1])]
-    parts = []
-    for X, of in zip(features, targets, strict=True):
-        # A rotation changes no prediction under this penalty; the solver likes principal axes.
+    def rotated(X: np.ndarray) -> np.ndarray:
+        """Turn to principal axes, which the solver likes; that changes no prediction."""
         X = X.astype(np.float64)
-        X = X @ np.linalg.eigh(X[train].T @ X[train])[1]
-        fits = [fit_logistic(X[train], Y[train, of], C) for C in PENALTIES]
-        parts.append([predict_logistic(X, *fit) for fit in fits])
-    return np.concatenate(parts, axis=2)
+        return X @ np.linalg.eigh(X[split.train].T @ X[split.train])[1]
+
+    sets = [[rotated(X) for X in features] for features in candidates]
+    return tuned_by_target(sets, [TargetLogistic(C) for C in PENALTIES], Y, split)
 
 
 def _encoder(encoders: Sequence[str]) -> str:
     return encoders[0] if len(encoders) == 1 else ""
-
-
-FEATURE_SETS = {
-    f"{features}, {head}": RouterSpec(
-        lambda it, features=features, head=head: fit_set(it, features, head)
-    )
-    for features in (LAST, ONE, BY_J, ALL, PAIRED, SEVERAL)
-    for head in (LOGISTIC, TRUNK)
-}

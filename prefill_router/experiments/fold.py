@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save_file
+import pandas as pd
 from sklearn.base import BaseEstimator
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import StandardScaler, normalize
-from sklearn.utils.validation import has_fit_parameter
 
-from prefill_router.baselines.text_classifier import TextClassifier
 from prefill_router.experiments.study import Study
+from prefill_router.extraction.activations import Activations
 from prefill_router.features import TargetFeatures
+from prefill_router.features.components import fit_components
 from prefill_router.features.selection import Choice
+from prefill_router.labels import Labels
 from prefill_router.labels.splits import Split
 from prefill_router.recipe import all_places, fit_predictor
-from prefill_router.recipe.heads import predict_each_network
-from prefill_router.trunk import SharedTrunkEnsemble
+from prefill_router.recipe.heads import predict_each_network, train_networks, tuned
 
-ENSEMBLE, NETWORKS = "trunk.safetensors", "networks.safetensors"
+Features = list[np.ndarray]
+"""What a head reads: one matrix (N, d_k) a target, or a single one (N, d) for all of them."""
 
 
 @dataclass(frozen=True)
@@ -36,22 +36,22 @@ class FoldFit:
     fold : int
     encoders : sequence of str
         Whose states are read.
-    directory : pathlib.Path, optional
-        Where the recipe's networks, and what each of them predicts, are kept.
-    tried : list of int
-        Settings compared on validation rows, each time some were.
+    kept : dict of str to ndarray
+        What is kept beside P(correct): ``tried``, how many settings were compared on validation
+        rows. Of the recipe's S networks the losses in each epoch on rows that ``train`` and rows
+        that stop them (``validation``), (S, epochs), NaN after the last; the numbers of the M that
+        are ``chosen``, (M,), and P(correct) by each of these ``networks``, (N, M, K).
     """
 
     study: Study
     fold: int
     encoders: Sequence[str] = ()
-    directory: Path | None = None
-    tried: list[int] = field(default_factory=list)
+    kept: dict[str, np.ndarray] = field(default_factory=lambda: {"tried": np.zeros((), int)})
 
     @property
-    def correct(self) -> np.ndarray:
-        """The labels, (N, K)."""
-        return self.study.labels.correct
+    def labels(self) -> Labels:
+        """The study's labels."""
+        return self.study.labels
 
     @property
     def split(self) -> Split:
@@ -63,47 +63,49 @@ class FoldFit:
         """The study's seed."""
         return self.study.parameters.seed
 
+    @property
+    def choices(self) -> list[Choice]:
+        """The place and dimension chosen for each target on training rows."""
+        return self.study.choices(self.encoders, self.fold)
+
+    @property
+    def states(self) -> Mapping[str, Activations]:
+        """The states of the encoders, by name."""
+        return self.study.states(self.encoders)
+
     # -- features of all N rows ---------------------------------------------------------------
 
     def features(self) -> np.ndarray:
         """x = [f_1 | ... | f_K], chosen and fitted on training rows."""
-        return np.hstack(self.features_by_target())
+        return np.hstack(self.reduced(self.choices))
 
-    def features_by_target(self) -> list[np.ndarray]:
-        """f_1, ..., f_K, each (N, d_k)."""
-        return self.reduced(self.study.choices(self.encoders, self.fold))
+    def reduced(self, choices: Sequence[Choice]) -> Features:
+        """Return the features of each choice, (N, d), fitted on training rows."""
+        return TargetFeatures(choices).fit(self.states, self.split.train).transform(self.states)
 
     def distinct_features(
         self, most: int | None = None, targets: Sequence[int] | None = None
     ) -> np.ndarray:
-        """The same without repeats, for heads that gain nothing from reading a column twice.
+        """x without repeats, for heads that gain nothing from reading a column twice.
 
         Of each layer and pooling `most` components are taken at most; `targets` leaves out what was
         chosen for others than these.
         """
-        largest: dict[tuple, Choice] = {}
-        choices = self.study.choices(self.encoders, self.fold)
-        for choice in choices if targets is None else [choices[k] for k in targets]:
-            place = (choice.encoder, choice.layer, choice.pooling)
-            if place not in largest or choice.dimension > largest[place].dimension:
-                dimension = min(choice.dimension, most or choice.dimension)
-                largest[place] = replace(choice, dimension=dimension)
-        return np.hstack(self.reduced(list(largest.values())))
+        chosen = self.choices
+        capped = [
+            replace(choice, dimension=min(choice.dimension, most or choice.dimension))
+            for choice in (chosen if targets is None else [chosen[k] for k in targets])
+        ]
+        components = fit_components(capped, self.states, self.split.train)
+        return components.features(components.read(self.states))
 
     def all_layers(self, n_columns: int) -> np.ndarray:
         """Every layer and pooling of every encoder read; they share `n_columns` evenly."""
-        places = all_places(self.study.states(self.encoders), n_columns)
-        return np.hstack(self.reduced(places))
-
-    def reduced(self, choices: Sequence[Choice]) -> list[np.ndarray]:
-        """Return the features of each choice, (N, d), fitted on training rows."""
-        states = self.study.states({choice.encoder for choice in choices})
-        return TargetFeatures(choices).fit(states, self.split.train).transform(states)
+        return np.hstack(self.reduced(all_places(self.states, n_columns)))
 
     def random_features(self) -> np.ndarray:
         """Standard normal numbers in place of x, of its shape."""
-        rng = np.random.default_rng(self.seed)
-        return rng.normal(size=self.features().shape)
+        return np.random.default_rng(self.seed).normal(size=self.features().shape)
 
     def embedding(self) -> np.ndarray:
         """One unit vector a query that says what it is about, (N, D)."""
@@ -116,7 +118,7 @@ class FoldFit:
 
     def latent_semantics(self) -> np.ndarray:
         """Unit vectors, (N, at most 100), of the words in each query."""
-        texts, train = self.study.labels.question, self.split.train
+        texts, train = self.labels.question, self.split.train
         words = TfidfVectorizer(sublinear_tf=True, token_pattern=r"\S+").fit(texts[train])
         counts = words.transform(texts)
         dimension = min(100, min(counts[train].shape) - 1)
@@ -126,94 +128,93 @@ class FoldFit:
     def standardised_embedding(self) -> np.ndarray:
         """The embedding with every column standardised on training rows, (N, D)."""
         embedding = self.embedding()
-        scaler = StandardScaler().fit(embedding[self.split.train])
-        return scaler.transform(embedding)
-
-    def texts(self) -> np.ndarray:
-        """The queries themselves, (N,)."""
-        return self.study.labels.question
-
-    def benchmarks(self) -> np.ndarray:
-        """The benchmark of every query, (N,)."""
-        return self.study.labels.benchmark
+        return StandardScaler().fit(embedding[self.split.train]).transform(embedding)
 
     def lengths(self) -> np.ndarray:
         """Prompt tokens and characters of every query, (N, 2)."""
-        characters = [len(question) for question in self.study.labels.question]
+        characters = [len(question) for question in self.labels.question]
         return np.column_stack([self.study.activations().n_tokens, characters])
 
     # -- P(correct) of all N rows, not calibrated ---------------------------------------------
 
     def recipe(self, head: str = "trunk", shuffle: bool = False) -> np.ndarray:
         """P(correct) by the recipe, its training labels shuffled between queries if asked for."""
-        study, Y = self.study, self.correct
+        Y, train, recipe = self.labels.correct, self.split.train, self.study.recipe(head)
         if shuffle:
-            Y, train = Y.copy(), self.split.train
-            rng = np.random.default_rng(self.seed)
-            Y[train] = Y[train][rng.permutation(len(train))]
-        states, choices = study.states(self.encoders), study.choices(self.encoders, self.fold)
-        recipe = study.recipe(head)
-        fitted = fit_predictor(recipe, Y, study.labels.group, states, self.split, choices)
-        self.tried.append(fitted.n_tried)
+            Y = Y.copy()
+            Y[train] = Y[np.random.default_rng(self.seed).permutation(train)]
+        fitted = fit_predictor(recipe, Y, self.labels.group, self.states, self.split, self.choices)
+        self.count(fitted.n_tried)
         predictor = fitted.predictor
-        features = predictor.features(predictor.read(states))
-        if self.directory and predictor.head == "trunk":
-            fitted.model.save(self.directory / ENSEMBLE)
-            each = np.moveaxis(predict_each_network(predictor.tensors, features), 0, 1)
-            save_file({"p": each.copy("C")}, self.directory / NETWORKS)
+        features = predictor.features(predictor.read(self.states))
+        if head == "trunk":
+            each = predict_each_network(predictor.tensors, features)
+            self.kept["networks"] = np.moveaxis(each, 0, 1)
+            self.kept["chosen"] = np.array(fitted.model.kept_)
+            for part in ("train", "validation"):
+                losses = pd.DataFrame([history[part] for history in fitted.model.histories_])
+                self.kept[part] = losses.to_numpy()
         return predictor.raw(features)
 
     def trunk(self, x: np.ndarray) -> np.ndarray:
         """P(correct) by SharedTrunkNets on other features than the recipe's."""
-        return self.ensemble(x, self.correct).predict_proba(x)
+        correct, group = self.labels.correct, self.labels.group
+        ensemble = train_networks(self.study.recipe(), x, correct, group, self.split.train)
+        return ensemble.predict_proba(x)
 
-    def ensemble(self, x: np.ndarray, Y: np.ndarray) -> SharedTrunkEnsemble:
-        """Train SharedTrunkNets on the training rows of `x` with a label in Y (N, M)."""
-        p, train, device = self.study.parameters, self.split.train, self.study.training_device
-        rows = train[~np.isnan(Y[train]).all(axis=1)]
-        ensemble = SharedTrunkEnsemble(p.n_seeds, p.keep, random_state=p.seed, device=device)
-        return ensemble.fit(x[rows], Y[rows], self.study.labels.group[rows])
-
-    def tuned(
-        self,
-        X: np.ndarray,
-        candidates: Sequence[BaseEstimator],
-        Y: np.ndarray | None = None,
-    ) -> np.ndarray:
-        """P(correct) by the candidate with the least Brier score on validation rows.
-
-        Candidates whose `fit` takes groups, to cut off an inner part, get them. `Y` (N, M) are
-        other labels than those of all targets.
-        """
-        split, Y = self.split, self.correct if Y is None else Y
-        self.tried.append(len(candidates))
-        fitted = []
-        for candidate in candidates:
-            grouped = has_fit_parameter(candidate, "groups")
-            extra = [self.study.labels.group[split.train]] if grouped else []
-            fitted.append(candidate.fit(X[split.train], Y[split.train], *extra))
-        scores = [
-            np.nanmean((model.predict_proba(X[split.validation]) - Y[split.validation]) ** 2)
-            for model in fitted
-        ]
-        return fitted[int(np.argmin(scores))].predict_proba(X)
+    def tuned(self, X: np.ndarray, candidates: Sequence[BaseEstimator]) -> np.ndarray:
+        """P(correct) by the candidate with the least Brier score on validation rows."""
+        self.count(len(candidates))
+        best = tuned(candidates, X, self.labels.correct, self.split, self.labels.group)
+        return best.predict_proba(X)
 
     def tuned_by_target(self, candidates: Sequence[BaseEstimator]) -> np.ndarray:
         """P(correct), each target's from its own f_k by the candidate that is best for it."""
-        by_target = zip(self.features_by_target(), self.correct.T, strict=True)
-        return np.hstack([self.tuned(f, candidates, Y=labels[:, None]) for f, labels in by_target])
+        self.count(len(candidates) * self.labels.n_targets)
+        sets = [self.reduced(self.choices)]
+        return tuned_by_target(sets, candidates, self.labels.correct, self.split)[0]
 
-    def text_classifiers(self, learning_rates: Sequence[float]) -> list[TextClassifier]:
-        """Classifiers to be fine-tuned from the encoder that is read."""
-        p = self.study.parameters
-        return [
-            TextClassifier(
-                self.study.source(self.encoders[0]),
-                learning_rate=learning_rate,
-                max_tokens=p.max_tokens or None,
-                truncation=p.truncation,
-                random_state=p.seed,
-                device=self.study.training_device,
-            )
-            for learning_rate in learning_rates
-        ]
+    def count(self, n_tried: int) -> None:
+        """Count settings that are compared on validation rows."""
+        self.kept["tried"] += n_tried
+
+
+def tuned_by_target(
+    sets: Sequence[Features], candidates: Sequence[BaseEstimator], Y: np.ndarray, split: Split
+) -> tuple[np.ndarray, int]:
+    """Choose features and candidate for each target by Brier score on validation rows.
+
+    Parameters
+    ----------
+    sets : sequence of Features
+    candidates : sequence of estimators
+        Fitted to training rows.
+    Y : ndarray of shape (N, K)
+        1 right, 0 wrong, NaN never asked.
+    split : Split
+
+    Returns
+    -------
+    p : ndarray of shape (N, K)
+        Each target's P(correct) by what is best for it; by the first features and candidate for a
+        target without validation labels.
+    best : int
+        The features whose mean over targets is best.
+    """
+    p = np.array([[_predict(of, model, Y, split.train) for model in candidates] for of in sets])
+    squares = (p[:, :, split.validation] - Y[split.validation]) ** 2
+    known = ~np.isnan(squares)
+    scores = np.where(known, squares, 0).sum(axis=2) / np.maximum(known.sum(axis=2), 1)
+    targets = np.arange(Y.shape[1])
+    flat = scores.reshape(-1, len(targets)).argmin(axis=0)
+    chosen = p.reshape(-1, *Y.shape)[flat, :, targets].T
+    return chosen, int(scores.min(axis=1).mean(axis=1).argmin())
+
+
+def _predict(
+    features: Features, model: BaseEstimator, Y: np.ndarray, train: np.ndarray
+) -> np.ndarray:
+    """P(correct), (N, K), of each target by its own features, or of all by the same."""
+    parts = np.split(Y, len(features), axis=1)
+    fitted = zip(features, parts, strict=True)
+    return np.hstack([model.fit(X[train], y[train]).predict_proba(X) for X, y in fitted])

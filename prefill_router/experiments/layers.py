@@ -8,8 +8,9 @@ resample groups of queries, and what is compared is compared on the same resampl
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from operator import itemgetter
 
 import numpy as np
 import pandas as pd
@@ -35,9 +36,6 @@ MISSED = "searches that miss the best layer"
 ALL = "all"
 """In place of a pooling: the states of all poolings together."""
 TERNARY = "ternary search"
-
-Statistic = Callable[[np.ndarray], np.ndarray]
-"""From AUCs (B, M) of the M heads, on B resamples, to one number for each resample."""
 
 
 def layer_heads(study: Study, encoder: str) -> pd.DataFrame:
@@ -83,16 +81,15 @@ def training_ranking(study: Study, encoder: str) -> pd.DataFrame:
         Results of `SPEARMAN` and `LOST` as in `held_out_ranking`: without an interval for each
         target; that of their mean resamples targets. `n` counts layers.
     """
-    heads = layer_heads(study, encoder)
+    heads, targets = layer_heads(study, encoder), study.labels.targets
     about = Quantity("", encoder=encoder, split="train", n=heads["layer"].nunique())
-    areas = heads["auc"].to_numpy()[None]
-    values = {of: f(areas)[0] for of, f in _rankings(heads, study.labels.targets, about).items()}
-    found = [results(counted(of, value) for of, value in values.items() if of.target)]
+    values = _rankings(heads, heads["auc"].to_numpy()[None], targets, about)
+    found = [results(counted(of, value[0]) for of, value in values.items() if of.target)]
     for mean in (of for of in values if not of.target):
-        by_target = np.array([values[replace(mean, target=t)] for t in study.labels.targets])
+        by_target = np.array([values[replace(mean, target=t)][0] for t in targets])
         known = by_target[~np.isnan(by_target)]  # constant targets have no AUC
         columns = {"mean": known if len(known) else by_target}
-        found.append(estimate(columns, {mean: lambda m: m["mean"]}, seed=study.parameters.seed))
+        found.append(estimate(columns, {mean: itemgetter("mean")}, seed=study.parameters.seed))
     return pd.concat(found, ignore_index=True)
 
 
@@ -115,24 +112,28 @@ def held_out_ranking(study: Study, encoder: str) -> pd.DataFrame:
           With one split it is chosen on other rows, and not biased by the choice. A minimum lies
           low, the more so on resamples: below 0 it does not show that there is one peak.
     """
-    heads = layer_heads(study, encoder)
+    heads, targets = layer_heads(study, encoder), study.labels.targets
     scores, correct = held_out_scores(study, encoder, heads)
     groups = study.labels.group[np.concatenate([split.validation for split in study.splits])]
     about = Quantity("", encoder=encoder, split="validation", n=len(groups))
-    asked = {
-        replace(about, metric="AUC", layer=layer, pooling=pooling): _area(here)
-        for (pooling, layer), here in heads.dropna(subset="auc").groupby(["pooling", "layer"])
-    }
-    rankings = _rankings(heads, study.labels.targets, about)
-    white = replace(about, metric=SPEARMAN, router="J_white", pooling=ALL)
-    plain = rankings[replace(white, router="J")]
-    asked |= rankings
-    asked[replace(white, versus="J")] = lambda areas: rankings[white](areas) - plain(areas)
-    for pooling, of in heads.dropna(subset="auc").groupby("pooling"):
-        asked[replace(about, metric=DIP, pooling=pooling)] = _dip(of)
+    with_auc = heads.dropna(subset="auc")
+
+    def asked(areas: np.ndarray) -> dict[Quantity, np.ndarray]:
+        found = {
+            replace(about, metric="AUC", layer=layer, pooling=pooling): _area(here, areas)
+            for (pooling, layer), here in with_auc.groupby(["pooling", "layer"])
+        }
+        found |= _rankings(heads, areas, targets, about)
+        of = [replace(about, metric=SPEARMAN, router=j, pooling=ALL) for j in ("J_white", "J")]
+        found[replace(of[0], versus="J")] = found[of[0]] - found[of[1]]
+        for pooling, here in with_auc.groupby("pooling"):
+            found[replace(about, metric=DIP, pooling=pooling)] = _dip(here, areas)
+        return found
+
+    quantities = tuple(asked(heads["auc"].to_numpy()[None]))
     return estimate(
         {"AUC": Ranking(scores, correct)},
-        {of: lambda m, f=statistic: f(m["AUC"]) for of, statistic in asked.items()},
+        {quantities: lambda m: np.column_stack(list(asked(m["AUC"]).values()))},
         groups,
         n_resamples=few(study.parameters.n_resamples),
         seed=study.parameters.seed,
@@ -188,11 +189,12 @@ def ternary_search_losses(study: Study, encoder: str) -> pd.DataFrame:
     if not lost:
         return results()
     about = Quantity("", TERNARY, encoder=encoder, split="train", n=sum(map(len, lost.values())))
+    by_target = [np.array(values) for values in lost.values()]
     columns = {
-        replace(about, metric=MISSED): np.array([np.mean(np.array(x) > 0) for x in lost.values()]),
-        replace(about, metric=LOST): np.array([np.mean(x) for x in lost.values()]),
+        MISSED: np.array([np.mean(values > 0) for values in by_target]),
+        LOST: np.array([np.mean(values) for values in by_target]),
     }
-    means = {of: lambda m, of=of: m[of] for of in columns}
+    means = {replace(about, metric=metric): itemgetter(metric) for metric in columns}
     return estimate(columns, means, seed=study.parameters.seed)
 
 
@@ -245,70 +247,66 @@ def deepest_dip(profile: np.ndarray) -> tuple[int, int, int] | None:
 
 
 def _rankings(
-    heads: pd.DataFrame, targets: Sequence[str], about: Quantity
-) -> dict[Quantity, Statistic]:
+    heads: pd.DataFrame, areas: np.ndarray, targets: Sequence[str], about: Quantity
+) -> dict[Quantity, np.ndarray]:
     """How each of `RANKERS` orders layers, by target and on average: `SPEARMAN` and `LOST`.
 
-    Of the heads of one fold and target that a search would choose among: those with an AUC.
+    Of the heads of one fold and target that a search would choose among, those with an AUC; (B,)
+    each, by their AUCs (B, M) in B resamples.
     """
-    asked = {}
-    with_auc = heads.dropna(subset="auc")
+    found = {}
+    with_auc, poolings = heads.dropna(subset="auc"), [*heads["pooling"].unique(), ALL]
     for k, target in [*enumerate(targets), (None, "")]:
         mine = with_auc if k is None else with_auc[with_auc["target"] == k]
         every = [rows for _, rows in mine.groupby(["fold", "target"])]
         for ranker, column in RANKERS.items():
             of = replace(about, router=ranker, target=target)
-            for pooling in [*heads["pooling"].unique(), ALL]:
+            for pooling in poolings:
                 profiles = [p[p["pooling"].eq(pooling) | (pooling == ALL)] for p in every]
-                spearman = _mean(_spearman(p, column) for p in profiles if len(p))
-                asked[replace(of, metric=SPEARMAN, pooling=pooling)] = spearman
+                each = [_spearman(p, column, areas) for p in profiles if len(p)]
+                found[replace(of, metric=SPEARMAN, pooling=pooling)] = _mean(each, areas)
             if ranker != CROSS_VALIDATED:
-                asked[replace(of, metric=LOST)] = _mean(_loss(p, column) for p in every)
-    return asked
+                each = [_loss(p, column, areas) for p in every]
+                found[replace(of, metric=LOST)] = _mean(each, areas)
+    return found
+
+
+def _mean(each: Sequence[np.ndarray], areas: np.ndarray) -> np.ndarray:
+    """Mean of the statistics that are defined."""
+    return macro(np.column_stack(each or [_undefined(areas)]))
 
 
 def _undefined(areas: np.ndarray) -> np.ndarray:
     return np.full(len(areas), np.nan)
 
 
-def _mean(statistics: Iterable[Statistic]) -> Statistic:
-    """Mean of the statistics that are defined."""
-    each = list(statistics) or [_undefined]
-    return lambda areas: macro(np.column_stack([statistic(areas) for statistic in each]))
-
-
-def _area(heads: pd.DataFrame) -> Statistic:
+def _area(heads: pd.DataFrame, areas: np.ndarray) -> np.ndarray:
     """Mean AUC of heads."""
-    return lambda areas: macro(areas[:, heads.index])
+    return macro(areas[:, heads.index])
 
 
-def _spearman(heads: pd.DataFrame, probe: str) -> Statistic:
-    """Rank correlation of a probe with the AUCs (B, M) of its heads."""
+def _spearman(heads: pd.DataFrame, probe: str, areas: np.ndarray) -> np.ndarray:
+    """Rank correlation of a probe with the AUCs of its heads."""
     ranks = rankdata(heads[probe])
     ranks = ranks - ranks.mean()
-
-    def statistic(areas: np.ndarray) -> np.ndarray:
-        theirs = rankdata(areas[:, heads.index], axis=1, nan_policy="propagate")
-        theirs = theirs - theirs.mean(axis=1, keepdims=True)
-        return ratio(theirs @ ranks, np.sqrt(np.sum(theirs**2, axis=1) * np.sum(ranks**2)))
-
-    return statistic
+    theirs = rankdata(areas[:, heads.index], axis=1, nan_policy="propagate")
+    theirs = theirs - theirs.mean(axis=1, keepdims=True)
+    return ratio(theirs @ ranks, np.sqrt(np.sum(theirs**2, axis=1) * np.sum(ranks**2)))
 
 
-def _loss(heads: pd.DataFrame, probe: str) -> Statistic:
+def _loss(heads: pd.DataFrame, probe: str, areas: np.ndarray) -> np.ndarray:
     """AUC of the head that cross-validation chooses minus that of the head the probe chooses."""
     values = -heads[probe] if probe == "anisotropy" else heads[probe]
     if values.isna().all():
-        return _undefined
-    by_auc, by_probe = heads["auc"].idxmax(), values.idxmax()
-    return lambda areas: areas[:, by_auc] - areas[:, by_probe]
+        return _undefined(areas)
+    return areas[:, heads["auc"].idxmax()] - areas[:, values.idxmax()]
 
 
-def _dip(heads: pd.DataFrame) -> Statistic:
+def _dip(heads: pd.DataFrame, areas: np.ndarray) -> np.ndarray:
     """Depth of the valley that training rows show between two peaks, in AUC of held-out rows."""
     layers = [rows for _, rows in heads.groupby("layer")]
     at = deepest_dip(np.array([rows["auc"].mean() for rows in layers]))
     if at is None:
-        return _undefined
-    left, valley, right = (_area(layers[place]) for place in at)
-    return lambda areas: np.minimum(left(areas), right(areas)) - valley(areas)
+        return _undefined(areas)
+    left, valley, right = (_area(layers[place], areas) for place in at)
+    return np.minimum(left, right) - valley

@@ -118,10 +118,11 @@ def label_budget(study: Study, most: int = 6) -> pd.DataFrame:
     if not sizes:
         return results()
     settings = (p.n_seeds, p.dimensions, p.criterion, p.inner_folds, sizes)
-    key = study.key(*settings) | {"states": study.activations().key}
 
     found = [
-        study.arrays("new-target", key | {"target": k}, partial(predict_new, study, k, sizes))
+        study.arrays(
+            "new-target", partial(predict_new, study, k, sizes), *settings, k, encoders=[p.encoder]
+        )
         for k in track(range(n_targets), "Adding targets")
     ]
     return evaluate_budget(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
 
 from prefill_router.baselines.averages import (
     BenchmarkAware,
@@ -23,12 +22,12 @@ from prefill_router.baselines.classifiers import (
     TfidfLogistic,
 )
 from prefill_router.baselines.latent import ItemResponse, MatrixFactorisation
-from prefill_router.experiments.fold import ENSEMBLE, NETWORKS, FoldFit
+from prefill_router.baselines.text_classifier import TextClassifier
+from prefill_router.experiments.fold import FoldFit
 from prefill_router.experiments.study import Study
 from prefill_router.progress import track
 from prefill_router.recipe.calibration import fit_calibration
 from prefill_router.recipe.heads import STRENGTHS
-from prefill_router.storage import read_json, write_json
 from prefill_router.trunk import SharedTrunkEnsemble
 
 PRIMARY = "SharedTrunkNet"
@@ -52,7 +51,6 @@ ACCURACY = "training accuracy"
 CONTROLS = (UNTRAINED, SHUFFLED, RANDOM_FEATURES)
 TREE_COLUMNS = 64
 """Leading components of a layer that trees read: their time grows with every column."""
-TRIED = "configurations.json"
 CPU_EPOCH = 2e12
 """Operations: about a minute on one core; a study's fine-tuning has up to 36 epochs a fold."""
 
@@ -63,43 +61,54 @@ class RouterSpec:
 
     Attributes
     ----------
+    name : str
     fit : callable
         From a fold to P(correct) of all rows, (N, K), not calibrated.
     reads : callable
-        From a study to the encoders whose states are read.
+        From a study to the encoders whose states are read, or to None where it does not have what
+        the router needs, or cannot afford it.
     full : bool
         Whether it takes too long for every default study.
-    allowed : callable
-        Whether a study has what it needs, and can afford it.
     """
 
+    name: str
     fit: Callable[[FoldFit], np.ndarray]
-    reads: Callable[[Study], Sequence[str]] = lambda study: [study.parameters.encoder]
+    reads: Callable[[Study], Sequence[str] | None] = lambda study: [study.parameters.encoder]
     full: bool = False
-    allowed: Callable[[Study], bool] = lambda study: True
 
 
-def tuned(
-    inputs: Callable[[FoldFit], np.ndarray], candidates: Callable[[FoldFit], list], **spec: Any
+def best_of(
+    name: str,
+    inputs: Callable[[FoldFit], np.ndarray],
+    candidates: Callable[[FoldFit], list],
+    **spec: Any,
 ) -> RouterSpec:
     """Return the router that is the best of some candidates on validation rows."""
-    return RouterSpec(lambda it: it.tuned(inputs(it), candidates(it)), **spec)
+    return RouterSpec(name, lambda it: it.tuned(inputs(it), candidates(it)), **spec)
 
 
-def can_fine_tune(study: Study) -> bool:
-    """Return whether an epoch of fine-tuning the main encoder takes at most `CPU_EPOCH`.
+def fine_tunable(study: Study) -> list[str] | None:
+    """Return the main encoder, if an epoch of its fine-tuning takes at most `CPU_EPOCH`.
 
     Training takes six operations a token and parameter; a block of width D has about 12 D^2
     parameters. The same on every device, for routers that are compared are hypotheses.
     """
     states = study.activations()
     parameters = 12 * max(states.layers) * states.width**2
-    return 6 * parameters * states.n_tokens.sum() <= CPU_EPOCH
+    affordable = 6 * parameters * states.n_tokens.sum() <= CPU_EPOCH
+    return [study.parameters.encoder] if affordable else None
 
 
-def _embedding(study: Study) -> list[str]:
-    embedding = study.parameters.embedding
-    return [] if embedding == "lsa" else [embedding]
+def _classifiers(it: FoldFit) -> list[TextClassifier]:
+    study, p = it.study, it.study.parameters
+    settings = {
+        "max_tokens": p.max_tokens or None,
+        "truncation": p.truncation,
+        "random_state": p.seed,
+        "device": study.training_device,
+    }
+    source = study.source(p.encoder)
+    return [TextClassifier(source, learning_rate=r, **settings) for r in (1e-4, 3e-4, 1e-3)]
 
 
 def _mlps(it: FoldFit) -> list[SharedTrunkEnsemble]:
@@ -110,106 +119,130 @@ def _mlps(it: FoldFit) -> list[SharedTrunkEnsemble]:
     ]
 
 
-ROUTERS = {
-    PRIMARY: RouterSpec(FoldFit.recipe),
-    PAIRED: RouterSpec(
-        FoldFit.recipe,
-        lambda study: study.trained_encoders,
-        allowed=lambda study: len(study.trained_encoders) > 1,
-    ),
-    UNTRAINED: RouterSpec(
-        FoldFit.recipe,
-        lambda study: [study.parameters.untrained],
-        allowed=lambda study: bool(study.parameters.untrained),
-    ),
-    SHUFFLED: RouterSpec(lambda it: it.recipe(shuffle=True)),
-    RANDOM_FEATURES: RouterSpec(lambda it: it.trunk(it.random_features()), full=True),
-    LOGISTIC: RouterSpec(lambda it: it.recipe("logistic")),
-    OWN: RouterSpec(lambda it: it.tuned_by_target([TargetLogistic(C) for C in STRENGTHS])),
-    TREES: tuned(
+def _texts(it: FoldFit) -> np.ndarray:
+    return it.labels.question
+
+
+def _embedding(study: Study) -> list[str]:
+    embedding = study.parameters.embedding
+    return [] if embedding == "lsa" else [embedding]
+
+
+def _trained(study: Study) -> list[str] | None:
+    return study.trained_encoders if len(study.trained_encoders) > 1 else None
+
+
+def _untrained(study: Study) -> list[str] | None:
+    return [study.parameters.untrained] if study.parameters.untrained else None
+
+
+of_embedding = partial(best_of, inputs=FoldFit.embedding, reads=_embedding)
+SPECS = (
+    RouterSpec(PRIMARY, FoldFit.recipe),
+    RouterSpec(PAIRED, FoldFit.recipe, _trained),
+    RouterSpec(UNTRAINED, FoldFit.recipe, _untrained),
+    RouterSpec(SHUFFLED, lambda it: it.recipe(shuffle=True)),
+    RouterSpec(RANDOM_FEATURES, lambda it: it.trunk(it.random_features()), full=True),
+    RouterSpec(LOGISTIC, lambda it: it.recipe("logistic")),
+    RouterSpec(OWN, lambda it: it.tuned_by_target([TargetLogistic(C) for C in STRENGTHS])),
+    best_of(
+        TREES,
         lambda it: it.distinct_features(TREE_COLUMNS),
         lambda it: [
             TargetTrees(n, leaves, random_state=it.seed) for n in (100, 300) for leaves in (4, 16)
         ],
         full=True,
     ),
-    TFIDF: tuned(FoldFit.texts, lambda it: [TfidfLogistic(C) for C in (0.1, 0.3, 1, 3, 10)]),
-    NEIGHBOURS: tuned(
-        FoldFit.embedding,
-        lambda it: [NearestNeighbours(k) for k in (5, 10, 20, 50, 100)],
-        reads=_embedding,
+    best_of(TFIDF, _texts, lambda it: [TfidfLogistic(C) for C in (0.1, 0.3, 1, 3, 10)]),
+    of_embedding(
+        NEIGHBOURS, candidates=lambda it: [NearestNeighbours(k) for k in (5, 10, 20, 50, 100)]
     ),
-    CLUSTERS: tuned(
-        FoldFit.embedding,
-        lambda it: [Clusters(n, random_state=it.seed) for n in (8, 16, 32, 64)],
-        reads=_embedding,
+    of_embedding(
+        CLUSTERS, candidates=lambda it: [Clusters(n, random_state=it.seed) for n in (8, 16, 32, 64)]
     ),
-    FACTORS: tuned(
-        FoldFit.embedding,
-        lambda it: [
+    of_embedding(
+        FACTORS,
+        candidates=lambda it: [
             MatrixFactorisation(n, C, it.seed)
             for n in (2, 8)
             for C in (0.0003, 0.001, 0.003, 0.01, 0.1)
         ],
-        reads=_embedding,
         full=True,
     ),
-    MLP: tuned(FoldFit.standardised_embedding, _mlps, reads=_embedding, full=True),
-    RESPONSE: tuned(
-        FoldFit.embedding,
-        lambda it: [ItemResponse(n, C, it.seed) for n in (1, 2, 4) for C in (0.01, 0.03, 0.1, 0.3)],
-        reads=_embedding,
+    best_of(MLP, FoldFit.standardised_embedding, _mlps, reads=_embedding, full=True),
+    of_embedding(
+        RESPONSE,
+        candidates=lambda it: [
+            ItemResponse(n, C, it.seed) for n in (1, 2, 4) for C in (0.01, 0.03, 0.1, 0.3)
+        ],
         full=True,
     ),
-    FINE_TUNED: tuned(
-        FoldFit.texts,
-        lambda it: it.text_classifiers((1e-4, 3e-4, 1e-3)),
-        full=True,
-        allowed=can_fine_tune,
-    ),
-    BENCHMARK: tuned(FoldFit.benchmarks, lambda it: [BenchmarkAware()]),
-    LENGTH: tuned(FoldFit.lengths, lambda it: [LengthOnly()]),
-    ACCURACY: tuned(FoldFit.lengths, lambda it: [TrainingAccuracy()]),
-}
+    best_of(FINE_TUNED, _texts, _classifiers, reads=fine_tunable, full=True),
+    best_of(BENCHMARK, lambda it: it.labels.benchmark, lambda it: [BenchmarkAware()]),
+    best_of(LENGTH, FoldFit.lengths, lambda it: [LengthOnly()]),
+    best_of(ACCURACY, FoldFit.lengths, lambda it: [TrainingAccuracy()]),
+)
+ROUTERS = {spec.name: spec for spec in SPECS}
 
 
 def router_names(study: Study, full: bool = False) -> list[str]:
     """Return the routers that a study allows; `full` adds the slow ones that it can afford."""
-    return [
-        name
-        for name, router in ROUTERS.items()
-        if (full or not router.full) and router.allowed(study)
-    ]
+    specs = [spec for spec in SPECS if full or not spec.full]
+    return [spec.name for spec in specs if spec.reads(study) is not None]
 
 
-def predictions(
-    study: Study,
-    router: str,
-    encoders: Sequence[str] | None = None,
-    among: Mapping[str, RouterSpec] = ROUTERS,
-    calibrated: bool = True,
-) -> list[np.ndarray]:
-    """Return a router's P(correct) in each fold.
+def fitted(
+    study: Study, router: str | RouterSpec, encoders: Sequence[str] | None = None
+) -> list[dict[str, np.ndarray]]:
+    """Fit a router in each fold, once.
 
     Parameters
     ----------
     study : Study
-        Whose folds.
-    router : str
-        A key of `among`.
+    router : str or RouterSpec
+        A name out of `ROUTERS`, or any other router.
     encoders : sequence of str, optional
         Whose states it reads, instead of the router's own choice.
-    among : mapping of name -> RouterSpec, default `ROUTERS`
-    calibrated : bool, default True
-        As the recipe calibrates on validation rows: baselines and controls like any other router.
 
     Returns
     -------
-    list of ndarray, each of shape (N, K)
-        NaN on that fold's training rows, so that nobody can report them.
+    list of dict of str to ndarray
+        ``raw`` and ``p``: P(correct), (N, K), before and after calibration, NaN on the fold's
+        training rows; and `FoldFit.kept`.
     """
-    fitted = _fitted(study, router, among, encoders)
-    return [load_file(path / "p.safetensors")["p" if calibrated else "raw"] for path in fitted]
+    spec, p = ROUTERS[router] if isinstance(router, str) else router, study.parameters
+    encoders = list(spec.reads(study) if encoders is None else encoders)
+    settings = [p.dimensions, p.criterion, p.inner_folds, p.n_seeds, p.keep, p.embedding]
+
+    def fit(fold: int) -> dict[str, np.ndarray]:
+        it = FoldFit(study, fold, encoders)
+        raw = np.array(spec.fit(it), dtype=np.float64)
+        found = {"raw": raw, "p": calibrate(study, fold, raw)}
+        for values in found.values():
+            values[it.split.train] = np.nan  # so that nobody can report them
+        return found | it.kept
+
+    return [
+        study.arrays(
+            "router", partial(fit, fold), spec.name, encoders, *settings, fold,
+            encoders=[*encoders, p.encoder],
+        )
+        for fold in track(range(len(study.splits)), f"Fitting {spec.name}")
+    ]  # fmt: skip
+
+
+def predictions(
+    study: Study,
+    router: str | RouterSpec,
+    encoders: Sequence[str] | None = None,
+    calibrated: bool = True,
+) -> list[np.ndarray]:
+    """Return a router's P(correct) in each fold, (N, K), NaN on training rows; see `fitted`.
+
+    Calibrated as the recipe does on validation rows: baselines and controls like any other router.
+    """
+    name = "p" if calibrated else "raw"
+    return [found[name] for found in fitted(study, router, encoders)]
 
 
 def calibrate(study: Study, fold: int, p: np.ndarray) -> np.ndarray:
@@ -219,9 +252,19 @@ def calibrate(study: Study, fold: int, p: np.ndarray) -> np.ndarray:
     return fit_calibration(p[v], labels.correct[v], labels.group[v], seed=seed).apply(p)
 
 
-def ensembles(study: Study, router: str = PRIMARY) -> list[SharedTrunkEnsemble]:
-    """Return the trained ensemble of a recipe's router in each fold."""
-    return [SharedTrunkEnsemble.load(path / ENSEMBLE) for path in _fitted(study, router, ROUTERS)]
+def training_losses(study: Study, fold: int = 0) -> tuple[list, list, list[int]]:
+    """Return the losses per epoch of the recipe's networks in a fold, and which were kept.
+
+    Returns
+    -------
+    train, validation : lists of ndarray
+        On rows that train and rows that stop the network.
+    kept : list of int
+        Numbers of the networks averaged, best first.
+    """
+    found = fitted(study, PRIMARY)[fold]
+    train, validation = ([x[~np.isnan(x)] for x in found[k]] for k in ("train", "validation"))
+    return train, validation, found["chosen"].tolist()
 
 
 def network_predictions(study: Study) -> np.ndarray:
@@ -230,39 +273,10 @@ def network_predictions(study: Study) -> np.ndarray:
     Not calibrated. They differ in their seeds alone, for deviations between seeds. The kept
     ones have the lowest validation losses; all that were trained spread somewhat wider.
     """
-    by_fold = [load_file(path / NETWORKS)["p"] for path in _fitted(study, PRIMARY, ROUTERS)]
+    by_fold = [found["networks"] for found in fitted(study, PRIMARY)]
     return np.moveaxis(study.over_folds(by_fold), 1, 0)
 
 
-def configurations(study: Study, router: str, among: Mapping[str, RouterSpec] = ROUTERS) -> int:
+def configurations(study: Study, router: str | RouterSpec) -> int:
     """Return how many configurations of a router's head were compared, in all folds; at least 1."""
-    return sum(read_json(path / TRIED) for path in _fitted(study, router, among))
-
-
-def _fitted(
-    study: Study,
-    router: str,
-    among: Mapping[str, RouterSpec],
-    encoders: Sequence[str] | None = None,
-) -> list[Path]:
-    p = study.parameters
-    encoders = list(among[router].reads(study) if encoders is None else encoders)
-    states = {encoder: study.activations(encoder).key for encoder in [*encoders, p.encoder]}
-    settings = [p.dimensions, p.criterion, p.inner_folds, p.n_seeds, p.keep, p.embedding]
-    key = study.key(*settings) | {"router": router, "reads": encoders, "states": states}
-
-    def build(fold: int, directory: Path) -> None:
-        it = FoldFit(study, fold, encoders, directory)
-        raw = np.array(among[router].fit(it), dtype=np.float64, order="C")
-        held = {"raw": raw, "p": calibrate(study, fold, raw)}
-        for values in held.values():
-            values[it.split.train] = np.nan
-        save_file(held, directory / "p.safetensors")
-        write_json(directory / TRIED, sum(it.tried) or 1)
-
-    return [
-        study.store.get(
-            "router", key | {"fold": f}, lambda d, f=f: build(f, d), stage="experiments"
-        )
-        for f in track(range(len(study.splits)), f"Fitting {router}")
-    ]
+    return sum(max(1, int(found["tried"].sum())) for found in fitted(study, router))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,30 +22,17 @@ from prefill_router.extraction.activations import Activations
 from prefill_router.extraction.models import training_device
 from prefill_router.extraction.sources import ModelSource, local_path, resolve
 from prefill_router.features.components import fit_components
-from prefill_router.features.selection import (
-    Choice,
-    choose,
-    choose_by_separability,
-    cross_validated_auc,
-)
+from prefill_router.features.selection import Choice
 from prefill_router.labels import Labels, load_labels
-from prefill_router.labels.costs import (
-    Prices,
-    has_costs,
-    load_prices,
-    query_costs,
-)
+from prefill_router.labels.costs import Prices, has_costs, load_prices, query_costs
 from prefill_router.labels.splits import Split, make_splits
 from prefill_router.probes import probe_layers
-from prefill_router.recipe import Recipe
+from prefill_router.recipe import Recipe, choose_places, layer_auc
 from prefill_router.recipe.cost_prediction import fit_costs
 from prefill_router.storage import Store, fingerprint, read_json, write_json
 
 ARTIFACTS = "PREFILL_ROUTER_ARTIFACTS"
 """Environment variable that names a store for all studies to share, instead of one in each run."""
-
-Measure = Callable[[Activations, np.ndarray, np.ndarray], pd.DataFrame]
-"""From states, labels (N, K) and the rows to look at to a table by layer."""
 
 
 class Study:
@@ -79,17 +66,23 @@ class Study:
         beside: Study | None = None,
         splits: Sequence[Split] | None = None,
     ):
-        self.parameters = parameters
-        self.root = project_root()
+        self.parameters, self.root = parameters, project_root()
         if splits is not None:
             self.splits = list(splits)
         if beside is not None:
             self.run_dir, self.store, self._held = beside.run_dir, beside.store, beside._held
             return
         self.run_dir = self.root / (parameters.run_dir or f"runs/{parameters.fingerprint}")
-        self._check_run_dir()
         self.store = Store(os.environ.get(ARTIFACTS) or self.run_dir / "artifacts")
         self._held: dict[str, Any] = {}  # labels and states, by all that they depend on
+        mine, path = self._identity(), self.run_dir / "parameters.json"
+        theirs = read_json(path) if path.exists() else mine
+        differing = sorted(name for name in mine | theirs if mine.get(name) != theirs.get(name))
+        if differing:
+            raise InputError(
+                f"{self.run_dir} holds a run with other parameters ({', '.join(differing)}); "
+                "give another run_dir, or delete that directory."
+            )
 
     @classmethod
     def from_namespace(cls, namespace: Mapping[str, Any]) -> Study:
@@ -119,23 +112,9 @@ class Study:
     def _identity(self) -> dict[str, Any]:
         return self.parameters.model_dump(mode="json", exclude=PLACES)
 
-    def _check_run_dir(self) -> None:
-        path = self.run_dir / "parameters.json"
-        if not path.exists():
-            return
-        mine, theirs = self._identity(), read_json(path)
-        differing = sorted(name for name in mine | theirs if mine.get(name) != theirs.get(name))
-        if differing:
-            raise InputError(
-                f"{self.run_dir} holds a run with other parameters ({', '.join(differing)}); "
-                "give another run_dir, or delete that directory."
-            )
-
     def claim(self) -> None:
         """Make the run directory this study's own, once there is something to keep in it."""
-        path = self.run_dir / "parameters.json"
-        if not path.exists():
-            write_json(path, self._identity())
+        write_json(self.run_dir / "parameters.json", self._identity())
 
     # -- labels ------------------------------------------------------------------------------
 
@@ -163,20 +142,24 @@ class Study:
     def labels(self) -> Labels:
         """The label matrix Y (N, K) with its queries."""
         p = self.parameters
-        key = fingerprint("labels", p.labels, p.fresh_labels, p.targets, p.n_queries, p.seed)
-        if key not in self._held:
-            source = self._path(p.labels)
-            if self.is_zoo:
-                source = zoo.LABELS
-                if p.fresh_labels:
-                    from prefill_router.zoo.labelling import fresh_labels
+        if p.fresh_labels and not self.is_zoo:
+            raise InputError("fresh_labels: only the zoo's own labels (labels: zoo) can be redone.")
 
-                    source = fresh_labels(self.store, p.device)
-            elif p.fresh_labels:
-                raise InputError(
-                    "fresh_labels: only the zoo's own labels (labels: zoo) can be redone."
-                )
-            self._held[key] = load_labels(source, p.targets, p.n_queries, p.seed)
+        def load() -> Labels:
+            source = zoo.LABELS if self.is_zoo else self._path(p.labels)
+            if p.fresh_labels:
+                from prefill_router.zoo.labelling import fresh_labels
+
+                source = fresh_labels(self.store, p.device)
+            return load_labels(source, p.targets, p.n_queries, p.seed)
+
+        return self._once(load, p.labels, p.fresh_labels, p.targets, p.n_queries, p.seed)
+
+    def _once(self, make: Callable[[], Any], *of: Any) -> Any:
+        """Return what `make` returns, made once for all studies of this store."""
+        key = fingerprint(*of)
+        if key not in self._held:
+            self._held[key] = make()
         return self._held[key]
 
     @cached_property
@@ -236,18 +219,17 @@ class Study:
             "truncation": p.truncation,
             "dtype": p.dtype,
         }
-        key = fingerprint(encoder, settings, self.labels.fingerprint)
-        if key not in self._held:
-            self._held[key] = extract(
-                self.source(encoder),
-                self.labels.question.tolist(),
-                **settings,
-                device=p.device,
-                engine=p.engine,
-                address=p.address or None,
-                cache_dir=self.store.root,
-            )
-        return self._held[key]
+        extracted = partial(
+            extract,
+            self.source(encoder),
+            self.labels.question.tolist(),
+            **settings,
+            device=p.device,
+            engine=p.engine,
+            address=p.address or None,
+            cache_dir=self.store.root,
+        )
+        return self._once(extracted, encoder, settings, self.labels.fingerprint)
 
     def states(self, encoders: Iterable[str]) -> dict[str, Activations]:
         """Return the pooled states of several encoders, by name."""
@@ -280,51 +262,55 @@ class Study:
         pandas.DataFrame
             That of `probe_layers`, with columns ``encoder`` and ``fold``.
         """
-        return self._table("layer-probes", encoder, probe_layers)
+        correct = self.labels.correct
+        return self._table("layer-probes", encoder, lambda h, rows: probe_layers(h, correct, rows))
 
     def layer_auc(self, encoder: str) -> pd.DataFrame:
         """Return cross-validated AUC by layer, pooling, dimension and target, likewise."""
-        p = self.parameters
+        p, labels, recipe = self.parameters, self.labels, self.recipe()
 
-        def validate(activations: Activations, Y: np.ndarray, rows: np.ndarray) -> pd.DataFrame:
-            return cross_validated_auc(
-                activations, Y, rows, self.labels.group, activations.layers, activations.poolings,
-                p.dimensions, p.inner_folds, p.seed,
-            )  # fmt: skip
+        def validate(activations: Activations, rows: np.ndarray) -> pd.DataFrame:
+            return layer_auc(recipe, activations, labels.correct, labels.group, rows)
 
         return self._table("layer-auc", encoder, validate, p.dimensions, p.inner_folds)
 
-    def _table(self, kind: str, encoder: str, measure: Measure, *settings: Any) -> pd.DataFrame:
+    def _table(
+        self,
+        kind: str,
+        encoder: str,
+        measure: Callable[[Activations, np.ndarray], pd.DataFrame],
+        *settings: Any,
+    ) -> pd.DataFrame:
         """Measure an encoder's layers on the training rows of every split, once for `settings`."""
-        key = self.key(*settings) | {"states": self.activations(encoder).key}
 
-        def build(directory: Path) -> None:
+        def write(directory: Path) -> None:
             tables = [
-                measure(self.activations(encoder), self.labels.correct, split.train).assign(fold=f)
-                for f, split in enumerate(self.splits)
+                measure(self.activations(encoder), split.train).assign(fold=fold)
+                for fold, split in enumerate(self.splits)
             ]
             pd.concat(tables, ignore_index=True).to_parquet(directory / "table.parquet")
 
-        table = pd.read_parquet(
-            self.store.get(kind, key, build, stage="features") / "table.parquet"
-        )
-        return table.assign(encoder=encoder)
+        key = self.key(*settings, encoders=[encoder])
+        path = self.store.get(kind, key, write, stage="features") / "table.parquet"
+        return pd.read_parquet(path).assign(encoder=encoder)
 
-    def key(self, *settings: Any) -> dict[str, Any]:
-        """Return what every fitted artifact depends on: labels, splits, seed and `settings`."""
+    def key(self, *settings: Any, encoders: Iterable[str] = ()) -> dict[str, Any]:
+        """Return what fitted artifacts depend on: labels, splits, seed, states and `settings`."""
         splits = [[s.train.tolist(), s.validation.tolist(), s.test.tolist()] for s in self.splits]
         return {
             "labels": self.labels.fingerprint,
             "splits": fingerprint(splits),
             "seed": self.parameters.seed,
+            "states": {encoder: self.activations(encoder).key for encoder in encoders},
             "settings": list(settings),
         }
 
     def arrays(
         self,
         kind: str,
-        key: dict[str, Any],
         build: Callable[[], Mapping[str, np.ndarray]],
+        *settings: Any,
+        encoders: Iterable[str] = (),
         stage: str = "experiments",
     ) -> dict[str, np.ndarray]:
         """Return the arrays that `build` computes, from the store where it has them; see `key`."""
@@ -333,20 +319,24 @@ class Study:
             found = {name: np.ascontiguousarray(values) for name, values in build().items()}
             save_file(found, directory / "arrays.safetensors")
 
+        key = self.key(*settings, encoders=encoders)
         return load_file(self.store.get(kind, key, write, stage=stage) / "arrays.safetensors")
 
     def choices(self, encoders: Sequence[str], fold: int) -> list[Choice]:
         """Choose each target's encoder, layer, pooling and dimension on a split's training rows.
 
-        Chosen by cross-validated AUC; or, where the study's criterion is J, the layer and pooling
-        by J and then the dimension by AUC.
+        By the study's criterion; see `prefill_router.recipe.choose_places`.
         """
-        aucs = pd.concat([self.layer_auc(encoder) for encoder in encoders])
-        aucs = aucs[aucs["fold"] == fold]
-        if self.parameters.criterion == "auc":
-            return choose(aucs)
-        probes = pd.concat([self.probes(encoder) for encoder in encoders])
-        return choose_by_separability(aucs, probes[probes["fold"] == fold])
+
+        def of_fold(table: pd.DataFrame) -> pd.DataFrame:
+            return table[table["fold"] == fold]
+
+        return choose_places(
+            self.parameters.criterion,
+            encoders,
+            lambda encoder: of_fold(self.layer_auc(encoder)),
+            lambda encoder: of_fold(self.probes(encoder)),
+        )
 
     def recipe(self, head: str = "trunk") -> Recipe:
         """Return the study's recipe for a router with this head."""
@@ -386,22 +376,23 @@ class Study:
         the same for every router compared, so that routers differ in P(correct) alone.
         """
         p, split = self.parameters, self.splits[fold]
-        key = self.key(p.dimensions, p.criterion, p.inner_folds)
-        key |= {"states": self.activations().key, "split": fold}
-        key["prices"] = self.prices and [self.prices.input, self.prices.output]
 
         def build() -> dict[str, np.ndarray]:
-            states, questions = self.activations(), self.labels.question.tolist()
-            choices = self.choices([p.encoder], fold)
+            states, choices = self.activations(), self.choices([p.encoder], fold)
             components = fit_components(choices, self.states([p.encoder]), split.train)
             features = components.features(components.read(self.states([p.encoder])))
             costs = fit_costs(
                 self.labels, self.prices, features, split.train, states.full_tokens, seed=p.seed
             )
-            inputs = costs.input_tokens(questions, states.full_tokens)
+            inputs = costs.input_tokens(self.labels.question.tolist(), states.full_tokens)
             return {"usd": costs.expected(features, inputs)}
 
-        return self.arrays("predicted-costs", key, build, stage="recipe")["usd"]
+        settings = [p.dimensions, p.criterion, p.inner_folds, fold]
+        settings.append(self.prices and [self.prices.input, self.prices.output])
+        encoders = [p.encoder]
+        return self.arrays("predicted-costs", build, *settings, encoders=encoders, stage="recipe")[
+            "usd"
+        ]
 
     # -- results -----------------------------------------------------------------------------
 

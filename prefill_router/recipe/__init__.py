@@ -6,15 +6,16 @@ is deployed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from prefill_router.errors import InputError, did_you_mean
-from prefill_router.features.components import fit_components
+from prefill_router.features.components import blockwise, fit_components
 from prefill_router.features.selection import (
     Choice,
     choose,
@@ -25,7 +26,7 @@ from prefill_router.labels import Labels
 from prefill_router.labels.costs import Prices, has_costs
 from prefill_router.labels.splits import Split
 from prefill_router.probes import probe_layers
-from prefill_router.recipe.calibration import fit_calibration, uncalibrated
+from prefill_router.recipe.calibration import fit_calibration
 from prefill_router.recipe.cost_prediction import CostModel, fit_costs
 from prefill_router.recipe.heads import COLUMNS, HEADS, HeadData, score
 from prefill_router.recipe.predictor import Predictor
@@ -70,12 +71,11 @@ class Recipe:
     device: Device = "cpu"
 
     def __post_init__(self):
-        if self.head not in (*HEADS, AUTO):
-            known = ", ".join([*HEADS, AUTO])
-            hint = did_you_mean(self.head, [*HEADS, AUTO])
-            raise InputError(f"Unknown head {self.head!r}; known: {known}.{hint}")
-        if self.criterion not in ("auc", "J"):
-            raise InputError(f"Unknown criterion {self.criterion!r}; known: auc, J.")
+        known = {"head": [*HEADS, AUTO], "criterion": ["auc", "J"]}
+        for name, values in known.items():
+            if (value := getattr(self, name)) not in values:
+                hint = did_you_mean(value, values)
+                raise InputError(f"Unknown {name} {value!r}; known: {', '.join(values)}.{hint}")
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def fit_recipe(
     tokenizers : mapping of int to tokenizers.Tokenizer, optional
         Of targets (by column) whose input tokens their own tokenizer counts.
     choices : sequence of Choice, optional
-        Those of `choose_places` for the same arguments, where they are at hand.
+        Places and dimensions of each target, where they are chosen already.
 
     Returns
     -------
@@ -169,77 +169,66 @@ def fit_predictor(
 
     Rows that share a value of `groups` (N,) are on the same side of every inner fold.
     """
-    names = list(HEADS) if recipe.head == AUTO else [recipe.head]
-    found = {}
-    for name in names:
-        if HEADS[name].all_layers:
-            places = all_places(activations)
-        else:
-            if choices is None:
-                choices = choose_places(recipe, correct, groups, activations, split.train)
-            places = list(choices)
-        found[name] = _fit_head(name, recipe, correct, groups, activations, split, places)
-    scores = {name: fitted.scores[name] for name, fitted in found.items()}
-    best = found[min(scores, key=scores.get)]
-    n_tried = sum(fitted.n_tried for fitted in found.values())
-    return replace(best, scores=scores, n_tried=n_tried)
+    by_encoder, fitted = _by_encoder(activations), []
+    held, Y = split.validation, np.asarray(correct, dtype=np.float64)
+    for name in list(HEADS) if recipe.head == AUTO else [recipe.head]:
+        head = HEADS[name]
+        if not head.all_layers and choices is None:
+            choices = choose_places(
+                recipe.criterion,
+                by_encoder,
+                lambda encoder: layer_auc(recipe, by_encoder[encoder], Y, groups, split.train),
+                lambda encoder: probe_layers(by_encoder[encoder], Y, split.train),
+            )
+        places = all_places(activations) if head.all_layers else list(choices)
+        components = fit_components(places, activations, split.train)
+        features = components.features(components.read(activations))
+        columns = np.concatenate(components.columns(places))
+        model, tensors, n_tried = head.fit(HeadData(features, columns, Y, groups, split, recipe))
+        raw = blockwise(partial(head.predict, tensors), features[held])
+        calibration = fit_calibration(raw, Y[held], groups[held], seed=recipe.seed)
+        predictor = Predictor(
+            **vars(components), head=name, tensors=tensors, calibration=calibration
+        )
+        scores = {name: score(raw, Y[held])}
+        fitted.append(Fitted(recipe, predictor, None, places, model, scores, n_tried))
+    best = min(fitted, key=lambda it: it.scores[it.predictor.head])
+    scores = {name: value for it in fitted for name, value in it.scores.items()}
+    return replace(best, scores=scores, n_tried=sum(it.n_tried for it in fitted))
 
 
-def _fit_head(
-    name: str,
+def layer_auc(
     recipe: Recipe,
+    activations: Activations,
     correct: np.ndarray,
     groups: np.ndarray,
-    activations: Activations | Mapping[str, Activations],
-    split: Split,
-    choices: list[Choice],
-) -> Fitted:
-    """Fit one head and its calibration."""
-    components = fit_components(choices, activations, split.train)
-    features = components.features(components.read(activations))
-    data = HeadData(
-        features,
-        np.concatenate(components.columns(choices)),
-        np.asarray(correct, dtype=np.float64),
-        groups,
-        split.train,
-        split.validation,
-        recipe.n_seeds,
-        recipe.keep,
-        recipe.seed,
-        recipe.device,
-    )
-    model, tensors, n_tried = HEADS[name].fit(data)
-    identity = uncalibrated(correct.shape[1])
-    predictor = Predictor(**vars(components), head=name, tensors=tensors, calibration=identity)
-    held = split.validation
-    raw = predictor.raw(features[held])
-    calibration = fit_calibration(raw, correct[held], groups[held], seed=recipe.seed)
-    predictor = replace(predictor, calibration=calibration)
-    scores = {name: score(raw, correct[held])}
-    return Fitted(recipe, predictor, None, choices, model, scores, n_tried)
+    rows: np.ndarray,
+) -> pd.DataFrame:
+    """Cross-validate an encoder's layers on training `rows`, as a recipe does."""
+    return cross_validated_auc(
+        activations, correct, rows, groups, activations.layers, activations.poolings,
+        recipe.dimensions, recipe.n_folds, recipe.seed,
+    )  # fmt: skip
 
 
 def choose_places(
-    recipe: Recipe,
-    correct: np.ndarray,
-    groups: np.ndarray,
-    activations: Activations | Mapping[str, Activations],
-    rows: np.ndarray,
+    criterion: str,
+    encoders: Iterable[str],
+    aucs: Callable[[str], pd.DataFrame],
+    probes: Callable[[str], pd.DataFrame],
 ) -> list[Choice]:
-    """Choose each target's encoder, layer, pooling and dimension on training `rows`."""
-    aucs, probes = [], []
-    for name, held in _by_encoder(activations).items():
-        table = cross_validated_auc(
-            held, correct, rows, groups, held.layers, held.poolings,
-            recipe.dimensions, recipe.n_folds, recipe.seed,
-        )  # fmt: skip
-        aucs.append(table.assign(encoder=name))
-        if recipe.criterion == "J":
-            probes.append(probe_layers(held, correct, rows).assign(encoder=name))
-    if recipe.criterion == "J":
-        return choose_by_separability(pd.concat(aucs), pd.concat(probes))
-    return choose(pd.concat(aucs))
+    """Choose each target's encoder, layer, pooling and dimension.
+
+    By the AUC that `aucs` says of an encoder's layers; where the criterion is J, the place by what
+    `probes` says of them, and then the dimension by AUC.
+    """
+
+    def joined(table: Callable[[str], pd.DataFrame]) -> pd.DataFrame:
+        return pd.concat([table(encoder).assign(encoder=encoder) for encoder in encoders])
+
+    if criterion == "auc":
+        return choose(joined(aucs))
+    return choose_by_separability(joined(aucs), joined(probes))
 
 
 def all_places(

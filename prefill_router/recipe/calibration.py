@@ -14,12 +14,16 @@ from scipy.special import expit
 from sklearn.isotonic import IsotonicRegression
 from sklearn.model_selection import GroupKFold
 
-from prefill_router.errors import InputError
 from prefill_router.evaluation.significance import standard_error
 
-FAMILIES = ("identity", "temperature", "platt", "beta", "isotonic")
-IDENTITY = (1.0, 1.0, 0.0)
-ISOTONIC = "isotonic"
+IDENTITY, ISOTONIC = "identity", "isotonic"
+LINEAR = {
+    "temperature": ((1, 1, 0),),
+    "platt": ((1, 1, 0), (0, 0, 1)),
+    "beta": ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
+}
+"""Directions in which a family may move a, b and c; see `Calibration`."""
+FAMILIES = (IDENTITY, *LINEAR, ISOTONIC)
 ISOTONIC_ROWS = 1000  # labels from which steps are tried: fewer, and they follow noise
 FOLDS = 5
 EDGE = 1e-6  # probabilities nearer to 0 or 1 are taken as this near
@@ -54,11 +58,6 @@ class Calibration:
         return result
 
 
-def uncalibrated(n_targets: int) -> Calibration:
-    """Return the calibration that leaves the probabilities of K targets as they are."""
-    return Calibration(["identity"] * n_targets, np.tile(IDENTITY, (n_targets, 1)))
-
-
 def fit_calibration(
     p: np.ndarray,
     correct: np.ndarray,
@@ -89,11 +88,6 @@ def fit_calibration(
         is no more than a standard error above the least. A target with fewer than five labelled
         groups, or whose labels are all alike, keeps its probabilities.
 
-    Raises
-    ------
-    InputError
-        If shapes disagree, a probability is missing or a family is unknown.
-
     References
     ----------
     Platt, "Probabilistic outputs for support vector machines", 1999; Guo et al., "On calibration of
@@ -102,24 +96,15 @@ def fit_calibration(
     estimates", 2002 (isotonic); Breiman et al., "Classification and regression trees", 1984 (the
     rule of one standard error).
     """
-    p, correct = np.asarray(p, dtype=np.float64), np.asarray(correct, dtype=np.float64)
-    if p.ndim != 2 or p.shape != correct.shape:
-        raise InputError(f"Probabilities {p.shape} and labels {correct.shape} must be (N, K) both.")
-    if not np.isfinite(p).all():
-        raise InputError("A predicted probability is missing; predict every query for each target.")
-    if unknown := sorted(set(families) - set(FAMILIES)):
-        raise InputError(f"Unknown calibration {unknown[0]!r}; known: {', '.join(FAMILIES)}.")
-    groups = np.arange(len(p)) if groups is None else np.asarray(groups)
-    chosen, coefficients, steps = [], np.tile(IDENTITY, (p.shape[1], 1)), {}
-    for k in range(p.shape[1]):
-        seen = ~np.isnan(correct[:, k])
-        family = _choose(p[seen, k], correct[seen, k], groups[seen], families, seed)
-        chosen.append(family)
-        if family == ISOTONIC:
-            steps[k] = _isotonic(p[seen, k], correct[seen, k])
-        else:
-            coefficients[k] = _fit(family, p[seen, k], correct[seen, k])
-    return Calibration(chosen, coefficients, steps)
+    groups = np.arange(len(p)) if groups is None else groups
+    chosen, fitted = [], []
+    for q, y in zip(p.T, correct.T, strict=True):
+        seen = ~np.isnan(y)
+        chosen.append(_choose(q[seen], y[seen], groups[seen], families, seed))
+        fitted.append(_fit(chosen[-1], q[seen], y[seen]))
+    coefficients, steps = zip(*fitted, strict=True)
+    bends = {k: values for k, values in enumerate(steps) if values is not None}
+    return Calibration(chosen, np.array(coefficients), bends)
 
 
 def _choose(
@@ -130,46 +115,39 @@ def _choose(
     The error is that of the paired difference, over groups.
     """
     if len(np.unique(groups)) < FOLDS or len(np.unique(y)) < 2:
-        return "identity"
+        return IDENTITY
     tried = [f for f in families if f != ISOTONIC or len(y) >= ISOTONIC_ROWS]
     squares = np.zeros((len(tried), len(y)))
     for fit, rest in GroupKFold(FOLDS, shuffle=True, random_state=seed).split(p, groups=groups):
         for place, family in enumerate(tried):
-            if family == ISOTONIC:
-                fitted = np.interp(p[rest], *_isotonic(p[fit], y[fit]))
+            coefficients, steps = _fit(family, p[fit], y[fit])
+            if steps is None:
+                fitted = Calibration([family], coefficients[None]).apply(p[rest, None])[:, 0]
             else:
-                map_ = Calibration([family], _fit(family, p[fit], y[fit])[None])
-                fitted = map_.apply(p[rest, None])[:, 0]
+                fitted = np.interp(p[rest], *steps)
             squares[place, rest] = (fitted - y[rest]) ** 2
     above = squares - squares[squares.mean(axis=1).argmin()]
     near = [excess.mean() <= standard_error(excess, groups) for excess in above]
     return tried[near.index(True)]
 
 
-def _fit(family: str, p: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return a, b, c by maximum likelihood within a family."""
-    if family == "identity" or len(np.unique(y)) < 2:
-        return np.array(IDENTITY)
+def _fit(family: str, p: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return a, b, c by maximum likelihood within a family; and where isotonic steps bend."""
+    identity = np.array([1.0, 1.0, 0.0])
+    if family == ISOTONIC:
+        model = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip").fit(p, y)
+        return identity, np.stack([model.X_thresholds_, model.y_thresholds_])
+    if family == IDENTITY or len(np.unique(y)) < 2:
+        return identity, None
+    directions = np.array(LINEAR[family], dtype=np.float64)
     p = np.clip(p, EDGE, 1 - EDGE)
-    logs = np.column_stack([np.log(p), -np.log1p(-p)])
-    tied = family != "beta"
-    design = logs.sum(axis=1, keepdims=True) if tied else logs
-    if family != "temperature":
-        design = np.column_stack([design, np.ones(len(p))])
-    n_slopes = 1 if tied else 2
-    bounds = [(0.0, None)] * n_slopes + [(None, None)] * (design.shape[1] - n_slopes)
+    design = np.column_stack([np.log(p), -np.log1p(-p), np.ones(len(p))]) @ directions.T
 
     def loss(theta: np.ndarray) -> tuple[float, np.ndarray]:
         z = design @ theta
         return np.mean(np.logaddexp(0, z) - y * z), design.T @ (expit(z) - y) / len(y)
 
-    start = np.r_[np.ones(n_slopes), np.zeros(design.shape[1] - n_slopes)]
+    start = directions[:, :2].max(axis=1)  # 1 for slopes, 0 for the constant
+    bounds = [(0.0 if is_slope else None, None) for is_slope in start]
     theta = minimize(loss, start, jac=True, bounds=bounds, method="L-BFGS-B").x
-    slopes = np.repeat(theta[:1], 2) if tied else theta[:2]
-    return np.r_[slopes, theta[n_slopes:] if design.shape[1] > n_slopes else 0.0]
-
-
-def _isotonic(p: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return where isotonic regression bends, (2, M)."""
-    model = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip").fit(p, y)
-    return np.stack([model.X_thresholds_, model.y_thresholds_])
+    return theta @ directions, None

@@ -15,7 +15,6 @@ from sklearn.model_selection import GroupKFold
 from tokenizers import Tokenizer
 
 from prefill_router.baselines.ridge import RidgePath
-from prefill_router.errors import InputError
 from prefill_router.features.components import blockwise
 from prefill_router.labels import Labels
 from prefill_router.labels.costs import MILLION, Prices, expected_costs, known_by_cost
@@ -62,8 +61,8 @@ def fit_lengths(
     X : ndarray of shape (N, D)
         Features of the training queries.
     amounts : ndarray of shape (N, K)
-        Lengths in tokens (or costs), at least 0; NaN unknown. A zero counts as half of the least
-        positive amount.
+        Lengths in tokens (or costs), at least 0; NaN unknown, but not of all queries. A zero counts
+        as half of the least positive amount.
     groups : ndarray of shape (N,), optional
         Queries that share a value are on the same side of every fold.
     seed : int, default 0
@@ -75,37 +74,18 @@ def fit_lengths(
         Of each target with the penalty whose predictions of held-out folds have the least mean
         squared error, or the mean amount where that has less.
 
-    Raises
-    ------
-    InputError
-        If a target has no known amount, or one is negative.
-
     References
     ----------
     Duan, "Smearing estimate: a nonparametric retransformation method", JASA, 1983. The residuals
     are those of held-out folds: within a fold's fit they would be too small.
     """
-    X, amounts = np.asarray(X, dtype=np.float64), np.asarray(amounts, dtype=np.float64)
-    groups = np.arange(len(X)) if groups is None else np.asarray(groups)
-    if len(X) != len(amounts):
-        raise InputError(f"There are {len(X)} rows of features for {len(amounts)} of amounts.")
-    if (amounts < 0).any():
-        raise InputError("An answer's length or cost is negative; correct it.")
+    X = np.asarray(X, dtype=np.float64)
+    groups = np.arange(len(X)) if groups is None else groups
     fitted = []
-    for k, column in enumerate(amounts.T):
+    for column in amounts.T:
         known = ~np.isnan(column)
-        if not known.any():
-            raise InputError(
-                f"Target {k}: the length (output_tokens) of no training answer is known."
-            )
         fitted.append(_fit_one(X[known], column[known], groups[known], seed))
-    slopes, intercepts, smearing, bounds = zip(*fitted, strict=True)
-    return LengthModel(
-        np.column_stack(slopes),
-        np.array(intercepts),
-        np.array(smearing),
-        np.column_stack(bounds),
-    )
+    return LengthModel(*(np.stack(part, axis=-1) for part in zip(*fitted, strict=True)))
 
 
 def _fit_one(

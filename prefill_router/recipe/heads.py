@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.special import expit
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import has_fit_parameter
 
 from prefill_router.baselines.classifiers import TargetLogistic
 from prefill_router.baselines.ridge import RidgePath, join_parts, split_labels
 from prefill_router.features.logistic import predict_logistic
+from prefill_router.labels.splits import Split
 from prefill_router.metrics import pairwise_brier
+
+if TYPE_CHECKING:
+    from prefill_router.recipe import Recipe
+    from prefill_router.trunk import SharedTrunkEnsemble
 
 Tensors = dict[str, np.ndarray]
 
@@ -35,22 +42,17 @@ class HeadData:
     correct : ndarray of shape (N, K)
         1 right, 0 wrong, NaN never asked.
     groups : ndarray of shape (N,)
-    train, validation : ndarray of int
-        Rows to fit on, and rows to choose settings on.
-    n_seeds, keep, seed, device
-        As in `Recipe`.
+    split : Split
+        Training rows to fit on, and validation rows to choose settings on.
+    recipe : Recipe
     """
 
     features: np.ndarray
     columns: np.ndarray
     correct: np.ndarray
     groups: np.ndarray
-    train: np.ndarray
-    validation: np.ndarray
-    n_seeds: int
-    keep: int
-    seed: int
-    device: Any
+    split: Split
+    recipe: Recipe
 
 
 @dataclass(frozen=True)
@@ -78,15 +80,8 @@ def fit_trunk(data: HeadData) -> tuple[Any, Tensors, int]:
     Columns that several targets share are repeated in training, as published, and their weights
     are summed afterwards: the tensors read each column once.
     """
-    from prefill_router.extraction.models import training_device  # torch, to train alone
-    from prefill_router.trunk import SharedTrunkEnsemble
-
-    rows = data.train[~np.isnan(data.correct[data.train]).all(axis=1)]
-    ensemble = SharedTrunkEnsemble(
-        data.n_seeds, data.keep, random_state=data.seed, device=training_device(data.device)
-    )
-    x = data.features[rows][:, data.columns]
-    ensemble.fit(x, data.correct[rows], data.groups[rows])
+    x = data.features[:, data.columns]
+    ensemble = train_networks(data.recipe, x, data.correct, data.groups, data.split.train)
     layers = [
         [(part.weight.detach().numpy().T, part.bias.detach().numpy()) for part in net.linears]
         for net in ensemble.networks_
@@ -96,15 +91,34 @@ def fit_trunk(data: HeadData) -> tuple[Any, Tensors, int]:
         tensors[f"weight.{i}"] = np.stack([net[i][0] for net in layers]).copy("C")
         tensors[f"bias.{i}"] = np.stack([net[i][1] for net in layers])[:, None]
     first = tensors["weight.0"]
-    tensors["weight.0"] = merge_inputs(first, data.columns, data.features.shape[1])
-    return ensemble, tensors, 1
+    merged = np.zeros((len(first), data.features.shape[1], first.shape[2]), first.dtype)
+    np.add.at(merged, (slice(None), data.columns), first)
+    return ensemble, tensors | {"weight.0": merged}, 1
 
 
-def merge_inputs(weight: np.ndarray, columns: Sequence[int], n_inputs: int) -> np.ndarray:
-    """Return weights (S, n_inputs, H) on distinct columns, of weights on repeated `columns`."""
-    merged = np.zeros((len(weight), n_inputs, weight.shape[2]), weight.dtype)
-    np.add.at(merged, (slice(None), columns), weight)
-    return merged
+def train_networks(
+    recipe: Recipe, x: np.ndarray, Y: np.ndarray, groups: np.ndarray, rows: np.ndarray, **other: Any
+) -> SharedTrunkEnsemble:
+    """Train a recipe's SharedTrunkNets on those of `rows` that have a label.
+
+    `other` are parameters of `SharedTrunkEnsemble` that the recipe does not set, or sets otherwise.
+    """
+    from prefill_router.extraction.models import training_device  # torch, to train alone
+    from prefill_router.trunk import SharedTrunkEnsemble
+
+    settings = {
+        "n_seeds": recipe.n_seeds,
+        "keep": recipe.keep,
+        "random_state": recipe.seed,
+        "device": training_device(recipe.device),
+    }
+    rows = labelled(rows, Y)
+    return SharedTrunkEnsemble(**settings | other).fit(x[rows], Y[rows], groups[rows])
+
+
+def labelled(rows: np.ndarray, Y: np.ndarray) -> np.ndarray:
+    """Return those of `rows` in which some target has a label."""
+    return rows[~np.isnan(Y[rows]).all(axis=1)]
 
 
 def predict_each_network(tensors: Tensors, features: np.ndarray) -> np.ndarray:
@@ -117,24 +131,29 @@ def predict_each_network(tensors: Tensors, features: np.ndarray) -> np.ndarray:
     return np.where(tensors["labelled"], p.astype(np.float64), 0.5)
 
 
-def predict_trunk(tensors: Tensors, features: np.ndarray) -> np.ndarray:
-    """Return the networks' mean P(correct)."""
-    return predict_each_network(tensors, features).mean(axis=0)
-
-
 def fit_logistic_head(data: HeadData) -> tuple[Any, Tensors, int]:
     """Fit one logistic regression per target; C has the least Brier score on validation rows."""
-    held = data.features[data.validation], data.correct[data.validation]
-    X, Y = data.features[data.train], data.correct[data.train]
-    models = [TargetLogistic(C=C).fit(X, Y) for C in STRENGTHS]
-    briers = [_mean((model.predict_proba(held[0]) - held[1]) ** 2) for model in models]
-    best = models[int(np.argmin(briers))]
+    models = [TargetLogistic(C) for C in STRENGTHS]
+    best = tuned(models, data.features, data.correct, data.split)
     return best, {"coef": best.coef_, "intercept": best.intercept_}, len(models)
 
 
-def predict_logistic_head(tensors: Tensors, features: np.ndarray) -> np.ndarray:
-    """Return P(correct) by logistic regression."""
-    return predict_logistic(features, tensors["coef"], tensors["intercept"])
+def tuned(
+    candidates: Sequence[BaseEstimator],
+    X: np.ndarray,
+    Y: np.ndarray,
+    split: Split,
+    groups: np.ndarray | None = None,
+) -> BaseEstimator:
+    """Fit candidates on training rows, and return that with the least validation Brier score.
+
+    Candidates whose `fit` takes groups, to cut off an inner part, get those of their rows.
+    """
+    train, held = split.train, split.validation
+    for model in candidates:
+        grouped = groups is not None and has_fit_parameter(model, "groups")
+        model.fit(X[train], Y[train], *([groups[train]] if grouped else []))
+    return min(candidates, key=lambda model: _mean((model.predict_proba(X[held]) - Y[held]) ** 2))
 
 
 def fit_ridge(data: HeadData) -> tuple[Any, Tensors, int]:
@@ -143,34 +162,15 @@ def fit_ridge(data: HeadData) -> tuple[Any, Tensors, int]:
     On validation rows, that of the deviations has the least pairwise Brier score, and that of
     easiness then the least Brier score.
     """
-    labels = split_labels(data.correct[data.train])
-    path = RidgePath(PENALTIES).fit(data.features[data.train], labels)
-    parts = path.predict(data.features[data.validation])
-    mean, deviations = choose_parts(parts, data.correct[data.validation])
-    coef = np.column_stack([path.coef_[mean][:, :1], path.coef_[deviations][:, 1:]])
-    tensors = {"coef": coef, "intercept": path.y_mean_ - path.x_mean_ @ coef}
-    return path, tensors, 2 * len(parts)
-
-
-def choose_parts(parts: np.ndarray, correct: np.ndarray) -> tuple[int, int]:
-    """Choose among P predictions of means and of deviations, each for itself.
-
-    Parameters
-    ----------
-    parts : ndarray of shape (P, n, 1 + K)
-        For P settings: the predicted mean over targets and their deviations.
-    correct : ndarray of shape (n, K)
-
-    Returns
-    -------
-    mean, deviations : int
-        The deviations with the least pairwise Brier score, and the means that then give the least
-        Brier score.
-    """
-    scores = [_mean(pairwise_brier(part[:, 1:], correct)) for part in parts]
+    X, Y, train, held = data.features, data.correct, data.split.train, data.split.validation
+    path = RidgePath(PENALTIES).fit(X[train], split_labels(Y[train]))
+    parts = path.predict(X[held])
+    scores = [_mean(pairwise_brier(part[:, 1:], Y[held])) for part in parts]
     best = int(np.argmin(scores))
     joined = [join_parts(part[:, 0], parts[best][:, 1:]) for part in parts]
-    return int(np.argmin([_mean((p - correct) ** 2) for p in joined])), best
+    mean = int(np.argmin([_mean((p - Y[held]) ** 2) for p in joined]))
+    coef = np.column_stack([path.coef_[mean][:, :1], path.coef_[best][:, 1:]])
+    return path, {"coef": coef, "intercept": path.y_mean_ - path.x_mean_ @ coef}, 2 * len(parts)
 
 
 def predict_ridge(tensors: Tensors, features: np.ndarray) -> np.ndarray:
@@ -191,7 +191,7 @@ def _mean(values: np.ndarray) -> float:
 
 
 HEADS = {
-    "trunk": Head(fit_trunk, predict_trunk),
-    "logistic": Head(fit_logistic_head, predict_logistic_head),
+    "trunk": Head(fit_trunk, lambda tensors, X: predict_each_network(tensors, X).mean(axis=0)),
+    "logistic": Head(fit_logistic_head, lambda tensors, X: predict_logistic(X, **tensors)),
     "ridge": Head(fit_ridge, predict_ridge, all_layers=True),
 }

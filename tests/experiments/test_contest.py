@@ -18,7 +18,6 @@ from prefill_router.experiments.contest import (
     WON,
     choose_candidate,
     contest,
-    cross_fitted,
     greedy,
     members,
 )
@@ -34,14 +33,14 @@ def found(study):
     return contest(study, False)
 
 
-@pytest.mark.parametrize("name", CHALLENGERS)
-def test_challengers_learn_and_predict_outside_training_rows_alone(study, name):
-    by_fold = predictions(study, name, among=CHALLENGERS)
+@pytest.mark.parametrize("router", CHALLENGERS, ids=lambda router: router.name)
+def test_challengers_learn_and_predict_outside_training_rows_alone(study, router):
+    by_fold = predictions(study, router)
     for p, split in zip(by_fold, study.splits, strict=True):
         assert np.flatnonzero(np.isnan(p).any(axis=1)).tolist() == split.train.tolist()
         known = p[~np.isnan(p)]
         assert ((known >= 0) & (known <= 1)).all()
-    assert configurations(study, name, CHALLENGERS) >= len(study.splits)
+    assert configurations(study, router) >= len(study.splits)
     p = study.over_folds(by_fold)
     Y = study.labels.correct[study.test_rows]
     assert min(roc_auc_score(Y[:, k], p[:, k]) for k in (0, 1)) > 0.6
@@ -56,25 +55,8 @@ def test_the_greedy_ensemble_finds_the_mixture_that_is_right():
     assert greedy(stack[:2], Y)[0] > 0.7
 
 
-def test_cross_fitting_never_shows_a_row_or_its_group_to_its_own_model():
-    groups = np.repeat(np.arange(20), 2)
-    values, Y = np.arange(40.0)[:, None], groups[:, None].astype(float)
-
-    def fit(seen, labels):
-        def predict(other):
-            held = groups[other[:, 0].astype(int)]
-            assert not set(held) & set(labels[:, 0])
-            return other
-
-        return predict
-
-    assert np.array_equal(cross_fitted(fit, values, Y, groups, 0), values)
-    with pytest.raises(InputError, match="All 9 validation queries"):
-        cross_fitted(None, np.zeros((9, 2)), np.zeros((9, 2)), np.zeros(9), 0)
-
-
 def test_the_winner_is_the_best_on_validation_rows_of_each_fold(study, found):
-    fitted = {name: predictions(study, name, None, CHALLENGERS, False) for name in CHALLENGERS}
+    fitted = {it.name: predictions(study, it, calibrated=False) for it in CHALLENGERS}
     fitted |= {name: predictions(study, name, calibrated=False) for name in members(study, False)}
     winners, scored = [], {}
     for fold, split in enumerate(study.splits):
@@ -96,7 +78,7 @@ def test_the_winner_is_the_best_on_validation_rows_of_each_fold(study, found):
     assert set(rows["split"]) == {"validation"}
     won = select(rows, metric=WON).set_index("router")["estimate"].to_dict()
     assert won == {name: winners.count(name) for name in winners}
-    n_tried = sum(configurations(study, n, CHALLENGERS) for n in CHALLENGERS)
+    n_tried = sum(configurations(study, router) for router in CHALLENGERS)
     n_tried += sum(configurations(study, n) for n in members(study, False)) + 2 * len(winners)
     assert one(rows, metric=TRIED, router=CHALLENGER).estimate == n_tried
     for name, squares in scored.items():
@@ -127,3 +109,11 @@ def test_test_labels_never_influence_the_choice(tmp_path, monkeypatch):
     found = [contest(s, False) for s in (mine, relabelled(mine, correct=correct))]
     np.testing.assert_array_equal(found[0][0], found[1][0])
     assert found[0][1].equals(found[1][1])
+
+
+def test_validation_queries_of_one_group_are_refused(study):
+    group = study.labels.group.copy()
+    group[study.splits[0].validation] = group[0]
+    fitted = {"mine": np.full(study.labels.correct.shape, 0.5)}
+    with pytest.raises(InputError, match="validation queries are of one group"):
+        choose_candidate(relabelled(study, group=group), 0, fitted)

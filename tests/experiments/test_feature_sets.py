@@ -10,7 +10,6 @@ from prefill_router.experiments.comparison import apply_policies, held_out
 from prefill_router.experiments.feature_sets import (
     ALL,
     BY_J,
-    FEATURE_SETS,
     LAST,
     LOGISTIC,
     ONE,
@@ -22,13 +21,14 @@ from prefill_router.experiments.feature_sets import (
     compare_features,
     compare_layers,
     feature_candidates,
-    fit_set,
+    feature_set,
     layer_widths,
     tuned_logistic,
 )
 from prefill_router.experiments.fold import FoldFit
 from prefill_router.experiments.routers import predictions
 from prefill_router.features.selection import choose
+from prefill_router.labels.splits import Split
 from prefill_router.metrics import gap_closed
 from prefill_router.probes.decomposition import decompose
 
@@ -40,8 +40,9 @@ pytestmark = pytest.mark.usefixtures("own_artifacts")
 def test_sets_are_what_they_are_called(study):
     main, both = study.parameters.encoder, study.trained_encoders
     split, states = study.splits[1], study.activations(main)
-    (one,) = feature_candidates(FoldFit(study, 1, [main]), ONE)
-    for features, expected in zip(one, FoldFit(study, 1, [main]).features_by_target(), strict=True):
+    it = FoldFit(study, 1, [main])
+    (one,), expected_features = feature_candidates(it, ONE), it.reduced(it.choices)
+    for features, expected in zip(one, expected_features, strict=True):
         np.testing.assert_array_equal(features, expected)
     (last,) = feature_candidates(FoldFit(study, 1, [main]), LAST)
     table = study.layer_auc(main).query("fold == 1 and layer == 3")
@@ -86,7 +87,8 @@ def test_logistic_heads_are_scikit_learns_and_validation_chooses():
     train, validation = np.arange(150), np.arange(150, 220)
     collinear = np.hstack([latent, latent @ rng.normal(size=(3, 2))])
     candidates = [[noise], [collinear]]
-    p, best = tuned_logistic(candidates, Y, train, validation)
+    split = Split(train, validation, np.arange(220, 300))
+    p, best = tuned_logistic(candidates, Y, split)
     assert best == 1
     for k in range(2):
         known = train[~np.isnan(Y[train, k])]
@@ -102,7 +104,8 @@ def test_logistic_heads_are_scikit_learns_and_validation_chooses():
 def test_constant_features_and_a_target_without_validation_labels():
     Y = np.column_stack([np.arange(40) % 2, np.arange(40) % 3 == 0]).astype(float)
     Y[20:30, 1] = np.nan
-    p, _ = tuned_logistic([[np.zeros((40, 3))]], Y, np.arange(20), np.arange(20, 30))
+    split = Split(np.arange(20), np.arange(20, 30), np.arange(30, 40))
+    p, _ = tuned_logistic([[np.zeros((40, 3))]], Y, split)
     assert np.isfinite(p).all()
     np.testing.assert_allclose(p, p[:1].repeat(40, axis=0))
 
@@ -115,19 +118,19 @@ def test_labels_of_test_rows_change_no_prediction(tmp_path):
     correct[split.test] = 1 - correct[split.test]
     flipped, main = relabelled(study, correct=correct), [study.parameters.encoder]
     for features in (ONE, ALL, BY_J):
-        name = f"{features}, {LOGISTIC}"
-        p, same = (predictions(s, name, main, FEATURE_SETS)[0] for s in (study, flipped))
+        router = feature_set(features, LOGISTIC)
+        p, same = (predictions(s, router, main)[0] for s in (study, flipped))
         np.testing.assert_array_equal(p, same)
         assert np.isnan(p[split.train]).all() and np.isfinite(p[split.test]).all()
 
 
-def test_the_trunk_reads_the_candidate_that_validation_prefers(study, tmp_path, monkeypatch):
+def test_the_trunk_reads_the_candidate_that_validation_prefers(study, monkeypatch):
     seen = []
     monkeypatch.setattr(FoldFit, "trunk", lambda self, x: seen.append(x))
-    it = FoldFit(study, 0, [study.parameters.encoder], tmp_path)
-    fit_set(it, ALL, TRUNK)
+    it = FoldFit(study, 0, [study.parameters.encoder])
+    feature_set(ALL, TRUNK).fit(it)
     candidates = feature_candidates(it, ALL)
-    best = tuned_logistic(candidates, it.correct, it.split.train, it.split.validation)[1]
+    best = tuned_logistic(candidates, study.labels.correct, it.split)[1]
     np.testing.assert_array_equal(seen[0], candidates[best][0])
 
 
@@ -145,7 +148,7 @@ def test_every_set_and_head_is_compared_with_the_recipe(study):
         for features, encoder in sets:
             about = {"router": f"{features}, {head}", "encoder": encoder}
             encoders = [encoder] if encoder else study.trained_encoders
-            p = predictions(study, about["router"], encoders, FEATURE_SETS)
+            p = predictions(study, feature_set(features, head), encoders)
             brier = np.mean((study.over_folds(p) - Y) ** 2)
             row = one(found, metric="Brier", split="test", **about)
             assert row.estimate == pytest.approx(brier, abs=1e-12)

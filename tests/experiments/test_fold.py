@@ -1,5 +1,3 @@
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import tiny_studies
@@ -8,7 +6,6 @@ from tiny_studies import label_table
 
 from prefill_router.experiments.fold import FoldFit
 from prefill_router.experiments.study import Study
-from prefill_router.labels.splits import Split
 from prefill_router.trunk import SharedTrunkEnsemble
 
 torch.set_num_threads(1)
@@ -50,7 +47,7 @@ def test_the_embedding_is_standardised_on_training_rows_alone(study):
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
-def test_networks_are_chosen_on_whole_groups(study, tmp_path, monkeypatch, shuffle):
+def test_networks_are_chosen_on_whole_groups(study, monkeypatch, shuffle):
     given = []
     fit = SharedTrunkEnsemble.fit
 
@@ -60,43 +57,10 @@ def test_networks_are_chosen_on_whole_groups(study, tmp_path, monkeypatch, shuff
 
     monkeypatch.setattr(SharedTrunkEnsemble, "fit", record)
     monkeypatch.setattr(Study, "training_device", torch.device("meta"))
-    FoldFit(study, 0, [study.parameters.encoder], tmp_path).recipe(shuffle=shuffle)
+    FoldFit(study, 0, [study.parameters.encoder]).recipe(shuffle=shuffle)
     [(Y, groups, device)] = given
     train = study.splits[0].train
     assert np.array_equal(groups, study.labels.group[train])
     assert np.array_equal(Y, study.labels.correct[train]) != shuffle
     assert sorted(Y.tolist()) == sorted(study.labels.correct[train].tolist())
     assert device == torch.device("meta")
-
-
-class Fixed:
-    """Predicts the same numbers whatever it is fitted on, and remembers on which rows."""
-
-    def __init__(self, p):
-        self.p = p
-
-    def fit(self, X, Y):
-        self.rows = X.tolist()
-        return self
-
-    def predict_proba(self, X):
-        return self.p[X]
-
-
-def test_the_candidate_with_the_least_validation_brier_score_is_taken():
-    rng = np.random.default_rng(0)
-    Y = rng.integers(0, 2, (60, 3)).astype(float)
-    split = Split(np.arange(30), np.arange(30, 45), np.arange(45, 60))
-    good_on = dict.fromkeys(("train", "validation", "test"))
-    for part in good_on:  # right on that part, wrong on the others
-        p = 1 - Y
-        p[getattr(split, part)] = Y[getattr(split, part)]
-        good_on[part] = Fixed(p)
-    Y = Y.copy()
-    Y[rng.random(Y.shape) < 0.2] = np.nan
-    study = SimpleNamespace(splits=[split], labels=SimpleNamespace(correct=Y))
-    it = FoldFit(study, 0)
-    for order in (good_on, reversed(good_on)):
-        candidates = [good_on[part] for part in order]
-        assert np.array_equal(it.tuned(np.arange(60), candidates), good_on["validation"].p)
-    assert good_on["train"].rows == split.train.tolist()

@@ -26,14 +26,15 @@ from prefill_router.experiments.routers import (
     TREES,
     UNTRAINED,
     RouterSpec,
-    ensembles,
     network_predictions,
     predictions,
     router_names,
+    training_losses,
 )
 from prefill_router.experiments.study import ARTIFACTS
 from prefill_router.recipe.calibration import fit_calibration
 from prefill_router.storage import STAGES
+from prefill_router.trunk import SharedTrunkEnsemble
 
 torch.set_num_threads(1)
 
@@ -112,10 +113,10 @@ def test_a_router_is_fitted_again_when_the_version_of_its_stage_is_raised(study,
         fitted.append(it.fold)
         return np.full(it.study.labels.correct.shape, 0.5)
 
-    among = {"mine": RouterSpec(fit)}
+    mine = RouterSpec("mine", fit)
     for version in (STAGES["experiments"], STAGES["experiments"], 99):
         monkeypatch.setitem(STAGES, "experiments", version)
-        predictions(study, "mine", among=among)
+        predictions(study, mine)
     assert len(fitted) == 2 * len(study.splits)
 
 
@@ -141,11 +142,15 @@ def test_another_study_is_fitted_anew(tmp_path, monkeypatch):
 
 
 def test_networks_kept_are_those_that_predicted(study):
-    [ensemble], by_network = ensembles(study), network_predictions(study)
-    it = FoldFit(study, 0, [study.parameters.encoder])
-    each = ensemble.predict_each(it.features()[study.test_rows])
-    assert len(each) == study.parameters.keep
-    np.testing.assert_allclose(by_network, each, atol=1e-5)
+    it, by_network = FoldFit(study, 0, [study.parameters.encoder]), network_predictions(study)
+    x, train, labels = it.features(), it.split.train, study.labels
+    ensemble = SharedTrunkEnsemble(2, 2).fit(x[train], labels.correct[train], labels.group[train])
+    np.testing.assert_allclose(by_network, ensemble.predict_each(x[study.test_rows]), atol=1e-5)
+    *losses, kept = training_losses(study)
+    assert kept == ensemble.kept_
+    for s, history in enumerate(ensemble.histories_):
+        for found, part in zip(losses, ("train", "validation"), strict=True):
+            np.testing.assert_allclose(found[s], history[part], atol=1e-6)
     assert not np.allclose(by_network[0], by_network[1])
     whole = study.over_folds(predictions(study, PRIMARY, calibrated=False))
     np.testing.assert_allclose(by_network.mean(axis=0), whole, atol=1e-12)
@@ -169,7 +174,6 @@ def test_routers_read_the_encoders_they_name(study):
     assert ROUTERS[PRIMARY].reads(study) == [p.encoder]
     assert ROUTERS[UNTRAINED].reads(study) == [p.untrained]
     assert ROUTERS[PAIRED].reads(study) == [*p.encoders, p.encoder]
-    assert p.untrained not in ROUTERS[PAIRED].reads(study)
     assert ROUTERS[NEIGHBOURS].reads(study) == []  # of latent semantics
 
 
@@ -181,11 +185,11 @@ def test_other_encoders_can_be_asked_for(study):
     assert np.array_equal(own, same, equal_nan=True)
 
 
-def test_own_features_are_those_chosen_for_the_target_alone(study, tmp_path):
-    it = FoldFit(study, 0, ROUTERS[OWN].reads(study), tmp_path)
+def test_own_features_are_those_chosen_for_the_target_alone(study):
+    it = FoldFit(study, 0, ROUTERS[OWN].reads(study))
     split, Y = study.splits[0], study.labels.correct
     [p] = predictions(study, OWN, calibrated=False)
-    for k, f in enumerate(it.features_by_target()):
+    for k, f in enumerate(it.reduced(it.choices)):
         fits = []
         for C in (0.001, 0.01, 0.1, 1):
             model = LogisticRegression(C=C, tol=1e-8, max_iter=1000)

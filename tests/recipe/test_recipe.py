@@ -12,7 +12,7 @@ from prefill_router.features import TargetFeatures
 from prefill_router.features.components import BLOCK
 from prefill_router.labels.splits import Split
 from prefill_router.metrics import pairwise_brier
-from prefill_router.recipe import Recipe, choose_places, fit_predictor
+from prefill_router.recipe import Recipe, fit_predictor
 from prefill_router.recipe.heads import HEADS, PENALTIES, predict_each_network
 
 TRAIN, VALIDATION, TEST = np.arange(180), np.arange(180, 260), np.arange(260, 330)
@@ -148,13 +148,13 @@ def test_no_part_sees_rows_that_are_not_its_own(world, fitted, head):
 
 
 def test_layers_are_chosen_by_j_where_asked(world):
-    one = {"main": world.activations["main"]}
-    by_j = choose_places(replace(QUICK, criterion="J"), world.Y, world.groups, one, TRAIN)
+    one = SimpleNamespace(**{**vars(world), "activations": {"main": world.activations["main"]}})
+    by_j = fit(one, "logistic", criterion="J").choices
     assert {(choice.layer, choice.pooling) for choice in by_j} == {(1, "last")}
+
+
+def test_unknown_heads_and_criteria_are_refused():
+    with pytest.raises(InputError, match=r"head 'trunc'; known: trunk, .*, auto.*'trunk'"):
+        Recipe(head="trunc")
     with pytest.raises(InputError, match="Unknown criterion 'j'; known: auc, J"):
         Recipe(criterion="j")
-
-
-def test_an_unknown_head_is_refused():
-    with pytest.raises(InputError, match=r"known: trunk, logistic, ridge, auto.*'trunk'"):
-        Recipe(head="trunc")
