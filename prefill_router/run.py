@@ -169,8 +169,6 @@ def _execute(notebook: Path, run_dir: Path, given: dict, state: str) -> str:
     out = run_dir / "notebooks" / notebook.name
     done, recorded = out.with_suffix(".json"), run_dir / "metrics" / f"{notebook.stem}.json"
 
-    default = Parameters().model_dump(mode="json")
-
     def kept() -> list[str | None]:
         return [state, file_hash(recorded) if recorded.exists() else None]
 
@@ -182,7 +180,7 @@ def _execute(notebook: Path, run_dir: Path, given: dict, state: str) -> str:
     try:
         papermill.execute_notebook(
             notebook, out, kernel_name="python3", cwd=notebook.parent, progress_bar=False,
-            parameters={name: v for name, v in given.items() if v != default[name]},
+            parameters={} if given == Parameters().model_dump(mode="json") else given,
             extra_arguments=["--IPKernelApp.log_level=50"],  # kernels talk of their sockets
         )  # fmt: skip
     except (papermill.PapermillExecutionError, DeadKernelError) as error:

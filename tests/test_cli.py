@@ -177,13 +177,12 @@ def test_extract_writes_what_the_library_would(tmp_path, monkeypatch):
     n_tokens = sum(min(len(question.split()), 5) for question in questions)
     assert f"9 questions, {n_tokens} tokens, layers [1, 3], poolings ['mean']" in result.stdout
     assert f"{wanted.n_truncated} prompts cut" in result.stdout
-    asked = []
+    asked = {}
     monkeypatch.setattr(
-        "prefill_router.extraction.extract",
-        lambda *_, **given: asked.append(given) or found,
+        "prefill_router.extraction.extract", lambda *_, **g: asked.update(g) or found
     )
     invoke(*arguments, "--engine", "ray", "--address", "head:6379", "--workers", 8)
-    assert [asked[0][name] for name in ("engine", "address", "workers")] == ["ray", "head:6379", 8]
+    assert [asked[name] for name in ("engine", "address", "workers")] == ["ray", "head:6379", 8]
 
 
 def test_extract_refuses_in_plain_words(tmp_path):

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
-from hypothesis import strategies as st
 
 from prefill_router import config
 from prefill_router.answers.generation import Decoding
@@ -93,12 +91,6 @@ def test_values_may_be_text():
         ("n_queries", "300", 300),
     ):
         assert getattr(validate({name: text}), name) == wanted
-
-
-@given(st.lists(st.integers(1, 999), min_size=1, unique=True))
-def test_a_list_and_its_text_are_the_same(dimensions):
-    same = {validate({"dimensions": x}).fingerprint for x in (dimensions, str(dimensions))}
-    assert same == {validate({"dimensions": ",".join(map(str, dimensions))}).fingerprint}
 
 
 def test_the_cell_executes_to_exactly_the_defaults():

@@ -20,8 +20,12 @@ from prefill_router.validation import plain_yaml
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 INCOMPLETE = 3
 """Exit code of a collection that has not all its answers."""
+DATA = "labels n_queries targets prices seed"
+SAVED = "router encoder device"
+"""Fields that commands read together: of labels, and of a router that was saved."""
 READ: dict[str, list[str]] = {}
 """The fields of a loop that each command reads, by the command's name."""
+Said = tuple[dict[str, Any], list[str]]
 
 Overrides = Annotated[
     list[str] | None,
@@ -77,41 +81,49 @@ def overrides(given: list[str] | None) -> dict[str, Any]:
     return values
 
 
-def loop_command(function: Callable[..., tuple[dict[str, Any], list[str]]]) -> None:
-    """Make a command of a function whose keyword-only parameters are fields of the loop's file.
+def loop_command(*fields: str) -> Callable[[Callable[..., Said]], None]:
+    """Make a command of a function of the loop, and of arguments of its own.
 
-    The function returns what it found, for ``--json``, and the same in lines for people. A field
-    that has a default there is taken from ``-p`` alone.
+    The function returns what it found, for ``--json``, and the same in lines for people.
+
+    Parameters
+    ----------
+    *fields : str
+        Names, separated by blanks, of what it reads of the loop's file. Of `SAVED`, `encoder`
+        counts only where ``-p`` names it: a saved router knows where its encoder was.
     """
-    command = function.__name__.replace("_", "-")
-    asked = inspect.signature(function, eval_str=True).parameters.values()
-    fields = {p.name: p.default for p in asked if p.kind is p.KEYWORD_ONLY}
-    READ[command] = list(fields)
+    names = " ".join(fields).split()
 
-    def run(
-        loop: LoopFile, parameter: Overrides = None, as_json: AsJson = False, **arguments: Any
-    ) -> None:
-        given = overrides(parameter)
-        for name in given.keys() & Loop.model_fields.keys() - fields.keys():
-            readers = ", ".join(other for other, names in READ.items() if name in names)
-            raise InputError(f"-p {name}: {command} does not read it; {readers} would.")
-        settings = read_loop(loop, given)
-        for name, default in fields.items():
-            stated = default is inspect.Parameter.empty or name in given
-            arguments[name] = getattr(settings, name) if stated else default
-        found, lines = function(**arguments)
-        typer.echo(json.dumps(found, ensure_ascii=False) if as_json else "\n".join(lines))
-        if found.get("n_missing"):
-            raise typer.Exit(INCOMPLETE)
+    def register(function: Callable[..., Said]) -> None:
+        command = function.__name__.replace("_", "-")
+        READ[command] = names
 
-    file, *options, _ = inspect.signature(run, eval_str=True).parameters.values()
-    own = [p for p in asked if p.name not in fields]
-    run.__signature__ = inspect.Signature([file, *own, *options])
-    run.__doc__ = function.__doc__
-    explained = (
-        f"* **{name}**: {meaning}" + f" (default: {default})" * bool(default)
-        for name, default, meaning in Loop.explained()
-        if name.partition(":")[0] in fields and (command == "collect" or ":" not in name)
-    )
-    head = f"**Fields of LOOP.yaml that {command} reads**, each also given by -p:\n"
-    app.command(command, rich_help_panel="The loop", epilog="\n".join([head, *explained]))(run)
+        def run(
+            loop: LoopFile, parameter: Overrides = None, as_json: AsJson = False, **own: Any
+        ) -> None:
+            given = overrides(parameter)
+            for name in given.keys() & Loop.model_fields.keys() - {*names}:
+                readers = ", ".join(other for other, read in READ.items() if name in read)
+                raise InputError(f"-p {name}: {command} does not read it; {readers} would.")
+            p = read_loop(loop, given)
+            if SAVED in fields:
+                p = p.model_copy(update={"encoder": given.get("encoder")})
+            found, lines = function(p, **own)
+            typer.echo(json.dumps(found, ensure_ascii=False) if as_json else "\n".join(lines))
+            if found.get("n_missing"):
+                raise typer.Exit(INCOMPLETE)
+
+        file, *options, _ = inspect.signature(run, eval_str=True).parameters.values()
+        _, *own = inspect.signature(function, eval_str=True).parameters.values()
+        run.__signature__ = inspect.Signature([file, *own, *options])
+        run.__doc__ = function.__doc__
+        explained = (
+            f"* **{name}**: {meaning}" + f" (default: {default})" * bool(default)
+            for name, default, meaning in Loop.explained()
+            if name.partition(":")[0] in names and (command == "collect" or ":" not in name)
+        )
+        head = f"**Fields of LOOP.yaml that {command} reads**, each also given by -p:\n"
+        epilog = "\n".join([head, *explained])
+        app.command(command, rich_help_panel="The loop", epilog=epilog)(run)
+
+    return register

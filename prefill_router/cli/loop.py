@@ -1,18 +1,15 @@
-"""Commands of the loop, from labels to a router in use; all read one YAML file.
-
-The keyword-only parameters of a command are the fields that it reads.
-"""
+"""Commands of the loop, from labels to a router in use; all read one YAML file."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from prefill_router.cli.common import console, loop_command
-from prefill_router.config import price_table, target_names
+from prefill_router.cli.common import DATA, SAVED, Said, console, loop_command
+from prefill_router.config import Loop, price_table, target_names
 from prefill_router.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,15 +18,14 @@ if TYPE_CHECKING:
     from prefill_router.labels import Labels
     from prefill_router.router import Router
 
-Said = tuple[dict[str, Any], list[str]]
 SHOWN_PROBLEMS = 10
 
 
-@loop_command
-def collect(
-    *, queries, labels, targets, prices, grader, max_new_tokens, temperature, batch_size, cap_usd,
-    device, seed,
-) -> Said:  # fmt: skip
+@loop_command(
+    "queries labels targets prices grader max_new_tokens temperature",
+    "batch_size cap_usd device seed",
+)
+def collect(p: Loop) -> Said:
     """Let every target answer every query, grade the answers, and write the label table.
 
     Resumable: completed answers are never requested, or paid for, again. What could not be answered
@@ -41,13 +37,13 @@ def collect(
     from prefill_router.answers.targets import LocalTarget
     from prefill_router.labels.tables import read_table
 
-    if not queries:
+    if not p.queries:
         raise InputError("queries must name a table of queries.")
     done = collect_labels(
-        [target.name if isinstance(target, LocalTarget) else target for target in targets],
-        read_table(queries), labels, find_grader(grader),
-        Decoding(max_new_tokens, temperature, seed), prices=price_table(targets, prices),
-        cap_usd=cap_usd, batch_size=batch_size, device=device,
+        [target.name if isinstance(target, LocalTarget) else target for target in p.targets],
+        read_table(p.queries), p.labels, find_grader(p.grader),
+        Decoding(p.max_new_tokens, p.temperature, p.seed), prices=price_table(p.targets, p.prices),
+        cap_usd=p.cap_usd, batch_size=p.batch_size, device=p.device,
     )  # fmt: skip
     for problem in done.problems[:SHOWN_PROBLEMS]:
         console.print(f"Problem: {problem}", markup=False)
@@ -55,7 +51,7 @@ def collect(
         console.print(f"... and {more} more.")
     grades = done.labels.groupby("model", sort=False)["is_correct"]
     found = {
-        "labels": labels,
+        "labels": p.labels,
         "n_labels": int(grades.count().sum()),
         "n_missing": int(done.labels["is_correct"].isna().sum()),
         "accuracy": grades.mean().dropna().to_dict(),
@@ -68,15 +64,16 @@ def collect(
         spent += f", up to {done.uncertain_usd:.6f} more for answers that were lost"
     return found, [
         *(f"{name}: {value:.1%} correct" for name, value in found["accuracy"].items()),
-        f"{found['n_labels']} labels in {labels}, {found['n_missing']} missing; {spent}.",
+        f"{found['n_labels']} labels in {p.labels}, {found['n_missing']} missing; {spent}.",
     ]
 
 
-@loop_command
-def fit(
-    *, labels, n_queries, targets, prices, encoder, layers, max_tokens, truncation, head,
-    dimensions, n_seeds, max_loss, confidence, router, device, seed,
-) -> Said:  # fmt: skip
+@loop_command(
+    DATA,
+    "encoder layers max_tokens truncation device",
+    "head dimensions n_seeds max_loss confidence router",
+)
+def fit(p: Loop) -> Said:
     """Fit a router to the labels, test it, and save it with its model card."""
     import numpy as np
 
@@ -84,49 +81,45 @@ def fit(
     from prefill_router.labels.costs import expected_costs, has_costs
     from prefill_router.router import Router
 
-    data = _labels(labels, target_names(targets), n_queries, seed)
-    costs = price_table(targets, prices)
-    if has_costs(data, costs):  # a missing price is named before any prompt is read
-        expected_costs(data, costs, np.zeros(data.n_queries), np.arange(data.n_queries))
+    data, prices = _labels(p, target_names(p.targets)), price_table(p.targets, p.prices)
+    if has_costs(data, prices):  # a missing price is named before any prompt is read
+        expected_costs(data, prices, np.zeros(data.n_queries), np.arange(data.n_queries))
     states = extract(
-        encoder, data.question.tolist(), layers=layers, max_tokens=max_tokens or None,
-        truncation=truncation, device=device,
+        p.encoder, data.question.tolist(), layers=p.layers, max_tokens=p.max_tokens or None,
+        truncation=p.truncation, device=p.device,
     )  # fmt: skip
     made = Router.fit(
-        data, states, head=head, prices=costs, dimensions=dimensions, n_seeds=n_seeds,
-        keep=min(5, n_seeds), max_loss=max_loss, confidence=confidence, device=device, seed=seed,
+        data, states, prices=prices, keep=min(5, p.n_seeds),
+        **p.model_dump(include={"head", "dimensions", "n_seeds", "max_loss", "confidence",
+                                "device", "seed"}),
     )  # fmt: skip
-    made.save_pretrained(router)
+    made.save_pretrained(p.router)
     found, lines = _results(made, made.metrics)
-    return {"router": router, "targets": made.targets, **found}, [*lines, f"Saved: {router}"]
+    return {"router": p.router, "targets": made.targets, **found}, [*lines, f"Saved: {p.router}"]
 
 
-@loop_command
-def evaluate(*, labels, n_queries, targets, prices, router, device, seed, encoder=None) -> Said:
+@loop_command(DATA, SAVED)
+def evaluate(p: Loop) -> Said:
     """Evaluate a saved router on labels of queries that it was not fitted to.
 
     Of the labels that it was fitted to, these are its test queries; of others (`-p labels=FILE`),
     those with other questions. The others are left out, and counted.
     """
-    saved = _router(router, encoder, device)
-    data = _labels(labels, saved.targets, n_queries, seed)
+    saved = _router(p)
+    data = _labels(p, saved.targets)
     unseen = saved.unseen(data)
     n, n_left_out = unseen.n_queries, data.n_queries - unseen.n_queries
-    metrics = saved.evaluate(unseen, price_table(targets, prices), seed=seed)
+    metrics = saved.evaluate(unseen, price_table(p.targets, p.prices), seed=p.seed)
     found, lines = _results(saved, metrics)
     counts = f"{n:,} queries; {n_left_out:,} that the router was fitted to are left out."
     return {"n": n, "n_left_out": n_left_out, **found}, [counts, *lines]
 
 
-@loop_command
-def route(
-    query: Annotated[list[str], typer.Argument(help="One query or more.")],
-    *, router, device, policy, tau, lam, budget, accuracy, exclude, encoder=None,
-) -> Said:  # fmt: skip
+@loop_command(SAVED, "policy tau lam budget accuracy exclude")
+def route(p: Loop, query: Annotated[list[str], typer.Argument(help="One query or more.")]) -> Said:
     """Say which target to ask, and why."""
-    routes = _router(router, encoder, device).route_many(
-        query, policy, tau=tau, lam=lam, budget=budget, accuracy=accuracy, exclude=exclude
-    )
+    chosen_by = p.model_dump(include={"policy", "tau", "lam", "budget", "accuracy", "exclude"})
+    routes = _router(p).route_many(query, **chosen_by)
     found = [{"query": text, **asdict(one)} for text, one in zip(query, routes, strict=True)]
     return {"routes": found}, [
         f"{one.choice or 'nobody'}: {one.why}\n"
@@ -135,25 +128,23 @@ def route(
     ]
 
 
-@loop_command
-def report(
-    *, labels, n_queries, targets, prices, router, report, device, seed, encoder=None
-) -> Said:  # fmt: skip
+@loop_command(DATA, SAVED, "report")
+def report(p: Loop) -> Said:
     """Write a page about a router that needs nothing else: costs, guarantee, mistakes."""
     from prefill_router.report.router_page import write_page
 
-    saved = _router(router, encoder, device)
-    data = _labels(labels, saved.targets, n_queries, seed)
-    write_page(saved, data, report, price_table(targets, prices))
-    return {"report": report}, [f"Written: {report}"]
+    saved = _router(p)
+    data = _labels(p, saved.targets)
+    write_page(saved, data, p.report, price_table(p.targets, p.prices))
+    return {"report": p.report}, [f"Written: {p.report}"]
 
 
-@loop_command
+@loop_command(DATA, SAVED)
 def add_target(
+    p: Loop,
     name: Annotated[str, typer.Argument(help="The new target, as the labels call it.")],
     out: Annotated[Path, typer.Argument(help="Directory of the router that knows it.")],
-    *, labels, n_queries, targets, prices, router, device, seed, encoder=None,
-) -> Said:  # fmt: skip
+) -> Said:
     """Teach a saved router a new target from a few labels, and say how sure it is.
 
     The labels (`-p labels=FILE`) need hold no other target.
@@ -161,10 +152,9 @@ def add_target(
     from prefill_router.evaluation.results import records
     from prefill_router.evaluation.sentences import format_interval
 
-    data = _labels(labels, [name], n_queries, seed, at_least=1)
-    before = _router(router, encoder, device)
+    data, before = _labels(p, [name], at_least=1), _router(p)
     n, n_seen = data.n_queries, int(before.is_seen(data).sum())
-    wider, metrics = before.add_target(data, price_table(targets, prices), seed=seed)
+    wider, metrics = before.add_target(data, price_table(p.targets, p.prices), seed=p.seed)
     wider.save_pretrained(out)
     counts = f"{n:,} queries; the router was fitted to {n_seen:,} of them"
     if n_seen:
@@ -190,25 +180,23 @@ def _made_before(path: str, command: str, field: str) -> None:
         )
 
 
-def _labels(
-    source: str, targets: list[str], n_queries: int, seed: int, at_least: int = 2
-) -> Labels:
+def _labels(p: Loop, targets: list[str], at_least: int = 2) -> Labels:
     from prefill_router import zoo
     from prefill_router.labels import load_labels
 
-    source = str(zoo.LABELS) if source == "zoo" else source
+    source = str(zoo.LABELS) if p.labels == "zoo" else p.labels
     if not source.startswith("hub:"):
         _made_before(source, "collect", "labels")
-    return load_labels(source, targets, n_queries, seed, at_least)
+    return load_labels(source, targets, p.n_queries, p.seed, at_least)
 
 
-def _router(directory: str, encoder: str | None, device: str) -> Router:
+def _router(p: Loop) -> Router:
     """Load a router, its encoder from where it was, or where the command line says."""
     from prefill_router.router import Router
 
-    if "/" not in directory:  # nor is it a hub's name
-        _made_before(directory, "fit", "router")
-    return Router.from_pretrained(directory, encoder=encoder, device=device)
+    if "/" not in p.router:  # nor is it a hub's name
+        _made_before(p.router, "fit", "router")
+    return Router.from_pretrained(p.router, encoder=p.encoder, device=p.device)
 
 
 def _results(router: Router, metrics: pd.DataFrame) -> Said:
