@@ -255,7 +255,7 @@ def test_what_cannot_be_used_is_found_before_any_prompt_is_read(tmp_path):
         ({"layers": [1, 99]}, r"main: layers \[1, 99\] must be one or more of 0\.\.3"),
         ({"max_tokens": 10**5}, r"(main|other): max_tokens is 100000; this model reads at most"),
         ({"device": "abacus"}, "device 'abacus' cannot be used"),
-        ({"prices": str(no_price)}, rf"'noisy' is unknown; add it to {no_price}, .*'noise'"),
+        ({"prices": str(no_price)}, rf"'noisy' is unknown.* add it to {no_price}, .*'noise'"),
         (
             {"labels": str(tmp_path / "no-lengths" / "labels.csv")},
             r"neither output_tokens nor cost_usd .*'q5'",
