@@ -29,19 +29,16 @@ def model_card(config: RouterConfig) -> str:
     prices = [*zip(config.targets, config.prices or (), strict=bool(config.prices))]
     found = results(config.metrics)
     overall = found[found.target == ""]
-    shown = overall.assign(target="average")
-    shown = pd.concat([shown, found[found.target.isin(config.targets)]])
+    shown = [overall.assign(target="average"), found[found.target.isin(config.targets)]]
     added = pd.concat([results(r.metrics).assign(target=r.name) for r in config.added] or [found])
     of_target, of_added = ["router", "target"], ["target", "router", "versus"]
     context = {
         "front": yaml.safe_dump(front, allow_unicode=True, sort_keys=True).rstrip(),
         "config": config,
-        "data": config.data,
-        "encoder": config.encoder,
         "prices": prices,
         "own": [target for target, price in prices if price.tokenizer],
         "policies": _markdown(pivot(overall, ["router"], ROUTED), "router"),
-        "probabilities": _markdown(pivot(shown, of_target, PREDICTED), *of_target),
+        "probabilities": _markdown(pivot(pd.concat(shown), of_target, PREDICTED), *of_target),
         "guarantee": replace(config.guarantee, best_single=code(config.guarantee.best_single)),
         "added": config.added and _added(config),
         "sureness": _markdown(pivot(added, of_added, PREDICTED), *of_added),
@@ -86,9 +83,8 @@ def _added(config: RouterConfig) -> str:
         price = "unknown" if record.mean_cost is None else "by the costs in the labels"
         if record.input is not None:
             price = f"{record.input:g} and {record.output:g}"
-        covered = "covers it" if record.certified else "does not cover it"
-        shown = format_interval(accuracy)
-        rows.append([record.name, f"{record.n:,}", shown, price, covered])
-    price = "price in USD per million tokens in and out"
-    columns = ["target", "labels", "accuracy on them", price, "guarantee"]
-    return _markdown(pd.DataFrame(rows, columns=columns), "target")
+        row = {"target": record.name, "labels": f"{record.n:,}"}
+        row |= {"accuracy on them": format_interval(accuracy)}
+        row |= {"price in USD per million tokens in and out": price}
+        rows.append(row | {"guarantee": f"{'covers' if record.certified else 'does not cover'} it"})
+    return _markdown(pd.DataFrame(rows), "target")

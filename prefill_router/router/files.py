@@ -93,10 +93,7 @@ def _read_bytes(directory: Path, name: str, sha256: str | None = None) -> bytes:
             f"{path} is a link out of its directory or no plain file ({real}), and is not opened; "
             "put the file itself there."
         )
-    if size > _limit(name):
-        raise InputError(
-            f"{path} has {size:,} bytes and is not read; at most {_limit(name):,} are."
-        )
+    _check_size(size, name, path)
     content = real.read_bytes()
     if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
         raise InputError(
@@ -106,8 +103,11 @@ def _read_bytes(directory: Path, name: str, sha256: str | None = None) -> bytes:
     return content
 
 
-def _limit(name: str) -> int:
-    return LIMITS.get(name, LIMITS[TOKENIZER])
+def _check_size(size: int | None, name: str, where: str | Path) -> None:
+    most = LIMITS.get(name, LIMITS[TOKENIZER])
+    if size is None or size > most:
+        has = "an unknown number of" if size is None else f"{size:,}"
+        raise InputError(f"{where} has {has} bytes and is not read; at most {most:,} are.")
 
 
 def parse_tokenizer(content: bytes, name: str) -> Tokenizer:
@@ -197,7 +197,6 @@ def find(name: str, revision: str | None = None) -> Path:
         raise InputError(f"{name}: no such directory; give that of a saved router, or a hub id.")
     try:
         info = HfApi().model_info(name, revision=revision, files_metadata=True)
-        sizes = {file.rfilename: file.size for file in info.siblings}
     except (RepositoryNotFoundError, RevisionNotFoundError):
         at = f" at {revision}" if revision else ""
         raise InputError(
@@ -205,10 +204,14 @@ def find(name: str, revision: str | None = None) -> Path:
             "right; does it ask for a login?), and there is no such directory."
         ) from None
     except Exception:  # however the client says that there is no connection: what was fetched once
-        sizes = None
-    if sizes is not None:
-        _check_sizes(name, sizes)
-    how = {"allow_patterns": OWN, "local_files_only": sizes is None}
+        info = None
+    else:
+        sizes = {file.rfilename: file.size for file in info.siblings}
+        for file in [CONFIG, TENSORS, *filter_repo_objects(sizes, allow_patterns=OWN)]:
+            if file not in sizes:
+                raise InputError(f"{name} on the Hugging Face hub is no router: it has no {file}.")
+            _check_size(sizes[file], file, f"{file} of {name}")
+    how = {"allow_patterns": OWN, "local_files_only": info is None}
     try:
         return Path(snapshot_download(name, revision=revision, **how))
     except (OSError, ValueError) as error:
@@ -216,13 +219,3 @@ def find(name: str, revision: str | None = None) -> Path:
             f"{name!r} is no directory, and the Hugging Face hub cannot be reached for it "
             f"({type(error).__name__}): this machine is offline, or the name is no hub id."
         ) from error
-
-
-def _check_sizes(name: str, sizes: Mapping[str, int | None]) -> None:
-    for file in [CONFIG, TENSORS, *filter_repo_objects(sizes, allow_patterns=OWN)]:
-        if file not in sizes:
-            raise InputError(f"{name} on the Hugging Face hub is no router: it has no {file}.")
-        if sizes[file] is None or sizes[file] > _limit(file):
-            size = "an unknown number of" if sizes[file] is None else f"{sizes[file]:,}"
-            most = f"at most {_limit(file):,} are"
-            raise InputError(f"{file} of {name} has {size} bytes and is not fetched; {most}.")

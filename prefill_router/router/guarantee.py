@@ -129,28 +129,18 @@ def certify(
     check_levels(max_loss, confidence)
     rows, kept = Evaluation(correct, cost, groups).complete()
     p, right, codes = np.asarray(p, dtype=np.float64)[rows], kept.correct, kept.group_codes
-    sizes = np.bincount(codes)
-    places = np.arange(len(right))
-    tried, values, certified = [], [], None
+    sizes, places, values = np.bincount(codes), np.arange(len(right)), []
     for tau in taus:
         chosen = policy.tolerance(p, kept.cost, tau)
         gain = right[places, chosen] - right[:, best_single]
-        value = p_value(np.bincount(codes, weights=gain) / sizes, max_loss)
-        tried.append(float(tau))
-        values.append(value)
-        if value > 1 - confidence:
+        values.append(p_value(np.bincount(codes, weights=gain) / sizes, max_loss))
+        if values[-1] > 1 - confidence:
             break
-        certified = float(tau)
-    return Guarantee(
-        certified,
-        max_loss,
-        confidence,
-        targets[best_single],
-        len(right),
-        len(sizes),
-        tuple(tried),
-        tuple(values),
-    )
+    tried = [float(tau) for tau, _ in zip(taus, values, strict=False)]
+    passed = [tau for tau, value in zip(tried, values, strict=True) if value <= 1 - confidence]
+    best, tau = targets[best_single], passed[-1] if passed else None
+    found = len(right), len(sizes), tuple(tried), tuple(values)
+    return Guarantee(tau, max_loss, confidence, best, *found)
 
 
 def check_levels(max_loss: float, confidence: float) -> None:

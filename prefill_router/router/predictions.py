@@ -98,9 +98,8 @@ def find_reader(
     encoder = config.encoder
     if encoder is None:
         return None
-    name = lies_at or encoder.name
-    if lies_at is None and encoder.revision is not None:
-        name = f"{encoder.name.partition('@')[0]}@{encoder.revision}"
+    pinned = encoder.revision and f"{encoder.name.partition('@')[0]}@{encoder.revision}"
+    name = lies_at or pinned or encoder.name
     try:
         source = resolve(name)
     except InputError as error:

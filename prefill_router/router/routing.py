@@ -145,7 +145,7 @@ def make_rule(
     held: Held,
     name: str,
     exclude: Sequence[str] = (),
-    **parameters: float | None,
+    **setting: float | None,
 ) -> Rule:
     """Settle a policy before any query is looked at.
 
@@ -156,8 +156,8 @@ def make_rule(
     name : {"tolerance", "argmax", "utility", "budget", "abstain"}
     exclude : sequence of str
         Targets that cannot be asked now.
-    **parameters
-        The policy's own; None is as if it were not given.
+    **setting
+        The policy's own parameter; None is as if it were not given.
 
         ``tau`` of ``tolerance``: by default the certified one; where nothing is certified, the best
         single target is always asked. ``lam`` of ``utility``: by default the one chosen on
@@ -177,7 +177,7 @@ def make_rule(
         left, costs are needed and unknown, the budget or the accuracy cannot be met, or ``abstain``
         is to choose a target that was added since.
     """
-    value = _parameter(name, parameters)
+    value = _parameter(name, setting)
     for target in exclude:
         if target not in config.pool:
             hint = did_you_mean(target, config.pool)
@@ -207,8 +207,9 @@ def make_rule(
                     "The policy 'abstain' is settled on validation queries, which "
                     f"{', '.join(never)} never answered; leave out: exclude={never}."
                 )
-            note = f", from which on {100 * value:g} % of the answers to validation queries are"
-            note, value = f"{note} right", fit_abstention(p, correct[:, kept], value)
+            share = f"{100 * value:g} % of the answers to validation queries"
+            note = f", from which on {share} are right"
+            value = fit_abstention(p, correct[:, kept], value)
     return Rule(name, float(value or 0), np.array(kept), targets, note)
 
 

@@ -72,7 +72,7 @@ def test_its_own_files_alone_are_fetched_and_found_without_a_connection(
 def test_a_giant_file_is_refused_before_it_is_fetched(shared, name, size, said):
     shared.files.setdefault(name, b"{}")
     shared.sizes[name] = size
-    with pytest.raises(InputError, match=f"{name} of someone/router has {said} and is not fetched"):
+    with pytest.raises(InputError, match=f"{name} of someone/router has {said} and is not read"):
         Router.from_pretrained("someone/router")
     assert not fetched(shared)
 
