@@ -14,7 +14,7 @@ from prefill_router.errors import InputError
 from prefill_router.evaluation.bootstrap import FEW
 from prefill_router.evaluation.results import Quantity
 from prefill_router.evaluation.tuning import fit_abstention
-from prefill_router.experiments.comparison import choose_by_fold, held_out
+from prefill_router.experiments.comparison import held_out
 from prefill_router.experiments.routers import PRIMARY
 from prefill_router.experiments.study import Study
 from prefill_router.metrics import equal_mass_bins
@@ -46,22 +46,22 @@ def evaluate_calibration(
     """
     at = held_out(study)
     both = {BEFORE: at.join(raw), AFTER: at.join(p)}
-    cells = ~np.isnan(at.correct)
-    of_cells = replace(at, groups=np.broadcast_to(at.groups[:, None], cells.shape)[cells])
     found = [at.probabilities(both, [(AFTER, BEFORE)], ["Brier", "ECE"])]
+    labelled = ~np.isnan(at.correct)
+    answers = replace(at, groups=np.repeat(at.groups, labelled.sum(axis=1)))
     for name, values in both.items():
-        bins = equal_mass_bins(values[cells])
+        bins = equal_mass_bins(values[labelled])
         used, counts = np.unique(bins, return_counts=True)
         inside = np.where(bins[:, None] == used, 1.0, np.nan)
-        columns = {PREDICTED: values[cells], OBSERVED: at.correct[cells]}
-        quantities = {
-            tuple(
-                Quantity(metric, name, x=place, n=n) for place, n in enumerate(counts.tolist(), 1)
-            ): itemgetter(metric)
-            for metric in columns
+        columns = {
+            PREDICTED: inside * values[labelled][:, None],
+            OBSERVED: inside * at.correct[labelled][:, None],
         }
-        columns = {metric: inside * column[:, None] for metric, column in columns.items()}
-        found.append(of_cells.estimate(columns, quantities, FEW))
+        places = list(enumerate(counts.tolist(), 1))
+        quantities = {
+            tuple(Quantity(m, name, x=x, n=n) for x, n in places): itemgetter(m) for m in columns
+        }
+        found.append(answers.estimate(columns, quantities, FEW))
     return pd.concat(found, ignore_index=True)
 
 
@@ -85,25 +85,20 @@ def evaluate_abstention(
         For each level (`x`) `ANSWERED` and `AMONG_ANSWERED` (of as many queries as are answered),
         asking the likeliest target. Where nothing is answered, that accuracy is undefined.
     """
-    labels, found = study.labels, []
-    rows, kept = held_out(study).complete()
+    (_, kept), found = held_out(study).complete(), []
     for level in levels:
-
-        def choose(fold: int, v: np.ndarray, t: np.ndarray, level: float = level) -> np.ndarray:
+        asked = np.empty(study.labels.n_queries, dtype=int)
+        for q, split in zip(p, study.splits, strict=True):
+            v, t = split.validation, split.test
             try:
-                threshold = fit_abstention(p[fold][v], labels.correct[v], level)
+                threshold = fit_abstention(q[v], study.labels.correct[v], level)
             except InputError:  # no threshold reaches the level there
                 threshold = np.inf
-            return policy.abstain(p[fold][t], threshold)
-
-        asked = choose_by_fold(study, choose)[rows]
+            asked[t] = policy.abstain(q[t], threshold)
+        asked = asked[kept.rows]
         answered = asked != policy.NOBODY
         right = np.where(answered, kept.correct[np.arange(len(asked)), asked], np.nan)
         counts = {ANSWERED: len(asked), AMONG_ANSWERED: int(answered.sum())}
-        found.append(
-            kept.estimate(
-                {ANSWERED: answered, AMONG_ANSWERED: right},
-                {Quantity(m, PRIMARY, x=level, n=n): itemgetter(m) for m, n in counts.items()},
-            )
-        )
+        of = {Quantity(m, PRIMARY, x=level, n=n): itemgetter(m) for m, n in counts.items()}
+        found.append(kept.estimate({ANSWERED: answered, AMONG_ANSWERED: right}, of))
     return pd.concat(found, ignore_index=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -129,19 +129,6 @@ def choose_targets(study: Study, fold: int, p: np.ndarray) -> tuple[np.ndarray, 
     for row, tau in zip(rows, (best, frugal), strict=True):
         row[known] = policy.tolerance(p[known], cost[known], tau)
     return *rows, best
-
-
-def choose_by_fold(
-    study: Study, choose: Callable[[int, np.ndarray, np.ndarray], np.ndarray]
-) -> np.ndarray:
-    """Return choices for the test queries, (n,), in the order of `test_rows`.
-
-    `choose` maps a fold, its validation rows and its test rows to the latter's choices.
-    """
-    chosen = np.empty(study.labels.n_queries, dtype=int)
-    for fold, split in enumerate(study.splits):
-        chosen[split.test] = choose(fold, split.validation, split.test)
-    return chosen[study.test_rows]
 
 
 def random_choice(study: Study) -> np.ndarray:

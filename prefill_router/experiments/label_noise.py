@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from itertools import combinations
 from operator import itemgetter
 
@@ -13,7 +12,7 @@ import pandas as pd
 
 from prefill_router import policy
 from prefill_router.evaluation.bootstrap import Values
-from prefill_router.evaluation.comparison import BEST, Evaluation
+from prefill_router.evaluation.comparison import BEST, Evaluation, differences
 from prefill_router.evaluation.results import Quantity, results
 from prefill_router.experiments.comparison import held_out
 from prefill_router.experiments.routers import LOGISTIC, PRIMARY, TFIDF, predictions
@@ -30,6 +29,110 @@ OF_DRAW, OF_REPRODUCIBLE = "gap closed, single draw", "gap closed, reproducible"
 ROUTERS = (PRIMARY, LOGISTIC, TFIDF)
 N_FRESH = 200
 """Questions that are asked once more, to see whether the committed samples still hold."""
+
+
+def label_noise(study: Study) -> pd.DataFrame:
+    """Answer the chapter's questions on label noise, for the embedded zoo.
+
+    The routers were fitted to greedy answers and are scored on samples of their targets' answers
+    at temperature 1, each asking the likeliest target.
+
+    Returns
+    -------
+    pandas.DataFrame
+        What `evaluate_noise` and `evaluate_ceiling` find; and of each target the accuracy of
+        `GREEDY` and of `SAMPLED` answers and, on `N_FRESH` queries that are asked once more, of
+        fresh answers less the stored ones. Empty for other labels: they hold one answer, and nobody
+        can be asked again.
+    """
+    if not study.is_zoo or study.parameters.fresh_labels:
+        return results()
+    from prefill_router.zoo.labelling import N_DRAWS, draw_answers, load_samples
+
+    labels, at = study.labels, held_out(study)
+    at = at.take(labels.split[at.rows] != "train")
+    right = load_samples(labels, at.rows)
+    p = {name: at.join(predictions(study, name)) for name in ROUTERS}
+    choices = {name: policy.argmax(values) for name, values in p.items()}
+    priority = labels.take(study.splits[0].train).summary()["accuracy"].to_numpy()
+    n, rng = len(at.rows), np.random.default_rng(at.seed)
+    some = np.sort(rng.choice(n, min(N_FRESH, n), replace=False))
+    again = range(N_DRAWS, N_DRAWS + 1)
+    fresh = draw_answers(labels, at.rows[some], again, study.parameters.device)[0]
+
+    def accuracy(at: Evaluation, values: np.ndarray, *of: str) -> pd.DataFrame:
+        quantities = tuple(Quantity("accuracy", *of, target=target) for target in at.targets)
+        return at.estimate({"": values}, {quantities: itemgetter("")})
+
+    chance = right.mean(axis=0)
+    found = [
+        evaluate_noise(at, right, choices, priority),
+        evaluate_ceiling(at, right, p),
+        accuracy(at, at.correct, GREEDY),
+        accuracy(at, chance, SAMPLED),
+        accuracy(at.take(some), fresh - chance[some], ASKED_AGAIN, SAMPLED),
+    ]
+    return pd.concat(found, ignore_index=True)
+
+
+def evaluate_noise(
+    at: Evaluation, right: np.ndarray, choices: Mapping[str, np.ndarray], priority: np.ndarray
+) -> pd.DataFrame:
+    """Compare the oracle of one draw with reproducible ones, and routers with both.
+
+    Parameters
+    ----------
+    at : Evaluation
+        N queries, their best single target, and the K targets.
+    right, priority
+        As in `reproducible`.
+    choices : mapping of router -> (N,) int array
+        The target each router asks.
+
+    Returns
+    -------
+    pandas.DataFrame
+        "headroom" of the oracles: `SINGLE_DRAW`, which knows a draw's outcome, and `REPRODUCIBLE`,
+        which has seen `x` of the S draws; and "real share", the latter's divided by the former.
+        "gap closed, single draw" and "gap closed, reproducible" of every router: the latter against
+        the oracle that has seen half. Of each target `AGREEMENT`, the chance that two draws of one
+        query are both right or both wrong; and `RELIABILITY`, the share of a single draw's
+        variance that is between queries (the intraclass correlation ICC(1), which is also the
+        correlation of two draws).
+
+    References
+    ----------
+    Shrout and Fleiss, "Intraclass correlations: uses in assessing rater reliability", 1979.
+    """
+    n_draws, chance = len(right), right.mean(axis=0)
+    single, half = (SINGLE_DRAW, None), (REPRODUCIBLE, n_draws // 2)
+    seen = {(REPRODUCIBLE, m): reproducible(right, m, priority) for m in range(1, n_draws)}
+    columns = {single: right.any(axis=2).mean(axis=0), **seen}
+    for name, asked in {BEST: at.best_single, **choices}.items():
+        columns[name] = chance[np.arange(len(chance)), asked]
+    columns["chance"] = chance
+    columns["within"] = chance * (1 - chance) * n_draws / (n_draws - 1)  # unbiased: of one query
+
+    def headroom(m: Values, oracle: tuple) -> np.ndarray:
+        return m[oracle] - m[BEST]
+
+    def reliability(m: Values, _: str) -> np.ndarray:
+        variance = m["chance"] * (1 - m["chance"])
+        return ratio(variance - m["within"], variance)
+
+    of_routers = {
+        OF_DRAW: lambda m, a: gap_closed(m[a], m[BEST], m[single]),
+        OF_REPRODUCIBLE: lambda m, a: gap_closed(m[a], m[BEST], m[half]),
+    }
+    of_targets = {AGREEMENT: lambda m, _: 1 - 2 * m["within"], RELIABILITY: reliability}
+    found = {(Quantity("headroom", SINGLE_DRAW),): lambda m: headroom(m, single)}
+    for oracle in seen:
+        of = {"router": REPRODUCIBLE, "x": oracle[1]}
+        found[Quantity("headroom", **of), Quantity("real share", **of)] = lambda m, oracle=oracle: (
+            np.column_stack([headroom(m, oracle), headroom(m, oracle) / headroom(m, single)])
+        )
+    found |= differences(of_routers, choices) | differences(of_targets, [""], targets=at.targets)
+    return at.estimate(columns, found)
 
 
 def reproducible(right: np.ndarray, n_seen: int, priority: np.ndarray) -> np.ndarray:
@@ -62,70 +165,6 @@ def reproducible(right: np.ndarray, n_seen: int, priority: np.ndarray) -> np.nda
     return share / (len(ways) * (n_draws - n_seen))
 
 
-def evaluate_noise(
-    at: Evaluation, right: np.ndarray, choices: Mapping[str, np.ndarray], priority: np.ndarray
-) -> pd.DataFrame:
-    """Compare the oracle of one draw with reproducible ones, and routers with both.
-
-    Parameters
-    ----------
-    at : Evaluation
-        Of the N queries; of its labels nothing but the best single target is used.
-    right, priority
-        As in `reproducible`.
-    choices : mapping of router -> (N,) int array
-        The target each router asks.
-
-    Returns
-    -------
-    pandas.DataFrame
-        "headroom" of the oracles: `SINGLE_DRAW`, which knows a draw's outcome, and `REPRODUCIBLE`,
-        which has seen `x` of the S draws; and "real share", the latter's divided by the former.
-        "gap closed, single draw" and "gap closed, reproducible" of every router: the latter against
-        the oracle that has seen half. Of each target `AGREEMENT`, the chance that two draws of one
-        query are both right or both wrong; and `RELIABILITY`, the share of a single draw's
-        variance that is between queries (the intraclass correlation ICC(1), which is also the
-        correlation of two draws).
-
-    References
-    ----------
-    Shrout and Fleiss, "Intraclass correlations: uses in assessing rater reliability", 1979.
-    """
-    n_draws, chance = len(right), right.mean(axis=0)
-    single, half = (SINGLE_DRAW, None), (REPRODUCIBLE, n_draws // 2)
-    seen = {(REPRODUCIBLE, m): reproducible(right, m, priority) for m in range(1, n_draws)}
-    columns = {single: right.any(axis=2).mean(axis=0), **seen}
-    asked = {BEST: at.best_single, **choices}
-    columns |= {name: chance[np.arange(len(chance)), k] for name, k in asked.items()}
-    columns["within"] = chance * (1 - chance) * n_draws / (n_draws - 1)  # unbiased: of one query
-    columns["chance"] = chance
-
-    def headroom(m: Values, oracle: tuple) -> np.ndarray:
-        return m[oracle] - m[BEST]
-
-    def reliability(m: Values) -> np.ndarray:
-        variance = m["chance"] * (1 - m["chance"])
-        return ratio(variance - m["within"], variance)
-
-    found = {
-        Quantity("headroom", oracle[0], x=oracle[1]): partial(headroom, oracle=oracle)
-        for oracle in (single, *seen)
-    }
-    for oracle in seen:
-        found[Quantity("real share", oracle[0], x=oracle[1])] = lambda m, oracle=oracle: (
-            headroom(m, oracle) / headroom(m, single)
-        )
-    for metric, oracle in ((OF_DRAW, single), (OF_REPRODUCIBLE, half)):
-        for name in choices:
-            found[Quantity(metric, name)] = lambda m, name=name, oracle=oracle: gap_closed(
-                m[name], m[BEST], m[oracle]
-            )
-    by_target = {AGREEMENT: lambda m: 1 - 2 * m["within"], RELIABILITY: reliability}
-    for metric, of in by_target.items():
-        found[tuple(Quantity(metric, target=target) for target in at.targets)] = of
-    return at.estimate(columns, found)
-
-
 def evaluate_ceiling(
     at: Evaluation, right: np.ndarray, p: Mapping[str, np.ndarray]
 ) -> pd.DataFrame:
@@ -133,8 +172,9 @@ def evaluate_ceiling(
 
     Parameters
     ----------
-    at, right
-        As in `evaluate_noise`.
+    at : Evaluation
+        N queries, their groups and folds, and the K targets.
+    right : (S, N, K) array of bool
     p : mapping of router -> (N, K) array
         Predicted P(correct), whose AUC is taken against the same draws.
 
@@ -148,56 +188,8 @@ def evaluate_ceiling(
     n_draws, n, n_targets = right.shape
     total = right.sum(axis=0)
     scores = {LOWER: (total - right) / (n_draws - 1), UPPER: total / n_draws, **p}
-    groups = np.arange(n) if at.groups is None else at.groups
-    draws = replace(
-        at.take(np.tile(np.arange(n), n_draws)),
-        correct=right.reshape(-1, n_targets),
-        groups=np.tile(groups, n_draws),
-    )
+    draws = replace(at.take(np.tile(np.arange(n), n_draws)), correct=right.reshape(-1, n_targets))
     scores = {
         name: np.broadcast_to(s, right.shape).reshape(-1, n_targets) for name, s in scores.items()
     }
     return draws.probabilities(scores, only=["AUC"]).assign(metric=CEILING, n=n)
-
-
-def label_noise(study: Study) -> pd.DataFrame:
-    """Answer the chapter's questions on label noise, for the embedded zoo.
-
-    The routers were fitted to greedy answers and are scored on samples of their targets' answers
-    at temperature 1, each asking the likeliest target.
-
-    Returns
-    -------
-    pandas.DataFrame
-        What `evaluate_noise` and `evaluate_ceiling` find; and of each target the accuracy of
-        `GREEDY` and of `SAMPLED` answers and, on `N_FRESH` queries that are asked once more, of
-        fresh answers less the stored ones. Empty for other labels: they hold one answer, and nobody
-        can be asked again.
-    """
-    if not study.is_zoo or study.parameters.fresh_labels:
-        return results()
-    from prefill_router.zoo.labelling import N_DRAWS, draw_answers, load_samples
-
-    labels, at = study.labels, held_out(study)
-    at = at.take(labels.split[at.rows] != "train")
-    right, n = load_samples(labels, at.rows), len(at.rows)
-    p = {name: at.join(predictions(study, name)) for name in ROUTERS}
-    choices = {name: policy.argmax(values) for name, values in p.items()}
-    priority = labels.take(study.splits[0].train).summary()["accuracy"].to_numpy()
-    some = np.sort(np.random.default_rng(at.seed).choice(n, min(N_FRESH, n), replace=False))
-    again = range(N_DRAWS, N_DRAWS + 1)
-    fresh = draw_answers(labels, at.rows[some], again, study.parameters.device)[0]
-
-    def accuracy(at: Evaluation, values: np.ndarray, *of: str) -> pd.DataFrame:
-        quantities = tuple(Quantity("accuracy", *of, target=target) for target in at.targets)
-        return at.estimate({"": values}, {quantities: itemgetter("")})
-
-    chance = right.mean(axis=0)
-    found = [
-        evaluate_noise(at, right, choices, priority),
-        evaluate_ceiling(at, right, p),
-        accuracy(at, at.correct, GREEDY),
-        accuracy(at, chance, SAMPLED),
-        accuracy(at.take(some), fresh - chance[some], ASKED_AGAIN, SAMPLED),
-    ]
-    return pd.concat(found, ignore_index=True)

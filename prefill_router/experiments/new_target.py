@@ -16,7 +16,8 @@ from sklearn.model_selection import GroupKFold
 from sklearn.preprocessing import StandardScaler
 
 from prefill_router.baselines.classifiers import TargetLogistic
-from prefill_router.evaluation.bootstrap import Ranking, Values, estimate, few
+from prefill_router.evaluation.bootstrap import FEW, Ranking, Values
+from prefill_router.evaluation.comparison import Evaluation
 from prefill_router.evaluation.results import Quantity, results
 from prefill_router.experiments.fold import FoldFit
 from prefill_router.experiments.study import Study
@@ -112,27 +113,22 @@ def label_budget(study: Study, most: int = 6) -> pd.DataFrame:
         least size.
     """
     labels, split, p = study.labels, study.splits[0], study.parameters
-    n_targets = min(labels.n_targets, most)
     fewest = (~np.isnan(labels.correct[split.train])).sum(axis=0).min()
     sizes = [size for size in SIZES if size <= fewest]
     if not sizes:
         return results()
+    targets = range(min(labels.n_targets, most))
     settings = (p.n_seeds, p.dimensions, p.criterion, p.inner_folds, sizes)
-
     found = [
         study.arrays(
             "new-target", partial(predict_new, study, k, sizes), *settings, k, encoders=[p.encoder]
         )
-        for k in track(range(n_targets), "Adding targets")
+        for k in track(targets, "Adding targets")
     ]
-    return evaluate_budget(
-        *(np.stack([by_target[name] for by_target in found]) for name in ("p", "nothing")),
-        labels.correct[split.test][:, :n_targets],
-        labels.group[split.test],
-        sizes=sizes,
-        n_resamples=few(p.n_resamples),
-        seed=p.seed,
-    )
+    drawn = {"n_resamples": p.n_resamples, "seed": p.seed}
+    Y, groups = labels.correct[split.test][:, targets], labels.group[split.test]
+    predicted, nothing = (np.stack([held[name] for held in found]) for name in ("p", "nothing"))
+    return evaluate_budget(Evaluation(Y, groups=groups, **drawn), predicted, nothing, sizes)
 
 
 def predict_new(study: Study, target: int, sizes: Sequence[int]) -> dict[str, np.ndarray]:
@@ -163,18 +159,16 @@ def _tune(study: Study, others: list[int], sizes: Sequence[int]) -> dict[tuple[i
     scores: dict[tuple, float] = defaultdict(float)
     for other in others[:TUNED_ON] if len(others) > 1 else ():
         without = what_is_known(study, [k for k in others if k != other])
-        for draw, size in product(range(TUNING_DRAWS), sizes):
+        for draw, size, (name, head) in product(range(TUNING_DRAWS), sizes, HEADS.items()):
             rows = _labelled(study, other, draw)[:size]
-            for name, head in HEADS.items():
-                for setting in head.settings:
-                    p = head.predict(setting, without, rows, Y[rows, other], at)
-                    scores[size, name, setting] += np.nanmean((p - Y[at, other]) ** 2)
+            for setting in head.settings:
+                p = head.predict(setting, without, rows, Y[rows, other], at)
+                scores[size, name, setting] += np.nanmean((p - Y[at, other]) ** 2)
     return {
         (size, name): min(head.settings, key=lambda setting: scores[size, name, setting])
         if scores
         else head.settings[len(head.settings) // 2]
-        for size in sizes
-        for name, head in HEADS.items()
+        for size, (name, head) in product(sizes, HEADS.items())
     }
 
 
@@ -192,8 +186,7 @@ def what_is_known(study: Study, others: Sequence[int]) -> PriorKnowledge:
     X = FoldFit(study, 0, [p.encoder]).distinct_features(targets=others).astype(float)
     train, v = split.train, split.validation
     fitted = {C: TargetLogistic(C).fit(X[train], Y[train]) for C in (0.001, 0.01, 0.1)}
-    brier = {C: np.nanmean((m.predict_proba(X[v]) - Y[v]) ** 2) for C, m in fitted.items()}
-    C = min(brier, key=brier.get)
+    C = min(fitted, key=lambda C: np.nanmean((fitted[C].predict_proba(X[v]) - Y[v]) ** 2))
     predicted = fitted[C].predict_proba(X)
     folds = GroupKFold(p.inner_folds, shuffle=True, random_state=p.seed)
     for inner, outer in folds.split(train, groups=group[train]):
@@ -215,27 +208,18 @@ def last_hidden(ensemble: SharedTrunkEnsemble, X: np.ndarray) -> np.ndarray:
 
 
 def evaluate_budget(
-    p: np.ndarray,
-    nothing: np.ndarray,
-    correct: np.ndarray,
-    groups: np.ndarray,
-    *,
-    sizes: Sequence[int],
-    n_resamples: int = 500,
-    seed: int = 0,
+    at: Evaluation, p: np.ndarray, nothing: np.ndarray, sizes: Sequence[int]
 ) -> pd.DataFrame:
     """Evaluate heads by number of labels, on average over targets and draws.
 
     Parameters
     ----------
+    at : Evaluation
+        The n test queries and K targets.
     p : ndarray of shape (K, S, n_sizes, n_heads, n)
-        P(correct) of the test queries by target, draw of labels, number of them, and head.
+        P(correct) of these queries by target, draw of labels, number of them, and head.
     nothing : ndarray of shape (K, n)
         Without a label.
-    correct : ndarray of shape (n, K)
-        1 right, 0 wrong, NaN never asked.
-    groups, n_resamples, seed
-        As in `estimate`.
     sizes : sequence of int
 
     Returns
@@ -244,7 +228,7 @@ def evaluate_budget(
         "AUC" and "Brier" of each head (`router`) by number of labels (`x`), and differences of
         `PAIRS`; and of `NO_LABEL`, where x is 0. Intervals are over query groups and draws.
     """
-    n_draws, rng = p.shape[1], np.random.default_rng(seed)
+    n_draws, rng = p.shape[1], np.random.default_rng(at.seed)
     asked = [*((head, "") for head in HEADS), *PAIRS]
 
     def average(m: Values) -> np.ndarray:
@@ -257,15 +241,15 @@ def evaluate_budget(
         return np.hstack([score[a] - score[b] if b else score[a] for a, b in asked])
 
     p, nothing = np.moveaxis(p, -1, 0), nothing.T
-    Y = np.broadcast_to(correct[:, :, None, None, None], p.shape)
+    Y = np.broadcast_to(at.correct[:, :, None, None, None], p.shape)
     columns = {
-        "AUC": {"p": Ranking(p, Y), NO_LABEL: Ranking(nothing, correct)},
-        "Brier": {"p": (p - Y) ** 2, NO_LABEL: (nothing - correct) ** 2},
+        "AUC": {"p": Ranking(p, Y), NO_LABEL: Ranking(nothing, at.correct)},
+        "Brier": {"p": (p - Y) ** 2, NO_LABEL: (nothing - at.correct) ** 2},
     }
     found = []
     for metric, values in columns.items():
-        of_heads = tuple(Quantity(metric, *of, x=size) for of in asked for size in sizes)
-        quantities = {of_heads: average}
-        quantities[Quantity(metric, NO_LABEL, x=0)] = lambda m: macro(m[NO_LABEL])
-        found.append(estimate(values, quantities, groups, n_resamples=n_resamples, seed=seed))
+        heads = tuple(Quantity(metric, *of, x=size) for of in asked for size in sizes)
+        no_label = Quantity(metric, NO_LABEL, x=0)
+        of = {heads: average, no_label: lambda m: macro(m[NO_LABEL])}
+        found.append(at.estimate(values, of, FEW))
     return pd.concat(found, ignore_index=True)

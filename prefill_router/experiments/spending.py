@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import product
 from operator import itemgetter
 
 import numpy as np
 import pandas as pd
 
+from prefill_router import policy
 from prefill_router.errors import InputError
-from prefill_router.evaluation.comparison import BEST, ENCODER_INCLUDED, SAVING_AGAINST_BEST
+from prefill_router.evaluation.bootstrap import Values
+from prefill_router.evaluation.comparison import (
+    BEST,
+    ENCODER_INCLUDED,
+    SAVING_AGAINST_BEST,
+    Evaluation,
+    differences,
+)
 from prefill_router.evaluation.results import Quantity, counted, results, select
-from prefill_router.evaluation.tuning import POLICIES, choose_parameter, fit_budget
-from prefill_router.experiments.comparison import choose_by_fold, held_out
-from prefill_router.experiments.cost_comparison import MEAN, MEDIAN, PREDICTED, TRUE, compare_costs
+from prefill_router.evaluation.tuning import POLICIES, choose_parameter, fit_budget, tied_lambdas
+from prefill_router.experiments.comparison import held_out
 from prefill_router.experiments.study import Study
 from prefill_router.extraction.sources import n_parameters
 from prefill_router.labels.costs import MILLION, expected_costs
+from prefill_router.metrics import cost_saving, ratio
 from prefill_router.zoo.labelling import USD_PER_MILLION_TOKENS_AND_PARAMETERS
 
+PREDICTED, TRUE = "predicted lengths", "true lengths"
+MEDIAN, MEAN = "median lengths", "mean lengths"
+"""The same for every query: as the paper expects, and what a prediction that knows nothing is."""
+SAVING = "saving at equal accuracy"
+ERROR = "error of the expected cost"
+POINTS = 256  # tolerances, and lambdas, at which a curve is looked at
+CURVES_DRAWN = 1000  # resamples at most
 BUDGETS = (0.25, 0.5, 0.75)
 """Budgets, from what is spent at least (0) to what the dearest target costs (1)."""
 SPENT, BUDGET = "spent of the budget", "budget"
@@ -60,11 +76,9 @@ def encoder_price(study: Study) -> float | None:
     """
     p, prices = study.parameters, {} if study.prices is None else study.prices.input
     known = [prices[target] for target in study.labels.targets if target in prices]
-    if not known:
-        return None
-    if p.prices == "zoo" and p.encoder.startswith("zoo/"):
+    if known and p.prices == "zoo" and p.encoder.startswith("zoo/"):
         return USD_PER_MILLION_TOKENS_AND_PARAMETERS * n_parameters(study.source(p.encoder)) / 1e6
-    return min(known)
+    return min(known, default=None)
 
 
 def evaluate_expected_costs(
@@ -92,36 +106,114 @@ def evaluate_expected_costs(
     at, correct, price = held_out(study), study.labels.correct, encoder_price(study)
     read = None if price is None else study.activations().full_tokens[at.rows] * price / MILLION
     expected = {way: at.join(costs) for way, costs in ways.items()} | {TRUE: at.cost}
-    curves = compare_costs(at, at.join(p), expected, read)
 
-    def fit(rule: str, fold: int, v: np.ndarray, cost: np.ndarray) -> float:
-        single = study.best_single[fold]
-        return choose_parameter(p[fold][v], correct[v], cost[v], rule, as_accurate_as=single)
+    def fit(rule: str, costs: Sequence[np.ndarray], fold: int, v: np.ndarray) -> float:
+        best = study.best_single[fold]
+        return choose_parameter(p[fold][v], correct[v], costs[fold][v], rule, as_accurate_as=best)
 
     choices = {
-        f"{rule}, {way}": _route(study, p, costs, rule, functools.partial(fit, rule))
-        for rule in POLICIES
-        for way, costs in ways.items()
+        f"{rule}, {way}": _route(study, p, costs, rule, partial(fit, rule, costs))[at.rows]
+        for rule, (way, costs) in product(POLICIES, ways.items())
     }
-    pairs = [
-        (f"{rule}, {PREDICTED}", f"{rule}, {way}") for rule in POLICIES for way in list(ways)[1:]
-    ]
-    pairs += [(name, BEST) for name in choices]
+    pairs = [(f"{rule}, {PREDICTED}", f"{rule}, {way}") for rule in POLICIES for way in ways]
+    pairs = [(a, b) for a, b in pairs if a != b] + [(name, BEST) for name in choices]
     found = at.choices(choices, pairs, encoder_cost=read)
     wanted = ["accuracy", SAVING_AGAINST_BEST, SAVING_AGAINST_BEST + ENCODER_INCLUDED]
     chosen = select(found, metric=wanted, router=list(choices), versus=None)
-    return pd.concat([curves, chosen], ignore_index=True)
+    return pd.concat([compare_costs(at, at.join(p), expected, read), chosen], ignore_index=True)
 
 
 def _route(
     study: Study, p: Sequence[np.ndarray], costs: Sequence[np.ndarray], rule: str, fit: Callable
 ) -> np.ndarray:
-    """Choose targets of the test queries, (n,), by a policy fitted on validation queries."""
+    """Choose targets of all test queries, (N,), by a policy fitted on each fold's validation rows.
 
-    def choose(fold: int, v: np.ndarray, t: np.ndarray) -> np.ndarray:
-        return POLICIES[rule](p[fold][t], costs[fold][t], fit(fold, v, costs[fold]))
+    `fit` maps a fold and its validation rows to the policy's parameter.
+    """
+    chosen = np.zeros(study.labels.n_queries, dtype=int)
+    for fold, (q, cost, split) in enumerate(zip(p, costs, study.splits, strict=True)):
+        parameter, t = fit(fold, split.validation), split.test
+        chosen[t] = POLICIES[rule](q[t], cost[t], parameter)
+    return chosen
 
-    return choose_by_fold(study, choose)
+
+def compare_costs(
+    at: Evaluation,
+    p: np.ndarray,
+    expected: Mapping[str, np.ndarray],
+    encoder_cost: np.ndarray | None = None,
+) -> pd.DataFrame:
+    """Compare what routing saves by different expectations of what answers will cost.
+
+    Parameters
+    ----------
+    at : Evaluation
+        N queries with their costs; incomplete ones are left out.
+    p : ndarray of shape (N, K)
+        Predicted P(correct).
+    expected : mapping of str to ndarray of shape (N, K)
+        Expected costs by how they were found. The first is compared with every other.
+    encoder_cost : ndarray of shape (N,), optional
+        What the encoder's prefill costs, in USD: only routing pays it. Default: unknown, and then
+        no saving includes it.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Results. Of router ``"tolerance, WAY"`` and ``"utility, WAY"`` the `SAVING` against the best
+        single target at the cheapest setting that is as accurate on these queries, and the first
+        way's difference from each other (`versus`); the same with `ENCODER_INCLUDED`. Of each way
+        and target the root mean squared `ERROR`, as a share of its mean cost, and its difference.
+
+    Notes
+    -----
+    The setting is found anew in every resample, on the queries it is reported on: this says what
+    the curves hold. Resamples in which a curve is nowhere as accurate are left out.
+    """
+    rows, kept = at.complete()
+    p, cost = np.asarray(p, dtype=np.float64)[rows], kept.cost
+    seen = {way: np.asarray(values, dtype=np.float64)[rows] for way, values in expected.items()}
+    first, *others = seen
+    chosen = {f"{rule}, {way}": _choices(rule, p, seen[way]) for rule in POLICIES for way in seen}
+    names = [*chosen]
+    chosen[BEST] = np.broadcast_to(kept.best_single, len(p))[:, None]
+    columns = {
+        (what, name): np.take_along_axis(values, k, axis=1)
+        for what, values in (("right", kept.correct), ("cost", cost))
+        for name, k in chosen.items()
+    }
+
+    def saving(m: Values, name: str, encoder: np.ndarray | float = 0.0) -> np.ndarray:
+        enough = m["right", name] >= m["right", BEST] - policy.ROUNDING
+        least = np.where(enough, m["cost", name], np.inf).min(axis=1, keepdims=True)
+        least[np.isinf(least)] = np.nan
+        return cost_saving(least + encoder, m["cost", BEST])[:, 0]
+
+    pairs = [(f"{rule}, {first}", f"{rule}, {way}") for rule in POLICIES for way in others]
+    quantities = differences({SAVING: saving}, names, pairs)
+    if encoder_cost is not None:
+        columns["encoder"] = np.asarray(encoder_cost)[rows, None]
+        included = {SAVING + ENCODER_INCLUDED: lambda m, a: saving(m, a, m["encoder"])}
+        quantities |= differences(included, names)
+    found = [kept.estimate(columns, quantities, CURVES_DRAWN, centred=True)]
+    ways = [way for way, values in seen.items() if not np.array_equal(values, cost)]
+    if ways:
+        errors = {way: (seen[way] - cost) ** 2 for way in ways} | {"cost": cost}
+        share = {ERROR: lambda m, a: ratio(np.sqrt(m[a]), m["cost"])}
+        pairs = [(ways[0], way) for way in ways[1:]]
+        quantities = differences(share, ways, pairs, kept.targets)
+        found.append(kept.estimate(errors, quantities, CURVES_DRAWN))
+    return pd.concat(found, ignore_index=True)
+
+
+def _choices(rule: str, p: np.ndarray, cost: np.ndarray) -> np.ndarray:
+    """Return what a policy chooses at settings over its whole range, (N, at most `POINTS`)."""
+    is_tolerance = rule == "tolerance"
+    changes = policy.gaps(p) if is_tolerance else tied_lambdas(p, cost)
+    n_settings = POINTS if is_tolerance else POINTS - 1  # no tie is at 0, but gaps are
+    settings = np.quantile(changes, np.linspace(0, 1, n_settings)) if changes.size else []
+    choose = POLICIES[rule]
+    return np.column_stack([choose(p, cost, x) for x in np.unique(np.r_[0.0, settings])])
 
 
 def evaluate_budgets(
@@ -147,28 +239,27 @@ def evaluate_budgets(
         a query, mean over folds), `SPENT`, what test queries really cost as a share of it, and
         "accuracy". A budget below what a way expects to be spent at least is left out.
     """
-    found, known = [results()], ways[PREDICTED]
-    rows, kept = held_out(study).complete()
-    known = [costs[split.validation] for costs, split in zip(known, study.splits, strict=True)]
+    (_, kept), found = held_out(study).complete(), [results()]
+    known = zip(ways[PREDICTED], study.splits, strict=True)
+    known = [costs[split.validation] for costs, split in known]
     least = np.array([costs.min(axis=1).mean() for costs in known])
     most = np.array([costs.mean(axis=0).max() for costs in known])
-    for share in budgets:
+
+    def fit(limits: np.ndarray, costs: Sequence[np.ndarray], fold: int, v: np.ndarray) -> float:
+        return fit_budget(p[fold][v], costs[fold][v], limits[fold])
+
+    for share, (way, costs) in product(budgets, ways.items()):
         limits = least + share * (most - least)
+        try:
+            chosen = _route(study, p, costs, "utility", partial(fit, limits, costs))[kept.rows]
+        except InputError:  # it expects to spend more in any case
+            continue
         if not (limits > 0).all():  # all is free
             continue
-
-        def fit(fold: int, v: np.ndarray, cost: np.ndarray, limits: np.ndarray = limits) -> float:
-            return fit_budget(p[fold][v], cost[v], limits[fold])
-
-        for way, costs in ways.items():
-            try:
-                chosen = _route(study, p, costs, "utility", fit)[rows]
-            except InputError:  # it expects to spend more in any case
-                continue
-            limit, cells = limits[kept.folds], (np.arange(len(chosen)), chosen)
-            of = {"router": way, "x": share, "n": len(chosen)}
-            columns = {SPENT: kept.cost[cells] / limit, "accuracy": kept.correct[cells]}
-            quantities = {Quantity(metric, **of): itemgetter(metric) for metric in columns}
-            found.append(results([counted(Quantity(BUDGET, **of), np.mean(limits))]))
-            found.append(kept.estimate(columns, quantities))
+        of, cells = {"router": way, "x": share, "n": len(chosen)}, np.arange(len(chosen))
+        spent = kept.cost[cells, chosen] / limits[kept.folds]
+        columns = {SPENT: spent, "accuracy": kept.correct[cells, chosen]}
+        quantities = {Quantity(metric, **of): itemgetter(metric) for metric in columns}
+        found.append(results([counted(Quantity(BUDGET, **of), np.mean(limits))]))
+        found.append(kept.estimate(columns, quantities))
     return pd.concat(found, ignore_index=True)

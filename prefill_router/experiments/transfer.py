@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from prefill_router import policy
-from prefill_router.errors import InputError
 from prefill_router.evaluation.results import results, select
 from prefill_router.experiments.comparison import HeldOut, held_out
 from prefill_router.experiments.routers import (
@@ -31,62 +30,6 @@ SEEDS = {"n_seeds": 3, "keep": 2}
 """SharedTrunkNets trained and kept at most, with and without the queries left out."""
 
 
-def leave_out(study: Study, values: np.ndarray, most: int) -> Study:
-    """Return a study whose every split tests one value that it neither trains nor validates on.
-
-    Parameters
-    ----------
-    study : Study
-    values : (N,) array of str
-        What is left out in turn, such as the queries' benchmarks.
-    most : int
-        Values left out at most, those with most test queries: each costs a choice of layers anew.
-
-    Returns
-    -------
-    Study
-        Its splits are those of the study's first, less the queries of the value, and those that
-        share a group with one; they test the value's test queries in any of the study's splits.
-        All that is fitted or chosen, layers included, follows from these splits.
-
-    Raises
-    ------
-    InputError
-        If there are fewer than two values to leave out.
-    """
-    counts = pd.Series(values[study.test_rows]).value_counts(sort=False).sort_index()
-    kept = np.sort(counts[counts >= FEWEST].nlargest(most).index)
-    if len(kept) < 2:
-        raise InputError(f"There must be two values with at least {FEWEST} test queries each.")
-    first, group = study.splits[0], study.labels.group
-    splits = []
-    for value in kept:
-        test = study.test_rows[values[study.test_rows] == value]
-        near = (values == value) | np.isin(group, group[test])
-        rest = (rows[~near[rows]] for rows in (first.train, first.validation))
-        splits.append(Split(*rest, test))
-    return _with_splits(study, splits)
-
-
-def _with_splits(study: Study, splits: Sequence[Split]) -> Study:
-    """Return a study of the same labels and states with other splits, and fewer seeds."""
-    p = study.parameters
-    fewer = {name: min(most, getattr(p, name)) for name, most in SEEDS.items()}
-    return study.like(splits, **fewer)
-
-
-def kinds(study: Study) -> dict[str, np.ndarray]:
-    """Return what may be left out, by its name: benchmarks, and of the zoo's questions levels."""
-    labels = study.labels
-    found = {"family" if study.is_zoo else "benchmark": labels.benchmark}
-    if study.is_zoo:
-        from prefill_router.zoo.skills import benchmark
-
-        levels = benchmark().set_index("query_id").loc[labels.query_id, "level"]
-        found["level"] = levels.to_numpy().astype(str)
-    return found
-
-
 def transfer(study: Study, most: int = 16) -> pd.DataFrame:
     """Compare routers on what they never saw with the same routers on what they did see.
 
@@ -102,18 +45,57 @@ def transfer(study: Study, most: int = 16) -> pd.DataFrame:
         Those of `compare_ways` for each of `kinds` (the `target`); none for a kind of which there
         are fewer than two values with enough test queries.
     """
-    usual, found = _with_splits(study, study.splits), [results()]
+    fewer = {name: min(n, getattr(study.parameters, name)) for name, n in SEEDS.items()}
+    usual, found = study.like(study.splits, **fewer), [results()]
     for kind, values in kinds(study).items():
-        try:
-            without = leave_out(study, values, most)
-        except InputError:
+        splits = leave_out(study, values, most)
+        if len(splits) < 2:
             continue
+        without = usual.like(splits)
         at = held_out(usual)
         at = at.take(np.isin(at.rows, without.test_rows))
         p = {(name, SEEN): at.join(predictions(usual, name)) for name in ROUTERS}
         p |= {(n, LEFT_OUT): without.over_folds(predictions(without, n)) for n in ROUTERS}
-        found.append(compare_ways(at, p, values).assign(target=kind))
+        found.append(compare_ways(at, p, values[at.rows]).assign(target=kind))
     return pd.concat(found, ignore_index=True)
+
+
+def kinds(study: Study) -> dict[str, np.ndarray]:
+    """Return what may be left out, by its name: benchmarks, and of the zoo's questions levels."""
+    labels = study.labels
+    if not study.is_zoo:
+        return {"benchmark": labels.benchmark}
+    from prefill_router.zoo.skills import benchmark
+
+    levels = benchmark().set_index("query_id").loc[labels.query_id, "level"]
+    return {"family": labels.benchmark, "level": levels.to_numpy().astype(str)}
+
+
+def leave_out(study: Study, values: np.ndarray, most: int) -> list[Split]:
+    """Return splits each of which tests one value that it neither trains nor validates on.
+
+    Parameters
+    ----------
+    study : Study
+    values : (N,) array of str
+        What is left out in turn, such as the queries' benchmarks.
+    most : int
+        Values left out at most, those with most test queries: each costs a choice of layers anew.
+
+    Returns
+    -------
+    list of Split
+        One per value with at least `FEWEST` test queries: the study's first split, less the queries
+        of the value and those that share a group with one; it tests the value's test queries in any
+        of the study's splits. All that is fitted or chosen, layers included, follows from these.
+    """
+    counts = pd.Series(values[study.test_rows]).value_counts(sort=False).sort_index()
+    first, group, splits = study.splits[0], study.labels.group, []
+    for value in sorted(counts[counts >= FEWEST].nlargest(most).index):
+        test = study.test_rows[values[study.test_rows] == value]
+        near = (values == value) | np.isin(group, group[test])
+        splits.append(Split(*(part[~near[part]] for part in (first.train, first.validation)), test))
+    return splits
 
 
 def compare_ways(
@@ -124,11 +106,10 @@ def compare_ways(
     Parameters
     ----------
     at : HeldOut
-        Queries, and the folds whose models predicted them as seen.
+        Queries, n of them, and the folds whose models predicted them as seen.
     p : mapping of (router, `SEEN` or `LEFT_OUT`) to (n, K) array
-        P(correct) of these rows, of models that had seen other queries of the same value, and that
-        had not.
-    values : (N,) array
+        P(correct), of models that had seen other queries of the same value, and that had not.
+    values : (n,) array
         What was left out.
 
     Returns
@@ -140,10 +121,9 @@ def compare_ways(
         `versus` is `LEFT_OUT`: the difference, paired.
     """
     pairs = [((name, SEEN), (name, LEFT_OUT)) for name, way in p if way == SEEN]
-    strata = pd.DataFrame([at.folds, values[at.rows]]).T.groupby([0, 1]).ngroup().to_numpy()
-    aucs = replace(at, folds=strata).probabilities(p, pairs, ["AUC"])
-    choices = {key: policy.argmax(q) for key, q in p.items()}
-    gaps = at.choices(choices, pairs)
+    strata = pd.DataFrame({"fold": at.folds, "value": values}).groupby(["fold", "value"]).ngroup()
+    aucs = replace(at, folds=strata.to_numpy()).probabilities(p, pairs, ["AUC"])
+    gaps = at.choices({key: policy.argmax(q) for key, q in p.items()}, pairs)
     wanted = {"metric": ["AUC", "gap closed"], "router": list(p), "versus": None}
     found = select(pd.concat([aucs, gaps]), **wanted)
     router, versus = found["router"].str, found["versus"].str

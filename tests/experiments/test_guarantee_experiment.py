@@ -1,13 +1,16 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tiny_studies
 from tiny_studies import relabelled
 
 from prefill_router import policy
-from prefill_router.evaluation.comparison import BEST, SAVING_AGAINST_BEST
+from prefill_router.evaluation.comparison import BEST, SAVING_AGAINST_BEST, Evaluation
 from prefill_router.evaluation.results import one, select
 from prefill_router.experiments import guarantee as it
-from prefill_router.router.guarantee import TAUS, certify
+from prefill_router.experiments.comparison import held_out
+from prefill_router.router.guarantee import certify
 
 pytestmark = pytest.mark.usefixtures("own_artifacts")
 FIVE = "at most 5 points"
@@ -21,44 +24,36 @@ def knowing(study):
     return [np.clip(correct * 0.8 + rng.uniform(0, 0.25, correct.shape), 0, 1) for _ in "ab"]
 
 
-def test_halves_share_no_group_and_leave_no_complete_query_out(study):
-    correct = study.labels.correct.copy()
-    correct[::7, 0] = np.nan
-    holed = relabelled(study, correct=correct)
-    for fold, split in enumerate(study.splits):
-        certifying, reporting = it.halves(holed, fold)
-        both = np.sort(np.concatenate([certifying, reporting]))
-        complete = split.test[~np.isnan(correct[split.test]).any(axis=1)]
-        np.testing.assert_array_equal(both, complete)
-        groups = study.labels.group
-        assert not set(groups[certifying]) & set(groups[reporting])
-        sizes = [len(set(groups[rows])) for rows in (certifying, reporting)]
-        assert sizes[0] - sizes[1] in (0, 1)
+def halves(study):
+    """The rows that certify, and those that report, in each fold."""
+    at = held_out(study)
+    folds = [at.take(at.folds == fold) for fold in range(len(study.splits))]
+    return [(fold.rows[it.first_half(fold)], fold.rows[~it.first_half(fold)]) for fold in folds]
+
+
+def test_halves_share_no_group(study):
+    for split, (certifying, reporting) in zip(study.splits, halves(study), strict=True):
+        np.testing.assert_array_equal(np.sort(np.r_[certifying, reporting]), np.sort(split.test))
+        groups = [set(study.labels.group[rows]) for rows in (certifying, reporting)]
+        assert not groups[0] & groups[1] and len(groups[0]) - len(groups[1]) in (0, 1)
 
 
 def test_a_certificate_is_that_of_its_half_and_reported_on_the_other(study, knowing):
     found = it.evaluate_guarantee(study, knowing, (0.05,))
-    right = single = n = 0
-    for fold in range(2):
-        certifying, reporting = it.halves(study, fold)
+    labels, right, single, n = study.labels, 0, 0, 0
+    for fold, (certifying, reporting) in enumerate(halves(study)):
         cost, best = study.expected_costs(fold), study.best_single[fold]
         promise = certify(
-            knowing[fold][certifying],
-            study.labels.correct[certifying],
-            cost[certifying],
-            best,
-            study.labels.group[certifying],
-            targets=study.labels.targets,
-            max_loss=0.05,
-        )
-        assert promise.tau is not None
+            knowing[fold][certifying], labels.correct[certifying], cost[certifying], best,
+            labels.group[certifying], targets=labels.targets, max_loss=0.05,
+        )  # fmt: skip
         row = one(found, metric=it.TAU, router=FIVE, x=fold + 1)
         assert (row.estimate, row.n) == (promise.tau, len(certifying))
         assert one(found, metric=it.GROUPS, x=fold + 1).estimate == promise.n_groups
         assert one(found, metric=it.FIRST_P, x=fold + 1).estimate == promise.p_values[0]
         chosen = policy.tolerance(knowing[fold][reporting], cost[reporting], promise.tau)
-        right += study.labels.correct[reporting, chosen].sum()
-        single += study.labels.correct[reporting, best].sum()
+        right += labels.correct[reporting, chosen].sum()
+        single += labels.correct[reporting, best].sum()
         n += len(reporting)
     accuracy = one(found, metric="accuracy", router=FIVE, split=it.REPORTING)
     assert (accuracy.estimate, accuracy.n) == (pytest.approx(right / n), n)
@@ -67,13 +62,11 @@ def test_a_certificate_is_that_of_its_half_and_reported_on_the_other(study, know
 
 
 def test_what_reports_certifies_nothing(study, knowing):
-    before = it.evaluate_guarantee(study, knowing, (0.05,))
-    reporting = np.concatenate([it.halves(study, fold)[1] for fold in range(2)])
-    correct = study.labels.correct.copy()
+    reporting, correct = np.concatenate([r for _, r in halves(study)]), study.labels.correct.copy()
     correct[reporting] = 1 - correct[reporting]
     other = relabelled(study, correct=correct)
     other.__dict__["best_single"] = study.best_single  # folds train on one another's queries
-    after = it.evaluate_guarantee(other, knowing, (0.05,))
+    before, after = (it.evaluate_guarantee(s, knowing, (0.05,)) for s in (study, other))
     certificates = [select(found, split=it.CERTIFYING) for found in (before, after)]
     assert certificates[0].equals(certificates[1])
     accuracies = [one(found, metric="accuracy", router=FIVE) for found in (before, after)]
@@ -81,8 +74,7 @@ def test_what_reports_certifies_nothing(study, knowing):
 
 
 def test_where_nothing_is_certified_the_best_single_target_is_asked(study):
-    wrong = [1 - study.labels.correct for _ in range(2)]
-    found = it.evaluate_guarantee(study, wrong)
+    found = it.evaluate_guarantee(study, [1 - study.labels.correct for _ in range(2)])
     taus = select(found, metric=it.TAU)["estimate"]
     assert len(taus) == 6 and taus.isna().all()
     leads = select(found, metric="accuracy", versus=BEST)
@@ -106,44 +98,35 @@ def test_more_labels_certify_more_and_all_losses_see_the_same(study, knowing):
     assert 0 < tau.lower <= tau.estimate <= tau.upper <= 1
 
 
-def test_without_prices_only_the_likeliest_target_can_be_certified(study, tmp_path):
-    assert it.certify_rows(study, [np.ones((240, 3))], 0, np.arange(2))["taus"] == TAUS
-    free = tiny_studies.study(tmp_path, prices="")
-    knows = [free.labels.correct * 0.9 + 0.05]
-    found = it.evaluate_guarantee(free, knows, (0.05,))
-    assert one(found, metric=it.TAU, router=FIVE, x=1).estimate == 0
-    assert select(found, metric=SAVING_AGAINST_BEST).empty
-    needed = it.evaluate_labels_needed(free, knows, (0.05,), 2)
-    assert needed["estimate"].iloc[-1] == 1 and set(needed["metric"]) == {it.CERTIFIED}
-
-
 @pytest.mark.parametrize("folds", [1, 3])
-def test_few_queries_of_two_targets_without_prices(tmp_path, folds):
-    table = tiny_studies.label_table(60, tiny_studies.TARGETS[:2])
-    table.loc[::9, "is_correct"] = np.nan
-    table = table.dropna(subset="is_correct")
-    study = tiny_studies.study(tmp_path, table, prices="", outer_folds=folds)
-    p = [np.full(study.labels.correct.shape, 0.5)] * folds
-    taus = select(it.evaluate_guarantee(study, p), metric=it.TAU)
-    assert taus.groupby("router")["x"].apply(list).tolist() == [list(range(1, folds + 1))] * 3
-    needed = it.evaluate_labels_needed(study, p, repetitions=2)
+def test_without_prices_only_the_likeliest_target_can_be_certified(tmp_path, folds):
+    """Of two targets, some unlabelled: the queries labelled for both certify and report."""
+    table = tiny_studies.label_table(60, tiny_studies.TARGETS[:2]).drop(index=range(0, 60, 9))
+    free = tiny_studies.study(tmp_path, table, prices="", outer_folds=folds)
+    knows = [np.nan_to_num(free.labels.correct) * 0.9 + 0.05] * folds
+    found = it.evaluate_guarantee(free, knows, (0.9,))
+    taus = select(found, metric=it.TAU)
+    assert taus["estimate"].tolist() == [0] * folds and taus["x"].tolist() == [*range(1, folds + 1)]
+    n = taus["n"].sum() + one(found, metric="accuracy", router=it.allowed(0.9)).n
+    assert n == free.labels.complete[free.test_rows].sum() < len(free.test_rows)
+    assert select(found, metric=SAVING_AGAINST_BEST).empty
+    needed = it.evaluate_labels_needed(free, knows, (0.9,), 2)
+    assert needed["estimate"].iloc[-1] == 1 and set(needed["metric"]) == {it.CERTIFIED}
     assert not needed.duplicated(["metric", "router", "x"]).any()
 
 
-def drawn_labels(n=1500):
-    """What `certify` is told of a cheap, a middling and a dear target and what is known of them."""
+def pool(n=1500):
+    """A cheap, a middling and a dear target, and what is known of them."""
     rng = np.random.default_rng(0)
     logits = np.array([-0.4, 0.1, 0.5]) + rng.normal(size=(n, 1)) + rng.normal(size=(n, 3))
     believed = logits + 2 * rng.normal(size=logits.shape)
     truth, p = (1 / (1 + np.exp(-z)) for z in (logits, believed))
-    return {
-        "p": p, "correct": (rng.random((n, 3)) < truth).astype(float), "best_single": 2,
-        "cost": np.array([1.0, 3.0, 9.0]), "groups": np.arange(n) // 2, "targets": ["a", "b", "c"],
-    }  # fmt: skip
+    correct, cost = (rng.random((n, 3)) < truth).astype(float), np.array([1.0, 3.0, 9.0])
+    return Evaluation(correct, cost, np.arange(n) // 2, 2, "abc"), p
 
 
 def test_fewer_labels_certify_less():
-    table = it.labels_needed(drawn_labels(), (0.001, 0.1), (0.05, 1.0), 5)
+    table = it.labels_needed(*pool(), (0.001, 0.1), (0.05, 1.0), 5)
     assert table["groups"].tolist() == [38, 750, 38, 750]
     assert table["queries"].tolist() == [76, 1500, 76, 1500]
     few, all_, _, generous = table.to_dict("records")
@@ -151,7 +134,11 @@ def test_fewer_labels_certify_less():
     assert generous["certified"] == 1 and generous["tau"] > 0
     assert not all_["tau"] > generous["tau"]
     assert 1 <= generous["cost"] <= 9
-    once = it.labels_needed(drawn_labels() | {"taus": (0.0,)}, (0.1,), (1.0,))
+    once = it.labels_needed(*pool(), (0.1,), (1.0,), taus=(0.0,))
     assert once[["certified", "tau"]].to_numpy().tolist() == [[1.0, 0.0]]
-    few_groups = it.labels_needed(drawn_labels(8), (0.05,), repetitions=2)
-    assert few_groups["groups"].tolist() == [1, 1, 2, 4]  # one at least
+    assert it.labels_needed(*pool(8), (0.05,))["groups"].tolist() == [1, 1, 2, 4]  # one at least
+    at, p = pool(40)
+    holed = at.correct.copy()
+    holed[:4, 1] = np.nan
+    holed = it.labels_needed(replace(at, correct=holed), p, (0.3,))
+    assert holed["queries"].iloc[-1] == 36

@@ -20,8 +20,6 @@ from prefill_router.experiments.label_noise import (
     reproducible,
 )
 
-TARGETS = ("a", "b", "c")
-
 
 @pytest.fixture
 def drawn():
@@ -30,46 +28,42 @@ def drawn():
     return chance, rng.random((10, 400, 3)) < chance
 
 
+def queries(right, best=0):
+    """The queries of some draws (S, N, K) in two folds, each by itself, of one best target."""
+    n = np.arange(right.shape[1])
+    targets = "abcd"[: right.shape[2]]
+    return Evaluation(right[0], None, n, n * 0 + best, targets, n % 2, n_resamples=100)
+
+
+def noise(right, best=0, **choices):
+    return evaluate_noise(queries(right, best), right, choices, np.arange(right.shape[2]))
+
+
 def estimate_of(found, metric, router="", **where):
     return one(found, metric=metric, router=router, **where).estimate
 
 
 def test_the_reproducible_oracle_is_that_of_every_split_of_the_draws(drawn):
-    right = drawn[1][:4, :50]
-    priority = np.array([0.2, 0.1, 0.3])
+    right, priority = drawn[1][:4, :50], np.array([0.2, 0.1, 0.3])
     for m in (1, 2, 3):
-        expected = np.zeros(50)
-        for i in range(50):
-            for seen in combinations(range(4), m):
-                rest = [d for d in range(4) if d not in seen]
-                counts = right[list(seen), i].sum(axis=0)
-                k = max(range(3), key=lambda k: (counts[k], priority[k]))
-                expected[i] += right[rest, i, k].mean()
-        np.testing.assert_allclose(
-            reproducible(right, m, priority), expected / len(list(combinations(range(4), m)))
-        )
+        expected = []
+        for seen in combinations(range(4), m):
+            rest = [d for d in range(4) if d not in seen]
+            counts = right[list(seen)].sum(axis=0) + priority
+            expected.append(right[rest, :].mean(axis=0)[np.arange(50), counts.argmax(axis=1)])
+        np.testing.assert_allclose(reproducible(right, m, priority), np.mean(expected, axis=0))
 
 
-def noise(right, best, choices=None, targets=TARGETS):
-    at = Evaluation(right[0], best_single=best, targets=targets, n_resamples=200)
-    return evaluate_noise(at, right, choices or {}, np.arange(right.shape[2]))
-
-
-def test_an_oracle_of_pure_luck_has_headroom_that_is_not_real():
-    right = np.random.default_rng(1).random((10, 3000, 4)) < 0.5
-    at = np.zeros(3000, dtype=int)
-    found = noise(right, at, {"r": at}, "abcd")
+def test_headroom_of_pure_luck_is_not_real_and_of_answers_that_never_vary_all_is():
+    rng = np.random.default_rng(1)
+    found = noise(rng.random((10, 3000, 4)) < 0.5)
     single = estimate_of(found, "headroom", SINGLE_DRAW)
     assert single == pytest.approx(1 - 0.5**4 - 0.5, abs=0.01)
     assert abs(estimate_of(found, "headroom", REPRODUCIBLE, x=5)) < 0.01
     assert abs(estimate_of(found, "real share", REPRODUCIBLE, x=5)) < 0.03
 
-
-def test_where_answers_never_vary_all_headroom_is_real():
-    answers = np.random.default_rng(2).random((500, 3)) < 0.6
-    right = np.repeat(answers[None], 10, axis=0)
-    best, good = np.zeros(500, dtype=int), answers.argmax(axis=1)
-    found = noise(right, best, {"perfect": good})
+    answers = rng.random((500, 3)) < 0.6
+    found = noise(np.repeat(answers[None], 10, axis=0), perfect=answers.argmax(axis=1))
     shares = select(found, metric="real share")
     assert shares["x"].tolist() == list(range(1, 10))
     assert shares["estimate"].tolist() == pytest.approx([1] * 9)
@@ -81,24 +75,18 @@ def test_where_answers_never_vary_all_headroom_is_real():
 
 def test_more_draws_seen_come_nearer_to_who_knows_every_chance(drawn):
     chance, right = drawn
-    at = np.ones(400, dtype=int)
-    found = noise(right, at, {"knows": chance.argmax(axis=1)})
+    found = noise(right, best=1, knows=chance.argmax(axis=1))
     rooms = select(found, metric="headroom", router=REPRODUCIBLE)["estimate"].to_numpy()
     assert (np.diff(rooms) > -0.003).all() and rooms[-1] > rooms[0]
     known = chance.max(axis=1).mean() - chance[:, 1].mean()
     assert rooms[-1] == pytest.approx(known, abs=0.03)
     assert estimate_of(found, "headroom", SINGLE_DRAW) > known + 0.03
-    assert estimate_of(found, "gap closed, reproducible", "knows") == pytest.approx(
-        estimate_of(found, "gap closed, single draw", "knows")
-        / estimate_of(found, "real share", REPRODUCIBLE, x=5)
+    of_draw, of_real = (
+        estimate_of(found, f"gap closed, {way}", "knows") for way in ("single draw", "reproducible")
     )
-
-
-def test_reliability_is_the_share_of_variance_between_queries(drawn):
-    chance, right = drawn
-    at = np.zeros(400, dtype=int)
-    found = noise(right, at)
-    for k, target in enumerate("abc"):
+    real = estimate_of(found, "real share", REPRODUCIBLE, x=5)
+    assert of_real == pytest.approx(of_draw / real)
+    for k, target in enumerate("abc"):  # the share of variance that is between queries
         p = chance[:, k]
         row = one(found, metric=RELIABILITY, target=target)
         assert row.lower < p.var() / (p.mean() * (1 - p.mean())) < row.upper
@@ -106,31 +94,20 @@ def test_reliability_is_the_share_of_variance_between_queries(drawn):
         assert agree.lower < (p**2 + (1 - p) ** 2).mean() < agree.upper
 
 
-def test_the_ceiling_is_between_its_bounds_and_no_router_is_above_it(drawn):
-    chance, right = drawn
-    noisy = chance + np.random.default_rng(3).normal(0, 0.2, chance.shape)
-    p = {"knows": chance, "guesses": noisy}
-    found = evaluate_ceiling(Evaluation(right[0], targets=TARGETS, n_resamples=100), right, p)
-    by_target = {t: select(found, target=t).set_index("router")["estimate"] for t in ("a", "b", "")}
-    for area in by_target.values():
-        assert area[LOWER] < area["knows"] < area[UPPER] and area["guesses"] < area["knows"]
-    expected = roc_auc_score(right[:, :, 1].ravel(), np.tile(noisy[:, 1], 10))
-    assert by_target["b"]["guesses"] == pytest.approx(expected)
-    assert (found["n"] == 400).all() and set(found["metric"]) == {CEILING}
-
-
-def test_the_ceiling_compares_queries_of_one_fold_alone(drawn):
+def test_the_ceiling_is_above_every_router_whose_scores_compare_within_a_fold(drawn):
     chance, right = drawn
     folds = np.arange(len(chance)) % 2
-    p = {"shifted": np.where(folds[:, None] == 0, chance, chance - 1)}  # the same ranks in a fold
-    at = Evaluation(right[0], targets=TARGETS, folds=folds, n_resamples=20)
-    found = evaluate_ceiling(at, right, p)
-    won = pairs = 0.0
-    for fold in (0, 1):
-        y, scores = right[:, folds == fold, 0].ravel(), np.tile(chance[folds == fold, 0], 10)
-        n_pairs = y.sum() * (~y).sum()
-        won, pairs = won + roc_auc_score(y, scores) * n_pairs, pairs + n_pairs
-    assert estimate_of(found, CEILING, "shifted", target="a") == pytest.approx(won / pairs)
+    p = {"knows": chance - folds[:, None]}  # the same ranks within a fold
+    p["guesses"] = p["knows"] + np.random.default_rng(3).normal(0, 0.2, chance.shape)
+    found = evaluate_ceiling(queries(right), right, p)
+    for target in ("a", "b", ""):
+        area = select(found, target=target).set_index("router")["estimate"]
+        assert area[LOWER] < area["knows"] < area[UPPER] and area["guesses"] < area["knows"]
+    assert (found["n"] == 400).all() and set(found["metric"]) == {CEILING}
+    ys = [(right[:, folds == f, 0].ravel(), np.tile(chance[folds == f, 0], 10)) for f in (0, 1)]
+    weights = [y.sum() * (~y).sum() for y, _ in ys]
+    expected = np.average([roc_auc_score(*both) for both in ys], weights=weights)
+    assert estimate_of(found, CEILING, "knows", target="a") == pytest.approx(expected)
 
 
 def test_labels_that_cannot_be_sampled_leave_the_question_out(study):

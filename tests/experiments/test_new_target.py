@@ -3,6 +3,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 from tiny_studies import relabelled
 
+from prefill_router.evaluation.comparison import Evaluation
 from prefill_router.evaluation.results import one, select
 from prefill_router.experiments import new_target
 from prefill_router.experiments.new_target import (
@@ -10,7 +11,6 @@ from prefill_router.experiments.new_target import (
     NO_LABEL,
     OWN_HEAD,
     PAIRS,
-    SHARED_AND_TRUNK,
     TUNING_DRAWS,
     evaluate_budget,
     label_budget,
@@ -20,53 +20,54 @@ from prefill_router.experiments.new_target import (
 )
 from prefill_router.trunk import SharedTrunkEnsemble
 
+BOUNDS = ["estimate", "lower", "upper"]
 
-@pytest.mark.parametrize("n_resamples", [100, 251])  # 251: no resample is taken for the sample
-def test_estimates_are_means_over_targets_and_draws(n_resamples):
+
+def with_others(study, rows, target):
+    """The study with the opposite labels of a target in some rows."""
+    correct = study.labels.correct.copy()
+    correct[rows, target] = 1 - correct[rows, target]
+    return relabelled(study, correct=correct)
+
+
+def test_estimates_are_means_over_targets_and_draws():
     rng = np.random.default_rng(1)
     shape = (2, 3, 2, len(HEADS), 150)
     correct = (rng.random((150, 2)) < 0.5).astype(float)
     p = np.clip(0.3 * correct.T[:, None, None, None] + 0.7 * rng.random(shape), 0, 1)
-    nothing, sizes, groups = rng.random((2, 150)), [10, 30], np.arange(150)
-    found = evaluate_budget(p, nothing, correct, groups, sizes=sizes, n_resamples=n_resamples)
+    # with 251 resamples none is taken for the sample
+    found = evaluate_budget(Evaluation(correct, n_resamples=251), p, p[:, 0, 0, 0], [10, 30])
     assert len(found) == 2 * (2 * len(HEADS) + 1 + 2 * len(PAIRS))
-    for s, size in enumerate(sizes):
+    for s, size in enumerate((10, 30)):
+        auc = select(found, metric="AUC", x=size).set_index("router")["estimate"]
         for h, head in enumerate(HEADS):
-            areas = [
-                roc_auc_score(correct[:, k], p[k, d, s, h]) for k in range(2) for d in range(3)
-            ]
-            row = one(found, metric="AUC", router=head, x=size)
-            assert row.estimate == pytest.approx(np.mean(areas))
-            assert row.lower < row.estimate < row.upper
-            brier = ((p[:, :, s, h] - correct.T[:, None]) ** 2).mean()
+            each = [roc_auc_score(correct[:, k], p[k, d, s, h]) for k in range(2) for d in range(3)]
+            assert auc[head] == pytest.approx(np.mean(each))
             row = one(found, metric="Brier", router=head, x=size)
-            assert row.estimate == pytest.approx(brier)
-        difference = one(found, metric="AUC", router=SHARED_AND_TRUNK, versus=OWN_HEAD, x=size)
-        ours, own = (
-            one(found, metric="AUC", router=h, x=size) for h in (SHARED_AND_TRUNK, OWN_HEAD)
-        )
-        assert difference.estimate == pytest.approx(ours.estimate - own.estimate)
-    areas = [roc_auc_score(correct[:, k], nothing[k]) for k in range(2)]
+            brier = ((p[:, :, s, h] - correct.T[:, None]) ** 2).mean()
+            assert row.estimate == pytest.approx(brier) and row.lower < brier < row.upper
+        for ours, other in PAIRS:
+            difference = one(found, metric="AUC", router=ours, versus=other, x=size)
+            assert difference.estimate == pytest.approx(auc[ours] - auc[other])
+    areas = [roc_auc_score(correct[:, k], p[k, 0, 0, 0]) for k in range(2)]
     assert one(found, metric="AUC", router=NO_LABEL, x=0).estimate == pytest.approx(np.mean(areas))
 
 
 def test_intervals_cover_which_queries_were_labelled():
     """Where all queries are alike, draws alone differ; of two, a resample may hold one twice."""
     n = 60
-    correct = np.tile([0.0, 1.0], n // 2)[:, None]
     p = np.empty((1, 2, 1, len(HEADS), n))
     p[:, 0], p[:, 1] = 0.5, 0.9
     pairs = np.arange(n) // 2  # a wrong and a right answer each
-    found = evaluate_budget(p, p[:, 0, 0, 0], correct, pairs, sizes=[10], n_resamples=100)
-    bounds = ["estimate", "lower", "upper"]
+    at = Evaluation(np.tile([0.0, 1.0], n // 2)[:, None], groups=pairs, n_resamples=100)
+    found = select(evaluate_budget(at, p, p[:, 0, 0, 0], [10]), metric="Brier", versus=None)
     best, worst = 0.5**2, (0.1**2 + 0.9**2) / 2
-    heads = select(found, metric="Brier", router=list(HEADS))[bounds]
+    heads = select(found, router=list(HEADS))[BOUNDS]
     np.testing.assert_allclose(heads, [[(best + worst) / 2, best, worst]] * len(HEADS))
-    nothing = select(found, metric="Brier", router=NO_LABEL)[bounds]
-    np.testing.assert_allclose(nothing, [[best] * 3])
+    np.testing.assert_allclose(select(found, router=NO_LABEL)[BOUNDS], [[best] * 3])
     # heads learn from the same draws, and so are compared on the same
-    differences = found[(found["metric"] == "Brier") & (found["versus"] != "")]
-    np.testing.assert_allclose(differences[bounds], np.zeros((len(PAIRS), 3)), atol=1e-12)
+    differences = found[found["versus"] != ""][BOUNDS]
+    np.testing.assert_allclose(differences, np.zeros((len(PAIRS), 3)), atol=1e-12)
 
 
 def test_any_label_table_can_be_asked(study):
@@ -77,10 +78,7 @@ def test_any_label_table_can_be_asked(study):
     assert label_budget(study, most=1).equals(found)
 
 
-def test_what_is_told_beforehand_is_chosen_without_the_pseudo_new_targets_labels(
-    study, monkeypatch
-):
-    """Each head is tuned on knowledge of the other targets, and of neither of the two."""
+def test_heads_are_tuned_on_knowledge_of_neither_new_target(study, monkeypatch):
     asked, tuned = [], []
 
     def spy(study, others):
@@ -103,32 +101,22 @@ def test_what_is_told_beforehand_is_chosen_without_the_pseudo_new_targets_labels
 
 
 def test_test_labels_never_influence_the_predictions(study):
-    correct, test = study.labels.correct.copy(), study.splits[0].test
-    correct[test] = 1 - correct[test]
-    mine, theirs = (predict_new(s, 1, [10]) for s in (study, relabelled(study, correct=correct)))
+    other = with_others(study, study.splits[0].test[:, None], [0, 1, 2])
+    mine, theirs = (predict_new(s, 1, [10]) for s in (study, other))
     for name, before in mine.items():
         np.testing.assert_array_equal(before, theirs[name])
 
 
-def test_what_is_known_does_not_come_from_the_new_target(study):
-    before = what_is_known(study, [0, 2])
-    correct = study.labels.correct.copy()
-    correct[:, 1] = 1 - correct[:, 1]
-    after = what_is_known(relabelled(study, correct=correct), [0, 2])
+def test_what_is_known_is_of_the_others_and_out_of_fold(study):
+    before, train = what_is_known(study, [0, 2]), study.splits[0].train
+    after = what_is_known(with_others(study, slice(None), 1), [0, 2])
     np.testing.assert_array_equal(before.p, after.p)
     np.testing.assert_array_equal(before.trunk, after.trunk)
     assert before.p.shape == (study.labels.n_queries, 2)
-    train = study.splits[0].train
     np.testing.assert_allclose(before.trunk[train].mean(axis=0), 0, atol=1e-6)
-
-
-def test_predictions_of_training_queries_are_not_from_heads_fitted_to_them(study):
-    before, train = what_is_known(study, [0, 1]), study.splits[0].train
-    correct = study.labels.correct.copy()
-    row = train[0]
-    correct[row, 0] = 1 - correct[row, 0]
-    after = what_is_known(relabelled(study, correct=correct), [0, 1])
-    assert after.p[row, 0] == pytest.approx(before.p[row, 0], abs=1e-9)
+    # a training query's own label is not in the prediction of it, but in those of others
+    after = what_is_known(with_others(study, train[0], 0), [0, 2])
+    assert after.p[train[0], 0] == pytest.approx(before.p[train[0], 0], abs=1e-9)
     assert np.abs(after.p[train, 0] - before.p[train, 0]).max() > 1e-6
 
 
@@ -138,6 +126,5 @@ def test_the_last_hidden_layer_gives_the_networks_logits():
     ensemble = SharedTrunkEnsemble(1, 1, (8, 5), max_epochs=3).fit(X, Y)
     last = ensemble.networks_[0].linears[-1]
     logits = last_hidden(ensemble, X) @ last.weight.detach().numpy().T + last.bias.detach().numpy()
-    np.testing.assert_allclose(
-        ensemble.predict_proba(X), 1 / (1 + np.exp(-logits)), rtol=1e-4, atol=1e-6
-    )
+    p = 1 / (1 + np.exp(-logits))
+    np.testing.assert_allclose(ensemble.predict_proba(X), p, rtol=1e-4, atol=1e-6)

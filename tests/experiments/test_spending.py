@@ -8,12 +8,19 @@ from tiny_studies import relabelled
 
 from prefill_router import policy
 from prefill_router.config import validate
-from prefill_router.evaluation.comparison import ENCODER_INCLUDED, SAVING_AGAINST_BEST
+from prefill_router.evaluation.comparison import ENCODER_INCLUDED, SAVING_AGAINST_BEST, Evaluation
 from prefill_router.evaluation.results import one, select
 from prefill_router.evaluation.tuning import choose_parameter, fit_budget
 from prefill_router.experiments import spending
-from prefill_router.experiments.cost_comparison import MEAN, MEDIAN, PREDICTED, SAVING
 from prefill_router.experiments.routers import PRIMARY, predictions
+from prefill_router.experiments.spending import (
+    ERROR,
+    MEAN,
+    MEDIAN,
+    PREDICTED,
+    SAVING,
+    compare_costs,
+)
 from prefill_router.experiments.study import Study
 
 pytestmark = pytest.mark.usefixtures("own_artifacts")
@@ -41,26 +48,25 @@ def test_costs_are_predicted_from_training_answers_alone(study, ways):
 
 
 def test_means_and_medians_are_those_of_training_answers(study, ways):
-    train = study.splits[1].train
+    train, targets = study.splits[1].train, study.labels.targets
+    tokens = study.activations().full_tokens[:, None]
+    per_input, per_output = (
+        np.array([prices[target] for target in targets])
+        for prices in (study.prices.input, study.prices.output)
+    )
     for way, typical in {MEDIAN: np.median, MEAN: np.mean}.items():
         lengths = typical(study.labels.output_tokens[train], axis=0)
-        tokens = study.activations().full_tokens[:, None]
-        prices = [
-            [prices[target] for target in study.labels.targets]
-            for prices in (study.prices.input, study.prices.output)
-        ]
-        expected = (tokens * prices[0] + lengths * prices[1]) / 1e6
+        expected = (tokens * per_input + lengths * per_output) / 1e6
         np.testing.assert_allclose(ways[way][1], expected)
 
 
 def test_the_encoder_is_priced_by_targets_that_have_a_price(study, tmp_path):
-    known, targets = study.prices, study.labels.targets
-    assert spending.encoder_price(study) == min(known.input[t] for t in targets)
+    known, (first, *rest) = study.prices.input, study.labels.targets
     other = copy.copy(study)
-    rest = {name: price for name, price in known.input.items() if name != targets[0]}
-    other.prices = replace(known, input=rest)
-    assert spending.encoder_price(other) == min(known.input[t] for t in targets[1:])
-    other.prices = replace(known, input={})
+    assert spending.encoder_price(other) == min(known[t] for t in (first, *rest))
+    other.prices = replace(study.prices, input={t: known[t] for t in rest})
+    assert spending.encoder_price(other) == min(known[t] for t in rest)
+    other.prices = replace(study.prices, input={})
     assert spending.encoder_price(other) is None
     zoo = Study(validate({"encoder": "zoo/qwen3-c"}))
     assert spending.encoder_price(zoo) == pytest.approx(zoo.prices.input["zoo/qwen3-c"])
@@ -81,13 +87,11 @@ def test_policies_are_chosen_on_validation_and_pay_what_answers_cost(study, p, w
         whole.append(study.costs[t, best])
         read.append(study.activations().full_tokens[t] * spending.encoder_price(study) / 1e6)
     spent, whole, read = (np.concatenate(x).mean() for x in (spent, whole, read))
-    name = f"tolerance, {PREDICTED}"
+    name, versus = f"tolerance, {PREDICTED}", f"tolerance, {MEDIAN}"
     saved = one(found, metric=SAVING_AGAINST_BEST, router=name).estimate
     assert saved == pytest.approx(1 - spent / whole)
     included = one(found, metric=SAVING_AGAINST_BEST + ENCODER_INCLUDED, router=name).estimate
     assert included == pytest.approx(1 - (spent + read) / whole)
-    one(found, metric=SAVING, router=f"utility, {MEDIAN}")
-    versus = f"tolerance, {MEDIAN}"
     difference = one(found, metric=SAVING_AGAINST_BEST, router=name, versus=versus).estimate
     other = one(found, metric=SAVING_AGAINST_BEST, router=versus).estimate
     assert difference == pytest.approx(saved - other)
@@ -124,5 +128,92 @@ def test_every_result_has_a_name_of_its_own(study, p, tmp_path):
     found = spending.spending(study, p)
     assert not found.duplicated(["metric", "router", "versus", "target", "x", "split"]).any()
     assert not select(found, metric=[SAVING, spending.SPENT]).empty
-    free = tiny_studies.study(tmp_path, prices="")
-    assert spending.spending(free, []).empty
+    assert spending.spending(tiny_studies.study(tmp_path, prices=""), []).empty
+
+
+# -- what the curves hold ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pool():
+    """Targets that are alike but for what an answer costs, which varies tenfold by query."""
+    rng = np.random.default_rng(0)
+    truth = rng.uniform(0.3, 0.9, size=(300, 1)) + rng.normal(0, 0.03, size=(300, 3))
+    correct = (rng.random((300, 3)) < truth).astype(float)
+    paid = 10 ** rng.uniform(-1, 1, size=(300, 3))
+    median = np.repeat(np.median(paid, axis=0)[None], 300, axis=0)
+    return truth, correct, paid, median
+
+
+@pytest.fixture
+def coarse(monkeypatch):
+    """Look at fewer settings, to be quick."""
+    monkeypatch.setattr(spending, "POINTS", 80)
+
+
+def compare(pool, expected, encoder_cost=None, best=0):
+    p, correct, paid, _ = pool
+    at = Evaluation(correct, paid, None, best, ["a", "b", "c"], n_resamples=50)
+    return compare_costs(at, p, expected, encoder_cost)
+
+
+def difference(found, name, other):
+    pair = {"router": f"{name}, {PREDICTED}", "versus": f"{name}, {other}"}
+    return one(found, metric=SAVING, **pair)
+
+
+def test_the_saving_is_that_of_the_cheapest_setting_that_is_as_accurate(pool, coarse):
+    """By brute force: every gap is a tolerance."""
+    p, correct, paid, median = pool
+    found = compare(pool, {PREDICTED: paid, MEDIAN: median})
+    for way, seen in ((PREDICTED, paid), (MEDIAN, median)):
+        least = np.inf
+        for tau in np.unique(policy.gaps(p)):
+            chosen = policy.tolerance(p, seen, tau)[:, None]
+            if np.take_along_axis(correct, chosen, 1).mean() >= correct[:, 0].mean() - 1e-12:
+                least = min(least, np.take_along_axis(paid, chosen, 1).mean())
+        saving = one(found, metric=SAVING, router=f"tolerance, {way}").estimate
+        assert saving <= 1 - least / paid[:, 0].mean() + 1e-12
+        assert saving == pytest.approx(1 - least / paid[:, 0].mean(), abs=0.06)
+
+
+@pytest.mark.parametrize("name", ["tolerance", "utility"])
+def test_knowing_costs_that_vary_saves(pool, coarse, name):
+    _, _, paid, median = pool
+    assert difference(compare(pool, {PREDICTED: paid, MEDIAN: median}), name, MEDIAN).lower > 0.1
+    assert difference(compare(pool, {PREDICTED: median, MEAN: paid}), name, MEAN).upper < 0
+    same = difference(compare(pool, {PREDICTED: median, MEAN: median}), name, MEAN)
+    assert same.estimate == same.lower == same.upper == 0
+
+
+def test_only_routing_pays_the_encoder(pool, coarse):
+    _, _, paid, median = pool
+    found = compare(pool, {PREDICTED: paid, MEDIAN: median}, np.full(300, 0.25))
+    for way in (PREDICTED, MEDIAN):
+        router = f"utility, {way}"
+        without = one(found, metric=SAVING, router=router).estimate
+        included = one(found, metric=SAVING + ENCODER_INCLUDED, router=router).estimate
+        assert without - included == pytest.approx(0.25 / paid[:, 0].mean())
+    assert not any(ENCODER_INCLUDED in metric for metric in compare(pool, {PREDICTED: paid}).metric)
+
+
+def test_errors_are_shares_of_the_mean_cost(pool, coarse):
+    _, _, paid, median = pool
+    found = compare(pool, {PREDICTED: paid * 1.1, MEDIAN: median})
+    for k, target in enumerate("abc"):
+        expected = np.sqrt(np.mean((median - paid)[:, k] ** 2)) / paid[:, k].mean()
+        error = {"metric": ERROR, "target": target}
+        assert one(found, router=MEDIAN, **error).estimate == pytest.approx(expected)
+        assert one(found, router=PREDICTED, versus=MEDIAN, **error).upper < 0
+
+
+def test_the_best_single_target_may_differ_by_row(pool, coarse):
+    best = np.arange(300) % 3
+    # the same targets in another order in each row, so that the best single one is the first
+    moved = [np.take_along_axis(x, (np.arange(3) + best[:, None]) % 3, axis=1) for x in pool]
+    saved = [
+        select(compare(it, {PREDICTED: it[2], MEDIAN: it[3]}, best=k), metric=SAVING).estimate
+        for it, k in ((pool, best), (moved, 0), (pool, 0))
+    ]
+    assert saved[0].tolist() == pytest.approx(saved[1].tolist())
+    assert saved[0].tolist() != pytest.approx(saved[2].tolist())
