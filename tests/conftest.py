@@ -9,7 +9,7 @@ from tiny_studies import TARGETS, label_table
 from prefill_router.experiments.study import ARTIFACTS
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session", autouse=True)
 def own_artifacts():
     """Let every study keep its artifacts in its own run directory."""
     with pytest.MonkeyPatch.context() as patch:
@@ -20,18 +20,14 @@ def own_artifacts():
 @pytest.fixture(scope="session")
 def study(tmp_path_factory):
     """Three learnable targets, two outer folds."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv(ARTIFACTS, raising=False)
-        return tiny_studies.study(tmp_path_factory.mktemp("study"), outer_folds=2)
+    return tiny_studies.study(tmp_path_factory.mktemp("study"), outer_folds=2)
 
 
 @pytest.fixture(scope="session")
 def with_constant(tmp_path_factory):
     """One target more, `perfect`, is always right: no AUC, no J, nothing to learn."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv(ARTIFACTS, raising=False)
-        table = label_table(targets=TARGETS)
-        return tiny_studies.study(tmp_path_factory.mktemp("constant"), table, outer_folds=2)
+    directory = tmp_path_factory.mktemp("constant")
+    return tiny_studies.study(directory, label_table(targets=TARGETS), outer_folds=2)
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,6 @@ from typer.testing import CliRunner
 from prefill_router import cli
 from prefill_router.config import project_root
 from prefill_router.errors import InputError
-from prefill_router.experiments.study import ARTIFACTS
 from prefill_router.extraction.activations import Activations
 from prefill_router.extraction.models import load_encoder
 from prefill_router.extraction.sources import resolve
@@ -119,10 +118,9 @@ def test_run_names_the_file_or_option_at_fault(tmp_path):
     assert str(tmp_path) in refused("run", tmp_path)
 
 
-def test_run_refuses_before_it_starts_and_leaves_the_directory_free(tmp_path, monkeypatch):
+def test_run_refuses_before_it_starts_and_leaves_the_directory_free(tmp_path):
     labels, run_dir = tmp_path / "labels.csv", tmp_path / "run"
     labels.write_text("query_id,question,benchmark,a,b\n1,x,m,0,1\n2,y,m,1,0\n")
-    monkeypatch.delenv(ARTIFACTS, raising=False)
     for given, said in (
         ([f"labels={labels}", "prices=", "encoder=zoo/reader-z"], "no model 'zoo/reader-z' in"),
         (["labels=nowhere.csv"], "nowhere.csv"),

@@ -3,13 +3,11 @@
 import golden
 import pytest
 
-from prefill_router.experiments.study import ARTIFACTS
 from prefill_router.storage import read_json
 
 
 @pytest.mark.parametrize("stage", golden.COMPUTE)
-def test_numbers_change_only_with_the_version(stage, tmp_path, monkeypatch):
-    monkeypatch.delenv(ARTIFACTS, raising=False)
+def test_numbers_change_only_with_the_version(stage, tmp_path):
     expected, again = read_json(golden.FILE), "run `python tests/golden.py`"
     assert not golden.raised(stage, expected["versions"]), f"a VERSION was raised: {again}"
     found = golden.compute(stage, tmp_path)

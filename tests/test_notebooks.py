@@ -8,7 +8,6 @@ import tiny_studies
 
 from prefill_router.config import Parameters, project_root
 from prefill_router.experiments.expectations import EXPECTED, accept
-from prefill_router.experiments.study import ARTIFACTS
 from prefill_router.extraction import pooling
 from prefill_router.probes import measures
 from prefill_router.run import notebooks
@@ -57,7 +56,6 @@ def run_cells(number, parameters, skip=()):
 def parameters(tmp_path, monkeypatch):
     """What a small study is made from, whose expectations go to a project of its own."""
     monkeypatch.setattr("prefill_router.experiments.study.project_root", lambda: tmp_path)
-    monkeypatch.delenv(ARTIFACTS, raising=False)
     return tiny_studies.world(tmp_path / "world")
 
 

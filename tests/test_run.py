@@ -12,7 +12,7 @@ from tiny_studies import PRICES, label_table, world
 from prefill_router import run as chain
 from prefill_router.config import Parameters
 from prefill_router.errors import InputError
-from prefill_router.experiments.study import ARTIFACTS, Study
+from prefill_router.experiments.study import Study
 from prefill_router.run import check_inputs, clean, run_experiment
 from prefill_router.storage import STAGES, file_hash, read_json, write_json
 
@@ -45,7 +45,6 @@ def root(tmp_path, monkeypatch):
     """A project of two notebooks that need no library."""
     for module in ("run", "experiments.study"):
         monkeypatch.setattr(f"prefill_router.{module}.project_root", lambda: tmp_path)
-    monkeypatch.delenv(ARTIFACTS, raising=False)
     monkeypatch.setenv("PYTHONPATH", "elsewhere")
     (tmp_path / "notebooks").mkdir()
     write_notebook(tmp_path, "01_first", RECORD.replace("NAME", "01_first"))
@@ -223,7 +222,6 @@ def test_cleaning_takes_out_times_and_leaves_the_rest(tmp_path):
 # -- what is checked before anything is computed -------------------------------------------------
 
 
-@pytest.mark.usefixtures("own_artifacts")
 def test_inputs_are_identified_by_what_they_hold(tmp_path):
     study = tiny_studies.study(tmp_path)
     before = check_inputs(study)
@@ -243,7 +241,6 @@ def test_inputs_are_identified_by_what_they_hold(tmp_path):
         assert check_inputs(tiny_studies.study(tmp_path / "c", **places))  # found when it is used
 
 
-@pytest.mark.usefixtures("own_artifacts")
 def test_what_cannot_be_used_is_found_before_any_prompt_is_read(tmp_path):
     table = label_table()
     table.loc[5, "output_tokens"] = np.nan
