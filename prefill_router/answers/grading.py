@@ -131,13 +131,13 @@ def find_grader(name: str) -> Grader:
         return regex_match(attribute)
     try:
         grader = getattr(importlib.import_module(module), attribute)
+        if not callable(grader):
+            raise AttributeError(f"it is a {type(grader).__name__}, no function")
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(
             f"grader {name}: {error}. Python must find the module: run where it lies with "
             "PYTHONPATH=. set, or install it."
         ) from None
-    if not callable(grader):
-        raise InputError(f"grader {name}: that is a {type(grader).__name__}, no function.")
     return grader
 
 
@@ -167,19 +167,15 @@ def grade(grader: Grader, question: str, answer: str, reference: str) -> int:
     InputError
         If the grader fails, or returns anything but a truth value, as with a forgotten return.
     """
-    name = getattr(grader, "__name__", repr(grader))
-    where = f"The grader {name:.80}, at an answer to the question {question!r:.80},"
     try:
-        verdict = grader(answer, reference)
-        known = verdict in (True, False)
+        return {True: 1, False: 0}[grader(answer, reference)]
     except Exception as error:
         raise InputError(
-            f"{where} raised {type(error).__name__}: {error!s:.200}. Mend it and run again: "
-            "answers that are kept are graded anew, not asked for."
+            f"The grader {getattr(grader, '__name__', repr(grader)):.80}, at an answer to the "
+            f"question {question!r:.80}, failed or returned neither True nor False "
+            f"({type(error).__name__}: {error!s:.200}). Mend it and run again: answers that are "
+            "kept are graded anew, not asked for."
         ) from error
-    if not known:
-        raise InputError(f"{where} returned {verdict!r:.80}; it must return True or False.")
-    return int(verdict)
 
 
 def _conclusion(answer: str) -> str:

@@ -105,14 +105,11 @@ def test_graders_are_found_by_name(tmp_path, monkeypatch):
     assert [find_grader(name) for name in names] == [exact_match, numeric_match, choice_match]
     assert find_grader("regex:<(.)>")("<a>", "a")
     (tmp_path / "mine_grader.py").write_text(
-        "def ends(answer, reference):\n    return answer.endswith(reference)\n"
-        "def forgets(answer, reference):\n    answer.endswith(reference)\nword = 'x'\n"
+        "def ends(answer, reference):\n    return answer.endswith(reference)\nword = 'x'\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     mine = find_grader("mine_grader:ends")
     assert [grade(mine, "3 + 4", "so 7", "7"), grade(mine, "3 + 4", "7 so", "7")] == [1, 0]
-    with pytest.raises(InputError, match=r"forgets.*3 \+ 4.*must return True or False"):
-        grade(find_grader("mine_grader:forgets"), "3 + 4", "7", "7")
     for name, said in [
         ("exakt", "Did you mean 'exact'"),
         ("mine_grader:gone", "PYTHONPATH"),
@@ -132,7 +129,8 @@ def test_a_grader_that_fails_is_named_with_the_question_and_what_it_raised():
         (boom, r"boom.*'3 \+ 4'.*KeyError: 'unit'"),
         (find_grader("os:system"), r"system.*'3 \+ 4'.*TypeError"),
         (partial(boom, reference="7"), r"partial.*'3 \+ 4'.*TypeError"),
-        (lambda *_: np.zeros(2), r"'3 \+ 4'.*ValueError.*ambiguous"),
+        (lambda *_: np.zeros(2), r"'3 \+ 4'.*neither True nor False"),
+        (lambda *_: None, r"'3 \+ 4'.*neither True nor False \(KeyError: None"),
     ]:
         with pytest.raises(InputError, match=said):
             grade(grader, "3 + 4", "7", "7")

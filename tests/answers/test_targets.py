@@ -29,19 +29,20 @@ def test_what_cannot_be_asked_is_refused(fields, said):
         endpoint(**fields)
 
 
-def test_a_key_comes_from_the_environment_alone(monkeypatch):
-    asked = endpoint(key="KEY")
-    endpoint(key="KEY", base_url="https://host/v1")
-    assert endpoint(base_url="http://host/v1").secret() == ""  # a server without one
+@pytest.mark.parametrize("value", [None, " \n", "s3cret\nX: y", "s3 cret", "s3crét"])
+def test_what_is_no_key_is_refused_and_not_repeated(monkeypatch, value):
     monkeypatch.delenv("KEY", raising=False)
-    for value in (None, " \n", "s3cret\nX: y", "s3 cret", "s3crét"):
-        if value is not None:
-            monkeypatch.setenv("KEY", value)
-        with pytest.raises(InputError, match="KEY is not set, or holds what no key does") as error:
-            asked.secret()
-        assert "s3" not in str(error.value)
+    if value:
+        monkeypatch.setenv("KEY", value)
+    with pytest.raises(InputError, match="KEY is not set, or holds what no key does") as error:
+        endpoint(key="KEY", base_url="https://host/v1").secret()
+    assert "s3" not in str(error.value)
+
+
+def test_a_key_comes_from_the_environment_alone(monkeypatch):
     monkeypatch.setenv("KEY", " s3cret\n")  # as a file read by a shell may end
-    assert asked.secret() == "s3cret"
+    assert endpoint(key="KEY").secret() == "s3cret"
+    assert endpoint(base_url="http://host/v1").secret() == ""  # a server without one
 
 
 def test_what_changes_an_answer_changes_its_key_and_nothing_else_does():
@@ -52,17 +53,14 @@ def test_what_changes_an_answer_changes_its_key_and_nothing_else_does():
     ):  # fmt: skip
         assert endpoint(**fields).answer_key("q", Decoding()) == key
     assert endpoint().answer_key("q", Decoding(temperature=0.0)) == key
-    others = [
-        endpoint().answer_key("Q", Decoding()),
-        *(endpoint().answer_key("q", Decoding(*of)) for of in ((65,), (64, 1.0), (64, 1.0, 1))),
-    ]
-    assert others[2] == endpoint().answer_key("q", Decoding(temperature=1))
-    for fields in (
+    decodings = [Decoding(*of) for of in ((65,), (64, 1.0), (64, 1), (64, 1.0, 1))]
+    changes = [
         {"name": "b"}, {"model": "n"}, {"system": "s"}, {"extra": {"top_p": 0.5}},
         {"limit_field": "max_completion_tokens"}, {"send_temperature": False},
-    ):  # fmt: skip
-        others.append(endpoint(**fields).answer_key("q", Decoding()))
-    assert len({key, *others}) == 11
+    ]  # fmt: skip
+    others = {endpoint(**fields).answer_key("q", Decoding()) for fields in changes}
+    others |= {endpoint().answer_key("q", of) for of in decodings}  # 1 is 1.0
+    assert len({key, endpoint().answer_key("Q", Decoding()), *others}) == 2 + 6 + 3
 
 
 def test_the_most_tokens_a_prompt_can_have():
