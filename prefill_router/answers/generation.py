@@ -1,4 +1,4 @@
-"""Answers of a local causal language model, and how many tokens they took."""
+"""Answers of a local causal language model, generated in batches and kept in chunks on disk."""
 
 from __future__ import annotations
 

@@ -107,39 +107,32 @@ def test_finished_chunks_serve_only_the_run_they_were_made_by(saved, queries, tm
 
 
 @pytest.mark.parametrize(
-    ("column", "value", "said"),
+    ("change", "said"),
     [
-        ("query_id", "", "row 3 .*: query_id is ''; it must be filled in"),
-        ("query_id", "q0", "'q0' occurs more than once"),
-        ("question", " ", "row 3 .*: question is ' '; it must be filled in"),
-        ("split", "tset", "row 3 .*split is 'tset'"),
-        ("reference", None, "query 'q2': The reference is empty"),
-        ("reference", "1 or 2", "query 'q2': .*holds 2 numbers"),
+        ({"query_id": ""}, "row 3 .*: query_id is ''; it must be filled in"),
+        ({"query_id": "q0"}, "'q0' occurs more than once"),
+        ({"question": " "}, "row 3 .*: question is ' '; it must be filled in"),
+        ({"split": "tset"}, "row 3 .*split is 'tset'"),
+        ({"reference": None}, "query 'q2': The reference is empty"),
+        ({"reference": "1 or 2"}, "query 'q2': .*holds 2 numbers"),
+        ({"columns": ["query_id", "question", "benchmark"]}, "no column 'reference'"),
+        ({"rows": 0}, "There is no question"),
+        ({"targets": ["a", "a"]}, "different models"),
+        ({"targets": []}, "different models"),
+        ({"targets": ["a", "./nowhere"]}, "./nowhere: no such directory"),
+        ({"out": "labels.xlsx"}, "must end in"),
     ],
+    ids=str,
 )
-def test_a_table_with_a_fault_is_refused_before_any_model_is_asked(
-    saved, queries, tmp_path, asked, column, value, said
+def test_what_cannot_be_met_is_refused_before_any_model_is_asked(
+    saved, queries, tmp_path, asked, change, said
 ):
-    queries[column] = queries[column].where(queries.index != 102, value)
+    targets = [saved[0] if name == "a" else name for name in change.get("targets", "a")]
+    for column in queries.columns.intersection([*change]):
+        queries[column] = queries[column].where(queries.index != 102, change[column])
+    queries = queries.loc[:, change.get("columns", queries.columns)].iloc[: change.get("rows")]
     with pytest.raises(InputError, match=said):
-        collect_labels(saved, queries, tmp_path / "labels.csv", numeric_match)
-    assert asked == []
-
-
-def test_requests_that_cannot_be_met_are_refused_before_any_model_is_asked(
-    saved, queries, tmp_path, asked
-):
-    out, (target, _) = tmp_path / "labels.csv", saved
-    for targets, table, path, message in [
-        ([target], queries.drop(columns="reference"), out, "no column 'reference'"),
-        ([target, target], queries, out, "different models"),
-        ([], queries, out, "different models"),
-        ([target], queries, tmp_path / "labels.xlsx", "must end in"),
-        ([target, "./nowhere"], queries, out, "./nowhere: no such directory"),
-        ([target], queries.iloc[:0], out, "There is no question"),
-    ]:
-        with pytest.raises(InputError, match=message):
-            collect_labels(targets, table, path)
+        collect_labels(targets, queries, tmp_path / change.get("out", "l.csv"), numeric_match)
     assert asked == []
 
 

@@ -60,16 +60,12 @@ def balanced(symbols):
 
 def evaluate(expression):
     """Reduce a boolean expression from the left."""
-    text = expression.replace("not true", "false").replace("not false", "true")
-    while " " in text:
-        left, operator, right, *rest = text.split()
-        value = {
-            "and": left == right == "true",
-            "or": "true" in (left, right),
-            "xor": left != right,
-        }[operator]
-        text = " ".join(["true" if value else "false", *rest])
-    return text
+    words = expression.replace("not true", "false").replace("not false", "true").split()
+    value = words[0] == "true"
+    for operator, word in zip(words[1::2], words[2::2], strict=True):
+        right = word == "true"
+        value = {"and": min(value, right), "or": max(value, right), "xor": value != right}[operator]
+    return str(value).lower()
 
 
 def numbers(text):
