@@ -20,8 +20,12 @@ import numpy as np
 import torch
 
 from prefill_router.extraction.models import device_name, pick_device
-from prefill_router.trunk.network import SharedTrunkNet
-from prefill_router.trunk.training import TrainingSettings, grouped_split, train_together
+from prefill_router.trunk import SharedTrunkEnsemble
+from prefill_router.trunk.training import (
+    SharedTrunkNet,
+    grouped_split,
+    train_together,
+)
 
 N_QUERIES, N_TARGETS, N_FEATURES, N_SEEDS, N_EPOCHS = 4000, 9, 450, 10, 5
 
@@ -41,7 +45,7 @@ def train(seeds: list[int], X: torch.Tensor, Y: torch.Tensor, n_epochs: int) -> 
     generators = [np.random.default_rng([0, seed]) for seed in seeds]
     networks = [SharedTrunkNet(N_FEATURES, N_TARGETS, rng=rng).to(X.dtype) for rng in generators]
     cut = grouped_split(np.arange(N_QUERIES), 0.15, np.random.default_rng(0))[:2]
-    settings = TrainingSettings(max_epochs=n_epochs, patience=n_epochs)
+    settings = SharedTrunkEnsemble(max_epochs=n_epochs, patience=n_epochs)
     train_together(networks, X, Y, [cut] * len(seeds), len(cut[0]), generators, settings)
     return networks
 

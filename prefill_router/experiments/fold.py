@@ -14,8 +14,7 @@ from sklearn.preprocessing import StandardScaler, normalize
 
 from prefill_router.experiments.study import Study
 from prefill_router.extraction.activations import Activations
-from prefill_router.features import TargetFeatures
-from prefill_router.features.components import fit_components
+from prefill_router.features import TargetFeatures, fit_components
 from prefill_router.features.selection import Choice
 from prefill_router.labels import Labels
 from prefill_router.labels.splits import Split

@@ -21,7 +21,7 @@ from prefill_router.extraction import extract
 from prefill_router.extraction.activations import Activations
 from prefill_router.extraction.models import training_device
 from prefill_router.extraction.sources import ModelSource, local_path, resolve
-from prefill_router.features.components import fit_components
+from prefill_router.features import fit_components
 from prefill_router.features.selection import Choice
 from prefill_router.labels import Labels, load_labels
 from prefill_router.labels.costs import Prices, has_costs, load_prices, query_costs

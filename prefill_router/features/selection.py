@@ -78,13 +78,18 @@ def cross_validated_auc(
     kept = sorted({min(int(dimension), activations.width) for dimension in dimensions})
     folds = list(GroupKFold(n_folds, shuffle=True, random_state=seed).split(Y, groups=groups))
 
+    def fold_aucs(states: np.ndarray, reduction: Decomposition, fold: tuple) -> list[np.ndarray]:
+        """AUC on a fold's test part by dimension; one decomposition serves them all."""
+        train, test = fold
+        features = reduction.transform(states)
+        dimensions = np.minimum(kept, features.shape[1])
+        models = zip(*fit_nested_logistic(features[train], Y[train], dimensions, C), strict=True)
+        return [auc(predict_logistic(features[test], *model), Y[test]) for model in models]
+
     def measure(layer: int, pooling: str) -> pd.DataFrame:
         states = activations.states(layer, pooling)[rows]
         reductions = decompose_folds(states, [test for _, test in folds], kept[-1])
-        parts = zip(reductions, folds, strict=True)
-        aucs = np.stack(
-            [_fold_aucs(states, Y, *fold, reduction, kept, C) for reduction, fold in parts]
-        )
+        aucs = np.array([fold_aucs(states, *each) for each in zip(reductions, folds, strict=True)])
         n_scored = (~np.isnan(aucs)).sum(axis=0)
         means = np.nansum(aucs, axis=0) / np.where(n_scored, n_scored, np.nan)
         columns = {
@@ -101,21 +106,8 @@ def cross_validated_auc(
     return pd.concat(tables, ignore_index=True)
 
 
-def _fold_aucs(
-    states: np.ndarray,
-    Y: np.ndarray,
-    train: np.ndarray,
-    test: np.ndarray,
-    reduction: Decomposition,
-    dimensions: Sequence[int],
-    C: float,
-) -> np.ndarray:
-    """AUC on a fold's test part by dimension and target; one decomposition serves them all."""
-    features = reduction.transform(states)
-    inner, outer = features[train], features[test]
-    dimensions = np.minimum(dimensions, inner.shape[1])
-    models = zip(*fit_nested_logistic(inner, Y[train], dimensions, C), strict=True)
-    return np.stack([auc(predict_logistic(outer, *model), Y[test]) for model in models])
+Place = tuple[str, int, str]
+"""An encoder, a layer and a pooling; the encoder is ``""`` where there is only one."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +118,11 @@ class Choice:
     layer: int
     pooling: str
     dimension: int
+
+    @property
+    def place(self) -> Place:
+        """Encoder, layer and pooling."""
+        return self.encoder, self.layer, self.pooling
 
 
 def choose(table: pd.DataFrame, criterion: str = "auc") -> list[Choice]:
@@ -162,19 +159,15 @@ def choose(table: pd.DataFrame, criterion: str = "auc") -> list[Choice]:
         table = table[~table["constant"].astype(bool)]
     if table.empty:
         raise InputError("Every state is constant, so there is nothing to choose from.")
+
+    def best(scores: pd.DataFrame) -> Choice:
+        order = scores.sort_values([criterion, *place], ascending=[False] + [True] * 4)
+        row = order.iloc[0]  # NaN is last
+        return Choice(row["encoder"], int(row["layer"]), row["pooling"], int(row["dimension"]))
+
     means = table.groupby(place, as_index=False)[criterion].mean()
-    choices = []
-    for target in targets:
-        own = table[(table["target"] == target) & table[criterion].notna()]
-        candidates = means if own.empty else own
-        order = candidates.sort_values(
-            [criterion, *place], ascending=[False, True, True, True, True], na_position="last"
-        )
-        best = order.iloc[0]
-        choices.append(
-            Choice(best["encoder"], int(best["layer"]), best["pooling"], int(best["dimension"]))
-        )
-    return choices
+    scored = dict(list(table.dropna(subset=criterion).groupby("target")))
+    return [best(scored.get(target, means)) for target in targets]
 
 
 def choose_by_separability(aucs: pd.DataFrame, probes: pd.DataFrame) -> list[Choice]:
@@ -187,12 +180,8 @@ def choose_by_separability(aucs: pd.DataFrame, probes: pd.DataFrame) -> list[Cho
     probes : pandas.DataFrame
         Those of `prefill_router.probes.probe_layers`, with a column ``encoder``.
     """
-    place = ["encoder", "layer", "pooling", "target"]
-    merged = aucs.merge(probes[[*place, "J"]], on=place)
-    chosen = []
-    for target, by_j in zip(merged["target"].unique(), choose(merged, "J"), strict=True):
-        here = merged["target"].eq(target)
-        for column in ("encoder", "layer", "pooling"):
-            here &= merged[column].eq(getattr(by_j, column))
-        chosen += choose(merged[here])
-    return chosen
+    place = ["encoder", "layer", "pooling"]
+    merged = aucs.merge(probes[[*place, "target", "J"]], on=[*place, "target"])
+    by_J = zip(merged["target"].unique(), choose(merged, "J"), strict=True)
+    here = [(merged[["target", *place]] == (k, *choice.place)).all(axis=1) for k, choice in by_J]
+    return [choose(merged[rows])[0] for rows in here]

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from prefill_router.errors import InputError, did_you_mean
-from prefill_router.features.components import blockwise, fit_components
+from prefill_router.features import blockwise, fit_components
 from prefill_router.features.selection import (
     Choice,
     choose,

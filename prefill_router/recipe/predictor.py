@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prefill_router.features.components import Components, blockwise
+from prefill_router.features import Components, blockwise
 from prefill_router.recipe.calibration import Calibration
 from prefill_router.recipe.heads import HEADS
 

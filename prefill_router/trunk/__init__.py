@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import fields
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,12 +15,12 @@ from torch import nn
 
 from prefill_router.errors import InputError
 from prefill_router.storage import atomic_write
-from prefill_router.trunk.network import SharedTrunkNet
-from prefill_router.trunk.training import TrainingSettings, grouped_split, train_together
+from prefill_router.trunk.training import SharedTrunkNet, grouped_split, train_together
 
 _SAVED = ("kept_", "histories_", "validation_losses_", "n_features_in_", "outputs_2d_")
 
 
+@dataclass(eq=False, repr=False)
 class SharedTrunkEnsemble(BaseEstimator):
     """Train several SharedTrunkNets, keep the best on validation rows, average their sigmoids [T].
 
@@ -91,37 +91,20 @@ class SharedTrunkEnsemble(BaseEstimator):
     (3, 2)
     """
 
-    def __init__(
-        self,
-        n_seeds: int = 10,
-        keep: int = 5,
-        hidden: tuple[int, ...] = (256, 128),
-        dropout: tuple[float, ...] = (0.3, 0.2),
-        learning_rate: float = 1e-3,
-        weight_decay: float = 1e-4,
-        batch_size: int = 512,
-        max_epochs: int = 150,
-        patience: int = 15,
-        min_delta: float = 1e-4,
-        split: str = "inner",
-        inner_share: float = 0.15,
-        random_state: int = 0,
-        device: torch.device | str = "cpu",
-    ):
-        self.n_seeds = n_seeds
-        self.keep = keep
-        self.hidden = hidden
-        self.dropout = dropout
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self.batch_size = batch_size
-        self.max_epochs = max_epochs
-        self.patience = patience
-        self.min_delta = min_delta
-        self.split = split
-        self.inner_share = inner_share
-        self.random_state = random_state
-        self.device = device
+    n_seeds: int = 10
+    keep: int = 5
+    hidden: tuple[int, ...] = (256, 128)
+    dropout: tuple[float, ...] = (0.3, 0.2)
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    batch_size: int = 512
+    max_epochs: int = 150
+    patience: int = 15
+    min_delta: float = 1e-4
+    split: str = "inner"
+    inner_share: float = 0.15
+    random_state: int = 0
+    device: torch.device | str = "cpu"
 
     def fit(
         self, X: np.ndarray, Y: np.ndarray, groups: np.ndarray | None = None
@@ -151,8 +134,9 @@ class SharedTrunkEnsemble(BaseEstimator):
         Y = Y if self.outputs_2d_ else Y[:, None]
         groups = np.arange(len(X)) if groups is None else np.asarray(groups)
         self._check(X, Y, groups)
-        seeds = range(self.n_seeds)
-        generators = [np.random.default_rng([self.random_state, s + 1]) for s in seeds]
+        generators = [
+            np.random.default_rng([self.random_state, s + 1]) for s in range(self.n_seeds)
+        ]
         shape = X.shape[1], Y.shape[1], self.hidden, self.dropout
         networks = [SharedTrunkNet(*shape, rng) for rng in generators]
         if self.split == "published":
@@ -165,10 +149,8 @@ class SharedTrunkEnsemble(BaseEstimator):
         splits = [(train, validation) for train, validation, _ in cuts]
         if any(np.isnan(Y[rows]).all() for split in splits for rows in split):
             raise InputError("The inner split leaves a side without labels; give more rows.")
-        tensors = (torch.from_numpy(array).to(self.device) for array in (X, Y))
-        named = (field.name for field in fields(TrainingSettings))
-        settings = TrainingSettings(**{name: getattr(self, name) for name in named})
-        histories = train_together(networks, *tensors, splits, rows_per_epoch, generators, settings)
+        x, y = (torch.from_numpy(array).to(self.device) for array in (X, Y))
+        histories = train_together(networks, x, y, splits, rows_per_epoch, generators, self)
         self.held_out_ = [validation for _, validation in splits]
         self.histories_ = [{"train": h.train, "validation": h.validation} for h in histories]
         self.validation_losses_ = [history.best for history in histories]
@@ -180,23 +162,25 @@ class SharedTrunkEnsemble(BaseEstimator):
 
     def _check(self, X: np.ndarray, Y: np.ndarray, groups: np.ndarray) -> None:
         shaped = X.ndim == Y.ndim == 2 and len(X) == len(Y) == len(groups)
-        known = Y[~np.isnan(Y)]
-        kept, counts = self.keep, (self.batch_size, self.max_epochs, self.patience)
-        paired = len(self.hidden) == len(self.dropout)
-        rates = all(0 <= rate < 1 for rate in self.dropout)
-        splits = ("inner", "published")
+        least = min(self.batch_size, self.max_epochs, self.patience)
+        rates = len(self.hidden) == len(self.dropout) and all(0 <= r < 1 for r in self.dropout)
         for holds, message in (
             (shaped, f"X {X.shape}, Y {Y.shape} and {len(groups)} groups must have as many rows."),
             (np.isfinite(X).all(), "X holds values that are not finite numbers."),
-            (np.isin(known, (0, 1)).all(), "Y must hold only 0, 1 and NaN."),
+            (np.isin(Y[~np.isnan(Y)], (0, 1)).all(), "Y must hold only 0, 1 and NaN."),
             (
-                1 <= kept <= self.n_seeds,
-                f"keep is {kept}; give 1 to n_seeds ({self.n_seeds}).",
+                1 <= self.keep <= self.n_seeds,
+                f"keep is {self.keep}; give 1 to n_seeds ({self.n_seeds}).",
             ),
-            (paired, f"hidden {self.hidden} needs as many dropout rates: {self.dropout}."),
-            (rates, f"dropout is {self.dropout}; each rate must be in [0, 1)."),
-            (min(counts) >= 1, "batch_size, max_epochs and patience must be at least 1."),
-            (self.split in splits, f"split is {self.split!r}; it must be one of {splits}."),
+            (
+                rates,
+                f"dropout is {self.dropout}; give as many rates in [0, 1) as hidden {self.hidden}.",
+            ),
+            (least >= 1, "batch_size, max_epochs and patience must be at least 1."),
+            (
+                self.split in ("inner", "published"),
+                f"split is {self.split!r}; it must be inner or published.",
+            ),
         ):
             if not holds:
                 raise InputError(message)

@@ -1,30 +1,65 @@
-"""Train several networks of one shape at once, each exactly as if it were trained alone."""
+"""SharedTrunkNet, and the training of several at once, each exactly as if it were alone."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from prefill_router.errors import InputError
 from prefill_router.progress import track
-from prefill_router.trunk.network import SharedTrunkNet
+
+if TYPE_CHECKING:
+    from prefill_router.trunk import SharedTrunkEnsemble
 
 
-@dataclass(frozen=True)
-class TrainingSettings:
-    """How the networks are trained; the defaults are the toolkit's [T]."""
+class SharedTrunkNet(nn.Module):
+    """Linear, ReLU, Dropout for each hidden width, then one logit a target [P][T].
 
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-4
-    batch_size: int = 512
-    max_epochs: int = 150
-    patience: int = 15
-    min_delta: float = 1e-4
+    Parameters
+    ----------
+    n_inputs, n_targets : int
+    hidden : tuple of int, default (256, 128)
+    dropout : tuple of float, default (0.3, 0.2)
+        One rate for each hidden layer.
+    rng : numpy.random.Generator, optional
+        Draws the initial weights, uniform within 1 / sqrt(inputs) as `torch.nn.Linear` does.
+    """
+
+    def __init__(
+        self,
+        n_inputs: int,
+        n_targets: int,
+        hidden: tuple[int, ...] = (256, 128),
+        dropout: tuple[float, ...] = (0.3, 0.2),
+        rng: np.random.Generator | None = None,
+    ):
+        super().__init__()
+        rng = np.random.default_rng(0) if rng is None else rng
+        widths = (n_inputs, *hidden, n_targets)
+        self.dropout = tuple(dropout)
+        self.linears = nn.ModuleList()
+        for inputs, outputs in itertools.pairwise(widths):
+            linear = nn.utils.skip_init(nn.Linear, inputs, outputs)
+            bound = 1 / np.sqrt(inputs)
+            with torch.no_grad():
+                for parameter in (linear.weight, linear.bias):
+                    values = rng.uniform(-bound, bound, size=tuple(parameter.shape))
+                    parameter.copy_(torch.from_numpy(values))
+            self.linears.append(linear)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the logits (..., K) of features `x` (..., D)."""
+        for linear, rate in zip(self.linears, self.dropout, strict=False):
+            x = nn.functional.dropout(torch.relu(linear(x)), rate, self.training)
+        return self.linears[-1](x)
 
 
 @dataclass
@@ -106,7 +141,7 @@ def train_together(
     splits: Sequence[tuple[np.ndarray, np.ndarray]],
     rows_per_epoch: int,
     generators: Sequence[np.random.Generator],
-    settings: TrainingSettings,
+    settings: SharedTrunkEnsemble,
 ) -> list[History]:
     """Train networks side by side on stacked weights; each ends with its best epoch's weights.
 
@@ -129,7 +164,8 @@ def train_together(
         Training rows each network sees an epoch: all of them, or a random part where the splits
         differ in size.
     generators : sequence of S numpy.random.Generator
-    settings : TrainingSettings
+    settings : SharedTrunkEnsemble
+        Its hyper-parameters of training are read; see there.
 
     Returns
     -------
@@ -137,30 +173,27 @@ def train_together(
     """
     histories = [History() for _ in networks]
     active = np.arange(len(networks))
+    layers = zip(*(network.linears for network in networks), strict=True)
     parameters = [
-        torch.nn.Parameter(torch.stack([pair[i].detach() for pair in pairs]).to(X.device))
-        for pairs in (
-            [(network.linears[j].weight.T, network.linears[j].bias[None]) for network in networks]
-            for j in range(len(networks[0].linears))
-        )
-        for i in (0, 1)
+        nn.Parameter(torch.stack(stacked).detach().to(X.device))
+        for layer in layers
+        for stacked in zip(*((it.weight.T, it.bias[None]) for it in layer), strict=True)
     ]
     optimiser = torch.optim.Adam(
         parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
     )
     held, held_labels = _pad([validation for _, validation in splits], Y)
 
-    dropout = networks[0].dropout
-    widths = [network.out_features for network in networks[0].linears[:-1]]
+    widths = [linear.out_features for linear in networks[0].linears[:-1]]
+    dropout = list(zip(widths, networks[0].dropout, strict=True))
 
     def draw(s: int, n_rows: int) -> list[np.ndarray]:
-        layers = zip(widths, dropout, strict=True)
-        return [draw_kept((n_rows, width), rate, generators[s]) for width, rate in layers]
+        return [draw_kept((n_rows, width), rate, generators[s]) for width, rate in dropout]
 
-    def forward(inputs: torch.Tensor, kept: Sequence[torch.Tensor] | None) -> torch.Tensor:
-        for i, rate in enumerate(dropout):
+    def forward(inputs: torch.Tensor, kept: Sequence[torch.Tensor] = ()) -> torch.Tensor:
+        for i, (_, rate) in enumerate(dropout):
             inputs = torch.relu(torch.baddbmm(parameters[2 * i + 1], inputs, parameters[2 * i]))
-            if kept is not None:
+            if kept:
                 inputs = inputs * (kept[i].to(inputs.dtype) / (1 - rate))
         return torch.baddbmm(parameters[-1], inputs, parameters[-2])
 
@@ -171,29 +204,25 @@ def train_together(
             )
             losses = []
             for rows in torch.from_numpy(orders).to(X.device).split(settings.batch_size, dim=1):
-                drawn = threads.map(draw, active, [rows.shape[1]] * len(active))
-                kept = [
-                    torch.from_numpy(np.stack(layer)).to(X.device)
-                    for layer in zip(*drawn, strict=True)
-                ]
+                drawn = zip(*threads.map(draw, active, [rows.shape[1]] * len(active)), strict=True)
+                kept = [torch.from_numpy(np.stack(layer)).to(X.device) for layer in drawn]
                 loss = masked_loss(forward(X[rows], kept), Y[rows])
                 optimiser.zero_grad()
                 loss.sum().backward()
                 optimiser.step()
                 losses.append(loss.detach())
-            train_losses = torch.stack(losses).mean(0).tolist()
             with torch.no_grad():
-                validation = masked_loss(forward(X[held[active]], None), held_labels[active])
+                validation = masked_loss(forward(X[held[active]]), held_labels[active]).tolist()
+            train = torch.stack(losses).mean(0).tolist()
             going = []
-            for place, (s, loss) in enumerate(zip(active, validation.tolist(), strict=True)):
-                history = histories[s]
-                history.train.append(train_losses[place])
+            for place, s in enumerate(active):
+                history, loss = histories[s], validation[place]
+                history.train.append(train[place])
                 history.validation.append(loss)
+                history.waited += 1
                 if loss < history.best - settings.min_delta:
                     history.best, history.waited = loss, 0
                     _unstack(networks[s], parameters, place)
-                else:
-                    history.waited += 1
                 if history.waited < settings.patience:
                     going.append(place)
             if not going:

@@ -8,8 +8,7 @@ from prefill_router.baselines.classifiers import TargetLogistic
 from prefill_router.baselines.ridge import RidgePath, join_parts, split_labels
 from prefill_router.errors import InputError
 from prefill_router.extraction.activations import Activations
-from prefill_router.features import TargetFeatures
-from prefill_router.features.components import BLOCK
+from prefill_router.features import BLOCK, TargetFeatures
 from prefill_router.labels.splits import Split
 from prefill_router.metrics import pairwise_brier
 from prefill_router.recipe import Recipe, fit_predictor

@@ -7,7 +7,7 @@ from sklearn.base import clone
 from prefill_router.errors import InputError
 from prefill_router.metrics import auc
 from prefill_router.trunk import SharedTrunkEnsemble
-from prefill_router.trunk.network import SharedTrunkNet
+from prefill_router.trunk.training import SharedTrunkNet
 
 SMALL = {"n_seeds": 4, "keep": 2, "hidden": (16, 8), "batch_size": 64, "max_epochs": 15}
 

@@ -7,17 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefill_router.errors import InputError
-from prefill_router.trunk import training
-from prefill_router.trunk.network import SharedTrunkNet
+from prefill_router.trunk import SharedTrunkEnsemble, training
 from prefill_router.trunk.training import (
-    TrainingSettings,
+    SharedTrunkNet,
     draw_kept,
     grouped_split,
     masked_loss,
     train_together,
 )
 
-SETTINGS = TrainingSettings(learning_rate=0.02, batch_size=16, max_epochs=12, patience=2)
+SETTINGS = SharedTrunkEnsemble(learning_rate=0.02, batch_size=16, max_epochs=12, patience=2)
 
 
 @pytest.fixture
