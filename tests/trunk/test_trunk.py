@@ -178,7 +178,7 @@ def test_what_is_not_an_ensemble_is_refused(tmp_path):
     ("settings", "message"),
     [
         ({"keep": 5}, "keep is 5"),
-        ({"dropout": (0.3,)}, "as many dropout rates"),
+        ({"dropout": (0.3,)}, "as many rates in"),
         ({"dropout": (0.3, 1.0)}, "dropout is"),
         ({"max_epochs": 0}, "at least 1"),
         ({"inner_share": 1.0}, "validation share of 1.0"),
