@@ -21,7 +21,7 @@ _PUBLIC = {
     "features.selection": ["cross_validated_auc", "choose"],
     "features": ["TargetFeatures"],
     "trunk": ["SharedTrunkEnsemble"],
-    "baselines.averages": ["TrainingAccuracy", "BenchmarkAware", "NearestNeighbours", "Clusters"],
+    "baselines": ["TrainingAccuracy", "BenchmarkAware", "NearestNeighbours", "Clusters"],
     "baselines.classifiers": ["LengthOnly", "TfidfLogistic", "TargetLogistic", "TargetTrees"],
     "baselines.latent": ["MatrixFactorisation", "ItemResponse"],
     "baselines.text_classifier": ["TextClassifier"],

@@ -18,9 +18,8 @@ from standin import predictable
 
 from prefill_router import policy as policies
 from prefill_router.answers.generation import Decoding, generate
-from prefill_router.baselines.classifiers import TargetLogistic
+from prefill_router.baselines.classifiers import RidgePath, TargetLogistic
 from prefill_router.baselines.latent import ItemResponse
-from prefill_router.baselines.ridge import RidgePath
 from prefill_router.evaluation.bootstrap import estimate
 from prefill_router.evaluation.results import Quantity
 from prefill_router.experiments.routers import (

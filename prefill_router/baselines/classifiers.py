@@ -1,21 +1,41 @@
-"""Classifiers of scikit-learn's kind, one per target: logistic regressions and boosted trees."""
+"""Heads of many targets, each on the rows labelled for it: logistic and ridge regressions, trees.
+
+The ridge regression splits a label into its query's mean over targets, its easiness, and what is
+left, the target's deviation: y_ik = m_i + d_ik. Routing depends on deviations alone, and they are
+much the fainter signal, so that a penalty that suits m lets d overfit. Both are regressed on the
+same features by least squares, each with its own penalty; one decomposition serves every penalty.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+from scipy import linalg
 from scipy.special import expit, logit
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
-from prefill_router.baselines import base_rate
+from prefill_router.baselines import base_rate, estimator, masked_accuracy
+from prefill_router.errors import InputError
 from prefill_router.features.logistic import fit_logistic, predict_logistic
 from prefill_router.labels import label_matrix
 
 
+def _fit_each(classifier: ClassifierMixin, X, Y: np.ndarray) -> list[ClassifierMixin | None]:
+    """Fit a classifier for each target on its labelled rows; None where its labels are alike."""
+    known = [np.flatnonzero(~np.isnan(labels)) for labels in Y.T]
+    return [
+        clone(classifier).fit(X[rows], labels[rows]) if len(np.unique(labels[rows])) == 2 else None
+        for rows, labels in zip(known, Y.T, strict=True)
+    ]
+
+
+@estimator
 class LengthOnly(BaseEstimator):
     """Logistic regression on the query's lengths and their logarithms.
 
@@ -30,8 +50,7 @@ class LengthOnly(BaseEstimator):
         Ends in a `TargetLogistic`.
     """
 
-    def __init__(self, C: float = 1.0):
-        self.C = C
+    C: float = 1.0
 
     def fit(self, X: np.ndarray, Y: np.ndarray) -> LengthOnly:
         """Fit to lengths `X` (N, L), such as prompt tokens and characters.
@@ -51,6 +70,7 @@ class LengthOnly(BaseEstimator):
         return self.model_.predict_proba(np.asarray(X, dtype=np.float64))
 
 
+@estimator
 class TfidfLogistic(BaseEstimator):
     """Logistic regression on the TF-IDF of words and pairs of words.
 
@@ -67,8 +87,7 @@ class TfidfLogistic(BaseEstimator):
         A target whose labels are all alike has an intercept alone, its smoothed base rate.
     """
 
-    def __init__(self, C: float = 1.0):
-        self.C = C
+    C: float = 1.0
 
     def fit(self, X: np.ndarray, Y: np.ndarray) -> TfidfLogistic:
         """Fit to questions `X`, strings."""
@@ -77,13 +96,11 @@ class TfidfLogistic(BaseEstimator):
             ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\w+|[^\w\s]"
         )
         counts = self.vectorizer_.fit_transform(X)
-        self.coef_ = np.zeros((Y.shape[1], counts.shape[1]))
-        self.intercept_ = logit(base_rate(Y))
-        for k, labels in enumerate(Y.T):
-            known = np.flatnonzero(~np.isnan(labels))
-            if len(np.unique(labels[known])) == 2:
-                model = LogisticRegression(C=self.C, max_iter=1000)
-                model.fit(counts[known], labels[known])
+        self.coef_, self.intercept_ = np.zeros((Y.shape[1], counts.shape[1])), logit(base_rate(Y))
+        for k, model in enumerate(
+            _fit_each(LogisticRegression(C=self.C, max_iter=1000), counts, Y)
+        ):
+            if model is not None:
                 self.coef_[k], self.intercept_[k] = model.coef_[0], model.intercept_[0]
         return self
 
@@ -92,6 +109,7 @@ class TfidfLogistic(BaseEstimator):
         return expit(self.vectorizer_.transform(X) @ self.coef_.T + self.intercept_)
 
 
+@estimator
 class TargetLogistic(BaseEstimator):
     """One logistic regression a target on the features the shared trunk reads.
 
@@ -105,8 +123,7 @@ class TargetLogistic(BaseEstimator):
     coef_, intercept_ : ndarrays of shapes (K, D) and (K,)
     """
 
-    def __init__(self, C: float = 1.0):
-        self.C = C
+    C: float = 1.0
 
     def fit(self, X: np.ndarray, Y: np.ndarray) -> TargetLogistic:
         """Fit to features `X` (N, D), all targets on the same.
@@ -124,6 +141,7 @@ class TargetLogistic(BaseEstimator):
         return predict_logistic(X, self.coef_, self.intercept_)
 
 
+@estimator
 class TargetTrees(BaseEstimator):
     """One ensemble of gradient-boosted trees a target.
 
@@ -155,37 +173,24 @@ class TargetTrees(BaseEstimator):
     2001; in scikit-learn's histogram form.
     """
 
-    def __init__(
-        self,
-        n_trees: int = 100,
-        max_leaf_nodes: int = 8,
-        learning_rate: float = 0.1,
-        random_state: int = 0,
-    ):
-        self.n_trees = n_trees
-        self.max_leaf_nodes = max_leaf_nodes
-        self.learning_rate = learning_rate
-        self.random_state = random_state
+    n_trees: int = 100
+    max_leaf_nodes: int = 8
+    learning_rate: float = 0.1
+    random_state: int = 0
 
     def fit(self, X: np.ndarray, Y: np.ndarray) -> TargetTrees:
         """Fit to features `X` (N, D), each target on the rows labelled for it."""
         Y = label_matrix(Y, len(X))
         self.base_rate_ = base_rate(Y)
-        self.models_ = [self._one(X, labels) for labels in Y.T]
-        return self
-
-    def _one(self, X: np.ndarray, labels: np.ndarray) -> HistGradientBoostingClassifier | None:
-        known = ~np.isnan(labels)
-        if len(np.unique(labels[known])) < 2:
-            return None
-        model = HistGradientBoostingClassifier(
+        trees = HistGradientBoostingClassifier(
             max_iter=self.n_trees,
             max_leaf_nodes=self.max_leaf_nodes,
             learning_rate=self.learning_rate,
             early_stopping=False,
             random_state=self.random_state,
         )
-        return model.fit(X[known], labels[known])
+        self.models_ = _fit_each(trees, X, Y)
+        return self
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
         """Predict from features `X` (n, D)."""
@@ -195,3 +200,92 @@ class TargetTrees(BaseEstimator):
                 for model, rate in zip(self.models_, self.base_rate_, strict=True)
             ]
         )
+
+
+def completed(Y: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
+    """Fill missing labels by what their target and their query are like, on their own.
+
+    Parameters
+    ----------
+    Y : ndarray of shape (N, K)
+        1 right, 0 wrong, NaN never asked.
+    accuracy : ndarray of shape (K,)
+        Of each target, on training rows.
+
+    Returns
+    -------
+    ndarray of shape (N, K)
+        A missing label becomes the target's accuracy plus the mean, over the query's labels, of
+        label minus accuracy: of such a query it deviates as it does on average. A query without
+        any label gets the accuracies.
+    """
+    residuals = Y - accuracy
+    known = ~np.isnan(residuals)
+    shift = np.where(known, residuals, 0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
+    return np.where(known, Y, accuracy + shift[:, None])
+
+
+@estimator
+class RidgePath(BaseEstimator):
+    """Ridge regressions with every penalty of a list, from one decomposition.
+
+    Parameters
+    ----------
+    penalties : sequence of float
+        Penalty on the squared weights, as a multiple of the features' mean square times N. The
+        features are centred and the intercept is not penalised.
+
+    Attributes
+    ----------
+    x_mean_, y_mean_ : ndarrays of shapes (D,) and (M,)
+        Means of the training rows.
+    coef_ : ndarray of shape (P, D, M)
+        By penalty.
+    """
+
+    penalties: Sequence[float]
+
+    def fit(self, X: np.ndarray, Y: np.ndarray) -> RidgePath:
+        """Fit to features `X` (N, D) and values `Y` (N, M).
+
+        Raises
+        ------
+        InputError
+            If `Y` is not a matrix with a row for each of `X`, or a penalty is not positive.
+        """
+        X, Y = np.asarray(X, dtype=np.float64), label_matrix(Y, len(X))
+        if not np.min(self.penalties) > 0:
+            raise InputError(f"penalties {self.penalties} must all be positive.")
+        self.x_mean_, self.y_mean_ = X.mean(axis=0), Y.mean(axis=0)
+        x, y = X - self.x_mean_, Y - self.y_mean_
+        scatter = x.T @ x
+        unit = np.trace(scatter) / len(scatter)
+        values, vectors = linalg.eigh(scatter, overwrite_a=True)
+        projected = vectors.T @ (x.T @ y)
+        floor = np.finfo(float).tiny  # no feature varies: all weights are then 0
+        damped = [np.maximum(values, 0) + penalty * unit + floor for penalty in self.penalties]
+        self.coef_ = np.stack([vectors @ (projected / values[:, None]) for values in damped])
+        return self
+
+    def predict(self, X: np.ndarray) -> np.ndarray:
+        """Return values (P, n, M) of features `X` (n, D), by penalty."""
+        return (np.asarray(X, dtype=np.float64) - self.x_mean_) @ self.coef_ + self.y_mean_
+
+
+def split_labels(Y: np.ndarray) -> np.ndarray:
+    """Return each query's mean label and the targets' deviations from it, (N, 1 + K)."""
+    filled = completed(Y, masked_accuracy(Y))
+    mean = filled.mean(axis=1, keepdims=True)
+    return np.hstack([mean, filled - mean])
+
+
+def join_parts(mean: np.ndarray, deviations: np.ndarray) -> np.ndarray:
+    """Return P(correct), (N, K), of predicted means (N,) and deviations (N, K).
+
+    Where a sum leaves [0, 1] its whole row is moved back, so that differences between targets stay;
+    rows that span more than 1 are cut.
+    """
+    p = mean[:, None] + deviations
+    p -= np.maximum(p.max(axis=1, keepdims=True) - 1, 0)
+    p -= np.minimum(p.min(axis=1, keepdims=True), 0)
+    return p.clip(0, 1)

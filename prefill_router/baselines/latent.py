@@ -9,8 +9,6 @@ by L-BFGS from seeded starting values, intercepts not penalised, missing labels 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 import numpy as np
 import torch
 from scipy.optimize import minimize
@@ -20,11 +18,12 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
-from prefill_router.baselines import base_rate
+from prefill_router.baselines import base_rate, estimator
 from prefill_router.errors import InputError
 from prefill_router.labels import label_matrix
 
 
+@estimator
 class _LatentFactors(BaseEstimator):
     """What both models share; each adds its starting values and its logits.
 
@@ -37,10 +36,9 @@ class _LatentFactors(BaseEstimator):
         Draws the starting values.
     """
 
-    def __init__(self, n_factors: int = 4, C: float = 0.1, random_state: int = 0):
-        self.n_factors = n_factors
-        self.C = C
-        self.random_state = random_state
+    n_factors: int = 4
+    C: float = 0.1
+    random_state: int = 0
 
     def fit(self, X: np.ndarray, Y: np.ndarray):
         """Fit to embeddings `X` (N, D), whose columns are standardised first.
@@ -56,12 +54,31 @@ class _LatentFactors(BaseEstimator):
             raise InputError(f"n_factors {self.n_factors} must be at least 1, C {self.C} positive.")
         self.labelled_ = ~np.isnan(Y).all(axis=0)
         self.scaler_ = StandardScaler().fit(np.asarray(X, dtype=np.float64))
-        x = self.scaler_.transform(np.asarray(X, dtype=np.float64))
+        x = torch.from_numpy(self.scaler_.transform(np.asarray(X, dtype=np.float64)))
+        labels = torch.from_numpy(np.nan_to_num(Y))
+        known = torch.from_numpy((~np.isnan(Y)).astype(np.float64))
         rng = np.random.default_rng(self.random_state)
         weights, intercepts = self._start(x.shape[1], base_rate(Y), rng)
-        self.weights_, self.intercepts_ = _maximise_likelihood(
-            self._logits, weights, intercepts, x, Y, self.C
-        )
+        start = [*weights, *intercepts]
+
+        def unpack(flat: Tensor) -> list[Tensor]:
+            pieces = flat.split([part.size for part in start])
+            return [piece.reshape(part.shape) for piece, part in zip(pieces, start, strict=True)]
+
+        def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
+            parameters = torch.tensor(flat, requires_grad=True)
+            parts = unpack(parameters)
+            loss = self.C * binary_cross_entropy_with_logits(
+                self._logits(x, *parts), labels, weight=known, reduction="sum"
+            )
+            loss = loss + sum((weight**2).sum() for weight in parts[: len(weights)]) / 2
+            loss.backward()
+            return loss.item(), parameters.grad.numpy()
+
+        flat = np.concatenate([part.ravel() for part in start])
+        found = minimize(objective, flat, jac=True, method="L-BFGS-B", options={"maxiter": 500})
+        parts = [part.numpy() for part in unpack(torch.from_numpy(found.x))]
+        self.weights_, self.intercepts_ = parts[: len(weights)], parts[len(weights) :]
         return self
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
@@ -172,38 +189,3 @@ class ItemResponse(_LatentFactors):
         x: Tensor, A: Tensor, beta: Tensor, theta: Tensor, alpha: Tensor, beta_0: Tensor
     ) -> Tensor:
         return softplus(x @ A.T + alpha) @ theta.T - (x @ beta + beta_0)[:, None]
-
-
-def _maximise_likelihood(
-    logits: Callable[..., Tensor],
-    weights: Sequence[np.ndarray],
-    intercepts: Sequence[np.ndarray],
-    x: np.ndarray,
-    Y: np.ndarray,
-    C: float,
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Return the weights and intercepts that minimise the objective stated at the top."""
-    parts = [*weights, *intercepts]
-    ends = np.cumsum([part.size for part in parts])
-
-    def unpack(flat):
-        pieces = zip(parts, ends, strict=True)
-        return [flat[end - part.size : end].reshape(part.shape) for part, end in pieces]
-
-    x, labels = torch.from_numpy(x), torch.from_numpy(np.nan_to_num(Y))
-    known = torch.from_numpy((~np.isnan(Y)).astype(np.float64))
-
-    def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        parameters = torch.tensor(flat, requires_grad=True)
-        tensors = unpack(parameters)
-        loss = C * binary_cross_entropy_with_logits(
-            logits(x, *tensors), labels, weight=known, reduction="sum"
-        )
-        loss = loss + sum((weight**2).sum() for weight in tensors[: len(weights)]) / 2
-        loss.backward()
-        return loss.item(), parameters.grad.numpy()
-
-    start = np.concatenate([part.ravel() for part in parts])
-    found = minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": 500})
-    fitted = unpack(found.x)
-    return fitted[: len(weights)], fitted[len(weights) :]

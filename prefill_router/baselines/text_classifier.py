@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from prefill_router.baselines import base_rate
+from prefill_router.baselines import base_rate, estimator
 from prefill_router.extraction.batches import plan_batches
 from prefill_router.extraction.models import load_encoder, pad_id
 from prefill_router.extraction.pooling import Batch, pool_mean
@@ -25,6 +25,7 @@ from prefill_router.trunk.training import grouped_split, masked_loss
 TOKEN_BUDGET = 8192  # of a batch that is only read
 
 
+@estimator
 class TextClassifier(BaseEstimator):
     """An encoder with one logit a target on its mean-pooled last states, all of it fine-tuned.
 
@@ -63,29 +64,16 @@ class TextClassifier(BaseEstimator):
         The other targets are given probability one half.
     """
 
-    def __init__(
-        self,
-        encoder: ModelSource,
-        learning_rate: float = 3e-4,
-        max_epochs: int = 12,
-        patience: int = 3,
-        batch_size: int = 32,
-        inner_share: float = 0.15,
-        max_tokens: int | None = None,
-        truncation: Truncation = "error",
-        random_state: int = 0,
-        device: torch.device | str = "cpu",
-    ):
-        self.encoder = encoder
-        self.learning_rate = learning_rate
-        self.max_epochs = max_epochs
-        self.patience = patience
-        self.batch_size = batch_size
-        self.inner_share = inner_share
-        self.max_tokens = max_tokens
-        self.truncation = truncation
-        self.random_state = random_state
-        self.device = device
+    encoder: ModelSource
+    learning_rate: float = 3e-4
+    max_epochs: int = 12
+    patience: int = 3
+    batch_size: int = 32
+    inner_share: float = 0.15
+    max_tokens: int | None = None
+    truncation: Truncation = "error"
+    random_state: int = 0
+    device: torch.device | str = "cpu"
 
     def fit(
         self, X: Sequence[str], Y: np.ndarray, groups: np.ndarray | None = None
@@ -123,47 +111,34 @@ class TextClassifier(BaseEstimator):
             nn.init.zeros_(self.head_.weight)
             with torch.no_grad():
                 self.head_.bias.copy_(torch.from_numpy(logit(base_rate(Y[train]))))
-            self._train(ids, labels, train, held, rng)
+            network = nn.ModuleList([self.model_, self.head_])
+            optimiser = torch.optim.Adam(network.parameters(), lr=self.learning_rate)
+            best = copy.deepcopy(network.state_dict())
+            self.losses_ = [self._loss(ids, labels, held)]
+            for epoch in track(range(1, self.max_epochs + 1), "Fine-tuning"):
+                network.train()
+                order = rng.permutation(train)
+                for rows in np.split(order, range(self.batch_size, len(order), self.batch_size)):
+                    logits = self.head_(self._pooled([ids[row] for row in rows]))
+                    optimiser.zero_grad()
+                    masked_loss(logits[None], labels[rows][None]).sum().backward()
+                    optimiser.step()
+                network.eval()
+                self.losses_.append(self._loss(ids, labels, held))
+                best_epoch = self.losses_.index(min(self.losses_))
+                if best_epoch == epoch:
+                    best = copy.deepcopy(network.state_dict())
+                elif epoch - best_epoch == self.patience:
+                    break
+            network.load_state_dict(best)
         return self
-
-    def _train(
-        self,
-        ids: list[Tensor],
-        labels: Tensor,
-        train: np.ndarray,
-        held: np.ndarray,
-        rng: np.random.Generator,
-    ) -> None:
-        network = nn.ModuleList([self.model_, self.head_])
-        optimiser = torch.optim.Adam(network.parameters(), lr=self.learning_rate)
-        best, waited = copy.deepcopy(network.state_dict()), 0
-        self.losses_ = [self._loss(ids, labels, held)]
-        for _ in track(range(self.max_epochs), "Fine-tuning"):
-            network.train()
-            order = rng.permutation(train)
-            for start in range(0, len(order), self.batch_size):
-                rows = order[start : start + self.batch_size]
-                logits = self.head_(self._pooled([ids[row] for row in rows]))
-                optimiser.zero_grad()
-                masked_loss(logits[None], labels[rows][None]).sum().backward()
-                optimiser.step()
-            network.eval()
-            loss = self._loss(ids, labels, held)
-            if loss < min(self.losses_):
-                best, waited = copy.deepcopy(network.state_dict()), 0
-            else:
-                waited += 1
-            self.losses_.append(loss)
-            if waited == self.patience:
-                break
-        network.load_state_dict(best)
 
     def predict_proba(self, X: Sequence[str]) -> np.ndarray:
         """Predict from questions `X`, (n, K)."""
         ids = self._ids(X)
+        order, logits = self._logits(ids, np.arange(len(ids)))
         p = np.empty((len(ids), len(self.labelled_)))
-        for rows, logits in self._batched_logits(ids, np.arange(len(ids))):
-            p[rows] = torch.sigmoid(logits).cpu().numpy()
+        p[order] = torch.sigmoid(logits).cpu().numpy()
         return np.where(self.labelled_, p, 0.5)
 
     def _ids(self, X: Sequence[str]) -> list[Tensor]:
@@ -182,17 +157,12 @@ class TextClassifier(BaseEstimator):
         return pool_mean(output.last_hidden_state, Batch(tokens, lengths, whole))
 
     def _loss(self, ids: list[Tensor], labels: Tensor, rows: np.ndarray) -> float:
-        found = list(self._batched_logits(ids, rows))
-        logits = torch.cat([values for _, values in found])
-        order = np.concatenate([at for at, _ in found])
+        order, logits = self._logits(ids, rows)
         return masked_loss(logits[None], labels[order][None]).item()
 
     @torch.inference_mode()
-    def _batched_logits(
-        self, ids: list[Tensor], rows: np.ndarray
-    ) -> Iterator[tuple[np.ndarray, Tensor]]:
-        """Yield rows of similar length and their logits."""
-        lengths = np.array([len(ids[row]) for row in rows])
-        for places in plan_batches(lengths, TOKEN_BUDGET):
-            at = rows[places]
-            yield at, self.head_(self._pooled([ids[row] for row in at]))
+    def _logits(self, ids: list[Tensor], rows: np.ndarray) -> tuple[np.ndarray, Tensor]:
+        """Read rows of similar length together; return the rows in that order, and their logits."""
+        batches = plan_batches(np.array([len(ids[row]) for row in rows]), TOKEN_BUDGET)
+        logits = [self.head_(self._pooled([ids[rows[i]] for i in places])) for places in batches]
+        return rows[np.concatenate(batches)], torch.cat(logits)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from prefill_router.baselines.averages import (
+from prefill_router.baselines import (
     BenchmarkAware,
     Clusters,
     NearestNeighbours,

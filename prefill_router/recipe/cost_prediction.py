@@ -14,7 +14,7 @@ import numpy as np
 from sklearn.model_selection import GroupKFold
 from tokenizers import Tokenizer
 
-from prefill_router.baselines.ridge import RidgePath
+from prefill_router.baselines.classifiers import RidgePath
 from prefill_router.features import blockwise
 from prefill_router.labels import Labels
 from prefill_router.labels.costs import MILLION, Prices, expected_costs, known_by_cost

@@ -11,8 +11,7 @@ from scipy.special import expit
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import has_fit_parameter
 
-from prefill_router.baselines.classifiers import TargetLogistic
-from prefill_router.baselines.ridge import RidgePath, join_parts, split_labels
+from prefill_router.baselines.classifiers import RidgePath, TargetLogistic, join_parts, split_labels
 from prefill_router.features.logistic import predict_logistic
 from prefill_router.labels.splits import Split
 from prefill_router.metrics import pairwise_brier

@@ -1,7 +1,7 @@
 import numpy as np
 from random_labels import labels
 
-from prefill_router.baselines.averages import (
+from prefill_router.baselines import (
     BenchmarkAware,
     Clusters,
     NearestNeighbours,

@@ -3,7 +3,7 @@ import pytest
 from random_labels import labels, questions
 from sklearn.base import clone
 
-from prefill_router.baselines.averages import (
+from prefill_router.baselines import (
     BenchmarkAware,
     Clusters,
     NearestNeighbours,

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
 
-from prefill_router.baselines.ridge import (
+from prefill_router.baselines.classifiers import (
     RidgePath,
     completed,
     join_parts,

@@ -4,8 +4,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from prefill_router.baselines.classifiers import TargetLogistic
-from prefill_router.baselines.ridge import RidgePath, join_parts, split_labels
+from prefill_router.baselines.classifiers import RidgePath, TargetLogistic, join_parts, split_labels
 from prefill_router.errors import InputError
 from prefill_router.extraction.activations import Activations
 from prefill_router.features import BLOCK, TargetFeatures
