@@ -183,5 +183,5 @@ def choose_by_separability(aucs: pd.DataFrame, probes: pd.DataFrame) -> list[Cho
     place = ["encoder", "layer", "pooling"]
     merged = aucs.merge(probes[[*place, "target", "J"]], on=[*place, "target"])
     by_J = zip(merged["target"].unique(), choose(merged, "J"), strict=True)
-    here = [(merged[["target", *place]] == (k, *choice.place)).all(axis=1) for k, choice in by_J]
-    return [choose(merged[rows])[0] for rows in here]
+    at = merged.groupby(["target", *place])
+    return [choose(at.get_group((target, *choice.place)))[0] for target, choice in by_J]
