@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -151,16 +150,6 @@ class Parameters(Config):
     def fingerprint(self) -> str:
         """Sixteen characters that identify everything but `PLACES`."""
         return fingerprint(self.model_dump(exclude=PLACES))
-
-    @classmethod
-    def cell(cls) -> str:
-        """Return the source of a notebook's `parameters` cell: typed, commented defaults."""
-        return "\n".join(
-            f"{name}: {type(value).__name__} = "
-            f"{value if isinstance(value, bool) else json.dumps(value)}  # {field.description}"
-            for name, field in cls.model_fields.items()
-            for value in [field.default]
-        )
 
 
 def validate(

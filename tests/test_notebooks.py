@@ -5,6 +5,7 @@ import inspect
 import nbformat
 import pytest
 import tiny_studies
+from test_config import parameters_cell
 
 from prefill_router.config import Parameters, project_root
 from prefill_router.experiments.expectations import EXPECTED, accept
@@ -29,7 +30,7 @@ def tags(cell):
 
 def test_parameters_cell_is_the_library_s(path):
     tagged = [cell.source for cell in code_cells(path) if "parameters" in tags(cell)]
-    assert tagged == [Parameters.cell()]
+    assert tagged == [parameters_cell()]
 
 
 def test_numbers_are_held_to_committed_expectations(path):

@@ -7,6 +7,7 @@ import pytest
 import tiny_models
 import tiny_studies
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from test_config import parameters_cell
 from tiny_studies import PRICES, label_table, world
 
 from prefill_router import run as chain
@@ -34,8 +35,8 @@ BOTH = ["01_first", "02_second"]
 
 
 def write_notebook(root, name, *sources):
-    cell = new_code_cell(Parameters.cell(), metadata={"tags": ["parameters"]})
-    cells = [new_markdown_cell("# Title"), cell, *map(new_code_cell, sources)]
+    defaults = new_code_cell(parameters_cell(), metadata={"tags": ["parameters"]})
+    cells = [new_markdown_cell("# Title"), defaults, *map(new_code_cell, sources)]
     book = new_notebook(cells=cells, metadata={"kernelspec": KERNEL})
     nbformat.write(book, root / "notebooks" / f"{name}.ipynb")
 
