@@ -8,16 +8,16 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
-from prefill_router.errors import InputError, did_you_mean
+from prefill_router.errors import InputError
 from prefill_router.extraction.activations import Activations, EncoderInfo, content_key
 from prefill_router.extraction.batches import group_batches
 from prefill_router.extraction.models import Device, quiet
-from prefill_router.extraction.pooling import check_poolings
+from prefill_router.extraction.pooling import check_known, check_poolings
 from prefill_router.extraction.prefill import EncoderSpec, Reader, Survey, in_thread
 from prefill_router.extraction.prompts import Truncation, check_questions
 from prefill_router.extraction.ray_engine import RayReader, ray_reader
@@ -28,8 +28,6 @@ from prefill_router.storage import Store
 
 SHARD_BYTES = 64 * 2**20  # what is lost at most when a run is stopped, and held in memory
 ENGINES = ("local", "ray")
-Groups = list[tuple[list[Place], np.ndarray]]
-"""Layers and poolings that are to be read, of which queries."""
 
 
 def extract(
@@ -91,12 +89,8 @@ def extract(
         If a parameter, query or model cannot be used, or files are damaged or cannot be written.
     """
     wanted = Request(check_questions(queries), layers, check_poolings(poolings))
-    for name, value, known in (
-        ("engine", engine, ENGINES),
-        ("storage_dtype", storage_dtype, STORAGE),
-    ):
-        if value not in known:
-            raise InputError(f"{name} {value!r} is unknown." + did_you_mean(value, known))
+    check_known("engine", engine, ENGINES)
+    check_known("storage_dtype", storage_dtype, STORAGE)
     for name, count in (("token_budget", token_budget), ("workers", workers)):
         if count is not None and count < 1:
             raise InputError(f"{name} is {count}; it must be at least 1.")
@@ -125,6 +119,14 @@ def extract(
     return replace(found, encoder=info)  # found under this name, whatever it was read under
 
 
+class ReadShard(NamedTuple):
+    """States (n_places, n, D) that were read, of some queries."""
+
+    places: list[Place]
+    rows: np.ndarray
+    states: Tensor
+
+
 @dataclass(frozen=True)
 class Request:
     """Which states are wanted: of which queries, at which layers, pooled how."""
@@ -143,11 +145,11 @@ class Request:
         places = self.places(survey.layout.last)
         states = {place: np.empty((n, survey.layout.width), np.float32) for place in places}
 
-        def keep(places: list[Place], rows: np.ndarray, values: Tensor) -> None:
-            for place, part in zip(places, values.cpu().numpy(), strict=True):
-                states[place][rows] = part
+        def keep(shard: ReadShard) -> None:
+            for place, part in zip(shard.places, shard.states.cpu().numpy(), strict=True):
+                states[place][shard.rows] = part
 
-        self._read(reader, survey, [(places, np.arange(n))], np.dtype("float32"), keep)
+        self._read(reader, survey, [(places, np.arange(n))], 4, keep)
         found = Activations.from_arrays(states, survey.n_tokens, survey.full_tokens)
         layers = list(dict.fromkeys(layer for layer, _ in places))
         return replace(found, poolings=self.poolings), layers
@@ -202,40 +204,39 @@ class Request:
             }
         )
 
-        def keep(places: list[Place], rows: np.ndarray, values: Tensor) -> None:
-            states = dict(zip(places, values.cpu().numpy(), strict=True))
-            queries = [self.queries[row] for row in rows]
-            folder.add(queries, survey.n_tokens[rows], survey.full_tokens[rows], states)
+        def keep(shard: ReadShard) -> None:
+            states = dict(zip(shard.places, shard.states.cpu().numpy(), strict=True))
+            queries, tokens = [self.queries[row] for row in shard.rows], survey.n_tokens[shard.rows]
+            folder.add(queries, tokens, survey.full_tokens[shard.rows], states)
 
-        storage = np.dtype(key["storage_dtype"])
-        self._read(reader, survey, folder.missing(places), storage, keep)
+        itemsize = np.dtype(key["storage_dtype"]).itemsize
+        self._read(reader, survey, folder.missing(places), itemsize, keep)
 
     def _read(
         self,
         reader: Reader | RayReader,
         survey: Survey,
-        groups: Groups,
-        storage: np.dtype,
-        keep: Callable[[list[Place], np.ndarray, Tensor], None],
+        groups: list[tuple[list[Place], np.ndarray]],
+        itemsize: int,
+        keep: Callable[[ReadShard], None],
     ) -> None:
-        """Read groups of states, and have those of each shard kept, in another thread."""
+        """Read some places of some queries, and have each shard kept, in another thread."""
         lengths = survey.n_tokens
-        n_prompts = sum(len(rows) for _, rows in groups)
-        n_tokens = sum(int(lengths[rows].sum()) for _, rows in groups)
-        with quiet(), meter("Reading prompts", n_prompts, n_tokens) as bar:
+        every = np.concatenate([rows for _, rows in groups])
+        with quiet(), meter("Reading prompts", len(every), int(lengths[every].sum())) as bar:
 
             def advance(rows: np.ndarray) -> None:
                 bar(len(rows), int(lengths[rows].sum()))
 
-            def shards() -> Iterator[tuple[list[Place], np.ndarray, Tensor]]:
+            def shards() -> Iterator[ReadShard]:
                 for places, rows in groups:
-                    n_bytes = len(places) * survey.layout.width * storage.itemsize
+                    n_bytes = len(places) * survey.layout.width * itemsize
                     n_rows = max(1, SHARD_BYTES // n_bytes)
                     planned = group_batches(survey.plan(rows, n_rows), n_rows)
                     for shard, states in reader.read(self.queries, planned, places, advance):
-                        yield places, shard, states
+                        yield ReadShard(places, shard, states)
 
-            for _ in in_thread(lambda shard: keep(*shard), shards()):
+            for _ in in_thread(keep, shards()):
                 pass
 
 
@@ -243,8 +244,7 @@ def check_layers(layers: Literal["all", "upper"] | Sequence[int], last: int) -> 
     """Return the sorted layers meant, out of 0..`last`."""
     if isinstance(layers, str):
         named = {"all": range(last + 1), "upper": range(last // 2 + 1, last + 1)}
-        if layers not in named:
-            raise InputError(f"layers {layers!r} is unknown." + did_you_mean(layers, named))
+        check_known("layers", layers, named)
         return list(named[layers])
     chosen = sorted({int(layer) for layer in layers})
     if not chosen or chosen[0] < 0 or chosen[-1] > last:

@@ -6,12 +6,13 @@ import contextlib
 import functools
 import inspect
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence, ValuesView
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from prefill_router.errors import InputError
 from prefill_router.extraction.batches import default_budget, rope_switch
@@ -25,6 +26,14 @@ class HookPoint(NamedTuple):
 
     module: str
     is_input: bool
+
+    def register(self, model: nn.Module, hook: Callable) -> RemovableHandle:
+        """Have ``hook(module, args, kwargs[, output])`` called whenever something passes here."""
+        module = model.get_submodule(self.module)
+        register = module.register_forward_hook
+        if self.is_input:
+            register = module.register_forward_pre_hook
+        return register(hook, with_kwargs=True)
 
 
 @dataclass(frozen=True)
@@ -98,24 +107,24 @@ def locate_blocks(
     calls: Counter[str] = Counter()
     written = 0
 
-    def watch(name: str, module: nn.Module, args: tuple, kwargs: dict, *output: object) -> None:
+    def watch(point: HookPoint, module: nn.Module, *passed: object) -> None:
         nonlocal written
-        calls[name] += not output
-        state = first_tensor(output[0] if output else (*args, *kwargs.values()))
+        calls[point.module] += point.is_input
+        state = first_tensor(*passed)
         if state is None:
             return
-        if output and not any(module.children()):
+        if not (point.is_input or any(module.children())):
             written += state.nbytes
         if state.shape[:2] == (1, len(sample)) and state.dim() == 3:
             # A copy, since a later module may write over it; on the host, since devices may differ
-            passing.append((HookPoint(name, not output), state.cpu().clone()))
+            passing.append((point, state.cpu().clone()))
 
     try:
         with contextlib.ExitStack() as hooks:
-            for name, module in model.named_modules():
-                hook = functools.partial(watch, name)
-                hooks.enter_context(module.register_forward_pre_hook(hook, with_kwargs=True))
-                hooks.enter_context(module.register_forward_hook(hook, with_kwargs=True))
+            for name, _ in model.named_modules():
+                for point in (HookPoint(name, True), HookPoint(name, False)):
+                    hook = functools.partial(watch, point)
+                    hooks.enter_context(point.register(model, hook))
             hidden = [state.cpu() for state in all_states(model, torch.tensor([sample]))]
     except (TypeError, ValueError) as error:
         raise InputError(f"{type(model).__name__} cannot read text alone: {error}") from error
@@ -140,12 +149,13 @@ def locate_blocks(
     )
 
 
-def first_tensor(values: object) -> Tensor | None:
+def first_tensor(args: tuple, kwargs: dict, *output: object) -> Tensor | None:
     """Return the first tensor among what a module takes or gives, None without one."""
+    values = output[0] if output else (*args, *kwargs.values())
     if isinstance(values, Tensor):
         return values
     values = values.values() if isinstance(values, dict) else values
-    values = values if isinstance(values, Sequence | type({}.values())) else ()
+    values = values if isinstance(values, Sequence | ValuesView) else ()
     return next((value for value in values if isinstance(value, Tensor)), None)
 
 

@@ -15,7 +15,8 @@ from safetensors import SafetensorError
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
-from prefill_router.errors import InputError, did_you_mean
+from prefill_router.errors import InputError
+from prefill_router.extraction.pooling import check_known
 from prefill_router.extraction.sources import ModelSource, read_config
 
 SPREAD = "spread"
@@ -137,19 +138,13 @@ def _reader(model):
     return model.get_decoder() if has_towers else model
 
 
-def load_target(
-    source: ModelSource,
-    device: Device = "cpu",
-    dtype: str = "float32",
-    trust_remote_code: bool = False,
-) -> tuple[Any, Any]:
+def load_target(source: ModelSource, *how: Any, **named: Any) -> tuple[Any, Any]:
     """Load a causal language model with its head, to let it answer; otherwise as `load_encoder`."""
-    return _load(AutoModelForCausalLM, source, device, dtype, trust_remote_code)
+    return _load(AutoModelForCausalLM, source, *how, **named)
 
 
-def _load(auto, source: ModelSource, device: Device, dtype: str, trust_remote_code: bool):
-    if dtype not in DTYPES:
-        raise InputError(f"dtype {dtype!r} is unknown." + did_you_mean(dtype, DTYPES))
+def _load(auto, source: ModelSource, device="cpu", dtype="float32", trust_remote_code=False):
+    check_known("dtype", dtype, DTYPES)
     placement = device_map(device)
     options = {"trust_remote_code": trust_remote_code, "local_files_only": True}
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -84,12 +84,17 @@ POOLINGS: dict[str, Callable[[Tensor, Batch], Tensor]] = {
 begins with ``user_`` are the user's own tokens looked for: `Batch.user` holds them."""
 
 
+def check_known(name: str, value: str, known: Iterable[str]) -> None:
+    """Raise InputError if a parameter's value is none of those known."""
+    if value not in known:
+        raise InputError(f"{name} {value!r} is unknown." + did_you_mean(value, known))
+
+
 def check_poolings(poolings: Sequence[str]) -> list[str]:
     """Return the poolings as a list, or raise InputError if one is unknown or there is none."""
     poolings = [poolings] if isinstance(poolings, str) else list(dict.fromkeys(poolings))
     for pooling in poolings:
-        if pooling not in POOLINGS:
-            raise InputError(f"pooling {pooling!r} is unknown." + did_you_mean(pooling, POOLINGS))
+        check_known("pooling", pooling, POOLINGS)
     if not poolings:
         raise InputError(f"poolings is empty; known: {', '.join(POOLINGS)}.")
     return poolings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +27,7 @@ from prefill_router.extraction.model_layout import (
 )
 from prefill_router.extraction.models import Device, input_device, load_encoder, pad_id, quiet
 from prefill_router.extraction.pooling import POOLINGS, Batch, needs_user
-from prefill_router.extraction.prompts import Prompts, Truncation, check_max_tokens, token_limit
+from prefill_router.extraction.prompts import Prompts, check_max_tokens, token_limit
 from prefill_router.extraction.shards import Place
 from prefill_router.extraction.sources import ModelSource
 from prefill_router.storage import versions
@@ -120,8 +121,8 @@ class Prefill:
                 if place[0] == layer:
                     pooled[place] = POOLINGS[place[1]](states, there)
 
-        def hook(layer: int, module: nn.Module, args: tuple, kwargs: dict, *output: object) -> None:
-            pool(layer, first_tensor(output[0] if output else (*args, *kwargs.values())))
+        def hook(layer: int, module: nn.Module, *passed: object) -> None:
+            pool(layer, first_tensor(*passed))
             if len(pooled) == len(self.places):
                 raise _Done
 
@@ -132,14 +133,8 @@ class Prefill:
         else:
             with contextlib.ExitStack() as hooks, contextlib.suppress(_Done):
                 for layer in self.layers:
-                    name, is_input = self.layout.places[layer]
-                    module = self.model.get_submodule(name)
-                    register = (
-                        module.register_forward_pre_hook
-                        if is_input
-                        else module.register_forward_hook
-                    )
-                    hooks.enter_context(register(partial(hook, layer), with_kwargs=True))
+                    point = self.layout.places[layer]
+                    hooks.enter_context(point.register(self.model, partial(hook, layer)))
                 self.model(**model_inputs(self.model, batch.tokens, lengths))
         if len(pooled) < len(self.places):
             raise RuntimeError(f"{type(self.model).__name__} ran other modules than on its sample.")
@@ -190,15 +185,13 @@ class Reader:
         tokenizer,
         token_budget: int | None = None,
         max_tokens: int | None = None,
-        truncation: Truncation = "error",
-        template: str | None = None,
-        template_kwargs: dict | None = None,
+        **reading: Any,
     ):
         limit = token_limit(model, tokenizer)
         max_tokens = limit if max_tokens is None else max_tokens
         check_max_tokens(max_tokens, limit)
         self.model = model.eval()
-        self.prompts = Prompts(tokenizer, max_tokens, truncation, template_kwargs, template)
+        self.prompts = Prompts(tokenizer, max_tokens, **reading)
         with quiet():
             sample = self.prompts.ids([SAMPLE])[0]
             self.layout = locate_blocks(model, sample, pad_id(tokenizer), token_budget)
@@ -247,11 +240,11 @@ class Reader:
         def tokenize(rows: np.ndarray) -> Batch:
             return self.prompts.batch([queries[row] for row in rows], find_user)
 
-        batches = in_thread(tokenize, [rows for shard in shards for rows in shard])
+        batches = in_thread(tokenize, itertools.chain(*shards))
         for shard in shards:
             pooled = []
-            for rows, batch in zip(shard, batches, strict=False):
-                pooled.append(prefill.read(batch))
+            for rows in shard:
+                pooled.append(prefill.read(next(batches)))
                 advance(rows)
             yield np.concatenate(shard), torch.cat(pooled, dim=1)
 
@@ -282,11 +275,8 @@ class EncoderSpec:
     @property
     def key(self) -> dict[str, Any]:
         """What decides the states of a query: batches, device and engine change rounding only."""
-        return {
-            **{name: value for name, value in asdict(self.info).items() if name not in NAMES},
-            "trust_remote_code": self.trust_remote_code,
-            "versions": self.versions,
-        }
+        read = {name: value for name, value in asdict(self.info).items() if name not in NAMES}
+        return read | {"trust_remote_code": self.trust_remote_code, "versions": self.versions}
 
     def load(self) -> Reader:
         """Load the encoder."""

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from jinja2 import TemplateError
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 
-from prefill_router.errors import InputError, did_you_mean
+from prefill_router.errors import InputError
 from prefill_router.extraction.models import pad_id
-from prefill_router.extraction.pooling import Batch
+from prefill_router.extraction.pooling import Batch, check_known
 
 Query = str | Sequence[Mapping[str, str]]
 """A question, or the messages of a conversation: mappings with ``role`` and ``content``."""
@@ -172,9 +173,7 @@ class Prompts:
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        if self.truncation not in (known := get_args(Truncation)):
-            said = did_you_mean(self.truncation, known)
-            raise InputError(f"truncation {self.truncation!r} is unknown.{said}")
+        check_known("truncation", self.truncation, get_args(Truncation))
         if self.max_tokens < 1:
             raise InputError(f"max_tokens is {self.max_tokens}; it must be at least 1.")
 
@@ -236,14 +235,13 @@ class Prompts:
             )
         encoded = self._encode(questions, offsets=find_user)
         self._check_lengths(list(map(len, encoded["input_ids"])), questions)
-        ids = [self._cut(tokens) for tokens in encoded["input_ids"]]
-        lengths = torch.tensor([len(tokens) for tokens in ids])
+        ids = [torch.tensor(self._cut(tokens)) for tokens in encoded["input_ids"]]
+        lengths = torch.tensor(list(map(len, ids)))
         user = torch.stack([torch.zeros_like(lengths), lengths], dim=1)
         if find_user:
             user = torch.tensor(self._user_tokens(questions, encoded["offset_mapping"]))
-        padding, width = pad_id(self.tokenizer), int(lengths.max())
-        padded = [tokens + [padding] * (width - len(tokens)) for tokens in ids]
-        return Batch(torch.tensor(padded), lengths, user)
+        padded = pad_sequence(ids, batch_first=True, padding_value=pad_id(self.tokenizer))
+        return Batch(padded, lengths, user)
 
     def _format(self, questions: Sequence[Query]) -> list[str]:
         return format_prompts(self.tokenizer, questions, self.template_kwargs, self.template)

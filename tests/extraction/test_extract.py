@@ -19,11 +19,6 @@ QUESTIONS = list(dict.fromkeys(tiny_models.questions(50)))[:40]
 ADD = Folder.add
 
 
-@pytest.fixture
-def source(tmp_path):
-    return resolve(str(tiny_models.save(tmp_path / "model")))
-
-
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
     monkeypatch.setattr(extraction, "SHARD_BYTES", 4 * 2**10)
@@ -59,10 +54,6 @@ def only(path):
     """Return the one folder of states in a cache."""
     (found,) = path.glob("activations-*")
     return found
-
-
-def contents(path):
-    return {p.name: p.read_bytes() for p in only(path).iterdir() if p.suffix}
 
 
 def assert_same_states(one, other, atol=1e-5):
@@ -131,28 +122,11 @@ def test_what_is_there_is_read_without_a_model_and_nothing_stale_is(tmp_path, lo
         extract(source, [b"w1"], cache_dir=store)
 
 
-class Stop(Exception):
-    """Stands for whatever stops a process."""
-
-
-def stop_after(monkeypatch, n, error=Stop):
-    left = iter(range(n))
-
-    def add(*arguments):
-        if next(left, None) is None:
-            raise error
-        ADD(*arguments)
-
-    monkeypatch.setattr(Folder, "add", add)
-
-
-def test_a_stopped_run_goes_on_and_gives_the_same_bytes(tmp_path, source, reads, monkeypatch):
+def test_a_stopped_run_goes_on_and_gives_the_same_bytes(tmp_path, source, reads, stopped, contents):
     extract(source, QUESTIONS, cache_dir=tmp_path / "whole")
     n_whole = len(reads)
-    with monkeypatch.context() as patch:
-        stop_after(patch, 2)
-        with pytest.raises(Stop):
-            extract(source, QUESTIONS, cache_dir=tmp_path / "out")
+    with stopped(2):
+        extract(source, QUESTIONS, cache_dir=tmp_path / "out")
     folder = only(tmp_path / "out")
     with pytest.raises(InputError, match=r"lacks states of .* extract again"):
         Activations.open(folder, QUESTIONS)
@@ -166,18 +140,17 @@ def test_a_stopped_run_goes_on_and_gives_the_same_bytes(tmp_path, source, reads,
     assert sum(len(batch) for _, batch in reads) == len(left[1]) < len(QUESTIONS)
 
 
-def test_a_full_disk_says_so_and_keeps_what_there_is(tmp_path, source, monkeypatch):
-    with monkeypatch.context() as patch:
-        stop_after(patch, 1, OSError(errno.ENOSPC, "No space left on device"))
-        with pytest.raises(InputError, match=r"No space left on device.* run again"):
-            extract(source, QUESTIONS, cache_dir=tmp_path / "out")
+def test_a_full_disk_says_so_and_keeps_what_there_is(tmp_path, source, stopped):
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with stopped(1, full, InputError, r"No space left on device.* run again"):
+        extract(source, QUESTIONS, cache_dir=tmp_path / "out")
     assert len(list(only(tmp_path / "out").glob("shard-*"))) == 1
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
         extract(source, QUESTIONS, cache_dir=tmp_path / "file" / "out")
 
 
-def test_damage_is_named_and_what_was_deleted_is_read_again(tmp_path, source, reads):
+def test_damage_is_named_and_what_was_deleted_is_read_again(tmp_path, source, reads, contents):
     whole = extract(source, QUESTIONS, cache_dir=tmp_path / "out")
     path = next(only(tmp_path / "out").glob("shard-*"))
     before, content = contents(tmp_path / "out"), bytearray(path.read_bytes())
@@ -219,17 +192,14 @@ def test_whoever_comes_second_waits_and_reads_nothing(tmp_path, source, reads, c
 # -- what is there already -----------------------------------------------------------------------
 
 
-def test_of_an_extended_data_set_only_new_queries_are_read(tmp_path, source, reads, monkeypatch):
+def test_of_an_extended_data_set_only_new_queries_are_read(tmp_path, source, reads, stopped):
     extract(source, QUESTIONS[:25], cache_dir=tmp_path)
     reads.clear()
     longer = [*QUESTIONS[25:], *QUESTIONS[:25][::-1]]
-    with monkeypatch.context() as patch:
-        stop_after(patch, 1)
-        with pytest.raises(Stop):
-            extract(source, longer, cache_dir=tmp_path)
+    with stopped(1):
+        extract(source, longer, cache_dir=tmp_path)
     found = extract(source, longer, cache_dir=tmp_path)
-    new = set(QUESTIONS[25:]) - set(QUESTIONS[:25])
-    assert {question for _, batch in reads for question in batch} == new
+    assert {question for _, batch in reads for question in batch} == set(QUESTIONS[25:])
     assert_same_states(found, extract(source, longer))
 
 

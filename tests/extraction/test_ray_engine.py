@@ -19,24 +19,23 @@ from prefill_router.extraction import extract, ray_engine
 from prefill_router.extraction.activations import EncoderInfo
 from prefill_router.extraction.prefill import EncoderSpec
 from prefill_router.extraction.shards import Folder
-from prefill_router.extraction.sources import ModelSource, resolve, weights_hash
+from prefill_router.extraction.sources import ModelSource, weights_hash
 from prefill_router.storage import versions
 
 QUESTIONS = list(dict.fromkeys(tiny_models.questions(60)))
+RAY = {"engine": "ray", "workers": 1}
 ADD = Folder.add
 
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
     ray = pytest.importorskip("ray")
-    before = dict(os.environ)
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
-    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield ray
-    ray.shutdown()
-    os.environ.clear()
-    os.environ.update(before)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+        ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+        yield ray
+        ray.shutdown()
 
 
 @pytest.fixture(autouse=True)
@@ -46,19 +45,6 @@ def one_thread_and_small_shards(monkeypatch):
     monkeypatch.setattr(extraction, "SHARD_BYTES", 2 * 2**10)
     yield
     torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def source(tmp_path):
-    return resolve(str(tiny_models.save(tmp_path / "model", template=tiny_models.TEMPLATE)))
-
-
-def contents(directory):
-    return {p.name: p.read_bytes() for p in directory.glob("*/*") if p.suffix}
-
-
-def shards(directory):
-    return list(directory.glob("*/shard-*"))
 
 
 def workers():
@@ -71,38 +57,27 @@ def workers():
     return sorted(found, key=found.get, reverse=True)
 
 
-class Stop(Exception):
-    """Stands for whatever stops a process."""
-
-
-def stop_after(monkeypatch, n):
-    left = iter(range(n))
-
-    def add(*arguments):
-        if next(left, None) is None:
-            raise Stop
-        ADD(*arguments)
-
-    monkeypatch.setattr(Folder, "add", add)
-
-
-def test_either_engine_goes_on_where_the_other_stopped(tmp_path, source, monkeypatch):
+def test_either_engine_goes_on_where_the_other_stopped(tmp_path, source, stopped, contents, shards):
     """With one worker, in the order of one process; with more, states differ by rounding."""
     settings = {"poolings": ["last", "user_mean"], "token_budget": 40}
     extract(source, QUESTIONS, cache_dir=tmp_path / "whole", **settings)
-    for engine in ({"engine": "local"}, {"engine": "ray", "workers": 1}):
+    for engine in ({"engine": "local"}, RAY):
         before = {path: path.stat().st_mtime_ns for path in shards(tmp_path / "out")}
-        with monkeypatch.context() as patch, pytest.raises(Stop):
-            stop_after(patch, 2)
+        with stopped(2):
             extract(source, QUESTIONS, cache_dir=tmp_path / "out", **engine, **settings)
         assert len(shards(tmp_path / "out")) == len(before) + 2
         assert {path: path.stat().st_mtime_ns for path in before} == before
     assert len(shards(tmp_path / "whole")) > 6
     extract(source, QUESTIONS, cache_dir=tmp_path / "out", **settings)
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    kept, wanted = (extract(source, QUESTIONS, **engine, **settings) for engine in (RAY, {}))
+    assert (kept.key, kept.encoder) == (wanted.key, wanted.encoder)
+    np.testing.assert_array_equal(tiny_models.stacked(kept), tiny_models.stacked(wanted))
 
 
-def test_what_a_lost_worker_was_reading_is_read_again(tmp_path, source, monkeypatch):
+def test_what_a_lost_worker_was_reading_is_read_again(
+    tmp_path, source, monkeypatch, contents, shards
+):
     questions = list(dict.fromkeys(tiny_models.questions(300)))
     settings = {"layers": [1, 3], "token_budget": 40}
     extract(source, questions, cache_dir=tmp_path / "whole", **settings)
@@ -126,7 +101,10 @@ def test_what_a_lost_worker_was_reading_is_read_again(tmp_path, source, monkeypa
 
 
 class Deadly(ray_engine.Worker):
-    """Ends its process, as too little memory does, over any shard with a certain question."""
+    """Ends its process, as too little memory does, over a certain question."""
+
+    def survey(self, queries):
+        return os._exit(1) if "w0" in queries else super().survey(queries)
 
     def read(self, queries, *arguments):
         if any(query.startswith("w0 w0 w0") for query in queries.values()):
@@ -134,47 +112,30 @@ class Deadly(ray_engine.Worker):
         return super().read(queries, *arguments)
 
 
-def test_a_shard_that_kills_every_worker_is_given_up_and_named(tmp_path, source, monkeypatch):
+def test_what_kills_every_worker_is_given_up_and_named(
+    tmp_path, source, monkeypatch, contents, shards
+):
+    """Where it is all of them, soon."""
     monkeypatch.setattr(ray_engine, "Worker", Deadly)
     monkeypatch.setattr(ray_engine, "TRIES", 2)
+    monkeypatch.setattr(extraction, "SHARD_BYTES", 1)
+    settings = {"layers": [3], "token_budget": 4}
     questions = [f"w{i} w{i} w{i}" for i in range(8)]
-    settings = {"layers": [3], "token_budget": 6}
-    monkeypatch.setattr(extraction, "SHARD_BYTES", 1)
-    with pytest.raises(InputError, match=r"2 times each. Not read: queries 0; up to 5 tok"):
-        extract(source, questions, cache_dir=tmp_path / "out", engine="ray", workers=1, **settings)
+    with pytest.raises(InputError, match=r"2 times each. Not read: queries 0; up to 3 tok"):
+        extract(source, questions, cache_dir=tmp_path / "out", **RAY, **settings)
     assert len(shards(tmp_path / "out")) == 7  # all others are there
-    extract(
-        source, questions, cache_dir=tmp_path / "out", **settings
-    )  # and one process can read it
-    extract(source, questions, cache_dir=tmp_path / "whole", **settings)
+    for name in ("out", "whole"):  # and one process can read it
+        extract(source, questions, cache_dir=tmp_path / name, **settings)
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
-
-
-def test_where_all_workers_die_not_every_shard_is_tried(tmp_path, source, monkeypatch):
-    monkeypatch.setattr(ray_engine, "Worker", Deadly)
     monkeypatch.setattr(ray_engine, "TRIES", 1)
-    monkeypatch.setattr(extraction, "SHARD_BYTES", 1)
-    settings = {"layers": [3], "token_budget": 6, "engine": "ray", "workers": 1}
     deadly = [f"w0 w0 w0 w{i}" for i in range(6)]
     with pytest.raises(InputError, match=r"over 2 shards, .* and 1 more; .*too little memory"):
-        extract(source, deadly, cache_dir=tmp_path / "out", **settings)
-
-
-class Doomed(ray_engine.Worker):
-    """Ends its process before it has counted a token."""
-
-    def survey(self, queries):
-        os._exit(1)
-
-
-def test_a_worker_that_is_lost_before_there_is_a_plan(tmp_path, source, monkeypatch):
-    monkeypatch.setattr(ray_engine, "Worker", Doomed)
-    monkeypatch.setattr(ray_engine, "TRIES", 1)
+        extract(source, deadly, cache_dir=tmp_path / "out", **RAY, **settings)
     with pytest.raises(InputError, match="loads the encoder and counts tokens was lost"):
-        extract(source, QUESTIONS, cache_dir=tmp_path / "out", engine="ray")
+        extract(source, ["w0"], **RAY)
 
 
-def test_a_cluster_that_nobody_answers_for_is_given_up_soon(tmp_path, source, monkeypatch, cluster):
+def test_a_cluster_that_nobody_answers_for_is_given_up_soon(source, monkeypatch, cluster):
     monkeypatch.setattr(cluster, "is_initialized", lambda: False)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -182,21 +143,15 @@ def test_a_cluster_that_nobody_answers_for_is_given_up_soon(tmp_path, source, mo
     for address in (f"127.0.0.1:{closed}", f"ray://127.0.0.1:{closed}", "host:port"):
         begun = time.monotonic()
         with pytest.raises(InputError, match=rf"The Ray cluster at {address} cannot be reached"):
-            extract(source, QUESTIONS, cache_dir=tmp_path / "out", engine="ray", address=address)
+            extract(source, QUESTIONS, engine="ray", address=address)
         assert time.monotonic() - begun < 10
 
 
-def test_what_a_worker_finds_wrong_is_said_in_plain_words(tmp_path, source):
+def test_what_a_worker_finds_wrong_is_said_in_plain_words(source):
     settings = {"poolings": ["user_mean"], "max_tokens": 1, "truncation": "left"}
+    template = tiny_models.TEMPLATE
     with pytest.raises(InputError, match=r"^Of question 'w\d+[^\n]*' no token of its own[^\n]*$"):
-        extract(source, QUESTIONS, cache_dir=tmp_path, engine="ray", workers=1, **settings)
-
-
-def test_states_that_workers_read_can_be_kept_in_memory(source):
-    states = extract(source, QUESTIONS, engine="ray", workers=1)
-    wanted = extract(source, QUESTIONS)
-    assert (states.key, states.encoder) == (wanted.key, wanted.encoder)
-    np.testing.assert_array_equal(tiny_models.stacked(states), tiny_models.stacked(wanted))
+        extract(source, QUESTIONS, template=template, **RAY, **settings)
 
 
 def spec_of(source, **others):
@@ -204,9 +159,20 @@ def spec_of(source, **others):
     return EncoderSpec(source, info, versions=versions("extraction") | others)
 
 
-def test_a_worker_that_would_write_other_states_refuses(source):
-    spec = spec_of(source)
-    assert ray_engine.found_here(spec) == spec
+def test_a_worker_takes_the_encoder_that_lies_there_if_it_is_the_same(
+    monkeypatch, tmp_path, source
+):
+    """The zoo lies in the package, and what is of the hub in a cache: of that very commit."""
+    spec, nowhere, asked = spec_of(source), tmp_path / "nowhere", []
+    monkeypatch.setattr(ray_engine, "resolve", lambda name: asked.append(name) or source)
+    for there in (
+        source,
+        ModelSource("zoo/reader-s", nowhere),
+        ModelSource("owner/model", nowhere, "abc"),
+        ModelSource("owner/model@main", nowhere, "abc"),
+    ):
+        assert ray_engine.found_here(replace(spec, source=there)) == spec
+    assert asked == ["zoo/reader-s", "owner/model@abc", "owner/model@abc"]
     with pytest.raises(InputError, match=r"has other extraction, transformers than the driver"):
         ray_engine.found_here(spec_of(source, extraction=0, transformers="5.0.0"))
     tiny_models.save(source.location, seed=1)
@@ -214,20 +180,7 @@ def test_a_worker_that_would_write_other_states_refuses(source):
         ray_engine.found_here(spec)
 
 
-def test_an_encoder_that_lies_elsewhere_on_a_worker_is_found_there(monkeypatch, tmp_path, source):
-    """The zoo lies in the package, and what is of the hub in a cache: of that very commit."""
-    spec, nowhere, asked = spec_of(source), tmp_path / "nowhere", []
-    monkeypatch.setattr(ray_engine, "resolve", lambda name: asked.append(name) or source)
-    for away in (
-        ModelSource("zoo/reader-s", nowhere),
-        ModelSource("owner/model", nowhere, "abc"),
-        ModelSource("owner/model@main", nowhere, "abc"),
-    ):
-        assert ray_engine.found_here(replace(spec, source=away)) == spec
-    assert asked == ["zoo/reader-s", "owner/model@abc", "owner/model@abc"]
-
-
-def test_what_is_asked_of_an_engine_is_checked_first(tmp_path, source, monkeypatch):
+def test_what_is_asked_of_an_engine_is_checked_first(source, monkeypatch):
     for wrong, said in (
         ({"engine": "rya"}, "Did you mean 'ray'"),
         ({"workers": 2}, "are for the engine ray"),
@@ -235,21 +188,10 @@ def test_what_is_asked_of_an_engine_is_checked_first(tmp_path, source, monkeypat
         ({"engine": "ray", "workers": 0}, "at least 1"),
     ):
         with pytest.raises(InputError, match=said):
-            extract(source, QUESTIONS, cache_dir=tmp_path / "out", **wrong)
+            extract(source, QUESTIONS, **wrong)
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InputError, match=r"pip install -e '.\[ray\]'"):
-        extract(source, QUESTIONS, cache_dir=tmp_path / "out", engine="ray")
-
-
-def has(monkeypatch, machines):
-    nodes = [{"Alive": True, "Resources": machine} for machine in machines]
-    monkeypatch.setattr("ray.nodes", lambda: nodes)
-
-
-def test_a_cluster_without_a_cpu_is_refused(monkeypatch):
-    has(monkeypatch, [{"GPU": 1}, {}])
-    with pytest.raises(InputError, match="no machine with a CPU"):
-        ray_engine.share("cpu", 4)
+        extract(source, QUESTIONS, engine="ray")
 
 
 @pytest.mark.parametrize(
@@ -264,9 +206,14 @@ def test_a_cluster_without_a_cpu_is_refused(monkeypatch):
     ],
 )
 def test_a_worker_has_what_it_needs_to_itself(monkeypatch, device, threads, wanted, fit):
+    def share(machines, threads):
+        nodes = [{"Alive": True, "Resources": machine} for machine in machines]
+        monkeypatch.setattr("ray.nodes", lambda: nodes)
+        return ray_engine.share(device, threads)
+
     machines = [{"CPU": 8, "GPU": 4}, {"CPU": 8.0, "GPU": 4.0}, {"CPU": 16}, {}]
-    has(monkeypatch, machines)
     resources = dict(zip(("num_cpus", "num_gpus"), wanted, strict=True))
-    assert ray_engine.share(device, threads) == (resources, fit)
-    has(monkeypatch, machines[2:])
-    assert ray_engine.share(device, 1) == ({"num_cpus": 1, "num_gpus": 0}, 16)
+    assert share(machines, threads) == (resources, fit)
+    assert share(machines[2:], 1) == ({"num_cpus": 1, "num_gpus": 0}, 16)
+    with pytest.raises(InputError, match="no machine with a CPU"):
+        share([{"GPU": 1}, {}], threads)
