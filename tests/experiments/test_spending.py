@@ -36,7 +36,7 @@ def ways(study):
     return spending.costs_by_way(study)
 
 
-def test_costs_are_predicted_from_training_answers_alone(study, ways):
+def test_costs_are_expected_from_training_answers_alone(study, ways):
     for fold, split in enumerate(study.splits):
         lengths = study.labels.output_tokens
         for rows, same in ((np.r_[split.validation, split.test], True), (split.train, False)):
@@ -45,19 +45,14 @@ def test_costs_are_predicted_from_training_answers_alone(study, ways):
             other = relabelled(study, output_tokens=changed)
             for way, costs in spending.costs_by_way(other).items():
                 assert np.array_equal(costs[fold], ways[way][fold]) == same
-
-
-def test_means_and_medians_are_those_of_training_answers(study, ways):
-    train, targets = study.splits[1].train, study.labels.targets
-    tokens = study.activations().full_tokens[:, None]
-    per_input, per_output = (
-        np.array([prices[target] for target in targets])
-        for prices in (study.prices.input, study.prices.output)
-    )
-    for way, typical in {MEDIAN: np.median, MEAN: np.mean}.items():
-        lengths = typical(study.labels.output_tokens[train], axis=0)
-        expected = (tokens * per_input + lengths * per_output) / 1e6
-        np.testing.assert_allclose(ways[way][1], expected)
+        tokens, prices = study.activations().full_tokens[:, None], study.prices
+        per_input, per_output = (
+            np.array([of[target] for target in study.labels.targets])
+            for of in (prices.input, prices.output)
+        )
+        for way, typical in {MEDIAN: np.median, MEAN: np.mean}.items():
+            expected = tokens * per_input + typical(lengths[split.train], axis=0) * per_output
+            np.testing.assert_allclose(ways[way][fold], expected / 1e6)
 
 
 def test_the_encoder_is_priced_by_targets_that_have_a_price(study, tmp_path):
@@ -75,51 +70,46 @@ def test_the_encoder_is_priced_by_targets_that_have_a_price(study, tmp_path):
 
 
 def test_policies_are_chosen_on_validation_and_pay_what_answers_cost(study, p, ways):
-    found = spending.evaluate_expected_costs(study, p, ways)
-    spent, whole, read = [], [], []
+    found, spent, whole, read = spending.evaluate_expected_costs(study, p, ways), 0, 0, 0
+    labels = study.labels.correct
     for fold, split in enumerate(study.splits):
         v, t = split.validation, split.test
         cost, best = ways[PREDICTED][fold], study.best_single[fold]
-        labels = study.labels.correct
         tau = choose_parameter(p[fold][v], labels[v], cost[v], as_accurate_as=best)
-        chosen = policy.tolerance(p[fold][t], cost[t], tau)
-        spent.append(study.costs[t, chosen])
-        whole.append(study.costs[t, best])
-        read.append(study.activations().full_tokens[t] * spending.encoder_price(study) / 1e6)
-    spent, whole, read = (np.concatenate(x).mean() for x in (spent, whole, read))
+        spent += study.costs[t, policy.tolerance(p[fold][t], cost[t], tau)].sum()
+        whole += study.costs[t, best].sum()
+        read += study.activations().full_tokens[t].sum() * spending.encoder_price(study) / 1e6
     name, versus = f"tolerance, {PREDICTED}", f"tolerance, {MEDIAN}"
-    saved = one(found, metric=SAVING_AGAINST_BEST, router=name).estimate
+    saved, other, included, difference = (
+        one(found, **where).estimate
+        for where in (
+            {"metric": SAVING_AGAINST_BEST, "router": name},
+            {"metric": SAVING_AGAINST_BEST, "router": versus},
+            {"metric": SAVING_AGAINST_BEST + ENCODER_INCLUDED, "router": name},
+            {"metric": SAVING_AGAINST_BEST, "router": name, "versus": versus},
+        )
+    )
     assert saved == pytest.approx(1 - spent / whole)
-    included = one(found, metric=SAVING_AGAINST_BEST + ENCODER_INCLUDED, router=name).estimate
     assert included == pytest.approx(1 - (spent + read) / whole)
-    difference = one(found, metric=SAVING_AGAINST_BEST, router=name, versus=versus).estimate
-    other = one(found, metric=SAVING_AGAINST_BEST, router=versus).estimate
     assert difference == pytest.approx(saved - other)
 
 
 def test_budgets_hold_on_validation_and_are_measured_by_what_was_paid(study, p, ways):
-    found = spending.evaluate_budgets(study, p, ways, (0.5,))
+    dear = {PREDICTED: ways[PREDICTED], MEDIAN: [100 * cost for cost in ways[MEDIAN]]}
+    found = spending.evaluate_budgets(study, p, dear, (0.5,))
+    assert set(found["router"]) == {PREDICTED}  # the other cannot meet it
     shares, limits = [], []
-    for fold, split in enumerate(study.splits):
+    for q, cost, split in zip(p, ways[PREDICTED], study.splits, strict=True):
         v, t = split.validation, split.test
-        cost = ways[PREDICTED][fold]
         least, most = cost[v].min(axis=1).mean(), cost[v].mean(axis=0).max()
         limits.append((least + most) / 2)
-        lam = fit_budget(p[fold][v], cost[v], limits[-1])
-        asked = policy.utility(p[fold][v], cost[v], lam)
-        assert cost[v, asked].mean() <= limits[-1] * (1 + 1e-9)
-        chosen = policy.utility(p[fold][t], cost[t], lam)
-        shares.append(study.costs[t, chosen] / limits[-1])
+        lam = fit_budget(q[v], cost[v], limits[-1])
+        assert cost[v, policy.utility(q[v], cost[v], lam)].mean() <= limits[-1] * (1 + 1e-9)
+        shares.append(study.costs[t, policy.utility(q[t], cost[t], lam)] / limits[-1])
     spent = one(found, metric=spending.SPENT, router=PREDICTED, x=0.5).estimate
     assert spent == pytest.approx(np.concatenate(shares).mean())
     limit = one(found, metric=spending.BUDGET, router=PREDICTED, x=0.5).estimate
     assert limit == pytest.approx(np.mean(limits))
-
-
-def test_a_budget_that_cannot_be_met_is_left_out(study, p, ways):
-    dear = {PREDICTED: ways[PREDICTED], MEDIAN: [10 * cost for cost in ways[MEDIAN]]}
-    found = spending.evaluate_budgets(study, p, dear, (0.1,))
-    assert set(found["router"]) == {PREDICTED}
     free = {PREDICTED: [0 * cost for cost in ways[PREDICTED]]}
     assert spending.evaluate_budgets(study, p, free, (0.1,)).empty
 
@@ -157,11 +147,6 @@ def compare(pool, expected, encoder_cost=None, best=0):
     return compare_costs(at, p, expected, encoder_cost)
 
 
-def difference(found, name, other):
-    pair = {"router": f"{name}, {PREDICTED}", "versus": f"{name}, {other}"}
-    return one(found, metric=SAVING, **pair)
-
-
 def test_the_saving_is_that_of_the_cheapest_setting_that_is_as_accurate(pool, coarse):
     """By brute force: every gap is a tolerance."""
     p, correct, paid, median = pool
@@ -177,34 +162,33 @@ def test_the_saving_is_that_of_the_cheapest_setting_that_is_as_accurate(pool, co
         assert saving == pytest.approx(1 - least / paid[:, 0].mean(), abs=0.06)
 
 
-@pytest.mark.parametrize("name", ["tolerance", "utility"])
-def test_knowing_costs_that_vary_saves(pool, coarse, name):
+def test_knowing_costs_that_vary_saves(pool, coarse):
     _, _, paid, median = pool
-    assert difference(compare(pool, {PREDICTED: paid, MEDIAN: median}), name, MEDIAN).lower > 0.1
-    assert difference(compare(pool, {PREDICTED: median, MEAN: paid}), name, MEAN).upper < 0
-    same = difference(compare(pool, {PREDICTED: median, MEAN: median}), name, MEAN)
-    assert same.estimate == same.lower == same.upper == 0
+    found = compare(pool, {PREDICTED: paid, MEDIAN: median, MEAN: paid.copy()})
+    turned = compare(pool, {PREDICTED: median, MEAN: paid})
+    for rule in ("tolerance", "utility"):
+        knows = {"metric": SAVING, "router": f"{rule}, {PREDICTED}"}
+        assert one(found, **knows, versus=f"{rule}, {MEDIAN}").lower > 0.1
+        assert one(turned, **knows, versus=f"{rule}, {MEAN}").upper < 0
+        same = one(found, **knows, versus=f"{rule}, {MEAN}")
+        assert [same.estimate, same.lower, same.upper] == pytest.approx([0] * 3, abs=1e-12)
 
 
-def test_only_routing_pays_the_encoder(pool, coarse):
+def test_only_routing_pays_the_encoder_and_errors_are_shares_of_the_mean_cost(pool, coarse):
     _, _, paid, median = pool
-    found = compare(pool, {PREDICTED: paid, MEDIAN: median}, np.full(300, 0.25))
+    found = compare(pool, {PREDICTED: paid * 1.1, MEDIAN: median}, np.full(300, 0.25))
     for way in (PREDICTED, MEDIAN):
-        router = f"utility, {way}"
-        without = one(found, metric=SAVING, router=router).estimate
-        included = one(found, metric=SAVING + ENCODER_INCLUDED, router=router).estimate
+        without, included = (
+            one(found, metric=SAVING + more, router=f"utility, {way}").estimate
+            for more in ("", ENCODER_INCLUDED)
+        )
         assert without - included == pytest.approx(0.25 / paid[:, 0].mean())
-    assert not any(ENCODER_INCLUDED in metric for metric in compare(pool, {PREDICTED: paid}).metric)
-
-
-def test_errors_are_shares_of_the_mean_cost(pool, coarse):
-    _, _, paid, median = pool
-    found = compare(pool, {PREDICTED: paid * 1.1, MEDIAN: median})
     for k, target in enumerate("abc"):
         expected = np.sqrt(np.mean((median - paid)[:, k] ** 2)) / paid[:, k].mean()
         error = {"metric": ERROR, "target": target}
         assert one(found, router=MEDIAN, **error).estimate == pytest.approx(expected)
         assert one(found, router=PREDICTED, versus=MEDIAN, **error).upper < 0
+    assert not any(ENCODER_INCLUDED in metric for metric in compare(pool, {PREDICTED: paid}).metric)
 
 
 def test_the_best_single_target_may_differ_by_row(pool, coarse):
