@@ -27,7 +27,7 @@ from prefill_router.report.plotting import style
 from prefill_router.report.trade_off import trade_off
 from prefill_router.router import Router
 from prefill_router.router.card import PREDICTED, ROUTED, pivot
-from prefill_router.router.measurement import evaluate, evaluation_on, rules_of
+from prefill_router.router.measurement import choices_of, evaluate, evaluation_on
 from prefill_router.router.predictions import Predictions
 from prefill_router.storage import atomic_write
 
@@ -65,8 +65,8 @@ def write_page(
         Of the bootstrap.
     """
     seen = router.examine(router.unseen(labels), prices)
-    found = evaluate(router.config, router.held, seen, split="held-out", n_resamples=n_resamples)
-    chosen = choices(router, seen)
+    found = evaluate(router, seen, split="held-out", n_resamples=n_resamples)
+    chosen = choices_of(router, seen)
     default = chosen[detailed(router)]
     ours = select(found, router="tolerance")
     ours = ours.assign(router=f"The router at tau = {router.config.tau:.3g}")
@@ -90,12 +90,10 @@ def write_page(
         "trade_off": None,
     }
     if seen.paid is not None:
-        at = evaluation_on(router.config, seen, n_resamples=n_resamples)
+        at = evaluation_on(router, seen, n_resamples=n_resamples)
+        shown = {"p": {"tolerance": seen.p}, "expected_cost": seen.expected, "estimates": found}
         context["taus"] = tau_table(router, seen, at)
-        draw = partial(
-            trade_off, at=at, p={"tolerance": seen.p}, expected_cost=seen.expected, estimates=found
-        )
-        context["trade_off"] = _picture(draw, (6.4, 4.6))
+        context["trade_off"] = _picture(partial(trade_off, at=at, **shown), (6.4, 4.6))
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     environment.filters["interval"] = format_interval
     template = Path(__file__).with_name("router_page.html.j2").read_text(encoding="utf-8")
@@ -106,12 +104,6 @@ def write_page(
 def detailed(router: Router) -> str:
     """Return the policy whose choices are shown query by query: the default, if it chooses."""
     return "tolerance" if router.guarantee.tau is None else "certified"
-
-
-def choices(router: Router, seen: Predictions) -> dict[str, np.ndarray]:
-    """Return what each policy asks, (N,) by name."""
-    rules = rules_of(router.config, router.held)
-    return {name: rule.choose(seen.p, seen.expected) for name, rule in rules.items()}
 
 
 def policy_table(router: Router, found: pd.DataFrame) -> Display:

@@ -198,9 +198,7 @@ class Router:
             encoder_price = prices.input.get(router.encoder)
         if encoder_price is not None and fitted.costs is not None:
             encoder_cost = tested.n_tokens * encoder_price / MILLION
-        metrics = evaluate(
-            config, router.held, tested, encoder_cost, n_resamples=n_resamples, seed=how.seed
-        )
+        metrics = evaluate(router, tested, encoder_cost, n_resamples=n_resamples, seed=how.seed)
         return router._changed(metrics=records(metrics))
 
     def _changed(self, **update: Any) -> Router:
@@ -339,6 +337,14 @@ class Router:
     def _rule(self) -> Callable[..., Rule]:
         return lru_cache(RULES)(partial(make_rule, self.config, self.held))
 
+    @property
+    def rules(self) -> dict[str, Rule]:
+        """The policies that are evaluated, by name; ``"certified"`` is what it does by default."""
+        rules = {"argmax": self._rule("argmax")}
+        rules["tolerance"] = self._rule("tolerance", tau=self.config.tau)
+        rules["certified"] = self._rule("tolerance")
+        return rules if self.costs is None else rules | {"utility": self._rule("utility")}
+
     def predict_proba(self, queries: Sequence[Query] | Activations) -> np.ndarray:
         """Return calibrated P(correct), (N, K), of queries or of their states."""
         return self._read(queries).p
@@ -439,9 +445,7 @@ class Router:
             As for `examine`.
         """
         seen = self.examine(labels, prices, states=states)
-        return evaluate(
-            self.config, self.held, seen, split="new", n_resamples=n_resamples, seed=seed
-        )
+        return evaluate(self, seen, split="new", n_resamples=n_resamples, seed=seed)
 
     def examine(
         self, labels: Labels, prices: Prices | None = None, *, states: Activations | None = None

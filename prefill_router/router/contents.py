@@ -147,11 +147,9 @@ class RouterConfig(Part):
 
     @model_validator(mode="after")
     def _is_of_one_piece(self) -> RouterConfig:
-        lists = {name: getattr(self, name) for name in ("calibration", "prices", "accuracy")}
-        lists |= {f"weights of {record.name!r}": record.weights for record in self.added}
-        for name, values in lists.items():
-            if values is not None and len(values) != len(self.targets):
-                raise ValueError(f"{name}: {len(values)} entries for {len(self.targets)} targets")
+        lists = [self.calibration, self.prices, self.accuracy, *(r.weights for r in self.added)]
+        if {len(values) for values in lists if values is not None} != {len(self.targets)}:
+            raise ValueError("calibration, prices, accuracy and weights need one entry per target")
         for record in self.added:
             price = [v is None for v in (record.input, record.output, record.output_tokens)]
             unknown = record.mean_cost is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,9 @@ from prefill_router.router.contents import FORMAT, PriceRecord, RouterConfig, to
 from prefill_router.router.files import tensors_digest
 from prefill_router.router.guarantee import certify
 from prefill_router.router.predictions import Predictions
-from prefill_router.router.routing import Held, Rule, make_rule
+
+if TYPE_CHECKING:
+    from prefill_router.router import Router
 
 
 def digests(questions: Iterable[str]) -> np.ndarray:
@@ -34,36 +36,25 @@ def digests(questions: Iterable[str]) -> np.ndarray:
     return np.frombuffer(heads, dtype="<u8").astype(np.uint64)
 
 
-def rules_of(config: RouterConfig, held: Held) -> dict[str, Rule]:
-    """Return the policies that are evaluated, by name; ``"certified"`` is what a router does."""
-    rules = {
-        "argmax": make_rule(config, held, "argmax"),
-        "tolerance": make_rule(config, held, "tolerance", tau=config.tau),
-        "certified": make_rule(config, held, "tolerance"),
-    }
-    return rules if held.cost is None else rules | {"utility": make_rule(config, held, "utility")}
-
-
-def evaluation_on(config: RouterConfig, seen: Predictions, **settings: Any) -> Evaluation:
+def evaluation_on(router: Router, seen: Predictions, **settings: Any) -> Evaluation:
     """Return the evaluation on labelled queries; `settings` are others of its attributes."""
-    best = config.pool.index(config.guarantee.best_single)
-    labels = seen.labels
-    return Evaluation(labels.correct, seen.paid, labels.group, best, config.pool, **settings)
+    labels, best = seen.labels, router.targets.index(router.guarantee.best_single)
+    return Evaluation(labels.correct, seen.paid, labels.group, best, router.targets, **settings)
+
+
+def choices_of(router: Router, seen: Predictions) -> dict[str, np.ndarray]:
+    """Return what each policy asks, (N,) by name."""
+    return {name: rule.choose(seen.p, seen.expected) for name, rule in router.rules.items()}
 
 
 def evaluate(
-    config: RouterConfig,
-    held: Held,
-    seen: Predictions,
-    encoder_cost: np.ndarray | None = None,
-    **settings: Any,
+    router: Router, seen: Predictions, encoder_cost: np.ndarray | None = None, **settings: Any
 ) -> pd.DataFrame:
     """Evaluate a router's policies and probabilities on labels it was not fitted to.
 
     Parameters
     ----------
-    config : RouterConfig
-    held : Held
+    router : Router
     seen : Predictions
         Of labelled queries.
     encoder_cost, **settings
@@ -72,13 +63,14 @@ def evaluate(
     Returns
     -------
     pandas.DataFrame
-        Results: of choices for each of `rules_of`, and of probabilities for ``"calibrated"`` and
-        ``"uncalibrated"``.
+        Results: of choices for each of the router's `rules`, and of probabilities for
+        ``"calibrated"`` and ``"uncalibrated"``.
     """
-    at, rules = evaluation_on(config, seen, **settings), rules_of(config, held)
-    choices = {name: rule.choose(seen.p, seen.expected) for name, rule in rules.items()}
-    p = {"calibrated": seen.p, "uncalibrated": seen.raw}
-    found = [at.choices(choices, encoder_cost=encoder_cost), at.probabilities(p)]
+    at, p = (
+        evaluation_on(router, seen, **settings),
+        {"calibrated": seen.p, "uncalibrated": seen.raw},
+    )
+    found = [at.choices(choices_of(router, seen), encoder_cost=encoder_cost), at.probabilities(p)]
     return pd.concat(found, ignore_index=True)
 
 
