@@ -206,11 +206,9 @@ def zones(correct: np.ndarray) -> Zones:
     """Return the agreement zones of a label matrix (N, K), over rows without missing labels."""
     correct = np.asarray(correct, dtype=np.float64)
     correct = correct[~np.isnan(correct).any(axis=1)]
-    if len(correct) == 0:
-        return Zones(np.nan, np.nan, np.nan, 0)
-    right = float(correct.min(axis=1).mean())
-    wrong = float(1 - correct.max(axis=1).mean())
-    return Zones(right, float(correct.max(axis=1).mean() - right), wrong, len(correct))
+    n = len(correct)
+    any_right, all_right = (ratio(f(correct, axis=1).sum(), n) for f in (np.max, np.min))
+    return Zones(all_right, any_right - all_right, 1 - any_right, n)
 
 
 def agreement(correct: np.ndarray) -> np.ndarray:

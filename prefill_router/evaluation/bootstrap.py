@@ -7,7 +7,7 @@ and seed always give the same resamples: what is estimated on them is paired.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +43,27 @@ class Ranking:
     def __len__(self) -> int:
         return len(self.scores)
 
+    def evaluator(self, group: np.ndarray) -> Function:
+        """Return each column's AUC (B, ...) by how often groups are drawn, (B, G).
+
+        One sort, then O(B N).
+        """
+        scores, correct = (np.asarray(v, dtype=np.float64) for v in (self.scores, self.correct))
+        stratum = np.zeros(len(self)) if self.strata is None else np.asarray(self.strata)
+        strata = [np.flatnonzero(stratum == value) for value in np.unique(stratum)]
+        flat = (values.reshape(len(self), -1).T for values in (scores, correct))
+        ranked = [
+            [(group[rows], *rank_pairs(s[rows], y[rows])) for rows in strata]
+            for s, y in zip(*flat, strict=True)
+        ]
+
+        def areas(draws: np.ndarray) -> np.ndarray:
+            weights = np.ascontiguousarray(draws.T)
+            found = np.column_stack([_area(parts, weights) for parts in ranked])
+            return found.reshape(len(draws), *scores.shape[1:])
+
+        return areas
+
 
 @dataclass(frozen=True, eq=False)
 class OfRows:
@@ -62,10 +83,22 @@ class OfRows:
     def __len__(self) -> int:
         return self.n_rows
 
+    def evaluator(self, group: np.ndarray) -> Function:
+        """Return the statistic (B, ...) by how often groups are drawn, (B, G)."""
+        rows = np.arange(len(self))
+
+        def values(draws: np.ndarray) -> np.ndarray:
+            taken = (np.repeat(rows, draw[group].astype(np.int64)) for draw in draws)
+            return np.array([self.statistic(drawn) for drawn in taken])
+
+        return values
+
 
 Column = np.ndarray | Ranking | OfRows
 Values = Mapping[Hashable, np.ndarray]
 Function = Callable[[Values], np.ndarray]
+Measure = Callable[[Values, str], np.ndarray]
+Pairs = Sequence[tuple[str, str]]
 
 
 def estimate(
@@ -90,7 +123,7 @@ def estimate(
     groups : (N,) array, optional
         Rows that share a value are drawn together. Default: each row by itself.
     n_resamples : int, default 2000
-        See `few` for columns that are not averaged.
+        At most `FEW` do for columns that are not averaged.
     seed : int, default 0
     centred : bool, default False
         Shift each interval by the resamples' bias, their mean minus the estimate. For statistics
@@ -117,17 +150,39 @@ def estimate(
             values = values - (values.mean() - value)
         bounds = 50 * (1 - LEVEL), 50 * (1 + LEVEL)
         lower, upper = np.percentile(values, bounds) if len(values) else (np.nan, np.nan)
-        n = n_rows(columns) if of.n is None else of.n
-        rows.append({"of": of, "estimate": value, "lower": lower, "upper": upper, "n": n})
+        found = {"estimate": value, "lower": lower, "upper": upper}
+        rows.append(vars(of) | found | ({"n": n_rows(columns)} if of.n is None else {}))
     return results(rows)
 
 
-def few(n_resamples: int) -> int:
-    """Return how many resamples to draw of what takes long, where others have `n_resamples`.
+def differences(
+    measures: Mapping[str, Measure],
+    names: Iterable[str],
+    pairs: Pairs = (),
+    targets: Sequence[str] = ("",),
+) -> dict[tuple[Quantity, ...], Function]:
+    """Return the quantities for `estimate`: measures of routers, and their differences.
 
-    For `Ranking` and `OfRows`: at most `FEW`.
+    Parameters
+    ----------
+    measures : mapping of metric to callable
+        Maps the columns' values and a router's name to its metric, (B,), or (B, S) for each of S
+        `targets`.
+    names : iterable of str
+        Routers.
+    pairs : sequence of (router, versus)
+        Whose metrics are subtracted.
+    targets : sequence of str, default of one that is empty
     """
-    return min(FEW, n_resamples)
+    found = {}
+    for metric, measure in measures.items():
+        for name in names:
+            of = tuple(Quantity(metric, name, target=target) for target in targets)
+            found[of] = lambda m, of=measure, a=name: of(m, a)
+        for a, b in pairs:
+            of = tuple(Quantity(metric, a, b, target) for target in targets)
+            found[of] = lambda m, of=measure, a=a, b=b: of(m, a) - of(m, b)
+    return found
 
 
 def p_values(
@@ -172,22 +227,20 @@ def resampled(
     """Return functions of columns, of the rows as they are (1, S) and resampled (B, S)."""
     group = group_codes(groups, n_rows(columns))
     n_groups = group.max() + 1
-    arrays = {name: c for name, c in columns.items() if not isinstance(c, Ranking | OfRows)}
-    means = _means(arrays, group, n_groups)
-    slow = {
-        name: (_areas if isinstance(column, Ranking) else _of_rows)(column, group)
-        for name, column in columns.items()
-        if name not in arrays
-    }
+    slow = {n: c.evaluator(group) for n, c in columns.items() if isinstance(c, Ranking | OfRows)}
+    means = _means({n: c for n, c in columns.items() if n not in slow}, group)
 
     def values(draws: np.ndarray) -> np.ndarray:
         known = means(draws) | {name: column(draws) for name, column in slow.items()}
         return np.column_stack([function(known) for function in functions])
 
-    chunks = _draws(n_groups, n_resamples, seed)
-    if slow:
-        chunks = track(chunks, "bootstrap", -(-n_resamples // CHUNK))
-    drawn = [values(draws) for draws in chunks]
+    # In chunks of about one size: one row alone is never a chunk of two or more resamples.
+    rng, n_chunks = np.random.default_rng(seed), -(-n_resamples // CHUNK)
+    chunks = np.array_split(np.arange(n_resamples), n_chunks)
+    drawn = [
+        values(_draw(rng, n_groups, len(chunk)))
+        for chunk in (track(chunks, "bootstrap", n_chunks) if slow else chunks)
+    ]
     return values(np.ones((1, n_groups))), np.concatenate(drawn)
 
 
@@ -210,21 +263,14 @@ def group_codes(groups: np.ndarray | None, n_rows: int) -> np.ndarray:
     return np.unique(groups, return_inverse=True)[1]
 
 
-def _draws(n_groups: int, n_resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """Yield how often each group is drawn, (at most CHUNK, G) float64, `n_resamples` in all.
-
-    In chunks of about one size: one row alone is never a chunk of two or more resamples.
-    """
-    rng = np.random.default_rng(seed)
-    for chunk in np.array_split(np.arange(n_resamples), -(-n_resamples // CHUNK)):
-        size = len(chunk)
-        cells = rng.integers(n_groups, size=(size, n_groups))
-        cells += n_groups * np.arange(size)[:, None]
-        counts = np.bincount(cells.ravel(), minlength=size * n_groups)
-        yield counts.reshape(size, n_groups).astype(np.float64)
+def _draw(rng: np.random.Generator, n_groups: int, size: int) -> np.ndarray:
+    """Return how often each group is drawn in each of some resamples, (size, G) float64."""
+    cells = rng.integers(n_groups, size=(size, n_groups)) + n_groups * np.arange(size)[:, None]
+    counts = np.bincount(cells.ravel(), minlength=cells.size)
+    return counts.reshape(cells.shape).astype(np.float64)
 
 
-def _means(arrays: Mapping[Hashable, np.ndarray], group: np.ndarray, n_groups: int) -> Callable:
+def _means(arrays: Mapping[Hashable, np.ndarray], group: np.ndarray) -> Callable:
     """Return the means of all columns as a function of draws: one matrix product for all."""
     if not arrays:
         return lambda draws: {}
@@ -233,10 +279,10 @@ def _means(arrays: Mapping[Hashable, np.ndarray], group: np.ndarray, n_groups: i
     gaps = np.flatnonzero(np.isnan(values).any(axis=0))
     seen = ~np.isnan(values[:, gaps])
     values[:, gaps] = np.where(seen, values[:, gaps], 0)
-    total, count = np.zeros((n_groups, values.shape[1])), np.zeros((n_groups, len(gaps)))
+    size = np.bincount(group)
+    total, count = np.zeros((len(size), values.shape[1])), np.zeros((len(size), len(gaps)))
     np.add.at(total, group, values)
     np.add.at(count, group, seen)
-    size = np.bincount(group, minlength=n_groups)
     ends = np.cumsum([column.shape[1] for column in flat])[:-1]
 
     def means(draws: np.ndarray) -> dict[Hashable, np.ndarray]:
@@ -251,44 +297,14 @@ def _means(arrays: Mapping[Hashable, np.ndarray], group: np.ndarray, n_groups: i
     return means
 
 
-def _areas(column: Ranking, group: np.ndarray) -> Callable:
-    """Return the AUC of each column of a ranking as a function of draws: one sort, then O(B N)."""
-    scores, correct = (np.asarray(v, dtype=np.float64) for v in (column.scores, column.correct))
-    if scores.shape != correct.shape:
-        raise InputError(f"Scores {scores.shape} and labels {correct.shape} differ in shape.")
-    stratum = np.zeros(len(scores), dtype=int) if column.strata is None else column.strata
-    strata = [np.flatnonzero(stratum == value) for value in np.unique(stratum)]
-    flat = (values.reshape(len(scores), -1).T for values in (scores, correct))
-    ranked = [
-        [(group[rows], *rank_pairs(s[rows], y[rows])) for rows in strata]
-        for s, y in zip(*flat, strict=True)
-    ]
-
-    def area(parts: list, weights: np.ndarray) -> np.ndarray:
-        ordered, pairs = np.zeros((2, weights.shape[1]))
-        for of, right, wrong, below, not_above in parts:
-            sums = np.zeros((len(wrong) + 1, weights.shape[1]))
-            np.cumsum(weights[of[wrong]], axis=0, out=sums[1:])
-            times = weights[of[right]]
-            beaten = sums[below] + sums[not_above]  # twice: half of each tie is beaten
-            ordered += (times * beaten).sum(axis=0) / 2
-            pairs += times.sum(axis=0) * sums[-1]
-        return ratio(ordered, pairs)
-
-    def areas(draws: np.ndarray) -> np.ndarray:
-        weights = np.ascontiguousarray(draws.T)
-        found = np.column_stack([area(parts, weights) for parts in ranked])
-        return found.reshape(len(draws), *scores.shape[1:])
-
-    return areas
-
-
-def _of_rows(column: OfRows, group: np.ndarray) -> Callable:
-    """Return any function of rows as a function of draws."""
-    rows = np.arange(len(column))
-
-    def values(draws: np.ndarray) -> np.ndarray:
-        taken = (np.repeat(rows, draw[group].astype(np.int64)) for draw in draws)
-        return np.array([column.statistic(drawn) for drawn in taken])
-
-    return values
+def _area(parts: list[tuple[np.ndarray, ...]], weights: np.ndarray) -> np.ndarray:
+    """Return the share of pairs that are in order, over strata, (B,); groups weigh (G, B)."""
+    ordered, pairs = np.zeros((2, weights.shape[1]))
+    for group, right, wrong, below, not_above in parts:
+        sums = np.zeros((len(wrong) + 1, weights.shape[1]))
+        np.cumsum(weights[group[wrong]], axis=0, out=sums[1:])
+        times = weights[group[right]]
+        beaten = sums[below] + sums[not_above]  # twice: half of each tie is beaten
+        ordered += (times * beaten).sum(axis=0) / 2
+        pairs += times.sum(axis=0) * sums[-1]
+    return ratio(ordered, pairs)

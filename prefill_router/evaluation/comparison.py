@@ -6,7 +6,7 @@ queries labelled for it. All routers share the resamples, so that differences ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, ClassVar, Self
@@ -17,8 +17,9 @@ import pandas as pd
 from prefill_router import metrics, policy
 from prefill_router.errors import InputError, did_you_mean
 from prefill_router.evaluation import bootstrap, curves, significance
-from prefill_router.evaluation.bootstrap import Function, OfRows, Ranking, Values
+from prefill_router.evaluation.bootstrap import Measure, OfRows, Pairs, Ranking, Values, differences
 from prefill_router.evaluation.results import Quantity, counted, results
+from prefill_router.metrics import cost_saving, gap_closed
 from prefill_router.progress import track
 
 ORACLE, BEST, SINGLE = "oracle", "best single target", "single target"
@@ -28,8 +29,16 @@ SAVING_AGAINST_BEST = "saving against the best single target"
 ENCODER_INCLUDED = ", encoder included"
 ON_TRAINING, ON_TEST = "chosen on training", "chosen on test"
 CURVES_DRAWN = 200  # resamples at most of whole curves
-Pairs = Sequence[tuple[str, str]]
-Measure = Callable[[Values, str], np.ndarray]
+RIGHT: dict[str, Measure] = {
+    "accuracy": lambda m, a: m["right", a],
+    "gap closed": lambda m, a: gap_closed(m["right", a], m["right", BEST], m["right", ORACLE]),
+    "regret": lambda m, a: m["right", ORACLE] - m["right", a],
+}
+SPENT: dict[str, Measure] = {
+    "mean cost": lambda m, a: m["cost", a],
+    SAVING: lambda m, a: cost_saving(m["cost", a], m["dearest"]),
+    SAVING_AGAINST_BEST: lambda m, a: cost_saving(m["cost", a], m["cost", BEST]),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +123,7 @@ class Evaluation:
     def estimate(
         self,
         columns: Mapping[Any, bootstrap.Column],
-        quantities: Mapping[Quantity | tuple[Quantity, ...], Function],
+        quantities: Mapping[Quantity | tuple[Quantity, ...], bootstrap.Function],
         most: int | None = None,
         *,
         n: Mapping[str, int] | None = None,
@@ -131,17 +140,16 @@ class Evaluation:
         n : mapping of target to int, optional
             How many queries results rest on. Default: all.
         """
-        named = {
-            tuple(
-                replace(of, split=self.split, n=of.n if n is None else n[of.target])
-                for of in (key if isinstance(key, tuple) else (key,))
-            ): function
-            for key, function in quantities.items()
-        }
         n_resamples = min(most or self.n_resamples, self.n_resamples)
-        return bootstrap.estimate(
-            columns, named, self.groups, n_resamples=n_resamples, seed=self.seed, centred=centred
-        )
+        found = bootstrap.estimate(
+            columns,
+            quantities,
+            self.groups,
+            n_resamples=n_resamples,
+            seed=self.seed,
+            centred=centred,
+        ).assign(split=self.split)
+        return found if n is None else found.assign(n=found["target"].map(n).astype("Int64"))
 
     def choices(
         self,
@@ -190,45 +198,26 @@ class Evaluation:
         # a single target's column is named by its number: a router may be called as the target is
         asked |= {k: np.full(len(at), k) for k in range(len(self.targets))}
         for name, choice in asked.items():
-            if choice.min() < 0 or choice.max() >= right.shape[1]:
-                raise InputError(
-                    f"Router {name!r} chooses a target outside 0..{right.shape[1] - 1}."
-                )
+            if choice.min() < 0 or choice.max() > (last := right.shape[1] - 1):
+                raise InputError(f"Router {name!r} chooses a target outside 0..{last}.")
         columns = {("right", name): right[at, choice] for name, choice in asked.items()}
-        measures: dict[str, Measure] = {
-            "accuracy": lambda m, a: m["right", a],
-            "gap closed": lambda m, a: metrics.gap_closed(
-                m["right", a], m["right", BEST], m["right", ORACLE]
-            ),
-            "regret": lambda m, a: m["right", ORACLE] - m["right", a],
-        }
-        of_routers: dict[str, Measure] = {}
+        measures, of_routers = RIGHT, {}
         if price is not None:
             columns |= {("cost", name): price[at, choice] for name, choice in asked.items()}
             columns["dearest"] = price[:, price.mean(axis=0).argmax()]
-            measures |= {
-                "mean cost": lambda m, a: m["cost", a],
-                SAVING: lambda m, a: metrics.cost_saving(m["cost", a], m["dearest"]),
-                SAVING_AGAINST_BEST: lambda m, a: metrics.cost_saving(
-                    m["cost", a], m["cost", BEST]
-                ),
-            }
+            measures = RIGHT | SPENT
             if encoder_cost is not None:
                 columns["encoder"] = np.asarray(encoder_cost)[rows]
-                of_routers[SAVING_AGAINST_BEST + ENCODER_INCLUDED] = lambda m, a: (
-                    metrics.cost_saving(
-                        m["cost", a] + (0 if a == BEST else m["encoder"]), m["cost", BEST]
-                    )
-                )
+                of_routers[SAVING_AGAINST_BEST + ENCODER_INCLUDED] = _saving_with_encoder
         quantities = differences(measures, [*choices, ORACLE, BEST], pairs)
         quantities |= differences(of_routers, choices, pairs)
         quantities |= {
-            (Quantity(metric, SINGLE, target=target),): lambda m, of=of, k=k: of(m, k)
+            Quantity(metric, SINGLE, target=target): lambda m, of=of, k=k: of(m, k)
             for metric, of in measures.items()
             for k, target in enumerate(self.targets)
         }
-        quantities[(Quantity("headroom", ORACLE),)] = lambda m: (
-            m["right", ORACLE] - m["right", BEST]
+        quantities |= differences(
+            {"headroom": lambda m, a: m["right", a] - m["right", BEST]}, [ORACLE]
         )
         if each_group_once:
             codes = kept.group_codes
@@ -274,7 +263,7 @@ class Evaluation:
         p = {name: metrics.checked(values, Y)[0] for name, values in p.items()}
         targets = [*(self.targets or map(str, range(Y.shape[1]))), ""]
         seen = ~np.isnan(Y)
-        counts = [*seen.sum(axis=0).tolist(), int(seen.any(axis=1).sum())]
+        n = dict(zip(targets, [*seen.sum(axis=0), seen.any(axis=1).sum()], strict=True))
         together = [(list(p), pairs)]
         # 15 K columns a router: one at a time
         apart = [*(([name], []) for name in p), *(([], [pair]) for pair in pairs)]
@@ -285,15 +274,10 @@ class Evaluation:
             ("ECE", lambda q: _bin_columns(q, Y), _ece, track(apart, "calibration")),
         ):
             for names, some in batches if metric in only else ():
-                found.append(
-                    self.estimate(
-                        {name: column(p[name]) for name in dict.fromkeys(chain(names, *some))},
-                        differences({metric: measure}, names, some, targets),
-                        bootstrap.FEW,
-                        n=dict(zip(targets, counts, strict=True)),
-                        centred=metric == "ECE",
-                    )
-                )
+                columns = {name: column(p[name]) for name in dict.fromkeys(chain(names, *some))}
+                quantities = differences({metric: measure}, names, some, targets)
+                how = {"n": n, "centred": metric == "ECE"}
+                found.append(self.estimate(columns, quantities, bootstrap.FEW, **how))
         return pd.concat(found, ignore_index=True)
 
     def curves(
@@ -411,7 +395,7 @@ class Evaluation:
         pandas.DataFrame
             Of the primary versus each other router, none with an interval: the two-sided "p-value"
             of `bootstrap.p_values`, "p-value (Holm)", and "detectable difference" of accuracies,
-            see `significance.detectable_difference`. The p-values are those of gap closed too: all
+            see `detectable_difference`. The p-values are those of gap closed too: all
             routers share the headroom it divides by, so that in every resample both differences
             have one sign.
 
@@ -428,13 +412,8 @@ class Evaluation:
         right = {name: kept.correct[at, np.asarray(c)[rows]] for name, c in choices.items()}
         leads = np.column_stack([right[primary] - right[name] for name in others])
         p = bootstrap.p_values(leads, kept.groups, n_resamples, self.seed)
-        found = {
-            significance.P_VALUE: p,
-            significance.HOLM: significance.holm(p),
-            significance.DETECTABLE: [
-                significance.detectable_difference(lead, kept.groups) for lead in leads.T
-            ],
-        }
+        detectable = [significance.detectable_difference(lead, kept.groups) for lead in leads.T]
+        found = dict(zip(significance.TESTED, (p, significance.holm(p), detectable), strict=True))
         return results(
             counted(Quantity(metric, primary, name, split=self.split, n=len(at)), value)
             for metric, values in found.items()
@@ -477,36 +456,6 @@ def against(primary: str, names: Iterable[str]) -> list[tuple[str, str]]:
     return [(primary, name) for name in names if name != primary]
 
 
-def differences(
-    measures: Mapping[str, Measure],
-    names: Iterable[str],
-    pairs: Pairs = (),
-    targets: Sequence[str] = ("",),
-) -> dict[tuple[Quantity, ...], Function]:
-    """Return the quantities for `estimate`: measures of routers, and their differences.
-
-    Parameters
-    ----------
-    measures : mapping of metric to callable
-        Maps the columns' values and a router's name to its metric, (B,), or (B, S) for each of S
-        `targets`.
-    names : iterable of str
-        Routers.
-    pairs : sequence of (router, versus)
-        Whose metrics are subtracted.
-    targets : sequence of str, default of one that is empty
-    """
-    found = {}
-    for metric, measure in measures.items():
-        for name in names:
-            of = tuple(Quantity(metric, name, target=target) for target in targets)
-            found[of] = lambda m, of=measure, a=name: of(m, a)
-        for a, b in pairs:
-            of = tuple(Quantity(metric, a, b, target) for target in targets)
-            found[of] = lambda m, of=measure, a=a, b=b: of(m, a) - of(m, b)
-    return found
-
-
 def check_names(names: Iterable[str], pairs: Pairs, references: Sequence[str] = ()) -> None:
     """Raise InputError if a router has a reserved name, or a pair one that is not known."""
     names = list(names)
@@ -515,6 +464,10 @@ def check_names(names: Iterable[str], pairs: Pairs, references: Sequence[str] = 
             raise InputError(f"The router name {name!r} is reserved; give it another.")
     for name in {name for pair in pairs for name in pair} - {*names, *references}:
         raise InputError(f"Unknown router {name!r} in a pair.{did_you_mean(name, names)}")
+
+
+def _saving_with_encoder(m: Values, name: str) -> np.ndarray:
+    return cost_saving(m["cost", name] + (0 if name == BEST else m["encoder"]), m["cost", BEST])
 
 
 def _with_macro(m: Values, name: str) -> np.ndarray:

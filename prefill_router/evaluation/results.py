@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
-import numpy as np
 import pandas as pd
+from pandas.api.types import is_list_like
 
 from prefill_router.errors import InputError, did_you_mean
 from prefill_router.storage import read_json, write_json
 
 VERSION = 2
-NUMBERS = dict.fromkeys(("layer", "seed", "n"), "Int64")
-NUMBERS |= dict.fromkeys(("x", "estimate", "lower", "upper"), "float64")
+TYPES = dict.fromkeys(("layer", "seed", "n"), "Int64")
+TYPES |= dict.fromkeys(("x", "estimate", "lower", "upper"), "float64")
 
 
 @dataclass(frozen=True)
@@ -67,32 +68,23 @@ def results(rows: Iterable[Mapping[str, Any]] = ()) -> pd.DataFrame:
     Parameters
     ----------
     rows : iterable of mappings
-        One a result: "metric", "estimate", and whatever else applies. A `Quantity` may stand for
-        its fields under the key "of".
+        One a result: "metric", "estimate", and whatever else applies.
 
     Raises
     ------
     InputError
-        If a row has no metric, or a field that no column is named after.
+        If a row has a field that no column is named after.
     """
-    defaults = asdict(Quantity(""))
-    complete = []
-    for row in rows:
-        row = dict(row)
-        of = row.pop("of", None)
-        row = ({} if of is None else vars(of)) | row
-        for name in row:
-            _check_column(name)
-        if not row.get("metric"):
-            raise InputError(f"A result has no metric: {row}.")
-        complete.append(defaults | row)
-    frame = pd.DataFrame(complete, columns=COLUMNS)
-    return frame.astype({name: NUMBERS.get(name, object) for name in COLUMNS})
+    defaults = vars(Quantity(""))
+    rows = [defaults | row for row in rows]
+    for name in dict.fromkeys(chain(*rows)):
+        _check_column(name)
+    return pd.DataFrame(rows, columns=COLUMNS).astype({c: TYPES.get(c, object) for c in COLUMNS})
 
 
 def counted(of: Quantity, value: float) -> dict[str, Any]:
     """Return a row for a number that is counted or set, not estimated: it has no interval."""
-    return {"of": of, "estimate": float(value), "lower": np.nan, "upper": np.nan}
+    return vars(of) | {"estimate": float(value)}
 
 
 def select(
@@ -114,13 +106,11 @@ def select(
     InputError
         If there is no such column.
     """
-    kept = np.ones(len(frame), dtype=bool)
     for name, value in (where | {"versus": versus, "target": target}).items():
         _check_column(name)
         if value is not None:
-            allowed = value if isinstance(value, list | tuple | set | np.ndarray) else [value]
-            kept &= frame[name].isin(list(allowed)).to_numpy()
-    return frame[kept]
+            frame = frame[frame[name].isin(value if is_list_like(value) else [value])]
+    return frame
 
 
 def one(frame: pd.DataFrame, **where: Any) -> pd.Series:
@@ -135,13 +125,11 @@ def one(frame: pd.DataFrame, **where: Any) -> pd.Series:
     if len(found) == 1:
         return found.iloc[0]
     wanted = ", ".join(f"{name}={value!r}" for name, value in where.items())
-    if len(found) == 0:
+    if found.empty:
         raise InputError(f"There is no result of {wanted}.")
     differ = [name for name in ABOUT if found[name].nunique(dropna=False) > 1]
-    raise InputError(
-        f"There are {len(found)} results of {wanted}; say which "
-        f"{' or '.join(differ) or 'of these equal rows'} is meant."
-    )
+    which = " or ".join(differ) or "of these equal rows"
+    raise InputError(f"There are {len(found)} results of {wanted}; say which {which} is meant.")
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,21 +13,13 @@ from prefill_router.policy import ROUNDING
 UNDEFINED = "undefined"
 QUERIES = 1000
 """Costs are shown for so many."""
-SIGNED = {"points": (100, 1), "difference": (1, 3)}
-"""Scales of differences: their factor, and digits; more where fewer would hide that it is one."""
-
-
-def _signed(factor: int, digits: int) -> Callable[[float], str]:
-    return lambda value: f"{factor * value:+.{digits}f}"
-
-
-# How a number of each scale is written, and the unit after it.
-SCALES: dict[str, tuple[Callable[[float], str], str]] = {
-    "%": (lambda value: f"{100 * value:.1f}", " %"),
-    "points": (_signed(*SIGNED["points"]), " points"),
-    "value": (lambda value: f"{value:.3f}", ""),
-    "difference": (_signed(*SIGNED["difference"]), ""),
-    "USD": (lambda value: f"{QUERIES * value:.3g}", " USD"),
+# By scale a factor, the digits, their format and the unit; what is signed is a difference.
+SCALES = {
+    "%": (100, 1, ".{}f", " %"),
+    "points": (100, 1, "+.{}f", " points"),
+    "value": (1, 3, ".{}f", ""),
+    "difference": (1, 3, "+.{}f", ""),
+    "USD": (QUERIES, 3, ".{}g", " USD"),
 }
 
 
@@ -58,18 +49,17 @@ def format_interval(interval: Row, scale: str = "%") -> str:
     """
     if scale not in SCALES:
         raise InputError(f"Unknown scale {scale!r}.{did_you_mean(scale, SCALES)}")
-    write, unit = SCALES[scale]
+    factor, digits, style, unit = SCALES[scale]
     if np.isnan(interval.estimate):
         return UNDEFINED
     bounds = interval.lower, interval.upper
-    if scale in SIGNED and (bounds[0] > ROUNDING or bounds[1] < -ROUNDING):
-        factor, least = SIGNED[scale]
+    if style[0] == "+" and (bounds[0] > ROUNDING or bounds[1] < -ROUNDING):
         nearest = factor * min(map(abs, bounds))  # to zero, which is not what it is shown as
-        digits = min(least + 2, max(least, int(np.ceil(-np.log10(2 * nearest)))))
-        write = _signed(factor, digits)
+        digits = min(digits + 2, max(digits, int(np.ceil(-np.log10(2 * nearest)))))
     # Adding 0.0 to what was rounded takes the sign from a zero.
     estimate, lower, upper = (
-        write(round(value, 12) + 0.0) for value in (interval.estimate, *bounds)
+        format(factor * (round(value, 12) + 0.0), style.format(digits))
+        for value in (interval.estimate, *bounds)
     )
     return f"{estimate}{unit} [{lower}, {upper}]"
 
@@ -137,16 +127,13 @@ def headline(gap: Row, saving: Row | None = None) -> str:
     n = f"n = {gap.n:,} {gap.split} queries, 95 % intervals"
     if np.isnan(gap.estimate):
         return f"There is no headroom: the best single target is as accurate as the oracle ({n})."
-    if gap.lower > 0:
-        said = f"{gap.router} closes {format_interval(gap)} of the gap"
-    elif gap.upper < 0:
-        said = f"{gap.router} does worse than the best single target: it closes "
-        said += f"{format_interval(gap)} of the gap"
-    else:
-        said = f"{gap.router} is not distinguishable from the best single target: it closes "
-        said += f"{format_interval(gap)} of the gap"
-    said += " between the best single target and the oracle"
+    start = gap.router
+    if not gap.lower > 0:
+        start += " does worse than" if gap.upper < 0 else " is not distinguishable from"
+        start += " the best single target: it"
+    said = f"{start} closes {format_interval(gap)} of the gap between the best single target and "
+    said += "the oracle"
     if saving is not None:
-        said += f", at a cost saving of {format_interval(saving)} against always asking the "
-        said += "dearest target"
+        said += f", at a cost saving of {format_interval(saving)} against always asking the dearest"
+        said += " target"
     return f"{said} ({n})."

@@ -12,7 +12,7 @@ ALPHA = 0.05
 """Level of two-sided tests, of several ones after correction."""
 POWER = 0.8
 """Probability with which a detectable difference is found."""
-P_VALUE, HOLM, DETECTABLE = "p-value", "p-value (Holm)", "detectable difference"
+TESTED = P_VALUE, HOLM, DETECTABLE = "p-value", "p-value (Holm)", "detectable difference"
 
 
 def holm(p: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from prefill_router import policy
-from prefill_router.errors import InputError, did_you_mean
+from prefill_router.errors import InputError
 from prefill_router.evaluation.comparison import Evaluation
 from prefill_router.evaluation.curves import RoutingCurve, routing_curve
 
@@ -45,10 +45,8 @@ def choose_parameter(
     Raises
     ------
     InputError
-        If the policy is unknown, or no row is complete.
+        If no row is complete.
     """
-    if name not in POLICIES:
-        raise InputError(f"Unknown policy {name!r}.{did_you_mean(name, POLICIES)}")
     rows, kept = Evaluation(correct, expected_cost).complete()
     curve = routing_curve if name == "tolerance" else _utility_curve
     tried = curve(np.asarray(p, dtype=np.float64)[rows], kept.correct, kept.cost)

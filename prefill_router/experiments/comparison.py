@@ -48,18 +48,10 @@ def held_out(study: Study, split: str = "test") -> HeldOut:
         parts = [getattr(each, split) for each in study.splits]
         rows, folds = np.concatenate(parts), np.repeat(range(len(parts)), list(map(len, parts)))
     labels, p = study.labels, study.parameters
-    return HeldOut(
-        labels.correct[rows],
-        study.costs[rows] if study.has_costs else None,
-        labels.group[rows],
-        np.array(study.best_single)[folds],
-        labels.targets,
-        folds,
-        split,
-        p.n_resamples,
-        p.seed,
-        rows,
-    )
+    correct, groups, best = labels.correct[rows], labels.group[rows], np.array(study.best_single)
+    cost = study.costs[rows] if study.has_costs else None
+    known = (correct, cost, groups, best[folds], labels.targets, folds)
+    return HeldOut(*known, split, p.n_resamples, p.seed, rows)
 
 
 @dataclass(frozen=True)

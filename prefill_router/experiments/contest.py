@@ -15,7 +15,7 @@ from sklearn.model_selection import GroupKFold
 
 from prefill_router.baselines.classifiers import TargetLogistic
 from prefill_router.errors import InputError
-from prefill_router.evaluation.comparison import differences
+from prefill_router.evaluation.bootstrap import differences
 from prefill_router.evaluation.results import Quantity, counted, results, select
 from prefill_router.experiments.comparison import held_out
 from prefill_router.experiments.routers import (

@@ -148,7 +148,7 @@ def evaluate_labels_needed(
             found[MEDIAN_TAU] = taus.median(), taus.min(), taus.max()
         for metric, values in found.items():
             bounds = dict(zip(("estimate", "lower", "upper"), values, strict=True))
-            rows.append({"of": Quantity(metric, **of, n=n), **bounds})
+            rows.append(vars(Quantity(metric, **of, n=n)) | bounds)
     # where there are few groups, two shares may be as many
     return results(rows).drop_duplicates(["metric", "router", "x"], ignore_index=True)
 

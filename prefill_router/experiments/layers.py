@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from prefill_router.evaluation.bootstrap import Ranking, estimate, few
+from prefill_router.evaluation.bootstrap import FEW, Ranking, estimate
 from prefill_router.evaluation.results import Quantity, counted, results
 from prefill_router.experiments.study import Study
 from prefill_router.features.logistic import fit_logistic, predict_logistic
@@ -135,7 +135,7 @@ def held_out_ranking(study: Study, encoder: str) -> pd.DataFrame:
         {"AUC": Ranking(scores, correct)},
         {quantities: lambda m: np.column_stack(list(asked(m["AUC"]).values()))},
         groups,
-        n_resamples=few(study.parameters.n_resamples),
+        n_resamples=min(FEW, study.parameters.n_resamples),
         seed=study.parameters.seed,
     )
 

@@ -179,7 +179,7 @@ def made_up():
     """Differences of three changes on test rows, with two seeds for two of them."""
     values = {"narrow": (0.2, 0.1, 0.3), FIRST: (-0.2, -0.3, -0.1), ALL: (0.1, 0.05, 0.15)}
     rows = [
-        {"of": Quantity("AUC", name, PRIMARY), "estimate": e, "lower": low, "upper": high}
+        vars(Quantity("AUC", name, PRIMARY)) | {"estimate": e, "lower": low, "upper": high}
         for name, (e, low, high) in values.items()
     ]
     seeds = {"narrow": (0.1, 0.3), FIRST: (0.0, 0.4)}
