@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from prefill_router import policy
-from prefill_router.evaluation.bootstrap import Values
-from prefill_router.evaluation.comparison import BEST, Evaluation, differences
+from prefill_router.evaluation.bootstrap import Values, differences
+from prefill_router.evaluation.comparison import BEST, Evaluation
 from prefill_router.evaluation.results import Quantity, results
 from prefill_router.experiments.comparison import held_out
 from prefill_router.experiments.routers import LOGISTIC, PRIMARY, TFIDF, predictions
