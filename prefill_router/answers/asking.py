@@ -13,9 +13,8 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 
 from prefill_router.answers.endpoints import Connection, NoAnswer, RateLimit
-from prefill_router.answers.generation import Decoding
 from prefill_router.answers.ledger import Ledger, open_ledger
-from prefill_router.answers.targets import Endpoint
+from prefill_router.answers.targets import Decoding, Endpoint
 from prefill_router.errors import InputError, did_you_mean
 from prefill_router.labels.costs import Prices
 from prefill_router.progress import track

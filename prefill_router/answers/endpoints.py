@@ -12,9 +12,8 @@ from dataclasses import dataclass
 
 import httpx
 
-from prefill_router.answers.generation import Decoding
 from prefill_router.answers.ledger import Reply
-from prefill_router.answers.targets import Endpoint
+from prefill_router.answers.targets import Decoding, Endpoint
 
 # Statuses of a go-between that lost an answer, which whoever gave it may charge.
 GATEWAY = {502, 504, 520, 524}

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,44 +15,13 @@ from transformers import GenerationConfig
 
 from prefill_router import __version__
 from prefill_router.answers.ledger import Reply
+from prefill_router.answers.targets import Decoding
 from prefill_router.errors import InputError
 from prefill_router.extraction.models import input_device, load_target, pad_id
 from prefill_router.extraction.prompts import Prompts, check_questions, token_limit
 from prefill_router.extraction.sources import ModelSource, weights_hash
 from prefill_router.progress import track
 from prefill_router.storage import Store, fingerprint, read_json, write_json
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """How answers are generated; everything here changes what is said.
-
-    Attributes
-    ----------
-    max_new_tokens : int
-        Where an answer is cut off.
-    temperature : float
-        0 takes the likeliest token at each step; above 0 samples from the whole distribution.
-    seed : int
-        For sampling.
-    dtype : str
-        Type the model computes in.
-    template_kwargs : dict or None
-        Passed to the chat template.
-    """
-
-    max_new_tokens: int = 64
-    temperature: float = 0.0
-    seed: int = 0
-    dtype: str = "float32"
-    template_kwargs: dict[str, Any] | None = None
-
-    def __post_init__(self):
-        if self.max_new_tokens < 1:
-            raise InputError(f"max_new_tokens is {self.max_new_tokens}; it must be at least 1.")
-        if not 0 <= self.temperature < float("inf"):
-            raise InputError(f"temperature is {self.temperature}; it must be 0 or positive.")
-
 
 GREEDY = Decoding()
 FILE = "answers.json"

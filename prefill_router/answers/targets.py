@@ -1,11 +1,12 @@
-"""Whom a loop asks: local models by name, and models behind OpenAI-compatible endpoints."""
+"""Whom a loop asks, and how: local models by name, and those behind OpenAI-compatible endpoints."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator
@@ -14,13 +15,41 @@ from prefill_router.errors import InputError
 from prefill_router.storage import fingerprint
 from prefill_router.validation import Settings
 
-if TYPE_CHECKING:  # the command line reads this module to explain itself, and must start fast
-    from prefill_router.answers.generation import Decoding
-
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 # Fields of a request that decide who is asked what, and what it costs at most.
 OURS = {"model", "messages", "max_tokens", "max_completion_tokens", "n", "best_of", "stream"}
 OVERHEAD = 64  # tokens that a chat template may add to a prompt, for the worst case of its cost
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How answers are generated; everything here changes what is said.
+
+    Attributes
+    ----------
+    max_new_tokens : int
+        Where an answer is cut off.
+    temperature : float
+        0 takes the likeliest token at each step; above 0 samples from the whole distribution.
+    seed : int
+        For sampling.
+    dtype : str
+        Type the model computes in.
+    template_kwargs : dict or None
+        Passed to the chat template.
+    """
+
+    max_new_tokens: int = 64
+    temperature: float = 0.0
+    seed: int = 0
+    dtype: str = "float32"
+    template_kwargs: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise InputError(f"max_new_tokens is {self.max_new_tokens}; it must be at least 1.")
+        if not 0 <= self.temperature < float("inf"):
+            raise InputError(f"temperature is {self.temperature}; it must be 0 or positive.")
 
 
 class Price(Settings):
