@@ -59,36 +59,36 @@ def evaluate_guarantee(
         accuracy and saving of the certified tolerances, against the best single target's, each
         group counting once as in the certificate; where there is none, that target is asked.
     """
-    test, certified = held_out(study), []
-    choices = {allowed(loss): np.full(study.labels.n_queries, policy.NOBODY) for loss in losses}
+    _, test = held_out(study).complete()
+    certifies = first_halves(test)
+    certified, choices = [], {allowed(loss): test.best_single.copy() for loss in losses}
     for loss, (fold, at, q) in product(losses, _by_fold(study, p)):
-        first = first_half(at)
-        promise = _certify(at.take(first), q[first], loss, _taus(study))
+        first = certifies[test.folds == fold]
+        promise = _certify(at.take(first), q[first], loss, TAUS if study.has_costs else (0.0,))
         tau = np.nan if promise.tau is None else promise.tau
         values = {TAU: tau, FIRST_P: promise.p_values[0], GROUPS: promise.n_groups}
         of = {"router": allowed(loss), "x": fold + 1, "split": CERTIFYING, "n": promise.n}
         certified += [counted(Quantity(metric, **of), value) for metric, value in values.items()]
-        rest = at.take(~first)
-        choices[allowed(loss)][rest.rows] = (
-            rest.best_single
-            if promise.tau is None
-            else policy.tolerance(q[~first], rest.cost, promise.tau)
-        )
-    asked = {name: chosen[test.rows] for name, chosen in choices.items()}
-    is_reported = np.array(list(asked.values()))[0] != policy.NOBODY
-    if not is_reported.any():
+        if promise.tau is not None:
+            chosen = policy.tolerance(q[~first], at.cost[~first], promise.tau)
+            choices[allowed(loss)][(test.folds == fold) & ~certifies] = chosen
+    if certifies.all():
         return results(certified)
-    reporting = replace(test.take(is_reported), split=REPORTING)
-    asked = {name: chosen[is_reported] for name, chosen in asked.items()}
+    reporting = replace(test.take(~certifies), split=REPORTING)
+    asked = {name: chosen[~certifies] for name, chosen in choices.items()}
     found = reporting.choices(asked, [(name, BEST) for name in asked], each_group_once=True)
     wanted = {"router": list(asked), "metric": ["accuracy", SAVING_AGAINST_BEST]}
     return pd.concat([results(certified), select(found, versus=None, **wanted)])
 
 
-def first_half(at: HeldOut) -> np.ndarray:
-    """Return which queries of a fold certify: those of a seeded half of its groups."""
-    groups = np.random.default_rng(at.seed).permutation(np.unique(at.groups))
-    return np.isin(at.groups, groups[: -(-len(groups) // 2)])
+def first_halves(test: HeldOut) -> np.ndarray:
+    """Return which test queries certify, a mask: those of a seeded half of each fold's groups."""
+    certifies = np.zeros(len(test.rows), dtype=bool)
+    for fold in np.unique(test.folds).tolist():
+        mine = test.folds == fold
+        groups = np.random.default_rng(test.seed).permutation(np.unique(test.groups[mine]))
+        certifies[mine] = np.isin(test.groups[mine], groups[: -(-len(groups) // 2)])
+    return certifies
 
 
 def _by_fold(study: Study, p: Sequence[np.ndarray]) -> Iterator[tuple[int, HeldOut, np.ndarray]]:
@@ -97,15 +97,10 @@ def _by_fold(study: Study, p: Sequence[np.ndarray]) -> Iterator[tuple[int, HeldO
     Without prices nobody is cheaper: every tolerance asks the likeliest target.
     """
     _, test = held_out(study).complete()
-    for fold, best in enumerate(study.best_single):
-        at = replace(test.take(test.folds == fold), best_single=best)
-        if len(at.rows):
-            cost = study.expected_costs(fold)[at.rows] if study.has_costs else 0 * at.correct
-            yield fold, replace(at, cost=cost), p[fold][at.rows]
-
-
-def _taus(study: Study) -> Sequence[float]:
-    return TAUS if study.has_costs else (0.0,)
+    for fold in np.unique(test.folds).tolist():
+        at = test.take(test.folds == fold)
+        cost = study.expected_costs(fold)[at.rows] if study.has_costs else 0 * at.correct
+        yield fold, replace(at, cost=cost, best_single=study.best_single[fold]), p[fold][at.rows]
 
 
 def _certify(at: Evaluation, p: np.ndarray, max_loss: float, taus: Sequence[float]) -> Guarantee:
@@ -133,7 +128,7 @@ def evaluate_labels_needed(
         and, where costs are known, `MEDIAN_TAU` of the draws in which one was, with the least and
         the largest over folds. `n` counts draws.
     """
-    settings = {"repetitions": repetitions, "taus": _taus(study)}
+    settings = {"repetitions": repetitions, "taus": TAUS if study.has_costs else (0.0,)}
     tables = [labels_needed(at, q, losses, **settings) for _, at, q in _by_fold(study, p)]
     rows = []
     for place, lines in pd.concat(tables).groupby(level=0):
@@ -142,12 +137,11 @@ def evaluate_labels_needed(
         of = {"router": allowed(lines["max_loss"].iloc[0]), "x": round(lines["queries"].mean())}
         drawn = binomtest(round(lines["certified"].mean() * n), n)
         bounds = (np.nan, np.nan) if is_whole else drawn.proportion_ci(0.95, "exact")
-        found = {CERTIFIED: (drawn.statistic, *bounds)}
-        taus = lines["tau"].dropna()
+        found, taus = {CERTIFIED: (drawn.statistic, *bounds)}, lines["tau"].dropna()
         if study.has_costs and len(taus):
             found[MEDIAN_TAU] = taus.median(), taus.min(), taus.max()
-        for metric, values in found.items():
-            bounds = dict(zip(("estimate", "lower", "upper"), values, strict=True))
+        for metric, (value, low, high) in found.items():
+            bounds = {"estimate": value, "lower": low, "upper": high}
             rows.append(vars(Quantity(metric, **of, n=n)) | bounds)
     # where there are few groups, two shares may be as many
     return results(rows).drop_duplicates(["metric", "router", "x"], ignore_index=True)

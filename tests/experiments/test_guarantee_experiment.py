@@ -27,8 +27,8 @@ def knowing(study):
 def halves(study):
     """The rows that certify, and those that report, in each fold."""
     at = held_out(study)
-    folds = [at.take(at.folds == fold) for fold in range(len(study.splits))]
-    return [(fold.rows[it.first_half(fold)], fold.rows[~it.first_half(fold)]) for fold in folds]
+    certifies, folds = it.first_halves(at), range(len(study.splits))
+    return [[at.rows[(at.folds == f) & half] for half in (certifies, ~certifies)] for f in folds]
 
 
 def test_halves_share_no_group(study):
