@@ -23,6 +23,7 @@ from prefill_router.experiments.fold import FoldFit
 from prefill_router.experiments.study import Study
 from prefill_router.metrics import macro
 from prefill_router.progress import track
+from prefill_router.recipe.heads import tuned
 from prefill_router.router.added_targets import CLIP, NewTargetHead
 from prefill_router.trunk import SharedTrunkEnsemble
 
@@ -184,13 +185,11 @@ def what_is_known(study: Study, others: Sequence[int]) -> PriorKnowledge:
     split, p = study.splits[0], study.parameters
     Y, group = study.labels.correct[:, others], study.labels.group
     X = FoldFit(study, 0, [p.encoder]).distinct_features(targets=others).astype(float)
-    train, v = split.train, split.validation
-    fitted = {C: TargetLogistic(C).fit(X[train], Y[train]) for C in (0.001, 0.01, 0.1)}
-    C = min(fitted, key=lambda C: np.nanmean((fitted[C].predict_proba(X[v]) - Y[v]) ** 2))
-    predicted = fitted[C].predict_proba(X)
+    train, best = split.train, tuned([TargetLogistic(C) for C in (0.001, 0.01, 0.1)], X, Y, split)
+    predicted = best.predict_proba(X)
     folds = GroupKFold(p.inner_folds, shuffle=True, random_state=p.seed)
     for inner, outer in folds.split(train, groups=group[train]):
-        model = TargetLogistic(C).fit(X[train[inner]], Y[train[inner]])
+        model = TargetLogistic(best.C).fit(X[train[inner]], Y[train[inner]])
         predicted[train[outer]] = model.predict_proba(X[train[outer]])
     trunk = SharedTrunkEnsemble(1, 1, random_state=p.seed, device=study.training_device)
     trunk.fit(X[train], Y[train], group[train])
