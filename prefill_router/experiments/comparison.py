@@ -11,6 +11,7 @@ import pandas as pd
 
 from prefill_router import policy
 from prefill_router.evaluation.comparison import Evaluation, Pairs
+from prefill_router.evaluation.results import select
 from prefill_router.evaluation.tuning import choose_parameter
 from prefill_router.experiments.routers import predictions
 from prefill_router.experiments.study import Study
@@ -36,6 +37,17 @@ class HeldOut(Evaluation):
     def join(self, by_fold: Sequence[np.ndarray]) -> np.ndarray:
         """Return what each row's own fold says of it, (N, ...), given all rows by each fold."""
         return np.stack(by_fold)[self.folds, self.rows]
+
+    def likeliest(
+        self, p: Mapping[str, np.ndarray], pairs: Pairs = (), only: Sequence[str] = ("AUC",)
+    ) -> pd.DataFrame:
+        """Return `only` these metrics of P(correct), and gap closed by asking the likeliest target.
+
+        Means over targets, of each router and pair.
+        """
+        choices = {name: policy.argmax(values) for name, values in p.items()}
+        found = pd.concat([self.probabilities(p, pairs, only), self.choices(choices, pairs)])
+        return select(found, metric=[*only, "gap closed"], router=list(p), versus=None)
 
 
 def held_out(study: Study, split: str = "test") -> HeldOut:

@@ -7,7 +7,8 @@ and scored there by cross-fitting, so that all scores compare.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -17,23 +18,15 @@ from prefill_router.baselines.classifiers import TargetLogistic
 from prefill_router.errors import InputError
 from prefill_router.evaluation.bootstrap import differences
 from prefill_router.evaluation.results import Quantity, counted, results, select
+from prefill_router.experiments import routers
 from prefill_router.experiments.comparison import held_out
-from prefill_router.experiments.routers import (
-    ACCURACY,
-    BENCHMARK,
-    CONTROLS,
-    ROUTERS,
-    RouterSpec,
-    best_of,
-    calibrate,
-    configurations,
-    predictions,
-    router_names,
-)
+from prefill_router.experiments.fold import FoldFit
+from prefill_router.experiments.routers import RouterSpec, predictions, tuned
 from prefill_router.experiments.study import Study
 from prefill_router.metrics import pairwise_brier
 from prefill_router.policy import argmax
 from prefill_router.progress import track
+from prefill_router.recipe import all_places
 
 CHALLENGER = "challenger chosen on validation"
 AVERAGE, GREEDY = "average of all candidates", "greedy ensemble"
@@ -45,21 +38,22 @@ STRENGTHS = (0.0001, 0.001, 0.01, 0.1)  # C of logistic regressions
 COLUMNS = 512
 """Columns of features that all layers share, for heads that are fitted step by step."""
 
+
+def _all_layers(it: FoldFit) -> np.ndarray:
+    return np.hstack(it.reduced(all_places(it.states, COLUMNS)))
+
+
 CHALLENGERS = (
     RouterSpec("ridge, all layers", lambda it: it.recipe("ridge")),
-    best_of(
-        "logistic, all layers",
-        lambda it: it.all_layers(COLUMNS),
-        lambda it: [TargetLogistic(C) for C in STRENGTHS],
-    ),
-    RouterSpec("SharedTrunkNet, all layers", lambda it: it.trunk(it.all_layers(COLUMNS))),
+    tuned("logistic, all layers", TargetLogistic, _all_layers, {"C": STRENGTHS}),
+    RouterSpec("SharedTrunkNet, all layers", lambda it: it.trunk(_all_layers(it))),
 )
 
 
 def members(study: Study, full: bool) -> list[str]:
     """Return the routers that may take part: all but controls and those told the benchmark."""
-    left_out = (*CONTROLS, BENCHMARK, ACCURACY)
-    return [name for name in router_names(study, full) if name not in left_out]
+    left_out = (*routers.CONTROLS, routers.BENCHMARK, routers.ACCURACY)
+    return [name for name in routers.router_names(study, full) if name not in left_out]
 
 
 def contest(study: Study, full: bool) -> tuple[list[np.ndarray], pd.DataFrame]:
@@ -77,24 +71,20 @@ def contest(study: Study, full: bool) -> tuple[list[np.ndarray], pd.DataFrame]:
         configurations compared on validation rows. The best of many looks better on the rows that
         chose it than it is.
     """
-    specs = [*CHALLENGERS, *(ROUTERS[name] for name in members(study, full))]
+    specs = [*CHALLENGERS, *(routers.ROUTERS[name] for name in members(study, full))]
     fitted = {spec.name: predictions(study, spec, calibrated=False) for spec in specs}
     n_tried = 2 * len(study.splits)  # the average and the ensemble
-    n_tried += sum(configurations(study, spec) for spec in specs)
+    n_tried += sum(routers.configurations(study, spec) for spec in specs)
     folds = [
         choose_candidate(study, fold, {name: p[fold] for name, p in fitted.items()})
         for fold in track(range(len(study.splits)), "Choosing a challenger")
     ]
     validated, winners, p = zip(*folds, strict=True)
     joined = {name: np.concatenate([q[name] for q in validated]) for name in validated[0]}
-    n = sum(len(split.validation) for split in study.splits)
-    counts = {(WON, name): winners.count(name) for name in winners}
-    counts[TRIED, CHALLENGER] = n_tried
-    rows = results(
-        counted(Quantity(metric, name, split="validation", n=n), value)
-        for (metric, name), value in counts.items()
-    )
-    return list(p), pd.concat([_validate(study, joined), rows], ignore_index=True)
+    of = partial(Quantity, split="validation", n=sum(len(s.validation) for s in study.splits))
+    counts = [counted(of(WON, name), winners.count(name)) for name in dict.fromkeys(winners)]
+    counts.append(counted(of(TRIED, CHALLENGER), n_tried))
+    return list(p), pd.concat([_validate(study, joined), results(counts)], ignore_index=True)
 
 
 def choose_candidate(
@@ -129,12 +119,19 @@ def choose_candidate(
 
     average = {**fitted, AVERAGE: stack.mean(axis=1)}
     validated = {name: p[v] for name, p in average.items()} | {GREEDY: np.empty(Y.shape)}
-    for rows, held in _parts(groups, study.parameters.seed):
+    n_parts = min(PARTS, len(np.unique(groups)))
+    if n_parts < 2:
+        raise InputError(
+            f"All {len(v)} validation queries are of one group, so that nothing fitted on some can "
+            "be scored on others; give more queries, or finer groups."
+        )
+    parts = GroupKFold(n_parts, shuffle=True, random_state=study.parameters.seed)
+    for rows, held in parts.split(v, groups=groups):
         validated[GREEDY][held] = mix(stack[v[held]], rows)
     scores = {name: np.nanmean(pairwise_brier(p, Y)) for name, p in validated.items()}
     winner = min(scores, key=scores.get)
     p = mix(stack, np.arange(len(v))) if winner == GREEDY else average[winner]
-    return validated, winner, calibrate(study, fold, p)
+    return validated, winner, routers.calibrate(study, fold, p)
 
 
 def greedy(stack: np.ndarray, Y: np.ndarray, n_steps: int = STEPS) -> np.ndarray:
@@ -174,23 +171,6 @@ def greedy(stack: np.ndarray, Y: np.ndarray, n_steps: int = STEPS) -> np.ndarray
     return best[1]
 
 
-def _parts(groups: np.ndarray, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Deal validation rows into parts: yield the rows outside and inside each, groups kept whole.
-
-    Raises
-    ------
-    InputError
-        If all rows are of one group.
-    """
-    n_parts = min(PARTS, len(np.unique(groups)))
-    if n_parts < 2:
-        raise InputError(
-            f"All {len(groups)} validation queries are of one group, so that nothing fitted on "
-            "some can be scored on others; give more queries, or finer groups."
-        )
-    return GroupKFold(n_parts, shuffle=True, random_state=seed).split(groups, groups=groups)
-
-
 def _validate(study: Study, p: Mapping[str, np.ndarray]) -> pd.DataFrame:
     """Evaluate P(correct) of the validation rows of all folds, fold by fold."""
     at = held_out(study, "validation")
@@ -199,5 +179,5 @@ def _validate(study: Study, p: Mapping[str, np.ndarray]) -> pd.DataFrame:
         {name: pairwise_brier(q[rows], kept.correct) for name, q in p.items()},
         differences({PAIRWISE: lambda m, a: m[a]}, p),
     )
-    choices = {name: argmax(q) for name, q in p.items()}
-    return pd.concat([scores, select(at.choices(choices), metric="gap closed")])
+    gaps = at.choices({name: argmax(q) for name, q in p.items()})
+    return pd.concat([scores, select(gaps, metric="gap closed")])

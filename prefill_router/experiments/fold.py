@@ -18,7 +18,7 @@ from prefill_router.features import TargetFeatures, fit_components
 from prefill_router.features.selection import Choice
 from prefill_router.labels import Labels
 from prefill_router.labels.splits import Split
-from prefill_router.recipe import all_places, fit_predictor
+from prefill_router.recipe import fit_predictor
 from prefill_router.recipe.heads import predict_each_network, train_networks, tuned
 
 Features = list[np.ndarray]
@@ -98,10 +98,6 @@ class FoldFit:
         components = fit_components(capped, self.states, self.split.train)
         return components.features(components.read(self.states))
 
-    def all_layers(self, n_columns: int) -> np.ndarray:
-        """Every layer and pooling of every encoder read; they share `n_columns` evenly."""
-        return np.hstack(self.reduced(all_places(self.states, n_columns)))
-
     def random_features(self) -> np.ndarray:
         """Standard normal numbers in place of x, of its shape."""
         return np.random.default_rng(self.seed).normal(size=self.features().shape)
@@ -143,7 +139,7 @@ class FoldFit:
             Y = Y.copy()
             Y[train] = Y[np.random.default_rng(self.seed).permutation(train)]
         fitted = fit_predictor(recipe, Y, self.labels.group, self.states, self.split, self.choices)
-        self.count(fitted.n_tried)
+        self.kept["tried"] += fitted.n_tried
         predictor = fitted.predictor
         features = predictor.features(predictor.read(self.states))
         if head == "trunk":
@@ -151,8 +147,8 @@ class FoldFit:
             self.kept["networks"] = np.moveaxis(each, 0, 1)
             self.kept["chosen"] = np.array(fitted.model.kept_)
             for part in ("train", "validation"):
-                losses = pd.DataFrame([history[part] for history in fitted.model.histories_])
-                self.kept[part] = losses.to_numpy()
+                losses = [pd.Series(history[part]) for history in fitted.model.histories_]
+                self.kept[part] = pd.concat(losses, axis=1).to_numpy().T
         return predictor.raw(features)
 
     def trunk(self, x: np.ndarray) -> np.ndarray:
@@ -163,19 +159,15 @@ class FoldFit:
 
     def tuned(self, X: np.ndarray, candidates: Sequence[BaseEstimator]) -> np.ndarray:
         """P(correct) by the candidate with the least Brier score on validation rows."""
-        self.count(len(candidates))
+        self.kept["tried"] += len(candidates)
         best = tuned(candidates, X, self.labels.correct, self.split, self.labels.group)
         return best.predict_proba(X)
 
     def tuned_by_target(self, candidates: Sequence[BaseEstimator]) -> np.ndarray:
         """P(correct), each target's from its own f_k by the candidate that is best for it."""
-        self.count(len(candidates) * self.labels.n_targets)
+        self.kept["tried"] += len(candidates) * self.labels.n_targets
         sets = [self.reduced(self.choices)]
         return tuned_by_target(sets, candidates, self.labels.correct, self.split)[0]
-
-    def count(self, n_tried: int) -> None:
-        """Count settings that are compared on validation rows."""
-        self.kept["tried"] += n_tried
 
 
 def tuned_by_target(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-import numpy as np
 import pandas as pd
 
 from prefill_router.evaluation.comparison import Evaluation, against
@@ -20,7 +19,6 @@ from prefill_router.experiments.routers import (
     network_predictions,
 )
 from prefill_router.experiments.study import Study
-from prefill_router.policy import argmax
 
 NO_HYPOTHESES = (*CONTROLS, ACCURACY)
 """What shows that a result is real rather than competes: not corrected for."""
@@ -47,18 +45,25 @@ def router_comparison(study: Study, routed: Mapping[str, Routed]) -> pd.DataFram
         ending in `FRUGAL`), probabilities, curves, the choice of the best single target, and
         significance; deviations between the recipe's single networks; and how many configurations
         of each router were compared.
+
+    Notes
+    -----
+    `CHALLENGER` and `PRIMARY` are compared once, among the challenger's hypotheses: in both
+    families the same difference would have two corrected p-values.
     """
     at = held_out(study)
     p = {name: r.p for name, r in routed.items()}
     choices = {name: r.choice for name, r in routed.items()} | reference_choices(study)
-    others = [name for name in choices if name != CHALLENGER]  # no pair is asked about twice
+    others = [name for name in choices if name != CHALLENGER]
     pairs = against(CHALLENGER, choices) + against(PRIMARY, others)
+    rivals = {name: r.choice for name, r in routed.items() if name not in NO_HYPOTHESES}
     tried = {name: configurations(study, name) for name in routed if name != CHALLENGER}
     found = [
         at.choices(choices, pairs),
         at.choice_of_best_single(),
         at.probabilities(p, [(CHALLENGER, PRIMARY)]).query("target == ''"),
-        _significance(at, {n: c for n, c in choices.items() if n in routed}),
+        at.significance(rivals, CHALLENGER),
+        at.significance({n: c for n, c in rivals.items() if n != CHALLENGER}, PRIMARY),
         _deviations(study, at),
         results(counted(Quantity(TRIED, name), n) for name, n in tried.items()),
     ]
@@ -74,29 +79,12 @@ def router_comparison(study: Study, routed: Mapping[str, Routed]) -> pd.DataFram
     return pd.concat(found, ignore_index=True)
 
 
-def _significance(at: Evaluation, choices: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    """p-values of the challenger and of the recipe against every other router, and the power.
-
-    The two are compared once, among the challenger's hypotheses: in both families the same
-    difference would have two corrected p-values.
-    """
-    family = {name: choice for name, choice in choices.items() if name not in NO_HYPOTHESES}
-    found = []
-    for name in (CHALLENGER, PRIMARY):
-        found.append(at.significance(family, name))
-        family.pop(name)
-    return pd.concat(found, ignore_index=True)
-
-
 def _deviations(study: Study, at: Evaluation) -> pd.DataFrame:
     """Standard deviations between the recipe's single networks, where several are kept."""
     if study.parameters.keep < 2:
         return results()
     by_seed = {str(s): p for s, p in enumerate(network_predictions(study))}
-    choices = {name: argmax(p) for name, p in by_seed.items()}
-    once = replace(at, n_resamples=1)
-    found = [once.choices(choices), once.probabilities(by_seed, only=("AUC", "Brier"))]
-    rows = select(pd.concat(found), metric=["gap closed", "AUC", "Brier"], router=list(by_seed))
+    rows = replace(at, n_resamples=1).likeliest(by_seed, only=("AUC", "Brier"))
     return results(
         counted(Quantity(f"{metric}, {DEVIATION}", PRIMARY), value)
         for metric, value in rows.groupby("metric")["estimate"].std().items()

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from inspect import signature
 from typing import Any
 
 import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.model_selection import ParameterGrid
 
 from prefill_router.baselines import (
     BenchmarkAware,
@@ -31,19 +34,13 @@ from prefill_router.recipe.heads import STRENGTHS
 from prefill_router.trunk import SharedTrunkEnsemble
 
 PRIMARY = "SharedTrunkNet"
-PAIRED = "SharedTrunkNet, best encoder per target"
 UNTRAINED = "SharedTrunkNet, untrained encoder"
 SHUFFLED = "SharedTrunkNet, shuffled labels"
 RANDOM_FEATURES = "SharedTrunkNet, random features"
 LOGISTIC = "logistic per target, same features"
 OWN = "logistic per target, own features"
-TREES = "boosted trees per target, same features"
 TFIDF = "TF-IDF + logistic"
-NEIGHBOURS = "nearest neighbours, embedding"
 CLUSTERS = "k-means clusters, embedding"
-FACTORS = "matrix factorisation, embedding"
-MLP = "MLP, embedding"
-RESPONSE = "item response (2PL), embedding"
 FINE_TUNED = "fine-tuned text classifier"
 BENCHMARK = "benchmark-aware"
 LENGTH = "length only"
@@ -77,14 +74,17 @@ class RouterSpec:
     full: bool = False
 
 
-def best_of(
-    name: str,
-    inputs: Callable[[FoldFit], np.ndarray],
-    candidates: Callable[[FoldFit], list],
-    **spec: Any,
+def tuned(
+    name: str, model: type[BaseEstimator], inputs: Callable, grid: dict[str, Any], **spec: Any
 ) -> RouterSpec:
-    """Return the router that is the best of some candidates on validation rows."""
-    return RouterSpec(name, lambda it: it.tuned(inputs(it), candidates(it)), **spec)
+    """Return the router that is the best of a model's settings on validation rows."""
+
+    def fit(it: FoldFit) -> np.ndarray:
+        seeded = "random_state" in signature(model).parameters
+        settings = ParameterGrid(grid | ({"random_state": [it.seed]} if seeded else {}))
+        return it.tuned(inputs(it), [model(**each) for each in settings])
+
+    return RouterSpec(name, fit, **spec)
 
 
 def fine_tunable(study: Study) -> list[str] | None:
@@ -99,28 +99,29 @@ def fine_tunable(study: Study) -> list[str] | None:
     return [study.parameters.encoder] if affordable else None
 
 
-def _classifiers(it: FoldFit) -> list[TextClassifier]:
-    study, p = it.study, it.study.parameters
-    settings = {
-        "max_tokens": p.max_tokens or None,
-        "truncation": p.truncation,
-        "random_state": p.seed,
-        "device": study.training_device,
-    }
-    source = study.source(p.encoder)
-    return [TextClassifier(source, learning_rate=r, **settings) for r in (1e-4, 3e-4, 1e-3)]
+def _fine_tuned(it: FoldFit) -> np.ndarray:
+    p = it.study.parameters
+    classifiers = [
+        TextClassifier(
+            it.study.source(p.encoder),
+            learning_rate=rate,
+            max_tokens=p.max_tokens or None,
+            truncation=p.truncation,
+            random_state=p.seed,
+            device=it.study.training_device,
+        )
+        for rate in (1e-4, 3e-4, 1e-3)
+    ]
+    return it.tuned(_texts(it), classifiers)
 
 
-def _mlps(it: FoldFit) -> list[SharedTrunkEnsemble]:
+def _mlp(it: FoldFit) -> np.ndarray:
     common = {"random_state": it.seed, "device": it.study.training_device}
-    return [
+    networks = [
         SharedTrunkEnsemble(1, 1, hidden=hidden, dropout=(0.3,) * len(hidden), **common)
         for hidden in ((8,), (32,), (128,), (256, 128))
     ]
-
-
-def _texts(it: FoldFit) -> np.ndarray:
-    return it.labels.question
+    return it.tuned(it.standardised_embedding(), networks)
 
 
 def _embedding(study: Study) -> list[str]:
@@ -136,51 +137,51 @@ def _untrained(study: Study) -> list[str] | None:
     return [study.parameters.untrained] if study.parameters.untrained else None
 
 
-of_embedding = partial(best_of, inputs=FoldFit.embedding, reads=_embedding)
+def _texts(it: FoldFit) -> np.ndarray:
+    return it.labels.question
+
+
+EMBEDDED = {"inputs": FoldFit.embedding, "reads": _embedding}
+FACTOR_GRID = {"n_factors": (2, 8), "C": (0.0003, 0.001, 0.003, 0.01, 0.1)}
+ABILITY_GRID = {"n_factors": (1, 2, 4), "C": (0.01, 0.03, 0.1, 0.3)}
+TREE_GRID = {"n_trees": (100, 300), "max_leaf_nodes": (4, 16)}
+
 SPECS = (
     RouterSpec(PRIMARY, FoldFit.recipe),
-    RouterSpec(PAIRED, FoldFit.recipe, _trained),
+    RouterSpec("SharedTrunkNet, best encoder per target", FoldFit.recipe, _trained),
     RouterSpec(UNTRAINED, FoldFit.recipe, _untrained),
     RouterSpec(SHUFFLED, lambda it: it.recipe(shuffle=True)),
     RouterSpec(RANDOM_FEATURES, lambda it: it.trunk(it.random_features()), full=True),
     RouterSpec(LOGISTIC, lambda it: it.recipe("logistic")),
     RouterSpec(OWN, lambda it: it.tuned_by_target([TargetLogistic(C) for C in STRENGTHS])),
-    best_of(
-        TREES,
+    tuned(
+        "boosted trees per target, same features",
+        TargetTrees,
         lambda it: it.distinct_features(TREE_COLUMNS),
-        lambda it: [
-            TargetTrees(n, leaves, random_state=it.seed) for n in (100, 300) for leaves in (4, 16)
-        ],
+        TREE_GRID,
         full=True,
     ),
-    best_of(TFIDF, _texts, lambda it: [TfidfLogistic(C) for C in (0.1, 0.3, 1, 3, 10)]),
-    of_embedding(
-        NEIGHBOURS, candidates=lambda it: [NearestNeighbours(k) for k in (5, 10, 20, 50, 100)]
+    tuned(TFIDF, TfidfLogistic, _texts, {"C": (0.1, 0.3, 1, 3, 10)}),
+    tuned(
+        "nearest neighbours, embedding",
+        NearestNeighbours,
+        grid={"k": (5, 10, 20, 50, 100)},
+        **EMBEDDED,
     ),
-    of_embedding(
-        CLUSTERS, candidates=lambda it: [Clusters(n, random_state=it.seed) for n in (8, 16, 32, 64)]
-    ),
-    of_embedding(
-        FACTORS,
-        candidates=lambda it: [
-            MatrixFactorisation(n, C, it.seed)
-            for n in (2, 8)
-            for C in (0.0003, 0.001, 0.003, 0.01, 0.1)
-        ],
+    tuned(CLUSTERS, Clusters, grid={"n_clusters": (8, 16, 32, 64)}, **EMBEDDED),
+    tuned(
+        "matrix factorisation, embedding",
+        MatrixFactorisation,
+        grid=FACTOR_GRID,
         full=True,
+        **EMBEDDED,
     ),
-    best_of(MLP, FoldFit.standardised_embedding, _mlps, reads=_embedding, full=True),
-    of_embedding(
-        RESPONSE,
-        candidates=lambda it: [
-            ItemResponse(n, C, it.seed) for n in (1, 2, 4) for C in (0.01, 0.03, 0.1, 0.3)
-        ],
-        full=True,
-    ),
-    best_of(FINE_TUNED, _texts, _classifiers, reads=fine_tunable, full=True),
-    best_of(BENCHMARK, lambda it: it.labels.benchmark, lambda it: [BenchmarkAware()]),
-    best_of(LENGTH, FoldFit.lengths, lambda it: [LengthOnly()]),
-    best_of(ACCURACY, FoldFit.lengths, lambda it: [TrainingAccuracy()]),
+    RouterSpec("MLP, embedding", _mlp, _embedding, full=True),
+    tuned("item response (2PL), embedding", ItemResponse, grid=ABILITY_GRID, full=True, **EMBEDDED),
+    RouterSpec(FINE_TUNED, _fine_tuned, fine_tunable, full=True),
+    tuned(BENCHMARK, BenchmarkAware, lambda it: it.labels.benchmark, {}),
+    tuned(LENGTH, LengthOnly, FoldFit.lengths, {}),
+    tuned(ACCURACY, TrainingAccuracy, FoldFit.lengths, {}),
 )
 ROUTERS = {spec.name: spec for spec in SPECS}
 

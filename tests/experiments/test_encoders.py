@@ -5,9 +5,21 @@ import tiny_studies
 import torch
 from tiny_studies import auc_within_folds, label_table
 
-from prefill_router.evaluation.results import one
-from prefill_router.experiments.decoupling import OTHER, encoder_matrix, own_against_others
+from prefill_router.evaluation.results import one, select
+from prefill_router.experiments.encoders import (
+    OTHER,
+    SIZE,
+    STEPS,
+    checkpoints,
+    encoder_matrix,
+    own_against_others,
+    scaling,
+)
 from prefill_router.experiments.routers import OWN, predictions
+from prefill_router.extraction.models import load_encoder
+from prefill_router.extraction.sources import n_parameters, resolve
+from prefill_router.zoo.recipes import RECIPES
+from prefill_router.zoo.training import build_model
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.usefixtures("own_artifacts")
@@ -66,3 +78,29 @@ def test_a_target_with_states_that_is_always_right_has_no_auc_to_compare(tmp_pat
     study = tiny_studies.study(tmp_path, table, encoders=[own], prices="")
     [row] = own_against_others(study).itertuples()
     assert row.target == own and np.isnan(row.estimate)
+
+
+def test_every_encoder_has_a_size_and_is_compared_with_the_main_one(study):
+    found = scaling(study)
+    main = study.parameters.encoder
+    assert set(select(found, metric="AUC")["encoder"]) == set(study.encoders)
+    for name in study.encoders:
+        size = one(found, metric=SIZE, encoder=name)
+        assert size.estimate == n_parameters(resolve(name)) > 0 and np.isnan(size.lower)
+        if name != main:
+            for metric in ("AUC", "gap closed"):
+                difference = one(found, metric=metric, encoder=main, versus=name).estimate
+                a, b = (one(found, metric=metric, encoder=e).estimate for e in (main, name))
+                assert difference == pytest.approx(a - b)
+    assert select(found, metric=STEPS).empty  # these encoders do not say
+
+
+def test_the_first_checkpoint_is_what_training_began_with(study):
+    places = checkpoints(study)
+    assert list(places) == [f"zoo/reader-m-step-{step}" for step in (0, 250, 1000)] + [
+        "zoo/reader-m"
+    ]
+    mine = load_encoder(resolve(places["zoo/reader-m-step-0"]))[0].state_dict()
+    began = build_model(RECIPES["reader-m"]).base_model.state_dict()
+    for name, weights in mine.items():
+        np.testing.assert_allclose(weights, began[name], atol=1e-3)  # stored in half precision
