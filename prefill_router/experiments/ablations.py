@@ -185,12 +185,8 @@ def trained(study: Study, name: str) -> list[Networks]:
     def train(fold: int) -> dict[str, np.ndarray]:
         return vars(train_variant(FoldFit(study, fold, [p.encoder]), variant))
 
-    found = [
-        study.arrays(
-            "ablation-networks", partial(train, fold), *settings, fold, encoders=[p.encoder]
-        )
-        for fold in range(len(study.splits))
-    ]
+    folds = range(len(study.splits))
+    found = study.kept("ablation-networks", train, folds, *settings, encoders=[p.encoder])
     return [Networks(**arrays) for arrays in found]
 
 
@@ -253,15 +249,10 @@ def ablate(study: Study) -> pd.DataFrame:
             by_seed = by_seed[by_seed["versus"] != ""]  # estimates of differences alone are of use
             rows.append(by_seed.assign(versus=PRIMARY, seed=s, lower=np.nan, upper=np.nan))
     rows = [part[part["target"] == ""] for part in rows]
-    last = SharedTrunkEnsemble().max_epochs
-    counts = {(KEPT, PRIMARY): study.parameters.keep, (TRIED, PRIMARY): len(p)}
-    for name, folds in found.items():
-        counts[STOPPED, name] = np.mean([fold.epochs == last for fold in folds])
-    counted_rows = [
-        counted(Quantity(metric, name, split="train"), value)
-        for (metric, name), value in counts.items()
-    ]
-    return pd.concat([*rows, results(counted_rows)], ignore_index=True)
+    last, of = SharedTrunkEnsemble().max_epochs, partial(Quantity, split="train")
+    counts = {of(KEPT, PRIMARY): study.parameters.keep, of(TRIED, PRIMARY): len(p)}
+    counts |= {of(STOPPED, n): np.mean([f.epochs == last for f in fs]) for n, fs in found.items()}
+    return pd.concat([*rows, results(map(counted, counts, counts.values()))], ignore_index=True)
 
 
 def changes(rows: pd.DataFrame, metric: str, split: str) -> pd.DataFrame:

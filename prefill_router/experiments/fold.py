@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -13,10 +14,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import StandardScaler, normalize
 
 from prefill_router.experiments.study import Study
-from prefill_router.extraction.activations import Activations
 from prefill_router.features import TargetFeatures, fit_components
 from prefill_router.features.selection import Choice
-from prefill_router.labels import Labels
 from prefill_router.labels.splits import Split
 from prefill_router.recipe import fit_predictor
 from prefill_router.recipe.heads import predict_each_network, train_networks, tuned
@@ -25,16 +24,22 @@ Features = list[np.ndarray]
 """What a head reads: one matrix (N, d_k) a target, or a single one (N, d) for all of them."""
 
 
-@dataclass(frozen=True)
 class FoldFit:
     """What a router is fitted with in one fold of a study.
 
-    Attributes
+    Parameters
     ----------
     study : Study
     fold : int
     encoders : sequence of str
         Whose states are read.
+
+    Attributes
+    ----------
+    labels, split, seed
+        The study's labels, the fold's rows and the study's seed.
+    states : dict of str to Activations
+        By encoder.
     kept : dict of str to ndarray
         What is kept beside P(correct): ``tried``, how many settings were compared on validation
         rows. Of the recipe's S networks the losses in each epoch on rows that ``train`` and rows
@@ -42,35 +47,16 @@ class FoldFit:
         are ``chosen``, (M,), and P(correct) by each of these ``networks``, (N, M, K).
     """
 
-    study: Study
-    fold: int
-    encoders: Sequence[str] = ()
-    kept: dict[str, np.ndarray] = field(default_factory=lambda: {"tried": np.zeros((), int)})
+    def __init__(self, study: Study, fold: int, encoders: Sequence[str] = ()):
+        self.study, self.fold, self.encoders = study, fold, encoders
+        self.labels, self.split, self.seed = study.labels, study.splits[fold], study.parameters.seed
+        self.states = study.states(encoders)
+        self.kept = {"tried": np.zeros((), int)}
 
-    @property
-    def labels(self) -> Labels:
-        """The study's labels."""
-        return self.study.labels
-
-    @property
-    def split(self) -> Split:
-        """The fold's rows."""
-        return self.study.splits[self.fold]
-
-    @property
-    def seed(self) -> int:
-        """The study's seed."""
-        return self.study.parameters.seed
-
-    @property
+    @cached_property
     def choices(self) -> list[Choice]:
         """The place and dimension chosen for each target on training rows."""
         return self.study.choices(self.encoders, self.fold)
-
-    @property
-    def states(self) -> Mapping[str, Activations]:
-        """The states of the encoders, by name."""
-        return self.study.states(self.encoders)
 
     # -- features of all N rows ---------------------------------------------------------------
 
@@ -103,16 +89,11 @@ class FoldFit:
         return np.random.default_rng(self.seed).normal(size=self.features().shape)
 
     def embedding(self) -> np.ndarray:
-        """One unit vector a query that says what it is about, (N, D)."""
-        p = self.study.parameters
-        if p.embedding == "lsa":
-            return self.latent_semantics()
-        activations = self.study.activations(p.embedding)
-        pooling = "mean" if "mean" in activations.poolings else activations.poolings[0]
-        return normalize(activations.states(activations.layers[-1], pooling))
-
-    def latent_semantics(self) -> np.ndarray:
-        """Unit vectors, (N, at most 100), of the words in each query."""
+        """One unit vector a query that says what it is about, (N, D), by words or an encoder."""
+        if (encoder := self.study.parameters.embedding) != "lsa":
+            states = self.study.activations(encoder)
+            pooling = "mean" if "mean" in states.poolings else states.poolings[0]
+            return normalize(states.states(states.layers[-1], pooling))
         texts, train = self.labels.question, self.split.train
         words = TfidfVectorizer(sublinear_tf=True, token_pattern=r"\S+").fit(texts[train])
         counts = words.transform(texts)

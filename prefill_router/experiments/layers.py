@@ -18,6 +18,7 @@ from scipy.stats import rankdata
 
 from prefill_router.evaluation.bootstrap import FEW, Ranking, estimate
 from prefill_router.evaluation.results import Quantity, counted, results
+from prefill_router.experiments.comparison import held_out
 from prefill_router.experiments.study import Study
 from prefill_router.features.logistic import fit_logistic, predict_logistic
 from prefill_router.metrics import macro, ratio
@@ -82,14 +83,16 @@ def training_ranking(study: Study, encoder: str) -> pd.DataFrame:
         target; that of their mean resamples targets. `n` counts layers.
     """
     heads, targets = layer_heads(study, encoder), study.labels.targets
-    about = Quantity("", encoder=encoder, split="train", n=heads["layer"].nunique())
-    values = _rankings(heads, heads["auc"].to_numpy()[None], targets, about)
-    found = [results(counted(of, value[0]) for of, value in values.items() if of.target)]
+    values = _rankings(heads, heads["auc"].to_numpy()[None], encoder, targets)
+    about = {"split": "train", "n": heads["layer"].nunique()}
+    rows = (counted(replace(of, **about), value[0]) for of, value in values.items() if of.target)
+    found = [results(rows)]
     for mean in (of for of in values if not of.target):
         by_target = np.array([values[replace(mean, target=t)][0] for t in targets])
         known = by_target[~np.isnan(by_target)]  # constant targets have no AUC
         columns = {"mean": known if len(known) else by_target}
-        found.append(estimate(columns, {mean: itemgetter("mean")}, seed=study.parameters.seed))
+        asked = {replace(mean, **about): itemgetter("mean")}
+        found.append(estimate(columns, asked, seed=study.parameters.seed))
     return pd.concat(found, ignore_index=True)
 
 
@@ -112,31 +115,28 @@ def held_out_ranking(study: Study, encoder: str) -> pd.DataFrame:
           With one split it is chosen on other rows, and not biased by the choice. A minimum lies
           low, the more so on resamples: below 0 it does not show that there is one peak.
     """
-    heads, targets = layer_heads(study, encoder), study.labels.targets
-    scores, correct = held_out_scores(study, encoder, heads)
-    groups = study.labels.group[np.concatenate([split.validation for split in study.splits])]
-    about = Quantity("", encoder=encoder, split="validation", n=len(groups))
+    heads, at = layer_heads(study, encoder), held_out(study, "validation")
     with_auc = heads.dropna(subset="auc")
 
     def asked(areas: np.ndarray) -> dict[Quantity, np.ndarray]:
         found = {
-            replace(about, metric="AUC", layer=layer, pooling=pooling): _area(here, areas)
+            Quantity("AUC", encoder=encoder, layer=layer, pooling=pooling): _area(here, areas)
             for (pooling, layer), here in with_auc.groupby(["pooling", "layer"])
         }
-        found |= _rankings(heads, areas, targets, about)
-        of = [replace(about, metric=SPEARMAN, router=j, pooling=ALL) for j in ("J_white", "J")]
-        found[replace(of[0], versus="J")] = found[of[0]] - found[of[1]]
+        found |= _rankings(heads, areas, encoder, at.targets)
+        white, plain = (
+            Quantity(SPEARMAN, probe, encoder=encoder, pooling=ALL) for probe in ("J_white", "J")
+        )
+        found[replace(white, versus="J")] = found[white] - found[plain]
         for pooling, here in with_auc.groupby("pooling"):
-            found[replace(about, metric=DIP, pooling=pooling)] = _dip(here, areas)
+            found[Quantity(DIP, encoder=encoder, pooling=pooling)] = _dip(here, areas)
         return found
 
     quantities = tuple(asked(heads["auc"].to_numpy()[None]))
-    return estimate(
-        {"AUC": Ranking(scores, correct)},
+    return at.estimate(
+        {"AUC": Ranking(*held_out_scores(study, encoder, heads))},
         {quantities: lambda m: np.column_stack(list(asked(m["AUC"]).values()))},
-        groups,
-        n_resamples=min(FEW, study.parameters.n_resamples),
-        seed=study.parameters.seed,
+        FEW,
     )
 
 
@@ -150,22 +150,19 @@ def held_out_scores(
     scores, correct : ndarrays of shape (n, M)
         A column a head; labels are NaN where never asked, and on rows of other folds.
     """
-    activations, Y = study.activations(encoder), study.labels.correct
-    held = [split.validation for split in study.splits]
-    ends = np.cumsum([0, *map(len, held)])
-    scores, correct = np.full((2, ends[-1], len(heads)), np.nan)
+    activations, at = study.activations(encoder), held_out(study, "validation")
+    scores = np.full((len(at.rows), len(heads)), np.nan)
     places = heads.groupby(["fold", "layer", "pooling"])
     for (fold, layer, pooling), here in track(places, "Predicting held-out rows", len(places)):
-        train, rows = study.splits[fold].train, slice(ends[fold], ends[fold + 1])
-        states = activations.states(layer, pooling)
+        states, train = activations.states(layer, pooling), study.splits[fold].train
+        rows = np.flatnonzero(at.folds == fold)
         reduction = decompose(states[train], here["dimension"].max())
-        inner, outer = (reduction.transform(states[part]) for part in (train, held[fold]))
+        inner, outer = (reduction.transform(states[part]) for part in (train, at.rows[rows]))
         for dimension, same in here.groupby("dimension"):
-            targets = same["target"].to_numpy()
-            model = fit_logistic(inner[:, :dimension], Y[np.ix_(train, targets)])
-            scores[rows, same.index] = predict_logistic(outer[:, :dimension], *model)
-            correct[rows, same.index] = Y[np.ix_(held[fold], targets)]
-    return scores, correct
+            Y = study.labels.correct[np.ix_(train, same["target"])]
+            model = fit_logistic(inner[:, :dimension], Y)
+            scores[np.ix_(rows, same.index)] = predict_logistic(outer[:, :dimension], *model)
+    return scores, np.where(np.isnan(scores), np.nan, at.correct[:, heads["target"]])
 
 
 def ternary_search_losses(study: Study, encoder: str) -> pd.DataFrame:
@@ -247,7 +244,7 @@ def deepest_dip(profile: np.ndarray) -> tuple[int, int, int] | None:
 
 
 def _rankings(
-    heads: pd.DataFrame, areas: np.ndarray, targets: Sequence[str], about: Quantity
+    heads: pd.DataFrame, areas: np.ndarray, encoder: str, targets: Sequence[str]
 ) -> dict[Quantity, np.ndarray]:
     """How each of `RANKERS` orders layers, by target and on average: `SPEARMAN` and `LOST`.
 
@@ -260,14 +257,13 @@ def _rankings(
         mine = with_auc if k is None else with_auc[with_auc["target"] == k]
         every = [rows for _, rows in mine.groupby(["fold", "target"])]
         for ranker, column in RANKERS.items():
-            of = replace(about, router=ranker, target=target)
+            of = Quantity(LOST, ranker, target=target, encoder=encoder)
             for pooling in poolings:
                 profiles = [p[p["pooling"].eq(pooling) | (pooling == ALL)] for p in every]
                 each = [_spearman(p, column, areas) for p in profiles if len(p)]
                 found[replace(of, metric=SPEARMAN, pooling=pooling)] = _mean(each, areas)
             if ranker != CROSS_VALIDATED:
-                each = [_loss(p, column, areas) for p in every]
-                found[replace(of, metric=LOST)] = _mean(each, areas)
+                found[of] = _mean([_loss(p, column, areas) for p in every], areas)
     return found
 
 

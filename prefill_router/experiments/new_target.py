@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import product
 
 import numpy as np
@@ -120,12 +119,13 @@ def label_budget(study: Study, most: int = 6) -> pd.DataFrame:
         return results()
     targets = range(min(labels.n_targets, most))
     settings = (p.n_seeds, p.dimensions, p.criterion, p.inner_folds, sizes)
-    found = [
-        study.arrays(
-            "new-target", partial(predict_new, study, k, sizes), *settings, k, encoders=[p.encoder]
-        )
-        for k in track(targets, "Adding targets")
-    ]
+    found = study.kept(
+        "new-target",
+        lambda k: predict_new(study, k, sizes),
+        track(targets, "Adding targets"),
+        *settings,
+        encoders=[p.encoder],
+    )
     drawn = {"n_resamples": p.n_resamples, "seed": p.seed}
     Y, groups = labels.correct[split.test][:, targets], labels.group[split.test]
     predicted, nothing = (np.stack([held[name] for held in found]) for name in ("p", "nothing"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from inspect import signature
 from typing import Any
 
@@ -223,13 +222,9 @@ def fitted(
             values[it.split.train] = np.nan  # so that nobody can report them
         return found | it.kept
 
-    return [
-        study.arrays(
-            "router", partial(fit, fold), spec.name, encoders, *settings, fold,
-            encoders=[*encoders, p.encoder],
-        )
-        for fold in track(range(len(study.splits)), f"Fitting {spec.name}")
-    ]  # fmt: skip
+    folds = track(range(len(study.splits)), f"Fitting {spec.name}")
+    about = {"encoders": [*encoders, p.encoder]}
+    return study.kept("router", fit, folds, spec.name, encoders, *settings, **about)
 
 
 def predictions(

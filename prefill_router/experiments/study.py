@@ -305,22 +305,27 @@ class Study:
             "settings": list(settings),
         }
 
-    def arrays(
+    def kept(
         self,
         kind: str,
-        build: Callable[[], Mapping[str, np.ndarray]],
+        fit: Callable[[int], Mapping[str, np.ndarray]],
+        numbers: Iterable[int],
         *settings: Any,
         encoders: Iterable[str] = (),
         stage: str = "experiments",
-    ) -> dict[str, np.ndarray]:
-        """Return the arrays that `build` computes, from the store where it has them; see `key`."""
+    ) -> list[dict[str, np.ndarray]]:
+        """Return what `fit` returns for each number, such as a fold's, fitted once; see `key`."""
 
-        def write(directory: Path) -> None:
-            found = {name: np.ascontiguousarray(values) for name, values in build().items()}
+        def write(directory: Path, number: int) -> None:
+            found = {name: np.ascontiguousarray(values) for name, values in fit(number).items()}
             save_file(found, directory / "arrays.safetensors")
 
-        key = self.key(*settings, encoders=encoders)
-        return load_file(self.store.get(kind, key, write, stage=stage) / "arrays.safetensors")
+        key, found = self.key(*settings, encoders=encoders), []
+        for number in numbers:
+            build = partial(write, number=number)
+            path = self.store.get(kind, key | {"number": number}, build, stage=stage)
+            found.append(load_file(path / "arrays.safetensors"))
+        return found
 
     def choices(self, encoders: Sequence[str], fold: int) -> list[Choice]:
         """Choose each target's encoder, layer, pooling and dimension on a split's training rows.
@@ -375,24 +380,21 @@ class Study:
         Answer lengths are predicted by the recipe from the main encoder's states, on training rows:
         the same for every router compared, so that routers differ in P(correct) alone.
         """
-        p, split = self.parameters, self.splits[fold]
+        p, states = self.parameters, self.activations()
 
-        def build() -> dict[str, np.ndarray]:
-            states, choices = self.activations(), self.choices([p.encoder], fold)
-            components = fit_components(choices, self.states([p.encoder]), split.train)
-            features = components.features(components.read(self.states([p.encoder])))
-            costs = fit_costs(
-                self.labels, self.prices, features, split.train, states.full_tokens, seed=p.seed
-            )
-            inputs = costs.input_tokens(self.labels.question.tolist(), states.full_tokens)
+        def fit(fold: int) -> dict[str, np.ndarray]:
+            choices, train = self.choices([p.encoder], fold), self.splits[fold].train
+            components = fit_components(choices, {p.encoder: states}, train)
+            features = components.features(components.read({p.encoder: states}))
+            n_tokens = states.full_tokens
+            costs = fit_costs(self.labels, self.prices, features, train, n_tokens, seed=p.seed)
+            inputs = costs.input_tokens(self.labels.question.tolist(), n_tokens)
             return {"usd": costs.expected(features, inputs)}
 
-        settings = [p.dimensions, p.criterion, p.inner_folds, fold]
-        settings.append(self.prices and [self.prices.input, self.prices.output])
-        encoders = [p.encoder]
-        return self.arrays("predicted-costs", build, *settings, encoders=encoders, stage="recipe")[
-            "usd"
-        ]
+        prices = self.prices and [self.prices.input, self.prices.output]
+        settings = [p.dimensions, p.criterion, p.inner_folds, prices]
+        about = {"encoders": [p.encoder], "stage": "recipe"}
+        return self.kept("predicted-costs", fit, [fold], *settings, **about)[0]["usd"]
 
     # -- results -----------------------------------------------------------------------------
 

@@ -8,8 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from prefill_router import policy
-from prefill_router.evaluation.results import results, select
+from prefill_router.evaluation.results import results
 from prefill_router.experiments.comparison import HeldOut, held_out
 from prefill_router.experiments.routers import (
     BENCHMARK,
@@ -122,9 +121,6 @@ def compare_ways(
     """
     pairs = [((name, SEEN), (name, LEFT_OUT)) for name, way in p if way == SEEN]
     strata = pd.DataFrame({"fold": at.folds, "value": values}).groupby(["fold", "value"]).ngroup()
-    aucs = replace(at, folds=strata.to_numpy()).probabilities(p, pairs, ["AUC"])
-    gaps = at.choices({key: policy.argmax(q) for key, q in p.items()}, pairs)
-    wanted = {"metric": ["AUC", "gap closed"], "router": list(p), "versus": None}
-    found = select(pd.concat([aucs, gaps]), **wanted)
+    found = replace(at, folds=strata.to_numpy()).likeliest(p, pairs)
     router, versus = found["router"].str, found["versus"].str
     return found.assign(router=router[0], split=router[1], versus=versus[1].fillna(""))

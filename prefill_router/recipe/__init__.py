@@ -28,8 +28,7 @@ from prefill_router.labels.splits import Split
 from prefill_router.probes import probe_layers
 from prefill_router.recipe.calibration import fit_calibration
 from prefill_router.recipe.cost_prediction import CostModel, fit_costs
-from prefill_router.recipe.heads import COLUMNS, HEADS, HeadData, score
-from prefill_router.recipe.predictor import Predictor
+from prefill_router.recipe.heads import COLUMNS, HEADS, HeadData, Predictor, score
 
 if TYPE_CHECKING:
     from prefill_router.extraction.activations import Activations

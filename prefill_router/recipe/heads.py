@@ -1,8 +1,11 @@
-"""Heads: from features to P(correct), fitted once, kept as tensors, applied in NumPy."""
+"""Heads: from features to P(correct), fitted once, kept as tensors, applied in NumPy.
+
+A `Predictor` is what a router saves and computes with: pooled states to P(correct) by NumPy alone.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +15,14 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import has_fit_parameter
 
 from prefill_router.baselines.classifiers import RidgePath, TargetLogistic, join_parts, split_labels
+from prefill_router.features import Components, blockwise
 from prefill_router.features.logistic import predict_logistic
 from prefill_router.labels.splits import Split
 from prefill_router.metrics import pairwise_brier
+from prefill_router.recipe.calibration import Calibration
 
 if TYPE_CHECKING:
+    from prefill_router.extraction.activations import Activations
     from prefill_router.recipe import Recipe
     from prefill_router.trunk import SharedTrunkEnsemble
 
@@ -194,3 +200,51 @@ HEADS = {
     "logistic": Head(fit_logistic_head, lambda tensors, X: predict_logistic(X, **tensors)),
     "ridge": Head(fit_ridge, predict_ridge, all_layers=True),
 }
+
+
+@dataclass(frozen=True)
+class Predictor(Components):
+    """States at P places -> components -> head -> calibrated P(correct) of K targets.
+
+    Attributes
+    ----------
+    places, centre, projection
+        As in `Components`.
+    head : str
+        A key of `HEADS`.
+    tensors : dict of str to ndarray
+        The fitted head.
+    calibration : Calibration
+    """
+
+    head: str
+    tensors: dict[str, np.ndarray]
+    calibration: Calibration
+
+    def raw(self, features: np.ndarray) -> np.ndarray:
+        """Return the head's P(correct), (N, K) float64, before calibration."""
+        return blockwise(lambda X: HEADS[self.head].predict(self.tensors, X), features)
+
+    def probabilities(self, features: np.ndarray) -> np.ndarray:
+        """Return calibrated P(correct), (N, K) float64."""
+        return self.calibration.apply(self.raw(features))
+
+    def predict_proba(
+        self, activations: Activations | Mapping[str, Activations], rows: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Return calibrated P(correct) of all queries or of `rows`, (n, K) float64.
+
+        A query's probabilities do not depend on which others come with it, to the last bit.
+
+        Parameters
+        ----------
+        activations : Activations, or mapping of str to Activations
+            Of one encoder, or by the encoder's name.
+        rows : ndarray of int, optional
+
+        Raises
+        ------
+        InputError
+            If an encoder, a layer or a pooling is not there.
+        """
+        return self.probabilities(self.features(self.read(activations, rows)))

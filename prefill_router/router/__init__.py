@@ -25,7 +25,7 @@ from prefill_router.labels.costs import MILLION, Prices
 from prefill_router.labels.splits import make_splits
 from prefill_router.recipe import AUTO, Recipe, fit_recipe
 from prefill_router.recipe.cost_prediction import CostModel
-from prefill_router.recipe.predictor import Predictor
+from prefill_router.recipe.heads import Predictor
 from prefill_router.router import files
 from prefill_router.router.added_targets import add_columns, fit_added
 from prefill_router.router.contents import UNKNOWN, RouterConfig, Tensors, costs_of, predictor_of

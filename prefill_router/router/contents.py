@@ -16,8 +16,7 @@ from prefill_router.labels.costs import MILLION, Prices
 from prefill_router.recipe import Fitted
 from prefill_router.recipe.calibration import FAMILIES, ISOTONIC, Calibration
 from prefill_router.recipe.cost_prediction import CostModel, LengthModel
-from prefill_router.recipe.heads import HEADS
-from prefill_router.recipe.predictor import Predictor
+from prefill_router.recipe.heads import HEADS, Predictor
 from prefill_router.router.guarantee import Guarantee, Share
 
 FORMAT = 3

@@ -21,7 +21,7 @@ from prefill_router.labels import Labels
 from prefill_router.labels.costs import Prices, query_costs
 from prefill_router.progress import track
 from prefill_router.recipe.cost_prediction import CostModel
-from prefill_router.recipe.predictor import Predictor
+from prefill_router.recipe.heads import Predictor
 from prefill_router.router.added_targets import add_columns
 from prefill_router.router.contents import AddedRecord, RouterConfig
 
