@@ -186,15 +186,14 @@ class Study:
         ndarray of shape (n, ...)
             In the order of `test_rows`.
         """
-        joined = np.empty_like(by_fold[0])
-        for values, split in zip(by_fold, self.splits, strict=True):
-            joined[split.test] = values[split.test]
-        return joined[self.test_rows]
+        return np.stack(by_fold)[self.test_folds, self.test_rows]
 
     @cached_property
     def test_folds(self) -> np.ndarray:
         """Which split tests each of `test_rows`, (n,)."""
-        return self.over_folds([np.full(self.labels.n_queries, f) for f in range(len(self.splits))])
+        tested = [split.test for split in self.splits]
+        folds = np.repeat(range(len(tested)), [len(rows) for rows in tested])
+        return folds[np.argsort(np.concatenate(tested))]
 
     @cached_property
     def best_single(self) -> list[int]:

@@ -48,14 +48,9 @@ def fold(study):
     return FoldFit(study, 1, [study.parameters.encoder])
 
 
-def networks(rng, n_networks=4, n=7, n_targets=3, n_heads=1):
-    p = rng.random((n_networks, n, n_targets))
-    return Networks(p, *rng.random((3, n_networks, n_heads)))
-
-
 @pytest.mark.parametrize("n_heads", [1, 3])
 def test_the_best_networks_of_each_head_are_averaged(rng, n_heads):
-    these = networks(rng, n_heads=n_heads)
+    these = Networks(rng.random((4, 7, 3)), *rng.random((3, 4, n_heads)))
     for by, scores in ((None, these.losses), (these.briers, these.briers)):
         average = these.average(2, by)
         for k in range(3):
@@ -80,26 +75,20 @@ def test_every_variant_predicts_every_target(study, fold):
         assert ((these.p > 0) & (these.p < 1)).all() and (these.epochs == 1).all()
 
 
-def test_separate_heads_see_one_target_s_labels_alone(study, fold):
-    found = train_variant(fold, variants(study)[SEPARATE])
-    x, train, p = fold.features(), study.splits[1].train, study.parameters
-    for k in range(study.labels.n_targets):
+def test_separate_heads_and_published_splits_are_those_of_the_ensemble(study, fold):
+    x, Y, train, p = fold.features(), study.labels.correct, fold.split.train, study.parameters
+    groups = study.labels.group[train]
+    separate = train_variant(fold, variants(study)[SEPARATE])
+    for k in range(Y.shape[1]):
         alone = SharedTrunkEnsemble(p.n_seeds, 1, random_state=p.seed)
-        alone.fit(x[train], study.labels.correct[train][:, [k]], study.labels.group[train])
-        np.testing.assert_allclose(found.average(1)[:, [k]], alone.predict_proba(x), atol=1e-6)
-        np.testing.assert_allclose(found.losses[:, k], alone.validation_losses_, atol=1e-6)
-
-
-def test_brier_scores_are_those_of_the_rows_that_stopped_the_network(study, fold):
-    found = train_variant(fold, variants(study)["another split for each network"])
-    x, train, p = fold.features(), study.splits[1].train, study.parameters
-    Y = study.labels.correct
+        alone.fit(x[train], Y[train][:, [k]], groups)
+        np.testing.assert_allclose(separate.average(1)[:, [k]], alone.predict_proba(x), atol=1e-6)
+        np.testing.assert_allclose(separate.losses[:, k], alone.validation_losses_, atol=1e-6)
+    published = train_variant(fold, variants(study)["another split for each network"])
     same = SharedTrunkEnsemble(p.n_seeds, p.n_seeds, split="published", random_state=p.seed)
-    same.fit(x[train], Y[train], study.labels.group[train])
-    for s, rows in enumerate(same.held_out_):
-        held = train[rows]
-        squares = (found.p[s, held] - Y[held]) ** 2
-        np.testing.assert_allclose(found.briers[s], np.nanmean(squares), atol=1e-6)
+    for s, rows in enumerate(same.fit(x[train], Y[train], groups).held_out_):
+        squares = (published.p[s, train[rows]] - Y[train[rows]]) ** 2
+        np.testing.assert_allclose(published.briers[s], np.nanmean(squares), atol=1e-6)
 
 
 def test_only_one_variant_cuts_groups(study, fold, monkeypatch):
@@ -119,21 +108,14 @@ def test_only_one_variant_cuts_groups(study, fold, monkeypatch):
     assert n_groups < len(train)
 
 
-def test_one_layer_is_the_best_on_average(study, fold):
-    table = study.layer_auc(study.parameters.encoder).query("fold == 1 and not constant")
-    means = table.groupby(["layer", "pooling", "dimension"])["auc"].mean()
-    layer, pooling, dimension = means.idxmax()
-    expected = fold.reduced([Choice(study.parameters.encoder, layer, pooling, dimension)])[0]
-    np.testing.assert_array_equal(one_layer(fold), expected)
-
-
-def test_widths_of_features(study, fold):
-    recipe = fold.features().shape[1]
-    assert all_layers(fold).shape[1] <= recipe
-    for dimension in (1, 2):
-        assert own_layers(fold, dimension).shape[1] == dimension * study.labels.n_targets
-    choices = study.choices([study.parameters.encoder], 1)
-    columns = np.cumsum([0, *(choice.dimension for choice in choices)])[:-1]
+def test_features_of_variants(study, fold):
+    main = study.parameters.encoder
+    table = study.layer_auc(main).query("fold == 1 and not constant")
+    place = table.groupby(["layer", "pooling", "dimension"])["auc"].mean().idxmax()
+    np.testing.assert_array_equal(one_layer(fold), fold.reduced([Choice(main, *place)])[0])
+    assert all_layers(fold).shape[1] <= fold.features().shape[1]
+    assert own_layers(fold, 2).shape[1] == 2 * study.labels.n_targets
+    columns = np.cumsum([0, *(choice.dimension for choice in fold.choices)])[:-1]
     np.testing.assert_allclose(own_layers(fold, 1), fold.features()[:, columns], atol=1e-5)
 
 
@@ -157,54 +139,44 @@ def test_every_configuration_has_its_rows_and_seeds_are_compared_with_the_same_s
     ended = np.concatenate([of.epochs.ravel() for of in networks])
     stopped = one(rows, metric=STOPPED, router="no dropout").estimate
     assert stopped == np.mean(ended == SharedTrunkEnsemble().max_epochs)
-    draw = drawn_at_random(study, recipe)
-    for s in range(study.parameters.n_seeds):
-        single = {
-            "no dropout": [of.p[s] for of in networks],
-            PRIMARY: [of.p[s] for of in recipe],
-            "average": found[PRIMARY],
-            AT_RANDOM: draw[s],
-        }
-        pairs = [("no dropout", PRIMARY), (PRIMARY, "average"), (AT_RANDOM, "average")]
-        expected = compare_predictions(study, single, pairs, "test", 100)
-        for (a, b), name in zip(pairs, ("no dropout", FIRST, AT_RANDOM), strict=True):
-            for metric in ("gap closed", "AUC", "Brier"):
-                ours = one(rows, metric=metric, router=name, versus=PRIMARY, seed=s, split="test")
-                theirs = one(expected, metric=metric, router=a, versus=b)
-                assert ours.estimate == pytest.approx(theirs.estimate, abs=1e-12)
-                assert np.isnan(ours.lower)
+    draw = drawn_at_random(study, recipe)[1]
+    single = {
+        "no dropout": [of.p[1] for of in networks],
+        PRIMARY: [of.p[1] for of in recipe],
+        "average": found[PRIMARY],
+        AT_RANDOM: draw,
+    }
+    pairs = [("no dropout", PRIMARY), (PRIMARY, "average"), (AT_RANDOM, "average")]
+    expected = compare_predictions(study, single, pairs, "test", 100)
+    for (a, b), name in zip(pairs, ("no dropout", FIRST, AT_RANDOM), strict=True):
+        for metric in ("gap closed", "AUC", "Brier"):
+            ours = one(rows, metric=metric, router=name, versus=PRIMARY, seed=1, split="test")
+            theirs = one(expected, metric=metric, router=a, versus=b)
+            assert ours.estimate == pytest.approx(theirs.estimate, abs=1e-12)
+            assert np.isnan(ours.lower)
 
 
-def made_up():
-    """Differences of three changes on test rows, with two seeds for two of them."""
+def test_queries_and_seeds_add_as_squares_and_p_is_corrected_for_all_changes():
+    """Three changes, with two seeds for two of them."""
     values = {"narrow": (0.2, 0.1, 0.3), FIRST: (-0.2, -0.3, -0.1), ALL: (0.1, 0.05, 0.15)}
     rows = [
         vars(Quantity("AUC", name, PRIMARY)) | {"estimate": e, "lower": low, "upper": high}
         for name, (e, low, high) in values.items()
     ]
-    seeds = {"narrow": (0.1, 0.3), FIRST: (0.0, 0.4)}
-    rows += [
-        counted(Quantity("AUC", name, PRIMARY, seed=s), value)
-        for name, of in seeds.items()
-        for s, value in enumerate(of)
-    ]
+    for name, seeds in {"narrow": (0.1, 0.3), FIRST: (0.0, 0.4)}.items():
+        of = [Quantity("AUC", name, PRIMARY, seed=s) for s in range(2)]
+        rows += map(counted, of, seeds)
     rows.append(counted(Quantity("AUC", "narrow", PRIMARY, split="validation"), 9.0))
-    return results([*rows, counted(Quantity(KEPT, PRIMARY, split="train"), 2)])
-
-
-def test_queries_and_seeds_add_as_squares_and_p_is_corrected_for_all_changes():
-    found = changes(made_up(), "AUC", "test")
+    rows = results([*rows, counted(Quantity(KEPT, PRIMARY, split="train"), 2)])
+    found = changes(rows, "AUC", "test")
     assert found["router"].tolist() == ["narrow", FIRST, ALL]
     # the deviation of an average of two networks, of one alone, and an unknown one
     deviations = [np.std([0.1, 0.3], ddof=1) / np.sqrt(2), np.std([0.0, 0.4], ddof=1), np.nan]
     np.testing.assert_allclose(found["seed_error"], deviations)
     errors = np.hypot([0.2 / 3.92, 0.2 / 3.92, 0.1 / 3.92], np.nan_to_num(deviations))
     np.testing.assert_allclose(found["error"], errors)
-    p = 2 * norm.sf([0.2, 0.2, 0.1] / errors)
-    np.testing.assert_allclose(found["p"], p)
+    np.testing.assert_allclose(found["p"], p := 2 * norm.sf([0.2, 0.2, 0.1] / errors))
     np.testing.assert_allclose(found["p_holm"], holm(p))
-    alone = changes(made_up().query("router != 'narrow'"), "AUC", "test")
-    assert alone.set_index("router")["p_holm"][ALL] < found.set_index("router")["p_holm"][ALL]
 
 
 def test_a_target_without_labels_stays_at_one_half(study):

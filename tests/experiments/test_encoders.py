@@ -38,27 +38,22 @@ def test_the_matrix_holds_each_encoders_auc_for_each_target(study):
 
 def test_own_states_are_compared_with_the_best_others(tmp_path):
     """The target `early` is an encoder as well; the untrained control is no candidate."""
-    names = {name: str(tmp_path / name) for name in ("main", "other", "control")}
-    own = str(tiny_models.save(tmp_path / "early", seed=8))
-    table = label_table()
+    own, table = str(tiny_models.save(tmp_path / "early", seed=8)), label_table()
+    main, other = str(tmp_path / "main"), str(tmp_path / "other")
     table["model"] = table["model"].replace("early", own)
-    study = tiny_studies.study(
-        tmp_path, table, encoders=[names["other"], own], outer_folds=2, prices=""
-    )
+    study = tiny_studies.study(tmp_path, table, encoders=[other, own], outer_folds=2, prices="")
     row = one(own_against_others(study), router=OTHER, versus=None, target=None)
-    other, own_p = np.full((2, study.labels.n_queries), np.nan)
-    for fold, split in enumerate(study.splits):
-        inner = {}
-        for name in ("main", "other"):
-            aucs = study.layer_auc(names[name]).query("target == 0 and fold == @fold")
-            inner[names[name]] = aucs["auc"].max()
-        best = max(inner, key=inner.get)
-        t = split.test
-        other[t] = predictions(study, OWN, [best])[fold][t, 0]
-        own_p[t] = predictions(study, OWN, [own])[fold][t, 0]
+
+    def auc(name, fold):
+        table = study.layer_auc(name)
+        return table[table["target"].eq(0) & table["fold"].eq(fold)]["auc"].max()
+
+    best = [other if auc(other, f) > auc(main, f) else main for f in range(2)]
+    theirs = [predictions(study, OWN, [name])[fold] for fold, name in enumerate(best)]
+    mine = predictions(study, OWN, [own])
+    p = (study.over_folds(by_fold)[:, [0, 0, 0]] for by_fold in (theirs, mine))
+    want = np.subtract(*(auc_within_folds(study, values, 0) for values in p))
     assert row.target == own
-    tested = (np.column_stack([p[study.test_rows]] * 3) for p in (other, own_p))
-    want = np.subtract(*(auc_within_folds(study, p, 0) for p in tested))
     assert row.estimate == pytest.approx(want, abs=1e-12)
     assert row.lower <= row.estimate <= row.upper
 
@@ -67,17 +62,14 @@ def test_where_no_target_has_states_there_is_nothing_to_compare(study):
     assert len(own_against_others(study)) == 0
 
 
-def test_a_target_always_right_has_no_auc(with_constant):
-    assert encoder_matrix(with_constant).query("target == 'perfect'")["estimate"].isna().all()
-
-
-def test_a_target_with_states_that_is_always_right_has_no_auc_to_compare(tmp_path):
+def test_a_target_always_right_has_no_auc(tmp_path):
     own = str(tiny_models.save(tmp_path / "perfect", seed=8))
     table = label_table(targets=tiny_studies.TARGETS)
     table["model"] = table["model"].replace("perfect", own)
     study = tiny_studies.study(tmp_path, table, encoders=[own], prices="")
     [row] = own_against_others(study).itertuples()
     assert row.target == own and np.isnan(row.estimate)
+    assert encoder_matrix(study).query("target == @own")["estimate"].isna().all()
 
 
 def test_every_encoder_has_a_size_and_is_compared_with_the_main_one(study):

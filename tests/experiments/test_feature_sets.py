@@ -22,7 +22,6 @@ from prefill_router.experiments.feature_sets import (
     compare_layers,
     feature_candidates,
     feature_set,
-    layer_widths,
     tuned_logistic,
 )
 from prefill_router.experiments.fold import FoldFit
@@ -38,34 +37,30 @@ pytestmark = pytest.mark.usefixtures("own_artifacts")
 
 
 def test_sets_are_what_they_are_called(study):
-    main, both = study.parameters.encoder, study.trained_encoders
-    split, states = study.splits[1], study.activations(main)
-    it = FoldFit(study, 1, [main])
-    (one,), expected_features = feature_candidates(it, ONE), it.reduced(it.choices)
-    for features, expected in zip(one, expected_features, strict=True):
-        np.testing.assert_array_equal(features, expected)
-    (last,) = feature_candidates(FoldFit(study, 1, [main]), LAST)
-    table = study.layer_auc(main).query("fold == 1 and layer == 3")
-    for features, choice in zip(last, choose(table), strict=True):
-        reduction = decompose(states.states(3, choice.pooling)[split.train], choice.dimension)
-        expected = reduction.transform(states.states(3, choice.pooling))
-        np.testing.assert_allclose(features, expected, atol=1e-4)
-    (by_j,) = feature_candidates(FoldFit(study, 1, [main]), BY_J)
+    main, split, states = study.parameters.encoder, study.splits[1], study.activations()
+    it, both = FoldFit(study, 1, [main]), FoldFit(study, 1, study.trained_encoders)
+
+    def check(features, place, k, dimension=None):
+        h = states.states(*place)
+        expected = decompose(h[split.train], dimension or features[k].shape[1]).transform(h)
+        np.testing.assert_allclose(features[k], expected, atol=1e-4)
+
+    (one,), (last,), (by_j,) = (feature_candidates(it, name) for name in (ONE, LAST, BY_J))
+    table = study.layer_auc(main).query("fold == 1")
     probes = study.probes(main).query("fold == 1 and not constant")
-    for k, features in enumerate(by_j):
-        best = probes.loc[probes[probes["target"] == k]["J"].idxmax()]
-        at = states.states(int(best["layer"]), best["pooling"])
-        expected = decompose(at[split.train], features.shape[1]).transform(at)
-        np.testing.assert_allclose(features, expected, atol=1e-4)
-    widths = layer_widths(study, main)
-    every = feature_candidates(FoldFit(study, 1, [main]), ALL)
+    best_last, best = choose(table.query("layer == 3")), choose(table)
+    for k in range(study.labels.n_targets):
+        check(one, (best[k].layer, best[k].pooling), k, best[k].dimension)
+        check(last, (3, best_last[k].pooling), k, best_last[k].dimension)
+        by = probes.loc[probes[probes["target"] == k]["J"].idxmax()]
+        check(by_j, (int(by["layer"]), by["pooling"]), k)
     n_places = len(states.layers) * len(states.poolings)
-    assert widths == [2, 6]
-    assert [x.shape[1] for (x,) in every] == [n_places * width for width in widths]
-    ((several,),) = feature_candidates(FoldFit(study, 1, both), SEVERAL)
-    own = [FoldFit(study, 1, [e]).distinct_features() for e in both]
+    every = feature_candidates(it, ALL)
+    assert [x.shape[1] for (x,) in every] == [n_places * width for width in (2, 6)]
+    ((several,),) = feature_candidates(both, SEVERAL)
+    own = [FoldFit(study, 1, [e]).distinct_features() for e in study.trained_encoders]
     np.testing.assert_array_equal(several, np.hstack(own))
-    assert len(feature_candidates(FoldFit(study, 1, both), PAIRED)[0]) == study.labels.n_targets
+    assert len(feature_candidates(both, PAIRED)[0]) == study.labels.n_targets
 
 
 def test_a_set_is_the_same_whatever_criterion_the_study_has(study):
@@ -78,50 +73,38 @@ def test_a_set_is_the_same_whatever_criterion_the_study_has(study):
         np.testing.assert_array_equal(np.hstack(mine), np.hstack(theirs))
 
 
-def test_logistic_heads_are_scikit_learns_and_validation_chooses():
-    rng = np.random.default_rng(0)
-    latent = rng.normal(size=(300, 3))
-    noise = rng.normal(size=(300, 4))
-    Y = (latent[:, :2] + 0.5 * rng.normal(size=(300, 2)) > 0).astype(float)
+def test_logistic_heads_are_scikit_learns_and_validation_chooses(rng):
+    latent, noise = rng.normal(size=(300, 3)), rng.normal(size=(300, 4))
+    Y = (latent[:, [0, 1, 1]] + 0.5 * rng.normal(size=(300, 3)) > 0).astype(float)
     Y[::7, 1] = np.nan
-    train, validation = np.arange(150), np.arange(150, 220)
-    collinear = np.hstack([latent, latent @ rng.normal(size=(3, 2))])
-    candidates = [[noise], [collinear]]
-    split = Split(train, validation, np.arange(220, 300))
-    p, best = tuned_logistic(candidates, Y, split)
+    split = Split(np.arange(150), np.arange(150, 220), np.arange(220, 300))
+    v = split.validation
+    Y[v, 2] = np.nan  # then the first features and the strongest penalty are taken
+    collinear = np.hstack([latent, latent @ rng.normal(size=(3, 2)), np.zeros((300, 1))])
+    p, best = tuned_logistic([[noise], [collinear]], Y, split)
     assert best == 1
-    for k in range(2):
-        known = train[~np.isnan(Y[train, k])]
-        scored = {}
-        for (X,) in candidates:
+    for k in range(3):
+        known, scored = split.train[~np.isnan(Y[split.train, k])], {}
+        for X in (noise, collinear):
             for C in PENALTIES:
                 model = LogisticRegression(C=C, solver="newton-cholesky", tol=1e-10)
                 q = model.fit(X[known], Y[known, k]).predict_proba(X)[:, 1]
-                scored[np.nanmean((q[validation] - Y[validation, k]) ** 2)] = q
+                seen = ~np.isnan(Y[v, k])
+                score = np.mean((q[v] - Y[v, k])[seen] ** 2) if seen.any() else 0.0
+                scored.setdefault(score, q)
         np.testing.assert_allclose(p[:, k], scored[min(scored)], atol=1e-5)
 
 
-def test_constant_features_and_a_target_without_validation_labels():
-    Y = np.column_stack([np.arange(40) % 2, np.arange(40) % 3 == 0]).astype(float)
-    Y[20:30, 1] = np.nan
-    split = Split(np.arange(20), np.arange(20, 30), np.arange(30, 40))
-    p, _ = tuned_logistic([[np.zeros((40, 3))]], Y, split)
-    assert np.isfinite(p).all()
-    np.testing.assert_allclose(p, p[:1].repeat(40, axis=0))
-
-
 def test_labels_of_test_rows_change_no_prediction(tmp_path):
-    """And training rows are not predicted, so that nobody can report them."""
-
     study = tiny_studies.study(tmp_path)
-    split, correct = study.splits[0], study.labels.correct.copy()
-    correct[split.test] = 1 - correct[split.test]
+    test, correct = study.splits[0].test, study.labels.correct.copy()
+    correct[test] = 1 - correct[test]
     flipped, main = relabelled(study, correct=correct), [study.parameters.encoder]
     for features in (ONE, ALL, BY_J):
         router = feature_set(features, LOGISTIC)
         p, same = (predictions(s, router, main)[0] for s in (study, flipped))
         np.testing.assert_array_equal(p, same)
-        assert np.isnan(p[split.train]).all() and np.isfinite(p[split.test]).all()
+        assert np.isfinite(p[test]).all()
 
 
 def test_the_trunk_reads_the_candidate_that_validation_prefers(study, monkeypatch):

@@ -52,15 +52,13 @@ def test_heads_are_scikit_learns_fitted_on_training_rows(with_constant):
     study, encoder = with_constant, with_constant.parameters.encoder
     heads = layer_heads(study, encoder)
     scores, correct = held_out_scores(study, encoder, heads)
-    activations, Y = study.activations(), study.labels.correct
+    split, n_before = study.splits[1], len(study.splits[0].validation)
+    h, Y = study.activations().states(2, "mean"), study.labels.correct
     wanted = heads.query("fold == 1 and pooling == 'mean' and layer == 2 and target < 3")
     assert len(wanted) == 3
-    split, n_before = study.splits[1], len(study.splits[0].validation)
     for place, head in wanted.iterrows():
-        states = activations.states(2, "mean")
-        reduction = decompose(states[split.train], head["dimension"])
-        train, held = (reduction.transform(states[r]) for r in (split.train, split.validation))
-        y = Y[:, head["target"]]
+        reduction, y = decompose(h[split.train], head["dimension"]), Y[:, head["target"]]
+        train, held = (reduction.transform(h[r]) for r in (split.train, split.validation))
         model = LogisticRegression(solver="newton-cholesky", tol=1e-10).fit(train, y[split.train])
         expected = model.predict_proba(held)[:, 1]
         np.testing.assert_allclose(scores[n_before:, place], expected, atol=1e-5)
@@ -151,7 +149,6 @@ def test_one_layer_and_one_pooling_leave_comparisons_undefined(tmp_path):
 
 def test_test_rows_are_never_read(tmp_path, monkeypatch):
     """Neither their labels nor their states matter to any of the answers."""
-
     study, bounds = tiny_studies.study(tmp_path), ["estimate", "lower", "upper"]
     test, encoder, states = study.splits[0].test, study.parameters.encoder, Activations.states
 
@@ -160,8 +157,7 @@ def test_test_rows_are_never_read(tmp_path, monkeypatch):
         values[test] = 1e6
         return values
 
-    before = held_out_ranking(study, encoder)[bounds]
-    correct = study.labels.correct.copy()
+    before, correct = held_out_ranking(study, encoder)[bounds], study.labels.correct.copy()
     correct[test] = 1 - correct[test]
     monkeypatch.setattr(Activations, "states", spoiled)
     after = held_out_ranking(relabelled(study, correct=correct), encoder)[bounds]

@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import tiny_studies
@@ -12,7 +10,6 @@ from prefill_router.experiments.fold import FoldFit
 from prefill_router.experiments.routers import (
     CLUSTERS,
     FINE_TUNED,
-    LOGISTIC,
     OWN,
     PRIMARY,
     RANDOM_FEATURES,
@@ -26,7 +23,6 @@ from prefill_router.experiments.routers import (
     router_names,
     training_losses,
 )
-from prefill_router.experiments.study import ARTIFACTS
 from prefill_router.recipe.calibration import fit_calibration
 from prefill_router.storage import STAGES
 from prefill_router.trunk import SharedTrunkEnsemble
@@ -102,30 +98,14 @@ def test_missing_labels_and_a_target_always_right_are_no_obstacle(tmp_path):
 # -- what is kept --------------------------------------------------------------------------------
 
 
-def test_a_router_is_fitted_again_when_the_version_of_its_stage_is_raised(study, monkeypatch):
-    fitted = []
-
-    def fit(it):
-        fitted.append(it.fold)
-        return np.full(it.study.labels.correct.shape, 0.5)
-
-    mine = RouterSpec("mine", fit)
-    for version in (STAGES["experiments"], STAGES["experiments"], 99):
-        monkeypatch.setitem(STAGES, "experiments", version)
-        predictions(study, mine)
-    assert len(fitted) == 2 * len(study.splits)
-
-
-def test_another_study_is_fitted_anew(tmp_path, monkeypatch):
-    monkeypatch.setenv(ARTIFACTS, str(tmp_path / "shared"))
+def test_a_router_is_fitted_again_for_another_version_study_or_encoder(study, monkeypatch):
     fits = []
 
     def fit(it):
         fits.append(it.fold)
-        return np.full(it.study.labels.correct.shape, 0.5)
+        return np.full(it.labels.correct.shape, 0.5)
 
-    monkeypatch.setitem(ROUTERS, PRIMARY, replace(ROUTERS[PRIMARY], fit=fit))
-    study = tiny_studies.study(tmp_path, n_queries=60)
+    small, mine = study.like(n_queries=60), RouterSpec("mine", fit)
     for change in (
         {}, {"seed": 1}, {"dimensions": [3]}, {"n_seeds": 3}, {"keep": 1}, {"criterion": "J"},
         {"inner_folds": 4}, {"layers": "upper"}, {"poolings": ["mean"]},
@@ -133,8 +113,12 @@ def test_another_study_is_fitted_anew(tmp_path, monkeypatch):
     ):  # fmt: skip
         del fits[:]
         for _ in range(2):
-            predictions(study.like(**change), PRIMARY)
+            predictions(small.like(**change), mine)
         assert fits == [0], change
+    predictions(small, mine, study.parameters.encoders)
+    monkeypatch.setitem(STAGES, "experiments", 99)
+    predictions(small, mine)
+    assert fits == [0] * 3
 
 
 def test_networks_kept_are_those_that_predicted(study):
@@ -155,41 +139,27 @@ def test_networks_kept_are_those_that_predicted(study):
 # -- what is read --------------------------------------------------------------------------------
 
 
-def test_routers_that_a_study_does_not_allow_are_left_out(tmp_path, study):
+def test_routers_read_the_encoders_they_name_or_are_left_out(study):
+    p = study.parameters
+    read = {name: spec.reads(study) for name, spec in ROUTERS.items()}
+    assert read[PRIMARY] == [p.encoder] and read[UNTRAINED] == [p.untrained]
+    assert read[BEST_ENCODER] == [*p.encoders, p.encoder]
+    assert read[CLUSTERS] == []  # of latent semantics
     assert router_names(study, full=True) == list(ROUTERS)
     slow = set(ROUTERS) - set(router_names(study))
     assert len(slow) == 6 and {RANDOM_FEATURES, FINE_TUNED} < slow
-    plain = tiny_studies.study(tmp_path, untrained="")
-    assert set(ROUTERS) - set(router_names(plain, full=True)) == {UNTRAINED}
-    alone = tiny_studies.study(tmp_path / "b", encoders=[])
-    assert set(ROUTERS) - set(router_names(alone, full=True)) == {BEST_ENCODER}
-
-
-def test_routers_read_the_encoders_they_name(study):
-    p = study.parameters
-    assert ROUTERS[PRIMARY].reads(study) == [p.encoder]
-    assert ROUTERS[UNTRAINED].reads(study) == [p.untrained]
-    assert ROUTERS[BEST_ENCODER].reads(study) == [*p.encoders, p.encoder]
-    assert ROUTERS[CLUSTERS].reads(study) == []  # of latent semantics
-
-
-def test_other_encoders_can_be_asked_for(study):
-    own = predictions(study, LOGISTIC)[0]
-    other = predictions(study, LOGISTIC, study.parameters.encoders)[0]
-    assert not np.allclose(own, other, equal_nan=True)
-    same = predictions(study, LOGISTIC, [study.parameters.encoder])[0]
-    assert np.array_equal(own, same, equal_nan=True)
+    for change, lost in (({"untrained": ""}, UNTRAINED), ({"encoders": []}, BEST_ENCODER)):
+        assert set(ROUTERS) - set(router_names(study.like(**change), full=True)) == {lost}
 
 
 def test_own_features_are_those_chosen_for_the_target_alone(study):
-    it = FoldFit(study, 0, ROUTERS[OWN].reads(study))
-    split, Y = study.splits[0], study.labels.correct
+    it, Y = FoldFit(study, 0, ROUTERS[OWN].reads(study)), study.labels.correct
+    train, v, test = it.split.train, it.split.validation, it.split.test
     [p] = predictions(study, OWN, calibrated=False)
     for k, f in enumerate(it.reduced(it.choices)):
         fits = []
         for C in (0.001, 0.01, 0.1, 1):
-            model = LogisticRegression(C=C, tol=1e-8, max_iter=1000)
-            guess = model.fit(f[split.train], Y[split.train, k]).predict_proba(f)[:, 1]
-            brier = np.mean((guess[split.validation] - Y[split.validation, k]) ** 2)
-            fits.append((brier, guess))
-        np.testing.assert_allclose(p[split.test, k], min(fits)[1][split.test], atol=1e-3)
+            model = LogisticRegression(C=C, tol=1e-8, max_iter=1000).fit(f[train], Y[train, k])
+            guess = model.predict_proba(f)[:, 1]
+            fits.append((np.mean((guess[v] - Y[v, k]) ** 2), guess))
+        np.testing.assert_allclose(p[test, k], min(fits)[1][test], atol=1e-3)

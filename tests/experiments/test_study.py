@@ -13,7 +13,11 @@ from prefill_router.errors import InputError
 from prefill_router.evaluation.results import results
 from prefill_router.experiments.study import ARTIFACTS, Study
 from prefill_router.extraction.models import load_encoder
-from prefill_router.features.selection import Choice, cross_validated_auc
+from prefill_router.features.selection import (
+    choose,
+    choose_by_separability,
+    cross_validated_auc,
+)
 from prefill_router.labels.costs import Prices
 from prefill_router.labels.splits import Split
 from prefill_router.probes import probe_layers
@@ -77,7 +81,7 @@ def test_one_store_may_serve_all_studies(tmp_path, monkeypatch):
 def test_the_first_cells_can_run_again_in_one_kernel(tmp_path):
     namespace = {**Parameters().model_dump(), **world(tmp_path)}
     namespace["study"] = Study.from_namespace(namespace)
-    namespace |= {"Y": np.ones(3), "rows": [1], "name": "left by a later cell"}
+    namespace |= {"Y": np.ones(3), "rows": [1]}  # left by later cells
     assert Study.from_namespace(namespace).parameters == namespace["study"].parameters
     del namespace["study"]
     with pytest.raises(InputError, match="rows: no such parameter"):
@@ -95,50 +99,33 @@ def test_only_the_zoos_labels_can_be_redone(tmp_path):
 @pytest.mark.parametrize("folds", [1, 3])
 def test_joined_folds_say_of_each_row_what_its_fold_says(tmp_path, folds):
     study = tiny_studies.study(tmp_path, outer_folds=folds)
-    n = study.labels.n_queries
-    by_fold = [np.random.default_rng(f).normal(size=(n, 2)) for f in range(folds)]
+    by_fold = np.random.default_rng(0).normal(size=(folds, study.labels.n_queries, 2))
     joined = study.over_folds(by_fold)
     tested = {int(r): f for f, split in enumerate(study.splits) for r in split.test}
     assert study.test_rows.tolist() == sorted(tested)
-    assert len(tested) == n if folds > 1 else len(tested) < n
-    for at, row in enumerate(sorted(tested)):
-        assert np.array_equal(joined[at], by_fold[tested[row]][row])
-    if folds > 1:
-        with pytest.raises(ValueError, match="zip"):
-            study.over_folds(by_fold[:-1])
+    np.testing.assert_array_equal(joined, [by_fold[tested[row]][row] for row in sorted(tested)])
 
 
 def test_the_best_single_target_is_chosen_on_training_rows_alone(tmp_path):
-    """Each part of the table has its own best target; one of them answered few queries."""
-    parts = np.repeat(["train", "validation", "test"], [60, 30, 30])
-    best = {"train": "late", "validation": "early", "test": "noisy"}
+    """Each part of the table has its own best target."""
     table = label_table(120)
     table["group"] = table["query_id"]
-    table["split"] = np.tile(parts, 3)
+    table["split"] = np.tile(np.repeat(["train", "validation", "test"], [60, 30, 30]), 3)
+    best = {"train": "late", "validation": "early", "test": "noisy"}
     table["is_correct"] = (table["split"].map(best) == table["model"]).astype(int)
     study = tiny_studies.study(tmp_path, table)
     assert [study.labels.targets[k] for k in study.best_single] == ["late"]
-    unseen = table[~((table["model"] == "late") & (table["split"] == "train"))]
-    first = (unseen["model"] == "noisy") & (unseen["query_id"] == "q0")
-    unseen.loc[first, "is_correct"] = 1
-    study = tiny_studies.study(tmp_path / "b", unseen)
-    assert [study.labels.targets[k] for k in study.best_single] == ["noisy"]
 
 
 # -- states, probes and choices ------------------------------------------------------------------
 
 
 def test_states_are_those_of_the_encoder_and_settings_asked_for(tmp_path):
-    study = tiny_studies.study(
-        tmp_path, n_queries=12, layers=[1, 3], poolings=["mean"], max_tokens=4, truncation="left"
-    )
+    asked = {"poolings": ["mean"], "max_tokens": 4, "truncation": "left"}
+    study = tiny_studies.study(tmp_path, n_queries=12, layers=[1, 3], **asked)
     found = study.activations()
-    model, tokenizer = load_encoder(study.source(study.parameters.encoder))
-    questions = study.labels.question.tolist()
-    want = tiny_models.read(
-        model, tokenizer, questions, layers=[1, 3], poolings=["mean"], max_tokens=4,
-        truncation="left",
-    )  # fmt: skip
+    encoder = load_encoder(study.source(study.parameters.encoder))
+    want = tiny_models.read(*encoder, study.labels.question.tolist(), layers=[1, 3], **asked)
     assert found.layers == [1, 3]
     assert found.n_tokens.max() == 4
     np.testing.assert_allclose(found.states(3, "mean"), want.states(3, "mean"), atol=1e-6)
@@ -154,32 +141,22 @@ def test_encoders_are_each_named_once(tmp_path):
     study = Study(validate({**values, "encoders": [other, control, main]}))
     assert study.encoders == [other, control, main]
     assert study.trained_encoders == [other, main]
-    study = Study(validate({**values, "untrained": "", "run_dir": str(tmp_path / "b")}))
-    assert study.encoders == study.trained_encoders == [other, main]
+    plain = study.like(untrained="", encoders=[other])
+    assert plain.encoders == plain.trained_encoders == [other, main]
 
 
 def test_layers_are_measured_on_training_rows_of_each_fold(study):
-    p, labels = study.parameters, study.labels
-    probes, aucs = study.probes(p.encoder), study.layer_auc(p.encoder)
-    assert set(probes["encoder"]) == set(aucs["encoder"]) == {p.encoder}
-    activations = study.activations()
-    for f, split in enumerate(study.splits):
-        want = probe_layers(activations, labels.correct, split.train)
-        have = probes[probes["fold"] == f].drop(columns=["fold", "encoder"])
-        pd.testing.assert_frame_equal(have.reset_index(drop=True), want)
-        want = cross_validated_auc(
-            activations, labels.correct, split.train, labels.group, activations.layers,
-            activations.poolings, p.dimensions, p.inner_folds, p.seed,
+    p, labels, states = study.parameters, study.labels, study.activations()
+    tables = study.probes(p.encoder), study.layer_auc(p.encoder)
+    for fold, split in enumerate(study.splits):
+        wanted = probe_layers(states, labels.correct, split.train), cross_validated_auc(
+            states, labels.correct, split.train, labels.group, states.layers, states.poolings,
+            p.dimensions, p.inner_folds, p.seed,
         )  # fmt: skip
-        have = aucs[aucs["fold"] == f].drop(columns=["fold", "encoder"])
-        pd.testing.assert_frame_equal(have.reset_index(drop=True), want)
-
-
-def best_row(rows, score):
-    return max(
-        rows,
-        key=lambda r: (r[score], -r["layer"], [-ord(c) for c in r["pooling"]], -r["dimension"]),
-    )
+        for table, want in zip(tables, wanted, strict=True):
+            have = table[table["fold"] == fold].reset_index(drop=True)
+            assert set(have["encoder"]) == {p.encoder}
+            pd.testing.assert_frame_equal(have.drop(columns=["fold", "encoder"]), want)
 
 
 def test_probes_are_not_measured_again_for_other_dimensions(study, monkeypatch):
@@ -192,57 +169,38 @@ def test_probes_are_not_measured_again_for_other_dimensions(study, monkeypatch):
     pd.testing.assert_frame_equal(again, before)
 
 
-def test_choices_by_J_take_its_best_place_and_then_the_best_dimension(study, monkeypatch):
-    fold = 1
-    monkeypatch.setattr(study, "parameters", study.parameters.model_copy(update={"criterion": "J"}))
-    encoders = study.trained_encoders
-    probes = pd.concat([study.probes(e) for e in encoders]).to_dict("records")
-    aucs = pd.concat([study.layer_auc(e) for e in encoders]).to_dict("records")
-    want = []
-    for k in range(study.labels.n_targets):
-        place = max(
-            (r for r in probes if r["target"] == k and r["fold"] == fold and not r["constant"]),
-            key=lambda r: r["J"],
+def test_choices_follow_the_criterion_in_each_fold(study):
+    encoders, by_j = study.trained_encoders, study.like(criterion="J")
+    for fold in range(2):
+        aucs, probes = (
+            pd.concat([table(e)[table(e)["fold"] == fold] for e in encoders])
+            for table in (study.layer_auc, study.probes)
         )
-        same = [
-            r
-            for r in aucs
-            if r["fold"] == fold
-            and all(r[x] == place[x] for x in ("encoder", "layer", "pooling", "target"))
-        ]
-        assert len(same) == 2  # the two dimensions
-        best = best_row(same, "auc")
-        want.append(Choice(best["encoder"], best["layer"], best["pooling"], best["dimension"]))
-    assert study.choices(encoders, fold) == want
+        assert study.choices(encoders, fold) == choose(aucs)
+        assert by_j.choices(encoders, fold) == choose_by_separability(aucs, probes) != choose(aucs)
 
 
-def test_what_is_fitted_depends_on_labels_splits_and_seed(study, tmp_path):
-    keys = [study.key("a"), study.key("b")]
-    keys.append(tiny_studies.study(tmp_path / "1", outer_folds=2, seed=1).key("a"))
-    keys.append(tiny_studies.study(tmp_path / "3", outer_folds=3).key("a"))
-    keys.append(tiny_studies.study(tmp_path / "t", label_table(seed=1), outer_folds=2).key("a"))
-    assert all(keys.count(key) == 1 for key in keys)
-    assert tiny_studies.study(tmp_path / "same", outer_folds=2).key("a") == keys[0]
+def test_what_is_fitted_depends_on_labels_splits_and_seed(study):
+    others = {"seed": 1}, {"outer_folds": 3}, {"n_queries": 200}, {}
+    keys = [study.key("a"), study.key("b"), study.key("a", encoders=study.encoders)]
+    keys += [study.like(**values).key("a") for values in others]
+    assert keys[-1] == keys[0]
+    assert all(keys[1:].count(key) == 1 for key in keys)
 
 
 # -- costs and results ---------------------------------------------------------------------------
 
 
 def test_expected_costs_are_the_recipes(study):
-    p, split = study.parameters, study.splits[1]
-    fitted = fit_recipe(study.recipe(), study.labels, study.activations(), split, study.prices)
-    features = fitted.predictor.features(fitted.predictor.read(study.activations()))
-    n_tokens = np.repeat(study.activations().full_tokens[:, None], 3, axis=1)
+    split, states = study.splits[1], study.activations()
+    fitted = fit_recipe(study.recipe(), study.labels, states, split, study.prices)
+    features = fitted.predictor.features(fitted.predictor.read(states))
+    n_tokens = np.repeat(states.full_tokens[:, None], 3, axis=1)
     want = fitted.costs.expected(features, n_tokens)
     np.testing.assert_array_equal(study.expected_costs(1), want)
-    doubled = study.like()
-    prices = [{name: 2 * usd for name, usd in side.items()}
-              for side in (study.prices.input, study.prices.output)]  # fmt: skip
-    doubled.prices = Prices(*prices)
+    doubled, sides = study.like(), (study.prices.input, study.prices.output)
+    doubled.prices = Prices(*({name: 2 * usd for name, usd in side.items()} for side in sides))
     np.testing.assert_allclose(doubled.expected_costs(1), 2 * want)
-    assert [(c.layer, c.pooling, c.dimension) for c in fitted.choices] == [
-        (c.layer, c.pooling, c.dimension) for c in study.choices([p.encoder], 1)
-    ]
 
 
 def test_without_prices_there_are_no_costs_unless_the_labels_say(tmp_path):
