@@ -9,7 +9,6 @@ import pytest
 import yaml
 
 from prefill_router import config
-from prefill_router.answers.generation import Decoding
 from prefill_router.answers.targets import Endpoint
 from prefill_router.config import (
     PLACES,
@@ -199,21 +198,6 @@ def test_a_key_written_into_the_file_is_refused_and_not_repeated(tmp_path):
         with pytest.raises(InputError) as error:
             read_loop(write(tmp_path, targets=[REMOTE | fields]))
         assert "4711secret" not in str(error.value)
-
-
-def test_a_default_written_out_asks_for_nothing_anew(tmp_path):
-    def keys(loop):
-        decoding = Decoding(loop.max_new_tokens, loop.temperature, loop.seed)
-        return [target.answer_key("q", decoding) for target in loop.targets]
-
-    plain = read_loop(write(tmp_path, targets=[REMOTE]))
-    written = {name: getattr(plain, name) for name in ("max_new_tokens", "temperature", "seed")}
-    for temperature in (0, 0.0):
-        fields = plain.targets[0].model_dump()
-        loop = read_loop(
-            write(tmp_path, targets=[fields], **written | {"temperature": temperature})
-        )
-        assert keys(loop) == keys(plain)
 
 
 def test_prices_are_stated_once(tmp_path):
