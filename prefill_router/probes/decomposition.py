@@ -133,9 +133,8 @@ def pool(parts: Sequence[Moments]) -> Moments:
     mean = sum(part.count * part.mean for part in parts) / count
     scatter = np.zeros_like(parts[0].scatter)
     for part in parts:
-        offset = part.mean - mean
         scatter += part.scatter
-        scatter += part.count * np.outer(offset, offset)
+        scatter += part.count * np.outer(part.mean - mean, part.mean - mean)
     return Moments(count, mean, scatter, np.max([part.largest for part in parts], axis=0))
 
 
@@ -221,10 +220,8 @@ def decompose_folds(
     if n - max(map(len, folds)) < width:  # the scatter matrix would be larger than the states
         return [decompose(np.delete(states, fold, axis=0), dimension) for fold in folds]
     sums = [moments(states[fold]) for fold in folds]
-    return [
-        principal_components(pool([*sums[:f], *sums[f + 1 :]]), dimension)
-        for f in range(len(folds))
-    ]
+    rest = (pool(sums[:f] + sums[f + 1 :]) for f in range(len(folds)))
+    return [principal_components(rows, dimension) for rows in rest]
 
 
 def principal_components(rows: Moments, dimension: int) -> Decomposition:
