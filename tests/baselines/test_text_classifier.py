@@ -76,34 +76,24 @@ def test_the_callers_random_numbers_and_the_seed_decide(source, labels):
     assert not np.array_equal(first.predict_proba(TEXTS), other.predict_proba(TEXTS))
 
 
-def test_labels_of_held_rows_do_not_train(source, monkeypatch):
+def test_labels_of_held_groups_do_not_train(source, monkeypatch):
     """They say when to stop, and are in no gradient and no base rate."""
-    held = np.arange(64, 80)
-    monkeypatch.setattr(
-        "prefill_router.baselines.text_classifier.grouped_split",
-        lambda *_: (np.arange(64), held, 64),
-    )
+    groups, seen = np.arange(80) // 4, []
+
+    def split(given, *_):
+        seen.append(given)
+        return np.arange(64), np.arange(64, 80), 64
+
+    monkeypatch.setattr("prefill_router.baselines.text_classifier.grouped_split", split)
     labels = np.tile([1.0, 0.0], (80, 1))
     other = labels.copy()
-    other[held[:4], 0] = np.nan
-    models = [TextClassifier(source, max_epochs=1).fit(TEXTS, Y) for Y in (labels, other)]
+    other[64:68, 0] = np.nan
+    models = [TextClassifier(source, max_epochs=1).fit(TEXTS, Y, groups) for Y in (labels, other)]
+    assert np.array_equal(seen[0], groups)
     assert models[0].losses_ != models[1].losses_
     assert all(model.losses_[1] < model.losses_[0] for model in models)
     first, second = (model.predict_proba(TEXTS) for model in models)
     np.testing.assert_array_equal(first, second)
-
-
-def test_groups_are_kept_together(source, labels, monkeypatch):
-    seen = []
-
-    def record(groups, share, rng):
-        seen.append(groups)
-        return np.arange(70), np.arange(70, 80), 70
-
-    monkeypatch.setattr("prefill_router.baselines.text_classifier.grouped_split", record)
-    groups = np.arange(80) // 4
-    TextClassifier(source, max_epochs=1).fit(TEXTS, labels, groups)
-    assert np.array_equal(seen[0], groups)
 
 
 def test_long_prompts_are_refused_or_cut(source, labels):

@@ -35,15 +35,12 @@ def test_features_of_training_rows_do_not_depend_on_test_rows(rng):
     np.testing.assert_array_equal(after.transform({"e": activations}, rows)[0], before)
 
 
-@pytest.mark.parametrize(
-    ("choice", "message"),
-    [
+def test_missing_states_are_named(rng):
+    activations, _, _ = predictable(rng)
+    for choice, message in (
         (Choice("ee", 1, "mean", 3), "Did you mean 'e'"),
         (Choice("e", 9, "mean", 3), r"no layer 9; it has \[0, 1\]"),
         (Choice("e", 1, "max", 3), "no pooling 'max'"),
-    ],
-)
-def test_missing_states_are_named(rng, choice, message):
-    activations, _, _ = predictable(rng)
-    with pytest.raises(InputError, match=message):
-        TargetFeatures([choice]).fit({"e": activations}, np.arange(10))
+    ):
+        with pytest.raises(InputError, match=message):
+            TargetFeatures([choice]).fit({"e": activations}, np.arange(10))

@@ -72,13 +72,6 @@ def test_expected_costs_read_tokens_before_stated_costs():
     np.testing.assert_array_equal(costs, np.column_stack([by_tokens[:, 0], np.full(4, 0.5)]))
 
 
-def test_a_target_never_asked_is_not_known_by_its_cost():
-    correct = np.column_stack([np.ones(4), np.full(4, nan)])
-    stated = np.where(np.isnan(correct), nan, 0.5)
-    labels = labels_of(np.full((4, 2), nan), correct=correct, cost_usd=stated)
-    assert known_by_cost(labels, None).tolist() == [True, False]
-
-
 def test_an_unknown_price_is_an_error_and_never_0():
     prices = Prices({"cheep": 1.0, "dear": 1.0}, {"cheep": 1.0, "dear": 1.0})
     for known in (prices, None):
@@ -97,6 +90,14 @@ def test_an_unknown_length_is_an_error_unless_never_asked():
     never = changed(np.ones((4, 2)), {(2, 1): nan})
     costs = query_costs(labels_of(tokens, correct=never), PRICES, INPUT)
     assert np.argwhere(np.isnan(costs)).tolist() == [[2, 1]]
+    with pytest.raises(InputError, match=r"'dear'.*output_tokens.*none of its training answers"):
+        expected_costs(labels_of(tokens), PRICES, INPUT, np.array([2]))
+
+
+def test_a_target_never_asked_is_not_known_by_its_cost():
+    stated = np.full((4, 2), 0.5)
+    never = np.column_stack([np.ones(4), np.full(4, nan)])
+    assert known_by_cost(labels_of(correct=never, cost_usd=stated), None).tolist() == [True, False]
 
 
 def test_expected_costs_take_the_median_training_length():
@@ -117,12 +118,6 @@ def test_expected_costs_look_at_training_rows_only():
     np.testing.assert_array_equal(
         expected_costs(labels, PRICES, INPUT, train), expected_costs(other, PRICES, INPUT, train)
     )
-
-
-def test_expected_costs_without_a_known_length():
-    tokens = changed(TOKENS, {(0, 1): nan, (1, 1): nan})
-    with pytest.raises(InputError, match=r"'dear'.*output_tokens"):
-        expected_costs(labels_of(tokens), PRICES, INPUT, np.array([0, 1]))
 
 
 @pytest.mark.parametrize("lengths", [INPUT[:3], INPUT[:, None], INPUT - 101, INPUT * nan])
@@ -160,9 +155,3 @@ def test_bad_prices(tmp_path, row, message):
     with pytest.raises(InputError, match=message) as caught:
         load_prices(price_file(tmp_path, "m1,1,2,,", row))
     assert "prices.csv" in str(caught.value)
-
-
-def test_a_price_file_without_a_column(tmp_path):
-    path = price_file(tmp_path, "m1,1,2", header="model,usd_per_m_in,usd_per_m_output")
-    with pytest.raises(InputError, match="no column 'usd_per_m_input'"):
-        load_prices(path)

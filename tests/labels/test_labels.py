@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from random_labels import labels_of
 
 from prefill_router.errors import InputError
-from prefill_router.labels import load_labels, normalise, write_labels
-from prefill_router.labels.splits import connected_groups, stratified_places
+from prefill_router.labels import load_labels, write_labels
+from prefill_router.labels.splits import connected_groups
 
 LONG = [
     # query_id, question, benchmark, model, is_correct, output_tokens
@@ -22,12 +22,14 @@ LONG = [
     ("q3", "Three?", "b", "small", "0", "9"),
 ]
 COLUMNS = ["query_id", "question", "benchmark", "model", "is_correct", "output_tokens"]
+DEV = dict(zip(COLUMNS, LONG[0], strict=True)) | {"split": "dev"}
 CORRECT = [[1, 0], [nan, 1], [0, nan]]  # columns: small, large
 
 
 def save(tmp_path, rows, columns=COLUMNS):
     path = tmp_path / "labels.csv"
-    pd.DataFrame(rows, columns=columns).to_csv(path, index=False)
+    named = columns if isinstance(rows[0], (tuple, list)) else None
+    pd.DataFrame(rows, columns=named).to_csv(path, index=False)
     return path
 
 
@@ -45,17 +47,16 @@ def assert_same(one, other):
 
 def test_long_table(tmp_path):
     labels = load_labels(save(tmp_path, LONG))
-    assert labels.query_id.tolist() == ["q1", "q2", "q3"]
-    assert labels.question.tolist() == ["One?", "Two?", "Three?"]
-    assert labels.question.dtype == object
-    assert labels.benchmark.tolist() == ["a", "b", "b"]
-    assert labels.targets == ("small", "large")
-    np.testing.assert_array_equal(labels.correct, CORRECT)
-    np.testing.assert_array_equal(labels.output_tokens, [[5, nan], [nan, 7.5], [9, nan]])
-    assert np.isnan(labels.cost_usd).all()
+    expected = labels_of(
+        query_id=np.array(["q1", "q2", "q3"]),
+        question=np.array(["One?", "Two?", "Three?"], dtype=object),
+        benchmark=np.array(["a", "b", "b"]),
+        targets=("small", "large"),
+        correct=np.array(CORRECT),
+        output_tokens=np.array([[5, nan], [nan, 7.5], [9, nan]]),
+    )
+    assert_same(labels, expected)
     assert labels.complete.tolist() == [True, False, False]
-    assert labels.group.dtype == np.int64
-    assert labels.split is None
     assert (labels.n_queries, labels.n_targets) == (3, 2)
 
 
@@ -126,6 +127,7 @@ def test_spellings_of_right_and_of_never_asked(tmp_path):
             [*LONG, ("q3", "Three?", "b", "small", "1", "")],
             "'small' has a different is_correct in row 6",
         ),
+        ([DEV], r"row 1 .*split is 'dev'.*train, validation, test"),
         (LONG[4:], "at least 2 targets.*only 'small'"),
     ],
 )
@@ -135,14 +137,17 @@ def test_bad_rows(tmp_path, rows, message):
     assert "labels.csv" in str(caught.value)
 
 
-def test_missing_column(tmp_path):
-    for old, new, message in (
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
         ("question", "qestion", "a long .*query_id, qestion, .*mean 'qestion'"),
         ("is_correct", "is_corect", "a long .*'is_corect'"),
-    ):
-        columns = [new if column == old else column for column in COLUMNS]
-        with pytest.raises(InputError, match=f"no column {old!r}, which {message}"):
-            load_labels(save(tmp_path, LONG, columns))
+    ],
+)
+def test_missing_column(tmp_path, old, new, message):
+    columns = [new if column == old else column for column in COLUMNS]
+    with pytest.raises(InputError, match=f"no column {old!r}, which {message}"):
+        load_labels(save(tmp_path, LONG, columns))
 
 
 def test_choice_of_targets(tmp_path):
@@ -204,23 +209,6 @@ def test_connected_groups_against_merging_pairs(rows):
     assert group.tolist() == pd.factorize(np.array(expected))[0].tolist()
 
 
-def test_normalise_keeps_case():
-    assert normalise(" A\u00a0b\t\nc ") == "A b c"
-    assert normalise("e\u0301") == "\u00e9"
-    assert normalise("Polish") != normalise("polish")
-
-
-def test_split_column(tmp_path):
-    parts = ["train", "train", "validation", "validation", "test"]
-    rows = [(*row[:5], part) for row, part in zip(LONG, parts, strict=True)]
-    columns = [*COLUMNS[:5], "split"]
-    labels = load_labels(save(tmp_path, rows, columns))
-    assert labels.split.tolist() == ["train", "validation", "test"]
-    rows[4] = (*rows[4][:5], "dev")
-    with pytest.raises(InputError, match=r"row 5 .*split is 'dev'.*train, validation, test"):
-        load_labels(save(tmp_path, rows, columns))
-
-
 def synthetic(n, seed=0, group_size=1, split=False):
     rng = np.random.default_rng(seed)
     correct = rng.integers(0, 2, (n, 3)).astype(float)
@@ -261,13 +249,6 @@ def test_fingerprint_tells_every_field_and_not_the_storage():
     assert len({labels.fingerprint, *prints}) == 1 + len(variants) == 11
 
 
-def test_take_by_rows_and_by_mask():
-    labels = synthetic(10, split=True)
-    mask = np.arange(10) % 3 == 0
-    assert_same(labels.take(mask), labels.take(np.flatnonzero(mask)))
-    assert labels.take(np.array([7, 2])).query_id.tolist() == ["q7", "q2"]
-
-
 def test_subsample_is_exact_stratified_seeded_and_in_order(tmp_path):
     labels = synthetic(300)
     write_labels(labels, tmp_path / "labels.csv")
@@ -296,15 +277,6 @@ def test_subsample_keeps_groups_whole(tmp_path):
     assert set(np.unique(sample.group, return_counts=True)[1]) == {4}
     with pytest.raises(InputError, match="n_queries is 1"):
         load_labels(tmp_path / "labels.csv", n_queries=1)
-
-
-def test_stratified_places_are_spread_in_every_stratum():
-    strata = np.repeat(["a", "b", "c"], [600, 90, 10])
-    places = stratified_places(strata, np.arange(700), seed=3)
-    np.testing.assert_allclose(np.sort(places), (np.arange(700) + 0.5) / 700)
-    for stratum, size in (("a", 600), ("b", 90), ("c", 10)):
-        counts, _ = np.histogram(places[strata == stratum], bins=5, range=(0, 1))
-        assert abs(counts - size / 5).max() <= 2
 
 
 def test_a_target_without_any_label_is_named(tmp_path):

@@ -45,6 +45,7 @@ def test_parts_cover_everything_once_and_keep_groups_whole(group, outer_folds, s
         sides = [set(labels.group[part]) for part in parts(split)]
         assert not (sides[0] & sides[1] or sides[0] & sides[2] or sides[1] & sides[2])
     if outer_folds > 1:
+        assert len({tuple(split.validation) for split in splits}) == outer_folds
         assert sorted(np.concatenate([split.test for split in splits])) == list(range(len(group)))
 
 
@@ -62,11 +63,6 @@ def test_shares_of_rows_and_of_benchmarks():
             for name in "abc":
                 size = (benchmark == name).sum()
                 assert abs((benchmark[part] == name).sum() - share * size) <= 3
-
-
-def test_validation_parts_of_folds_differ():
-    splits = make_splits(labels_of(np.arange(100), np.zeros(100)), outer_folds=5)
-    assert len({tuple(split.validation) for split in splits}) == 5
 
 
 def test_seed_decides():
@@ -95,31 +91,25 @@ def test_the_tables_own_split_is_not_looked_at_by_folds():
         assert one.test.tolist() == other.test.tolist()
 
 
-def test_the_tables_own_split_must_keep_groups_whole():
-    labels = labels_of([0, 1, 2, 3, 4, 3], np.zeros(6), SPLIT)
-    with pytest.raises(InputError, match=r"'q3' \(train\) and 'q5' \(test\).*same text or group"):
-        make_splits(labels)
-
-
-def test_the_tables_own_split_needs_every_part():
-    labels = labels_of(np.arange(6), np.zeros(6), ["train"] * 5 + ["test"])
-    with pytest.raises(InputError, match="validation part would be empty: the column 'split'"):
-        make_splits(labels)
+@pytest.mark.parametrize(
+    ("group", "split", "message"),
+    [
+        ([0, 1, 2, 3, 4, 3], SPLIT, r"'q3' \(train\) and 'q5' \(test\).*same text or group"),
+        (range(6), ["train"] * 5 + ["test"], "validation part would be empty: the column 'split'"),
+    ],
+)
+def test_the_tables_own_split_must_be_whole(group, split, message):
+    with pytest.raises(InputError, match=message):
+        make_splits(labels_of(group, np.zeros(6), split))
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [
-        {"outer_folds": 0},
-        {"test_share": 0.0},
-        {"validation_share": 0.0},
-        {"test_share": 0.6, "validation_share": 0.4},
-        {"outer_folds": 2, "validation_share": 0.5},
-    ],
+    ("folds", "test_share", "validation_share"),
+    [(0, 0.25, 0.15), (1, 0.0, 0.15), (1, 0.25, 0.0), (1, 0.6, 0.4), (2, 0.25, 0.5)],
 )
-def test_impossible_shares(arguments):
+def test_impossible_shares(folds, test_share, validation_share):
     with pytest.raises(InputError, match=r"outer_folds|share"):
-        make_splits(labels_of(np.arange(100), np.zeros(100)), **arguments)
+        make_splits(labels_of(range(100), np.zeros(100)), folds, test_share, validation_share)
 
 
 @pytest.mark.parametrize("folds", [1, 5])

@@ -6,7 +6,6 @@ from sklearn.preprocessing import StandardScaler
 
 from prefill_router.probes import decomposition as module
 from prefill_router.probes.decomposition import (
-    chunks,
     column_scale,
     decompose,
     decompose_folds,
@@ -24,15 +23,6 @@ def small_chunks(monkeypatch):
 
 
 # -- sums over rows ------------------------------------------------------------------------------
-
-
-def test_chunks_are_all_rows_less_the_origin(rng, small_chunks):
-    X, origin = rng.normal(size=(23, 3)).astype(np.float32), np.arange(3.0)
-    joined = np.full(X.shape, np.nan)
-    for place, block in chunks(X, origin):
-        assert len(block) <= 7
-        joined[place] = block
-    np.testing.assert_array_equal(joined, X.astype(np.float64) - origin)
 
 
 @pytest.mark.parametrize("shape", [(30, 4), (5, 9), (1, 3)], ids=["tall", "wide", "one row"])

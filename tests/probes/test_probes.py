@@ -15,6 +15,7 @@ from prefill_router.probes import (
     effective_dimensionality,
     probe_layers,
 )
+from prefill_router.probes.decomposition import decompose
 
 
 def test_probe_layers_looks_at_the_given_rows_alone(rng):
@@ -26,6 +27,9 @@ def test_probe_layers_looks_at_the_given_rows_alone(rng):
     row = table.query("layer == 2 and pooling == 'mean' and target == 1").iloc[0]
     X = states[2, "mean"][:20].astype(np.float32)
     np.testing.assert_allclose(row["J"], fisher_by_loops(X, Y[:20, 1]), rtol=1e-5)
+    reduced = decompose(X, 2).transform(X)
+    J_pca = fisher_by_loops(reduced, Y[:20, 1], standardise=False)
+    np.testing.assert_allclose(row["J_pca"], J_pca, rtol=1e-5)
     np.testing.assert_allclose(row["d_eff"], effective_dimensionality(X))
     np.testing.assert_allclose(row["anisotropy"], anisotropy(X))
     constant = table.query("layer == 0 and pooling == 'last'")
