@@ -262,11 +262,11 @@ def trend(
     scale, numbers = 100 if percent else 1, np.unique(rows["x"])
     names = rows[line].unique()
     for i, name in enumerate(names):
-        here = rows[rows[line] == name].sort_values("x")
+        here, look = rows[rows[line] == name].sort_values("x"), look_of(i)
         # Markers stand side by side where several names share a number.
         shift = 1 + 0.04 * (i - (len(names) - 1) / 2) if log and len(numbers) > 1 else 1
         places = here["x"] * shift
-        look = look_of(i) if len(here) > 1 else look_of(i) | {"linestyle": "none"}
+        look |= {"linestyle": "none"} if len(here) == 1 else {}
         ax.plot(places, scale * here["estimate"], label=str(name), **look)
         bounds = scale * here["lower"], scale * here["upper"]
         ax.vlines(places, *bounds, color=look["color"], linewidth=1)
@@ -275,11 +275,10 @@ def trend(
         ax.axhspan(scale * level.lower, scale * level.upper, color=INK, alpha=0.08, linewidth=0)
     if log:
         positive = numbers[numbers > 0]
-        if numbers.min() == 0 and len(positive):
-            ax.set_xscale("symlog", linthresh=positive.min(), linscale=0.5)
-        else:
-            ax.set_xscale("log")
-        ax.set_xticks(numbers if len(numbers) <= 6 else [numbers.min(), numbers.max()])
+        from_zero = numbers[0] == 0 and len(positive)
+        about = {"linthresh": positive[0], "linscale": 0.5} if from_zero else {}
+        ax.set_xscale("symlog" if from_zero else "log", **about)
+        ax.set_xticks(numbers if len(numbers) <= 6 else numbers[[0, -1]])
         ax.xaxis.set_major_formatter(mpl.ticker.StrMethodFormatter("{x:,.0f}"))
         ax.minorticks_off()
     ax.set(xlabel=xlabel, ylabel=f"{ylabel}, 95 % interval")

@@ -16,8 +16,6 @@ from prefill_router.evaluation.results import one
 from prefill_router.evaluation.sentences import QUERIES
 from prefill_router.report.plotting import INK, MARKERS, colour, legend_outside, look_of
 
-CHOSEN = "chosen on validation"
-
 
 def trade_off(
     ax: Axes,
@@ -47,37 +45,33 @@ def trade_off(
     """
     rows, kept = at.complete()
     right, paid = kept.correct, kept.cost
-    cells = np.arange(len(right)), policy.oracle(right, paid)
 
-    def point(cost: float, accuracy: float, marker: str, **look) -> None:
-        ax.scatter(QUERIES * cost, 100 * accuracy, marker=marker, **look)
+    def shown(cost: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
+        return np.array([QUERIES * np.asarray(cost), 100 * np.asarray(accuracy)])
 
     for i, (name, values) in enumerate(p.items()):
         curve = routing_curve(values[rows], right, paid, expected_cost[rows])
         look = look_of(i) | {"markersize": 4, "markevery": max(1, len(curve.tau) // 8)}
-        ax.plot(QUERIES * curve.cost, 100 * curve.accuracy, label=name, **look)
-        chosen = (
-            one(estimates, metric=metric, router=name).estimate
-            for metric in ("mean cost", "accuracy")
-        )
-        point(*chosen, "*", s=170, color=colour(i), edgecolor="black", zorder=4)
+        ax.plot(*shown(*curve.points), label=name, **look)
+        chosen = [one(estimates, metric=m, router=name).estimate for m in ("mean cost", "accuracy")]
+        look = {"color": colour(i), "edgecolor": "black", "zorder": 4}
+        ax.scatter(*shown(*chosen), marker="*", s=170, **look)
     band = at.band(next(iter(p.values())), expected_cost)
-    edges = QUERIES * band["x"], 100 * band["lower"], 100 * band["upper"]
+    edges = *shown(band["x"], band["lower"]), 100 * band["upper"]
     ax.fill_between(*edges, color=colour(0), alpha=0.15, linewidth=0, label="95 % interval")
 
-    single = paid.mean(axis=0), right.mean(axis=0)
-    front = pareto_frontier(*single)
-    look = {"color": INK, "linestyle": ":", "linewidth": 1.2}
-    frontier = QUERIES * single[0][front], 100 * single[1][front]
-    ax.plot(*frontier, label="frontier of single targets", **look)
+    single = shown(paid.mean(axis=0), right.mean(axis=0))
+    front, look = pareto_frontier(*single), {"color": INK, "linestyle": ":", "linewidth": 1.2}
+    ax.plot(*single[:, front], label="frontier of single targets", **look)
     for k, name in enumerate(at.targets):
         look = {"color": "white", "edgecolor": INK, "s": 50, "zorder": 3}
-        point(single[0][k], single[1][k], MARKERS[k % len(MARKERS)], label=name, **look)
-    point(
-        paid[cells].mean(), right[cells].mean(), "p", s=110, color="black", zorder=4,
-        label="oracle",
-    )  # fmt: skip
-    ax.scatter([], [], marker="*", s=170, color="white", edgecolor="black", label=CHOSEN)
+        ax.scatter(*single[:, k], marker=MARKERS[k % len(MARKERS)], label=name, **look)
+    cells = np.arange(len(right)), policy.oracle(right, paid)
+    oracle = shown(paid[cells].mean(), right[cells].mean())
+    ax.scatter(*oracle, marker="p", s=110, color="black", zorder=4, label="oracle")
+    ax.scatter(
+        [], [], marker="*", s=170, color="white", edgecolor="black", label="chosen on validation"
+    )
     ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(6))
     ax.set(xlabel=f"mean cost (USD per {QUERIES:,} queries)", ylabel="accuracy (%)")
     legend_outside(ax)
