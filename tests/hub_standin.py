@@ -16,7 +16,6 @@ class Hub:
     def __init__(self):
         self.files: dict[str, bytes] = {}
         self.sizes: dict[str, int | None] = {}  # instead of the true ones
-        self.uploaded: dict[str, bytes] = {}
         self.requests: list[tuple[str, str, str]] = []
 
 
@@ -54,32 +53,14 @@ def handler(hub):
                 errors = [] if "library_name: prefill-router" in front else [{"message": front}]
                 self.reply({"errors": errors, "warnings": []}, 400 if errors else 200)
             elif "/preupload/" in path:
-                asked = json.loads(body)["files"]
-                modes = [
-                    {
-                        "path": f["path"],
-                        "uploadMode": "lfs" if f["path"].endswith(".safetensors") else "regular",
-                        "shouldIgnore": False,
-                    }
-                    for f in asked
-                ]
-                self.reply({"files": modes})
-            elif path.endswith("/info/lfs/objects/batch"):
-                objects = [
-                    {**o, "actions": {"upload": {"href": f"{base}/lfs/{o['oid']}"}}}
-                    for o in json.loads(body)["objects"]
-                ]
-                self.reply({"transfer": "basic", "objects": objects})
-            elif path.startswith("/lfs/") and self.command == "PUT":
-                hub.uploaded[path.removeprefix("/lfs/")] = body
-                self.reply({})
+                plain = {"uploadMode": "regular", "shouldIgnore": False}
+                names = [file["path"] for file in json.loads(body)["files"]]
+                self.reply({"files": [{"path": name, **plain} for name in names]})
             elif "/commit/" in path:
                 for line in map(json.loads, body.splitlines()):
                     value = line["value"]
                     if line["key"] == "file":
                         hub.files[value["path"]] = base64.b64decode(value["content"])
-                    elif line["key"] == "lfsFile":
-                        hub.files[value["path"]] = hub.uploaded[value["oid"]]
                 url = f"{base}/someone/router/commit/{COMMIT}"
                 self.reply({"success": True, "commitUrl": url, "commitOid": COMMIT})
             elif "/revision/" in path or path == "/api/models/someone/router":
@@ -102,7 +83,7 @@ def handler(hub):
             else:
                 self.reply({"error": "not found"}, 404, {"X-Error-Code": "RepoNotFound"})
 
-        do_GET = do_HEAD = do_POST = do_PUT = answer
+        do_GET = do_HEAD = do_POST = answer
 
     return Handler
 

@@ -149,7 +149,7 @@ class Request:
             for place, part in zip(shard.places, shard.states.cpu().numpy(), strict=True):
                 states[place][shard.rows] = part
 
-        self._read(reader, survey, [(places, np.arange(n))], 4, keep)
+        self._read(reader, survey, [(places, np.arange(n))], keep)
         found = Activations.from_arrays(states, survey.n_tokens, survey.full_tokens)
         layers = list(dict.fromkeys(layer for layer, _ in places))
         return replace(found, poolings=self.poolings), layers
@@ -165,7 +165,8 @@ class Request:
         key = {**spec.key, "storage_dtype": storage_dtype}
         path = Store(cache_dir).path("activations", key)
         try:
-            if not self._is_held(Folder(path, self.queries)):
+            folder = Folder(path, self.queries)
+            if not self._is_held(folder):
                 path.mkdir(parents=True, exist_ok=True)
                 with directory_lock(path):
                     folder = Folder(path, self.queries)
@@ -177,7 +178,7 @@ class Request:
                 f"{path} cannot be written ({error.strerror or error}). What is there is kept: "
                 "make room, or give another cache_dir, and run again."
             ) from error
-        layers = check_layers(self.layers, Folder(path, []).manifest["last_layer"])
+        layers = check_layers(self.layers, folder.manifest["last_layer"])
         return Activations.open(path, self.queries, layers, self.poolings)
 
     def _is_held(self, folder: Folder) -> bool:
@@ -209,15 +210,13 @@ class Request:
             queries, tokens = [self.queries[row] for row in shard.rows], survey.n_tokens[shard.rows]
             folder.add(queries, tokens, survey.full_tokens[shard.rows], states)
 
-        itemsize = np.dtype(key["storage_dtype"]).itemsize
-        self._read(reader, survey, folder.missing(places), itemsize, keep)
+        self._read(reader, survey, folder.missing(places), keep)
 
     def _read(
         self,
         reader: Reader | RayReader,
         survey: Survey,
         groups: list[tuple[list[Place], np.ndarray]],
-        itemsize: int,
         keep: Callable[[ReadShard], None],
     ) -> None:
         """Read some places of some queries, and have each shard kept, in another thread."""
@@ -230,8 +229,7 @@ class Request:
 
             def shards() -> Iterator[ReadShard]:
                 for places, rows in groups:
-                    n_bytes = len(places) * survey.layout.width * itemsize
-                    n_rows = max(1, SHARD_BYTES // n_bytes)
+                    n_rows = max(1, SHARD_BYTES // (4 * len(places) * survey.layout.width))
                     planned = group_batches(survey.plan(rows, n_rows), n_rows)
                     for shard, states in reader.read(self.queries, planned, places, advance):
                         yield ReadShard(places, shard, states)
