@@ -28,3 +28,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     known = sorted(map(str, known))
     close = difflib.get_close_matches(str(name), known, n=1)
     return f" Did you mean {close[0]!r}?" if close else f" Known: {', '.join(known) or 'none'}."
+
+
+def check_known(name: str, value: str, known: Iterable[str]) -> None:
+    """Raise InputError if a parameter's value is none of those known."""
+    if value not in known:
+        raise InputError(f"{name} {value!r} is unknown." + did_you_mean(value, known))

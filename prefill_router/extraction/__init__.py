@@ -8,16 +8,16 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
 
-from prefill_router.errors import InputError
+from prefill_router.errors import InputError, check_known
 from prefill_router.extraction.activations import Activations, EncoderInfo, content_key
 from prefill_router.extraction.batches import group_batches
 from prefill_router.extraction.models import Device, quiet
-from prefill_router.extraction.pooling import check_known, check_poolings
+from prefill_router.extraction.pooling import check_poolings
 from prefill_router.extraction.prefill import EncoderSpec, Reader, Survey, in_thread
 from prefill_router.extraction.prompts import Truncation, check_questions
 from prefill_router.extraction.ray_engine import RayReader, ray_reader
@@ -119,14 +119,6 @@ def extract(
     return replace(found, encoder=info)  # found under this name, whatever it was read under
 
 
-class ReadShard(NamedTuple):
-    """States (n_places, n, D) that were read, of some queries."""
-
-    places: list[Place]
-    rows: np.ndarray
-    states: Tensor
-
-
 @dataclass(frozen=True)
 class Request:
     """Which states are wanted: of which queries, at which layers, pooled how."""
@@ -145,9 +137,9 @@ class Request:
         places = self.places(survey.layout.last)
         states = {place: np.empty((n, survey.layout.width), np.float32) for place in places}
 
-        def keep(shard: ReadShard) -> None:
-            for place, part in zip(shard.places, shard.states.cpu().numpy(), strict=True):
-                states[place][shard.rows] = part
+        def keep(places: list[Place], rows: np.ndarray, values: Tensor) -> None:
+            for place, part in zip(places, values.cpu().numpy(), strict=True):
+                states[place][rows] = part
 
         self._read(reader, survey, [(places, np.arange(n))], keep)
         found = Activations.from_arrays(states, survey.n_tokens, survey.full_tokens)
@@ -205,10 +197,10 @@ class Request:
             }
         )
 
-        def keep(shard: ReadShard) -> None:
-            states = dict(zip(shard.places, shard.states.cpu().numpy(), strict=True))
-            queries, tokens = [self.queries[row] for row in shard.rows], survey.n_tokens[shard.rows]
-            folder.add(queries, tokens, survey.full_tokens[shard.rows], states)
+        def keep(places: list[Place], rows: np.ndarray, values: Tensor) -> None:
+            states = dict(zip(places, values.cpu().numpy(), strict=True))
+            queries = [self.queries[row] for row in rows]
+            folder.add(queries, survey.n_tokens[rows], survey.full_tokens[rows], states)
 
         self._read(reader, survey, folder.missing(places), keep)
 
@@ -217,7 +209,7 @@ class Request:
         reader: Reader | RayReader,
         survey: Survey,
         groups: list[tuple[list[Place], np.ndarray]],
-        keep: Callable[[ReadShard], None],
+        keep: Callable[[list[Place], np.ndarray, Tensor], None],
     ) -> None:
         """Read some places of some queries, and have each shard kept, in another thread."""
         lengths = survey.n_tokens
@@ -227,14 +219,14 @@ class Request:
             def advance(rows: np.ndarray) -> None:
                 bar(len(rows), int(lengths[rows].sum()))
 
-            def shards() -> Iterator[ReadShard]:
+            def shards() -> Iterator[tuple[list[Place], np.ndarray, Tensor]]:
                 for places, rows in groups:
                     n_rows = max(1, SHARD_BYTES // (4 * len(places) * survey.layout.width))
                     planned = group_batches(survey.plan(rows, n_rows), n_rows)
                     for shard, states in reader.read(self.queries, planned, places, advance):
-                        yield ReadShard(places, shard, states)
+                        yield places, shard, states
 
-            for _ in in_thread(keep, shards()):
+            for _ in in_thread(lambda shard: keep(*shard), shards()):
                 pass
 
 

@@ -15,8 +15,7 @@ from safetensors import SafetensorError
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
-from prefill_router.errors import InputError
-from prefill_router.extraction.pooling import check_known
+from prefill_router.errors import InputError, check_known
 from prefill_router.extraction.sources import ModelSource, read_config
 
 SPREAD = "spread"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from prefill_router.errors import InputError, did_you_mean
+from prefill_router.errors import InputError, check_known
 
 
 @dataclass(frozen=True)
@@ -82,12 +82,6 @@ POOLINGS: dict[str, Callable[[Tensor, Batch], Tensor]] = {
 }
 """Each takes states (B, T, D) and their `Batch`, and returns float32 (B, D). Only where a name
 begins with ``user_`` are the user's own tokens looked for: `Batch.user` holds them."""
-
-
-def check_known(name: str, value: str, known: Iterable[str]) -> None:
-    """Raise InputError if a parameter's value is none of those known."""
-    if value not in known:
-        raise InputError(f"{name} {value!r} is unknown." + did_you_mean(value, known))
 
 
 def check_poolings(poolings: Sequence[str]) -> list[str]:

@@ -14,9 +14,9 @@ from jinja2 import TemplateError
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
-from prefill_router.errors import InputError
+from prefill_router.errors import InputError, check_known
 from prefill_router.extraction.models import pad_id
-from prefill_router.extraction.pooling import Batch, check_known
+from prefill_router.extraction.pooling import Batch
 
 Query = str | Sequence[Mapping[str, str]]
 """A question, or the messages of a conversation: mappings with ``role`` and ``content``."""

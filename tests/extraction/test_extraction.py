@@ -41,12 +41,11 @@ def test_states_are_those_of_an_unpadded_pass(name, side, template):
     model, tokenizer = tiny_models.model(name), tiny_models.tokenizer(side, template)
     framed = "<user> {} <assistant>" if template else "{}"
     prompts = [words(tokenizer, framed.format(question)) for question in QUESTIONS]
-    want = expected(model, prompts)
-    for token_budget in (1, 20, 8192):  # alone, a few together, all in one batch
-        got = tiny_models.read(model, tokenizer, QUESTIONS, token_budget=token_budget)
-        assert got.layers == [0, 1, 2, 3]
-        assert got.n_tokens.tolist() == [len(ids) for ids in prompts]
-        np.testing.assert_allclose(stacked(got), want, rtol=1e-4, atol=1e-5)
+    got = tiny_models.read(model, tokenizer, QUESTIONS)
+    assert got.n_tokens.tolist() == [len(ids) for ids in prompts]
+    np.testing.assert_allclose(stacked(got), expected(model, prompts), rtol=1e-4, atol=1e-5)
+    if template:  # every prompt ends in the same token
+        assert np.ptp(got.states(0, "last"), axis=0).max() == 0 < np.ptp(got.states(0, "mean"))
 
 
 def test_longrope_turns_short_prompts_as_if_they_were_alone():
@@ -80,17 +79,12 @@ def test_the_last_block_is_read_and_so_is_the_last_token():
     assert (np.abs(before - reworded).max(axis=(2, 3)) > 0.01).all()
 
 
-def test_under_a_chat_template_layer_0_of_the_last_token_is_constant():
-    tokenizer = tiny_models.tokenizer(template=tiny_models.TEMPLATE)
-    states = states_of(tiny_models.model("qwen3"), tokenizer, QUESTIONS)
-    assert np.ptp(states[0, 0], axis=0).max() == 0
-    assert np.ptp(states[1, 0], axis=0).max() > 0
-
-
 def test_a_model_left_in_training_mode_reads_without_dropout():
     model, tokenizer = tiny_models.model("gpt2"), tiny_models.tokenizer()
     want = states_of(model, tokenizer, QUESTIONS)
-    np.testing.assert_array_equal(states_of(model.train(), tokenizer, QUESTIONS), want)
+    model.train()
+    again = states_of(model, tokenizer, QUESTIONS, token_budget=8192)  # as by default
+    np.testing.assert_array_equal(again, want)
 
 
 @pytest.mark.parametrize(
@@ -112,11 +106,6 @@ def test_the_token_budget_is_found(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2 * 10**9, 8 * 10**9))
     for bytes_per_token, tokens in ((1, 16384), (10**6, 512), (10**10, 1)):
         assert default_budget(gpu, bytes_per_token) == tokens
-    model, tokenizer = tiny_models.model("llama"), tiny_models.tokenizer()
-    by_itself = states_of(model, tokenizer, QUESTIONS)
-    np.testing.assert_array_equal(
-        by_itself, states_of(model, tokenizer, QUESTIONS, token_budget=8192)
-    )
 
 
 def test_odd_questions():
