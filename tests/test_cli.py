@@ -110,7 +110,7 @@ def test_run_names_the_file_or_option_at_fault(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("encodr: a\n")
     assert f"{path}: encodr: no such parameter" in refused("run", path)
-    assert "; -p: n_seeds: " in refused("run", path, "-p", "n_seeds=0")
+    assert "Error: -p: n_seeds: " in refused("run", path, "-p", "n_seeds=0")
     assert "gone.yaml: no such file" in refused("run", tmp_path / "gone.yaml")
     assert str(tmp_path) in refused("run", tmp_path)
 
