@@ -80,20 +80,15 @@ def test_a_giant_file_is_refused_before_it_is_fetched(shared, name, size, said):
 def test_a_repository_that_lacks_a_file_is_no_router(shared):
     del shared.files[TENSORS]
     shared.files["router.pkl"] = b"x"
-    with pytest.raises(InputError, match=f"is no router: it has no {TENSORS}"):
+    with pytest.raises(InputError, match=f"{TENSORS}: no such file"):
         Router.from_pretrained("someone/router")
-    assert "router.pkl" not in fetched(shared)
+    assert fetched(shared) == {CONFIG}
 
 
 def test_a_name_that_is_nothing_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    for name in ("./nothing", "/nothing", "a/b/c", "~nosuchuser/x"):
-        with pytest.raises(InputError, match="no such directory"):
-            find(name)
     file = tmp_path / "file"
     file.write_text("x")
-    with pytest.raises(InputError, match="no such directory"):
-        find(str(file))
-    for name in ("nobody/nothing", "a" * 1000):
-        with pytest.raises(InputError, match="hub cannot be reached"):
+    for name in ("./nothing", "/nothing", "a/b/c", "~nosuchuser/x", str(file), "a/b", "a" * 1000):
+        with pytest.raises(InputError, match=r"no such directory.*or the hub cannot be reached"):
             find(name)
