@@ -71,14 +71,15 @@ def write_page(
     ours = select(found, router="tolerance")
     ours = ours.assign(router=f"The router at tau = {router.config.tau:.3g}")
     ours = {row.metric: row for row in ours.itertuples()}
+    shown = {"calibrated": seen.p, "uncalibrated": seen.raw}
+    curves = {k: metrics.reliability_curve(p, seen.labels.correct) for k, p in shown.items()}
     style()
     context = {
         "router": router,
         "n": seen.labels.n_queries,
         "left_out": labels.n_queries - seen.labels.n_queries,
         "headline": headline(ours["gap closed"], ours.get("cost saving")),
-        "gap": ours["gap closed"],
-        "ours": ours["accuracy"],
+        "ours": ours,
         "best": one(found, metric="accuracy", router=BEST),
         "detailed": detailed(router),
         "policies": policy_table(router, found),
@@ -86,7 +87,7 @@ def write_page(
         "errors": calibration_table(seen, found),
         "failures": failure_table(seen, default),
         "mistakes": mistakes(router, seen, default),
-        "calibration": _picture(partial(_reliability, seen), (4.6, 4.4)),
+        "calibration": _picture(partial(plotting.reliability, routers=curves), (4.6, 4.4)),
         "trade_off": None,
     }
     if seen.paid is not None:
@@ -136,12 +137,11 @@ def tau_table(router: Router, seen: Predictions, at: Evaluation) -> Display:
 
 def share_table(router: Router, seen: Predictions, chosen: dict[str, np.ndarray]) -> Display:
     """Return who is asked what: each target's share, overall and by benchmark."""
-    parts = [chosen["tolerance"], chosen["certified"]]
-    heads = [f"all, tau = {router.config.tau:.3g}", "all, by default"]
-    benchmarks, counts = np.unique(seen.labels.benchmark, return_counts=True)
-    for name in benchmarks[np.argsort(-counts)][:BENCHMARKS]:
-        heads.append(str(name))
-        parts.append(chosen[detailed(router)][seen.labels.benchmark == name])
+    benchmark, default = seen.labels.benchmark, chosen[detailed(router)]
+    names, counts = np.unique(benchmark, return_counts=True)
+    names = names[np.argsort(-counts)][:BENCHMARKS]
+    parts = [chosen["tolerance"], chosen["certified"], *(default[benchmark == n] for n in names)]
+    heads = [f"all, tau = {router.config.tau:.3g}", "all, by default", *map(str, names)]
     k = len(router.targets)
     shares = [[f"{x:.0%}" for x in np.bincount(part, minlength=k) / len(part)] for part in parts]
     frame = pd.DataFrame([router.targets, *shares], ["target", *heads]).T
@@ -162,13 +162,12 @@ def failure_table(seen: Predictions, choice: np.ndarray) -> Display:
     rows = seen.labels.complete
     correct = seen.labels.correct[rows]
     wrong, helped = correct[np.arange(len(correct)), choice[rows]] == 0, correct.max(axis=1) == 1
-    columns = {
-        "wrong": wrong, "another was right": wrong & helped, "nobody was right": wrong & ~helped
-    }  # fmt: skip
-    grouped = pd.DataFrame(columns).groupby(seen.labels.benchmark[rows])
-    shares = grouped.mean().sort_values("another was right", ascending=False)
-    shares.insert(0, "queries", grouped.size())
-    return table(shares.reset_index(names="benchmark"), formats=dict.fromkeys(columns, ".0%"))
+    kinds = ("another was right", helped), ("nobody was right", ~helped)
+    shares = pd.DataFrame({"wrong": wrong} | {name: wrong & kind for name, kind in kinds})
+    grouped = shares.groupby(seen.labels.benchmark[rows])
+    shown = grouped.mean().sort_values("another was right", ascending=False)
+    shown.insert(0, "queries", grouped.size())
+    return table(shown.reset_index(names="benchmark"), formats=dict.fromkeys(shares, ".0%"))
 
 
 def mistakes(router: Router, seen: Predictions, choice: np.ndarray) -> Display:
@@ -178,12 +177,6 @@ def mistakes(router: Router, seen: Predictions, choice: np.ndarray) -> Display:
     rows = rows[np.argsort(-seen.p[rows, choice[rows]], kind="stable")][:MISTAKES]
     asked = [text[:LONGEST] + "…" * (len(text) > LONGEST) for text in seen.labels.question[rows]]
     return query_cards(asked, correct[rows], seen.p[rows], choice[rows], router.targets)
-
-
-def _reliability(seen: Predictions, ax: Axes) -> None:
-    shown = {"calibrated": seen.p, "uncalibrated": seen.raw}
-    curves = {k: metrics.reliability_curve(p, seen.labels.correct) for k, p in shown.items()}
-    plotting.reliability(ax, curves)
 
 
 def _picture(draw: Callable[[Axes], None], size: tuple[float, float]) -> str:
