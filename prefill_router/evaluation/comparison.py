@@ -402,11 +402,9 @@ class Evaluation:
         Raises
         ------
         InputError
-            If the primary is unknown or alone, or no row is complete.
+            If the primary is unknown, or no row is complete.
         """
         others = [name for _, name in against(primary, choices)]
-        if not others:
-            raise InputError(f"{primary!r} has no other router to be compared with.")
         rows, kept = self.complete()
         at = np.arange(len(kept.correct))
         right = {name: kept.correct[at, np.asarray(c)[rows]] for name, c in choices.items()}
@@ -427,8 +425,9 @@ class Evaluation:
         -------
         pandas.DataFrame
             "accuracy" of ``"chosen on training"``, of ``"chosen on test"``, and their difference,
-            at least 0: by so much the baseline of a gap closed as the toolkit has it [T] is higher,
-            and its headroom smaller. The choice on test is made anew in every resample.
+            at least 0 where all folds have one best target: by so much the baseline of a gap closed
+            as the toolkit has it [T] is higher, and its headroom smaller. The choice on test is
+            made anew in every resample.
         """
         _, kept = self.complete()
         at = np.arange(len(kept.correct))

@@ -94,14 +94,16 @@ def route(study: Study, router: str) -> Routed:
     return apply_policies(study, predictions(study, router))
 
 
-def apply_policies(study: Study, by_fold: Sequence[np.ndarray]) -> Routed:
-    """Choose policies on validation rows, and apply them to the study's test queries.
+def apply_policies(
+    study: Study, by_fold: Sequence[np.ndarray], at: HeldOut | None = None
+) -> Routed:
+    """Choose policies on validation rows, and apply them to held-out rows, by default of test.
 
     `by_fold` holds P(correct), (N, K), in each fold: NaN on its training rows.
     """
     chosen = [choose_targets(study, fold, p) for fold, p in enumerate(by_fold)]
     choices, frugal, taus = zip(*chosen, strict=True)
-    join = study.over_folds
+    join = (at or held_out(study)).join
     return Routed(join(by_fold), join(choices), join(frugal), list(taus))
 
 
@@ -135,19 +137,15 @@ def choose_targets(study: Study, fold: int, p: np.ndarray) -> tuple[np.ndarray, 
     return *rows, best
 
 
-def random_choice(study: Study) -> np.ndarray:
-    """Return a target drawn evenly for each test query, (n,)."""
-    rng = np.random.default_rng(study.parameters.seed)
-    return rng.integers(study.labels.n_targets, size=len(study.test_rows))
-
-
 def reference_choices(study: Study) -> dict[str, np.ndarray]:
     """Return what policies that read nothing choose for the test queries, (n,) each.
 
-    "random", and where there are costs "always dearest" and "always cheapest": the target whose
-    expected cost, on average over the fold's training queries, is highest or lowest.
+    "random", a target drawn evenly; and where there are costs "always dearest" and "always
+    cheapest", whose expected cost, on average over the fold's training queries, is highest or
+    lowest.
     """
-    choices = {RANDOM: random_choice(study)}
+    rng = np.random.default_rng(study.parameters.seed)
+    choices = {RANDOM: rng.integers(study.labels.n_targets, size=len(study.test_rows))}
     if study.has_costs:
         costs = [
             study.expected_costs(fold)[split.train].mean(axis=0)
@@ -185,12 +183,9 @@ def compare_predictions(
     """
     at = held_out(study, split)
     at = replace(at, n_resamples=n_resamples or at.n_resamples)
-    choices = {
-        name: at.join([choose_targets(study, fold, q)[0] for fold, q in enumerate(by_fold)])
-        for name, by_fold in p.items()
-    }
+    routed = {name: apply_policies(study, by_fold, at) for name, by_fold in p.items()}
+    choices = {name: r.choice for name, r in routed.items()}
     chosen = replace(at, cost=None, targets=()).choices(choices, pairs)
-    joined = {name: at.join(by_fold) for name, by_fold in p.items()}
-    predicted = at.probabilities(joined, pairs, ("AUC", "Brier"))
+    predicted = at.probabilities({n: r.p for n, r in routed.items()}, pairs, ("AUC", "Brier"))
     kept = chosen["metric"].eq("gap closed") & chosen["router"].isin(list(p))
     return pd.concat([chosen[kept], predicted], ignore_index=True)

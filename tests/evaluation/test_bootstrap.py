@@ -1,11 +1,10 @@
 import numpy as np
 import pytest
 import scipy.stats
-from sklearn.metrics import roc_auc_score
 
 from prefill_router.errors import InputError
 from prefill_router.evaluation import bootstrap
-from prefill_router.evaluation.bootstrap import OfRows, Ranking, estimate, p_values
+from prefill_router.evaluation.bootstrap import Ranking, estimate, p_values
 from prefill_router.evaluation.results import Quantity
 
 
@@ -14,8 +13,6 @@ def intervals(column, groups=None, function=lambda values: values, **settings):
     n_values = np.asarray(function(np.zeros((1, *np.shape(column)[1:])))).size
     if isinstance(column, Ranking):
         n_values = np.size(column.scores[0])
-    if isinstance(column, OfRows):
-        n_values = np.size(column.statistic(np.arange(column.n_rows)))
     quantities = {tuple(Quantity(f"{i}") for i in range(n_values)): lambda m: function(m["c"])}
     found = estimate({"c": column}, quantities, groups, **settings)
     return found[["estimate", "lower", "upper"]].to_numpy()
@@ -73,22 +70,6 @@ def test_the_seed_decides_and_chunks_do_not_show(monkeypatch):
     assert (first != intervals(values, n_resamples=40, seed=6)).any()
     monkeypatch.setattr(bootstrap, "CHUNK", 7)
     np.testing.assert_allclose(first, intervals(values, n_resamples=40, seed=5))
-
-
-def test_rankings_and_functions_of_rows_agree_with_scikit_learn_in_every_resample():
-    rng = np.random.default_rng(6)
-    scores = rng.random((60, 2)).round(1)
-    correct = (rng.random((60, 2)) < scores).astype(float)
-    correct[:20, 1] = np.nan
-    groups = np.repeat(np.arange(30), 2)
-
-    def slow(rows):
-        seen = [rows[~np.isnan(correct[rows, k])] for k in range(2)]
-        return [roc_auc_score(correct[r, k], scores[r, k]) for k, r in enumerate(seen)]
-
-    fast = intervals(Ranking(scores, correct), groups, n_resamples=50, seed=3)
-    brute = intervals(OfRows(slow, 60), groups, n_resamples=50, seed=3)
-    np.testing.assert_allclose(fast, brute)
 
 
 def test_auc_of_one_class_or_of_no_labels_is_undefined():
