@@ -10,7 +10,7 @@ from test_config import parameters_cell
 from prefill_router.config import Parameters, project_root
 from prefill_router.experiments.expectations import EXPECTED, accept
 from prefill_router.extraction import pooling
-from prefill_router.probes import measures
+from prefill_router.probes import separability
 from prefill_router.run import notebooks
 from prefill_router.storage import read_json, write_json
 
@@ -83,7 +83,7 @@ def test_a_wrong_separability_and_a_changed_expectation_fail(
     write_json(tmp_path / EXPECTED, expected)
     assert verdict("first")[1].startswith("1 numbers are not as expected:\nJ / ")
     accept(verdict("first")[0])
-    spoil(monkeypatch, measures.separability, "variance.sum(axis=0)\n",
+    spoil(monkeypatch, separability, "variance.sum(axis=0)\n",
           "1.1 * variance.sum(axis=0)\n")  # fmt: skip
     assert "numbers are not as expected:\nJ / " in verdict("second")[1]
 
