@@ -6,7 +6,7 @@ from sklearn.linear_model import LogisticRegression
 from tiny_studies import relabelled
 
 from prefill_router.evaluation.results import one, select
-from prefill_router.experiments.comparison import apply_policies, held_out
+from prefill_router.experiments.comparison import compare_predictions
 from prefill_router.experiments.feature_sets import (
     ALL,
     BY_J,
@@ -28,7 +28,6 @@ from prefill_router.experiments.fold import FoldFit
 from prefill_router.experiments.routers import predictions
 from prefill_router.features.selection import choose
 from prefill_router.labels.splits import Split
-from prefill_router.metrics import gap_closed
 from prefill_router.probes.decomposition import decompose
 
 torch.set_num_threads(1)
@@ -124,29 +123,23 @@ def test_every_set_and_head_is_compared_with_the_recipe(study):
     sets += [(PAIRED, ""), (SEVERAL, ""), (ONE, control)]
     tried = select(found, metric=TRIED)
     assert list(zip(tried["router"], tried["encoder"], strict=True)) == sets
-    at = held_out(study)
-    Y = at.correct
     for head in (LOGISTIC, TRUNK):
-        recipe = f"{ONE}, {head}"
-        for features, encoder in sets:
-            about = {"router": f"{features}, {head}", "encoder": encoder}
-            encoders = [encoder] if encoder else study.trained_encoders
-            p = predictions(study, feature_set(features, head), encoders)
-            brier = np.mean((study.over_folds(p) - Y) ** 2)
-            row = one(found, metric="Brier", split="test", **about)
-            assert row.estimate == pytest.approx(brier, abs=1e-12)
-            asked, best = apply_policies(study, p).choice, at.best_single
-            right, single = (Y[np.arange(len(Y)), k].mean() for k in (asked, best))
-            gap = one(found, metric="gap closed", **about).estimate
-            assert gap == pytest.approx(gap_closed(right, single, Y.max(axis=1).mean()))
-            if (features, encoder) != sets[0]:
-                row = one(found, metric="gap closed", versus=recipe, **about)
-                theirs = one(found, metric="gap closed", router=recipe, encoder=main).estimate
-                assert row.estimate == pytest.approx(gap - theirs, abs=1e-12)
-                assert row.lower <= row.estimate <= row.upper
+        p = {
+            (features, encoder): predictions(
+                study, feature_set(features, head), [encoder] if encoder else study.trained_encoders
+            )
+            for features, encoder in sets
+        }
+        expected = compare_predictions(study, p, [(name, sets[0]) for name in sets[1:]])
+        for row in select(expected, metric=["gap closed", "Brier"], versus=None).itertuples():
+            versus = row.versus and f"{ONE}, {head}"
+            router, encoder = f"{row.router[0]}, {head}", row.router[1]
+            about = {"metric": row.metric, "router": router, "encoder": encoder, "split": "test"}
+            assert one(found, versus=versus, **about).estimate == row.estimate
     per_target = len(study.layer_auc(main)) // (len(study.splits) * study.labels.n_targets)
-    for features, expected in ((ONE, per_target + len(PENALTIES)), (ALL, 2 * len(PENALTIES)),
-                               (LAST, per_target // 4 + len(PENALTIES))):  # fmt: skip
+    n_tried = {ONE: per_target + len(PENALTIES), ALL: 2 * len(PENALTIES)}
+    n_tried[LAST] = per_target // 4 + len(PENALTIES)
+    for features, expected in n_tried.items():
         assert one(tried, router=features, encoder=main).estimate == expected
 
 

@@ -51,18 +51,19 @@ def test_heads_train_where_this_machine_can(tmp_path, monkeypatch):
 
 
 def test_relative_paths_start_at_the_projects_root(tmp_path, monkeypatch):
-    values = world(tmp_path / "data")
+    values, elsewhere = world(tmp_path / "data"), tmp_path / "notebooks"
     monkeypatch.setattr("prefill_router.experiments.study.project_root", lambda: tmp_path)
-    elsewhere = tmp_path / "notebooks"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
     relative = {name: f"data/{Path(values[name]).name}" for name in ("labels", "prices", "encoder")}
     study = Study(validate({**values, **relative, "run_dir": "runs/mine"}))
     assert study.run_dir == tmp_path / "runs" / "mine"
     assert study.source(study.parameters.encoder).location == (tmp_path / "data/main").resolve()
-    assert study.labels.n_queries == 240
-    assert study.prices.input["late"] == 0.5
+    assert (study.labels.n_queries, study.prices.input["late"]) == (240, 0.5)
     assert not list(elsewhere.iterdir())
+    (elsewhere / "mine.csv").write_text("")  # that only the working directory has
+    with pytest.raises(InputError, match=r"mine\.csv is not in the project's directory.*give /"):
+        _ = study.like(labels="mine.csv").labels
 
 
 def test_one_store_may_serve_all_studies(tmp_path, monkeypatch):
@@ -91,9 +92,12 @@ def test_the_first_cells_can_run_again_in_one_kernel(tmp_path):
 # -- labels and folds ----------------------------------------------------------------------------
 
 
-def test_only_the_zoos_labels_can_be_redone(tmp_path):
+def test_what_is_the_zoos_is_asked_of_the_zoo_alone(tmp_path):
+    study = tiny_studies.study(tmp_path, prices="zoo", fresh_labels=True)
     with pytest.raises(InputError, match="fresh_labels: only the zoo's own"):
-        _ = tiny_studies.study(tmp_path, fresh_labels=True).labels
+        _ = study.labels
+    with pytest.raises(InputError, match=r"prices=FILE.csv.*or none \(prices=\)"):
+        _ = study.prices
 
 
 @pytest.mark.parametrize("folds", [1, 3])
@@ -213,41 +217,20 @@ def test_without_prices_there_are_no_costs_unless_the_labels_say(tmp_path):
     assert (study.costs == 0.25).all()
 
 
-def test_the_zoos_prices_are_of_the_zoos_targets_alone(tmp_path):
-    study = tiny_studies.study(tmp_path, prices="zoo")
-    with pytest.raises(InputError, match=r"prices=FILE.csv.*or none \(prices=\)"):
-        _ = study.prices
-
-
 # -- questions on the side -----------------------------------------------------------------------
 
 
 def test_a_study_like_another_differs_in_what_is_said_alone(study):
     study.costs  # noqa: B018 - what is cached must not stay where it no longer holds
     fewer = study.like(n_queries=60, n_seeds=1)
-    assert fewer.labels.n_queries == 60
-    assert (len(fewer.costs), len(fewer.activations())) == (60, 60)
+    assert len(fewer.costs) == len(fewer.activations()) == fewer.labels.n_queries == 60
     assert (fewer.store, fewer.run_dir) == (study.store, study.run_dir)
-    assert study.labels.n_queries > 60
     by_j = study.like(criterion="J")
     assert by_j.labels is study.labels
     assert by_j.activations() is study.activations()
     assert study.parameters.criterion == "auc"
-
-
-def test_a_study_of_other_splits_follows_them(study):
     first = study.splits[0]
-    swapped = study.like([Split(first.train, first.test, first.validation)], n_seeds=1)
+    swapped = study.like([Split(first.train, first.test, first.validation)])
     np.testing.assert_array_equal(swapped.test_rows, np.sort(first.validation))
-    assert swapped.labels is study.labels
     assert len(swapped.best_single) == 1
     assert swapped.key() != study.key()
-
-
-def test_a_path_of_the_working_directory_alone_is_refused(tmp_path, monkeypatch):
-    study = tiny_studies.study(tmp_path / "study")
-    (tmp_path / "mine.csv").write_text("")
-    monkeypatch.chdir(tmp_path)
-    other = study.like(labels="mine.csv")
-    with pytest.raises(InputError, match=r"mine\.csv is not in the project's directory.*give /"):
-        _ = other.labels

@@ -52,41 +52,31 @@ def test_predictions_stay_within_what_was_seen():
     assert (far[:, 1] == 5).all() and (far[:, 2] == 0).all()
 
 
-def labels(n=40, cost_usd=None):
-    nothing = np.full((n, 2), np.nan)
-    tokens = np.column_stack([np.full(n, 10.0), np.full(n, 30.0)])
-    return Labels(
+def test_tokens_are_priced_unless_only_costs_are_known():
+    """Targets `a` and `b` have answers of 10 and of 30 tokens; only `a` has a price."""
+    n, prices = 40, Prices({"a": 2e6}, {"a": 3e6})
+    labels = Labels(
         query_id=np.arange(n).astype(str),
         question=np.array(["w1 w2"] * n, dtype=object),
         benchmark=np.array(["b"] * n),
         targets=("a", "b"),
         correct=np.ones((n, 2)),
-        output_tokens=tokens,
-        cost_usd=nothing if cost_usd is None else cost_usd,
+        output_tokens=np.tile([10.0, 30.0], (n, 1)),
+        cost_usd=np.tile([np.nan, 0.25], (n, 1)),
         group=np.arange(n),
     )
 
+    def costs_of_one_and_four_tokens():
+        model = fit_costs(labels, prices, np.zeros((n, 1)), np.arange(20), np.ones(n))
+        inputs = model.input_tokens(["w1", "w1"], np.array([1, 4]))
+        return model.expected(np.zeros((2, 1)), inputs)
 
-def test_tokens_are_priced_and_costs_are_taken_as_they_are():
-    costs = np.full((40, 2), np.nan)
-    costs[:, 1] = 0.25
-    prices = Prices({"a": 2e6}, {"a": 3e6})
-    model = fit_costs(labels(cost_usd=costs), prices, np.zeros((40, 1)), np.arange(20), np.ones(40))
-    found = model.expected(np.zeros((2, 1)), model.input_tokens(["w1", "w1"], np.array([1, 4])))
-    np.testing.assert_allclose(found, [[2 * 1 + 3 * 10, 0.25], [2 * 4 + 3 * 10, 0.25]])
-
-
-def test_a_target_of_known_price_and_lengths_is_priced_by_tokens_also_where_costs_are_stated():
-    costs, prices = np.full((40, 2), 0.25), Prices({"a": 2e6}, {"a": 3e6})
-    stated = labels(cost_usd=costs)
-    model = fit_costs(stated, prices, np.zeros((40, 1)), np.arange(20), np.ones(40))
-    inputs = model.input_tokens(["w1", "w1"], np.array([1, 400]))  # longer than any
-    found = model.expected(np.zeros((2, 1)), inputs)
-    np.testing.assert_allclose(found, [[2 * 1 + 3 * 10, 0.25], [2 * 400 + 3 * 10, 0.25]])
-    stated.output_tokens[3, 0] = np.nan  # then what was paid says more
-    model = fit_costs(stated, prices, np.zeros((40, 1)), np.arange(20), np.ones(40))
-    inputs = model.input_tokens(["w1"], np.array([4]))
-    np.testing.assert_allclose(model.expected(np.zeros((1, 1)), inputs), 0.25)
+    priced = [[2 * 1 + 3 * 10, 0.25], [2 * 4 + 3 * 10, 0.25]]
+    np.testing.assert_allclose(costs_of_one_and_four_tokens(), priced)
+    labels.cost_usd[:] = 0.25  # stated, too: tokens tell queries apart
+    np.testing.assert_allclose(costs_of_one_and_four_tokens(), priced)
+    labels.output_tokens[3, 0] = np.nan  # then what was paid says more
+    np.testing.assert_allclose(costs_of_one_and_four_tokens(), 0.25)
 
 
 def test_a_targets_own_tokenizer_counts_its_input():
