@@ -180,15 +180,13 @@ def states_at(activations: Activations | Mapping[str, Activations], place: Place
         If there is no such encoder, layer or pooling.
     """
     encoder, layer, pooling = place
-    if isinstance(activations, Mapping):
-        if encoder not in activations:
-            hint = did_you_mean(encoder, activations)
-            raise InputError(f"No activations of encoder {encoder!r}.{hint}")
-        activations = activations[encoder]
-    for what, value, known in (
-        ("layer", layer, activations.layers),
-        ("pooling", pooling, activations.poolings),
-    ):
-        if value not in known:
-            raise InputError(f"Encoder {encoder!r} has no {what} {value!r}; it has {list(known)}.")
-    return activations.states(layer, pooling)
+    by_encoder = activations if isinstance(activations, Mapping) else {encoder: activations}
+    if encoder not in by_encoder:
+        hint = did_you_mean(encoder, by_encoder)
+        raise InputError(f"No activations of encoder {encoder!r}.{hint}")
+    held = by_encoder[encoder]
+    known = {"layer": (layer, held.layers), "pooling": (pooling, held.poolings)}
+    for what, (value, there) in known.items():
+        if value not in there:
+            raise InputError(f"Encoder {encoder!r} has no {what} {value!r}; it has {list(there)}.")
+    return held.states(layer, pooling)

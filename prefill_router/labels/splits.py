@@ -83,19 +83,17 @@ def make_splits(
         )
     places = stratified_places(labels.benchmark, labels.group, seed)
     fold = np.floor(places * outer_folds) if outer_folds > 1 else places >= test_share
+    too_few = (
+        f"{labels.n_queries} queries in {len(np.unique(labels.group))} groups are too few for "
+        "these shares or folds. Use more queries or fewer outer_folds."
+    )
     splits = []
     for number in range(outer_folds):
         # The stretch of the line that follows the test fold validates; the line is a ring.
         behind = (places - (number + 1) * test_share) % 1.0
         part = np.where(behind < validation_share, "validation", "train")
         part[fold == number] = "test"
-        splits.append(
-            _split(
-                part,
-                f"{labels.n_queries} queries in {len(np.unique(labels.group))} groups are too few "
-                "for these shares or folds. Use more queries or fewer outer_folds.",
-            )
-        )
+        splits.append(_split(part, too_few))
     return splits
 
 

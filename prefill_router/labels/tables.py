@@ -213,7 +213,7 @@ def _from_file(path: Path) -> pd.DataFrame:
         if raw.startswith(LFS_POINTER):
             raise ValueError("it is a Git LFS pointer; fetch the file with `git lfs pull`")
         if kind == ".parquet":
-            return _from_arrow(parquet.read_table(path))
+            return _from_arrow(parquet.read_table(pa.BufferReader(raw)))
         text = _decoded(gzip.decompress(raw) if kind == ".csv.gz" else raw)
         return _from_csv(text) if kind in WRITTEN else _from_json(text, kind)
     except (EOFError, zlib.error, csv.Error, ValueError, OSError) as error:

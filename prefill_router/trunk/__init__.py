@@ -161,29 +161,22 @@ class SharedTrunkEnsemble(BaseEstimator):
         return self
 
     def _check(self, X: np.ndarray, Y: np.ndarray, groups: np.ndarray) -> None:
-        shaped = X.ndim == Y.ndim == 2 and len(X) == len(Y) == len(groups)
-        least = min(self.batch_size, self.max_epochs, self.patience)
-        rates = len(self.hidden) == len(self.dropout) and all(0 <= r < 1 for r in self.dropout)
-        for holds, message in (
-            (shaped, f"X {X.shape}, Y {Y.shape} and {len(groups)} groups must have as many rows."),
-            (np.isfinite(X).all(), "X holds values that are not finite numbers."),
-            (np.isin(Y[~np.isnan(Y)], (0, 1)).all(), "Y must hold only 0, 1 and NaN."),
-            (
-                1 <= self.keep <= self.n_seeds,
-                f"keep is {self.keep}; give 1 to n_seeds ({self.n_seeds}).",
-            ),
-            (
-                rates,
-                f"dropout is {self.dropout}; give as many rates in [0, 1) as hidden {self.hidden}.",
-            ),
-            (least >= 1, "batch_size, max_epochs and patience must be at least 1."),
-            (
-                self.split in ("inner", "published"),
-                f"split is {self.split!r}; it must be inner or published.",
-            ),
-        ):
-            if not holds:
-                raise InputError(message)
+        if not (X.ndim == Y.ndim == 2 and len(X) == len(Y) == len(groups)):
+            shapes = f"X {X.shape}, Y {Y.shape} and {len(groups)} groups"
+            raise InputError(f"{shapes} must have as many rows.")
+        if not np.isfinite(X).all():
+            raise InputError("X holds values that are not finite numbers.")
+        if not np.isin(Y[~np.isnan(Y)], (0, 1)).all():
+            raise InputError("Y must hold only 0, 1 and NaN.")
+        if not 1 <= self.keep <= self.n_seeds:
+            raise InputError(f"keep is {self.keep}; give 1 to n_seeds ({self.n_seeds}).")
+        if len(self.hidden) != len(self.dropout) or not all(0 <= r < 1 for r in self.dropout):
+            wanted = f"as many rates in [0, 1) as hidden {self.hidden}"
+            raise InputError(f"dropout is {self.dropout}; give {wanted}.")
+        if min(self.batch_size, self.max_epochs, self.patience) < 1:
+            raise InputError("batch_size, max_epochs and patience must be at least 1.")
+        if self.split not in ("inner", "published"):
+            raise InputError(f"split is {self.split!r}; it must be inner or published.")
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
         """Return P(correct), (n, K) or (n,) as Y was: the mean of the kept networks' sigmoids.
