@@ -10,7 +10,7 @@ from prefill_router.evaluation.results import Quantity
 
 def intervals(column, groups=None, function=lambda values: values, **settings):
     """Return (estimate, lower, upper) of each value of a function of one column."""
-    n_values = np.asarray(function(np.zeros((1, *np.shape(column)[1:])))).size
+    n_values = np.asarray(function(np.ones((1, *np.shape(column)[1:])))).size
     if isinstance(column, Ranking):
         n_values = np.size(column.scores[0])
     quantities = {tuple(Quantity(f"{i}") for i in range(n_values)): lambda m: function(m["c"])}

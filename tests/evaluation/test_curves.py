@@ -34,15 +34,6 @@ def test_routing_curve_equals_the_policy_at_every_tau(kind, rounded):
         assert mean_cost == pytest.approx(paid[rows, choice].mean(), rel=1e-12)
 
 
-def test_routing_curve_golden():
-    p = np.array([[0.9, 0.5], [0.2, 0.3]])
-    correct = np.array([[1, 0], [0, 1]])
-    curve = curves.routing_curve(p, correct, [3.0, 1.0])
-    assert curve.tau.tolist() == pytest.approx([0, 0.1, 0.4])
-    assert curve.cost.tolist() == pytest.approx([2, 2, 1])
-    assert curve.accuracy.tolist() == pytest.approx([1, 1, 0.5])
-
-
 def test_routing_curve_refuses_missing_labels_and_other_shapes():
     p, correct, flat, _ = simulate(0)
     with pytest.raises(InputError):

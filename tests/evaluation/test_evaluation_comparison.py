@@ -1,7 +1,6 @@
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
@@ -356,17 +355,3 @@ def test_p_values_of_accuracy_are_those_of_gap_closed():
     assert one(found, metric=significance.P_VALUE, versus="b").estimate == pytest.approx(
         2 * (1 + smaller) / 501
     )
-
-
-def test_queries_asked_again_in_their_group_tell_nothing_more():
-    rng = np.random.default_rng(5)
-    correct = (rng.random((80, 2)) < [0.65, 0.5]).astype(float)
-    correct[3, 1] = np.nan
-    choices = {"a": np.zeros(80, int), "b": np.ones(80, int), "c": rng.integers(0, 2, 80)}
-    at = Evaluation(correct, groups=np.arange(80))
-    once = at.significance(choices, "a", n_resamples=500)
-    again = {name: np.repeat(choice, 5) for name, choice in choices.items()}
-    found = at.take(np.repeat(np.arange(80), 5)).significance(again, "a", n_resamples=500)
-    pd.testing.assert_frame_equal(found.drop(columns="n"), once.drop(columns="n"))
-    p = once.loc[once["metric"] == significance.P_VALUE, "estimate"]
-    assert ((p > 0.01) & (p < 1)).all()  # not one that more queries leave alone

@@ -85,31 +85,25 @@ def test_routing_learns_nothing_from_test_labels(tmp_path):
     assert study.best_single == flipped.best_single
 
 
-def test_choices_are_judged_by_what_was_answered_and_paid(study):
-    rng = np.random.default_rng(0)
-    choice = rng.integers(0, 3, len(study.test_rows))
-    found = held_out(study).choices({"mine": choice})
-    at = study.test_rows, choice
-    paid = study.costs[study.test_rows]
-    assert one(found, metric="accuracy", router="mine").estimate == study.labels.correct[at].mean()
-    saving = 1 - study.costs[at].mean() / paid.mean(axis=0).max()
-    assert one(found, metric="cost saving", router="mine").estimate == pytest.approx(
-        saving, rel=1e-9
-    )
-    oracle = study.labels.correct.max(axis=1).mean()
-    assert one(found, metric="accuracy", router="oracle").estimate == oracle
-    noisy = study.labels.correct[:, 2].mean()
-    assert one(found, metric="accuracy", router="single target", target="noisy").estimate == noisy
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_held_out_rows_keep_their_own_folds_labels_costs_and_predictions(study, split):
+    at, labels = held_out(study, split), study.labels
+    rows = np.concatenate([getattr(each, split) for each in study.splits])
+    assert sorted(at.rows) == sorted(rows) and at.split == split
+    np.testing.assert_array_equal(at.correct, labels.correct[at.rows])
+    np.testing.assert_array_equal(at.cost, study.costs[at.rows])
+    np.testing.assert_array_equal(at.groups, labels.group[at.rows])
+    p = predictions(study, TFIDF)
+    for row, fold, joined, best in zip(at.rows, at.folds, at.join(p), at.best_single, strict=True):
+        assert row in getattr(study.splits[fold], split) and best == study.best_single[fold]
+        np.testing.assert_array_equal(joined, p[fold][row])
 
 
 def test_probabilities_are_judged_by_auc_within_folds(study):
     p = study.over_folds(predictions(study, TFIDF))
-    found = held_out(study).probabilities({"mine": p})
-    for k, target in enumerate(study.labels.targets):
-        want = auc_within_folds(study, p, k)
-        assert one(found, metric="AUC", router="mine", target=target).estimate == pytest.approx(
-            want, abs=1e-12
-        )
+    found = held_out(study).probabilities({"mine": p}, only=["AUC"])
+    want = [auc_within_folds(study, p, k) for k in range(study.labels.n_targets)]
+    assert found["estimate"].tolist() == pytest.approx([*want, np.mean(want)], abs=1e-12)
 
 
 def test_dearest_and_cheapest_are_those_of_expected_costs_on_training_rows(study, tmp_path):
