@@ -6,7 +6,6 @@ targets, and a model card, which nobody parses. No other file is opened, and non
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.utils import filter_repo_objects
+from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
@@ -29,8 +28,7 @@ from prefill_router.storage import atomic_write
 
 CONFIG, TENSORS, CARD = "router.json", "router.safetensors", "README.md"
 TOKENIZER = "tokenizer-{}.json"
-OWN = [CONFIG, TENSORS, TOKENIZER.format("*")]
-"""What is read of a router's files."""
+NOT_THERE = (RepositoryNotFoundError, RevisionNotFoundError)
 LIMITS = {CONFIG: 2 * 2**20, TENSORS: 2 * 2**30, TOKENIZER: 64 * 2**20}  # bytes
 
 
@@ -49,13 +47,16 @@ def read(directory: Path) -> tuple[RouterConfig, dict[str, np.ndarray], dict[int
     except (SafetensorError, ValueError, TypeError, KeyError, OverflowError) as error:
         raise InputError(f"{directory / TENSORS} is no safetensors file: {error}.") from error
     check_tensors(config, tensors, str(directory / TENSORS))
-    own = enumerate(price.tokenizer for price in config.prices or ())
-    tokenizers = {
-        k: parse_tokenizer(_read_bytes(directory, TOKENIZER.format(k), digest), TOKENIZER.format(k))
-        for k, digest in own
-        if digest is not None
-    }
+    tokenizers = {}
+    for k, own in _tokenizer_names(config).items():
+        content = _read_bytes(directory, own, config.prices[k].tokenizer)
+        tokenizers[k] = parse_tokenizer(content, own)
     return config, tensors, tokenizers
+
+
+def _tokenizer_names(config: RouterConfig) -> dict[int, str]:
+    prices = enumerate(config.prices or ())
+    return {k: TOKENIZER.format(k) for k, price in prices if price.tokenizer is not None}
 
 
 def _parse_config(content: bytes, path: Path) -> RouterConfig:
@@ -193,18 +194,36 @@ def find(name: str, revision: str | None = None) -> Path:
     directory = local_path(name)
     if directory is not None and directory.is_dir():
         return directory
-    sizes = None
-    with contextlib.suppress(Exception):  # without a connection: what was fetched once
-        info = HfApi().model_info(name, revision=revision, files_metadata=True)
-        sizes = {file.rfilename: file.size for file in info.siblings}
-    for file in filter_repo_objects(sizes or (), allow_patterns=OWN):
-        _check_size(sizes[file], file, f"{file} of {name}")
-    how = {"allow_patterns": OWN, "local_files_only": sizes is None}
     try:
-        return Path(snapshot_download(name, revision=revision, **how))
-    except (OSError, ValueError) as error:
+        return _fetch(name, revision)
+    except InputError:
+        raise
+    except (OSError, ValueError, *NOT_THERE) as error:
         raise InputError(
             f"There is no such directory as {name!r}, and no router {name!r} that the Hugging Face "
             "hub would show (is it spelled right; does it ask for a login?), or the hub cannot be "
             f"reached ({type(error).__name__})."
         ) from error
+
+
+def _fetch(name: str, revision: str | None) -> Path:
+    """Download the files that a router consists of, each once its size is known."""
+    try:
+        info = HfApi().model_info(name, revision=revision, files_metadata=True)
+    except NOT_THERE:
+        raise
+    except Exception:  # however the client says that there is no connection: what was fetched once
+        info = None
+
+    def fetch(files: list[str], revision: str | None) -> Path:
+        sizes = {file.rfilename: file.size for file in info.siblings} if info else {}
+        for file in files if info else ():
+            if file not in sizes:
+                raise InputError(f"{name} on the Hugging Face hub is no router: it has no {file}.")
+            _check_size(sizes[file], file, f"{file} of {name}")
+        how = {"allow_patterns": files, "local_files_only": info is None}
+        return Path(snapshot_download(name, revision=revision, **how))
+
+    directory = fetch([CONFIG], revision)
+    config = _parse_config(_read_bytes(directory, CONFIG), directory / CONFIG)
+    return fetch([TENSORS, *_tokenizer_names(config).values()], directory.name)  # same commit

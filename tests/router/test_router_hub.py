@@ -1,5 +1,7 @@
 """A router on the hub, which a server on loopback stands in for."""
 
+import json
+
 import hub_standin
 import pytest
 
@@ -54,7 +56,7 @@ def test_a_router_goes_to_the_hub_and_comes_back(fitted, hub, tmp_path):
 def test_its_own_files_alone_are_fetched_and_found_without_a_connection(
     fitted, shared, monkeypatch
 ):
-    shared.files |= dict.fromkeys(("model.safetensors", "run.py"), b"x")
+    shared.files |= dict.fromkeys(("model.safetensors", "run.py", "tokenizer-0.json"), b"x")
     for offline in (False, True):
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
         assert Router.from_pretrained("someone/router").fingerprint == fitted[0].fingerprint
@@ -70,17 +72,19 @@ def test_its_own_files_alone_are_fetched_and_found_without_a_connection(
     ],
 )
 def test_a_giant_file_is_refused_before_it_is_fetched(shared, name, size, said):
-    shared.files.setdefault(name, b"{}")
+    config = json.loads(shared.files[CONFIG])
+    config["prices"][1]["tokenizer"] = "0" * 64
+    shared.files |= {CONFIG: json.dumps(config).encode(), "tokenizer-1.json": b"{}"}
     shared.sizes[name] = size
     with pytest.raises(InputError, match=f"{name} of someone/router has {said} and is not read"):
         Router.from_pretrained("someone/router")
-    assert not fetched(shared)
+    assert fetched(shared) == (set() if name == CONFIG else {CONFIG})
 
 
 def test_a_repository_that_lacks_a_file_is_no_router(shared):
     del shared.files[TENSORS]
     shared.files["router.pkl"] = b"x"
-    with pytest.raises(InputError, match=f"{TENSORS}: no such file"):
+    with pytest.raises(InputError, match=f"is no router: it has no {TENSORS}"):
         Router.from_pretrained("someone/router")
     assert fetched(shared) == {CONFIG}
 
