@@ -50,13 +50,11 @@ def evaluate_calibration(
     labelled = ~np.isnan(at.correct)
     answers = replace(at, groups=np.repeat(at.groups, labelled.sum(axis=1)))
     for name, values in both.items():
-        bins = equal_mass_bins(values[labelled])
+        predicted, right = values[labelled], at.correct[labelled]
+        bins = equal_mass_bins(predicted)
         used, counts = np.unique(bins, return_counts=True)
         inside = np.where(bins[:, None] == used, 1.0, np.nan)
-        columns = {
-            PREDICTED: inside * values[labelled][:, None],
-            OBSERVED: inside * at.correct[labelled][:, None],
-        }
+        columns = {PREDICTED: inside * predicted[:, None], OBSERVED: inside * right[:, None]}
         places = list(enumerate(counts.tolist(), 1))
         quantities = {
             tuple(Quantity(m, name, x=x, n=n) for x, n in places): itemgetter(m) for m in columns

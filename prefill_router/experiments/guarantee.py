@@ -190,17 +190,12 @@ def labels_needed(
     for max_loss, size in product(max_losses, sizes):
         promises = [_certify(at.take(drawn), p[drawn], max_loss, taus) for drawn in draws[size]]
         certified = pd.Series([promise.tau for promise in promises], dtype=float)
-        row = {
-            "max_loss": max_loss,
-            "groups": size,
-            "queries": round(np.mean([promise.n for promise in promises])),
-            "certified": certified.notna().mean(),
-            "tau": certified.median(),
-            "accuracy": np.nan,
-            "cost": np.nan,
-        }
+        n, tau = np.mean([promise.n for promise in promises]), certified.median()
+        row = {"max_loss": max_loss, "groups": size, "queries": round(n)}
+        row |= {"certified": certified.notna().mean(), "tau": tau}
+        row |= {"accuracy": np.nan, "cost": np.nan}
         if certified.notna().any():
-            cells = np.arange(len(p)), policy.tolerance(p, at.cost, row["tau"])
+            cells = np.arange(len(p)), policy.tolerance(p, at.cost, tau)
             row |= {"accuracy": at.correct[cells].mean(), "cost": at.cost[cells].mean()}
         table.append(row)
     return pd.DataFrame(table)

@@ -9,19 +9,12 @@ import numpy as np
 import pandas as pd
 
 from prefill_router.evaluation.results import results
+from prefill_router.experiments import routers
 from prefill_router.experiments.comparison import HeldOut, held_out
-from prefill_router.experiments.routers import (
-    BENCHMARK,
-    LENGTH,
-    LOGISTIC,
-    PRIMARY,
-    TFIDF,
-    predictions,
-)
 from prefill_router.experiments.study import Study
 from prefill_router.labels.splits import Split
 
-ROUTERS = (PRIMARY, LOGISTIC, TFIDF, BENCHMARK, LENGTH)
+ROUTERS = (routers.PRIMARY, routers.LOGISTIC, routers.TFIDF, routers.BENCHMARK, routers.LENGTH)
 SEEN, LEFT_OUT = "seen in training", "left out"
 FEWEST = 20
 """Test queries that a value must have."""
@@ -53,8 +46,9 @@ def transfer(study: Study, most: int = 16) -> pd.DataFrame:
         without = usual.like(splits)
         at = held_out(usual)
         at = at.take(np.isin(at.rows, without.test_rows))
-        p = {(name, SEEN): at.join(predictions(usual, name)) for name in ROUTERS}
-        p |= {(n, LEFT_OUT): without.over_folds(predictions(without, n)) for n in ROUTERS}
+        p = {(name, SEEN): at.join(routers.predictions(usual, name)) for name in ROUTERS}
+        for name in ROUTERS:
+            p[name, LEFT_OUT] = without.over_folds(routers.predictions(without, name))
         found.append(compare_ways(at, p, values[at.rows]).assign(target=kind))
     return pd.concat(found, ignore_index=True)
 
