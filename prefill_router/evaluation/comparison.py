@@ -197,8 +197,9 @@ class Evaluation:
         asked[BEST] = np.broadcast_to(kept.best_single, at.shape)
         # a single target's column is named by its number: a router may be called as the target is
         asked |= {k: np.full(len(at), k) for k in range(len(self.targets))}
+        last = right.shape[1] - 1
         for name, choice in asked.items():
-            if choice.min() < 0 or choice.max() > (last := right.shape[1] - 1):
+            if choice.min() < 0 or choice.max() > last:
                 raise InputError(f"Router {name!r} chooses a target outside 0..{last}.")
         columns = {("right", name): right[at, choice] for name, choice in asked.items()}
         measures, of_routers = RIGHT, {}

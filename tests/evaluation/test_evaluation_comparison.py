@@ -189,6 +189,7 @@ ZEROS = np.zeros(600, int)
         (lambda at: at.choices({ORACLE: ZEROS}), "reserved"),
         (lambda at: at.choices({"trunk": ZEROS}, [("trunks", BEST)]), "Unknown router 'trunks'.*k"),
         (lambda at: at.choices({"a": ZEROS + 3}), "chooses a target outside 0..2"),
+        (lambda at: at.choices({"a": ZEROS - 1}), "chooses a target outside 0..2"),
         (lambda at: replace(at, best_single=None).choices({}), "Give best_single"),
         (lambda at: at.probabilities({"a": np.full((600, 3), np.nan)}), "probability is NaN"),
         (lambda at: at.probabilities({"a": np.zeros((600, 2))}), "differ in shape"),
