@@ -56,7 +56,7 @@ class Variant:
     """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
-    features: Callable[[FoldFit], np.ndarray] = field(default_factory=lambda: FoldFit.features)
+    features: Callable[[FoldFit], np.ndarray] = FoldFit.features
     separate: bool = False
     by_rows: bool = False
 

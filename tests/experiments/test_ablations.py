@@ -92,20 +92,17 @@ def test_separate_heads_and_published_splits_are_those_of_the_ensemble(study, fo
 
 
 def test_only_one_variant_cuts_groups(study, fold, monkeypatch):
-    seen = []
+    seen, fit = [], SharedTrunkEnsemble.fit
 
     def remember(ensemble, X, Y, groups):
         seen.append(len(np.unique(groups)))
         return fit(ensemble, X, Y, groups)
 
-    fit = SharedTrunkEnsemble.fit
     monkeypatch.setattr(SharedTrunkEnsemble, "fit", remember)
-    train = study.splits[1].train
-    n_groups = len(np.unique(study.labels.group[train]))
     for name in (PRIMARY, "another split for each, groups cut"):
         train_variant(fold, variants(study)[name])
-    assert seen == [n_groups, len(train)]
-    assert n_groups < len(train)
+    n_groups = len(np.unique(study.labels.group[fold.split.train]))
+    assert seen == [n_groups, len(fold.split.train)] and n_groups < seen[1]
 
 
 def test_features_of_variants(study, fold):

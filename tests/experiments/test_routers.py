@@ -73,16 +73,15 @@ def test_every_router_is_calibrated_on_validation_rows(study, router):
     np.testing.assert_array_equal(p[known], map_.apply(raw[known]))
 
 
-def auc(study, p, target):
-    rows = study.test_rows
-    return roc_auc_score(study.labels.correct[rows, target], p[rows, target])
-
-
 def test_routers_learn_what_there_is_and_nothing_from_shuffled_labels(tmp_path):
     study = tiny_studies.study(tmp_path, label_table(1200), encoders=[])
-    [learned], [shuffled] = predictions(study, PRIMARY), predictions(study, SHUFFLED)
-    assert min(auc(study, learned, k) for k in (0, 1)) > 0.75
-    assert np.mean([auc(study, shuffled, k) for k in range(3)]) == pytest.approx(0.5, abs=0.08)
+    rows, Y = study.test_rows, study.labels.correct[study.test_rows]
+    learned, shuffled = (
+        [roc_auc_score(y, p) for y, p in zip(Y.T, predictions(study, name)[0][rows].T, strict=True)]
+        for name in (PRIMARY, SHUFFLED)
+    )
+    assert min(learned[:2]) > 0.75
+    assert np.mean(shuffled) == pytest.approx(0.5, abs=0.08)
 
 
 def test_missing_labels_and_a_target_always_right_are_no_obstacle(tmp_path):
