@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.utils.rnn import pad_sequence
 
 from prefill_router.errors import InputError
 from prefill_router.progress import track
@@ -235,13 +236,10 @@ def train_together(
 
 def _pad(rows: Sequence[np.ndarray], Y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows of unequal number as a matrix, with their labels; padding has no labels."""
-    padded = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
-    filling = np.ones(padded.shape, dtype=bool)
-    for s, own in enumerate(rows):
-        padded[s, : len(own)] = own
-        filling[s, : len(own)] = False
-    index, empty = (torch.from_numpy(part).to(Y.device) for part in (padded, filling))
-    return index, Y[index].masked_fill(empty[..., None], float("nan"))
+    lengths = torch.tensor([len(own) for own in rows], device=Y.device)
+    padded = pad_sequence([torch.from_numpy(own) for own in rows], batch_first=True).to(Y.device)
+    empty = torch.arange(padded.shape[1], device=Y.device) >= lengths[:, None]
+    return padded, Y[padded].masked_fill(empty[..., None], float("nan"))
 
 
 @torch.no_grad()

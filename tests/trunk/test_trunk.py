@@ -156,24 +156,18 @@ def test_what_is_not_an_ensemble_is_refused(tmp_path):
             SharedTrunkEnsemble.load(path)
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
+def test_bad_settings_and_data_are_named(rng):
+    X, Y = data(rng)
+    for settings, message in (
         ({"keep": 5}, "keep is 5"),
         ({"dropout": (0.3,)}, "as many rates in"),
         ({"dropout": (0.3, 1.0)}, "dropout is"),
         ({"max_epochs": 0}, "at least 1"),
         ({"inner_share": 1.0}, "validation share of 1.0"),
         ({"split": "outer"}, "split is 'outer'"),
-    ],
-)
-def test_bad_settings_are_named(rng, settings, message):
-    with pytest.raises(InputError, match=message):
-        SharedTrunkEnsemble(**{**SMALL, **settings}).fit(*data(rng))
-
-
-def test_bad_data_is_named(rng):
-    X, Y = data(rng)
+    ):
+        with pytest.raises(InputError, match=message):
+            SharedTrunkEnsemble(**{**SMALL, **settings}).fit(X, Y)
     model = SharedTrunkEnsemble(**SMALL)
     for features, labels, groups, message in (
         (X[1:], Y, None, "as many rows"),
