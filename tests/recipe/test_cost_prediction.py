@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 import tiny_models
+from random_labels import labels_of
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GroupKFold
 
-from prefill_router.labels import Labels
 from prefill_router.labels.costs import Prices
 from prefill_router.recipe.cost_prediction import (
     PENALTIES,
@@ -55,16 +55,8 @@ def test_predictions_stay_within_what_was_seen():
 def test_tokens_are_priced_unless_only_costs_are_known():
     """Targets `a` and `b` have answers of 10 and of 30 tokens; only `a` has a price."""
     n, prices = 40, Prices({"a": 2e6}, {"a": 3e6})
-    labels = Labels(
-        query_id=np.arange(n).astype(str),
-        question=np.array(["w1 w2"] * n, dtype=object),
-        benchmark=np.array(["b"] * n),
-        targets=("a", "b"),
-        correct=np.ones((n, 2)),
-        output_tokens=np.tile([10.0, 30.0], (n, 1)),
-        cost_usd=np.tile([np.nan, 0.25], (n, 1)),
-        group=np.arange(n),
-    )
+    tokens, paid = (np.tile(each, (n, 1)) for each in ([10.0, 30.0], [np.nan, 0.25]))
+    labels = labels_of(targets=("a", "b"), output_tokens=tokens, cost_usd=paid)
 
     def costs_of_one_and_four_tokens():
         model = fit_costs(labels, prices, np.zeros((n, 1)), np.arange(20), np.ones(n))

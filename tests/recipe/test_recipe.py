@@ -51,9 +51,6 @@ def fitted(world):
 
 def test_the_trunk_predicts_what_the_trained_ensemble_predicts(world, fitted):
     it = fitted["trunk"]
-    assert it.predictor.tensors["weight.0"].shape[1] == sum(
-        projection.shape[1] for projection in it.predictor.projection
-    )
     features = TargetFeatures(it.choices).fit(world.activations, TRAIN)
     x = np.hstack(features.transform(world.activations))
     assert it.model.n_features_in_ == x.shape[1]
@@ -115,15 +112,12 @@ def test_no_part_sees_rows_that_are_not_its_own(world, fitted, head):
     """Test rows change nothing; validation rows neither places nor components nor networks."""
 
     def changed(rows):
-        other = {}
+        other, Y, sign = {}, world.Y.copy(), np.ones((len(world.Y), 1), dtype=np.float32)
+        Y[rows], sign[rows] = 1 - Y[rows], -3
         for name, held in world.activations.items():
             places = [(layer, pooling) for layer in held.layers for pooling in held.poolings]
-            states = {place: held.states(*place).copy() for place in places}
-            for values in states.values():
-                values[rows] = values[rows][::-1] * 3 - 1
+            states = {place: held.states(*place) * sign for place in places}
             other[name] = Activations.from_arrays(states)
-        Y = world.Y.copy()
-        Y[rows] = 1 - Y[rows]
         return fit(SimpleNamespace(activations=other, Y=Y, groups=world.groups), head).predictor
 
     def equal(*parts):

@@ -13,6 +13,10 @@ def number(tokens):
     return int(tokens.replace(" ", ""))
 
 
+def total_of(step):
+    return sum(map(int, re.findall(r"-?\d+", step.replace(" ", ""))))
+
+
 @settings(max_examples=600, deadline=None)
 @given(st.sampled_from(list(FAMILIES)), st.sampled_from(LEVELS), st.integers(0, 2**32))
 def test_working_leads_to_the_answer(family, level, seed):
@@ -22,21 +26,17 @@ def test_working_leads_to_the_answer(family, level, seed):
     *_, last = steps = problem.working.split(" ; ")
     match family:
         case "addition":
-            columns = [step.split(" + ") for step in steps]
-            total = sum((int(x) + int(y)) * 10**place for place, (x, y) in enumerate(columns))
+            total = sum(total_of(step) * 10**place for place, step in enumerate(steps))
             assert total == number(problem.answer)
         case "remainder" | "sequence":
-            left, sign, right = re.fullmatch(r"([\d ]+) ([+-]) ([\d ]+)", last).groups()
-            change = number(right) if sign == "+" else -number(right)
-            assert number(left) + change == number(problem.answer)
+            assert total_of(last) == number(problem.answer)
         case "sorting" | "reversing":  # the last letter is left to the answer
             assert last.split() == [x for x in problem.answer.split() if x != items[-1]]
         case "brackets":
             assert problem.working == problem.slots["items"]
         case "most":
-            name, value = last.split(" ", 1)
-            assert name == problem.answer
-            assert f"{name} has {number(value)}" in problem.slots["items"]
+            assert last.split()[0] == problem.answer
+            assert re.sub(r" (\d) (\d)", r" has \1\2", last) in problem.slots["items"]
         case _:
             assert f" {problem.working}".endswith(f" {problem.answer}")
     if family == "roman":

@@ -58,25 +58,17 @@ def test_models_are_listed(request_):
     assert status == 200 and MODEL in {model["id"] for model in body["data"]}
 
 
-@pytest.mark.parametrize(
-    ("status", "request_fields"),
-    [
-        (400, {"body": "{"}),
-        (400, {"body": {}}),
-        (400, {"body": {"model": MODEL, "messages": []}}),
-        (400, {"body": asked(7)}),
-        (400, {"body": asked(LONG)}),
-        (400, {"body": asked("a", max_tokens=0)}),
+def test_what_cannot_be_answered_is_said(request_):
+    bad = ["{", {}, {"model": MODEL, "messages": []}, asked(7), asked("a", max_tokens=0)]
+    refused = [(400, {"body": body}) for body in bad] + [
         (404, {"body": asked("a") | {"model": "zoo/../../etc"}}),
         (404, {"body": {}, "path": "/more"}),
         (404, {"path": "/more"}),
         (413, {"body": "", "Content-Length": str(2**21)}),
-    ],
-)
-def test_what_cannot_be_answered_is_said(request_, status, request_fields):
-    found, answer = request_(**request_fields)
-    assert found == status
-    assert answer["error"]["message"]
+    ]
+    for status, fields in refused:
+        found, answer = request_(**fields)
+        assert found == status and answer["error"]["message"]
 
 
 def test_only_this_machine_is_served(request_):

@@ -19,8 +19,7 @@ def test_numbers_are_spelled_out():
 
 def test_every_committed_model_has_this_vocabulary_in_this_order(tokenizer):
     words = vocabulary()
-    assert len(set(words)) == len(words)
-    assert tuple(words[: len(SPECIAL)]) == SPECIAL
+    assert len(set(words)) == len(words) and tuple(words[: len(SPECIAL)]) == SPECIAL
     assert tokenizer.convert_ids_to_tokens(range(len(words))) == words
     for name in RECIPES:
         stored = json.loads((resolve(f"zoo/{name}").location / "tokenizer.json").read_text())
@@ -36,8 +35,7 @@ def test_questions_and_answers_are_in_known_words_and_leave_room(queries, tokeni
     )
     assert not any(tokenizer.unk_token_id in row for row in prompts + answers)
     assert [tokenizer.decode(row, clean_up_tokenization_spaces=False) for row in answers] == said
-    longest = max(map(len, answers)) + 1  # the end token
-    assert longest <= 96
+    assert max(map(len, answers)) + 1 <= 96  # with the end token
     assert max(map(len, prompts)) + 2 + 96 <= MAX_POSITIONS
 
 
