@@ -97,9 +97,8 @@ class TfidfLogistic(BaseEstimator):
         )
         counts = self.vectorizer_.fit_transform(X)
         self.coef_, self.intercept_ = np.zeros((Y.shape[1], counts.shape[1])), logit(base_rate(Y))
-        for k, model in enumerate(
-            _fit_each(LogisticRegression(C=self.C, max_iter=1000), counts, Y)
-        ):
+        models = _fit_each(LogisticRegression(C=self.C, max_iter=1000), counts, Y)
+        for k, model in enumerate(models):
             if model is not None:
                 self.coef_[k], self.intercept_[k] = model.coef_[0], model.intercept_[0]
         return self
@@ -194,12 +193,11 @@ class TargetTrees(BaseEstimator):
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
         """Predict from features `X` (n, D)."""
-        return np.column_stack(
-            [
-                np.full(len(X), rate) if model is None else model.predict_proba(X)[:, 1]
-                for model, rate in zip(self.models_, self.base_rate_, strict=True)
-            ]
-        )
+        p = np.tile(self.base_rate_, (len(X), 1))
+        for k, model in enumerate(self.models_):
+            if model is not None:
+                p[:, k] = model.predict_proba(X)[:, 1]
+        return p
 
 
 def completed(Y: np.ndarray, accuracy: np.ndarray) -> np.ndarray:

@@ -10,12 +10,12 @@ import torch
 from scipy.special import logit
 from sklearn.base import BaseEstimator
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from prefill_router.baselines import base_rate, estimator
 from prefill_router.extraction.batches import plan_batches
-from prefill_router.extraction.models import load_encoder, pad_id
-from prefill_router.extraction.pooling import Batch, pool_mean
+from prefill_router.extraction.model_layout import model_inputs
+from prefill_router.extraction.models import load_encoder
+from prefill_router.extraction.pooling import pool_mean
 from prefill_router.extraction.prompts import Prompts, Truncation, token_limit
 from prefill_router.extraction.sources import ModelSource
 from prefill_router.labels import label_matrix
@@ -53,8 +53,8 @@ class TextClassifier(BaseEstimator):
 
     Attributes
     ----------
-    model_, tokenizer_
-        The fine-tuned encoder and its tokenizer.
+    model_, tokenizer_, prompts_
+        The fine-tuned encoder, its tokenizer, and how it reads questions.
     head_ : torch.nn.Linear
         D -> K. It starts at weights 0 and each target's base rate, which stays where no epoch
         improves on it.
@@ -97,16 +97,19 @@ class TextClassifier(BaseEstimator):
         InputError
             If the encoder cannot be loaded, a question cannot be read, or rows are too few.
         """
-        Y = label_matrix(Y, len(X))
+        X, Y = np.asarray(X, dtype=object), label_matrix(Y, len(X))
         rng = np.random.default_rng(self.random_state)
         groups = np.arange(len(X)) if groups is None else np.asarray(groups)
         train, held, _ = grouped_split(groups, self.inner_share, rng)
         self.labelled_ = ~np.isnan(Y).all(axis=0)
         self.model_, self.tokenizer_ = load_encoder(self.encoder, str(self.device))
-        ids, labels = self._ids(X), torch.tensor(Y, dtype=torch.float32, device=self.model_.device)
+        limit = self.max_tokens or token_limit(self.model_, self.tokenizer_)
+        self.prompts_ = Prompts(self.tokenizer_, limit, self.truncation)
+        self.prompts_.count(X)  # refuses what cannot be read
+        labels = torch.tensor(Y, dtype=torch.float32, device=self.model_.device)
         with torch.random.fork_rng():
             torch.manual_seed(self.random_state)
-            width = self._pooled(ids[:1]).shape[1]
+            width = self._pooled(X[:1]).shape[1]
             self.head_ = nn.Linear(width, Y.shape[1], device=self.model_.device)
             nn.init.zeros_(self.head_.weight)
             with torch.no_grad():
@@ -114,17 +117,17 @@ class TextClassifier(BaseEstimator):
             network = nn.ModuleList([self.model_, self.head_])
             optimiser = torch.optim.Adam(network.parameters(), lr=self.learning_rate)
             best = copy.deepcopy(network.state_dict())
-            self.losses_ = [self._loss(ids, labels, held)]
+            self.losses_ = [self._loss(X[held], labels[held])]
             for epoch in track(range(1, self.max_epochs + 1), "Fine-tuning"):
                 network.train()
                 order = rng.permutation(train)
                 for rows in np.split(order, range(self.batch_size, len(order), self.batch_size)):
-                    logits = self.head_(self._pooled([ids[row] for row in rows]))
+                    logits = self.head_(self._pooled(X[rows]))
                     optimiser.zero_grad()
                     masked_loss(logits[None], labels[rows][None]).sum().backward()
                     optimiser.step()
                 network.eval()
-                self.losses_.append(self._loss(ids, labels, held))
+                self.losses_.append(self._loss(X[held], labels[held]))
                 best_epoch = self.losses_.index(min(self.losses_))
                 if best_epoch == epoch:
                     best = copy.deepcopy(network.state_dict())
@@ -135,34 +138,25 @@ class TextClassifier(BaseEstimator):
 
     def predict_proba(self, X: Sequence[str]) -> np.ndarray:
         """Predict from questions `X`, (n, K)."""
-        ids = self._ids(X)
-        order, logits = self._logits(ids, np.arange(len(ids)))
-        p = np.empty((len(ids), len(self.labelled_)))
+        order, logits = self._logits(np.asarray(X, dtype=object))
+        p = np.empty((len(order), len(self.labelled_)))
         p[order] = torch.sigmoid(logits).cpu().numpy()
         return np.where(self.labelled_, p, 0.5)
 
-    def _ids(self, X: Sequence[str]) -> list[Tensor]:
-        limit = self.max_tokens or token_limit(self.model_, self.tokenizer_)
-        prompts = Prompts(self.tokenizer_, limit, self.truncation)
-        prompts.count(X)  # refuses what cannot be read
-        return [torch.tensor(tokens, device=self.model_.device) for tokens in prompts.ids(X)]
+    def _pooled(self, X: np.ndarray) -> Tensor:
+        """Mean of the last block's states over each prompt, (B, D)."""
+        batch = self.prompts_.batch(X).to(self.model_.device)
+        output = self.model_(**model_inputs(self.model_, batch.tokens, batch.lengths))
+        return pool_mean(output.last_hidden_state, batch)
 
-    def _pooled(self, ids: Sequence[Tensor]) -> Tensor:
-        """Mean of the last block's states over each prompt, (B, D); padded on the right."""
-        lengths = torch.tensor([len(tokens) for tokens in ids], device=self.model_.device)
-        tokens = pad_sequence(list(ids), batch_first=True, padding_value=pad_id(self.tokenizer_))
-        mask = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
-        output = self.model_(input_ids=tokens, attention_mask=mask.long())
-        whole = torch.stack([torch.zeros_like(lengths), lengths], dim=1)
-        return pool_mean(output.last_hidden_state, Batch(tokens, lengths, whole))
-
-    def _loss(self, ids: list[Tensor], labels: Tensor, rows: np.ndarray) -> float:
-        order, logits = self._logits(ids, rows)
+    def _loss(self, X: np.ndarray, labels: Tensor) -> float:
+        order, logits = self._logits(X)
         return masked_loss(logits[None], labels[order][None]).item()
 
     @torch.inference_mode()
-    def _logits(self, ids: list[Tensor], rows: np.ndarray) -> tuple[np.ndarray, Tensor]:
-        """Read rows of similar length together; return the rows in that order, and their logits."""
-        batches = plan_batches(np.array([len(ids[row]) for row in rows]), TOKEN_BUDGET)
-        logits = [self.head_(self._pooled([ids[rows[i]] for i in places])) for places in batches]
-        return rows[np.concatenate(batches)], torch.cat(logits)
+    def _logits(self, X: np.ndarray) -> tuple[np.ndarray, Tensor]:
+        """Read prompts of similar length together; return the rows in that order, their logits."""
+        lengths = np.minimum(self.prompts_.count(X), self.prompts_.max_tokens)
+        batches = plan_batches(lengths, TOKEN_BUDGET)
+        logits = [self.head_(self._pooled(X[rows])) for rows in batches]
+        return np.concatenate(batches), torch.cat(logits)

@@ -217,9 +217,8 @@ class Evaluation:
             for metric, of in measures.items()
             for k, target in enumerate(self.targets)
         }
-        quantities |= differences(
-            {"headroom": lambda m, a: m["right", a] - m["right", BEST]}, [ORACLE]
-        )
+        headroom = Quantity("headroom", ORACLE)
+        quantities[headroom] = lambda m: m["right", ORACLE] - m["right", BEST]
         if each_group_once:
             codes = kept.group_codes
             sizes = np.bincount(codes)

@@ -69,13 +69,9 @@ class Components:
 
     def columns(self, choices: Sequence[Choice]) -> list[np.ndarray]:
         """Return where each target's features f_k stand among the components."""
-        widths = [projection.shape[1] for projection in self.projection]
-        ends = dict(zip(self.places, np.cumsum(widths), strict=True))
-        widths = dict(zip(self.places, widths, strict=True))
-        return [
-            ends[it.place] - widths[it.place] + np.arange(min(it.dimension, widths[it.place]))
-            for it in choices
-        ]
+        ends = np.cumsum([projection.shape[1] for projection in self.projection])
+        columns = dict(zip(self.places, np.split(np.arange(ends[-1]), ends[:-1]), strict=True))
+        return [columns[choice.place][: choice.dimension] for choice in choices]
 
 
 def fit_components(

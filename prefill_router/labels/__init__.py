@@ -155,9 +155,7 @@ def load_labels(
     """
     name = tables.source_name(source)
     labels = _assemble(to_long(tables.read_table(source), name, targets), name)
-    _check_count(labels.targets, name, at_least)
-    if targets:
-        labels = labels.select_targets(targets, at_least, name)
+    labels = labels.select_targets(targets or labels.targets, at_least, name)
     if n_queries < 0:
         raise InputError(f"n_queries is {n_queries}; give a positive number, or 0 for all.")
     if 0 < n_queries < labels.n_queries:
