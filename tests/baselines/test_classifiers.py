@@ -7,15 +7,8 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from prefill_router.baselines.classifiers import (
-    LengthOnly,
-    RidgePath,
-    TargetTrees,
-    TfidfLogistic,
-    completed,
-    join_parts,
-    split_labels,
-)
+from prefill_router.baselines import classifiers
+from prefill_router.baselines.classifiers import LengthOnly, RidgePath, TargetTrees, TfidfLogistic
 from prefill_router.errors import InputError
 
 
@@ -37,13 +30,6 @@ def test_tfidf_equals_a_scikit_learn_pipeline_on_complete_labels(rng):
         words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=pattern)
         reference = make_pipeline(words, LogisticRegression(C=3)).fit(texts, Y[:, k])
         np.testing.assert_allclose(p[:, k], reference.predict_proba(texts[:9])[:, 1], atol=1e-3)
-
-
-def test_tfidf_reads_single_digits_and_symbols():
-    texts = np.array(["7 + 3", "7 > 3", "8 + 3", "8 > 3"] * 10, dtype=object)
-    Y = np.column_stack([["+" in text for text in texts], ["7" in text for text in texts]])
-    p = TfidfLogistic(C=100).fit(texts, Y.astype(float)).predict_proba(texts)
-    np.testing.assert_array_equal(p > 0.5, Y)
 
 
 def test_trees_of_each_target_equal_scikit_learn_on_the_rows_labelled_for_it():
@@ -79,34 +65,29 @@ def test_every_penalty_is_a_ridge_regression_of_scikit_learn(data):
         assert found == pytest.approx(Ridge(alpha=penalty * unit).fit(X, Y).predict(X), abs=1e-9)
 
 
-def test_features_that_do_not_vary_predict_the_mean(data):
-    X, Y = data
-    found = RidgePath([1.0]).fit(np.ones_like(X), Y).predict(X)
-    assert found == pytest.approx(np.broadcast_to(Y.mean(axis=0), (1, *Y.shape)))
-
-
-def test_a_penalty_of_zero_is_refused(data):
+def test_edges_of_the_path(data):
     with pytest.raises(InputError, match="must all be positive"):
         RidgePath([1.0, 0.0]).fit(*data)
+    X, Y = data
+    found = RidgePath([1.0]).fit(np.ones_like(X), Y).predict(X)  # no feature varies
+    assert found == pytest.approx(np.broadcast_to(Y.mean(axis=0), (1, *Y.shape)))
 
 
 def test_missing_labels_deviate_as_their_target_does():
     Y = np.array([[1, np.nan, 0], [np.nan, np.nan, np.nan], [1, 1, 0]])
     accuracy = np.array([0.8, 0.6, 0.4])
     shift = ((1 - 0.8) + (0 - 0.4)) / 2
-    assert completed(Y, accuracy) == pytest.approx(
-        np.array([[1, 0.6 + shift, 0], accuracy, [1, 1, 0]])
-    )
+    want = np.array([[1, 0.6 + shift, 0], accuracy, [1, 1, 0]])
+    assert classifiers.completed(Y, accuracy) == pytest.approx(want)
 
 
-def test_parts_of_labels_add_up_again():
+def test_parts_of_labels_add_up_again_and_stay_within_the_unit_interval():
     Y = np.random.default_rng(0).integers(0, 2, (30, 4)).astype(float)
-    parts = split_labels(Y)
+    parts = classifiers.split_labels(Y)
     assert parts[:, 0] == pytest.approx(Y.mean(axis=1))
     assert parts[:, 1:].sum(axis=1) == pytest.approx(np.zeros(30))
-    assert join_parts(parts[:, 0], parts[:, 1:]) == pytest.approx(Y)
-
-
-def test_what_leaves_the_unit_interval_is_moved_back_with_its_differences():
-    p = join_parts(np.array([0.9, 0.0, 0.5]), np.array([[0.2, -0.2], [-0.1, 0.1], [-0.9, 0.9]]))
+    assert classifiers.join_parts(parts[:, 0], parts[:, 1:]) == pytest.approx(Y)
+    p = classifiers.join_parts(
+        np.array([0.9, 0.0, 0.5]), np.array([[0.2, -0.2], [-0.1, 0.1], [-0.9, 0.9]])
+    )
     assert p == pytest.approx(np.array([[1.0, 0.6], [0.0, 0.2], [0.0, 1.0]]))

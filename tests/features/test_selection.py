@@ -92,9 +92,8 @@ def test_fewer_rows_than_dimensions_and_a_class_missing_from_a_fold(rng):
 def test_constant_states_and_one_sided_targets_do_not_crash(rng):
     activations, Y, groups = predictable(rng)
     Y = np.column_stack([Y, np.ones(len(Y)), np.full(len(Y), np.nan)])
-    table = cross_validated_auc(
-        activations, Y, np.arange(120), groups, [0, 1], ["last", "mean"], [2, 4]
-    )
+    places = [0, 1], ["last", "mean"]
+    table = cross_validated_auc(activations, Y, np.arange(120), groups, *places, [2, 4])
     constant = table.query("layer == 0 and pooling == 'last'")
     assert constant["constant"].all()
     assert not table.drop(constant.index)["constant"].any()
@@ -109,23 +108,20 @@ def test_constant_states_and_one_sided_targets_do_not_crash(rng):
 def test_bad_settings_are_named(rng, n_folds, dimensions):
     activations, Y, groups = predictable(rng)
     with pytest.raises(InputError, match=r"n_folds is|dimensions is"):
-        cross_validated_auc(
-            activations, Y, np.arange(120), groups, [1], ["mean"], dimensions, n_folds
-        )
+        cross_validated_auc(activations, Y, np.arange(120), groups, [1], [], dimensions, n_folds)
 
 
-def scores(*rows):
-    columns = ["encoder", "layer", "pooling", "dimension", "target", "auc", "constant"]
-    return pd.DataFrame(rows, columns=columns)
+def scores(auc, layer, target=0, dimension=16, constant=False, **fields):
+    """A table of one encoder's scores with last pooling."""
+    columns = {"encoder": "a", "layer": layer, "pooling": "last", "dimension": dimension}
+    columns |= {"target": target, "auc": auc, "constant": constant} | fields
+    return pd.DataFrame(columns)
 
 
 def test_choose_breaks_ties_the_same_way_in_any_order():
+    pooling = ["last", "mean", "last", "last", "last"]
     table = scores(
-        ("a", 2, "last", 16, 0, 0.8, False),
-        ("a", 1, "mean", 16, 0, 0.8, False),
-        ("a", 1, "last", 32, 0, 0.8, False),
-        ("a", 1, "last", 16, 0, 0.8, False),
-        ("a", 0, "last", 16, 0, 0.7, False),
+        [0.8] * 4 + [0.7], [2, 1, 1, 1, 0], dimension=[16, 16, 32, 16, 16], pooling=pooling
     )
     for seed in range(5):
         shuffled = table.sample(frac=1, random_state=seed)
@@ -133,32 +129,20 @@ def test_choose_breaks_ties_the_same_way_in_any_order():
 
 
 def test_choose_takes_neither_nan_nor_constant_states():
-    table = scores(
-        ("a", 0, "last", 16, 0, 0.9, True),
-        ("a", 1, "last", 16, 0, np.nan, False),
-        ("b", 2, "last", 16, 0, 0.2, False),
-    )
+    table = scores([0.9, np.nan, 0.2], range(3), encoder=["a", "a", "b"], constant=[True, 0, 0])
     assert choose(table) == [Choice("b", 2, "last", 16)]
+    with pytest.raises(InputError, match="constant"):
+        choose(table.assign(constant=True))
 
 
 def test_choose_falls_back_to_the_best_mean_over_other_targets():
-    table = scores(
-        ("a", 1, "last", 16, 0, 0.9, False),
-        ("a", 2, "last", 16, 0, 0.8, False),
-        ("a", 1, "last", 16, 1, 0.4, False),
-        ("a", 2, "last", 16, 1, 0.6, False),
-        ("a", 1, "last", 16, 2, np.nan, False),
-        ("a", 2, "last", 16, 2, np.nan, False),
-    )
+    table = scores([0.9, 0.8, 0.4, 0.6, np.nan, np.nan], [1, 2] * 3, np.repeat(range(3), 2))
     assert [choice.layer for choice in choose(table)] == [1, 2, 2]
     assert [choice.layer for choice in choose(table[table["target"] == 2])] == [1]
 
 
 def test_choose_by_J_without_encoders():
-    table = scores(("", 1, "last", 16, 0, 0.5, False), ("", 2, "last", 16, 0, np.inf, False))
-    table = table.rename(columns={"auc": "J"}).drop(columns="encoder")
+    table = scores([0.5, np.inf], [1, 2]).rename(columns={"auc": "J"}).drop(columns="encoder")
     assert choose(table, "J") == [Choice("", 2, "last", 16)]
     with pytest.raises(InputError, match="'auc'"):
         choose(table)
-    with pytest.raises(InputError, match="constant"):
-        choose(table.assign(constant=True), "J")
