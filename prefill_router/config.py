@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -24,7 +23,7 @@ from pydantic import (
 from prefill_router.answers.targets import Endpoint, LocalTarget
 from prefill_router.errors import InputError
 from prefill_router.storage import fingerprint
-from prefill_router.validation import Settings, checked, plain_yaml, read_mapping
+from prefill_router.validation import Settings, checked, field, plain_yaml, read_mapping
 
 if TYPE_CHECKING:
     from prefill_router.labels.costs import Prices
@@ -66,11 +65,6 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Listed = Annotated[list[T], BeforeValidator(listed), AfterValidator(once)]
 Layers = Literal["all", "upper"] | Annotated[Listed[NonNegativeInt], Field(min_length=1)]
 """Layers of an encoder: all, the upper half, or those of a list."""
-
-
-def field(default: Any, description: str, **limits: Any) -> Any:
-    """Return a field that explains itself, to readers of notebooks and of the commands' help."""
-    return Field(default, description=description, **limits)
 
 
 class Config(Settings):
@@ -248,15 +242,41 @@ class Loop(Config):
     exclude: Listed[str] = field([], "targets not to choose now")
     report: Name = field("report.html", "page to write")
 
+    @property
+    def target_names(self) -> list[str]:
+        """What the targets are called."""
+        return [getattr(target, "name", target) for target in self.targets]
+
+    def price_table(self) -> Prices | None:
+        """Return the prices that targets state and those of a table; None if there are none.
+
+        Raises
+        ------
+        InputError
+            If a target has a price in both.
+        """
+        from prefill_router import zoo
+        from prefill_router.labels.costs import Prices, load_prices
+
+        own = {t.name: t.price for t in self.targets if getattr(t, "price", None)}
+        table = Prices({}, {}, source="the loop's file")
+        if self.prices:
+            table = load_prices(zoo.PRICES if self.prices == "zoo" else self.prices)
+        if both := sorted(own.keys() & table.input.keys()):
+            raise InputError(f"Target {both[0]!r} has a price of its own and one in {self.prices}.")
+        for name, price in own.items():
+            table.input[name], table.output[name] = price.input, price.output
+        return table if table.input else None
+
     @classmethod
     def explained(cls) -> list[tuple[str, str, str]]:
         """Return name, default and meaning of every field, an endpoint's own ones included."""
         rows = []
         for prefix, model in (("", cls), ("targets: ", Endpoint)):
-            for name, field in model.model_fields.items():
-                default = field.get_default(call_default_factory=True)
-                shown = "" if field.is_required() or default in (None, [], {}) else str(default)
-                rows.append((prefix + name, shown, field.description or ""))
+            for name, about in model.model_fields.items():
+                default = "" if about.is_required() else about.default
+                shown = "" if default in (None, [], {}) else str(default)
+                rows.append((prefix + name, shown, about.description))
         return rows
 
 
@@ -269,34 +289,3 @@ def read_loop(path: str | Path, given: Mapping[str, Any] | None = None) -> Loop:
         As for `prefill_router.validation.read_mapping` and `checked`.
     """
     return checked(Loop, read_mapping(path), str(path), given)
-
-
-def target_names(targets: list[Target]) -> list[str]:
-    """Return what the targets of a loop are called."""
-    return [getattr(target, "name", target) for target in targets]
-
-
-def price_table(targets: list[Target], prices: str) -> Prices | None:
-    """Return the prices that targets state and those of a table; None if there are none.
-
-    Raises
-    ------
-    InputError
-        If a target has a price in both.
-    """
-    from prefill_router import zoo
-    from prefill_router.labels.costs import Prices, load_prices
-
-    own = {t.name: t.price for t in targets if getattr(t, "price", None)}
-    table = Prices({}, {}, source="the loop's file")
-    if prices:
-        table = load_prices(zoo.PRICES if prices == "zoo" else prices)
-    if both := sorted(own.keys() & table.input.keys()):
-        raise InputError(f"Target {both[0]!r} has a price of its own and one in {prices}.")
-    if not own and not table.input:
-        return None
-    by_kind = {
-        kind: getattr(table, kind) | {name: getattr(price, kind) for name, price in own.items()}
-        for kind in ("input", "output")
-    }
-    return replace(table, **by_kind)

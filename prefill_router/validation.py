@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from prefill_router.errors import InputError, did_you_mean
 
@@ -18,6 +18,11 @@ LONGEST = 2**20
 DEEPEST = 20
 PRIVATE = {"key", "base_url", "api_key", "extra", "system"}
 """Fields that a key may have been written into by mistake: an error does not repeat them."""
+
+
+def field(default: Any, description: str, **limits: Any) -> Any:
+    """Return a field that explains itself, to readers of notebooks and of the commands' help."""
+    return Field(default, description=description, **limits)
 
 
 class Settings(BaseModel):

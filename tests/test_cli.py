@@ -183,7 +183,10 @@ def test_extract_writes_what_the_library_would(tmp_path, monkeypatch):
 def test_extract_refuses_in_plain_words(tmp_path):
     (tmp_path / "queries.csv").write_text("query,note\na,b\n")
     arguments = ["extract", tmp_path / "queries.csv", tmp_path / "out", "-e", "zoo/reader-s"]
-    assert "lacks the column question; there are ['query', 'note']" in refused(*arguments)
+    assert (
+        "no column 'question', which an extraction needs; its columns are query, note"
+        in refused(*arguments)
+    )
     assert "engine: " in refused(*arguments, "--engine", "dask")
     (tmp_path / "queries.csv").write_text("question\na\n")
     assert "are for the engine ray" in refused(*arguments, "--workers", 2)
@@ -194,7 +197,7 @@ def test_train_checks_every_name_first(tmp_path, monkeypatch):
     trained = []
     monkeypatch.setattr("prefill_router.zoo.training.train", lambda *_: trained.append(1))
     said = refused("zoo", "train", "reader-m", "reader-x", "--out", tmp_path)
-    assert "no recipe 'reader-x'. Did you mean 'reader-" in said
+    assert "recipe 'reader-x' is unknown. Did you mean 'reader-" in said
     assert trained == []
 
 

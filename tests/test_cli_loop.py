@@ -151,7 +151,7 @@ def test_collect_refuses_what_it_cannot_use(tmp_path, asked):
         ("targets=zoo/nobody", "no model 'zoo/nobody' in the zoo"),
         ("queries=gone.csv", "gone.csv"),
         ("queries=", "queries must name a table"),
-        ("grader=luck", "none called 'luck'"),
+        ("grader=luck", "grader 'luck' is unknown"),
     ):
         assert said in refused("collect", asked, "-p", given)
     assert not (tmp_path / "labels.csv.gz").exists()

@@ -15,10 +15,8 @@ from prefill_router.config import (
     Loop,
     Parameters,
     from_namespace,
-    price_table,
     project_root,
     read_loop,
-    target_names,
     validate,
 )
 from prefill_router.errors import InputError
@@ -159,8 +157,8 @@ def test_local_models_and_endpoints_stand_side_by_side(tmp_path):
     mine = {"name": "models/mine", "price": {**price}}
     path = write(tmp_path, targets=["zoo/gpt2-a", mine, REMOTE | {"price": price}], seed=3)
     loop = read_loop(path, {"seed": 4, "exclude": "a, b", "layers": "3,5"})
-    assert target_names(loop.targets) == ["zoo/gpt2-a", "models/mine", "a"]
-    assert price_table(loop.targets, loop.prices).input == {"models/mine": 1, "a": 1}
+    assert loop.target_names == ["zoo/gpt2-a", "models/mine", "a"]
+    assert loop.price_table().input == {"models/mine": 1, "a": 1}
     assert isinstance(loop.targets[2], Endpoint)
     assert (loop.seed, loop.exclude, loop.layers) == (4, ["a", "b"], [3, 5])
     assert read_loop(path, {"targets": "x, y"}).targets == ["x", "y"]
@@ -204,13 +202,13 @@ def test_prices_are_stated_once(tmp_path):
     (tmp_path / "p.csv").write_text("model,usd_per_m_input,usd_per_m_output\nb,1,2\n")
     priced = REMOTE | {"price": {"input": 3, "output": 4}}
     loop = read_loop(write(tmp_path, targets=[priced], prices=str(tmp_path / "p.csv")))
-    table = price_table(loop.targets, loop.prices)
+    table = loop.price_table()
     assert (table.input, table.output) == ({"b": 1, "a": 3}, {"b": 2, "a": 4})
-    assert price_table([], "") is None
-    assert "zoo/gpt2-a" in price_table([], "zoo").input
-    twice = priced | {"name": "b"}
+    assert Loop().price_table() is None
+    assert "zoo/gpt2-a" in Loop(prices="zoo").price_table().input
+    path = write(tmp_path, targets=[priced | {"name": "b"}], prices=str(tmp_path / "p.csv"))
     with pytest.raises(InputError, match="price of its own"):
-        price_table(read_loop(write(tmp_path, targets=[twice])).targets, str(tmp_path / "p.csv"))
+        read_loop(path).price_table()
 
 
 def test_every_field_is_explained():

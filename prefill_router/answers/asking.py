@@ -10,7 +10,8 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 
 from prefill_router.answers.endpoints import Connection, NoAnswer, RateLimit
 from prefill_router.answers.ledger import Ledger, open_ledger
@@ -63,15 +64,14 @@ def ask_endpoints(
     """
     for endpoint in endpoints if cap_usd is not None else ():
         if prices is None or endpoint.name not in prices.output:
-            known = did_you_mean(endpoint.name, prices.output) if prices else ""
             raise InputError(
-                f"cap_usd needs the price of target {endpoint.name!r}; give it, with 0 if it is "
-                f"free.{known}"
+                f"cap_usd needs the price of target {endpoint.name!r}; give it, 0 if it is free."
+                + did_you_mean(endpoint.name, prices.output if prices else ())
             )
     with open_ledger(path, cap_usd) as ledger:
         done: queue.SimpleQueue = queue.SimpleQueue()
-        askers = [_Asker(endpoint, decoding, prices, ledger, done) for endpoint in endpoints]
-        n = sum(asker.enqueue(questions) for asker in askers)
+        askers = [_Asker(to, questions, decoding, prices, ledger, done) for to in endpoints]
+        n = sum(len(asker.waiting) for asker in askers)
         # In a thread, since a notebook has a loop already; an exception here cancels the requests.
         loop = asyncio.new_event_loop()
         task = loop.create_task(_ask_all(askers))
@@ -110,28 +110,21 @@ async def _ask_all(askers: Sequence[_Asker]) -> None:
         raise errors.exceptions[0] from None
 
 
-@dataclass
 class _Asker:
-    """An endpoint while it is asked."""
+    """An endpoint while it is asked what the ledger holds no answer to."""
 
-    endpoint: Endpoint
-    decoding: Decoding
-    prices: Prices | None
-    ledger: Ledger
-    done: queue.SimpleQueue
-    failures: int = 0
-    stopped: bool = False
-
-    def __post_init__(self) -> None:
-        self.connection = Connection(self.endpoint, self.decoding)
-        self.limit = RateLimit(self.endpoint.requests_per_minute, self.endpoint.tokens_per_minute)
-        self.waiting: deque[tuple[str, str]] = deque()
-
-    def enqueue(self, questions: Sequence[str]) -> int:
-        """Take on each question that the ledger holds no answer to; return how many."""
-        asked = {self.endpoint.answer_key(q, self.decoding): q for q in questions}
-        self.waiting.extend((k, q) for k, q in asked.items() if k not in self.ledger.answers)
-        return len(self.waiting)
+    def __init__(
+        self, endpoint: Endpoint, questions: Sequence[str], decoding: Decoding,
+        prices: Prices | None, ledger: Ledger, done: queue.SimpleQueue,
+    ):  # fmt: skip
+        self.endpoint, self.ledger, self.done = endpoint, ledger, done
+        self.max_new_tokens = decoding.max_new_tokens
+        self.cost = partial(answer_cost, prices, endpoint.name)
+        self.connection = Connection(endpoint, decoding)
+        self.limit = RateLimit(endpoint.requests_per_minute, endpoint.tokens_per_minute)
+        asked = {endpoint.answer_key(question, decoding): question for question in questions}
+        self.waiting = deque(item for item in asked.items() if item[0] not in ledger.answers)
+        self.failures, self.stopped = 0, False
 
     async def work(self) -> None:
         """Ask one waiting question after another."""
@@ -145,8 +138,7 @@ class _Asker:
                 if error.then == "stop":
                     self.stop(error.reason)
                     return
-                name, said = self.endpoint.name, f"{question!r:.60} ({error.reason})"
-                self.ledger.problems.append(f"{name}: no answer to {said}")
+                self.complain(f"no answer to {question!r:.60} ({error.reason})")
                 if self.failures >= max(FAILURES_IN_A_ROW, self.endpoint.concurrency):
                     self.stop(f"{self.failures} questions in a row failed: {error.reason}")
             self.done.put(None)
@@ -154,10 +146,9 @@ class _Asker:
     async def ask(self, key: str, question: str) -> None:
         """Ask one question until it is answered; raise NoAnswer if it is given up."""
         n_input = self.endpoint.most_input_tokens(question)
-        most = self.decoding.max_new_tokens
-        worst = answer_cost(self.prices, self.endpoint.name, n_input, most) or 0.0
+        worst = self.cost(n_input, self.max_new_tokens) or 0.0
         for n_failed in range(self.endpoint.retries + 1):
-            await self.limit.wait(n_input + most)
+            await self.limit.wait(n_input + self.max_new_tokens)
             await self.afford(worst)
             attempt = self.ledger.ask(key, worst)
             try:
@@ -166,14 +157,13 @@ class _Asker:
                 self.ledger.fail(attempt, error.may_be_charged)
                 if error.then != "retry" or n_failed == self.endpoint.retries:
                     raise
-                if error.wait is None:
+                if error.wait is not None:
+                    self.limit.pause(error.wait)
+                else:
                     longest = min(LONGEST_WAIT, FIRST_WAIT * 2**n_failed)
                     await asyncio.sleep(random.uniform(0, longest))
-                else:
-                    self.limit.pause(error.wait)
             else:
-                counts = reply.input_tokens, reply.output_tokens
-                cost = answer_cost(self.prices, self.endpoint.name, *counts)
+                cost = self.cost(reply.input_tokens, reply.output_tokens)
                 self.ledger.answer(attempt, key, replace(reply, cost_usd=cost))
                 return
 
@@ -195,4 +185,7 @@ class _Asker:
         """Ask no further, and say why."""
         if not self.stopped:
             self.stopped = True
-            self.ledger.problems.append(f"{self.endpoint.name}: asked no further: {reason}")
+            self.complain(f"asked no further: {reason}")
+
+    def complain(self, problem: str) -> None:
+        self.ledger.problems.append(f"{self.endpoint.name}: {problem}")

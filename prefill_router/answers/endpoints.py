@@ -95,8 +95,8 @@ class Connection:
             raise NoAnswer(f"no answer within {self.endpoint.timeout:g} s") from None
         except httpx.HTTPError as error:
             sent = not isinstance(error, httpx.ConnectError)
-            reason = f"{'the connection broke' if sent else 'no connection'} ({self._clean(error)})"
-            raise NoAnswer(reason, may_be_charged=sent) from None
+            what = "the connection broke" if sent else "no connection"
+            raise NoAnswer(f"{what} ({self._clean(error)})", may_be_charged=sent) from None
         return self._read(response, bytes(content))
 
     def _read(self, response: httpx.Response, content: bytes) -> Reply:
@@ -104,15 +104,14 @@ class Connection:
         said = content.decode(errors="replace")
         if not response.is_success:
             status, wait = response.status_code, retry_after(response.headers)
-            reason, may_be_charged = f"HTTP {status}: {self._clean(said)}", status in GATEWAY
-            then = "retry"
+            reason, then = f"HTTP {status}: {self._clean(said)}", "retry"
             if status in (401, 403, 404) or '"insufficient_quota"' in said:
                 then = "stop"
             elif status not in (408, 409, 429) and status < 500:
                 then = "next question"
             elif wait and wait > LONGEST_PAUSE:
                 then, reason = "stop", f"it asks to wait {wait:,.0f} s; {reason}"
-            raise NoAnswer(reason, may_be_charged, then, wait)
+            raise NoAnswer(reason, status in GATEWAY, then, wait)
         try:
             body = json.loads(content)
             choice = body["choices"][0]
@@ -120,10 +119,9 @@ class Connection:
             if not isinstance(text, str | None):
                 raise TypeError
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            said = self._clean(said, 80)
-            raise NoAnswer(f"what came is no chat completion: {said!r}") from None
-        usage = body.get("usage")
-        usage = usage if isinstance(usage, Mapping) else {}
+            reason = f"what came is no chat completion: {self._clean(said, 80)!r}"
+            raise NoAnswer(reason) from None
+        usage = body["usage"] if isinstance(body.get("usage"), Mapping) else {}
         given = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
         counts = [n if type(n) is int and 0 <= n < MOST_TOKENS else None for n in given]
         return Reply(self._clean(text or "", None), *counts, self._clean(finish), None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import cache
@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig
 
 from prefill_router import __version__
@@ -61,14 +62,14 @@ def generate(
     depend on the prompts it shares a batch with (beyond rounding). Sampling is seeded and leaves
     the global generator as it was.
     """
-    ends = model.generation_config.eos_token_id
-    ends = tokenizer.eos_token_id if ends is None else ends
+    own = model.generation_config  # would fill in what `config` leaves out
+    ends = tokenizer.eos_token_id if own.eos_token_id is None else own.eos_token_id
     if ends is None:
         raise InputError(
             "The model has no end-of-text token, so its answers would never end: set eos_token_id "
             "in its generation_config.json."
         )
-    ends = list(ends) if isinstance(ends, (list, tuple)) else [ends]
+    ends = np.atleast_1d(ends).tolist()
     room = max(1, token_limit(model, tokenizer) - decoding.max_new_tokens)
     prompts = Prompts(tokenizer, room, template_kwargs=decoding.template_kwargs)
     prompts.count(questions)
@@ -81,7 +82,6 @@ def generate(
     order = np.argsort([len(tokens) for tokens in ids], kind="stable")
     answers, n_tokens = [""] * len(ids), np.zeros(len(ids), dtype=np.int64)
     plain = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
-    own = model.generation_config  # would fill in what `config` leaves out
     model.generation_config = config
     try:
         with torch.random.fork_rng(), torch.inference_mode():
@@ -92,8 +92,7 @@ def generate(
                 for row, tokens in zip(rows, new, strict=True):
                     stops = (i + 1 for i, token in enumerate(tokens) if token in ends)
                     n_tokens[row] = next(stops, len(tokens))
-                    said = tokens[: n_tokens[row]]
-                    answers[row] = tokenizer.decode(said, **plain)
+                    answers[row] = tokenizer.decode(tokens[: n_tokens[row]], **plain)
     finally:
         model.generation_config = own
     return answers, n_tokens
@@ -101,11 +100,11 @@ def generate(
 
 def _continue(model, ids: list[list[int]], config: GenerationConfig) -> torch.Tensor:
     """Return the new tokens, (B, T'), that follow prompts padded on the left."""
-    width = max(map(len, ids))
-    tokens = torch.tensor([[config.pad_token_id] * (width - len(row)) + row for row in ids])
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids])
-    tokens, mask = (tensor.to(input_device(model)) for tensor in (tokens, mask))
-    return model.generate(tokens, attention_mask=mask, generation_config=config)[:, width:]
+    rows = [torch.tensor(row, device=input_device(model)) for row in ids]
+    tokens = pad_sequence(rows, True, config.pad_token_id, "left")
+    mask = pad_sequence(list(map(torch.ones_like, rows)), True, 0, "left")
+    new = model.generate(tokens, attention_mask=mask, generation_config=config)
+    return new[:, tokens.shape[1] :]
 
 
 def ask_model(
@@ -154,7 +153,7 @@ def ask_model(
     settings["batch_size"] = batch_size if decoding.temperature else None  # decides who draws what
     load = cache(lambda: load_target(source, device, decoding.dtype))  # if a chunk is not kept
 
-    def ask(chunk: list[str], store: Store) -> list[Reply]:
+    def ask(chunk: list[str], store: Store) -> Iterator[Reply]:
         key = {"questions": fingerprint(chunk), **settings}
         # models and chunks that drew from one random stream would err together
         own_seed = replace(decoding, seed=int(fingerprint(key), 16) >> 1)
@@ -164,9 +163,8 @@ def ask_model(
             write_json(directory / FILE, {"answer": answers, "output_tokens": n_tokens.tolist()})
 
         found = read_json(store.get("answers", key, build, stage="answers") / FILE)
-        ends = ["stop" if n < decoding.max_new_tokens else "length" for n in found["output_tokens"]]
-        said = zip(found["answer"], found["output_tokens"], ends, strict=True)
-        return [Reply(text, None, n, finish, None) for text, n, finish in said]
+        for text, n in zip(found["answer"], found["output_tokens"], strict=True):
+            yield Reply(text, None, n, "stop" if n < decoding.max_new_tokens else "length", None)
 
     starts = track(range(0, len(questions), chunk_size), f"Asking {source.name}")
     with nullcontext(work) if work else TemporaryDirectory() as directory:

@@ -8,7 +8,7 @@ import re
 import unicodedata
 from collections.abc import Callable
 
-from prefill_router.errors import InputError, did_you_mean
+from prefill_router.errors import InputError, check_known
 
 Grader = Callable[[str, str], bool]
 
@@ -72,7 +72,7 @@ def choice_match(answer: str, reference: str) -> bool:
     wanted = reference.strip(" ().").casefold()
     if len(wanted) != 1 or not wanted.isalpha():
         raise InputError(
-            f"The reference {reference!r:.80} is no letter; the grader choice needs one in each."
+            f"The reference {reference!r:.80} is no letter; the grader choice needs one."
         )
     text = unicodedata.normalize("NFKC", answer)
     named = next((found for pattern in CHOICES if (found := pattern.findall(text))), [""])
@@ -125,8 +125,7 @@ def find_grader(name: str) -> Grader:
         return GRADERS[name]
     module, colon, attribute = name.partition(":")
     if not colon:
-        known = [*GRADERS, "regex:PATTERN", "module:function"]
-        raise InputError(f"grader: there is none called {name!r}.{did_you_mean(name, known)}")
+        check_known("grader", name, [*GRADERS, "regex:PATTERN", "module:function"])
     if module == "regex":
         return regex_match(attribute)
     try:

@@ -101,11 +101,12 @@ class Ledger:
         self.in_flight = 0
         self.problems: list[str] = []
         self._open: dict[int, float] = {}  # attempts that may still be charged, and their worst
-        self._n_attempts = self._size = 0
+        self._n_attempts = 0
         self._file = file
 
     def read(self, path: Path) -> None:
         """Apply what the file holds, and cut off what a crash left behind that."""
+        size = 0
         *lines, _torn = path.read_bytes().split(b"\n")
         for number, line in enumerate(lines, start=1):
             try:
@@ -117,8 +118,8 @@ class Ledger:
                     f"{path}, line {number}: no record of this version's. If the file was altered, "
                     "restore it or delete that line; else collect into another file."
                 ) from None
-            self._size += len(line) + 1
-        self._file.truncate(self._size)
+            size += len(line) + 1
+        self._file.truncate(size)
 
     @property
     def uncertain(self) -> float:
@@ -138,8 +139,8 @@ class Ledger:
 
     def answer(self, attempt: int, key: str, reply: Reply) -> None:
         """Record an attempt's answer, safely on disk when this returns."""
-        record = {"event": "answered", "attempt": attempt, "key": key, "reply": asdict(reply)}
-        self._record(record)
+        answered = {"event": "answered", "attempt": attempt, "key": key}
+        self._record(answered | {"reply": asdict(reply)})
         self.in_flight -= 1
 
     def fail(self, attempt: int, may_be_charged: bool) -> None:
@@ -150,15 +151,15 @@ class Ledger:
 
     def _record(self, record: dict[str, Any]) -> None:
         """Add a record to the file, return once it is on the disk, and apply it."""
-        line = rest = json.dumps(record, allow_nan=False).encode() + b"\n"
+        rest = json.dumps(record, allow_nan=False).encode() + b"\n"
+        size = os.fstat(self._file.fileno()).st_size
         try:
             while rest:
                 rest = rest[self._file.write(rest) :]
             os.fsync(self._file)
         except OSError:
-            self._file.truncate(self._size)  # a full disk leaves no half line behind
+            self._file.truncate(size)  # a full disk leaves no half line behind
             raise
-        self._size += len(line)
         self._apply(record)
 
     def _apply(self, record: dict[str, Any]) -> None:

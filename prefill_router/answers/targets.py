@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator
 
 from prefill_router.errors import InputError
 from prefill_router.storage import fingerprint
-from prefill_router.validation import Settings
+from prefill_router.validation import Settings, field
 
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 # Fields of a request that decide who is asked what, and what it costs at most.
@@ -46,60 +46,55 @@ class Decoding:
     template_kwargs: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise InputError(f"max_new_tokens is {self.max_new_tokens}; it must be at least 1.")
-        if not 0 <= self.temperature < float("inf"):
-            raise InputError(f"temperature is {self.temperature}; it must be 0 or positive.")
+        if self.max_new_tokens < 1 or not 0 <= self.temperature < float("inf"):
+            raise InputError(f"{self}: max_new_tokens must be 1 or more, temperature 0 or more.")
 
 
 class Price(Settings):
     """What a target charges."""
 
-    input: NonNegativeFloat = Field(description="USD per million input tokens")
-    output: NonNegativeFloat = Field(description="USD per million output tokens")
+    input: NonNegativeFloat = field(..., "USD per million input tokens")
+    output: NonNegativeFloat = field(..., "USD per million output tokens")
 
 
 class LocalTarget(Settings):
     """A target on this machine that has a price."""
 
-    name: str = Field(min_length=1, description="a directory, a hub name or zoo/NAME")
-    price: Price = Field(description="USD per million tokens: {input: ..., output: ...}")
+    name: str = field(..., "a directory, a hub name or zoo/NAME", min_length=1)
+    price: Price = field(..., "USD per million tokens: {input: ..., output: ...}")
 
 
 class Endpoint(Settings):
     """A target behind an OpenAI-compatible endpoint."""
 
-    name: str = Field(
+    name: str = field(
+        ...,
+        "what the target is called in labels and router; renamed, it is asked anew",
         min_length=1,
-        description="what the target is called in labels and router; renamed, it is asked anew",
     )
-    base_url: str = Field(description="the endpoint, as https://api.openai.com/v1")
-    model: str = Field(min_length=1, description="the model's name at the endpoint")
-    key: str = Field(
+    base_url: str = field(..., "the endpoint, as https://api.openai.com/v1")
+    model: str = field(..., "the model's name at the endpoint", min_length=1)
+    key: str = field(
         "",
+        "environment variable that holds the key (never the key itself); or empty",
         pattern=r"^([A-Z_][A-Z0-9_]*)?$",
-        description="environment variable that holds the key (never the key itself); or empty",
     )
-    price: Price | None = Field(
-        None, description="USD per million tokens: {input: ..., output: ...}; else from prices"
+    price: Price | None = field(
+        None, "USD per million tokens: {input: ..., output: ...}; else from prices"
     )
-    system: str = Field("", description="system message, sent before each question")
-    extra: dict[str, Any] = Field({}, description="more fields of the request's JSON body")
-    limit_field: Literal["max_tokens", "max_completion_tokens"] = Field(
-        "max_tokens", description="how the endpoint calls the longest answer"
+    system: str = field("", "system message, sent before each question")
+    extra: dict[str, Any] = field({}, "more fields of the request's JSON body")
+    limit_field: Literal["max_tokens", "max_completion_tokens"] = field(
+        "max_tokens", "how the endpoint calls the longest answer"
     )
-    send_temperature: bool = Field(
-        True, description="false for reasoning models that refuse a temperature"
+    send_temperature: bool = field(True, "false for reasoning models that refuse a temperature")
+    concurrency: PositiveInt = field(4, "requests at a time", le=256)
+    requests_per_minute: NonNegativeFloat = field(0, "at most so many; 0: no limit")
+    tokens_per_minute: NonNegativeFloat = field(
+        0, "at most so many, prompt and longest answer counted; 0: no limit"
     )
-    concurrency: PositiveInt = Field(4, le=256, description="requests at a time")
-    requests_per_minute: NonNegativeFloat = Field(0, description="at most so many; 0: no limit")
-    tokens_per_minute: NonNegativeFloat = Field(
-        0, description="at most so many, prompt and longest answer counted; 0: no limit"
-    )
-    timeout: float = Field(
-        120, gt=0, description="seconds until an answer must be there, all of it"
-    )
-    retries: NonNegativeInt = Field(6, description="more attempts at a question that failed")
+    timeout: float = field(120, "seconds until an answer must be there, all of it", gt=0)
+    retries: NonNegativeInt = field(6, "more attempts at a question that failed")
 
     @field_validator("base_url")
     @classmethod

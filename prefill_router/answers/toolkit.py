@@ -44,20 +44,20 @@ def write_toolkit_labels(labels: Labels, path: str | os.PathLike) -> tuple[int, 
     whole = labels.take(labels.complete)
     if not whole.n_queries:
         raise InputError("No question was asked of every target, so that nothing can be written.")
-    texts = pd.Series(whole.question)
-    if texts.duplicated().any():
-        text = texts[texts.duplicated()].iloc[0]
+    if len(twice := whole.question[pd.Series(whole.question).duplicated()]):
         raise InputError(
-            f"The question {text!r:.80} occurs twice; the toolkit tells questions apart by their "
-            "text. Keep one."
+            f"The question {twice[0]!r:.80} occurs twice; the toolkit tells questions apart by "
+            "their text. Keep one."
         )
     n, k = whole.correct.shape
-    columns = {"question": np.repeat(whole.question, k), "model": np.tile(whole.targets, n)}
-    columns["isCorrect"] = whole.correct.ravel().astype(int)
-    columns["output_tokens"] = pd.array(whole.output_tokens.ravel(), dtype="Int64")
-    table = pd.DataFrame(columns)
-    write_table(table, path)
-    return len(table), labels.n_queries - n
+    columns = {
+        "question": np.repeat(whole.question, k),
+        "model": np.tile(whole.targets, n),
+        "isCorrect": whole.correct.ravel().astype(int),
+        "output_tokens": pd.array(whole.output_tokens.ravel(), dtype="Int64"),
+    }
+    write_table(pd.DataFrame(columns), path)
+    return n * k, labels.n_queries - n
 
 
 def import_pool(source: str | os.PathLike, out: str | os.PathLike) -> list[Endpoint]:
@@ -93,16 +93,15 @@ def import_pool(source: str | os.PathLike, out: str | os.PathLike) -> list[Endpo
 
 
 def _endpoint(entry: Any, where: str) -> Endpoint:
-    if not isinstance(entry, dict):
-        raise InputError(f"{where} is no mapping of fields.")
     for name in NEEDED:
-        if entry.get(name) is None:
+        if not isinstance(entry, dict) or entry.get(name) is None:
             raise InputError(f"{where} has no {name}.")
     name, called, *prices = (entry[name] for name in NEEDED)
     provider, _, model = str(called).partition("/")
     address, key = PROVIDERS.get(provider, ("", ""))
-    own = entry.get("api_base")
-    if not model or not (own or address):
+    if own := entry.get("api_base"):
+        address, key = own, ""  # a provider's key goes to no other server
+    if not model or not address:
         known = ", ".join(PROVIDERS)
         raise InputError(
             f"{where}: the address of {called!r:.80} is unknown (known: {known}); add api_base."
@@ -110,9 +109,9 @@ def _endpoint(entry: Any, where: str) -> Endpoint:
     kwargs = entry.get("chat_template_kwargs")
     fields = {
         "name": name,
-        "base_url": own or address,
+        "base_url": address,
         "model": model,
-        "key": "" if own else key,  # a provider's key goes to no other server
+        "key": key,
         "price": dict(zip(("input", "output"), prices, strict=True)),
         "system": entry.get("system_prompt") or "",
         "extra": {"chat_template_kwargs": kwargs} if kwargs else {},

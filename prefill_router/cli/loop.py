@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prefill_router.cli.common import DATA, SAVED, Said, console, loop_command
-from prefill_router.config import Loop, price_table, target_names
+from prefill_router.config import Loop
 from prefill_router.errors import InputError
 
 if TYPE_CHECKING:
@@ -40,9 +40,9 @@ def collect(p: Loop) -> Said:
     if not p.queries:
         raise InputError("queries must name a table of queries.")
     done = collect_labels(
-        [target.name if isinstance(target, LocalTarget) else target for target in p.targets],
-        read_table(p.queries), p.labels, find_grader(p.grader),
-        Decoding(p.max_new_tokens, p.temperature, p.seed), prices=price_table(p.targets, p.prices),
+        [t.name if isinstance(t, LocalTarget) else t for t in p.targets], read_table(p.queries),
+        p.labels, find_grader(p.grader),
+        Decoding(p.max_new_tokens, p.temperature, p.seed), prices=p.price_table(),
         cap_usd=p.cap_usd, batch_size=p.batch_size, device=p.device,
     )  # fmt: skip
     for problem in done.problems[:SHOWN_PROBLEMS]:
@@ -81,7 +81,7 @@ def fit(p: Loop) -> Said:
     from prefill_router.labels.costs import expected_costs, has_costs
     from prefill_router.router import Router
 
-    data, prices = _labels(p, target_names(p.targets)), price_table(p.targets, p.prices)
+    data, prices = _labels(p, p.target_names), p.price_table()
     if has_costs(data, prices):  # a missing price is named before any prompt is read
         expected_costs(data, prices, np.zeros(data.n_queries), np.arange(data.n_queries))
     states = extract(
@@ -109,7 +109,7 @@ def evaluate(p: Loop) -> Said:
     data = _labels(p, saved.targets)
     unseen = saved.unseen(data)
     n, n_left_out = unseen.n_queries, data.n_queries - unseen.n_queries
-    metrics = saved.evaluate(unseen, price_table(p.targets, p.prices), seed=p.seed)
+    metrics = saved.evaluate(unseen, p.price_table(), seed=p.seed)
     found, lines = _results(saved, metrics)
     counts = f"{n:,} queries; {n_left_out:,} that the router was fitted to are left out."
     return {"n": n, "n_left_out": n_left_out, **found}, [counts, *lines]
@@ -135,7 +135,7 @@ def report(p: Loop) -> Said:
 
     saved = _router(p)
     data = _labels(p, saved.targets)
-    write_page(saved, data, p.report, price_table(p.targets, p.prices))
+    write_page(saved, data, p.report, p.price_table())
     return {"report": p.report}, [f"Written: {p.report}"]
 
 
@@ -154,7 +154,7 @@ def add_target(
 
     data, before = _labels(p, [name], at_least=1), _router(p)
     n, n_seen = data.n_queries, int(before.is_seen(data).sum())
-    wider, metrics = before.add_target(data, price_table(p.targets, p.prices), seed=p.seed)
+    wider, metrics = before.add_target(data, p.price_table(), seed=p.seed)
     wider.save_pretrained(out)
     counts = f"{n:,} queries; the router was fitted to {n_seen:,} of them"
     if n_seen:

@@ -10,7 +10,9 @@ from typer import Argument, Option
 
 from prefill_router.cli.common import Overrides, app, overrides, toolkit_app, zoo_app
 from prefill_router.config import Parameters, validate
-from prefill_router.errors import InputError, did_you_mean
+from prefill_router.errors import check_known
+from prefill_router.storage import Store
+from prefill_router.validation import read_mapping
 
 STUDIES, ENCODERS = "Studies", "Encoders"
 CACHE = Path(".cache") / "zoo"
@@ -22,16 +24,17 @@ def field(name: str, *names: str):
 
 
 Device = Annotated[str, field("device")]
+Directory = Annotated[Path, Argument(help="Directory to write into.")]
 RunDirectory = Annotated[Path, Argument(help="A finished run's directory, such as runs/default.")]
+Experiment = Annotated[Path | None, Argument(help="YAML file of parameters; none: all defaults.")]
+Pages = Annotated[Path | None, Option(help="Where the pages go. [default: RUN_DIR/book]")]
+Models = Annotated[Path | None, Option(help="Where they go. [default: the package]")]
+Names = Annotated[list[str] | None, Argument(help="Models to train, such as reader-m; none: all.")]
+Table = Annotated[Path, Argument(help="Table to write: .parquet, .csv or .csv.gz.")]
 
 
 @app.command(rich_help_panel=STUDIES)
-def run(
-    experiment: Annotated[
-        Path | None, Argument(help="YAML file of parameters; none for all defaults.")
-    ] = None,
-    parameter: Overrides = None,
-) -> None:
+def run(experiment: Experiment = None, parameter: Overrides = None) -> None:
     """Run every notebook on your parameters, into runs/NAME/.
 
     NAME is the experiment file's. What ran before with the same inputs is kept, so an interrupted
@@ -42,7 +45,6 @@ def run(
         prefill-router run experiments/default.yaml -p encoder=zoo/reader-m -p run_dir=runs/mine
     """
     from prefill_router.run import run_experiment
-    from prefill_router.validation import read_mapping
 
     values = read_mapping(experiment) if experiment else {}
     name, source = (experiment.stem, str(experiment)) if experiment else ("default", "parameters")
@@ -51,12 +53,7 @@ def run(
 
 
 @app.command(rich_help_panel=STUDIES)
-def book(
-    run_dir: RunDirectory,
-    output: Annotated[
-        Path | None, Option(help="Where the pages go. [default: RUN_DIR/book]")
-    ] = None,
-) -> None:
+def book(run_dir: RunDirectory, output: Pages = None) -> None:
     """Render a run's book: HTML pages that load nothing from another server."""
     from prefill_router.book import build_book, headline_text
 
@@ -88,7 +85,7 @@ def notebooks() -> None:
 @app.command(rich_help_panel=ENCODERS)
 def extract(
     table: Annotated[Path, Argument(help="Table with a column question.")],
-    out: Annotated[Path, Argument(help="Directory to write the activations into.")],
+    out: Directory,
     encoder: Annotated[str, field("encoder", "--encoder", "-e")],
     layers: Annotated[str, field("layers")] = "all",
     poolings: Annotated[str, field("poolings")] = "last,mean",
@@ -109,12 +106,11 @@ def extract(
     """
     given = dict(locals())
     from prefill_router.extraction import extract as read_states
-    from prefill_router.labels.tables import read_table
+    from prefill_router.labels.tables import read_table, require
 
     p = validate({n: v for n, v in given.items() if n in Parameters.model_fields}, "options")
     questions = read_table(table)
-    if "question" not in questions:
-        raise InputError(f"{table} lacks the column question; there are {list(questions)}.")
+    require(questions, ["question"], str(table), "an extraction")
     states = read_states(
         p.encoder, questions["question"].tolist(), cache_dir=out, layers=p.layers,
         poolings=p.poolings, max_tokens=p.max_tokens or None, truncation=p.truncation,
@@ -130,7 +126,7 @@ def extract(
 @app.command(rich_help_panel=ENCODERS)
 def untrained(
     encoder: Annotated[str, Argument(help="zoo/NAME, a directory, or a hub id.")],
-    out: Annotated[Path, Argument(help="Directory to write the model into.")],
+    out: Directory,
     seed: Annotated[int, Option(help="Draws the weights.")] = 0,
 ) -> None:
     """Write an encoder's control: its architecture and tokenizer, random weights.
@@ -148,21 +144,14 @@ def untrained(
 
 
 @zoo_app.command()
-def train(
-    names: Annotated[
-        list[str] | None, Argument(help="Models to train, such as reader-m; none for all.")
-    ] = None,
-    out: Annotated[Path | None, Option(help="Where they go. [default: the package]")] = None,
-    device: Device = "cpu",
-) -> None:
+def train(names: Names = None, out: Models = None, device: Device = "cpu") -> None:
     """Train models of the zoo from scratch; an interrupted training goes on where it stopped."""
     from prefill_router.extraction.sources import ZOO
     from prefill_router.zoo.recipes import RECIPES
     from prefill_router.zoo.training import train as train_model
 
     for name in names or ():  # all, before hours go into the first
-        if name not in RECIPES:
-            raise InputError(f"There is no recipe {name!r}.{did_you_mean(name, RECIPES)}")
+        check_known("recipe", name, RECIPES)
     for name in names or RECIPES:
         losses = train_model(RECIPES[name], out or ZOO, CACHE, device)
         final = f", last loss {losses[-1]:.3f}" if losses else ""
@@ -172,7 +161,6 @@ def train(
 @zoo_app.command("labels")
 def zoo_labels(device: Device = "cpu") -> None:
     """Ask every target every question of the skills benchmark and write the default labels."""
-    from prefill_router.storage import Store
     from prefill_router.zoo.labelling import write_default_labels
 
     write_default_labels(Store(CACHE), device)
@@ -183,7 +171,6 @@ def zoo_labels(device: Device = "cpu") -> None:
 def samples(device: Device = "cpu") -> None:
     """Ask every target the validation and test questions ten times at temperature 1, to measure
     label noise; takes about ten minutes. An interrupted call goes on where it stopped."""
-    from prefill_router.storage import Store
     from prefill_router.zoo.labelling import write_default_samples
 
     write_default_samples(Store(CACHE), device)
@@ -191,9 +178,7 @@ def samples(device: Device = "cpu") -> None:
 
 
 @zoo_app.command()
-def queries(
-    out: Annotated[Path, Argument(help="Table to write: .parquet, .csv or .csv.gz.")],
-) -> None:
+def queries(out: Table) -> None:
     """Write the skills benchmark, as `collect` reads it."""
     from prefill_router.labels.tables import write_table
     from prefill_router.zoo.skills import benchmark

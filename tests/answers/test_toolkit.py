@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from prefill_router.answers.toolkit import import_pool, write_toolkit_labels
-from prefill_router.config import price_table, read_loop
+from prefill_router.config import read_loop
 from prefill_router.errors import InputError
 from prefill_router.labels import load_labels
 
@@ -75,14 +75,14 @@ def test_a_pool_becomes_the_targets_of_a_loop(tmp_path):
     assert second.system == "Think."
     assert second.extra == {"chat_template_kwargs": {"enable_thinking": True}}
     assert (third.base_url, third.key) == ("http://127.0.0.1:8000/v1", "")
-    assert price_table(loop.targets, loop.prices).output["thinking"] == 0.2
+    assert loop.price_table().output["thinking"] == 0.2
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         ("models: []", "no list of models"),
-        ("models: [1]", "no mapping"),
+        ("models: [1]", "model 1 has no name"),
         ("models: !!python/object/apply:os.getcwd []", "not plain YAML"),
         (({**MODEL, "cost_per_m_output_tokens": None},), "model 1 has no cost_per_m_output_tokens"),
         (({**MODEL, "cost_per_m_input_tokens": -1},), "price.input"),
