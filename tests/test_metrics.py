@@ -39,11 +39,17 @@ def test_a_target_of_one_class_or_without_labels_has_no_auc_and_is_not_averaged(
     assert np.isnan(metrics.macro([NAN, NAN]))
 
 
-def test_ece_golden():
-    p = np.array([[0.1], [0.2], [0.8], [0.9]])
-    correct = np.array([[0], [1], [1], [1]])
+def test_reliability_curve_and_ece_golden():
+    p = np.array([[0.1], [0.2], [0.8], [0.9], [0.5]])
+    correct = np.array([[0], [1], [1], [1], [NAN]])
     # bins {.1, .2} and {.8, .9}: |.15 - .5| and |.85 - 1|, half the mass each
     assert metrics.expected_calibration_error(p, correct, 2)[0] == pytest.approx(0.25)
+    curve = metrics.reliability_curve(p, correct, 2)
+    assert curve.predicted.tolist() == pytest.approx([0.15, 0.85])
+    assert curve.observed.tolist() == [0.5, 1] and curve.count.tolist() == [2, 2]
+    for wrong, labels, message in ((p, correct[1:], "shape"), (p * NAN, correct, "NaN")):
+        with pytest.raises(InputError, match=message):
+            metrics.auc(wrong, labels)
 
 
 def test_equal_mass_bins_hold_equally_many_and_never_split_a_tie():
@@ -102,14 +108,6 @@ def test_gap_closed_and_cost_saving():
     assert np.isnan(metrics.cost_saving(0.0, 0.0))
 
 
-def test_reliability_curve_golden():
-    p = np.array([0.1, 0.2, 0.8, 0.9, 0.5])
-    curve = metrics.reliability_curve(p, np.array([0, 1, 1, 1, NAN]), 2)
-    assert curve.predicted.tolist() == pytest.approx([0.15, 0.85])
-    assert curve.observed.tolist() == [0.5, 1]
-    assert curve.count.tolist() == [2, 2]
-
-
 def test_the_calibration_error_by_chance_is_that_of_answers_drawn_from_p():
     rng = np.random.default_rng(0)
     p = np.column_stack([rng.random(900), rng.beta(5, 1, 900)])
@@ -123,25 +121,11 @@ def test_the_calibration_error_by_chance_is_that_of_answers_drawn_from_p():
     assert np.isnan(metrics.chance_calibration_error(p, missing)[0])
 
 
-def test_bad_input_is_named():
-    with pytest.raises(InputError, match="shape"):
-        metrics.auc(np.zeros((2, 2)), np.zeros((2, 3)))
-    with pytest.raises(InputError, match="NaN"):
-        metrics.brier(np.array([[NAN]]), np.array([[1.0]]))
-
-
-def test_pairwise_brier_by_hand():
-    p = np.array([[0.9, 0.5, 0.1], [0.6, 0.2, 0.7], [0.3, 0.4, 0.5]])
-    Y = np.array([[1, 1, 0], [0, np.nan, 1], [np.nan, 1, np.nan]])
-    first = ((0.4 - 0) ** 2 + (0.8 - 1) ** 2 + (0.4 - 1) ** 2) / 3
-    second = (-0.1 - (-1)) ** 2
-    assert metrics.pairwise_brier(p, Y) == pytest.approx([first, second, np.nan], nan_ok=True)
-
-
-@given(arrays(float, (5, 4), elements=st.floats(0, 1)), st.integers(0, 2**20 - 1))
-def test_pairwise_brier_is_the_mean_over_pairs_and_blind_to_what_targets_share(p, bits):
-    Y = np.array([(bits >> i) & 1 for i in range(20)], dtype=float).reshape(5, 4)
+@given(arrays(float, (5, 4), elements=st.floats(0, 1)), st.integers(0, 3**20 - 1))
+def test_pairwise_brier_is_the_mean_over_pairs_and_blind_to_what_targets_share(p, digits):
+    Y = np.array([0, 1, NAN])[[digits // 3**i % 3 for i in range(20)]].reshape(5, 4)
     j, k = np.triu_indices(4, k=1)
-    brute = (((p[:, j] - p[:, k]) - (Y[:, j] - Y[:, k])) ** 2).mean(axis=1)
-    assert metrics.pairwise_brier(p, Y) == pytest.approx(brute)
-    assert metrics.pairwise_brier(p + 0.3, Y) == pytest.approx(brute)
+    squares = ((p[:, j] - p[:, k]) - (Y[:, j] - Y[:, k])) ** 2
+    brute = metrics.macro(squares)  # NaN where no pair is labelled
+    assert metrics.pairwise_brier(p, Y) == pytest.approx(brute, nan_ok=True)
+    assert metrics.pairwise_brier(p + 0.3, Y) == pytest.approx(brute, nan_ok=True)

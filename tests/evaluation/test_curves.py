@@ -36,10 +36,9 @@ def test_routing_curve_equals_the_policy_at_every_tau(kind, rounded):
 
 def test_routing_curve_refuses_missing_labels_and_other_shapes():
     p, correct, flat, _ = simulate(0)
-    with pytest.raises(InputError):
-        curves.routing_curve(p, np.where(correct == 1, np.nan, correct), flat)
-    with pytest.raises(InputError):
-        curves.routing_curve(p, correct[:-1], flat)
+    for labels in (np.where(correct == 1, np.nan, correct), correct[:-1]):
+        with pytest.raises(InputError):
+            curves.routing_curve(p, labels, flat)
 
 
 points = st.lists(

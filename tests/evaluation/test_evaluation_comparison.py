@@ -6,19 +6,9 @@ from sklearn.metrics import roc_auc_score
 
 from prefill_router import policy
 from prefill_router.errors import InputError
-from prefill_router.evaluation import curves, significance
-from prefill_router.evaluation.bootstrap import OfRows, Ranking, resampled
-from prefill_router.evaluation.comparison import (
-    BEST,
-    ENCODER_INCLUDED,
-    ON_TEST,
-    ON_TRAINING,
-    ORACLE,
-    SAVING,
-    SAVING_AGAINST_BEST,
-    SINGLE,
-    Evaluation,
-)  # fmt: skip
+from prefill_router.evaluation import comparison, curves, significance
+from prefill_router.evaluation.bootstrap import OfRows, Ranking
+from prefill_router.evaluation.comparison import BEST, ORACLE, SAVING, SINGLE, Evaluation
 from prefill_router.evaluation.results import Quantity, one
 from prefill_router.metrics import expected_calibration_error
 
@@ -83,19 +73,6 @@ def test_some_queries_and_the_complete_ones_keep_what_is_known_of_them():
     assert alike.group_codes.tolist() == [0, 1, 2]
 
 
-@pytest.mark.parametrize(
-    ("correct", "cost", "says"),
-    [
-        ([[1, np.nan]], None, "labelled for every target"),
-        ([[1, 0]], [1, np.nan], "unknown price is not 0"),
-        ([[1, 0]], [1, 2, 3], r"Costs of shape \(3,\)"),
-    ],
-)
-def test_no_complete_row_and_unknown_costs_are_errors(correct, cost, says):
-    with pytest.raises(InputError, match=says):
-        Evaluation(correct, cost).complete()
-
-
 def test_means_rankings_and_functions_of_rows_share_the_resamples(true, noisy, at):
     scores, labels = noisy[:, 0], at.correct[:, 0]
     columns = {
@@ -143,8 +120,8 @@ def test_choices_equal_plain_formulas_resample_by_resample(true, noisy, at, comp
         ("regret", ""): lambda r: (correct[r].max(axis=1) - correct[r, a[r]]).mean(),
         ("mean cost", "b"): lambda r: paid(r, a) - paid(r, b),
         (SAVING, ""): lambda r: 1 - paid(r, a) / cost[r, 2].mean(),
-        (SAVING_AGAINST_BEST, ""): lambda r: 1 - paid(r, a) / paid(r, best),
-        (SAVING_AGAINST_BEST + ENCODER_INCLUDED, BEST): lambda r: (
+        (comparison.SAVING_AGAINST_BEST, ""): lambda r: 1 - paid(r, a) / paid(r, best),
+        (comparison.SAVING_AGAINST_BEST + comparison.ENCODER_INCLUDED, BEST): lambda r: (
             -(paid(r, a) + read[r].mean()) / paid(r, best) + 1
         ),
     }.items():
@@ -196,6 +173,8 @@ ZEROS = np.zeros(600, int)
         (lambda at: at.significance({"a": ZEROS}, "x"), "Unknown primary router 'x'"),
         (lambda at: at.estimate({"a": np.ones(3), "b": np.ones(4)}, {}), "same rows"),
         (lambda at: at.estimate({"a": np.ones(0)}, {}), "no rows"),
+        (lambda at: at.estimate({"a": np.ones(3)}, {}), "600 groups for 3 rows"),
+        (lambda at: Evaluation([[1, np.nan]]).complete(), "labelled for every target"),
         (lambda at: replace(at, cost=[1, np.nan, 2]).curves({}), "unknown price is not 0"),
         (lambda at: replace(at, cost=None).curves({}), "Costs of shape"),
     ],
@@ -241,7 +220,7 @@ def test_probabilities_equal_scikit_learn_resample_by_resample(true, noisy, at):
 
 
 def test_the_best_of_the_test_split_is_chosen_anew_in_each_resample(at, complete):
-    about = {"metric": "accuracy", "router": ON_TEST, "versus": ON_TRAINING}
+    about = {"router": comparison.ON_TEST, "versus": comparison.ON_TRAINING}
 
     def optimism(r):
         return at.correct[r].mean(axis=0).max() - at.correct[r, at.best_single[r]].mean()
@@ -250,8 +229,8 @@ def test_the_best_of_the_test_split_is_chosen_anew_in_each_resample(at, complete
     assert one(replace(at, best_single=1).choice_of_best_single(), **about).lower >= 0
 
 
-def estimates(found, *index):
-    return found.set_index([*index, "metric"] if index else "metric")["estimate"]
+def estimates(found):
+    return found.set_index(["router", "metric"])["estimate"]
 
 
 def test_summaries_of_curves_have_intervals_and_rank_the_true_p_first(true, noisy, at):
@@ -270,7 +249,7 @@ def test_summaries_of_curves_have_intervals_and_rank_the_true_p_first(true, nois
 @pytest.mark.parametrize("cost", [np.zeros(3), np.full(3, 2.0)], ids=["zero", "equal"])
 def test_zero_and_equal_costs_leave_areas_undefined_and_nothing_else(true, at, cost):
     at = replace(at, cost=cost, n_resamples=5)
-    rows = estimates(at.curves({"r": true}, weak_strong=(0, 2)))
+    rows = estimates(at.curves({"r": true}, weak_strong=(0, 2)))["r"]
     assert rows[["P-AUCCC", "MDP-AUCCC", "PDP-AUCCC", "AIQ"]].isna().all()
     assert np.isfinite(rows["APGR"])
     assert np.isnan(rows["saving at equal accuracy (best)"]) == (cost[0] == 0)
@@ -289,7 +268,7 @@ def test_the_policy_looks_at_expected_costs_and_pays_the_actual_ones(true, noisy
     at, expected = paid
     routers = {"true": true, "noisy": noisy, "dearest": at.cost / at.cost.max()}
     found = replace(at, n_resamples=2).curves(routers, expected, weak_strong=(0, 2))
-    found = estimates(found, "router")
+    found = estimates(found)
     correct, cost = at.correct[complete], at.cost[complete]
     single = cost.mean(axis=0), correct.mean(axis=0)
     points = {
@@ -322,37 +301,14 @@ def test_the_primary_is_tested_against_each_other_router():
     rng = np.random.default_rng(3)
     correct = (rng.random((400, 2)) < [0.8, 0.5]).astype(float)
     correct[:10, 1] = np.nan
-    choices = {
-        "same": np.zeros(400, int),
-        "poor": np.ones(400, int),
-        "mine": np.zeros(400, int),
-        "nearly": (np.arange(400) % 40 == 0).astype(int),
-    }
+    rare = (np.arange(400) % 40 == 0).astype(int)
+    choices = {"same": ZEROS[:400], "poor": ZEROS[:400] + 1, "mine": ZEROS[:400], "nearly": rare}
     found = Evaluation(correct).significance(choices, "mine", n_resamples=999)
     table = found.pivot(index="versus", columns="metric", values="estimate")
     assert set(table.index) == {"same", "poor", "nearly"} and (found["n"] == 390).all()
-    assert table.loc["poor", significance.P_VALUE] == 0.002
-    assert table.loc["poor", significance.HOLM] == pytest.approx(0.006)
-    assert table.loc["same", [significance.P_VALUE, significance.DETECTABLE]].tolist() == [1, 0]
+    columns = list(significance.TESTED)
     detectable = significance.detectable_difference(correct[10:, 0] - correct[10:, 1])
-    assert table.loc["poor", significance.DETECTABLE] == pytest.approx(detectable)
-    np.testing.assert_allclose(
-        table[significance.HOLM], significance.holm(table[significance.P_VALUE])
-    )
-
-
-def test_p_values_of_accuracy_are_those_of_gap_closed():
-    rng = np.random.default_rng(4)
-    correct = (rng.random((120, 3)) < [0.6, 0.5, 0.5]).astype(float)
-    choices = dict(zip("ab", rng.integers(0, 3, (2, 120)), strict=True))
-    found = Evaluation(correct).significance(choices, "a", n_resamples=500)
-    rows = np.arange(120)
-    columns = {name: correct[rows, choice] for name, choice in choices.items()}
-    columns |= {"best": correct[:, 0], "oracle": correct.max(axis=1)}
-    _, drawn = resampled(
-        columns, [lambda m: (m["a"] - m["b"]) / (m["oracle"] - m["best"])], None, 500, 0
-    )
-    smaller = min((drawn <= 0).sum(), (drawn >= 0).sum())
-    assert one(found, metric=significance.P_VALUE, versus="b").estimate == pytest.approx(
-        2 * (1 + smaller) / 501
-    )
+    assert table.loc["poor", columns].tolist() == pytest.approx([0.002, 0.006, detectable])
+    p, holm, _ = table[columns].to_numpy().T
+    np.testing.assert_allclose(holm, significance.holm(p))
+    assert table.loc["same", [columns[0], columns[2]]].tolist() == [1, 0]

@@ -3,12 +3,8 @@ import pytest
 
 from prefill_router import policy
 from prefill_router.errors import InputError
-from prefill_router.evaluation.tuning import (
-    choose_parameter,
-    fit_abstention,
-    fit_budget,
-    tied_lambdas,
-)
+from prefill_router.evaluation import tuning
+from prefill_router.evaluation.tuning import choose_parameter, fit_abstention, fit_budget
 
 COST = np.array([1.0, 2.0, 6.0])
 
@@ -45,21 +41,19 @@ def test_the_cheapest_is_chosen_of_the_taus_that_are_accurate_enough(world, as_a
 
 def test_choices_by_utility_change_only_where_two_targets_tie(world):
     p = world[0][:20]
-    lams = np.sort(tied_lambdas(p, np.broadcast_to(COST, p.shape)))
+    lams = np.sort(tuning.tied_lambdas(p, np.broadcast_to(COST, p.shape)))
     between = np.concatenate([[lams[0] / 2], (lams[:-1] + lams[1:]) / 2, [2 * lams[-1]]])
     for low, high, middle in zip([0, *lams[:-1]], lams, between[:-1], strict=True):
         inside = [policy.utility(p, COST, lam) for lam in (0.9 * low + 0.1 * high, middle)]
         np.testing.assert_array_equal(*inside)
     assert (policy.utility(p, COST, between[-1]) == 0).all()
-    assert len(tied_lambdas(p, np.ones(p.shape))) == 0
+    assert len(tuning.tied_lambdas(p, np.ones(p.shape))) == 0
 
 
 def test_if_none_is_as_accurate_the_most_accurate_is_chosen():
-    p, correct = np.array([[0.9, 0.1]] * 2), np.array([[0.0, 1.0]] * 2)
-    cost = np.array([1.0, 2.0])
-    assert choose_parameter(p, correct, cost, as_accurate_as=1) == choose_parameter(
-        p, correct, cost
-    )
+    p, correct, cost = np.array([[0.9, 0.1]]), np.array([[0.0, 1.0]]), np.array([1.0, 2.0])
+    most, wanted = (choose_parameter(p, correct, cost, as_accurate_as=k) for k in (None, 1))
+    assert most == wanted
 
 
 def test_utility_does_at_least_as_well_as_argmax(world):

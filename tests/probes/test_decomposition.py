@@ -5,16 +5,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from prefill_router.probes import decomposition as module
-from prefill_router.probes.decomposition import (
-    column_scale,
-    decompose,
-    decompose_folds,
-    is_constant,
-    moments,
-    pool,
-)
-
-SHAPES = pytest.mark.parametrize("shape", [(60, 12), (12, 60)], ids=["tall", "wide"])
+from prefill_router.probes.decomposition import column_scale, decompose, decompose_folds, moments
 
 
 @pytest.fixture
@@ -48,7 +39,7 @@ def test_no_digits_cancel_far_from_zero_even_if_the_first_chunk_is_unlike_the_re
 
 def test_pooled_parts_are_the_whole(rng):
     X = rng.normal(size=(60, 4)) * [1, 10, 100, 1] + [0, 0, 0, 1e6]
-    whole, pooled = moments(X), pool([moments(X[:11]), moments(X[11:12]), moments(X[12:])])
+    whole, pooled = moments(X), module.pool([moments(X[:11]), moments(X[11:12]), moments(X[12:])])
     assert pooled.count == 60
     np.testing.assert_allclose(pooled.mean, whole.mean, rtol=1e-14)
     np.testing.assert_allclose(pooled.scatter, whole.scatter, rtol=1e-9, atol=1e-7)
@@ -66,16 +57,16 @@ def test_constant_columns_have_infinite_scale_even_with_rounding_noise(rng):
 def test_rows_that_are_the_same_are_constant_however_large():
     row = np.random.default_rng(3).normal(0, 1000, size=(1, 8)).astype(np.float32)
     same = np.repeat(row, 5000, axis=0)
-    assert is_constant(same)
+    assert module.is_constant(same)
     assert same.std(axis=0).max() > 0  # which single precision does not see
     same[4321, 5] *= 1.001
-    assert not is_constant(same)
+    assert not module.is_constant(same)
 
 
 # -- principal components ------------------------------------------------------------------------
 
 
-@SHAPES
+@pytest.mark.parametrize("shape", [(60, 12), (12, 60)], ids=["tall", "wide"])
 def test_equals_scikit_learn_up_to_sign(rng, shape):
     X, new = rng.normal(size=shape) * 5 + 3, rng.normal(size=(7, shape[1]))
     pipeline = make_pipeline(StandardScaler(), PCA(6, svd_solver="full")).fit(X)

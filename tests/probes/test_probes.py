@@ -8,14 +8,8 @@ from random_labels import labels_of_both_kinds
 from threadpoolctl import threadpool_info
 
 from prefill_router.extraction.activations import Activations
-from prefill_router.probes import (
-    anisotropy,
-    decomposition,
-    each_layer,
-    effective_dimensionality,
-    probe_layers,
-)
-from prefill_router.probes.decomposition import decompose
+from prefill_router.probes import anisotropy, each_layer, effective_dimensionality, probe_layers
+from prefill_router.probes import decomposition as module
 
 
 def test_probe_layers_looks_at_the_given_rows_alone(rng):
@@ -27,7 +21,7 @@ def test_probe_layers_looks_at_the_given_rows_alone(rng):
     row = table.query("layer == 2 and pooling == 'mean' and target == 1").iloc[0]
     X = states[2, "mean"][:20].astype(np.float32)
     np.testing.assert_allclose(row["J"], fisher_by_loops(X, Y[:20, 1]), rtol=1e-5)
-    reduced = decompose(X, 2).transform(X)
+    reduced = module.decompose(X, 2).transform(X)
     J_pca = fisher_by_loops(reduced, Y[:20, 1], standardise=False)
     np.testing.assert_allclose(row["J_pca"], J_pca, rtol=1e-5)
     np.testing.assert_allclose(row["d_eff"], effective_dimensionality(X))
@@ -40,13 +34,11 @@ def test_probe_layers_looks_at_the_given_rows_alone(rng):
 
 
 def test_probes_do_not_depend_on_how_rows_fall_into_chunks(rng, monkeypatch):
-    states, Y = (
-        rng.normal(size=(90, 6)) * np.logspace(-3, 3, 6) + 100,
-        labels_of_both_kinds(rng, 90, 3),
-    )
+    states = rng.normal(size=(90, 6)) * np.logspace(-3, 3, 6) + 100
+    Y = labels_of_both_kinds(rng, 90, 3)
     arguments = (Activations.from_arrays({(0, "mean"): states}), Y, np.arange(90), 4)
     at_once = probe_layers(*arguments)
-    monkeypatch.setattr(decomposition, "CHUNK", 8)
+    monkeypatch.setattr(module, "CHUNK", 8)
     pd.testing.assert_frame_equal(probe_layers(*arguments), at_once, rtol=1e-9)
 
 
@@ -62,10 +54,8 @@ def test_few_rows_and_many_targets(rng, n, n_targets):
 
 
 def test_no_float64_copy_of_the_states_is_made(rng):
-    states = Activations.from_arrays(
-        {(0, "mean"): rng.standard_normal((20_000, 256), dtype=np.float32)}
-    )
-    Y = labels_of_both_kinds(rng, 20_000, 2)
+    X = rng.standard_normal((20_000, 256), dtype=np.float32)
+    states, Y = Activations.from_arrays({(0, "mean"): X}), labels_of_both_kinds(rng, 20_000, 2)
     tracemalloc.start()
     probe_layers(states, Y, np.arange(20_000), pca_dimension=2)
     peak = tracemalloc.get_traced_memory()[1]
@@ -74,17 +64,13 @@ def test_no_float64_copy_of_the_states_is_made(rng):
     assert peak < copies + 0.5 * 20_000 * 256 * 8
 
 
-def test_every_place_is_measured_once_and_in_order():
-    found = each_layer(lambda layer, pooling: (layer, pooling), [3, 0], ["last", "mean"], "x")
-    assert found == [(3, "last"), (3, "mean"), (0, "last"), (0, "mean")]
-
-
-def test_a_layer_gets_one_thread_of_linear_algebra_and_others_theirs_back():
+def test_layers_come_in_order_with_one_thread_of_linear_algebra_each_given_back_after():
     def threads() -> list[int]:
         return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
 
     np.eye(3) @ np.eye(3)
     before = threads()
-    [inside] = each_layer(lambda *_: threads(), [0], ["last"], "x")
-    assert set(inside) == {1}
+    found = each_layer(lambda *place: (place, set(threads())), [3, 0], ["last", "mean"], "x")
+    order = [(3, "last"), (3, "mean"), (0, "last"), (0, "mean")]
+    assert found == [(place, {1}) for place in order]
     assert threads() == before

@@ -28,13 +28,13 @@ def test_the_network_is_the_published_one(rng):
     shapes = [tuple(linear.weight.shape) for linear in network.linears]
     assert shapes == [(256, 40), (128, 256), (4, 128)]
     torch.testing.assert_close(network.eval()(x), published.eval()(x))
+    outputs = []
     for module in (network, published):
         torch.manual_seed(0)
-        module.output = module.train()(x)
-    torch.testing.assert_close(network.output, published.output)
-    assert all(
-        linear.weight.abs().max() <= 1 / np.sqrt(linear.in_features) for linear in network.linears
-    )
+        outputs.append(module.train()(x))
+    torch.testing.assert_close(*outputs)
+    for linear in network.linears:
+        assert linear.weight.abs().max() <= 1 / np.sqrt(linear.in_features)
 
 
 def test_it_trains_on_the_device_that_it_is_given(rng):
@@ -88,18 +88,6 @@ def test_one_sided_and_unlabelled_targets(rng):
     p = SharedTrunkEnsemble(**{**SMALL, "max_epochs": 80}).fit(X, Y).predict_proba(X)
     assert p[:, 0].min() > 0.8
     np.testing.assert_array_equal(p[:, 1], 0.5)
-
-
-@pytest.mark.parametrize("n_targets", [2, 50])
-def test_few_queries_and_few_or_many_targets(rng, n_targets):
-    X = rng.normal(size=(50, 3 * n_targets))
-    Y = (X[:, :n_targets] > 0).astype(float)
-    Y[rng.random(Y.shape) < 0.2] = np.nan
-    model = SharedTrunkEnsemble(**SMALL).fit(X, Y)
-    p = model.predict_proba(X)
-    assert p.shape == (50, n_targets)
-    assert ((p > 0) & (p < 1)).all()
-    assert np.nanmean(auc(p, Y)) > 0.5
 
 
 def test_a_missing_label_is_not_a_wrong_answer(rng):
