@@ -21,7 +21,7 @@ from prefill_router.evaluation.comparison import BEST, SAVING_AGAINST_BEST, Eval
 from prefill_router.evaluation.results import Quantity, counted, results, select
 from prefill_router.experiments.comparison import HeldOut, held_out
 from prefill_router.experiments.study import Study
-from prefill_router.router.guarantee import TAUS, Guarantee, certify
+from prefill_router.router.guarantee import TAUS, certify
 
 LOSSES = (0.01, 0.02, 0.05)
 """Losses of accuracy that may be allowed."""
@@ -60,11 +60,11 @@ def evaluate_guarantee(
         group counting once as in the certificate; where there is none, that target is asked.
     """
     _, test = held_out(study).complete()
-    certifies = first_halves(test)
+    certifies, taus = first_halves(test), TAUS if study.has_costs else (0.0,)
     certified, choices = [], {allowed(loss): test.best_single.copy() for loss in losses}
     for loss, (fold, at, q) in product(losses, _by_fold(study, p)):
         first = certifies[test.folds == fold]
-        promise = _certify(at.take(first), q[first], loss, TAUS if study.has_costs else (0.0,))
+        promise = certify(at.take(first), q[first], max_loss=loss, taus=taus)
         tau = np.nan if promise.tau is None else promise.tau
         values = {TAU: tau, FIRST_P: promise.p_values[0], GROUPS: promise.n_groups}
         of = {"router": allowed(loss), "x": fold + 1, "split": CERTIFYING, "n": promise.n}
@@ -101,11 +101,6 @@ def _by_fold(study: Study, p: Sequence[np.ndarray]) -> Iterator[tuple[int, HeldO
         at = test.take(test.folds == fold)
         cost = study.expected_costs(fold)[at.rows] if study.has_costs else 0 * at.correct
         yield fold, replace(at, cost=cost, best_single=study.best_single[fold]), p[fold][at.rows]
-
-
-def _certify(at: Evaluation, p: np.ndarray, max_loss: float, taus: Sequence[float]) -> Guarantee:
-    known = at.correct, at.cost, at.best_single, at.groups
-    return certify(p, *known, targets=at.targets, max_loss=max_loss, taus=taus)
 
 
 def evaluate_labels_needed(
@@ -188,7 +183,8 @@ def labels_needed(
         times = range(repetitions if size < n_groups else 1)
         draws[size] = [np.isin(codes, rng.permutation(n_groups)[:size]) for _ in times]
     for max_loss, size in product(max_losses, sizes):
-        promises = [_certify(at.take(drawn), p[drawn], max_loss, taus) for drawn in draws[size]]
+        how = {"max_loss": max_loss, "taus": taus}
+        promises = [certify(at.take(drawn), p[drawn], **how) for drawn in draws[size]]
         certified = pd.Series([promise.tau for promise in promises], dtype=float)
         n, tau = np.mean([promise.n for promise in promises]), certified.median()
         row = {"max_loss": max_loss, "groups": size, "queries": round(n)}

@@ -27,7 +27,7 @@ from prefill_router.report.plotting import style
 from prefill_router.report.trade_off import trade_off
 from prefill_router.router import Router
 from prefill_router.router.card import PREDICTED, ROUTED, pivot
-from prefill_router.router.measurement import choices_of, evaluate, evaluation_on
+from prefill_router.router.measurement import choices_of, evaluate
 from prefill_router.router.predictions import Predictions
 from prefill_router.storage import atomic_write
 
@@ -91,7 +91,7 @@ def write_page(
         "trade_off": None,
     }
     if seen.paid is not None:
-        at = evaluation_on(router, seen, n_resamples=n_resamples)
+        at = seen.evaluation(router.guarantee.best_single, seen.paid, n_resamples=n_resamples)
         shown = {"p": {"tolerance": seen.p}, "expected_cost": seen.expected, "estimates": found}
         context["taus"] = tau_table(router, seen, at)
         context["trade_off"] = _picture(partial(trade_off, at=at, **shown), (6.4, 4.6))

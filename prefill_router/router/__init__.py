@@ -188,7 +188,7 @@ class Router:
         own = files.read_own_tokenizers(tokenizers or {}, labels.targets)
         fitted = fit_recipe(how, labels, states, split, prices, own)
         said = predict(fitted.predictor, fitted.costs, states, labels.question.tolist())
-        seen = said.beside(labels, prices)
+        seen = replace(said, labels=labels).priced(prices)
         config, tensors = finish(
             fitted, seen, split, prices, states.encoder, max_loss=max_loss, confidence=confidence
         )
@@ -274,10 +274,9 @@ class Router:
         api = HfApi(token=token)
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         with tempfile.TemporaryDirectory() as directory:
-            what = {"repo_id": repo_id, "folder_path": self.save_pretrained(directory)}
-            return api.upload_folder(
-                **{"commit_message": "Upload a router"} | upload | what
-            ).commit_url
+            upload = {"commit_message": "Upload a router"} | upload
+            folder = self.save_pretrained(directory)
+            return api.upload_folder(repo_id=repo_id, folder_path=folder, **upload).commit_url
 
     # -- in use ----------------------------------------------------------------------------------
 
@@ -471,18 +470,17 @@ class Router:
         InputError
             If it was fitted to some of the questions, or the labels lack a target.
         """
-        labels, said = self._ask(labels, states)
-        return said.beside(labels, prices or self.config.known_prices)
+        return self._ask(labels, states).priced(prices or self.config.known_prices)
 
-    def _ask(self, labels: Labels, states: Activations | None) -> tuple[Labels, Predictions]:
-        """Return labels of its targets, none of which it has seen, and what it says of them."""
+    def _ask(self, labels: Labels, states: Activations | None) -> Predictions:
+        """Return what it says of labelled queries, none of which it has seen."""
         labels = labels.select_targets(self.targets)
         if n_seen := int(self.is_seen(labels).sum()):
             raise InputError(
                 f"The router was fitted to the questions of {n_seen:,} of {labels.n_queries:,} "
                 "rows, or to others of their groups; leave them out: router.unseen(labels)."
             )
-        return labels, self._read(labels.question.tolist(), states)
+        return replace(self._read(labels.question.tolist(), states), labels=labels)
 
     # -- amended by further labels -----------------------------------------------------------------
 
@@ -516,12 +514,9 @@ class Router:
         InputError
             If it was fitted to some of the questions, or the labels lack a target.
         """
-        labels, said = self._ask(labels, states)
-        best = self.targets.index(self.guarantee.best_single)
-        promise = certify(
-            said.p, labels.correct, said.costs, best, labels.group, targets=self.targets,
-            max_loss=max_loss, confidence=confidence,
-        )  # fmt: skip
+        seen = self._ask(labels, states)
+        at = seen.evaluation(self.guarantee.best_single, seen.costs)
+        promise = certify(at, seen.p, max_loss=max_loss, confidence=confidence)
         added = [record.model_copy(update={"certified": True}) for record in self.config.added]
         metrics = [row for row in self.config.metrics if row["router"] != "certified"]
         return self._changed(guarantee=promise, added=added, metrics=metrics)

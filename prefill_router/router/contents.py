@@ -13,7 +13,6 @@ from prefill_router.errors import InputError
 from prefill_router.evaluation.results import results
 from prefill_router.extraction.activations import EncoderInfo
 from prefill_router.labels.costs import MILLION, Prices
-from prefill_router.recipe import Fitted
 from prefill_router.recipe.calibration import FAMILIES, ISOTONIC, Calibration
 from prefill_router.recipe.cost_prediction import CostModel, LengthModel
 from prefill_router.recipe.heads import HEADS, Predictor
@@ -224,35 +223,6 @@ def check_tensors(config: RouterConfig, tensors: Tensors, where: str) -> None:
             )
         if not np.isfinite(tensor).all() or tensor.size == 0:
             raise InputError(f"{where}: {name} holds values that are no finite numbers, or none.")
-
-
-def to_tensors(
-    fitted: Fitted, p: np.ndarray, cost: np.ndarray | None, correct: np.ndarray, seen: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Return all numbers of a router.
-
-    Parameters
-    ----------
-    fitted : Fitted
-    p, correct : ndarray of shape (n, K)
-        Calibrated P(correct) and labels of its validation queries.
-    cost : ndarray of shape (n, K) or None
-        Their expected costs.
-    seen : ndarray of uint64
-        `prefill_router.router.measurement.digests` of the questions that it was fitted to.
-    """
-    predictor = fitted.predictor
-    parts = {"calibration": predictor.calibration.steps, "head": predictor.tensors}
-    if fitted.costs is not None:
-        parts |= {"validation": {"cost": cost}, "lengths": vars(fitted.costs.lengths)}
-    return {
-        "centre": np.stack(predictor.centre),
-        "projection": np.hstack(predictor.projection),
-        "calibration": predictor.calibration.coefficients,
-        "validation.p": p,
-        "validation.correct": np.nan_to_num(correct, nan=UNKNOWN).astype(np.int8),
-        "seen": seen,
-    } | {f"{part}.{name}": t for part, held in parts.items() for name, t in held.items()}
 
 
 def predictor_of(config: RouterConfig, tensors: Tensors) -> Predictor:

@@ -76,13 +76,9 @@ class Guarantee:
 
 
 def certify(
+    at: Evaluation,
     p: np.ndarray,
-    correct: np.ndarray,
-    cost: np.ndarray,
-    best_single: int,
-    groups: np.ndarray | None = None,
     *,
-    targets: Sequence[str],
     max_loss: float = 0.02,
     confidence: float = 0.95,
     taus: Sequence[float] = TAUS,
@@ -91,19 +87,12 @@ def certify(
 
     Parameters
     ----------
+    at : Evaluation
+        Held-out queries; incomplete ones are left out. Costs are those known beforehand, which
+        decide what a tolerance chooses; each group counts once, as the mean of its queries; the
+        best single target is a number, and targets have names.
     p : ndarray of shape (N, K)
-        Predicted P(correct) of held-out queries.
-    correct : ndarray of shape (N, K)
-        1 right, 0 wrong, NaN never asked; incomplete rows are left out.
-    cost : ndarray of shape (K,) or (N, K)
-        Cost of asking as known beforehand, in USD: it decides what a tolerance chooses.
-    best_single : int
-        The best single target, chosen on training queries.
-    groups : ndarray of shape (N,), optional
-        Queries that share a value depend on one another: each group counts once, as the mean of
-        its queries. Default: each query by itself.
-    targets : sequence of str
-        Names of the K targets.
+        Predicted P(correct).
     max_loss : float, default 0.02
         d, between 0 and 1.
     confidence : float, default 0.95
@@ -127,20 +116,18 @@ def certify(
     control", 2021, for fixed-sequence testing.
     """
     check_levels(max_loss, confidence)
-    rows, kept = Evaluation(correct, cost, groups).complete()
+    rows, kept = at.complete()
     p, right, codes = np.asarray(p, dtype=np.float64)[rows], kept.correct, kept.group_codes
-    sizes, places, values = np.bincount(codes), np.arange(len(right)), []
-    for tau in taus:
+    sizes, places, tried, certified = np.bincount(codes), np.arange(len(right)), {}, None
+    for tau in map(float, taus):
         chosen = policy.tolerance(p, kept.cost, tau)
-        gain = right[places, chosen] - right[:, best_single]
-        values.append(p_value(np.bincount(codes, weights=gain) / sizes, max_loss))
-        if values[-1] > 1 - confidence:
+        gain = right[places, chosen] - right[:, at.best_single]
+        tried[tau] = p_value(np.bincount(codes, weights=gain) / sizes, max_loss)
+        if tried[tau] > 1 - confidence:
             break
-    tried = [float(tau) for tau, _ in zip(taus, values, strict=False)]
-    passed = [tau for tau, value in zip(tried, values, strict=True) if value <= 1 - confidence]
-    best, tau = targets[best_single], passed[-1] if passed else None
-    found = len(right), len(sizes), tuple(tried), tuple(values)
-    return Guarantee(tau, max_loss, confidence, best, *found)
+        certified = tau
+    best, found = at.targets[at.best_single], (tuple(tried), tuple(tried.values()))
+    return Guarantee(certified, max_loss, confidence, best, len(right), len(sizes), *found)
 
 
 def check_levels(max_loss: float, confidence: float) -> None:

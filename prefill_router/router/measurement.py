@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from prefill_router.evaluation.comparison import Evaluation
 from prefill_router.evaluation.tuning import choose_parameter
 from prefill_router.extraction.activations import EncoderInfo
 from prefill_router.labels.costs import Prices
 from prefill_router.labels.splits import Split
 from prefill_router.recipe import Fitted
 from prefill_router.recipe.cost_prediction import CostModel
-from prefill_router.router.contents import FORMAT, PriceRecord, RouterConfig, to_tensors
+from prefill_router.router.contents import FORMAT, UNKNOWN, PriceRecord, RouterConfig
 from prefill_router.router.files import tensors_digest
 from prefill_router.router.guarantee import certify
 from prefill_router.router.predictions import Predictions
@@ -34,12 +33,6 @@ def digests(questions: Iterable[str]) -> np.ndarray:
     texts = (text.strip().encode("utf-8", "surrogatepass") for text in questions)
     heads = b"".join(hashlib.sha256(text).digest()[:8] for text in texts)
     return np.frombuffer(heads, dtype="<u8").astype(np.uint64)
-
-
-def evaluation_on(router: Router, seen: Predictions, **settings: Any) -> Evaluation:
-    """Return the evaluation on labelled queries; `settings` are others of its attributes."""
-    labels, best = seen.labels, router.targets.index(router.guarantee.best_single)
-    return Evaluation(labels.correct, seen.paid, labels.group, best, router.targets, **settings)
 
 
 def choices_of(router: Router, seen: Predictions) -> dict[str, np.ndarray]:
@@ -66,10 +59,8 @@ def evaluate(
         Results: of choices for each of the router's `rules`, and of probabilities for
         ``"calibrated"`` and ``"uncalibrated"``.
     """
-    at, p = (
-        evaluation_on(router, seen, **settings),
-        {"calibrated": seen.p, "uncalibrated": seen.raw},
-    )
+    at = seen.evaluation(router.guarantee.best_single, seen.paid, **settings)
+    p = {"calibrated": seen.p, "uncalibrated": seen.raw}
     found = [at.choices(choices_of(router, seen), encoder_cost=encoder_cost), at.probabilities(p)]
     return pd.concat(found, ignore_index=True)
 
@@ -96,12 +87,10 @@ def finish(
     tau, lam = choose_parameter(*known), 0.0
     if costs is not None:
         tau, lam = (choose_parameter(*known, name, best) for name in ("tolerance", "utility"))
-    promise = certify(
-        tested.p, tested.labels.correct, tested.costs, best, tested.labels.group,
-        targets=labels.targets, max_loss=max_loss, confidence=confidence,
-    )  # fmt: skip
-    used = np.unique(digests(labels.question[np.concatenate([split.train, split.validation])]))
-    tensors = to_tensors(fitted, tuning.p, tuning.expected, tuning.labels.correct, used)
+    at = tested.evaluation(labels.targets[best], tested.costs)
+    tensors = _tensors(fitted, tuning)
+    fitted_to = labels.question[np.concatenate([split.train, split.validation])]
+    tensors["seen"] = np.unique(digests(fitted_to))
     read = zip(predictor.places, predictor.projection, strict=True)
     config = RouterConfig(
         format=FORMAT,
@@ -114,12 +103,12 @@ def finish(
             for (_, layer, pooling), w in read
         ],
         calibration=predictor.calibration.families,
-        prices=costs and [*_price_records(costs, labels.targets, prices)],
+        prices=costs and _prices(costs, labels.targets, prices),
         as_of=prices.as_of if prices is not None else "",
         tau=tau,
         lam=lam,
         accuracy=[None if np.isnan(share) else share for share in accuracy],
-        guarantee=promise,
+        guarantee=certify(at, tested.p, max_loss=max_loss, confidence=confidence),
         metrics=[],
         data={
             "fingerprint": labels.fingerprint,
@@ -134,12 +123,27 @@ def finish(
     return config, tensors
 
 
-def _price_records(
-    costs: CostModel, targets: Sequence[str], prices: Prices | None
-) -> Iterator[PriceRecord]:
+def _tensors(fitted: Fitted, tuning: Predictions) -> dict[str, np.ndarray]:
+    """Return all numbers of a router but `seen`; `tuning` is said of its validation queries."""
+    predictor, correct = fitted.predictor, np.nan_to_num(tuning.labels.correct, nan=UNKNOWN)
+    validation = {"p": tuning.p, "correct": correct.astype(np.int8)}
+    parts = {"calibration": predictor.calibration.steps, "head": predictor.tensors}
+    if fitted.costs is not None:
+        validation["cost"] = tuning.expected
+        parts["lengths"] = vars(fitted.costs.lengths)
+    parts["validation"] = validation
+    return {
+        "centre": np.stack(predictor.centre),
+        "projection": np.hstack(predictor.projection),
+        "calibration": predictor.calibration.coefficients,
+    } | {f"{part}.{name}": t for part, held in parts.items() for name, t in held.items()}
+
+
+def _prices(costs: CostModel, targets: Sequence[str], prices: Prices | None) -> list[PriceRecord]:
+    own = {k: hashlib.sha256(t.to_str().encode()).hexdigest() for k, t in costs.tokenizers.items()}
+    records = []
     for k, target in enumerate(targets):
-        own = costs.tokenizers.get(k)
-        digest = own and hashlib.sha256(own.to_str().encode()).hexdigest()
         by_cost = costs.output_price[k] == 1
         price = (None, None) if by_cost else (prices.input[target], prices.output[target])
-        yield PriceRecord(input=price[0], output=price[1], tokenizer=digest)
+        records.append(PriceRecord(input=price[0], output=price[1], tokenizer=own.get(k)))
+    return records

@@ -6,10 +6,12 @@ import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from prefill_router.errors import InputError
+from prefill_router.evaluation.comparison import Evaluation
 from prefill_router.extraction import check_layers
 from prefill_router.extraction.activations import Activations
 from prefill_router.extraction.models import Device
@@ -149,15 +151,21 @@ class Predictions:
         """Costs as policies weigh them: `expected`, or 0 where none are known."""
         return np.zeros(self.p.shape) if self.expected is None else self.expected
 
-    def beside(self, labels: Labels, prices: Prices | None) -> Predictions:
-        """Return the same with labels of the queries, and with what their answers cost."""
-        paid = None if self.inputs is None else query_costs(labels, prices, self.inputs)
-        return replace(self, labels=labels, paid=paid)
+    def priced(self, prices: Prices | None) -> Predictions:
+        """Return the same with what the answers to labelled queries cost, where costs are known."""
+        known = self.inputs is not None
+        return replace(self, paid=query_costs(self.labels, prices, self.inputs) if known else None)
 
     def take(self, rows: np.ndarray) -> Predictions:
         """Return those of some of the labelled queries."""
         arrays = {k: v[rows] for k, v in vars(self).items() if isinstance(v, np.ndarray)}
         return replace(self, **arrays, labels=self.labels.take(rows))
+
+    def evaluation(self, best_single: str, cost: np.ndarray | None, **settings: Any) -> Evaluation:
+        """Return the evaluation on labelled queries; `settings` are others of its attributes."""
+        labels = self.labels
+        best = labels.targets.index(best_single)
+        return Evaluation(labels.correct, cost, labels.group, best, labels.targets, **settings)
 
 
 def predict(

@@ -34,10 +34,9 @@ def test_a_certificate_is_that_of_its_half_and_reported_on_the_other(study, know
     labels, right, single, n = study.labels, 0, 0, 0
     for fold, (certifying, reporting) in enumerate(halves(study)):
         cost, best = study.expected_costs(fold), study.best_single[fold]
-        promise = certify(
-            knowing[fold][certifying], labels.correct[certifying], cost[certifying], best,
-            labels.group[certifying], targets=labels.targets, max_loss=0.05,
-        )  # fmt: skip
+        known = (labels.correct, cost, labels.group, best, labels.targets)
+        at = Evaluation(*known).take(certifying)
+        promise = certify(at, knowing[fold][certifying], max_loss=0.05)
         row = one(found, metric=it.TAU, router=FIVE, x=fold + 1)
         assert (row.estimate, row.n) == (promise.tau, len(certifying))
         assert one(found, metric=it.GROUPS, x=fold + 1).estimate == promise.n_groups

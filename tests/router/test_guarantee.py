@@ -6,17 +6,18 @@ from scipy.stats import binom, binomtest
 
 from prefill_router import policy
 from prefill_router.errors import InputError
+from prefill_router.evaluation.comparison import Evaluation
 from prefill_router.router import guarantee
 from prefill_router.router.guarantee import BETS, certify, p_value
 
-TARGETS = ["cheap", "dear"]
 
-
-def pool(n=2000, seed=0):
+def pool(n=2000, repeat=1):
     """A cheap and a more accurate target, and probabilities that are true."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     truth = np.where(rng.random((n, 1)) < 0.6, [[0.3, 0.7]], [[0.6, 0.4]])
-    return truth, (rng.random((n, 2)) < truth).astype(float), np.array([1.0, 5.0])
+    correct = (rng.random((n, 2)) < truth).astype(float)
+    correct, truth, groups = (np.repeat(v, repeat, axis=0) for v in (correct, truth, np.arange(n)))
+    return Evaluation(correct, [1.0, 5.0], groups, 1, ["cheap", "dear"]), truth
 
 
 def test_the_p_value_is_the_inverse_of_the_most_that_gamblers_ever_own():
@@ -50,46 +51,38 @@ def test_a_true_gain_is_found():
 
 
 def test_tolerances_are_tried_in_order_until_one_fails():
-    p, correct, cost = pool()
-    wanted = {"targets": TARGETS, "max_loss": 0.05, "confidence": 0.9}
-    found = certify(p, correct, cost, 1, **wanted)
+    wanted = {"max_loss": 0.05, "confidence": 0.9}
+    found = certify(*pool(), **wanted)
     assert all(value <= 0.1 for value in found.p_values[:-1]) and found.p_values[-1] > 0.1
     assert found.tau == found.taus[-2] and found.taus[0] == 0
     assert "at most 5 points below always asking dear" in str(found)
-    short = certify(p, correct, cost, 1, **wanted, taus=[0, 0.01])  # passes throughout
+    short = certify(*pool(), **wanted, taus=[0, 0.01])  # passes throughout
     assert short.tau == 0.01 and len(short.p_values) == 2
 
 
 def test_nothing_is_certified_by_few_labels_and_it_says_so():
-    p, correct, cost = pool(30)
-    found = certify(p, correct, cost, 1, targets=TARGETS)
+    found = certify(*pool(30))
     assert found.tau is None and len(found.taus) == 1
     assert str(found).startswith("Nothing is certified: 30 held-out queries")
     assert "ask dear" in str(found)
 
 
 def test_a_group_counts_once_and_its_size_is_no_evidence():
-    p, correct, cost = pool(300)
-    once = certify(p, correct, cost, 1, targets=TARGETS, max_loss=0.2)
-    groups = np.repeat(np.arange(300), 5)
-    repeated = (np.repeat(values, 5, axis=0) for values in (p, correct))
-    many = certify(*repeated, cost, 1, groups, targets=TARGETS, max_loss=0.2)
+    once, many = (certify(*pool(300, repeat), max_loss=0.2) for repeat in (1, 5))
     assert many.p_values == once.p_values and many.tau == once.tau
     assert (many.n, many.n_groups) == (1500, 300)
 
 
 def test_incomplete_rows_are_left_out_and_levels_are_checked():
-    p, correct, cost = pool(200)
-    holed = np.vstack([correct, [[np.nan, 1]] * 50])
-    more = certify(np.vstack([p, p[:50]]), holed, cost, 1, targets=TARGETS)
-    assert more.n == 200
+    at, p = pool(200)
+    at.correct[150:, 0] = np.nan
+    assert certify(at, p) == certify(at.take(np.arange(150)), p[:150])
     for bad in ({"max_loss": 0}, {"max_loss": 1.5}, {"confidence": 1}):
         with pytest.raises(InputError, match="between 0 and 1"):
-            certify(p, correct, cost, 1, targets=TARGETS, **bad)
+            certify(at, p, **bad)
 
 
 TAUS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4)
-NAMES = ["a", "b", "c"]
 
 
 @dataclass(frozen=True)
@@ -127,10 +120,9 @@ def simulate(world, max_loss, confidence, repetitions):
     for _ in range(repetitions):
         rows = rng.integers(len(world.p), size=800)
         correct = (rng.random((800, 3)) < world.truth[rows]).astype(float)
-        promise = certify(
-            world.p[rows], correct, world.cost, world.best_single, targets=NAMES,
-            max_loss=max_loss, confidence=confidence, taus=TAUS,
-        )  # fmt: skip
+        at = Evaluation(correct, world.cost, None, world.best_single, "abc")
+        how = {"max_loss": max_loss, "confidence": confidence, "taus": TAUS}
+        promise = certify(at, world.p[rows], **how)
         if promise.tau is not None:
             given += 1
             wrong += bool((losses[np.array(TAUS) <= promise.tau] > max_loss).any())

@@ -61,18 +61,18 @@ def test_each_part_is_fitted_to_its_own_rows_and_whole_groups(world, monkeypatch
     labels, *_ = world
     split, seen = make_splits(labels)[0], {}
 
-    def spy(place, name, correct, groups):
+    def spy(place, name, look):
         original = getattr(place, name)
 
         def call(*given, **settings):
-            seen[name] = given[correct], given[groups]
+            seen[name] = look(given)
             return original(*given, **settings)
 
         monkeypatch.setattr(place, name, call)
 
-    spy(SharedTrunkEnsemble, "fit", 2, 3)
-    spy(recipe, "fit_calibration", 1, 2)
-    spy(measurement, "certify", 1, 4)
+    spy(SharedTrunkEnsemble, "fit", lambda given: given[2:4])
+    spy(recipe, "fit_calibration", lambda given: given[1:3])
+    spy(measurement, "certify", lambda given: (given[0].correct, given[0].groups))
     fitted(world, labels)
     parts = {"fit": split.train, "fit_calibration": split.validation, "certify": split.test}
     for name, rows in parts.items():
