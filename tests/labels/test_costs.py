@@ -7,13 +7,8 @@ import pytest
 import random_labels
 
 from prefill_router.errors import InputError
-from prefill_router.labels.costs import (
-    Prices,
-    expected_costs,
-    known_by_cost,
-    load_prices,
-    query_costs,
-)
+from prefill_router.labels import costs as module
+from prefill_router.labels.costs import Prices, expected_costs, load_prices, query_costs
 
 PRICES = Prices({"cheap": 1.0, "dear": 10.0}, {"cheap": 2.0, "dear": 40.0})
 INPUT = np.array([100, 200, 300, 400])
@@ -39,22 +34,17 @@ def test_query_costs_against_a_loop():
             assert costs[i, k] == pytest.approx(dollars / 1e6, rel=1e-12)
 
 
-def test_a_stated_cost_wins():
-    cost = np.full((4, 2), nan)
-    cost[1, 0] = 0.5
-    plain = query_costs(labels_of(), PRICES, INPUT)
-    costs = query_costs(labels_of(cost_usd=cost), PRICES, INPUT)
-    assert costs[1, 0] == 0.5
-    np.testing.assert_array_equal(np.delete(costs, 2), np.delete(plain, 2))
-    assert np.isnan(cost[0, 0])  # the labels themselves are left alone
-
-
-def test_stated_costs_need_no_prices():
+def test_stated_costs_win_and_alone_need_no_prices():
+    cost = np.where(np.arange(8) == 2, 0.5, nan).reshape(4, 2)
+    plain, costs = (query_costs(labels_of(cost_usd=c), PRICES, INPUT) for c in (cost * nan, cost))
+    np.testing.assert_array_equal(costs, np.where(np.isnan(cost), plain, 0.5))
     cost = np.arange(8.0).reshape(4, 2)
     labels = labels_of(tokens=np.full((4, 2), nan), cost_usd=cost)
     np.testing.assert_array_equal(query_costs(labels, None, INPUT), cost)
     expected = expected_costs(labels, None, INPUT, np.array([0, 1, 3]))
     np.testing.assert_array_equal(expected, [[2.0, 3.0]] * 4)
+    never = replace(labels, correct=labels.correct * [1, nan])
+    assert module.known_by_cost(never, None).tolist() == [True, False]
 
 
 def test_expected_costs_read_tokens_before_stated_costs():
@@ -74,13 +64,10 @@ def test_expected_costs_read_tokens_before_stated_costs():
 
 def test_an_unknown_price_is_an_error_and_never_0():
     prices = Prices({"cheep": 1.0, "dear": 1.0}, {"cheep": 1.0, "dear": 1.0})
-    for known in (prices, None):
-        with pytest.raises(InputError, match="price of target 'cheap' is unknown"):
-            query_costs(labels_of(), known, INPUT)
-        with pytest.raises(InputError, match="price of target 'cheap' is unknown"):
-            expected_costs(labels_of(), known, INPUT, np.arange(3))
-    with pytest.raises(InputError, match="Did you mean 'cheep'"):
-        query_costs(labels_of(), prices, INPUT)
+    for known, hint in ((prices, "Did you mean 'cheep'"), (None, "prices=FILE")):
+        for costs in (query_costs, lambda *given: expected_costs(*given, np.arange(3))):
+            with pytest.raises(InputError, match=f"price of target 'cheap' is unknown.*{hint}"):
+                costs(labels_of(), known, INPUT)
 
 
 def test_an_unknown_length_is_an_error_unless_never_asked():
@@ -92,12 +79,6 @@ def test_an_unknown_length_is_an_error_unless_never_asked():
     assert np.argwhere(np.isnan(costs)).tolist() == [[2, 1]]
     with pytest.raises(InputError, match=r"'dear'.*output_tokens.*none of its training answers"):
         expected_costs(labels_of(tokens), PRICES, INPUT, np.array([2]))
-
-
-def test_a_target_never_asked_is_not_known_by_its_cost():
-    stated = np.full((4, 2), 0.5)
-    never = np.column_stack([np.ones(4), np.full(4, nan)])
-    assert known_by_cost(labels_of(correct=never, cost_usd=stated), None).tolist() == [True, False]
 
 
 def test_expected_costs_take_the_median_training_length():

@@ -22,7 +22,8 @@ LONG = [
     ("q3", "Three?", "b", "small", "0", "9"),
 ]
 COLUMNS = ["query_id", "question", "benchmark", "model", "is_correct", "output_tokens"]
-DEV = dict(zip(COLUMNS, LONG[0], strict=True)) | {"split": "dev"}
+NAMED = [dict(zip(COLUMNS, values, strict=True)) for values in LONG]
+DEV = NAMED[0] | {"split": "dev"}
 CORRECT = [[1, 0], [nan, 1], [0, nan]]  # columns: small, large
 
 
@@ -35,9 +36,11 @@ def save(tmp_path, rows, columns=COLUMNS):
 
 def changed(row, **cells):
     """Return LONG with cells of one row (from 1, as errors count) changed."""
-    rows = [dict(zip(COLUMNS, values, strict=True)) for values in LONG]
-    rows[row - 1] |= cells
-    return [list(values.values()) for values in rows]
+    return [named | cells if i == row else named for i, named in enumerate(NAMED, 1)]
+
+
+def renamed(old, new):
+    return [{new if name == old else name: value for name, value in row.items()} for row in NAMED]
 
 
 def assert_same(one, other):
@@ -61,11 +64,9 @@ def test_long_table(tmp_path):
 
 
 def test_wide_table_with_typed_cells(tmp_path):
-    rows = [
-        {"query_id": 1, "question": "One?", "benchmark": "a", "small": True, "large": 0},
-        {"query_id": 2, "question": "Two?", "benchmark": "b", "small": None, "large": 1.0},
-        {"query_id": 3, "question": "Three?", "benchmark": "b", "small": "0"},
-    ]
+    cells = [("One?", "a", True, 0), ("Two?", "b", None, 1.0), ("Three?", "b", "0")]
+    names = ["query_id", "question", "benchmark", "small", "large"]
+    rows = [dict(zip(names, (i, *row), strict=False)) for i, row in enumerate(cells, 1)]
     path = tmp_path / "labels.json"
     path.write_text(json.dumps(rows))
     labels = load_labels(path)
@@ -100,12 +101,9 @@ def test_toolkit_table(tmp_path):
     assert set(shuffled.query_id) == set(labels.query_id)
 
 
-def test_equal_duplicates_are_merged(tmp_path):
+def test_spellings_of_right_and_of_never_asked_and_equal_duplicates(tmp_path):
     rows = [*LONG, ("q3", "Three? ", "b", "small", "False", ""), *LONG[:1]]
     assert_same(load_labels(save(tmp_path, rows)), load_labels(save(tmp_path, LONG)))
-
-
-def test_spellings_of_right_and_of_never_asked(tmp_path):
     for spelling in ("1", "1.0", "True", "true", " 1 ", "TRUE"):
         labels = load_labels(save(tmp_path, changed(2, is_correct=spelling)))
         assert labels.correct[0, 1] == 1, spelling
@@ -123,10 +121,9 @@ def test_spellings_of_right_and_of_never_asked(tmp_path):
         (changed(5, question=" "), "row 5 .*'q3'.*question is ' '; it must be filled in"),
         (changed(2, question="one?"), "'q1' has a different text in row 2 than in row 1"),
         (changed(2, benchmark="b"), "'q1' has a different benchmark in row 2"),
-        (
-            [*LONG, ("q3", "Three?", "b", "small", "1", "")],
-            "'small' has a different is_correct in row 6",
-        ),
+        ([*LONG, (*LONG[4][:4], "1", "")], "'small' has a different is_correct in row 6"),
+        (renamed("question", "qestion"), "no column 'question', .*query_id, qestion, .*'qestion'"),
+        (renamed("is_correct", "is_corect"), "no column 'is_correct', which a long .*'is_corect'"),
         ([DEV], r"row 1 .*split is 'dev'.*train, validation, test"),
         (LONG[4:], "at least 2 targets.*only 'small'"),
     ],
@@ -137,63 +134,40 @@ def test_bad_rows(tmp_path, rows, message):
     assert "labels.csv" in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "message"),
-    [
-        ("question", "qestion", "a long .*query_id, qestion, .*mean 'qestion'"),
-        ("is_correct", "is_corect", "a long .*'is_corect'"),
-    ],
-)
-def test_missing_column(tmp_path, old, new, message):
-    columns = [new if column == old else column for column in COLUMNS]
-    with pytest.raises(InputError, match=f"no column {old!r}, which {message}"):
-        load_labels(save(tmp_path, LONG, columns))
-
-
 def test_choice_of_targets(tmp_path):
     labels = load_labels(save(tmp_path, LONG), targets=["large", "small"])
     np.testing.assert_array_equal(labels.correct, np.array(CORRECT)[:, ::-1])
     np.testing.assert_array_equal(labels.output_tokens[0], [nan, 5])
-    with pytest.raises(InputError, match=r"'lagre'.*Did you mean 'large'"):
-        labels.select_targets(["small", "lagre"])
-    with pytest.raises(InputError, match="named twice"):
-        labels.select_targets(["small", "small"])
-    with pytest.raises(InputError, match="at least 2"):
-        labels.select_targets(["small"])
+    for names, message in (
+        (["small", "lagre"], r"'lagre'.*Did you mean 'large'"),
+        (["small", "small"], "named twice"),
+        (["small"], "at least 2"),
+    ):
+        with pytest.raises(InputError, match=message):
+            labels.select_targets(names)
 
 
-def test_constant_targets_are_kept_and_flagged(tmp_path):
-    rows = [
-        (f"q{i}", f"{i}?", "a", model, str(answer), str(tokens))
-        for i in range(4)
-        for model, answer, tokens in (("right", 1, i), ("wrong", 0, 2), ("mixed", i % 2, ""))
-        if (i, model) != (0, "wrong")
-    ]
-    summary = load_labels(save(tmp_path, rows)).summary()
-    assert summary["constant"].to_dict() == {"right": True, "wrong": True, "mixed": False}
-    assert summary["n_labelled"].to_dict() == {"right": 4, "wrong": 3, "mixed": 4}
-    assert summary["accuracy"].to_dict() == {"right": 1.0, "wrong": 0.0, "mixed": 0.5}
-    tokens = summary["mean_output_tokens"]
-    assert tokens[["right", "wrong"]].tolist() == [1.5, 2.0]
-    assert np.isnan(tokens["mixed"])
+def test_constant_targets_are_kept_and_flagged():
+    correct = np.array([[1, nan, 0], [1, 0, 1], [1, 0, 0], [1, 0, 1]])
+    tokens = np.array([[0, nan, nan], [1, 2, nan], [2, 2, nan], [3, 2, nan]])
+    labels = labels_of(targets=("right", "wrong", "mixed"), correct=correct, output_tokens=tokens)
+    summary = labels.summary()
+    assert summary.index.tolist() == ["right", "wrong", "mixed"]
+    assert summary["constant"].tolist() == [True, True, False]
+    assert summary["n_labelled"].tolist() == [4, 3, 4]
+    assert summary["accuracy"].tolist() == [1.0, 0.0, 0.5]
+    np.testing.assert_array_equal(summary["mean_output_tokens"], [1.5, 2.0, nan])
 
 
-def test_groups_join_equal_texts_and_the_group_column(tmp_path):
-    questions = {"q1": "Caf\u00e9  au\nlait", "q2": "Cafe\u0301 au lait", "q3": "CAF\u00c9 au lait"}
-    questions |= {"q4": "Four", "q5": "Five"}
-    groups = {"q1": "x", "q2": "y", "q3": "z", "q4": "y", "q5": ""}
-    rows = [
-        (name, text, "a", model, "1", groups[name])
-        for name, text in questions.items()
-        for model in ("m", "n")
-    ]
-    columns = [*COLUMNS[:5], "group"]
-    assert load_labels(save(tmp_path, rows, columns)).group.tolist() == [0, 0, 1, 0, 2]
-    without = [row[:5] for row in rows]
-    assert load_labels(save(tmp_path, without, columns[:5])).group.tolist() == [0, 0, 1, 2, 3]
-    rows[1] = (*rows[1][:5], "other")
+def test_groups_join_equal_texts_and_the_group_column():
+    texts = ["Caf\u00e9  au\nlait", "Cafe\u0301 au lait", "CAF\u00c9 au lait", "Four", "Five"]
+    columns = {"query_id": range(5), "question": texts, "benchmark": "a", "m": 1, "n": 1}
+    table = pd.DataFrame(columns | {"group": ["x", "y", "z", "y", ""]})
+    assert load_labels(table).group.tolist() == [0, 0, 1, 0, 2]
+    assert load_labels(table.drop(columns="group")).group.tolist() == [0, 0, 1, 2, 3]
+    again = pd.concat([table, table.assign(group="other")])
     with pytest.raises(InputError, match="different group"):
-        load_labels(save(tmp_path, rows, columns))
+        load_labels(again)
 
 
 @settings(max_examples=50, deadline=None)
@@ -241,47 +215,38 @@ def test_fingerprint_tells_every_field_and_not_the_storage():
     short = labels.take(labels.benchmark == "x")
     retyped = replace(short, benchmark=short.benchmark.astype("U99"))
     assert retyped.fingerprint == short.fingerprint
+    arrays = {name: v for name, v in vars(labels).items() if isinstance(v, np.ndarray)}
     variants = [{"targets": ("m1", "m2", "m4")}, {"split": None}]
-    for name, array in vars(labels).items():
-        if isinstance(array, np.ndarray):
-            variants.append({name: array[::-1].copy()})
+    variants += [{name: array[::-1].copy()} for name, array in arrays.items()]
     prints = {replace(labels, **variant).fingerprint for variant in variants}
     assert len({labels.fingerprint, *prints}) == 1 + len(variants) == 11
 
 
 def test_subsample_is_exact_stratified_seeded_and_in_order(tmp_path):
-    labels = synthetic(300)
-    write_labels(labels, tmp_path / "labels.csv")
-
-    def load(n, seed=0):
-        return load_labels(tmp_path / "labels.csv", n_queries=n, seed=seed)
-
-    sample = load(100)
+    labels, path = synthetic(300), tmp_path / "labels.csv"
+    write_labels(labels, path)
+    sample = load_labels(path, n_queries=100)
     assert sample.n_queries == 100
     numbers = [int(name[1:]) for name in sample.query_id]
     assert numbers == sorted(numbers)
     for benchmark in ("x", "yy", "zzz"):
         share = (labels.benchmark == benchmark).mean()
         assert abs((sample.benchmark == benchmark).sum() - 100 * share) <= 2
-    assert load(100).fingerprint == sample.fingerprint
-    assert load(100, seed=1).fingerprint != sample.fingerprint
-    assert load(300).n_queries == load(999).n_queries == load(0).n_queries == 300
-    with pytest.raises(InputError, match="n_queries is -1"):
-        load(-1)
-
-
-def test_subsample_keeps_groups_whole(tmp_path):
-    write_labels(synthetic(60, group_size=4), tmp_path / "labels.csv")
-    sample = load_labels(tmp_path / "labels.csv", n_queries=21)
+    same, other = (load_labels(path, n_queries=100, seed=seed).fingerprint for seed in (0, 1))
+    assert same == sample.fingerprint != other
+    assert {load_labels(path, n_queries=n).n_queries for n in (0, 300, 999)} == {300}
+    write_labels(synthetic(60, group_size=4), path)
+    sample = load_labels(path, n_queries=21)
     assert abs(sample.n_queries - 21) < 4
-    assert set(np.unique(sample.group, return_counts=True)[1]) == {4}
-    with pytest.raises(InputError, match="n_queries is 1"):
-        load_labels(tmp_path / "labels.csv", n_queries=1)
+    assert set(np.unique(sample.group, return_counts=True)[1]) == {4}  # groups stay whole
+    for n in (-1, 1):
+        with pytest.raises(InputError, match=f"n_queries is {n}"):
+            load_labels(path, n_queries=n)
 
 
-def test_a_target_without_any_label_is_named(tmp_path):
-    path = tmp_path / "labels.csv"
-    path.write_text("query_id,question,benchmark,a,b,c\nq1,x,m,1,0,\nq2,y,m,0,1,\n")
+def test_a_target_without_any_label_is_named():
+    table = pd.DataFrame([["q1", "x", "m", 1, 0, ""], ["q2", "y", "m", 0, 1, ""]])
+    table.columns = [*COLUMNS[:3], "a", "b", "c"]
     with pytest.raises(InputError, match=r"target 'c' has no label .*targets="):
-        load_labels(path)
-    assert load_labels(path, ["a", "b"]).targets == ("a", "b")
+        load_labels(table)
+    assert load_labels(table, ["a", "b"]).targets == ("a", "b")

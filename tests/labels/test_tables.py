@@ -16,14 +16,13 @@ RECORDS = [
 ]
 
 
+CSV = pd.DataFrame(RECORDS).to_csv(index=False).encode()
+
+
 def written(directory, name, content):
     path = directory / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return path
-
-
-def as_csv(records):
-    return pd.DataFrame(records).to_csv(index=False)
 
 
 def test_every_format_gives_the_same_text_cells(tmp_path):
@@ -34,9 +33,9 @@ def test_every_format_gives_the_same_text_cells(tmp_path):
     repository.mkdir()
     written(repository, "train.jsonl", "\n".join(map(json.dumps, RECORDS)))
     sources = [
-        written(tmp_path, "t.csv", as_csv(RECORDS)),
-        written(tmp_path, "bom.csv", b"\xef\xbb\xbf" + as_csv(RECORDS).encode()),
-        written(tmp_path, "t.CSV.gz", gzip.compress(as_csv(RECORDS).encode())),
+        written(tmp_path, "t.csv", CSV),
+        written(tmp_path, "bom.csv", b"\xef\xbb\xbf" + CSV),
+        written(tmp_path, "t.CSV.gz", gzip.compress(CSV)),
         written(tmp_path, "t.json", json.dumps(RECORDS)),
         written(tmp_path, "t.jsonl", "\n".join(map(json.dumps, RECORDS)) + "\n\n"),
         tmp_path / "t.parquet",
@@ -59,9 +58,8 @@ def test_a_missing_cell_makes_no_floats_of_a_column_of_integers(tmp_path):
         read = read_table(source)
         assert read["whole"].tolist() == ["17", "", str(large)]
         assert read["real"].tolist() == ["17.0", "", "0.5"]
-    parts = {"train": [{"a": 17, "b": 1}], "test": [{"b": 2}]}
-    parts = {name: datasets.Dataset.from_list(rows) for name, rows in parts.items()}
-    datasets.DatasetDict(parts).save_to_disk(tmp_path / "joined")
+    train, test = (datasets.Dataset.from_list([row]) for row in ({"a": 17, "b": 1}, {"b": 2}))
+    datasets.DatasetDict(train=train, test=test).save_to_disk(tmp_path / "joined")
     joined = read_table(tmp_path / "joined")
     assert joined["a"].tolist() == ["17", ""]
     assert joined["split"].tolist() == ["train", "test"]
@@ -81,14 +79,8 @@ def test_write_table_round_trip_and_same_bytes(tmp_path, name):
         write_table(pd.DataFrame(RECORDS), path)
         assert read_table(path).to_dict("records") == RECORDS
     assert (tmp_path / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
-
-
-def test_write_table_refuses_other_names(tmp_path):
     with pytest.raises(InputError, match=r"end in \.csv, \.csv\.gz, \.parquet\."):
         write_table(pd.DataFrame(RECORDS), tmp_path / "t.json")
-
-
-CSV = as_csv(RECORDS).encode()
 
 
 @pytest.mark.parametrize(
@@ -98,22 +90,17 @@ CSV = as_csv(RECORDS).encode()
         ("t.csv.gz", CSV, "Not a gzipped file"),
         ("t.csv", gzip.compress(CSV, mtime=0), "not UTF-8"),
         ("t.json", CSV, "cannot be read as .json"),
-        ("t.jsonl", b"PAR1....", "line 1 is not a JSON value"),
         ("t.csv", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
         ("t.xlsx", CSV, "must end in"),
         ("t.csv", b"", "is empty"),
-        ("t.csv.gz", gzip.compress(b"", mtime=0), "is empty"),
         ("t.csv", b"a,b\n", "no rows"),
         ("t.csv", b"a,b\n1,2\n1,2,3\n", "cannot be read.*row 2 has 3 cells, but the header 2"),
         ("t.csv", b"a,b,c\n1,2,3\n4,5\n", "row 2 has 2 cells, but the header 3"),
         ("t.csv", b"query_id;model\nq1;a\n", "header has no comma, but ';'; save it with commas"),
         ("t.csv", b'a,b\n1,"2\n', "cannot be read"),
         ("t.csv", b"a,a\n1,2\n", "two columns named 'a'"),
-        ("t.csv", b"a,b\n\xff\xfe,2\n", "not UTF-8"),
         ("t.csv", "a,b\n1,2\n3,é\n".encode("latin-1"), r"0xe9 in line 3\); save .* as UTF-8"),
         ("t.csv.gz", gzip.compress(CSV * 99, mtime=0)[:60], "cannot be read"),
-        ("t.parquet", b"PAR1 and no more", "cannot be read"),
-        ("t.json", b'{"a": 1}\n{"a": 2}\n', "cannot be read"),
         ("t.json", b'{"a": 1}', "expected objects"),
         ("t.jsonl", b'{"a": 1}\n{"a": 2\n', "line 2"),
         ("t.json", rb'[{"a": "\ud800"}]', "surrogates not allowed"),
