@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import combinations
-from operator import itemgetter
 
 import numpy as np
 import pandas as pd
@@ -59,18 +58,14 @@ def label_noise(study: Study) -> pd.DataFrame:
     some = np.sort(rng.choice(n, min(N_FRESH, n), replace=False))
     again = range(N_DRAWS, N_DRAWS + 1)
     fresh = draw_answers(labels, at.rows[some], again, study.parameters.device)[0]
-
-    def accuracy(at: Evaluation, values: np.ndarray, *of: str) -> pd.DataFrame:
-        quantities = tuple(Quantity("accuracy", *of, target=target) for target in at.targets)
-        return at.estimate({"": values}, {quantities: itemgetter("")})
-
-    chance = right.mean(axis=0)
+    answers = {GREEDY: at.correct, SAMPLED: right.mean(axis=0)}
+    drawn_again = {ASKED_AGAIN: fresh, SAMPLED: answers[SAMPLED][some]}
+    of, pairs = {"accuracy": lambda m, a: m[a]}, [(ASKED_AGAIN, SAMPLED)]
     found = [
         evaluate_noise(at, right, choices, priority),
         evaluate_ceiling(at, right, p),
-        accuracy(at, at.correct, GREEDY),
-        accuracy(at, chance, SAMPLED),
-        accuracy(at.take(some), fresh - chance[some], ASKED_AGAIN, SAMPLED),
+        at.estimate(answers, differences(of, answers, targets=at.targets)),
+        at.take(some).estimate(drawn_again, differences(of, [], pairs, at.targets)),
     ]
     return pd.concat(found, ignore_index=True)
 

@@ -118,18 +118,14 @@ def label_budget(study: Study, most: int = 6) -> pd.DataFrame:
     if not sizes:
         return results()
     targets = range(min(labels.n_targets, most))
-    settings = (p.n_seeds, p.dimensions, p.criterion, p.inner_folds, sizes)
     found = study.kept(
-        "new-target",
-        lambda k: predict_new(study, k, sizes),
-        track(targets, "Adding targets"),
-        *settings,
-        encoders=[p.encoder],
-    )
-    drawn = {"n_resamples": p.n_resamples, "seed": p.seed}
+        "new-target", lambda k: predict_new(study, k, sizes), track(targets, "Adding targets"),
+        p.n_seeds, p.dimensions, p.criterion, p.inner_folds, sizes, encoders=[p.encoder],
+    )  # fmt: skip
     Y, groups = labels.correct[split.test][:, targets], labels.group[split.test]
+    at = Evaluation(Y, groups=groups, n_resamples=p.n_resamples, seed=p.seed)
     predicted, nothing = (np.stack([held[name] for held in found]) for name in ("p", "nothing"))
-    return evaluate_budget(Evaluation(Y, groups=groups, **drawn), predicted, nothing, sizes)
+    return evaluate_budget(at, predicted, nothing, sizes)
 
 
 def predict_new(study: Study, target: int, sizes: Sequence[int]) -> dict[str, np.ndarray]:

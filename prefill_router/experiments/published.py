@@ -147,11 +147,8 @@ def published_run(study: Study, notebook: str) -> Path | None:
         if is_full(theirs, notebook) and _identity(theirs) == _identity(study.parameters):
             mine = identify(study)
             held = mine | manifest  # manifests of v0.1 do not say what the prices were
-            if (
-                held["labels"] == mine["labels"]
-                and held["prices"] == mine["prices"]
-                and {*held["encoders"].values()} == {*mine["encoders"].values()}
-            ):
+            a, b = ({*of["encoders"].values()} for of in (mine, held))
+            if a == b and all(held[name] == mine[name] for name in ("labels", "prices")):
                 return path.parent
     return None
 
@@ -202,7 +199,7 @@ def publish(run_dir: Path) -> Path:
             write_metrics(into / path.name, rows)
             hashes[path.name] = file_hash(into / path.name)
     kept = ("code", "versions", "machine", "labels", "prices", "seconds")
-    record = {name: manifest[name] for name in kept if name in manifest}
+    record = {name: manifest[name] for name in kept}
     record |= {"parameters": _renamed(parameters, names), "files": hashes}
     record["encoders"] = {names.get(n, n): h for n, h in manifest["encoders"].items()}
     write_json(into / MANIFEST, record)
@@ -223,12 +220,10 @@ def _path_names(parameters: Mapping[str, Any], names: Mapping[str, Any]) -> dict
 
 
 def _renamed(parameters: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    return {
-        name: [names.get(v, v) for v in value]
-        if isinstance(value, list)
-        else names.get(value, value)
-        for name, value in parameters.items()
-    }
+    def renamed(value: Any) -> Any:
+        return list(map(renamed, value)) if isinstance(value, list) else names.get(value, value)
+
+    return {name: renamed(value) for name, value in parameters.items()}
 
 
 def published_pools(

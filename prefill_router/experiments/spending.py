@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from itertools import product
 from operator import itemgetter
 
@@ -39,9 +38,10 @@ CURVES_DRAWN = 1000  # resamples at most
 BUDGETS = (0.25, 0.5, 0.75)
 """Budgets, from what is spent at least (0) to what the dearest target costs (1)."""
 SPENT, BUDGET = "spent of the budget", "budget"
+ByFold = Sequence[np.ndarray]
 
 
-def spending(study: Study, p: Sequence[np.ndarray]) -> pd.DataFrame:
+def spending(study: Study, p: ByFold) -> pd.DataFrame:
     """Return `evaluate_expected_costs` and `evaluate_budgets`; nothing where costs are unknown."""
     if not study.has_costs:
         return results()
@@ -81,9 +81,7 @@ def encoder_price(study: Study) -> float | None:
     return min(known, default=None)
 
 
-def evaluate_expected_costs(
-    study: Study, p: Sequence[np.ndarray], ways: Mapping[str, Sequence[np.ndarray]]
-) -> pd.DataFrame:
+def evaluate_expected_costs(study: Study, p: ByFold, ways: Mapping[str, ByFold]) -> pd.DataFrame:
     """Compare what routing saves by predicted lengths and by the training median and mean.
 
     Parameters
@@ -106,15 +104,13 @@ def evaluate_expected_costs(
     at, correct, price = held_out(study), study.labels.correct, encoder_price(study)
     read = None if price is None else study.activations().full_tokens[at.rows] * price / MILLION
     expected = {way: at.join(costs) for way, costs in ways.items()} | {TRUE: at.cost}
-
-    def fit(rule: str, costs: Sequence[np.ndarray], fold: int, v: np.ndarray) -> float:
-        best = study.best_single[fold]
-        return choose_parameter(p[fold][v], correct[v], costs[fold][v], rule, as_accurate_as=best)
-
-    choices = {
-        f"{rule}, {way}": _route(study, p, costs, rule, partial(fit, rule, costs))[at.rows]
-        for rule, (way, costs) in product(POLICIES, ways.items())
-    }
+    choices = {}
+    for rule, (way, costs) in product(POLICIES, ways.items()):
+        fitted = [
+            choose_parameter(q[s.validation], correct[s.validation], cost[s.validation], rule, best)
+            for q, cost, s, best in zip(p, costs, study.splits, study.best_single, strict=True)
+        ]
+        choices[f"{rule}, {way}"] = _route(study, rule, p, costs, fitted)[at.rows]
     pairs = [(f"{rule}, {PREDICTED}", f"{rule}, {way}") for rule in POLICIES for way in ways]
     pairs = [(a, b) for a, b in pairs if a != b] + [(name, BEST) for name in choices]
     found = at.choices(choices, pairs, encoder_cost=read)
@@ -123,17 +119,11 @@ def evaluate_expected_costs(
     return pd.concat([compare_costs(at, at.join(p), expected, read), chosen], ignore_index=True)
 
 
-def _route(
-    study: Study, p: Sequence[np.ndarray], costs: Sequence[np.ndarray], rule: str, fit: Callable
-) -> np.ndarray:
-    """Choose targets of all test queries, (N,), by a policy fitted on each fold's validation rows.
-
-    `fit` maps a fold and its validation rows to the policy's parameter.
-    """
+def _route(study: Study, rule: str, p: ByFold, costs: ByFold, fitted: list[float]) -> np.ndarray:
+    """Choose targets of all test queries, (N,), by a policy with each fold's fitted parameter."""
     chosen = np.zeros(study.labels.n_queries, dtype=int)
-    for fold, (q, cost, split) in enumerate(zip(p, costs, study.splits, strict=True)):
-        parameter, t = fit(fold, split.validation), split.test
-        chosen[t] = POLICIES[rule](q[t], cost[t], parameter)
+    for q, cost, split, parameter in zip(p, costs, study.splits, fitted, strict=True):
+        chosen[split.test] = POLICIES[rule](q[split.test], cost[split.test], parameter)
     return chosen
 
 
@@ -217,10 +207,7 @@ def _choices(rule: str, p: np.ndarray, cost: np.ndarray) -> np.ndarray:
 
 
 def evaluate_budgets(
-    study: Study,
-    p: Sequence[np.ndarray],
-    ways: Mapping[str, Sequence[np.ndarray]],
-    budgets: Sequence[float] = BUDGETS,
+    study: Study, p: ByFold, ways: Mapping[str, ByFold], budgets: Sequence[float] = BUDGETS
 ) -> pd.DataFrame:
     """Say whether a budget that holds on validation queries holds on test, and what it buys.
 
@@ -240,22 +227,21 @@ def evaluate_budgets(
         "accuracy". A budget below what a way expects to be spent at least is left out.
     """
     (_, kept), found = held_out(study).complete(), [results()]
-    known = zip(ways[PREDICTED], study.splits, strict=True)
-    known = [costs[split.validation] for costs, split in known]
+    known = [of[s.validation] for of, s in zip(ways[PREDICTED], study.splits, strict=True)]
     least = np.array([costs.min(axis=1).mean() for costs in known])
     most = np.array([costs.mean(axis=0).max() for costs in known])
-
-    def fit(limits: np.ndarray, costs: Sequence[np.ndarray], fold: int, v: np.ndarray) -> float:
-        return fit_budget(p[fold][v], costs[fold][v], limits[fold])
-
     for share, (way, costs) in product(budgets, ways.items()):
         limits = least + share * (most - least)
-        try:
-            chosen = _route(study, p, costs, "utility", partial(fit, limits, costs))[kept.rows]
-        except InputError:  # it expects to spend more in any case
-            continue
         if not (limits > 0).all():  # all is free
             continue
+        try:
+            fitted = [
+                fit_budget(q[s.validation], cost[s.validation], limit)
+                for q, cost, s, limit in zip(p, costs, study.splits, limits, strict=True)
+            ]
+        except InputError:  # it expects to spend more in any case
+            continue
+        chosen = _route(study, "utility", p, costs, fitted)[kept.rows]
         of, cells = {"router": way, "x": share, "n": len(chosen)}, np.arange(len(chosen))
         spent = kept.cost[cells, chosen] / limits[kept.folds]
         columns = {SPENT: spent, "accuracy": kept.correct[cells, chosen]}
