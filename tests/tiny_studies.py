@@ -82,11 +82,13 @@ def relabelled(study: Study, **values) -> Study:
     return other
 
 
+def weighted_auc(y, p, parts):
+    """Average scikit-learn's AUC of parts, weighted by their pairs of a right and a wrong row."""
+    areas = [roc_auc_score(y[part], p[part]) for part in parts]
+    return np.average(areas, weights=[y[part].sum() * (1 - y[part]).sum() for part in parts])
+
+
 def auc_within_folds(study, p, k):
-    """Average scikit-learn's AUC of each fold, weighted by its pairs of a right and a wrong row."""
-    areas, pairs = [], []
-    for split in study.splits:
-        y = study.labels.correct[split.test, k]
-        areas.append(roc_auc_score(y, p[np.searchsorted(study.test_rows, split.test), k]))
-        pairs.append(y.sum() * (1 - y).sum())
-    return np.average(areas, weights=pairs)
+    """Return the AUC of predictions (n, K) of target k's test labels, within folds."""
+    parts = [study.test_folds == fold for fold in range(len(study.splits))]
+    return weighted_auc(study.labels.correct[study.test_rows, k], p[:, k], parts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import combinations
+from operator import itemgetter
 
 import numpy as np
 import pandas as pd
@@ -59,13 +60,13 @@ def label_noise(study: Study) -> pd.DataFrame:
     again = range(N_DRAWS, N_DRAWS + 1)
     fresh = draw_answers(labels, at.rows[some], again, study.parameters.device)[0]
     answers = {GREEDY: at.correct, SAMPLED: right.mean(axis=0)}
-    drawn_again = {ASKED_AGAIN: fresh, SAMPLED: answers[SAMPLED][some]}
-    of, pairs = {"accuracy": lambda m, a: m[a]}, [(ASKED_AGAIN, SAMPLED)]
+    accuracy = {"accuracy": lambda m, name: m[name]}
+    change = tuple(Quantity("accuracy", ASKED_AGAIN, SAMPLED, target) for target in at.targets)
     found = [
         evaluate_noise(at, right, choices, priority),
         evaluate_ceiling(at, right, p),
-        at.estimate(answers, differences(of, answers, targets=at.targets)),
-        at.take(some).estimate(drawn_again, differences(of, [], pairs, at.targets)),
+        at.estimate(answers, differences(accuracy, answers, targets=at.targets)),
+        at.take(some).estimate({"": fresh - answers[SAMPLED][some]}, {change: itemgetter("")}),
     ]
     return pd.concat(found, ignore_index=True)
 

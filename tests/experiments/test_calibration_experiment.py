@@ -7,8 +7,6 @@ from prefill_router.experiments import calibration as it
 from prefill_router.experiments.routers import PRIMARY, predictions
 from prefill_router.metrics import expected_calibration_error, reliability_curve
 
-pytestmark = pytest.mark.usefixtures("own_artifacts")
-
 
 @pytest.fixture(scope="module")
 def both(study):
@@ -25,15 +23,12 @@ def test_errors_and_bins_are_those_of_labelled_test_queries(study, both):
         errors[name] = expected_calibration_error(joined, correct)
         rows = select(found, metric="ECE", router=name, target=list(study.labels.targets))
         np.testing.assert_allclose(rows["estimate"], errors[name])
-        expected = reliability_curve(joined, correct)
-        for metric, values in {
-            it.PREDICTED: expected.predicted,
-            it.OBSERVED: expected.observed,
-        }.items():
+        curve = reliability_curve(joined, correct)
+        for metric, values in ((it.PREDICTED, curve.predicted), (it.OBSERVED, curve.observed)):
             bins = select(found, metric=metric, router=name)
             np.testing.assert_allclose(bins["estimate"], values)
-            assert bins["n"].tolist() == expected.count.tolist()
-            assert bins["x"].tolist() == list(range(1, len(values) + 1))
+            np.testing.assert_array_equal(bins["n"], curve.count)
+            np.testing.assert_array_equal(bins["x"], np.arange(len(values)) + 1)
     difference = one(found, metric="ECE", router=it.AFTER, versus=it.BEFORE).estimate
     assert difference == pytest.approx((errors[it.AFTER] - errors[it.BEFORE]).mean())
 

@@ -15,8 +15,6 @@ from prefill_router.experiments import spending as it
 from prefill_router.experiments.routers import PRIMARY, predictions
 from prefill_router.experiments.study import Study
 
-pytestmark = pytest.mark.usefixtures("own_artifacts")
-
 
 @pytest.fixture(scope="module")
 def p(study):
@@ -62,28 +60,24 @@ def test_the_encoder_is_priced_by_targets_that_have_a_price(study, tmp_path):
 
 
 def test_policies_are_chosen_on_validation_and_pay_what_answers_cost(study, p, ways):
-    found, spent, whole, read = it.evaluate_expected_costs(study, p, ways), 0, 0, 0
-    labels = study.labels.correct
-    for fold, split in enumerate(study.splits):
+    found, paid, correct = it.evaluate_expected_costs(study, p, ways), [], study.labels.correct
+    read = study.activations().full_tokens * it.encoder_price(study) / 1e6
+    for q, cost, split, best in zip(
+        p, ways[it.PREDICTED], study.splits, study.best_single, strict=True
+    ):
         v, t = split.validation, split.test
-        cost, best = ways[it.PREDICTED][fold], study.best_single[fold]
-        tau = choose_parameter(p[fold][v], labels[v], cost[v], as_accurate_as=best)
-        spent += study.costs[t, policy.tolerance(p[fold][t], cost[t], tau)].sum()
-        whole += study.costs[t, best].sum()
-        read += study.activations().full_tokens[t].sum() * it.encoder_price(study) / 1e6
+        tau = choose_parameter(q[v], correct[v], cost[v], as_accurate_as=best)
+        asked = policy.tolerance(q[t], cost[t], tau)
+        paid.append([study.costs[t, asked].sum(), study.costs[t, best].sum(), read[t].sum()])
+    spent, whole, read = np.sum(paid, axis=0)
     name, versus = f"tolerance, {it.PREDICTED}", f"tolerance, {it.MEDIAN}"
-    saved, other, included, difference = (
-        one(found, **where).estimate
-        for where in (
-            {"metric": SAVING_AGAINST_BEST, "router": name},
-            {"metric": SAVING_AGAINST_BEST, "router": versus},
-            {"metric": SAVING_AGAINST_BEST + ENCODER_INCLUDED, "router": name},
-            {"metric": SAVING_AGAINST_BEST, "router": name, "versus": versus},
-        )
-    )
-    assert saved == pytest.approx(1 - spent / whole)
-    assert included == pytest.approx(1 - (spent + read) / whole)
-    assert difference == pytest.approx(saved - other)
+
+    def saved(router, more="", **where):
+        return one(found, metric=SAVING_AGAINST_BEST + more, router=router, **where).estimate
+
+    assert saved(name) == pytest.approx(1 - spent / whole)
+    assert saved(name, ENCODER_INCLUDED) == pytest.approx(1 - (spent + read) / whole)
+    assert saved(name, versus=versus) == pytest.approx(saved(name) - saved(versus))
 
 
 def test_budgets_hold_on_validation_and_are_measured_by_what_was_paid(study, p, ways):
@@ -93,15 +87,13 @@ def test_budgets_hold_on_validation_and_are_measured_by_what_was_paid(study, p, 
     shares, limits = [], []
     for q, cost, split in zip(p, ways[it.PREDICTED], study.splits, strict=True):
         v, t = split.validation, split.test
-        least, most = cost[v].min(axis=1).mean(), cost[v].mean(axis=0).max()
-        limits.append((least + most) / 2)
-        lam = fit_budget(q[v], cost[v], limits[-1])
-        assert cost[v, policy.utility(q[v], cost[v], lam)].mean() <= limits[-1] * (1 + 1e-9)
-        shares.append(study.costs[t, policy.utility(q[t], cost[t], lam)] / limits[-1])
-    spent = one(found, metric=it.SPENT, router=it.PREDICTED, x=0.5).estimate
-    assert spent == pytest.approx(np.concatenate(shares).mean())
-    limit = one(found, metric=it.BUDGET, router=it.PREDICTED, x=0.5).estimate
-    assert limit == pytest.approx(np.mean(limits))
+        limit = (cost[v].min(axis=1).mean() + cost[v].mean(axis=0).max()) / 2
+        lam = fit_budget(q[v], cost[v], limit)
+        assert cost[v, policy.utility(q[v], cost[v], lam)].mean() <= limit * (1 + 1e-9)
+        shares.extend(study.costs[t, policy.utility(q[t], cost[t], lam)] / limit)
+        limits.append(limit)
+    for metric, values in {it.SPENT: shares, it.BUDGET: limits}.items():
+        assert one(found, metric=metric, x=0.5).estimate == pytest.approx(np.mean(values))
     free = {it.PREDICTED: [0 * cost for cost in ways[it.PREDICTED]]}
     assert it.evaluate_budgets(study, p, free, (0.1,)).empty
 
@@ -127,37 +119,34 @@ def pool():
     return truth, correct, paid, median
 
 
-@pytest.fixture
-def coarse(monkeypatch):
-    """Look at fewer settings, to be quick."""
-    monkeypatch.setattr(it, "POINTS", 80)
-
-
 def compare(pool, expected, encoder_cost=None, best=0):
     p, correct, paid, _ = pool
     at = Evaluation(correct, paid, None, best, ["a", "b", "c"], n_resamples=50)
-    return it.compare_costs(at, p, expected, encoder_cost)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(it, "POINTS", 80)  # fewer settings, to be quick
+        return it.compare_costs(at, p, expected, encoder_cost)
 
 
-def test_the_saving_is_that_of_the_cheapest_setting_that_is_as_accurate(pool, coarse):
-    """By brute force: every gap is a tolerance."""
+def test_curves_are_searched_and_only_routing_pays_the_encoder(pool):
+    """By brute force: every gap is a tolerance. Knowing costs that vary saves."""
     p, correct, paid, median = pool
-    found = compare(pool, {it.PREDICTED: paid, it.MEDIAN: median})
-    for way, seen in ((it.PREDICTED, paid), (it.MEDIAN, median)):
+    ways = {it.PREDICTED: paid, it.MEDIAN: median, it.MEAN: paid.copy()}
+    found = compare(pool, ways, np.full(300, 0.25))
+    for way, seen in ways.items():
         least = np.inf
         for tau in np.unique(policy.gaps(p)):
             chosen = policy.tolerance(p, seen, tau)[:, None]
             if np.take_along_axis(correct, chosen, 1).mean() >= correct[:, 0].mean() - 1e-12:
                 least = min(least, np.take_along_axis(paid, chosen, 1).mean())
-        saving = one(found, metric=it.SAVING, router=f"tolerance, {way}").estimate
+        saving, included = (
+            one(found, metric=it.SAVING + more, router=f"tolerance, {way}").estimate
+            for more in ("", ENCODER_INCLUDED)
+        )
         assert saving <= 1 - least / paid[:, 0].mean() + 1e-12
         assert saving == pytest.approx(1 - least / paid[:, 0].mean(), abs=0.06)
-
-
-def test_knowing_costs_that_vary_saves(pool, coarse):
-    _, _, paid, median = pool
-    found = compare(pool, {it.PREDICTED: paid, it.MEDIAN: median, it.MEAN: paid.copy()})
+        assert saving - included == pytest.approx(0.25 / paid[:, 0].mean())
     turned = compare(pool, {it.PREDICTED: median, it.MEAN: paid})
+    assert not turned["metric"].str.contains(ENCODER_INCLUDED).any()
     for rule in ("tolerance", "utility"):
         knows = {"metric": it.SAVING, "router": f"{rule}, {it.PREDICTED}"}
         assert one(found, **knows, versus=f"{rule}, {it.MEDIAN}").lower > 0.1
@@ -166,26 +155,17 @@ def test_knowing_costs_that_vary_saves(pool, coarse):
         assert [same.estimate, same.lower, same.upper] == pytest.approx([0] * 3, abs=1e-12)
 
 
-def test_only_routing_pays_the_encoder_and_errors_are_shares_of_the_mean_cost(pool, coarse):
+def test_errors_of_expected_costs_are_shares_of_the_mean_cost(pool):
     _, _, paid, median = pool
-    found = compare(pool, {it.PREDICTED: paid * 1.1, it.MEDIAN: median}, np.full(300, 0.25))
-    for way in (it.PREDICTED, it.MEDIAN):
-        without, included = (
-            one(found, metric=it.SAVING + more, router=f"utility, {way}").estimate
-            for more in ("", ENCODER_INCLUDED)
-        )
-        assert without - included == pytest.approx(0.25 / paid[:, 0].mean())
-    for k, target in enumerate("abc"):
-        expected = np.sqrt(np.mean((median - paid)[:, k] ** 2)) / paid[:, k].mean()
-        error = {"metric": it.ERROR, "target": target}
-        assert one(found, router=it.MEDIAN, **error).estimate == pytest.approx(expected)
-        assert one(found, router=it.PREDICTED, versus=it.MEDIAN, **error).upper < 0
-    assert not any(
-        ENCODER_INCLUDED in metric for metric in compare(pool, {it.PREDICTED: paid}).metric
-    )
+    found = compare(pool, {it.PREDICTED: paid * 1.1, it.MEDIAN: median})
+    expected = np.sqrt(np.mean((median - paid) ** 2, axis=0)) / paid.mean(axis=0)
+    errors = select(found, metric=it.ERROR, router=it.MEDIAN, target=list("abc"))
+    np.testing.assert_allclose(errors["estimate"], expected)
+    lead = found["metric"].eq(it.ERROR) & found["versus"].eq(it.MEDIAN)
+    assert lead.sum() == 3 and (found[lead]["upper"] < 0).all()
 
 
-def test_the_best_single_target_may_differ_by_row(pool, coarse):
+def test_the_best_single_target_may_differ_by_row(pool):
     best = np.arange(300) % 3
     # the same targets in another order in each row, so that the best single one is the first
     moved = [np.take_along_axis(x, (np.arange(3) + best[:, None]) % 3, axis=1) for x in pool]
