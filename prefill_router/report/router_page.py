@@ -68,11 +68,11 @@ def write_page(
     found = evaluate(router, seen, split="held-out", n_resamples=n_resamples)
     chosen = choices_of(router, seen)
     default = chosen[detailed(router)]
-    ours = select(found, router="tolerance")
-    ours = ours.assign(router=f"The router at tau = {router.config.tau:.3g}")
+    called = f"The router at tau = {router.config.tau:.3g}"
+    ours = select(found, router="tolerance").assign(router=called)
     ours = {row.metric: row for row in ours.itertuples()}
-    shown = {"calibrated": seen.p, "uncalibrated": seen.raw}
-    curves = {k: metrics.reliability_curve(p, seen.labels.correct) for k, p in shown.items()}
+    p = {"calibrated": seen.p, "uncalibrated": seen.raw}
+    curves = {name: metrics.reliability_curve(q, seen.labels.correct) for name, q in p.items()}
     style()
     context = {
         "router": router,
@@ -123,16 +123,14 @@ def policy_table(router: Router, found: pd.DataFrame) -> Display:
 
 def tau_table(router: Router, seen: Predictions, at: Evaluation) -> Display:
     """Return what each tolerance is worth on the held-out queries."""
-    notes = {router.config.tau: "chosen on validation"}
-    if (certified := router.guarantee.tau) is not None:
-        both = certified == router.config.tau
-        notes[certified] = "certified, chosen on validation" if both else "certified"
-    taus = sorted({*TAUS, *notes})
+    marks = {"certified": router.guarantee.tau, "chosen on validation": router.config.tau}
+    taus = sorted({*TAUS, *marks.values()} - {None})
+    notes = [", ".join(name for name, at_tau in marks.items() if at_tau == tau) for tau in taus]
     asked = {f"{tau:.3g}": policy.tolerance(seen.p, seen.costs, tau) for tau in taus}
-    found = at.choices(asked)
-    shown = pivot(found[found.router.isin(asked.keys())], ["router"], ROUTED)
-    shown = shown.drop(columns="gap closed").rename(columns=HEADS | {"router": "tau"})
-    return table(shown.assign(**{"": [notes.get(tau, "") for tau in taus]}))
+    found = select(at.choices(asked), router=list(asked))
+    scales = {metric: scale for metric, scale in ROUTED.items() if metric != "gap closed"}
+    shown = pivot(found, ["router"], scales).rename(columns=HEADS | {"router": "tau"})
+    return table(shown.assign(**{"": notes}))
 
 
 def share_table(router: Router, seen: Predictions, chosen: dict[str, np.ndarray]) -> Display:

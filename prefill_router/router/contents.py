@@ -137,9 +137,8 @@ class RouterConfig(Part):
     @property
     def known_prices(self) -> Prices:
         """Prices of the targets that have one."""
-        records = [*zip(self.targets, self.prices or (), strict=bool(self.prices))]
-        records += [(record.name, record) for record in self.added]
-        known = {name: record for name, record in records if record.input is not None}
+        records = [*self.prices, *self.added] if self.prices else []
+        known = {k: r for k, r in zip(self.pool, records, strict=False) if r.input is not None}
         sides = ({k: getattr(r, side) for k, r in known.items()} for side in ("input", "output"))
         return Prices(*sides, self.as_of)
 
@@ -228,13 +227,13 @@ def check_tensors(config: RouterConfig, tensors: Tensors, where: str) -> None:
 def predictor_of(config: RouterConfig, tensors: Tensors) -> Predictor:
     """Return what a router predicts by, from checked tensors."""
     ends = np.cumsum([place.components for place in config.places])[:-1]
-    steps = {int(k): values for k, values in _part(tensors, "calibration.").items()}
+    steps = {int(k): values for k, values in unprefixed(tensors, "calibration").items()}
     return Predictor(
         places=[("", place.layer, place.pooling) for place in config.places],
         centre=list(tensors["centre"]),
         projection=[np.ascontiguousarray(w) for w in np.split(tensors["projection"], ends, 1)],
         head=config.head,
-        tensors=_part(tensors, "head."),
+        tensors=unprefixed(tensors, "head"),
         calibration=Calibration(list(config.calibration), tensors["calibration"], steps),
     )
 
@@ -246,9 +245,16 @@ def costs_of(
     if config.prices is None:
         return None
     rates = [(0, MILLION) if r.input is None else (r.input, r.output) for r in config.prices]
-    lengths = LengthModel(**_part(tensors, "lengths."))
+    lengths = LengthModel(**unprefixed(tensors, "lengths"))
     return CostModel(lengths, *(np.array(rates).T / MILLION), dict(tokenizers))
 
 
-def _part(tensors: Tensors, prefix: str) -> dict[str, np.ndarray]:
-    return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+def prefixed(prefix: str, tensors: Mapping) -> Tensors:
+    """Return tensors of a part as the file names them."""
+    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+
+
+def unprefixed(tensors: Tensors, prefix: str) -> dict[str, np.ndarray]:
+    """Return the tensors of a part, without its prefix."""
+    named = ((name.partition("."), tensor) for name, tensor in tensors.items())
+    return {name: tensor for (first, dot, name), tensor in named if dot and first == prefix}

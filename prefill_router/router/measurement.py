@@ -16,7 +16,7 @@ from prefill_router.labels.costs import Prices
 from prefill_router.labels.splits import Split
 from prefill_router.recipe import Fitted
 from prefill_router.recipe.cost_prediction import CostModel
-from prefill_router.router.contents import FORMAT, UNKNOWN, PriceRecord, RouterConfig
+from prefill_router.router.contents import FORMAT, UNKNOWN, PriceRecord, RouterConfig, prefixed
 from prefill_router.router.files import tensors_digest
 from prefill_router.router.guarantee import certify
 from prefill_router.router.predictions import Predictions
@@ -88,9 +88,18 @@ def finish(
     if costs is not None:
         tau, lam = (choose_parameter(*known, name, best) for name in ("tolerance", "utility"))
     at = tested.evaluation(labels.targets[best], tested.costs)
-    tensors = _tensors(fitted, tuning)
-    fitted_to = labels.question[np.concatenate([split.train, split.validation])]
-    tensors["seen"] = np.unique(digests(fitted_to))
+    correct = np.nan_to_num(tuning.labels.correct, nan=UNKNOWN).astype(np.int8)
+    tensors = {
+        "centre": np.stack(predictor.centre),
+        "projection": np.hstack(predictor.projection),
+        "calibration": predictor.calibration.coefficients,
+        **prefixed("calibration", predictor.calibration.steps),
+        **prefixed("head", predictor.tensors),
+        **prefixed("validation", {"p": tuning.p, "correct": correct}),
+        "seen": np.unique(digests(labels.question[np.r_[split.train, split.validation]])),
+    }
+    if costs is not None:
+        tensors |= {"validation.cost": tuning.expected, **prefixed("lengths", vars(costs.lengths))}
     read = zip(predictor.places, predictor.projection, strict=True)
     config = RouterConfig(
         format=FORMAT,
@@ -121,22 +130,6 @@ def finish(
         tensors=tensors_digest(tensors),
     )
     return config, tensors
-
-
-def _tensors(fitted: Fitted, tuning: Predictions) -> dict[str, np.ndarray]:
-    """Return all numbers of a router but `seen`; `tuning` is said of its validation queries."""
-    predictor, correct = fitted.predictor, np.nan_to_num(tuning.labels.correct, nan=UNKNOWN)
-    validation = {"p": tuning.p, "correct": correct.astype(np.int8)}
-    parts = {"calibration": predictor.calibration.steps, "head": predictor.tensors}
-    if fitted.costs is not None:
-        validation["cost"] = tuning.expected
-        parts["lengths"] = vars(fitted.costs.lengths)
-    parts["validation"] = validation
-    return {
-        "centre": np.stack(predictor.centre),
-        "projection": np.hstack(predictor.projection),
-        "calibration": predictor.calibration.coefficients,
-    } | {f"{part}.{name}": t for part, held in parts.items() for name, t in held.items()}
 
 
 def _prices(costs: CostModel, targets: Sequence[str], prices: Prices | None) -> list[PriceRecord]:

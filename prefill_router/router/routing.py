@@ -177,11 +177,18 @@ def make_rule(
         left, costs are needed and unknown, the budget or the accuracy cannot be met, or ``abstain``
         is to choose a target that was added since.
     """
-    value = _parameter(name, setting)
-    for target in exclude:
-        if target not in config.pool:
-            hint = did_you_mean(target, config.pool)
-            raise InputError(f"Unknown target {target!r} in exclude.{hint}")
+    if name not in PARAMETERS:
+        raise InputError(f"Unknown policy {name!r}.{did_you_mean(name, PARAMETERS)}")
+    given = {key: value for key, value in setting.items() if value is not None}
+    value = given.pop(own := PARAMETERS[name], None)
+    if given:
+        known = ", ".join(f"{key} of {policy}" for policy, key in PARAMETERS.items() if key)
+        raise InputError(f"The policy {name!r} has no setting {min(given)!r}; there are {known}.")
+    if value is None and name in ("budget", "abstain"):
+        raise InputError(f"The policy {name!r} needs {own}.")
+    for target in (name for name in exclude if name not in config.pool):
+        hint = did_you_mean(target, config.pool)
+        raise InputError(f"Unknown target {target!r} in exclude.{hint}")
     kept = [k for k, target in enumerate(config.pool) if target not in exclude]
     if not kept:
         raise InputError("All targets are excluded, so there is none to ask.")
@@ -211,20 +218,6 @@ def make_rule(
             note = f", from which on {share} are right"
             value = fit_abstention(p, correct[:, kept], value)
     return Rule(name, float(value or 0), np.array(kept), targets, note)
-
-
-def _parameter(name: str, given: dict[str, float | None]) -> float | None:
-    """Return the parameter of a policy; refuse those of others."""
-    if name not in PARAMETERS:
-        raise InputError(f"Unknown policy {name!r}.{did_you_mean(name, PARAMETERS)}")
-    given = {key: value for key, value in given.items() if value is not None}
-    value = given.pop(PARAMETERS[name], None)
-    if given:
-        known = ", ".join(f"{own} of {policy}" for policy, own in PARAMETERS.items() if own)
-        raise InputError(f"The policy {name!r} has no setting {min(given)!r}; there are {known}.")
-    if name in ("budget", "abstain") and value is None:
-        raise InputError(f"The policy {name!r} needs {PARAMETERS[name]}.")
-    return value
 
 
 def _promised(config: RouterConfig, targets: Sequence[str]) -> tuple[str, float, str]:
