@@ -1,4 +1,3 @@
-import datetime
 import json
 import re
 import subprocess
@@ -33,33 +32,20 @@ def test_a_misspelled_name_is_refused_with_a_suggestion():
 
 
 BAD = {
-    **{name: [None, {"a": 1}, 1j, datetime.date(2026, 1, 5)] for name in NAMES},
-    "labels": ["", 3],
-    "targets": [3, ["a", "a"], "[a, [b]]", "[a, b"],
-    "encoders": [["a", "a"]],
-    "poolings": ["", 3, "[a, b", ["max"], "last, last"],
-    "dimensions": ["", "[a, [b]]", -1, 0, 1.5, "many", "8, 8"],
-    "layers": [[], True, -1, "[a, [b]]", "many", "2, 2"],
-    "seed": [-1, 1.5, "many", 2**32],
-    "n_queries": [-1, 1.5, "many"],
-    "n_seeds": [0, 1.5],
-    "keep": [-1, 0, 11],
-    "inner_folds": [1],
-    "n_resamples": [99],
-    "fresh_labels": ["many"],
-    "full": [[1, 7]],
-    "criterion": [3, "auroc"],
-    "truncation": ["both"],
-    "dtype": [3, "float64"],
-    "engine": ["dask"],
-}
+    "labels": [""], "targets": [["a", "a"], "[a, [b]]", "[a, b"], "poolings": ["", ["max"]],
+    "dimensions": ["", 0, 1.5, "many", "8, 8"], "layers": [[], True, -1, "many", "2, 2"],
+    "seed": [-1, 2**32], "n_queries": [-1], "n_seeds": [0], "keep": [0, 11], "inner_folds": [1],
+    "n_resamples": [99], "full": [[1, 7]], "criterion": ["auroc"], "truncation": ["both"],
+    "dtype": ["float64"], "engine": ["dask"],
+}  # fmt: skip
 
 
 def test_a_bad_value_is_refused_by_name_and_shown():
-    for name, value in ((name, value) for name, values in BAD.items() for value in values):
-        with pytest.raises(InputError, match=rf"^here: {name}(\[\d+\])?: .*given: ") as caught:
-            validate({name: value}, "here")
-        assert "\n" not in str(caught.value)
+    for name in NAMES:
+        for value in (None, {"a": 1}, 1j, *BAD.get(name, ())):
+            with pytest.raises(InputError, match=rf"^here: {name}(\[\d+\])?: .*given: ") as caught:
+                validate({name: value}, "here")
+            assert "\n" not in str(caught.value)
 
 
 def test_more_cannot_be_kept_than_are_trained():
@@ -78,16 +64,11 @@ def test_every_complaint_is_made_at_once_with_where_it_comes_from():
 
 def test_values_may_be_text():
     for name, text, wanted in (
-        ("dimensions", "[2, 3]", [2, 3]),
-        ("dimensions", 2, [2]),
-        ("layers", "4", [4]),
-        ("layers", "upper", "upper"),
-        ("targets", "['a, b', c]", ["a, b", "c"]),
-        ("targets", "", []),
-        ("poolings", "mean,", ["mean"]),
-        ("fresh_labels", "true", True),
+        ("dimensions", "[2, 3]", [2, 3]), ("dimensions", 2, [2]), ("layers", "4", [4]),
+        ("layers", "upper", "upper"), ("targets", "['a, b', c]", ["a, b", "c"]),
+        ("targets", "", []), ("poolings", "mean,", ["mean"]), ("fresh_labels", "true", True),
         ("n_queries", "300", 300),
-    ):
+    ):  # fmt: skip
         assert getattr(validate({name: text}), name) == wanted
 
 
@@ -165,34 +146,29 @@ def test_local_models_and_endpoints_stand_side_by_side(tmp_path):
 
 
 def test_what_cannot_be_is_named(tmp_path):
-    for values, said in (
-        ({"quries": "x"}, "quries: no such parameter. Did you mean 'queries'?"),
-        ({"targets": [{"name": "a"}]}, "targets[0].base_url: Field required"),
-        ({"targets": ["x", REMOTE | {"timeout": -1}]}, "targets[1].timeout: "),
-        ({"targets": [REMOTE, "a"]}, "'a', 'a'] names something twice"),
-        ({"targets": [["a"]]}, "targets[0]: "),
-        ({"targets": [{"name": "a", "price": {"input": False, "output": 1}}]}, ".price.input: "),
-        ({"targets": [REMOTE | {"price": {"input": 1, "output": float("inf")}}]}, ".price.output"),
-        ({"targets": [{"name": "mine", "prize": {"input": 1, "output": 0}}]}, "base_url"),
-        ({"targets": [{"name": "mine", "price": {"input": -1, "output": 0}}]}, "price.input"),
-        ({"tau": 2}, "tau: "),
-        ({"cap_usd": True}, "cap_usd: "),
-        ({"policy": "luck"}, "policy: "),
+    for target, said in (
+        ({"name": "a"}, "targets[0].base_url: Field required"),
+        (REMOTE | {"timeout": -1}, "targets[0].timeout: "),
+        (["a"], "targets[0]: "),
+        ({"name": "a", "prize": {"input": 1, "output": 0}}, "targets[0].base_url"),
+        ({"name": "a", "price": {"input": -1, "output": 0}}, ".price.input"),
+        (REMOTE | {"price": {"input": 1, "output": float("inf")}}, ".price.output"),
     ):
-        with pytest.raises(InputError) as error:
-            read_loop(write(tmp_path, **values))
-        assert said in str(error.value) and "loop.yaml" in str(error.value)
+        with pytest.raises(InputError, match=rf"loop.yaml: .*{re.escape(said)}"):
+            read_loop(write(tmp_path, targets=[target]))
+    with pytest.raises(InputError, match="'a', 'a'] names something twice"):
+        read_loop(write(tmp_path, targets=[REMOTE, "a"]))
+    for name, value in {"tau": 2, "cap_usd": True, "policy": "luck"}.items():
+        with pytest.raises(InputError, match=f"loop.yaml: {name}: "):
+            read_loop(write(tmp_path, **{name: value}))
 
 
 def test_a_key_written_into_the_file_is_refused_and_not_repeated(tmp_path):
     for fields in (
-        {"key": "sk-4711secret"},
-        {"base_url": "https://me:sk-4711secret@host/v1"},
-        {"base_url": "https://host/v1?api_key=sk-4711secret"},
-        {"api_key": "sk-4711secret"},
-        {"extra": "Authorization: Bearer sk-4711secret"},
+        {"key": "sk-4711secret"}, {"base_url": "https://me:sk-4711secret@host/v1"},
+        {"api_key": "sk-4711secret"}, {"extra": "Bearer sk-4711secret"},
         {"system": ["sk-4711secret"]},
-    ):
+    ):  # fmt: skip
         with pytest.raises(InputError) as error:
             read_loop(write(tmp_path, targets=[REMOTE | fields]))
         assert "4711secret" not in str(error.value)

@@ -18,17 +18,13 @@ def test_a_mapping_is_read_as_written(tmp_path):
     ("text", "complaint"),
     [
         ("labels: !!python/object/apply:os.system ['touch built']", "not plain YAML"),
-        ("labels: !mine {a: 1}", "not plain YAML"),
-        ("seed: [1", "not plain YAML"),
         ("run_dir: 2024-99-99", "not plain YAML"),
         ("{a: 1}: 2", "not plain YAML"),
-        ("- seed", "must be a mapping"),
         ("just text", "must be a mapping"),
         (b"\xff\xfe\x00", "not plain YAML"),
         ("[" * 5000, "nested more than 20 deep"),
         ("a: &a [1]\nb: [*a, *a]", "aliases"),
         ("tau: 0.1\nseed: 1\ntau: 0.9", "'tau' stands there twice.* in line 3"),
-        ("targets:\n- {name: a, name: b}", "'name' stands there twice.* in line 2"),
         ("# " + "x" * 2**20, "longer than"),
     ],
 )
@@ -54,16 +50,11 @@ class Mine(Settings):
     loud: bool = False
 
 
-@pytest.mark.parametrize(
-    ("values", "said"),
-    [
-        ({"price": True}, "mine: price: .*yes, no, true and false"),
-        ({"name": False}, "mine: name: .*yes, no, true and false"),
-        ({"price": float("inf")}, "mine: price: Input should be a finite number"),
-        ({"price": float("nan")}, "mine: price: Input should be a finite number"),
-    ],
-)
-def test_a_truth_value_is_neither_money_nor_a_name_and_no_number_is_infinite(values, said):
+def test_a_truth_value_is_neither_money_nor_a_name_and_no_number_is_infinite():
     assert checked(Mine, {"loud": True, "price": 1}, "mine").loud
-    with pytest.raises(InputError, match=said):
-        checked(Mine, values, "mine")
+    for name, value, said in (
+        ("price", True, "yes, no, true and false"), ("name", False, "yes, no, true and false"),
+        ("price", float("inf"), "finite number"), ("price", float("nan"), "finite number"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=f"mine: {name}: .*{said}"):
+            checked(Mine, {name: value}, "mine")

@@ -3,17 +3,16 @@ import pandas as pd
 import pytest
 import yaml
 
+from prefill_router.answers.targets import Endpoint
 from prefill_router.answers.toolkit import import_pool, write_toolkit_labels
 from prefill_router.config import read_loop
 from prefill_router.errors import InputError
 from prefill_router.labels import load_labels
 
 MODEL = {
-    "name": "small",
-    "litellm_model": "openrouter/vendor/small-1",
-    "cost_per_m_input_tokens": 0.05,
-    "cost_per_m_output_tokens": 0.2,
-}
+    "name": "small", "litellm_model": "openrouter/vendor/small-1",
+    "cost_per_m_input_tokens": 0.05, "cost_per_m_output_tokens": 0.2,
+}  # fmt: skip
 
 
 def pool(tmp_path, *models):
@@ -67,35 +66,33 @@ def test_a_pool_becomes_the_targets_of_a_loop(tmp_path):
     endpoints = import_pool(pool(tmp_path, MODEL, thinking, local), out)
     loop = read_loop(out)
     assert loop.targets == endpoints
-    assert [e.name for e in endpoints] == ["small", "thinking", "local"]
-    small, second, third = endpoints
-    assert (small.base_url, small.key) == ("https://openrouter.ai/api/v1", "OPENROUTER_API_KEY")
-    assert small.model == "vendor/small-1"
-    assert (small.price.input, small.price.output) == (0.05, 0.2)
-    assert second.system == "Think."
-    assert second.extra == {"chat_template_kwargs": {"enable_thinking": True}}
-    assert (third.base_url, third.key) == ("http://127.0.0.1:8000/v1", "")
-    assert loop.price_table().output["thinking"] == 0.2
+    known = {
+        "base_url": "https://openrouter.ai/api/v1", "key": "OPENROUTER_API_KEY",
+        "model": "vendor/small-1", "price": {"input": 0.05, "output": 0.2},
+    }  # fmt: skip
+    kwargs = {"extra": {"chat_template_kwargs": {"enable_thinking": True}}}
+    own = {"base_url": "http://127.0.0.1:8000/v1", "key": "", "model": "served"}
+    assert endpoints == [
+        Endpoint(name="small", **known),
+        Endpoint(name="thinking", system="Think.", **known | kwargs),
+        Endpoint(name="local", **known | own),
+    ]
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("models", "said"),
     [
-        ("models: []", "no list of models"),
-        ("models: [1]", "model 1 has no name"),
-        ("models: !!python/object/apply:os.getcwd []", "not plain YAML"),
-        (({**MODEL, "cost_per_m_output_tokens": None},), "model 1 has no cost_per_m_output_tokens"),
-        (({**MODEL, "cost_per_m_input_tokens": -1},), "price.input"),
-        (({**MODEL, "litellm_model": "elsewhere/x"},), "add api_base"),
-        (({**MODEL, "litellm_model": "openrouter"},), "add api_base"),
-        (({**MODEL, "api_base": "file:///etc/passwd"},), "write it as https"),
-        ((MODEL, dict(MODEL)), "'small' twice"),
+        ([], "no list of models"),
+        ([1], "model 1 has no name"),
+        ([MODEL | {"cost_per_m_output_tokens": None}], "model 1 has no cost_per_m_output_tokens"),
+        ([MODEL | {"cost_per_m_input_tokens": -1}], "price.input"),
+        ([MODEL | {"litellm_model": "elsewhere/x"}], "add api_base"),
+        ([MODEL | {"litellm_model": "openrouter"}], "add api_base"),
+        ([MODEL | {"api_base": "file:///etc/passwd"}], "write it as https"),
+        ([MODEL, dict(MODEL)], "'small' twice"),
     ],
 )
-def test_what_is_no_pool_is_refused(tmp_path, text, said):
-    path = pool(tmp_path, *([] if isinstance(text, str) else text))
-    if isinstance(text, str):
-        path.write_text(text)
+def test_what_is_no_pool_is_refused(tmp_path, models, said):
     with pytest.raises(InputError, match=said):
-        import_pool(path, tmp_path / "loop.yaml")
+        import_pool(pool(tmp_path, *models), tmp_path / "loop.yaml")
     assert not (tmp_path / "loop.yaml").exists()
