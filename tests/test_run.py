@@ -8,7 +8,7 @@ import tiny_models
 import tiny_studies
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from test_config import parameters_cell
-from tiny_studies import PRICES, label_table, world
+from tiny_studies import label_table, world
 
 from prefill_router import run as chain
 from prefill_router.config import Parameters
@@ -102,8 +102,7 @@ def test_a_chain_that_fails_goes_on_where_it_failed(root, values, executed):
     rows = [(row["notebook"], row["metric"], row["estimate"]) for row in complete["rows"]]
     assert rows == [(name, name, 7) for name in BOTH]
     manifest = read_json(run / "manifest.json")
-    assert manifest["parameters"]["seed"] == 7
-    assert manifest["parameters"]["run_dir"] == "runs/mine"
+    assert {"seed": 7, "run_dir": "runs/mine"}.items() <= manifest["parameters"].items()
     assert manifest["metrics"] == file_hash(run / "metrics.json")
     assert all(manifest["seconds"][name] > 0 for name in BOTH)
     names = [f"{name}.ipynb" for name in BOTH]
@@ -111,10 +110,9 @@ def test_a_chain_that_fails_goes_on_where_it_failed(root, values, executed):
     assert manifest["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))
     assert manifest["code"]["stages"] == STAGES
     assert {"torch", "transformers", "numpy"} < set(manifest["versions"])
-    encoders = {values["encoder"], values["untrained"], *values["encoders"]}
-    assert set(manifest["encoders"]) == encoders
-    assert manifest["labels"] == Study(Parameters(**manifest["parameters"])).labels.fingerprint
-    assert manifest["prices"]["output"]["early"] == PRICES["early"][1]
+    study = Study(Parameters(**manifest["parameters"]))
+    assert check_inputs(study).items() <= manifest.items()
+    assert manifest["labels"] == study.labels.fingerprint
     book = nbformat.read(out, as_version=4)
     nbformat.validate(book)
     assert [cell.outputs[0].text for cell in book.cells if cell.get("outputs")] == ["seed 7\n"]
@@ -187,37 +185,22 @@ def test_committed_notebooks_are_those_of_a_run_on_the_defaults(root, values, mo
         assert cells[1].outputs[0].text.startswith("seed ")
 
 
-def test_notebooks_come_in_the_order_of_their_numbers(root):
-    for name in ("10_last", "03_third", "draft"):
-        write_notebook(root, name)
-    assert [path.stem for path in chain.notebooks()] == [*BOTH, "03_third", "10_last"]
-
-
 def test_cleaning_takes_out_times_and_leaves_the_rest(tmp_path):
     output = nbformat.v4.new_output("stream", text="42\n")
-    metadata = {
-        "tags": ["parameters"],
-        "papermill": {"duration": 3.2, "start_time": "2026-01-05T10:00:00"},
-        "execution": {"iopub.execute_input": "2026-01-05T10:00:00Z"},
-    }
-    cell = new_code_cell("6 * 7", execution_count=1, outputs=[output], metadata=metadata)
+    trace = {"papermill": {"duration": 3.2}, "execution": {"iopub.execute_input": "2026-01-05"}}
+    about = {"execution_count": 1, "outputs": [output], "metadata": {"tags": ["parameters"]}}
+    cell = new_code_cell("6 * 7", **about)
+    cell.metadata |= trace
     injected = new_code_cell("seed = 1", metadata={"tags": ["injected-parameters"]})
-    trace = {"language_info": {"name": "python"}, "papermill": {"output_path": "/somewhere"}}
-    path = tmp_path / "a.ipynb"
-    nbformat.write(
-        new_notebook(cells=[cell, injected], metadata={"kernelspec": KERNEL} | trace), path
-    )
-    clean(path)
-    text = path.read_text()
-    again = nbformat.read(path, as_version=4)
-    nbformat.validate(again)
-    assert again.metadata == {"kernelspec": KERNEL}
-    kept = again.cells[0]
-    assert (kept.source, kept.outputs) == ("6 * 7", [output])
-    assert kept.metadata == {"tags": ["parameters"]}
-    assert again.cells[1].id == "injected-parameters"
-    clean(path)
-    assert path.read_text() == text
+    metadata, path = {"kernelspec": KERNEL, "language_info": {"name": "python"}}, tmp_path / "a"
+    nbformat.write(new_notebook(cells=[cell, injected], metadata=metadata | trace), path)
+    for _ in range(2):
+        clean(path)
+        again = nbformat.read(path, as_version=4)
+        nbformat.validate(again)
+        assert again.metadata == {"kernelspec": KERNEL}
+        assert again.cells[0] == new_code_cell("6 * 7", id=cell.id, **about)
+        assert again.cells[1].id == "injected-parameters"
 
 
 # -- what is checked before anything is computed -------------------------------------------------
