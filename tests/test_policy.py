@@ -36,12 +36,9 @@ def test_oracle_takes_the_cheapest_right_target_else_the_cheapest():
     assert policy.oracle(correct).tolist() == [0, 0, 0]
 
 
-probabilities = st.lists(
-    st.lists(st.sampled_from([0.0, 0.1, 0.25, 0.3, 0.5, 0.7, 0.9]), min_size=3, max_size=3),
-    min_size=1,
-    max_size=6,
-)
-costs = st.lists(st.sampled_from([0.5, 1.0, 2.0]), min_size=3, max_size=3)
+probability = st.sampled_from([0.0, 0.1, 0.25, 0.3, 0.5, 0.7, 0.9])
+probabilities = st.lists(st.tuples(*[probability] * 3), min_size=1, max_size=6)
+costs = st.tuples(*[st.sampled_from([0.5, 1.0, 2.0])] * 3)
 
 
 @settings(deadline=None)

@@ -40,9 +40,8 @@ def test_trees_of_each_target_equal_scikit_learn_on_the_rows_labelled_for_it():
     p = TargetTrees(20, 4, 0.2).fit(X, Y).predict_proba(X)
     for k, y in enumerate(Y.T):
         known = ~np.isnan(y)
-        reference = HistGradientBoostingClassifier(
-            max_iter=20, max_leaf_nodes=4, learning_rate=0.2, early_stopping=False
-        ).fit(X[known], y[known])
+        settings = {"max_iter": 20, "max_leaf_nodes": 4, "learning_rate": 0.2}
+        reference = HistGradientBoostingClassifier(**settings).fit(X[known], y[known])
         np.testing.assert_allclose(p[:, k], reference.predict_proba(X)[:, 1])
     assert ((p[:, 0] > 0.5) == (X[:, 0] * X[:, 1] > 0)).mean() > 0.9  # no line can do that
 
@@ -87,7 +86,6 @@ def test_parts_of_labels_add_up_again_and_stay_within_the_unit_interval():
     assert parts[:, 0] == pytest.approx(Y.mean(axis=1))
     assert parts[:, 1:].sum(axis=1) == pytest.approx(np.zeros(30))
     assert classifiers.join_parts(parts[:, 0], parts[:, 1:]) == pytest.approx(Y)
-    p = classifiers.join_parts(
-        np.array([0.9, 0.0, 0.5]), np.array([[0.2, -0.2], [-0.1, 0.1], [-0.9, 0.9]])
-    )
+    deviations = np.array([[0.2, -0.2], [-0.1, 0.1], [-0.9, 0.9]])
+    p = classifiers.join_parts(np.array([0.9, 0.0, 0.5]), deviations)
     assert p == pytest.approx(np.array([[1.0, 0.6], [0.0, 0.2], [0.0, 1.0]]))

@@ -51,9 +51,8 @@ def test_expected_costs_read_tokens_before_stated_costs():
     stated, train = np.full((4, 2), 0.5), np.arange(3)
     by_tokens = expected_costs(labels_of(), PRICES, INPUT, train)
     assert len(set(by_tokens[:, 0])) == 4  # queries of one target differ
-    np.testing.assert_array_equal(
-        expected_costs(labels_of(cost_usd=stated), PRICES, INPUT, train), by_tokens
-    )
+    costs = expected_costs(labels_of(cost_usd=stated), PRICES, INPUT, train)
+    np.testing.assert_array_equal(costs, by_tokens)
     only_dear = Prices({"dear": 10.0}, {"dear": 40.0})
     costs = expected_costs(labels_of(cost_usd=stated), only_dear, INPUT, train)
     np.testing.assert_array_equal(costs, np.column_stack([np.full(4, 0.5), by_tokens[:, 1]]))
@@ -81,24 +80,15 @@ def test_an_unknown_length_is_an_error_unless_never_asked():
         expected_costs(labels_of(tokens), PRICES, INPUT, np.array([2]))
 
 
-def test_expected_costs_take_the_median_training_length():
-    train = np.array([0, 1, 2])
-    costs = expected_costs(labels_of(), PRICES, INPUT, train)
+def test_expected_costs_take_the_median_length_of_training_rows_alone():
+    costs = expected_costs(labels_of(), PRICES, INPUT, np.arange(3))
     np.testing.assert_allclose(costs[:, 0], (INPUT * 1 + 20 * 2) / 1e6)
     np.testing.assert_allclose(costs[:, 1], (INPUT * 10 + 2 * 40) / 1e6)
-
-
-def test_expected_costs_look_at_training_rows_only():
-    train = np.array([0, 2])
-    labels = labels_of(cost_usd=np.full((4, 2), nan))
-    other = replace(
-        labels,
-        output_tokens=changed(TOKENS, {1: 7e7, 3: nan}),
-        cost_usd=changed(labels.cost_usd, {1: 9.0, 3: 9.0}),
-    )
-    np.testing.assert_array_equal(
-        expected_costs(labels, PRICES, INPUT, train), expected_costs(other, PRICES, INPUT, train)
-    )
+    train, cost = np.array([0, 2]), np.full((4, 2), nan)
+    tokens = TOKENS, changed(TOKENS, {1: 7e7, 3: nan})
+    stated = cost, changed(cost, {1: 9.0, 3: 9.0})
+    labels = [labels_of(t, cost_usd=c) for t, c in zip(tokens, stated, strict=True)]
+    np.testing.assert_array_equal(*(expected_costs(of, PRICES, INPUT, train) for of in labels))
 
 
 @pytest.mark.parametrize("lengths", [INPUT[:3], INPUT[:, None], INPUT - 101, INPUT * nan])

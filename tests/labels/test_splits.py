@@ -20,12 +20,11 @@ def parts(split):
     return split.train, split.validation, split.test
 
 
+groups = st.lists(st.integers(0, 40), min_size=60, max_size=150)
+
+
 @settings(max_examples=60, deadline=None)
-@given(
-    group=st.lists(st.integers(0, 40), min_size=60, max_size=150),
-    outer_folds=st.integers(1, 5),
-    seed=st.integers(0, 9),
-)
+@given(group=groups, outer_folds=st.integers(1, 5), seed=st.integers(0, 9))
 def test_parts_cover_everything_once_and_keep_groups_whole(group, outer_folds, seed):
     labels = labels_of(group, np.array(group) % 3)
     try:
@@ -38,9 +37,7 @@ def test_parts_cover_everything_once_and_keep_groups_whole(group, outer_folds, s
     assert len(splits) == outer_folds
     for split in splits:
         for part in parts(split):
-            assert part.dtype == np.int64
-            assert len(part)
-            assert (np.diff(part) > 0).all()
+            assert part.dtype == np.int64 and len(part) and (np.diff(part) > 0).all()
         assert sorted(np.concatenate(parts(split))) == list(range(len(group)))
         sides = [set(labels.group[part]) for part in parts(split)]
         assert not (sides[0] & sides[1] or sides[0] & sides[2] or sides[1] & sides[2])

@@ -84,9 +84,7 @@ def test_any_text_is_one_line_of_inert_html(text):
 
 def test_a_table_shows_every_cell_escaped_and_formatted():
     cells = [["$small$", HOSTILE[0], 0.25, 3], ["a\x1b[31mb\nc", "x", np.nan, 4]]
-    frame = pd.DataFrame(
-        cells, columns=["<b>", "<b>", "share", "n"], index=[7, 8]
-    )  # one name twice
+    frame = pd.DataFrame(cells, [7, 8], ["<b>", "<b>", "share", "n"])  # one name twice
     shown = display.table(frame, caption="$c$", formats={"share": ".0%"})
     seen = Reader(shown._repr_html_())
     assert not seen.tags & {"script", "b"}
@@ -153,10 +151,8 @@ def test_a_results_table_has_a_line_a_name_and_a_column_a_metric_that_exists():
     }
     metrics = {"gap closed": "points", "p-value (Holm)": ".4f"}
     table = display.results_table(frame[frame["versus"] != ""], metrics, by="versus")
-    assert table.values.tolist() == [
-        ["B", "+20.0 points [+10.0, +30.0]", "0.0200"],
-        ["C", "–", "0.5000"],
-    ]
+    line = ["B", "+20.0 points [+10.0, +30.0]", "0.0200"]
+    assert table.values.tolist() == [line, ["C", "–", "0.5000"]]
 
 
 def test_the_summary_follows_the_corrected_p_values_and_accuracy():
@@ -164,11 +160,9 @@ def test_the_summary_follows_the_corrected_p_values_and_accuracy():
     accuracy = {"A": 0.6, "B": 0.56, "C": 0.62, "D": 0.58}
     rows = [row("p-value (Holm)", "A", value, versus=other) for other, value in p.items()]
     frame = results(rows + [row("accuracy", name, value) for name, value in accuracy.items()])
-    assert display.holm_summary(frame, "A") == (
-        "After Holm's correction (level 0.05), A is better than B, worse than C, and not "
-        "distinguishable from D."
-    )
+    said = display.holm_summary(frame, "A")
+    assert said.startswith("After Holm's correction (level 0.05), A is better than B, worse than C")
+    assert said.endswith(", and not distinguishable from D.")
     frame.loc[frame["metric"] == "p-value (Holm)", "estimate"] = 0.06
-    assert display.holm_summary(frame, "A").endswith(
-        "better than none, worse than none, and not distinguishable from B; C and D."
-    )
+    said = display.holm_summary(frame, "A")
+    assert said.endswith("than none, worse than none, and not distinguishable from B; C and D.")

@@ -153,18 +153,14 @@ def test_bad_settings_and_data_are_named(rng):
         ({"max_epochs": 0}, "at least 1"),
         ({"inner_share": 1.0}, "validation share of 1.0"),
         ({"split": "outer"}, "split is 'outer'"),
+        ({"X": X[1:]}, "as many rows"),
+        ({"X": np.where(X > 2, np.nan, X)}, "not finite"),
+        ({"Y": Y * 2}, "only 0, 1 and NaN"),
+        ({"Y": np.full_like(Y, np.nan)}, "without labels"),
+        ({"groups": np.zeros(200)}, "too few"),
     ):
+        given = {name: settings.pop(name) for name in settings.keys() & {"X", "Y", "groups"}}
         with pytest.raises(InputError, match=message):
-            SharedTrunkEnsemble(**{**SMALL, **settings}).fit(X, Y)
-    model = SharedTrunkEnsemble(**SMALL)
-    for features, labels, groups, message in (
-        (X[1:], Y, None, "as many rows"),
-        (np.where(X > 2, np.nan, X), Y, None, "not finite"),
-        (X, Y * 2, None, "only 0, 1 and NaN"),
-        (X, np.full_like(Y, np.nan), None, "without labels"),
-        (X, Y, np.zeros(200), "too few"),
-    ):
-        with pytest.raises(InputError, match=message):
-            model.fit(features, labels, groups)
+            SharedTrunkEnsemble(**SMALL | settings).fit(**{"X": X, "Y": Y} | given)
     with pytest.raises(InputError, match=r"expected \(n, 6\)"):
-        model.fit(X, Y).predict_proba(X[:, 1:])
+        SharedTrunkEnsemble(**SMALL).fit(X, Y).predict_proba(X[:, 1:])
