@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import tiny_studies
-import torch
 from tiny_studies import auc_within_folds, label_table
 
 from prefill_router.evaluation.results import one
@@ -14,11 +13,6 @@ from prefill_router.experiments.comparison import (
     route,
 )
 from prefill_router.experiments.routers import PRIMARY, TFIDF, predictions
-
-torch.set_num_threads(1)
-
-
-pytestmark = pytest.mark.usefixtures("own_artifacts")
 
 
 def by_tolerance(p, cost, tau):

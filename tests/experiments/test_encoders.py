@@ -2,31 +2,19 @@ import numpy as np
 import pytest
 import tiny_models
 import tiny_studies
-import torch
 from tiny_studies import auc_within_folds, label_table
 
 from prefill_router.evaluation.results import one, select
-from prefill_router.experiments.encoders import (
-    OTHER,
-    SIZE,
-    STEPS,
-    checkpoints,
-    encoder_matrix,
-    own_against_others,
-    scaling,
-)
+from prefill_router.experiments import encoders as it
 from prefill_router.experiments.routers import OWN, predictions
 from prefill_router.extraction.models import load_encoder
 from prefill_router.extraction.sources import n_parameters, resolve
 from prefill_router.zoo.recipes import RECIPES
 from prefill_router.zoo.training import build_model
 
-torch.set_num_threads(1)
-pytestmark = pytest.mark.usefixtures("own_artifacts")
-
 
 def test_the_matrix_holds_each_encoders_auc_for_each_target(study):
-    found = encoder_matrix(study)
+    found = it.encoder_matrix(study)
     assert len(found) == len(study.encoders) * study.labels.n_targets
     for encoder in study.encoders:
         p = study.over_folds(predictions(study, OWN, [encoder]))
@@ -42,7 +30,7 @@ def test_own_states_are_compared_with_the_best_others(tmp_path):
     main, other = str(tmp_path / "main"), str(tmp_path / "other")
     table["model"] = table["model"].replace("early", own)
     study = tiny_studies.study(tmp_path, table, encoders=[other, own], outer_folds=2, prices="")
-    row = one(own_against_others(study), router=OTHER, versus=None, target=None)
+    row = one(it.own_against_others(study), router=it.OTHER, versus=None, target=None)
 
     def auc(name, fold):
         table = study.layer_auc(name)
@@ -59,7 +47,7 @@ def test_own_states_are_compared_with_the_best_others(tmp_path):
 
 
 def test_where_no_target_has_states_there_is_nothing_to_compare(study):
-    assert len(own_against_others(study)) == 0
+    assert len(it.own_against_others(study)) == 0
 
 
 def test_a_target_always_right_has_no_auc(tmp_path):
@@ -67,28 +55,28 @@ def test_a_target_always_right_has_no_auc(tmp_path):
     table = label_table(targets=tiny_studies.TARGETS)
     table["model"] = table["model"].replace("perfect", own)
     study = tiny_studies.study(tmp_path, table, encoders=[own], prices="")
-    [row] = own_against_others(study).itertuples()
+    [row] = it.own_against_others(study).itertuples()
     assert row.target == own and np.isnan(row.estimate)
-    assert encoder_matrix(study).query("target == @own")["estimate"].isna().all()
+    assert it.encoder_matrix(study).query("target == @own")["estimate"].isna().all()
 
 
 def test_every_encoder_has_a_size_and_is_compared_with_the_main_one(study):
-    found = scaling(study)
+    found = it.scaling(study)
     main = study.parameters.encoder
     assert set(select(found, metric="AUC")["encoder"]) == set(study.encoders)
     for name in study.encoders:
-        size = one(found, metric=SIZE, encoder=name)
+        size = one(found, metric=it.SIZE, encoder=name)
         assert size.estimate == n_parameters(resolve(name)) > 0 and np.isnan(size.lower)
         if name != main:
             for metric in ("AUC", "gap closed"):
                 difference = one(found, metric=metric, encoder=main, versus=name).estimate
                 a, b = (one(found, metric=metric, encoder=e).estimate for e in (main, name))
                 assert difference == pytest.approx(a - b)
-    assert select(found, metric=STEPS).empty  # these encoders do not say
+    assert select(found, metric=it.STEPS).empty  # these encoders do not say
 
 
 def test_the_first_checkpoint_is_what_training_began_with(study):
-    places = checkpoints(study)
+    places = it.checkpoints(study)
     assert list(places) == [f"zoo/reader-m-step-{step}" for step in (0, 250, 1000)] + [
         "zoo/reader-m"
     ]

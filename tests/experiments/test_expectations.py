@@ -7,17 +7,7 @@ from hypothesis import strategies as st
 from tiny_studies import study as tiny_study
 
 from prefill_router.evaluation.results import read_metrics, results
-from prefill_router.experiments.expectations import (
-    DATA,
-    EXPECTED,
-    MOST,
-    PER_METRIC,
-    accept,
-    check,
-    compare,
-    headline,
-    tolerance,
-)
+from prefill_router.experiments import expectations as it
 
 NAN = math.nan
 
@@ -49,39 +39,39 @@ def test_the_tolerance_is_a_share_of_the_width_and_no_more(metric, estimate, bel
     allowed = {"AUC": 0.5, "headroom": 0.25}[metric] * float(
         (expected["upper"] - expected["lower"]).iloc[0]
     )
-    assert tolerance(expected.iloc[0]) == pytest.approx(allowed, rel=1e-12)
+    assert it.tolerance(expected.iloc[0]) == pytest.approx(allowed, rel=1e-12)
     inside, outside = (
         expected.assign(estimate=estimate + sign * share * allowed) for share in (0.999, 1.001)
     )
-    assert compare(inside, expected) == []
-    assert len(compare(outside, expected)) == 1
+    assert it.compare(inside, expected) == []
+    assert len(it.compare(outside, expected)) == 1
 
 
 def test_what_differs_is_named():
     """Bounds and counts too: a sentence says better or worse by the bounds, not the estimate."""
-    assert compare(FOUND, FOUND) == []
-    assert compare(changed(2, estimate=20.19), FOUND) == []
-    assert compare(changed(2, estimate=19.81), FOUND) == []
-    assert compare(changed(2, estimate=20.21), FOUND) == [
+    assert it.compare(FOUND, FOUND) == []
+    assert it.compare(changed(2, estimate=20.19), FOUND) == []
+    assert it.compare(changed(2, estimate=19.81), FOUND) == []
+    assert it.compare(changed(2, estimate=20.21), FOUND) == [
         "J / e / 3 / mean / train: 20.21 [nan, nan] (n = 90), expected 20 [nan, nan] (n = 90), "
         "each +- 0.2"
     ]
     for name, value in {"lower": 0.51, "upper": 0.71, "n": 7}.items():
-        [line] = compare(changed(0, **{name: value}), FOUND)
+        [line] = it.compare(changed(0, **{name: value}), FOUND)
         assert line.startswith("accuracy / net / test: ") and f"{value}" in line.split("exp")[0]
     uncounted = results([row("AUC", 0.5, n=None)])
-    assert compare(uncounted, uncounted) == []
-    assert "(n = <NA>)" in compare(uncounted, uncounted.assign(n=9))[0]
+    assert it.compare(uncounted, uncounted) == []
+    assert "(n = <NA>)" in it.compare(uncounted, uncounted.assign(n=9))[0]
 
 
 @pytest.mark.parametrize("at", [0, 3])
 def test_what_is_missing_unexpected_or_undefined_is_named(at):
     fewer = FOUND.drop(index=at)
-    assert [line.rpartition(": ")[2] for line in compare(fewer, FOUND)] == ["missing"]
-    assert [line.rpartition(": ")[2] for line in compare(FOUND, fewer)] == ["not expected"]
-    [line] = compare(changed(at, estimate=99.0), FOUND)
+    assert [line.rpartition(": ")[2] for line in it.compare(fewer, FOUND)] == ["missing"]
+    assert [line.rpartition(": ")[2] for line in it.compare(FOUND, fewer)] == ["not expected"]
+    [line] = it.compare(changed(at, estimate=99.0), FOUND)
     assert ": 99 [" in line
-    lines = compare(changed(at, encoder="other"), FOUND)
+    lines = it.compare(changed(at, encoder="other"), FOUND)
     assert sorted(line.rpartition(": ")[2] for line in lines) == ["missing", "not expected"]
 
 
@@ -95,8 +85,8 @@ def test_the_headline_is_a_few_stable_numbers_of_each_metric():
         row("cost saving", **bounds, router="net"),
     ]
     # joined frames share index values, which name no row
-    kept = headline(pd.concat([results([*less_stable, *many]), results(ROWS)]))
-    assert kept["metric"].value_counts().to_dict() == {"AUC": PER_METRIC, "accuracy": 2, "J": 1}
+    kept = it.headline(pd.concat([results([*less_stable, *many]), results(ROWS)]))
+    assert kept["metric"].value_counts().to_dict() == {"AUC": it.PER_METRIC, "accuracy": 2, "J": 1}
     assert kept["versus"].eq("").all() and kept["seed"].isna().all()
     first = kept[kept["metric"] == "AUC"].iloc[0]  # those of test rows come first
     assert (first["router"], first["split"]) == ("net", "test")
@@ -105,12 +95,12 @@ def test_the_headline_is_a_few_stable_numbers_of_each_metric():
 
 @given(st.integers(1, 30), st.integers(1, 5))
 def test_no_metric_with_an_interval_or_of_the_data_is_left_out(n_metrics, n_each):
-    names = [*DATA, *(f"metric {i}" for i in range(n_metrics))]
-    bounds = {name: () if name in DATA else (0.4, 0.6) for name in names}
+    names = [*it.DATA, *(f"metric {i}" for i in range(n_metrics))]
+    bounds = {name: () if name in it.DATA else (0.4, 0.6) for name in names}
     rows = [row(m, 0.5, *bounds[m], router=f"r{i}") for m in names for i in range(n_each)]
-    kept = headline(results(rows))
+    kept = it.headline(results(rows))
     assert set(kept["metric"]) == set(names)
-    assert len(kept) == min(max(MOST, len(names)), len(names) * min(n_each, PER_METRIC))
+    assert len(kept) == min(max(it.MOST, len(names)), len(names) * min(n_each, it.PER_METRIC))
 
 
 @pytest.fixture
@@ -121,21 +111,21 @@ def study(tmp_path, monkeypatch):
 
 def test_accepted_numbers_are_held_to_and_no_others(study, tmp_path):
     (tmp_path / "experiments").mkdir()
-    assert check(study, "01_labels", FOUND) == NOTHING
+    assert it.check(study, "01_labels", FOUND) == NOTHING
     pd.testing.assert_frame_equal(read_metrics(study.run_dir / "metrics/01_labels.json"), FOUND)
-    assert accept(study) == tmp_path / EXPECTED
-    assert check(study, "01_labels", FOUND) == "all 4 headline numbers are as expected"
-    assert check(study, "02_other", FOUND) == NOTHING
-    said = check(study, "01_labels", changed(0, estimate=0.9)).splitlines()
+    assert it.accept(study) == tmp_path / it.EXPECTED
+    assert it.check(study, "01_labels", FOUND) == "all 4 headline numbers are as expected"
+    assert it.check(study, "02_other", FOUND) == NOTHING
+    said = it.check(study, "01_labels", changed(0, estimate=0.9)).splitlines()
     assert said[0] == "1 numbers are not as expected:"
     assert said[1].startswith("accuracy / net / test: 0.9 [0.4, 0.6] (n = 90), expected 0.5 ")
     other = tiny_study(tmp_path / "world", seed=1, run_dir=str(tmp_path / "other"))
-    assert check(other, "01_labels", changed(0, estimate=0.9)) == NOTHING
-    accept(other)  # which keeps what is expected of the first
-    assert check(study, "01_labels", FOUND).startswith("all 4")
-    assert check(other, "01_labels", FOUND).startswith("1 numbers are not as expected")
+    assert it.check(other, "01_labels", changed(0, estimate=0.9)) == NOTHING
+    it.accept(other)  # which keeps what is expected of the first
+    assert it.check(study, "01_labels", FOUND).startswith("all 4")
+    assert it.check(other, "01_labels", FOUND).startswith("1 numbers are not as expected")
     # a chapter of which nothing is held does not say that all is as expected
     for estimate in (0.5, 0.9):
-        said = check(study, "03_none", results([row("p-value", estimate)]))
-        accept(study)
+        said = it.check(study, "03_none", results([row("p-value", estimate)]))
+        it.accept(study)
     assert said == "recorded; none of these numbers is held to any"

@@ -1,50 +1,30 @@
 import numpy as np
-import pytest
 import tiny_studies
-import torch
 from sklearn.linear_model import LogisticRegression
 from tiny_studies import relabelled
 
 from prefill_router.evaluation.results import one, select
+from prefill_router.experiments import feature_sets as it
 from prefill_router.experiments.comparison import compare_predictions
-from prefill_router.experiments.feature_sets import (
-    ALL,
-    BY_J,
-    LAST,
-    LOGISTIC,
-    ONE,
-    PAIRED,
-    PENALTIES,
-    SEVERAL,
-    TRIED,
-    TRUNK,
-    compare_features,
-    compare_layers,
-    feature_candidates,
-    feature_set,
-    tuned_logistic,
-)
 from prefill_router.experiments.fold import FoldFit
 from prefill_router.experiments.routers import predictions
 from prefill_router.features.selection import choose
 from prefill_router.labels.splits import Split
 from prefill_router.probes.decomposition import decompose
 
-torch.set_num_threads(1)
-
-pytestmark = pytest.mark.usefixtures("own_artifacts")
-
 
 def test_sets_are_what_they_are_called(study):
     main, split, states = study.parameters.encoder, study.splits[1], study.activations()
-    it, both = FoldFit(study, 1, [main]), FoldFit(study, 1, study.trained_encoders)
+    fold, both = FoldFit(study, 1, [main]), FoldFit(study, 1, study.trained_encoders)
 
     def check(features, place, k, dimension=None):
         h = states.states(*place)
         expected = decompose(h[split.train], dimension or features[k].shape[1]).transform(h)
         np.testing.assert_allclose(features[k], expected, atol=1e-4)
 
-    (one,), (last,), (by_j,) = (feature_candidates(it, name) for name in (ONE, LAST, BY_J))
+    (one,), (last,), (by_j,) = (
+        it.feature_candidates(fold, name) for name in (it.ONE, it.LAST, it.BY_J)
+    )
     table = study.layer_auc(main).query("fold == 1")
     probes = study.probes(main).query("fold == 1 and not constant")
     best_last, best = choose(table.query("layer == 3")), choose(table)
@@ -54,20 +34,24 @@ def test_sets_are_what_they_are_called(study):
         by = probes.loc[probes[probes["target"] == k]["J"].idxmax()]
         check(by_j, (int(by["layer"]), by["pooling"]), k)
     n_places = len(states.layers) * len(states.poolings)
-    every = feature_candidates(it, ALL)
+    every = it.feature_candidates(fold, it.ALL)
     assert [x.shape[1] for (x,) in every] == [n_places * width for width in (2, 6)]
-    ((several,),) = feature_candidates(both, SEVERAL)
+    ((several,),) = it.feature_candidates(both, it.SEVERAL)
     own = [FoldFit(study, 1, [e]).distinct_features() for e in study.trained_encoders]
     np.testing.assert_array_equal(several, np.hstack(own))
-    assert len(feature_candidates(both, PAIRED)[0]) == study.labels.n_targets
+    assert len(it.feature_candidates(both, it.PAIRED)[0]) == study.labels.n_targets
 
 
 def test_a_set_is_the_same_whatever_criterion_the_study_has(study):
     by_j, main = study.like(criterion="J"), study.parameters.encoder
     assert by_j.choices([main], 0) != study.choices([main], 0)
-    for features, encoders in ((ONE, [main]), (BY_J, [main]), (SEVERAL, study.trained_encoders)):
+    for features, encoders in (
+        (it.ONE, [main]),
+        (it.BY_J, [main]),
+        (it.SEVERAL, study.trained_encoders),
+    ):
         (mine,), (theirs,) = (
-            feature_candidates(FoldFit(s, 0, encoders), features) for s in (study, by_j)
+            it.feature_candidates(FoldFit(s, 0, encoders), features) for s in (study, by_j)
         )
         np.testing.assert_array_equal(np.hstack(mine), np.hstack(theirs))
 
@@ -80,12 +64,12 @@ def test_logistic_heads_are_scikit_learns_and_validation_chooses(rng):
     v = split.validation
     Y[v, 2] = np.nan  # then the first features and the strongest penalty are taken
     collinear = np.hstack([latent, latent @ rng.normal(size=(3, 2)), np.zeros((300, 1))])
-    p, best = tuned_logistic([[noise], [collinear]], Y, split)
+    p, best = it.tuned_logistic([[noise], [collinear]], Y, split)
     assert best == 1
     for k in range(3):
         known, scored = split.train[~np.isnan(Y[split.train, k])], {}
         for X in (noise, collinear):
-            for C in PENALTIES:
+            for C in it.PENALTIES:
                 model = LogisticRegression(C=C, solver="newton-cholesky", tol=1e-10)
                 q = model.fit(X[known], Y[known, k]).predict_proba(X)[:, 1]
                 seen = ~np.isnan(Y[v, k])
@@ -99,8 +83,8 @@ def test_labels_of_test_rows_change_no_prediction(tmp_path):
     test, correct = study.splits[0].test, study.labels.correct.copy()
     correct[test] = 1 - correct[test]
     flipped, main = relabelled(study, correct=correct), [study.parameters.encoder]
-    for features in (ONE, ALL, BY_J):
-        router = feature_set(features, LOGISTIC)
+    for features in (it.ONE, it.ALL, it.BY_J):
+        router = it.feature_set(features, it.LOGISTIC)
         p, same = (predictions(s, router, main)[0] for s in (study, flipped))
         np.testing.assert_array_equal(p, same)
         assert np.isfinite(p[test]).all()
@@ -109,48 +93,55 @@ def test_labels_of_test_rows_change_no_prediction(tmp_path):
 def test_the_trunk_reads_the_candidate_that_validation_prefers(study, monkeypatch):
     seen = []
     monkeypatch.setattr(FoldFit, "trunk", lambda self, x: seen.append(x))
-    it = FoldFit(study, 0, [study.parameters.encoder])
-    feature_set(ALL, TRUNK).fit(it)
-    candidates = feature_candidates(it, ALL)
-    best = tuned_logistic(candidates, study.labels.correct, it.split)[1]
+    fold = FoldFit(study, 0, [study.parameters.encoder])
+    it.feature_set(it.ALL, it.TRUNK).fit(fold)
+    candidates = it.feature_candidates(fold, it.ALL)
+    best = it.tuned_logistic(candidates, study.labels.correct, fold.split)[1]
     np.testing.assert_array_equal(seen[0], candidates[best][0])
 
 
 def test_every_set_and_head_is_compared_with_the_recipe(study):
     main, control = study.parameters.encoder, study.parameters.untrained
-    found = compare_features(study)
-    sets = [(name, main) for name in (ONE, LAST, BY_J, ALL)]
-    sets += [(PAIRED, ""), (SEVERAL, ""), (ONE, control)]
-    tried = select(found, metric=TRIED)
+    found = it.compare_features(study)
+    sets = [(name, main) for name in (it.ONE, it.LAST, it.BY_J, it.ALL)]
+    sets += [(it.PAIRED, ""), (it.SEVERAL, ""), (it.ONE, control)]
+    tried = select(found, metric=it.TRIED)
     assert list(zip(tried["router"], tried["encoder"], strict=True)) == sets
-    for head in (LOGISTIC, TRUNK):
+    for head in (it.LOGISTIC, it.TRUNK):
         p = {
             (features, encoder): predictions(
-                study, feature_set(features, head), [encoder] if encoder else study.trained_encoders
+                study,
+                it.feature_set(features, head),
+                [encoder] if encoder else study.trained_encoders,
             )
             for features, encoder in sets
         }
         expected = compare_predictions(study, p, [(name, sets[0]) for name in sets[1:]])
         for row in select(expected, metric=["gap closed", "Brier"], versus=None).itertuples():
-            versus = row.versus and f"{ONE}, {head}"
+            versus = row.versus and f"{it.ONE}, {head}"
             router, encoder = f"{row.router[0]}, {head}", row.router[1]
             about = {"metric": row.metric, "router": router, "encoder": encoder, "split": "test"}
             assert one(found, versus=versus, **about).estimate == row.estimate
     per_target = len(study.layer_auc(main)) // (len(study.splits) * study.labels.n_targets)
-    n_tried = {ONE: per_target + len(PENALTIES), ALL: 2 * len(PENALTIES)}
-    n_tried[LAST] = per_target // 4 + len(PENALTIES)
+    n_tried = {it.ONE: per_target + len(it.PENALTIES), it.ALL: 2 * len(it.PENALTIES)}
+    n_tried[it.LAST] = per_target // 4 + len(it.PENALTIES)
     for features, expected in n_tried.items():
         assert one(tried, router=features, encoder=main).estimate == expected
 
 
 def test_layers_are_compared_for_the_other_encoders(study):
-    found = compare_layers(study)
-    assert set(found["router"]) == {f"{name}, {LOGISTIC}" for name in (ALL, LAST)}
-    assert set(found["versus"]) == {f"{ONE}, {LOGISTIC}"}
+    found = it.compare_layers(study)
+    assert set(found["router"]) == {f"{name}, {it.LOGISTIC}" for name in (it.ALL, it.LAST)}
+    assert set(found["versus"]) == {f"{it.ONE}, {it.LOGISTIC}"}
     assert set(found["encoder"]) == set(study.encoders) - {study.parameters.encoder}
 
 
 def test_one_encoder_without_a_control_leaves_out_what_needs_more(tmp_path):
     study = tiny_studies.study(tmp_path, encoders=[], untrained="", prices="")
-    assert set(select(compare_features(study), metric=TRIED)["router"]) == {LAST, ONE, BY_J, ALL}
-    assert compare_layers(study).empty
+    assert set(select(it.compare_features(study), metric=it.TRIED)["router"]) == {
+        it.LAST,
+        it.ONE,
+        it.BY_J,
+        it.ALL,
+    }
+    assert it.compare_layers(study).empty

@@ -8,10 +8,6 @@ from prefill_router.experiments.fold import FoldFit
 from prefill_router.experiments.study import Study
 from prefill_router.trunk import SharedTrunkEnsemble
 
-torch.set_num_threads(1)
-pytestmark = pytest.mark.usefixtures("own_artifacts")
-
-
 # -- features ------------------------------------------------------------------------------------
 
 

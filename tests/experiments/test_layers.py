@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import tiny_studies
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
@@ -9,39 +8,18 @@ from sklearn.linear_model import LogisticRegression
 from tiny_studies import relabelled
 
 from prefill_router.evaluation.results import one, select
-from prefill_router.experiments.layers import (
-    ALL,
-    CROSS_VALIDATED,
-    DIP,
-    LOST,
-    MISSED,
-    PLACE,
-    RANKERS,
-    SPEARMAN,
-    deepest_dip,
-    held_out_ranking,
-    held_out_scores,
-    layer_heads,
-    layer_profiles,
-    ternary_search,
-    ternary_search_losses,
-    training_ranking,
-)
+from prefill_router.experiments import layers as it
 from prefill_router.extraction.activations import Activations
 from prefill_router.metrics import auc
 from prefill_router.probes.decomposition import decompose
-
-torch.set_num_threads(1)
-
-pytestmark = pytest.mark.usefixtures("own_artifacts")
 
 
 @pytest.fixture(scope="module")
 def heads(with_constant):
     """Heads with their AUC on held-out rows."""
     encoder = with_constant.parameters.encoder
-    heads = layer_heads(with_constant, encoder)
-    scores, correct = held_out_scores(with_constant, encoder, heads)
+    heads = it.layer_heads(with_constant, encoder)
+    scores, correct = it.held_out_scores(with_constant, encoder, heads)
     known = ~np.isnan(correct)
     return heads.assign(
         held=[auc(scores[seen][:, [m]], correct[seen][:, [m]])[0] for m, seen in enumerate(known.T)]
@@ -50,8 +28,8 @@ def heads(with_constant):
 
 def test_heads_are_scikit_learns_fitted_on_training_rows(with_constant):
     study, encoder = with_constant, with_constant.parameters.encoder
-    heads = layer_heads(study, encoder)
-    scores, correct = held_out_scores(study, encoder, heads)
+    heads = it.layer_heads(study, encoder)
+    scores, correct = it.held_out_scores(study, encoder, heads)
     split, n_before = study.splits[1], len(study.splits[0].validation)
     h, Y = study.activations().states(2, "mean"), study.labels.correct
     wanted = heads.query("fold == 1 and pooling == 'mean' and layer == 2 and target < 3")
@@ -71,56 +49,58 @@ def test_no_constant_states_and_the_dimension_that_cross_validation_prefers(with
     aucs = with_constant.layer_auc(with_constant.parameters.encoder)
     for head in heads.query("target < 3").sample(8, random_state=0).itertuples():
         of = aucs
-        for name in PLACE:
+        for name in it.PLACE:
             of = of[of[name] == getattr(head, name)]
         assert head.auc == of["auc"].max()
         assert head.dimension == of.loc[of["auc"].idxmax(), "dimension"]
 
 
 @pytest.mark.parametrize(
-    ("ranking", "column"), [(held_out_ranking, "held"), (training_ranking, "auc")]
+    ("ranking", "column"), [(it.held_out_ranking, "held"), (it.training_ranking, "auc")]
 )
 def test_ranking_and_loss_follow_from_auc(with_constant, heads, ranking, column):
     encoder = with_constant.parameters.encoder
     found = ranking(with_constant, encoder)
     by_target = {}
     for k, target in enumerate(with_constant.labels.targets[:3]):
-        for ranker, values in RANKERS.items():
-            for pooling in ("last", ALL):
-                here = heads[heads["pooling"].eq(pooling) | (pooling == ALL)]
+        for ranker, values in it.RANKERS.items():
+            for pooling in ("last", it.ALL):
+                here = heads[heads["pooling"].eq(pooling) | (pooling == it.ALL)]
                 by_fold = [
                     spearmanr(of[values], of[column]).statistic
                     for _, of in here[here["target"] == k].groupby("fold")
                 ]
-                row = one(found, metric=SPEARMAN, router=ranker, pooling=pooling, target=target)
+                row = one(found, metric=it.SPEARMAN, router=ranker, pooling=pooling, target=target)
                 assert row.estimate == pytest.approx(np.mean(by_fold), abs=1e-12)
                 by_target.setdefault((ranker, pooling), []).append(row.estimate)
         by_fold = [
             of.loc[of["auc"].idxmax(), column] - of.loc[of["J"].idxmax(), column]
             for _, of in heads[heads["target"] == k].groupby("fold")
         ]
-        row = one(found, metric=LOST, router="J", target=target)
+        row = one(found, metric=it.LOST, router="J", target=target)
         assert row.estimate == pytest.approx(np.mean(by_fold), abs=1e-12)
     for (ranker, pooling), values in by_target.items():
-        row = one(found, metric=SPEARMAN, router=ranker, pooling=pooling)
+        row = one(found, metric=it.SPEARMAN, router=ranker, pooling=pooling)
         assert row.estimate == pytest.approx(np.mean(values), abs=1e-12)
         assert row.lower <= row.estimate <= row.upper
     constant = with_constant.labels.targets[3]
-    assert np.isnan(one(found, metric=SPEARMAN, router="J", pooling=ALL, target=constant).estimate)
+    assert np.isnan(
+        one(found, metric=it.SPEARMAN, router="J", pooling=it.ALL, target=constant).estimate
+    )
 
 
 def test_profiles_dips_and_differences_are_means_over_targets_and_folds(with_constant, heads):
-    found = held_out_ranking(with_constant, with_constant.parameters.encoder)
+    found = it.held_out_ranking(with_constant, with_constant.parameters.encoder)
     for pooling in ("last", "mean"):
         profile = heads[heads["pooling"] == pooling].groupby("layer")[["auc", "held"]].mean()
         for layer, held in profile["held"].items():
             row = one(found, metric="AUC", layer=layer, pooling=pooling)
             assert row.estimate == pytest.approx(held, abs=1e-12)
         held = profile["held"].to_numpy()
-        left, valley, right = held[list(deepest_dip(profile["auc"].to_numpy()))]
-        row = one(found, metric=DIP, pooling=pooling)
+        left, valley, right = held[list(it.deepest_dip(profile["auc"].to_numpy()))]
+        row = one(found, metric=it.DIP, pooling=pooling)
         assert row.estimate == pytest.approx(min(left, right) - valley, abs=1e-12)
-    pooled = select(found, metric=SPEARMAN, pooling=ALL, versus=None)
+    pooled = select(found, metric=it.SPEARMAN, pooling=it.ALL, versus=None)
     pooled = pooled.set_index(["router", "versus"])["estimate"]
     assert pooled["J_white", "J"] == pytest.approx(pooled["J_white", ""] - pooled["J", ""])
 
@@ -131,17 +111,17 @@ def test_profiles_dips_and_differences_are_means_over_targets_and_folds(with_con
      ([1, 2, 3], (0, 1, 2)), ([1, 4, 2, 5, 3, 6], (1, 2, 5))],
 )  # fmt: skip
 def test_the_deepest_dip_lies_between_the_highest_places_on_either_side(profile, at):
-    assert deepest_dip(np.array(profile, dtype=float)) == at
+    assert it.deepest_dip(np.array(profile, dtype=float)) == at
 
 
 def test_one_layer_and_one_pooling_leave_comparisons_undefined(tmp_path):
     study = tiny_studies.study(tmp_path, layers=[2], poolings=["mean"])
     encoder = study.parameters.encoder
-    found = held_out_ranking(study, encoder)
+    found = it.held_out_ranking(study, encoder)
     assert 0 < one(found, metric="AUC", layer=2).estimate < 1
-    assert np.isnan(one(found, metric=DIP).estimate)
-    for ranking in (found, training_ranking(study, encoder)):
-        assert select(ranking, metric=SPEARMAN, target=None)["estimate"].isna().all()
+    assert np.isnan(one(found, metric=it.DIP).estimate)
+    for ranking in (found, it.training_ranking(study, encoder)):
+        assert select(ranking, metric=it.SPEARMAN, target=None)["estimate"].isna().all()
 
 
 def test_test_rows_are_never_read(tmp_path, monkeypatch):
@@ -154,10 +134,10 @@ def test_test_rows_are_never_read(tmp_path, monkeypatch):
         values[test] = 1e6
         return values
 
-    before, correct = held_out_ranking(study, encoder)[bounds], study.labels.correct.copy()
+    before, correct = it.held_out_ranking(study, encoder)[bounds], study.labels.correct.copy()
     correct[test] = 1 - correct[test]
     monkeypatch.setattr(Activations, "states", spoiled)
-    after = held_out_ranking(relabelled(study, correct=correct), encoder)[bounds]
+    after = it.held_out_ranking(relabelled(study, correct=correct), encoder)[bounds]
     np.testing.assert_array_equal(after, before)
 
 
@@ -171,36 +151,36 @@ def test_ternary_search_finds_the_peak_of_every_profile_with_one(n, peak, seed):
         asked.append(place)
         return -abs(steps[place] - steps[peak])
 
-    assert ternary_search(score, 0, n - 1) == peak
+    assert it.ternary_search(score, 0, n - 1) == peak
     assert len(set(asked)) == len(asked)
     assert len(asked) <= 3 + 2 * np.ceil(np.log(max(n / 3, 1)) / np.log(1.5))
 
 
 def test_losses_of_the_search_are_means_over_all_profiles(with_constant):
     profile = [0.9, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
-    assert ternary_search(profile.__getitem__, 0, 7) == 7  # a peak off its path
+    assert it.ternary_search(profile.__getitem__, 0, 7) == 7  # a peak off its path
     encoder = with_constant.parameters.encoder
     aucs = with_constant.layer_auc(encoder).query("not constant").dropna()
     lost = []
     for _, of in aucs.groupby(["fold", "pooling", "dimension", "target"]):
         profile = of.sort_values("layer")["auc"].to_numpy()
-        at = ternary_search(profile.__getitem__, 0, len(profile) - 1)
+        at = it.ternary_search(profile.__getitem__, 0, len(profile) - 1)
         lost.append(max(profile) - profile[at])
-    found = ternary_search_losses(with_constant, encoder)
-    assert one(found, metric=LOST).estimate == pytest.approx(np.mean(lost))
-    assert one(found, metric=MISSED).estimate == pytest.approx(np.mean(np.array(lost) > 0))
-    assert one(found, metric=LOST).n == 2 * 2 * 2 * 3  # folds, poolings, dimensions, targets
+    found = it.ternary_search_losses(with_constant, encoder)
+    assert one(found, metric=it.LOST).estimate == pytest.approx(np.mean(lost))
+    assert one(found, metric=it.MISSED).estimate == pytest.approx(np.mean(np.array(lost) > 0))
+    assert one(found, metric=it.LOST).n == 2 * 2 * 2 * 3  # folds, poolings, dimensions, targets
 
 
 def test_layer_profiles_are_means_without_constant_states(with_constant):
     study, encoder = with_constant, with_constant.parameters.encoder
-    found = layer_profiles(study, encoder)
+    found = it.layer_profiles(study, encoder)
     probes, aucs = study.probes(encoder), study.layer_auc(encoder)
     here = "layer == 2 and pooling == 'mean'"
     for metric in ("J", "J_white", "d_eff"):
         row = one(found, metric=metric, layer=2, pooling="mean")
         assert row.estimate == pytest.approx(np.nanmean(probes.query(here)[metric]), rel=1e-12)
     best = aucs.query(here).groupby(["fold", "target"])["auc"].max()
-    row = one(found, metric=CROSS_VALIDATED, layer=2, pooling="mean")
+    row = one(found, metric=it.CROSS_VALIDATED, layer=2, pooling="mean")
     assert row.estimate == pytest.approx(np.nanmean(best), rel=1e-12)
     assert select(found, layer=0, pooling="last").empty

@@ -10,22 +10,8 @@ from prefill_router.config import project_root, validate
 from prefill_router.errors import InputError
 from prefill_router.evaluation.results import one, write_metrics
 from prefill_router.evaluation.results import results as tidy
+from prefill_router.experiments import published as it
 from prefill_router.experiments.expectations import check
-from prefill_router.experiments.published import (
-    CHAPTER,
-    POOLS,
-    PUBLISHED,
-    REDUCED,
-    identify,
-    pool_rows,
-    provenance,
-    publish,
-    published_pools,
-    read_published,
-    results,
-    settings_table,
-    sized,
-)
 from prefill_router.experiments.study import Study
 from prefill_router.storage import STAGES, read_json, write_json
 
@@ -66,8 +52,8 @@ def finished(root, name, parameters, rows=ROWS, notebook=HEAVY, **known):
 
 def publish_full(root, values, **known):
     theirs = values | {"full": [8], "n_resamples": 500, "run_dir": "", "inner_folds": 3}
-    known = identify(Study(validate(values))) | known
-    return publish(finished(root, "any", theirs, **known))
+    known = it.identify(Study(validate(values))) | known
+    return it.publish(finished(root, "any", theirs, **known))
 
 
 def own(study):
@@ -77,13 +63,13 @@ def own(study):
 
 def test_a_sized_study_is_smaller_in_every_way_and_shares_the_store(tmp_path):
     study = tiny_studies.study(tmp_path, n_seeds=8, n_resamples=900)
-    p = sized(study, HEAVY).parameters
-    assert {name: getattr(p, name) for name in REDUCED} == REDUCED
-    same = {n: getattr(study.parameters, n) for n in [*REDUCED, "run_dir"]}
+    p = it.sized(study, HEAVY).parameters
+    assert {name: getattr(p, name) for name in it.REDUCED} == it.REDUCED
+    same = {n: getattr(study.parameters, n) for n in [*it.REDUCED, "run_dir"]}
     assert p.model_copy(update=same) == study.parameters
-    assert sized(study, HEAVY).store.root == study.store.root
+    assert it.sized(study, HEAVY).store.root == study.store.root
     fewer = tiny_studies.study(tmp_path, n_queries=100, run_dir=str(tmp_path / "fewer"))
-    assert sized(fewer, HEAVY).labels.n_queries == 100
+    assert it.sized(fewer, HEAVY).labels.n_queries == 100
 
 
 def test_a_chapter_runs_in_full_reduced_or_not_at_all(root, values):
@@ -94,13 +80,13 @@ def test_a_chapter_runs_in_full_reduced_or_not_at_all(root, values):
         return ROWS
 
     full = Study(validate(values | {"full": [8], "n_seeds": 3, "run_dir": str(root / "full")}))
-    assert results(full, HEAVY, ask) is ROWS
-    assert results(mine, HEAVY, ask) is ROWS  # labels of one's own, of which nothing is published
-    assert asked == [3, REDUCED["n_seeds"]]
+    assert it.results(full, HEAVY, ask) is ROWS
+    assert it.results(mine, HEAVY, ask) is ROWS
+    assert asked == [3, it.REDUCED["n_seeds"]]
     publish_full(root, values)
-    pd.testing.assert_frame_equal(results(mine, HEAVY, own), ROWS)
-    assert results(mine, "07_not_full", ask) is ROWS
-    assert results(Study(validate(values | {"seed": 1})), HEAVY, ask) is ROWS
+    pd.testing.assert_frame_equal(it.results(mine, HEAVY, own), ROWS)
+    assert it.results(mine, "07_not_full", ask) is ROWS
+    assert it.results(Study(validate(values | {"seed": 1})), HEAVY, ask) is ROWS
     assert len(asked) == 4
 
 
@@ -114,9 +100,9 @@ def test_a_published_run_from_other_inputs_is_not_shown(root, values):
         lambda: tiny_models.save(root / "world" / "control", seed=99),
         lambda: tiny_studies.label_table(seed=3).to_csv(root / "world" / "labels.csv"),
     ):
-        pd.testing.assert_frame_equal(results(Study(validate(values)), HEAVY, own), ROWS)
+        pd.testing.assert_frame_equal(it.results(Study(validate(values)), HEAVY, own), ROWS)
         spoil()
-        assert results(Study(validate(values)), HEAVY, lambda _: asked) is asked
+        assert it.results(Study(validate(values)), HEAVY, lambda _: asked) is asked
         prices.write_text(before)
         publish_full(root, values)
 
@@ -124,19 +110,19 @@ def test_a_published_run_from_other_inputs_is_not_shown(root, values):
 def test_published_results_are_not_recorded_as_a_run_s_own(root, values):
     mine = Study(validate(values))
     publish_full(root, values)
-    check(mine, HEAVY, results(mine, HEAVY, own))
+    check(mine, HEAVY, it.results(mine, HEAVY, own))
     check(mine, "06_light", ROWS)
     assert [path.stem for path in mine.run_dir.glob("metrics/*.json")] == ["06_light"]
 
 
 def test_it_is_said_whose_numbers_are_shown(root, values, monkeypatch):
-    monkeypatch.setitem(REDUCED, "n_queries", 100)
+    monkeypatch.setitem(it.REDUCED, "n_queries", 100)
     mine = Study(validate(values))
     n = mine.labels.n_queries
-    assert f"100 of the {n:,} queries" in provenance(mine, HEAVY)
-    assert "full=[8]" in provenance(mine, HEAVY)
+    assert f"100 of the {n:,} queries" in it.provenance(mine, HEAVY)
+    assert "full=[8]" in it.provenance(mine, HEAVY)
     full = Study(validate(values | {"full": [8]}))
-    assert provenance(full, HEAVY) == (
+    assert it.provenance(full, HEAVY) == (
         f"The numbers shown are this run's own, on all of its {n:,} queries."
     )
     for code, said in (
@@ -144,26 +130,26 @@ def test_it_is_said_whose_numbers_are_shown(root, values, monkeypatch):
         ({"version": "0.2.0", "stages": STAGES}, "prefill-router 0.2.0"),
     ):
         publish_full(root, values, versions={"python": "3.9.9"}, code=code)
-        assert provenance(mine, HEAVY) == (
+        assert it.provenance(mine, HEAVY) == (
             f"The numbers shown are those of the published full run (any), on all of its {n:,} "
             f"queries, computed by {said} with python 3.9.9."
         )
 
 
 def test_only_heavy_chapters_in_full_are_published_and_an_altered_file_is_refused(root):
-    out = publish(finished(root, "run", {"full": [8]})).parent
-    assert out == root / PUBLISHED / "run"
+    out = it.publish(finished(root, "run", {"full": [8]})).parent
+    assert out == root / it.PUBLISHED / "run"
     assert sorted(path.name for path in out.iterdir()) == [f"{HEAVY}.json", "manifest.json"]
-    pd.testing.assert_frame_equal(read_published(out, HEAVY), ROWS)
+    pd.testing.assert_frame_equal(it.read_published(out, HEAVY), ROWS)
     path = out / f"{HEAVY}.json"
     path.write_text(path.read_text().replace("0.5", "0.6"))
     with pytest.raises(InputError, match=r"08_heavy\.json is missing or not what was published"):
-        read_published(out, HEAVY)
+        it.read_published(out, HEAVY)
     path.unlink()
     with pytest.raises(InputError, match="missing"):
-        read_published(out, HEAVY)
+        it.read_published(out, HEAVY)
     with pytest.raises(InputError, match="no finished run"):
-        publish(root)
+        it.publish(root)
 
 
 def test_no_path_of_the_machine_is_published_but_the_content_is_identified(root):
@@ -180,15 +166,15 @@ def test_no_path_of_the_machine_is_published_but_the_content_is_identified(root)
     run = finished(root, "mine", given, rows, encoders=hashes)
     (root / "experiments").mkdir()
     (root / "experiments" / "mine.yaml").write_text("{encoder: org/model, embedding: org/model}")
-    manifest = read_json(publish(run))
+    manifest = read_json(it.publish(run))
     assert manifest["parameters"]["encoder"] == "org/model"
     assert manifest["parameters"]["encoders"] == ["b", "zoo/reader-s"]
     assert manifest["parameters"]["run_dir"] == "x"
     assert manifest["encoders"] == {"org/model": "h1", "b": "h2", "zoo/reader-s": "h3"}
-    published = read_published(root / PUBLISHED / "mine", HEAVY)
+    published = it.read_published(root / it.PUBLISHED / "mine", HEAVY)
     assert published["encoder"].tolist() == ["org/model"] * 2
     assert published["router"].tolist() == ["b", ""]
-    text = "".join(path.read_text() for path in (root / PUBLISHED / "mine").iterdir())
+    text = "".join(path.read_text() for path in (root / it.PUBLISHED / "mine").iterdir())
     assert "/mine" not in text
 
 
@@ -210,27 +196,27 @@ def test_pools_are_shown_as_published_and_the_missing_ones_say_how_to_run_them(r
     (root / "experiments").mkdir()
     (root / "experiments" / "zeroeval.yaml").write_text(experiment)
     given = yaml.safe_load(experiment) | {"encoder": "/mine/m", "embedding": "/mine/m"}
-    known = {"seconds": {CHAPTER: 90.0}, "encoders": {"/mine/m": "hash"}}
-    publish(finished(root, "zeroeval", given, OF_POOL, CHAPTER, **known))
-    pools, missing = published_pools(root)
+    known = {"seconds": {it.CHAPTER: 90.0}, "encoders": {"/mine/m": "hash"}}
+    it.publish(finished(root, "zeroeval", given, OF_POOL, it.CHAPTER, **known))
+    pools, missing = it.published_pools(root)
     assert list(pools) == ["zeroeval"]
     pd.testing.assert_frame_equal(pools["zeroeval"], OF_POOL)
-    assert len(missing) == len(POOLS) - 1
+    assert len(missing) == len(it.POOLS) - 1
     assert "experiments/mmlu_pro.yaml" in missing[0]
     assert "prefill-router publish runs/mmlu_pro." in missing[0]
-    row = one(pool_rows(pools), target="ZeroEval")
+    row = one(it.pool_rows(pools), target="ZeroEval")
     assert (row.router, row.estimate) == ("SharedTrunkNet", 0.1)
-    [line] = settings_table(root, list(pools)).to_dict("records")
+    [line] = it.settings_table(root, list(pools)).to_dict("records")
     assert line["encoder"] == "sentence-transformers/all-MiniLM-L6-v2"
     assert line["minutes of this chapter"] == 1.5
     assert (line["outer folds"], line["networks trained, kept"]) == (5, "10, 5")
-    others, missing = published_pools(root, "13_what_it_promises")
-    assert others == {} and len(pool_rows(others)) == 0 and settings_table(root, []).empty
+    others, missing = it.published_pools(root, "13_what_it_promises")
+    assert others == {} and len(it.pool_rows(others)) == 0 and it.settings_table(root, []).empty
     assert "ZeroEval: no results of chapter 13 are published." in missing[-1]
 
 
 def test_every_pool_has_an_experiment_that_asks_its_chapter_in_full():
-    for name in POOLS:
+    for name in it.POOLS:
         experiment = project_root() / "experiments" / f"{name}.yaml"
         assert yaml.safe_load(experiment.read_text())["full"] == [8, 13]
-    assert (project_root() / "notebooks" / f"{CHAPTER}.ipynb").exists()
+    assert (project_root() / "notebooks" / f"{it.CHAPTER}.ipynb").exists()

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import tiny_studies
-import torch
 
 from prefill_router.evaluation.results import one, select
 from prefill_router.evaluation.significance import DETECTABLE, HOLM, P_VALUE
@@ -9,35 +8,22 @@ from prefill_router.experiments import routers
 from prefill_router.experiments.comparison import apply_policies, held_out, route
 from prefill_router.experiments.contest import CHALLENGER, TRIED
 from prefill_router.experiments.router_comparison import DEVIATION, FRUGAL, router_comparison
-from prefill_router.experiments.routers import (
-    FINE_TUNED,
-    LOGISTIC,
-    PRIMARY,
-    SHUFFLED,
-    TFIDF,
-    network_predictions,
-    predictions,
-    router_names,
-)
 from prefill_router.metrics import gap_closed
-
-torch.set_num_threads(1)
-pytestmark = pytest.mark.usefixtures("own_artifacts")
 
 
 def all_routed(study, names):
     """Let logistic regression be the challenger."""
-    routed = {CHALLENGER: apply_policies(study, predictions(study, LOGISTIC))}
+    routed = {CHALLENGER: apply_policies(study, routers.predictions(study, routers.LOGISTIC))}
     return routed | {name: route(study, name) for name in names}
 
 
 @pytest.fixture(scope="module")
 def found(study):
-    return router_comparison(study, all_routed(study, router_names(study)))
+    return router_comparison(study, all_routed(study, routers.router_names(study)))
 
 
 def test_every_router_has_every_metric_once(study, found):
-    everyone = {CHALLENGER, *router_names(study)}
+    everyone = {CHALLENGER, *routers.router_names(study)}
     metrics = ["accuracy", "gap closed", "regret", "cost saving", "AUC", "Brier", "ECE", "AIQ"]
     for metric in [*metrics, f"gap closed{FRUGAL}"]:
         assert everyone <= set(select(found, metric=metric)["router"]), metric
@@ -51,9 +37,11 @@ def test_the_challengers_row_is_what_its_probabilities_choose(study, found):
     Y, rows = study.labels.correct[study.test_rows], np.arange(len(study.test_rows))
     best = held_out(study).best_single
     expected = gap_closed(Y[rows, choice].mean(), Y[rows, best].mean(), Y.max(axis=1).mean())
-    theirs, ours = (one(found, metric="gap closed", router=r) for r in (PRIMARY, CHALLENGER))
+    theirs, ours = (
+        one(found, metric="gap closed", router=r) for r in (routers.PRIMARY, CHALLENGER)
+    )
     assert ours.estimate == pytest.approx(expected)
-    pair = one(found, metric="gap closed", router=CHALLENGER, versus=PRIMARY)
+    pair = one(found, metric="gap closed", router=CHALLENGER, versus=routers.PRIMARY)
     assert pair.estimate == pytest.approx(ours.estimate - theirs.estimate, abs=1e-12)
 
 
@@ -62,36 +50,36 @@ def test_controls_are_no_hypotheses_and_holms_p_is_never_smaller(found):
         select(found, metric=metric, versus=None).set_index(["router", "versus"])["estimate"]
         for metric in (P_VALUE, HOLM)
     )
-    assert (PRIMARY, TFIDF) in p
-    assert (PRIMARY, SHUFFLED) not in p
+    assert (routers.PRIMARY, routers.TFIDF) in p
+    assert (routers.PRIMARY, routers.SHUFFLED) not in p
     assert (corrected >= p).all()
     resamples = p * 10_001 / 2  # however few the study has
     assert resamples[p < 1].to_numpy() == pytest.approx(resamples[p < 1].round().to_numpy())
     # the primary comparison is one hypothesis, in one family
-    assert (CHALLENGER, PRIMARY) in p
-    assert (PRIMARY, CHALLENGER) not in p
+    assert (CHALLENGER, routers.PRIMARY) in p
+    assert (routers.PRIMARY, CHALLENGER) not in p
     assert len(select(found, metric=DETECTABLE, versus=None)) == len(p)
 
 
 def test_seeds_and_configurations_are_reported(study, found):
-    by_seed = {f"seed {s}": p for s, p in enumerate(network_predictions(study))}
+    by_seed = {f"seed {s}": p for s, p in enumerate(routers.network_predictions(study))}
     each = held_out(study).likeliest(by_seed, only=("AUC", "Brier")).groupby("metric")["estimate"]
     for metric, deviation in each.std().items():
-        row = one(found, metric=f"{metric}, {DEVIATION}", router=PRIMARY)
+        row = one(found, metric=f"{metric}, {DEVIATION}", router=routers.PRIMARY)
         assert row.estimate == pytest.approx(deviation, abs=1e-12)
-    assert one(found, metric=TRIED, router=TFIDF).estimate == 5 * len(study.splits)
-    assert one(found, metric=TRIED, router=PRIMARY).estimate == len(study.splits)
+    assert one(found, metric=TRIED, router=routers.TFIDF).estimate == 5 * len(study.splits)
+    assert one(found, metric=TRIED, router=routers.PRIMARY).estimate == len(study.splits)
 
 
 def test_without_prices_or_a_second_network_what_needs_them_is_left_out(tmp_path):
     study = tiny_studies.study(tmp_path, prices="", untrained="", encoders=[], keep=1)
-    found = router_comparison(study, all_routed(study, (PRIMARY, TFIDF)))
+    found = router_comparison(study, all_routed(study, (routers.PRIMARY, routers.TFIDF)))
     assert not found["metric"].str.contains("cost|AUCCC|deviation|frugal").any()
     assert {"gap closed", "regret", P_VALUE} <= set(found["metric"])
 
 
 def test_fine_tuning_is_left_out_where_it_takes_too_long(study, monkeypatch):
-    assert FINE_TUNED in router_names(study, True)
-    assert FINE_TUNED not in router_names(study, False)
+    assert routers.FINE_TUNED in routers.router_names(study, True)
+    assert routers.FINE_TUNED not in routers.router_names(study, False)
     monkeypatch.setattr(routers, "CPU_EPOCH", 1)
-    assert FINE_TUNED not in router_names(study, True)
+    assert routers.FINE_TUNED not in routers.router_names(study, True)

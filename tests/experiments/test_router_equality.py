@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import tiny_studies
-import torch
 from tiny_studies import label_table
 
 from prefill_router.evaluation.results import one
@@ -11,9 +10,6 @@ from prefill_router.experiments.comparison import held_out, route
 from prefill_router.experiments.routers import PRIMARY, predictions
 from prefill_router.extraction.activations import Activations
 from prefill_router.router import Router
-
-torch.set_num_threads(1)
-pytestmark = pytest.mark.usefixtures("own_artifacts")
 
 
 def test_the_headline_router_is_the_saved_router_bit_for_bit(tmp_path):

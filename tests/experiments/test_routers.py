@@ -1,41 +1,21 @@
 import numpy as np
 import pytest
 import tiny_studies
-import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from tiny_studies import label_table
 
+from prefill_router.experiments import routers as it
 from prefill_router.experiments.fold import FoldFit
-from prefill_router.experiments.routers import (
-    CLUSTERS,
-    FINE_TUNED,
-    OWN,
-    PRIMARY,
-    RANDOM_FEATURES,
-    ROUTERS,
-    SHUFFLED,
-    TFIDF,
-    UNTRAINED,
-    RouterSpec,
-    network_predictions,
-    predictions,
-    router_names,
-    training_losses,
-)
 from prefill_router.recipe.calibration import fit_calibration
 from prefill_router.storage import STAGES
 from prefill_router.trunk import SharedTrunkEnsemble
 
-torch.set_num_threads(1)
 BEST_ENCODER = "SharedTrunkNet, best encoder per target"
 
 
-pytestmark = pytest.mark.usefixtures("own_artifacts")
-
-
 @pytest.fixture(scope="module")
-def study(own_artifacts, tmp_path_factory):
+def study(tmp_path_factory):
     return tiny_studies.study(tmp_path_factory.mktemp("study"))
 
 
@@ -52,11 +32,11 @@ def flipped(tmp_path_factory, study):
     return other
 
 
-@pytest.mark.parametrize("router", ROUTERS)
+@pytest.mark.parametrize("router", it.ROUTERS)
 def test_test_labels_never_influence_predictions_which_training_rows_have_none(
     study, flipped, router
 ):
-    [mine], [theirs] = predictions(study, router), predictions(flipped, router)
+    [mine], [theirs] = it.predictions(study, router), it.predictions(flipped, router)
     assert np.array_equal(mine, theirs, equal_nan=True)
     assert mine.shape == study.labels.correct.shape
     train = np.isin(np.arange(len(mine)), study.splits[0].train)
@@ -64,9 +44,9 @@ def test_test_labels_never_influence_predictions_which_training_rows_have_none(
     assert ((mine[~train] >= 0) & (mine[~train] <= 1)).all()
 
 
-@pytest.mark.parametrize("router", [PRIMARY, TFIDF])
+@pytest.mark.parametrize("router", [it.PRIMARY, it.TFIDF])
 def test_every_router_is_calibrated_on_validation_rows(study, router):
-    [raw], [p] = (predictions(study, router, calibrated=c) for c in (False, True))
+    [raw], [p] = (it.predictions(study, router, calibrated=c) for c in (False, True))
     v, labels = study.splits[0].validation, study.labels
     map_ = fit_calibration(raw[v], labels.correct[v], labels.group[v])
     known = [*v, *study.test_rows]
@@ -77,8 +57,11 @@ def test_routers_learn_what_there_is_and_nothing_from_shuffled_labels(tmp_path):
     study = tiny_studies.study(tmp_path, label_table(1200), encoders=[])
     rows, Y = study.test_rows, study.labels.correct[study.test_rows]
     learned, shuffled = (
-        [roc_auc_score(y, p) for y, p in zip(Y.T, predictions(study, name)[0][rows].T, strict=True)]
-        for name in (PRIMARY, SHUFFLED)
+        [
+            roc_auc_score(y, p)
+            for y, p in zip(Y.T, it.predictions(study, name)[0][rows].T, strict=True)
+        ]
+        for name in (it.PRIMARY, it.SHUFFLED)
     )
     assert min(learned[:2]) > 0.75
     assert np.mean(shuffled) == pytest.approx(0.5, abs=0.08)
@@ -89,8 +72,8 @@ def test_missing_labels_and_a_target_always_right_are_no_obstacle(tmp_path):
     table = table[np.random.default_rng(0).random(len(table)) > 0.3]
     study = tiny_studies.study(tmp_path, table)
     assert np.isnan(study.labels.correct).any()
-    for router in router_names(study):
-        [p] = predictions(study, router)
+    for router in it.router_names(study):
+        [p] = it.predictions(study, router)
         assert not np.isnan(p[study.test_rows]).any(), router
 
 
@@ -100,11 +83,11 @@ def test_missing_labels_and_a_target_always_right_are_no_obstacle(tmp_path):
 def test_a_router_is_fitted_again_for_another_version_study_or_encoder(study, monkeypatch):
     fits = []
 
-    def fit(it):
-        fits.append(it.fold)
-        return np.full(it.labels.correct.shape, 0.5)
+    def fit(fold):
+        fits.append(fold.fold)
+        return np.full(fold.labels.correct.shape, 0.5)
 
-    small, mine = study.like(n_queries=60), RouterSpec("mine", fit)
+    small, mine = study.like(n_queries=60), it.RouterSpec("mine", fit)
     for change in (
         {}, {"seed": 1}, {"dimensions": [3]}, {"n_seeds": 3}, {"keep": 1}, {"criterion": "J"},
         {"inner_folds": 4}, {"layers": "upper"}, {"poolings": ["mean"]},
@@ -112,26 +95,26 @@ def test_a_router_is_fitted_again_for_another_version_study_or_encoder(study, mo
     ):  # fmt: skip
         del fits[:]
         for _ in range(2):
-            predictions(small.like(**change), mine)
+            it.predictions(small.like(**change), mine)
         assert fits == [0], change
-    predictions(small, mine, study.parameters.encoders)
+    it.predictions(small, mine, study.parameters.encoders)
     monkeypatch.setitem(STAGES, "experiments", 99)
-    predictions(small, mine)
+    it.predictions(small, mine)
     assert fits == [0] * 3
 
 
 def test_networks_kept_are_those_that_predicted(study):
-    it, by_network = FoldFit(study, 0, [study.parameters.encoder]), network_predictions(study)
-    x, train, labels = it.features(), it.split.train, study.labels
+    fold, by_network = FoldFit(study, 0, [study.parameters.encoder]), it.network_predictions(study)
+    x, train, labels = fold.features(), fold.split.train, study.labels
     ensemble = SharedTrunkEnsemble(2, 2).fit(x[train], labels.correct[train], labels.group[train])
     np.testing.assert_allclose(by_network, ensemble.predict_each(x[study.test_rows]), atol=1e-5)
-    *losses, kept = training_losses(study)
+    *losses, kept = it.training_losses(study)
     assert kept == ensemble.kept_
     for s, history in enumerate(ensemble.histories_):
         for found, part in zip(losses, ("train", "validation"), strict=True):
             np.testing.assert_allclose(found[s], history[part], atol=1e-6)
     assert not np.allclose(by_network[0], by_network[1])
-    whole = study.over_folds(predictions(study, PRIMARY, calibrated=False))
+    whole = study.over_folds(it.predictions(study, it.PRIMARY, calibrated=False))
     np.testing.assert_allclose(by_network.mean(axis=0), whole, atol=1e-12)
 
 
@@ -140,22 +123,22 @@ def test_networks_kept_are_those_that_predicted(study):
 
 def test_routers_read_the_encoders_they_name_or_are_left_out(study):
     p = study.parameters
-    read = {name: spec.reads(study) for name, spec in ROUTERS.items()}
-    assert read[PRIMARY] == [p.encoder] and read[UNTRAINED] == [p.untrained]
+    read = {name: spec.reads(study) for name, spec in it.ROUTERS.items()}
+    assert read[it.PRIMARY] == [p.encoder] and read[it.UNTRAINED] == [p.untrained]
     assert read[BEST_ENCODER] == [*p.encoders, p.encoder]
-    assert read[CLUSTERS] == []  # of latent semantics
-    assert router_names(study, full=True) == list(ROUTERS)
-    slow = set(ROUTERS) - set(router_names(study))
-    assert len(slow) == 6 and {RANDOM_FEATURES, FINE_TUNED} < slow
-    for change, lost in (({"untrained": ""}, UNTRAINED), ({"encoders": []}, BEST_ENCODER)):
-        assert set(ROUTERS) - set(router_names(study.like(**change), full=True)) == {lost}
+    assert read[it.CLUSTERS] == []  # of latent semantics
+    assert it.router_names(study, full=True) == list(it.ROUTERS)
+    slow = set(it.ROUTERS) - set(it.router_names(study))
+    assert len(slow) == 6 and {it.RANDOM_FEATURES, it.FINE_TUNED} < slow
+    for change, lost in (({"untrained": ""}, it.UNTRAINED), ({"encoders": []}, BEST_ENCODER)):
+        assert set(it.ROUTERS) - set(it.router_names(study.like(**change), full=True)) == {lost}
 
 
 def test_own_features_are_those_chosen_for_the_target_alone(study):
-    it, Y = FoldFit(study, 0, ROUTERS[OWN].reads(study)), study.labels.correct
-    train, v, test = it.split.train, it.split.validation, it.split.test
-    [p] = predictions(study, OWN, calibrated=False)
-    for k, f in enumerate(it.reduced(it.choices)):
+    fold, Y = FoldFit(study, 0, it.ROUTERS[it.OWN].reads(study)), study.labels.correct
+    train, v, test = fold.split.train, fold.split.validation, fold.split.test
+    [p] = it.predictions(study, it.OWN, calibrated=False)
+    for k, f in enumerate(fold.reduced(fold.choices)):
         fits = []
         for C in (0.001, 0.01, 0.1, 1):
             model = LogisticRegression(C=C, tol=1e-8, max_iter=1000).fit(f[train], Y[train, k])

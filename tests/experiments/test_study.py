@@ -24,10 +24,6 @@ from prefill_router.probes import probe_layers
 from prefill_router.recipe import fit_recipe
 from prefill_router.storage import read_json
 
-torch.set_num_threads(1)
-pytestmark = pytest.mark.usefixtures("own_artifacts")
-
-
 # -- the run directory ---------------------------------------------------------------------------
 
 
