@@ -98,7 +98,10 @@ class Labels:
                 raise InputError(f"Unknown target {name!r}: {source} has none of that name.{hint}")
         if len(set(names)) < len(names):
             raise InputError(f"targets: a target is named twice among {', '.join(names)}.")
-        _check_count(names, source, at_least)
+        if len(names) < at_least:
+            wanted = "one target" if at_least == 1 else f"{at_least} targets"
+            given = f"only {names[0]!r}" if len(names) else "none"
+            raise InputError(f"{source}: at least {wanted} must be there, and there is {given}.")
         columns = [self.targets.index(name) for name in names]
         kept = {matrix: getattr(self, matrix)[:, columns] for matrix in ("correct", *AMOUNTS)}
         return replace(self, targets=tuple(names), **kept)
@@ -289,13 +292,6 @@ CELLS = {
     "split": (_part, f"one of {', '.join(PARTS)}"),
 }
 """How the cells of a long table are read, and what they must be."""
-
-
-def _check_count(targets: Sequence[str], name: str, at_least: int) -> None:
-    if len(targets) < at_least:
-        wanted = "one target" if at_least == 1 else f"{at_least} targets"
-        given = f"only {targets[0]!r}" if len(targets) else "none"
-        raise InputError(f"{name}: at least {wanted} must be there, and there is {given}.")
 
 
 def _assemble(table: pd.DataFrame, name: str) -> Labels:

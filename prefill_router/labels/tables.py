@@ -8,6 +8,7 @@ import io
 import json
 import math
 import os
+import re
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -214,25 +215,15 @@ def _from_file(path: Path) -> pd.DataFrame:
             raise ValueError("it is a Git LFS pointer; fetch the file with `git lfs pull`")
         if kind == ".parquet":
             return _from_arrow(parquet.read_table(pa.BufferReader(raw)))
-        text = _decoded(gzip.decompress(raw) if kind == ".csv.gz" else raw)
+        text = (gzip.decompress(raw) if kind == ".csv.gz" else raw).decode("utf-8-sig")
+        if not text.strip():
+            raise ValueError("it is empty")
         return _from_csv(text) if kind in WRITTEN else _from_json(text, kind)
     except (EOFError, zlib.error, csv.Error, ValueError, OSError) as error:
         raise InputError(
-            f"{path} cannot be read as {kind} (damaged, cut short or of another format?): {error}"
+            f"{path} cannot be read as {kind} (damaged, cut short, of another format, or not saved "
+            f"as UTF-8?): {error}"
         ) from error
-
-
-def _decoded(raw: bytes) -> str:
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw[: error.start].count(b"\n") + 1
-        raise ValueError(
-            f"it is not UTF-8 text (byte 0x{raw[error.start]:02x} in line {line}); save it as UTF-8"
-        ) from None
-    if not text.strip():
-        raise ValueError("it is empty")
-    return text
 
 
 def _from_arrow(table: pa.Table) -> pd.DataFrame:
@@ -253,12 +244,9 @@ def _from_csv(text: str) -> pd.DataFrame:
 
 
 def _from_json(text: str, kind: str) -> pd.DataFrame:
-    records = json.loads(text) if kind == ".json" else []
-    for number, line in enumerate(text.split("\n") if kind == ".jsonl" else [], start=1):
-        try:
-            records += [json.loads(line)] if line.strip() else []
-        except json.JSONDecodeError as error:
-            raise ValueError(f"line {number} is not a JSON value ({error.msg}).") from None
+    if kind == ".jsonl":  # as one list, so that an error tells the line
+        text = "[" + re.sub(r"\n\s*", ",\n", text.strip()) + "]"
+    records = json.loads(text)
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
         raise ValueError("expected objects, a list of them in .json, one a line in .jsonl.")
     if "\\ud" in text.lower():  # half a surrogate pair is valid JSON, but no text

@@ -88,7 +88,7 @@ def test_write_table_round_trip_and_same_bytes(tmp_path, name):
     [
         ("t.parquet", CSV, "cannot be read as .parquet.*another format"),
         ("t.csv.gz", CSV, "Not a gzipped file"),
-        ("t.csv", gzip.compress(CSV, mtime=0), "not UTF-8"),
+        ("t.csv", gzip.compress(CSV, mtime=0), "not saved as UTF-8"),
         ("t.json", CSV, "cannot be read as .json"),
         ("t.csv", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
         ("t.xlsx", CSV, "must end in"),
@@ -99,10 +99,10 @@ def test_write_table_round_trip_and_same_bytes(tmp_path, name):
         ("t.csv", b"query_id;model\nq1;a\n", "header has no comma, but ';'; save it with commas"),
         ("t.csv", b'a,b\n1,"2\n', "cannot be read"),
         ("t.csv", b"a,a\n1,2\n", "two columns named 'a'"),
-        ("t.csv", "a,b\n1,2\n3,é\n".encode("latin-1"), r"0xe9 in line 3\); save .* as UTF-8"),
+        ("t.csv", "a,b\n1,2\n3,é\n".encode("latin-1"), "not saved as UTF-8.*0xe9 in position 10"),
         ("t.csv.gz", gzip.compress(CSV * 99, mtime=0)[:60], "cannot be read"),
         ("t.json", b'{"a": 1}', "expected objects"),
-        ("t.jsonl", b'{"a": 1}\n{"a": 2\n', "line 2"),
+        ("t.jsonl", b'{"a": 1}\n{"a" 2}\n{"a": 3}', "line 2"),
         ("t.json", rb'[{"a": "\ud800"}]', "surrogates not allowed"),
     ],
 )

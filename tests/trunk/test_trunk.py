@@ -90,14 +90,6 @@ def test_one_sided_and_unlabelled_targets(rng):
     np.testing.assert_array_equal(p[:, 1], 0.5)
 
 
-def test_a_missing_label_is_not_a_wrong_answer(rng):
-    X, Y = data(rng, missing=0)
-    asked = rng.random(200) < 0.5
-    model = SharedTrunkEnsemble(**{**SMALL, "max_epochs": 40, "learning_rate": 1e-2})
-    p = model.fit(X, np.where(asked[:, None] & (Y == 0), np.nan, 1.0)).predict_proba(X)
-    assert p.min() > 0.8
-
-
 def test_each_network_has_its_own_predictions_and_held_out_rows(rng):
     X, Y = data(rng)
     groups = np.arange(200) // 4
