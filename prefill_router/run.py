@@ -126,10 +126,9 @@ def check_inputs(study: Study) -> dict[str, Any]:
     p, inputs = study.parameters, identify(study)
     for encoder in inputs["encoders"]:
         config = text_config(study.source(encoder))
-        n_layers = getattr(config, "num_hidden_layers", None)
         try:
             check_max_tokens(p.max_tokens, config_limit(config))
-            if encoder == p.encoder and n_layers:
+            if encoder == p.encoder and (n_layers := getattr(config, "num_hidden_layers", None)):
                 check_layers(p.layers, n_layers)
         except InputError as error:
             raise InputError(f"{encoder}: {error}") from None
@@ -160,7 +159,7 @@ def _committed() -> list[str]:
     """
     root, package = project_root(), Path(__file__).parent
     paths = [root / EXPECTED, *sorted((root / PUBLISHED).glob("*/*.json"))]
-    paths += sorted(p for kind in ("parquet", "csv", "j2") for p in package.rglob(f"*.{kind}"))
+    paths += sorted(p for p in package.rglob("*") if p.suffix in (".parquet", ".csv", ".j2"))
     return [file_hash(path) for path in paths if path.exists()]
 
 
@@ -184,15 +183,11 @@ def _execute(notebook: Path, run_dir: Path, given: dict, state: str) -> str:
             extra_arguments=["--IPKernelApp.log_level=50"],  # kernels talk of their sockets
         )  # fmt: skip
     except (papermill.PapermillExecutionError, DeadKernelError) as error:
-        fault = (
-            "its kernel died, most often for want of memory; take fewer queries (n_queries) or "
-            "layers if it dies again"
-            if isinstance(error, DeadKernelError)
-            else f"{error.ename}: {error.evalue} (cell {error.exec_count}; see {out})"
-        )
+        fault = "its kernel died, most often for want of memory: take fewer queries (n_queries)"
+        if isinstance(error, papermill.PapermillExecutionError):
+            fault = f"{error.ename}: {error.evalue} (cell {error.exec_count}; see {out})"
         raise InputError(
-            f"{notebook.name} failed: {fault}. Mend the cause and run again: what was computed is "
-            "kept."
+            f"{notebook.name} failed: {fault}. Mend it and run again: what was computed is kept."
         ) from None
     clean(out)
     seconds = round(time.monotonic() - start, 1)
@@ -227,7 +222,7 @@ def refresh_notebooks() -> list[Path]:
     run_experiment(defaults, "")  # again, with the verdicts; artifacts are found
     for notebook in notebooks():
         shutil.copyfile(run_dir / "notebooks" / notebook.name, notebook)
-    figure = project_root() / "book" / "_static" / "headline.png"
-    values = headline(project_root() / HEADLINE_NOTEBOOK)
-    figure.write_bytes(base64.b64decode(values["headline_figure"]))
+    root = project_root()
+    figure = root / "book" / "_static" / "headline.png"
+    figure.write_bytes(base64.b64decode(headline(root / HEADLINE_NOTEBOOK)["headline_figure"]))
     return [*notebooks(), expected, figure]

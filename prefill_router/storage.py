@@ -188,7 +188,7 @@ class Store:
         Raises
         ------
         InputError
-            If the artifact on disk is not what its manifest says.
+            If the manifest or a file is missing, or a file was altered or cut short.
         """
         key = {**key, "versions": versions(stage)}
         directory = self.path(kind, key)
@@ -203,24 +203,11 @@ class Store:
                 write_json(made / MANIFEST, {"kind": kind, "key": key, "files": hashes})
                 with contextlib.suppress(OSError):  # another process finished the same one first
                     os.replace(made, directory)
-        verify(directory)
+        for name, expected in read_json(directory / MANIFEST)["files"].items():
+            path = directory / name
+            if not path.is_file() or file_hash(path) != expected:
+                raise InputError(
+                    f"{path} is missing or is not the file that was written (its hash differs "
+                    f"from {MANIFEST}); delete {directory} to have it made again."
+                )
         return directory
-
-
-def verify(directory: Path) -> dict[str, Any]:
-    """Compare an artifact's files with the hashes in its manifest, and return the manifest.
-
-    Raises
-    ------
-    InputError
-        If the manifest or a file is missing, or a file was altered or cut short.
-    """
-    manifest = read_json(directory / MANIFEST)
-    for name, expected in manifest["files"].items():
-        path = directory / name
-        if not path.is_file() or file_hash(path) != expected:
-            raise InputError(
-                f"{path} is missing or is not the file that was written "
-                f"(its hash differs from {MANIFEST}); delete {directory} to have it made again."
-            )
-    return manifest

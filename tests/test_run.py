@@ -139,24 +139,21 @@ def test_what_changed_runs_again_with_all_that_may_rest_on_it(root, values, monk
         return executed
 
     monkeypatch.setattr(chain.papermill, "execute_notebook", execute)
-    assert rerun() == BOTH
-    assert rerun() == []
-    write_notebook(root, "02_second", "print(2)")
-    assert rerun() == ["02_second"]
-    write_notebook(root, "01_first", "print(1)")
-    assert rerun() == BOTH
-    (root / "runs/mine/notebooks/01_first.ipynb").unlink()
-    assert rerun() == ["01_first"]
-    assert rerun(device="auto") == BOTH  # the same study, on another device
-    assert rerun() == BOTH
-    # committed expectations decide what the notebooks say
-    write_json(root / "experiments" / "expectations.json", {})
-    assert rerun() == BOTH
     prices = root / "world" / "prices.csv"
-    prices.write_text(prices.read_text().replace("40.0", "41.0"))
-    assert rerun() == BOTH  # other contents of the same name
-    monkeypatch.setitem(STAGES, "trunk", STAGES["trunk"] + 1)
-    assert rerun() == BOTH
+    other = prices.read_text().replace("40.0", "41.0")
+    assert rerun() == BOTH and rerun() == []
+    for change, again in (
+        (lambda: write_notebook(root, "02_second", "print(2)"), ["02_second"]),
+        (lambda: write_notebook(root, "01_first", "print(1)"), BOTH),
+        ((root / "runs/mine/notebooks/01_first.ipynb").unlink, ["01_first"]),
+        (lambda: rerun(device="auto"), BOTH),  # the same study, on another device
+        # committed expectations decide what the notebooks say
+        (lambda: write_json(root / "experiments" / "expectations.json", {}), BOTH),
+        (lambda: prices.write_text(other), BOTH),  # other contents of the same name
+        (lambda: monkeypatch.setitem(STAGES, "trunk", STAGES["trunk"] + 1), BOTH),
+    ):
+        change()
+        assert rerun() == again
     # one stopped half way is not taken for the one that ran before
     second = root / "notebooks" / "02_second.ipynb"
     whole = second.read_bytes()

@@ -59,12 +59,11 @@ def collect(p: Loop) -> Said:
         "uncertain_usd": done.uncertain_usd,
         "problems": done.problems,
     }
-    spent = f"{done.spent_usd:.6f} USD spent"
-    if done.uncertain_usd:
-        spent += f", up to {done.uncertain_usd:.6f} more for answers that were lost"
+    lost = f", up to {done.uncertain_usd:.6f} more for answers that were lost"
     return found, [
         *(f"{name}: {value:.1%} correct" for name, value in found["accuracy"].items()),
-        f"{found['n_labels']} labels in {p.labels}, {found['n_missing']} missing; {spent}.",
+        f"{found['n_labels']} labels in {p.labels}, {found['n_missing']} missing; "
+        f"{done.spent_usd:.6f} USD spent{lost * bool(done.uncertain_usd)}.",
     ]
 
 
@@ -156,12 +155,10 @@ def add_target(
     n, n_seen = data.n_queries, int(before.is_seen(data).sum())
     wider, metrics = before.add_target(data, p.price_table(), seed=p.seed)
     wider.save_pretrained(out)
-    counts = f"{n:,} queries; the router was fitted to {n_seen:,} of them"
-    if n_seen:
-        counts += ", of which it predicts the other targets too well: better label new ones"
+    better = ", of which it predicts the other targets too well: better label new ones"
     found = {"router": str(out), "targets": wider.targets, "n": n, "n_seen": n_seen}
     return found | {"metrics": records(metrics)}, [
-        f"{counts}.",
+        f"{n:,} queries; the router was fitted to {n_seen:,} of them{better * bool(n_seen)}.",
         *(
             f"{row.metric} of {row.router}{row.versus and f' versus {row.versus}'} for {name}: "
             f"{format_interval(row, 'value')} (n = {row.n})"

@@ -1,9 +1,7 @@
-import json
-
 import pandas as pd
 import pytest
 import tiny_models
-from fault_server import FaultyHandler, faulty
+from fault_server import faulty
 
 from prefill_router.answers import generation as module
 from prefill_router.answers.collect import collect_labels
@@ -185,18 +183,11 @@ def test_a_corrected_price_moves_every_cost_and_nothing_that_was_charged(
     assert server.asked == dict.fromkeys(questions, 1)
 
 
-def test_answers_that_were_cut_off_are_counted(saved, queries, tmp_path, counted, monkeypatch):
+def test_answers_that_were_cut_off_are_counted(saved, queries, tmp_path, counted):
     server, endpoint = counted
-    plain = FaultyHandler.answer
-
-    def cuts_some(self, content):
-        status, body = plain(self, content)
-        if json.loads(content)["messages"][-1]["content"] in QUESTIONS[:3]:
-            body["choices"][0]["finish_reason"] = "length"
-        return status, body
-
-    monkeypatch.setattr(FaultyHandler, "answer", cuts_some)
-    server.faults = {QUESTIONS[5]: [(400, {}, "no")]}
+    cut_off = b'{"choices": [{"message": {"content": "so"}, "finish_reason": "length"}]}'
+    server.faults = {question: [cut_off] for question in QUESTIONS[:3]}
+    server.faults[QUESTIONS[5]] = [(400, {}, "no")]
     local, remote, refusal = collect([saved[0], endpoint], queries, tmp_path / "l.csv").problems
     tokens = generate(*load_target(resolve(saved[0])), QUESTIONS, SHORT)[1]
     assert local.startswith(f"{saved[0]}: {(tokens == 6).sum()} of 20 answers are as long")
