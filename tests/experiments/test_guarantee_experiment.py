@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tiny_studies
@@ -108,27 +110,19 @@ def test_without_prices_only_the_likeliest_target_can_be_certified(tmp_path, fol
     assert not needed.duplicated(["metric", "router", "x"]).any()
 
 
-def pool(n=1500):
-    """A cheap, a middling and a dear target, and what is known of them."""
-    rng = np.random.default_rng(0)
-    logits = np.array([-0.4, 0.1, 0.5]) + rng.normal(size=(n, 1)) + rng.normal(size=(n, 3))
-    believed = logits + 2 * rng.normal(size=logits.shape)
-    truth, p = (1 / (1 + np.exp(-z)) for z in (logits, believed))
-    correct, cost = (rng.random((n, 3)) < truth).astype(float), np.array([1.0, 3.0, 9.0])
-    return Evaluation(correct, cost, np.arange(n) // 2, 2, "abc"), p
-
-
-def test_fewer_labels_certify_less():
-    at, p = pool()
-    table = it.labels_needed(at, p, (0.001, 0.1), (0.05, 1.0), 5)
-    assert table["groups"].tolist() == [38, 750, 38, 750]
-    assert table["queries"].tolist() == [76, 1500, 76, 1500]
+def test_fewer_labels_certify_less(study, knowing):
+    at = replace(held_out(study).complete()[1], best_single=0)
+    p = at.join(knowing)
+    table = it.labels_needed(at, p, (0.001, 0.2), (0.05, 1.0), 5)
+    n_groups = len(set(at.groups))
+    assert table["groups"].tolist() == 2 * [round(0.05 * n_groups), n_groups]
+    assert table["queries"].tolist()[1::2] == 2 * [len(p)]
     few, all_, _, generous = table.to_dict("records")
     assert few["certified"] < 1 and np.isnan(few["tau"]) == (few["certified"] == 0)
-    assert generous["certified"] == 1 and generous["tau"] > 0 and 1 <= generous["cost"] <= 9
-    assert not all_["tau"] > generous["tau"]
-    once = it.labels_needed(at, p, (0.1,), (1.0,), taus=(0.0,))
-    assert once[["certified", "tau"]].to_numpy().tolist() == [[1.0, 0.0]]
+    assert generous["certified"] == 1 and not all_["tau"] > generous["tau"] > 0
+    chosen = np.arange(len(p)), policy.tolerance(p, at.cost, generous["tau"])
+    known = at.correct[chosen].mean(), at.cost[chosen].mean()
+    assert (generous["accuracy"], generous["cost"]) == pytest.approx(known)
     at.correct[8:, 1] = np.nan
-    few = it.labels_needed(at, p, (0.05,))
-    assert few["groups"].tolist() == [1, 1, 2, 4] and few["queries"].iloc[-1] == 8  # one at least
+    few = it.labels_needed(at, p, (0.05,), taus=(0.0,))
+    assert few["groups"].iloc[0] == 1 and few["queries"].iloc[-1] == 8  # one at least

@@ -10,12 +10,7 @@ from prefill_router.errors import InputError
 from prefill_router.evaluation.results import one
 from prefill_router.extraction import extract
 from prefill_router.labels.splits import make_splits
-from prefill_router.report.router_page import (
-    detailed,
-    failure_table,
-    share_table,
-    write_page,
-)
+from prefill_router.report.router_page import detailed, failure_table, share_table, write_page
 from prefill_router.router import Router
 from prefill_router.router.measurement import choices_of
 

@@ -1,7 +1,6 @@
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
+from scipy.special import expit
 from scipy.stats import binom, binomtest
 
 from prefill_router import policy
@@ -82,47 +81,32 @@ def test_incomplete_rows_are_left_out_and_levels_are_checked():
             certify(at, p, **bad)
 
 
-TAUS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4)
-
-
-@dataclass(frozen=True)
-class World:
-    """Queries of known P(correct), (M, K), what a router believes it is, and costs (K,)."""
-
-    truth: np.ndarray
-    p: np.ndarray
-    cost: np.ndarray
-
-    @property
-    def best_single(self):
-        return int(self.truth.mean(axis=0).argmax())
-
-    def losses(self):
-        """By how much each of `TAUS` is less accurate than the best single target."""
-        rows, best = np.arange(len(self.p)), self.truth[:, self.best_single].mean()
-        chosen = (policy.tolerance(self.p, self.cost, tau) for tau in TAUS)
-        return np.array([best - self.truth[rows, choice].mean() for choice in chosen])
+TAUS, COST = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4), np.array([1.0, 3.0, 9.0])
 
 
 @pytest.fixture(scope="module")
 def world():
-    """A cheap, a middling and a dear target, the dearer the better; a router half knows them."""
+    """True P(correct) of a cheap, a middling and a dear target, what a router believes, losses.
+
+    The dearer the better; the losses are those of each of `TAUS` against the dearest.
+    """
     rng = np.random.default_rng(0)
     logits = np.array([-0.4, 0.1, 0.5]) + rng.normal(size=(5000, 1)) + rng.normal(size=(5000, 3))
-    believed = logits + 2 * rng.normal(size=logits.shape)
-    return World(*(1 / (1 + np.exp(-z)) for z in (logits, believed)), np.array([1.0, 3.0, 9.0]))
+    truth, p = (expit(z) for z in (logits, logits + 2 * rng.normal(size=logits.shape)))
+    chosen = (policy.tolerance(p, COST, tau) for tau in TAUS)
+    right = [truth[np.arange(5000), choice].mean() for choice in chosen]
+    return truth, p, truth[:, 2].mean() - np.array(right)
 
 
 def simulate(world, max_loss, confidence, repetitions):
     """Draw 800 held-out labels again and again: how often is a promise given, how often wrong?"""
-    losses, rng = world.losses(), np.random.default_rng(0)
+    (truth, p, losses), rng = world, np.random.default_rng(0)
+    how = {"max_loss": max_loss, "confidence": confidence, "taus": TAUS}
     given = wrong = 0
     for _ in range(repetitions):
-        rows = rng.integers(len(world.p), size=800)
-        correct = (rng.random((800, 3)) < world.truth[rows]).astype(float)
-        at = Evaluation(correct, world.cost, None, world.best_single, "abc")
-        how = {"max_loss": max_loss, "confidence": confidence, "taus": TAUS}
-        promise = certify(at, world.p[rows], **how)
+        rows = rng.integers(len(p), size=800)
+        correct = (rng.random((800, 3)) < truth[rows]).astype(float)
+        promise = certify(Evaluation(correct, COST, None, 2, "abc"), p[rows], **how)
         if promise.tau is not None:
             given += 1
             wrong += bool((losses[np.array(TAUS) <= promise.tau] > max_loss).any())
@@ -132,8 +116,8 @@ def simulate(world, max_loss, confidence, repetitions):
 @pytest.mark.parametrize(("place", "confidence"), [(3, 0.8), (4, 0.95)])
 def test_promises_are_broken_at_most_as_often_as_they_may_be(world, place, confidence):
     """A tolerance that loses just more than allowed is certified with probability alpha at most."""
-    given, wrong = simulate(world, world.losses()[place] - 1e-9, confidence, 250)
-    losses = world.losses()
+    losses = world[2]
+    given, wrong = simulate(world, losses[place] - 1e-9, confidence, 250)
     assert losses[0] < 0 < losses[3] and (np.diff(losses) > 0).all()
     assert given > 50  # or else it would be right by saying nothing
     assert binomtest(wrong, 250, 1 - confidence, "greater").pvalue > 0.01
@@ -142,5 +126,5 @@ def test_promises_are_broken_at_most_as_often_as_they_may_be(world, place, confi
 def test_the_simulation_catches_a_test_that_is_not_valid(world, monkeypatch):
     """Point estimates in place of p-values are wrong about half of the time."""
     monkeypatch.setattr(guarantee, "p_value", lambda gains, d: float(gains.mean() <= -d))
-    wrong = simulate(world, world.losses()[3] - 1e-9, 0.95, 100)[1]
+    wrong = simulate(world, world[2][3] - 1e-9, 0.95, 100)[1]
     assert wrong > 30 and binomtest(wrong, 100, 0.05, "greater").pvalue < 0.01

@@ -1,7 +1,6 @@
 """A router's directory as a stranger might send it: nothing runs, and what is wrong is said."""
 
 import hashlib
-import itertools
 import json
 import os
 import pickle
@@ -53,7 +52,7 @@ def refused(directory, match):
 def test_pickles_are_never_opened(saved, tmp_path):
     mark = tmp_path / "pickle was run"
     trap = pickle.dumps(Trap(mark))
-    for name in ("model.pkl", "pytorch_model.bin", "tokenizer-0.json"):
+    for name in ("model.pkl", "pytorch_model.bin", "tokenizer-0.json", CARD):
         (saved / name).write_bytes(trap)
     Router.from_pretrained(saved)  # what is not part of a router is not looked at
     rewrite(saved, tensors=trap)
@@ -153,13 +152,6 @@ def test_a_tokenizer_neither_cuts_nor_pads_what_it_counts():
     assert len(counted.encode("abcdef").ids) == whole
 
 
-def test_the_card_is_not_parsed(saved):
-    pairs = itertools.pairwise("abcdefghijklmnopqrst")
-    bomb = "a: &a [x, x]\n" + "".join(f"{c}: &{c} [*{p}, *{p}]\n" for p, c in pairs)
-    (saved / CARD).write_text(f"---\n{bomb}run: !!python/object/apply:os.system ['false']\n---\n")
-    Router.from_pretrained(saved)
-
-
 def set_to(*path_and_value):
     *path, last, value = path_and_value
     return lambda config: reduce(getitem, path, config).__setitem__(last, value)
@@ -197,13 +189,11 @@ def test_configs_that_say_something_else_are_refused(saved, change, match):
     refused(saved, match)
 
 
-def test_an_encoder_that_is_a_path_elsewhere_is_no_encoder(saved, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+def test_an_encoder_that_is_a_path_elsewhere_is_no_encoder(saved):
     for name, match in (
         ("../../secrets", "no such directory"),
         ("/etc", "no config.json in"),
         ("zoo/../../secrets", "no model"),
-        ("$(touch x)", "hub"),
     ):
         rewrite(saved, set_to("encoder", "name", name))
         refused(saved, match)
@@ -229,15 +219,12 @@ def test_tensors_of_other_types_shapes_and_values_are_refused(saved, name, make,
 
 
 def test_tensors_that_are_none_or_altered_are_noticed(saved):
-    content = (saved / TENSORS).read_bytes()
-    (saved / TENSORS).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    content = bytearray((saved / TENSORS).read_bytes())
+    content[-1] ^= 1
+    (saved / TENSORS).write_bytes(content)
     refused(saved, "its hash differs")
-    for dtype, shape, end in (
-        ("F32", [2**62, 2**62], 8),
-        ("F32", [10**12], 4 * 10**12),
-        ("PICKLE", [2], 8),
-    ):
-        header = {"centre": {"dtype": dtype, "shape": shape, "data_offsets": [0, end]}}
+    for shape, end in (([2**62, 2**62], 8), ([10**12], 4 * 10**12)):
+        header = {"centre": {"dtype": "F32", "shape": shape, "data_offsets": [0, end]}}
         text = json.dumps(header).encode()
         rewrite(saved, tensors=struct.pack("<Q", len(text)) + text + bytes(8))
         refused(saved, "no safetensors file|unexpected|lacks")
