@@ -81,9 +81,7 @@ def test_auccc_golden():
     # frontier of the targets: 0 to .2 over [1, 2], .2 to .4 over [2, 5]
     # frontier of both: (1, .4) (2, .6) (3, .8); (5, .8) is dominated
     assert areas(curve) == pytest.approx([0.3, 0.3 - (0.1 + 0.9) / 4, 0])
-
-
-def test_auccc_is_padded_by_the_floor_on_the_left_and_the_last_value_on_the_right():
+    # padded by the floor on the left and the last value on the right
     # together with the targets: 0 .2 .4 at 1 2 3, then flat: (.1 + .3 + .8) / 4 = .3
     good = (np.array([3.0]), np.array([0.8]))
     assert areas(good) == pytest.approx([(0.5 * 2 * 0.4 + 2 * 0.4) / 4, 0.05, 0])
@@ -140,9 +138,7 @@ def test_pgr_golden():
     assert share.tolist() == [0, 0.25, 0.5, 0.75, 1]
     assert pgr.tolist() == [0, 0.5, 1, 1, 1]
     assert pair_summaries((share, pgr)) == pytest.approx([0.75, 0.25, 0.5])
-
-
-def test_pgr_of_a_router_that_knows_nothing_is_chance_and_without_a_gap_undefined():
+    # a router that knows nothing is chance; without a gap it is undefined
     p, correct = np.full((10, 2), 0.5), np.column_stack([np.zeros(10), np.ones(10)])
     assert pair_summaries(curves.pgr_curve(p, correct, 0, 1)) == [0.5, 1, 1]
     assert np.isnan(pair_summaries(curves.pgr_curve(p, correct, 0, 0))).all()

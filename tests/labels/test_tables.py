@@ -26,8 +26,7 @@ def written(directory, name, content):
 
 
 def test_every_format_gives_the_same_text_cells(tmp_path):
-    table = pd.DataFrame(RECORDS)
-    table.to_parquet(tmp_path / "t.parquet")
+    pd.DataFrame(RECORDS).to_parquet(tmp_path / "t.parquet")
     datasets.Dataset.from_list(RECORDS).save_to_disk(tmp_path / "saved")
     repository = tmp_path / "repository"
     repository.mkdir()

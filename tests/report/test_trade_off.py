@@ -12,14 +12,10 @@ from prefill_router.evaluation.results import results
 from prefill_router.report.trade_off import trade_off
 
 P = {name: np.array([[0.9, 0.5], [0.2, 0.8], [0.5, 0.5]]) for name in ("r", "words")}
-AT = Evaluation(
-    [[1.0, 0.0], [0.0, 1.0], [np.nan, 1.0]], np.tile([0.001, 0.004], (3, 1)), targets=("a", "b")
-)
-ESTIMATES = results(
-    {"metric": metric, "router": router, "estimate": value}
-    for router in P
-    for metric, value in (("mean cost", 0.002), ("accuracy", 0.75))
-)
+COSTS = np.tile([0.001, 0.004], (3, 1))
+AT = Evaluation([[1.0, 0.0], [0.0, 1.0], [np.nan, 1.0]], COSTS, targets=("a", "b"))
+CHOSEN = {"mean cost": 0.002, "accuracy": 0.75}
+ESTIMATES = results({"metric": m, "router": r, "estimate": CHOSEN[m]} for r in P for m in CHOSEN)
 
 
 def test_the_curve_of_complete_rows_is_drawn_with_the_chosen_point_and_the_oracle():
@@ -39,10 +35,6 @@ def test_the_curve_of_complete_rows_is_drawn_with_the_chosen_point_and_the_oracl
     shown = {text.get_text() for text in ax.get_legend().get_texts()}
     assert shown == {*P, "a", "b", "oracle", *lines, "95 % interval", "chosen on validation"}
     assert "USD per 1,000 queries" in ax.get_xlabel() and "%" in ax.get_ylabel()
-    plt.close(figure)
-
-
-def test_a_router_without_its_estimate_is_an_error():
     with pytest.raises(InputError, match="no result of metric='accuracy', router='r'"):
-        trade_off(plt.figure().subplots(), AT, P, AT.cost, ESTIMATES[:1])
-    plt.close("all")
+        trade_off(ax, AT, P, AT.cost, ESTIMATES[:1])
+    plt.close(figure)
