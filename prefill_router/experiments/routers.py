@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from inspect import signature
 from typing import Any
 
@@ -191,6 +192,18 @@ def router_names(study: Study, full: bool = False) -> list[str]:
     return [spec.name for spec in specs if spec.reads(study) is not None]
 
 
+def fit_in_fold(
+    study: Study, spec: RouterSpec, encoders: Sequence[str], fold: int
+) -> dict[str, np.ndarray]:
+    """Fit a router on a fold's training rows, and predict all rows; see `fitted`."""
+    it = FoldFit(study, fold, encoders)
+    raw = np.array(spec.fit(it), dtype=np.float64)
+    found = {"raw": raw, "p": calibrate(study, fold, raw)}
+    for values in found.values():
+        values[it.split.train] = np.nan  # so that nobody can report them
+    return found | it.kept
+
+
 def fitted(
     study: Study, router: str | RouterSpec, encoders: Sequence[str] | None = None
 ) -> list[dict[str, np.ndarray]]:
@@ -214,14 +227,7 @@ def fitted(
     encoders = list(spec.reads(study) if encoders is None else encoders)
     settings = [p.dimensions, p.criterion, p.inner_folds, p.n_seeds, p.keep, p.embedding]
 
-    def fit(fold: int) -> dict[str, np.ndarray]:
-        it = FoldFit(study, fold, encoders)
-        raw = np.array(spec.fit(it), dtype=np.float64)
-        found = {"raw": raw, "p": calibrate(study, fold, raw)}
-        for values in found.values():
-            values[it.split.train] = np.nan  # so that nobody can report them
-        return found | it.kept
-
+    fit = partial(fit_in_fold, study, spec, encoders)
     folds = track(range(len(study.splits)), f"Fitting {spec.name}")
     about = {"encoders": [*encoders, p.encoder]}
     return study.kept("router", fit, folds, spec.name, encoders, *settings, **about)

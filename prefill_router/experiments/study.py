@@ -22,12 +22,17 @@ from prefill_router.extraction.activations import Activations
 from prefill_router.extraction.models import training_device
 from prefill_router.extraction.sources import ModelSource, local_path, resolve
 from prefill_router.features import fit_components
-from prefill_router.features.selection import Choice
+from prefill_router.features.selection import (
+    Choice,
+    choose,
+    choose_by_separability,
+    cross_validated_auc,
+)
 from prefill_router.labels import Labels, load_labels
 from prefill_router.labels.costs import Prices, has_costs, load_prices, query_costs
 from prefill_router.labels.splits import Split, make_splits
 from prefill_router.probes import probe_layers
-from prefill_router.recipe import Recipe, choose_places, layer_auc
+from prefill_router.recipe import Recipe
 from prefill_router.recipe.cost_prediction import fit_costs
 from prefill_router.storage import Store, fingerprint, read_json, write_json
 
@@ -266,10 +271,13 @@ class Study:
 
     def layer_auc(self, encoder: str) -> pd.DataFrame:
         """Return cross-validated AUC by layer, pooling, dimension and target, likewise."""
-        p, labels, recipe = self.parameters, self.labels, self.recipe()
+        p, labels = self.parameters, self.labels
 
-        def validate(activations: Activations, rows: np.ndarray) -> pd.DataFrame:
-            return layer_auc(recipe, activations, labels.correct, labels.group, rows)
+        def validate(states: Activations, rows: np.ndarray) -> pd.DataFrame:
+            return cross_validated_auc(
+                states, labels.correct, rows, labels.group, states.layers, states.poolings,
+                p.dimensions, p.inner_folds, p.seed,
+            )  # fmt: skip
 
         return self._table("layer-auc", encoder, validate, p.dimensions, p.inner_folds)
 
@@ -329,18 +337,16 @@ class Study:
     def choices(self, encoders: Sequence[str], fold: int) -> list[Choice]:
         """Choose each target's encoder, layer, pooling and dimension on a split's training rows.
 
-        By the study's criterion; see `prefill_router.recipe.choose_places`.
+        As `prefill_router.recipe.choose_places` does.
         """
 
-        def of_fold(table: pd.DataFrame) -> pd.DataFrame:
+        def of_fold(measured: Callable[[str], pd.DataFrame]) -> pd.DataFrame:
+            table = pd.concat([measured(encoder) for encoder in encoders])
             return table[table["fold"] == fold]
 
-        return choose_places(
-            self.parameters.criterion,
-            encoders,
-            lambda encoder: of_fold(self.layer_auc(encoder)),
-            lambda encoder: of_fold(self.probes(encoder)),
-        )
+        if self.parameters.criterion == "J":
+            return choose_by_separability(of_fold(self.layer_auc), of_fold(self.probes))
+        return choose(of_fold(self.layer_auc))
 
     def recipe(self, head: str = "trunk") -> Recipe:
         """Return the study's recipe for a router with this head."""

@@ -31,6 +31,8 @@ COUNTED_AT_ONCE = 1024
 
 def check_questions(questions: Sequence[str]) -> list[str]:
     """Return the questions as a list, or raise InputError if there is none or one is not text."""
+    if isinstance(questions, str):
+        raise InputError("queries is one text; give a list, such as [question].")
     if len(questions) == 0:
         raise InputError("There is no question to read: the list is empty.")
     return [_text(question, f"Question {index}") for index, question in enumerate(questions)]

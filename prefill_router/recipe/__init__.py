@@ -6,7 +6,7 @@ is deployed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -170,15 +170,16 @@ def fit_predictor(
     """
     by_encoder, fitted = _by_encoder(activations), []
     held, Y = split.validation, np.asarray(correct, dtype=np.float64)
+    for states in by_encoder.values():
+        if len(states) != len(Y):
+            raise InputError(
+                f"The states of {len(states):,} queries and labels of {len(Y):,} must be of the "
+                "same ones, in the same order."
+            )
     for name in list(HEADS) if recipe.head == AUTO else [recipe.head]:
         head = HEADS[name]
         if not head.all_layers and choices is None:
-            choices = choose_places(
-                recipe.criterion,
-                by_encoder,
-                lambda encoder: layer_auc(recipe, by_encoder[encoder], Y, groups, split.train),
-                lambda encoder: probe_layers(by_encoder[encoder], Y, split.train),
-            )
+            choices = choose_places(recipe, by_encoder, Y, groups, split.train)
         places = all_places(activations) if head.all_layers else list(choices)
         components = fit_components(places, activations, split.train)
         features = components.features(components.read(activations))
@@ -196,38 +197,29 @@ def fit_predictor(
     return replace(best, scores=scores, n_tried=sum(it.n_tried for it in fitted))
 
 
-def layer_auc(
+def choose_places(
     recipe: Recipe,
-    activations: Activations,
-    correct: np.ndarray,
+    activations: Mapping[str, Activations],
+    Y: np.ndarray,
     groups: np.ndarray,
     rows: np.ndarray,
-) -> pd.DataFrame:
-    """Cross-validate an encoder's layers on training `rows`, as a recipe does."""
-    return cross_validated_auc(
-        activations, correct, rows, groups, activations.layers, activations.poolings,
-        recipe.dimensions, recipe.n_folds, recipe.seed,
-    )  # fmt: skip
-
-
-def choose_places(
-    criterion: str,
-    encoders: Iterable[str],
-    aucs: Callable[[str], pd.DataFrame],
-    probes: Callable[[str], pd.DataFrame],
 ) -> list[Choice]:
-    """Choose each target's encoder, layer, pooling and dimension.
+    """Choose each target's encoder, layer, pooling and dimension on training `rows`.
 
-    By the AUC that `aucs` says of an encoder's layers; where the criterion is J, the place by what
-    `probes` says of them, and then the dimension by AUC.
+    By cross-validated AUC; where the criterion is J, the place by J and then the dimension by AUC.
     """
-
-    def joined(table: Callable[[str], pd.DataFrame]) -> pd.DataFrame:
-        return pd.concat([table(encoder).assign(encoder=encoder) for encoder in encoders])
-
-    if criterion == "auc":
-        return choose(joined(aucs))
-    return choose_by_separability(joined(aucs), joined(probes))
+    aucs, probes = [], []
+    for encoder, states in activations.items():
+        table = cross_validated_auc(
+            states, Y, rows, groups, states.layers, states.poolings,
+            recipe.dimensions, recipe.n_folds, recipe.seed,
+        )  # fmt: skip
+        aucs.append(table.assign(encoder=encoder))
+        if recipe.criterion == "J":
+            probes.append(probe_layers(states, Y, rows).assign(encoder=encoder))
+    if recipe.criterion == "J":
+        return choose_by_separability(pd.concat(aucs), pd.concat(probes))
+    return choose(pd.concat(aucs))
 
 
 def all_places(

@@ -178,11 +178,6 @@ class Router:
             If labels, states, prices or a parameter cannot be used.
         """
         check_levels(max_loss, confidence)
-        if len(states) != labels.n_queries:
-            raise InputError(
-                f"The states of {len(states):,} queries and labels of {labels.n_queries:,} must be "
-                "of the same ones, in the same order."
-            )
         how = Recipe(**{"head": AUTO, **recipe})
         split = make_splits(labels, seed=how.seed)[0]
         own = files.read_own_tokenizers(tokenizers or {}, labels.targets)

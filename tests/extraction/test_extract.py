@@ -120,6 +120,8 @@ def test_what_is_there_is_read_without_a_model_and_nothing_stale_is(tmp_path, lo
     assert len(loads) == len(changes) + 2
     with pytest.raises(InputError, match="not text"):
         extract(source, [b"w1"], cache_dir=store)
+    with pytest.raises(InputError, match="one text; give a list"):
+        extract(source, "w1 w2")
 
 
 def test_a_stopped_run_goes_on_and_gives_the_same_bytes(tmp_path, source, reads, stopped, contents):

@@ -145,3 +145,8 @@ def test_unknown_heads_and_criteria_are_refused():
         Recipe(head="trunc")
     with pytest.raises(InputError, match="Unknown criterion 'j'; known: auc, J"):
         Recipe(criterion="j")
+
+
+def test_states_of_other_queries_are_refused(world):
+    with pytest.raises(InputError, match="states of 330 queries and labels of 200 must be"):
+        fit_predictor(QUICK, world.Y[:200], world.groups[:200], world.activations, SPLIT)
