@@ -22,9 +22,8 @@ def test_sets_are_what_they_are_called(study):
         expected = decompose(h[split.train], dimension or features[k].shape[1]).transform(h)
         np.testing.assert_allclose(features[k], expected, atol=1e-4)
 
-    (one,), (last,), (by_j,) = (
-        it.feature_candidates(fold, name) for name in (it.ONE, it.LAST, it.BY_J)
-    )
+    names = it.ONE, it.LAST, it.BY_J
+    one, last, by_j = (it.feature_candidates(fold, name)[0] for name in names)
     table = study.layer_auc(main).query("fold == 1")
     probes = study.probes(main).query("fold == 1 and not constant")
     best_last, best = choose(table.query("layer == 3")), choose(table)
@@ -43,17 +42,12 @@ def test_sets_are_what_they_are_called(study):
 
 
 def test_a_set_is_the_same_whatever_criterion_the_study_has(study):
-    by_j, main = study.like(criterion="J"), study.parameters.encoder
-    assert by_j.choices([main], 0) != study.choices([main], 0)
-    for features, encoders in (
-        (it.ONE, [main]),
-        (it.BY_J, [main]),
-        (it.SEVERAL, study.trained_encoders),
-    ):
-        (mine,), (theirs,) = (
-            it.feature_candidates(FoldFit(s, 0, encoders), features) for s in (study, by_j)
-        )
-        np.testing.assert_array_equal(np.hstack(mine), np.hstack(theirs))
+    by_j, main = study.like(criterion="J"), [study.parameters.encoder]
+    assert by_j.choices(main, 0) != study.choices(main, 0)
+    for name, encoders in ((it.ONE, main), (it.BY_J, main), (it.SEVERAL, study.trained_encoders)):
+        folds = [FoldFit(s, 0, encoders) for s in (study, by_j)]
+        mine, theirs = (np.hstack(it.feature_candidates(fold, name)[0]) for fold in folds)
+        np.testing.assert_array_equal(mine, theirs)
 
 
 def test_logistic_heads_are_scikit_learns_and_validation_chooses(rng):

@@ -59,44 +59,38 @@ def test_no_constant_states_and_the_dimension_that_cross_validation_prefers(with
     ("ranking", "column"), [(it.held_out_ranking, "held"), (it.training_ranking, "auc")]
 )
 def test_ranking_and_loss_follow_from_auc(with_constant, heads, ranking, column):
-    encoder = with_constant.parameters.encoder
-    found = ranking(with_constant, encoder)
-    by_target = {}
-    for k, target in enumerate(with_constant.labels.targets[:3]):
-        for ranker, values in it.RANKERS.items():
-            for pooling in ("last", it.ALL):
-                here = heads[heads["pooling"].eq(pooling) | (pooling == it.ALL)]
-                by_fold = [
-                    spearmanr(of[values], of[column]).statistic
-                    for _, of in here[here["target"] == k].groupby("fold")
-                ]
-                row = one(found, metric=it.SPEARMAN, router=ranker, pooling=pooling, target=target)
-                assert row.estimate == pytest.approx(np.mean(by_fold), abs=1e-12)
-                by_target.setdefault((ranker, pooling), []).append(row.estimate)
-        by_fold = [
-            of.loc[of["auc"].idxmax(), column] - of.loc[of["J"].idxmax(), column]
-            for _, of in heads[heads["target"] == k].groupby("fold")
-        ]
-        row = one(found, metric=it.LOST, router="J", target=target)
-        assert row.estimate == pytest.approx(np.mean(by_fold), abs=1e-12)
-    for (ranker, pooling), values in by_target.items():
-        row = one(found, metric=it.SPEARMAN, router=ranker, pooling=pooling)
-        assert row.estimate == pytest.approx(np.mean(values), abs=1e-12)
-        assert row.lower <= row.estimate <= row.upper
-    constant = with_constant.labels.targets[3]
-    assert np.isnan(
-        one(found, metric=it.SPEARMAN, router="J", pooling=it.ALL, target=constant).estimate
+    found = ranking(with_constant, with_constant.parameters.encoder)
+    *targets, constant = with_constant.labels.targets
+    varied = heads[heads["target"] < 3]
+
+    def by_target(heads, of_fold):
+        values = [[of_fold(h) for _, h in of.groupby("fold")] for _, of in heads.groupby("target")]
+        return np.mean(values, axis=1)
+
+    for ranker, values in it.RANKERS.items():
+        for pooling in ("last", it.ALL):
+            here = varied[varied["pooling"].eq(pooling) | (pooling == it.ALL)]
+            rho = by_target(here, lambda of, v=values: spearmanr(of[v], of[column]).statistic)
+            rows = select(found, metric=it.SPEARMAN, router=ranker, pooling=pooling, target=None)
+            rows = rows.set_index("target")
+            np.testing.assert_allclose(rows.loc[targets, "estimate"], rho, atol=1e-12)
+            assert rows.loc["", "estimate"] == pytest.approx(rho.mean(), abs=1e-12)
+            assert rows.loc["", "lower"] <= rows.loc["", "estimate"] <= rows.loc["", "upper"]
+            assert np.isnan(rows.loc[constant, "estimate"])
+    lost = by_target(
+        varied, lambda of: of.loc[of["auc"].idxmax(), column] - of.loc[of["J"].idxmax(), column]
     )
+    rows = select(found, metric=it.LOST, router="J", target=targets)
+    np.testing.assert_allclose(rows["estimate"], lost, atol=1e-12)
 
 
 def test_profiles_dips_and_differences_are_means_over_targets_and_folds(with_constant, heads):
     found = it.held_out_ranking(with_constant, with_constant.parameters.encoder)
     for pooling in ("last", "mean"):
         profile = heads[heads["pooling"] == pooling].groupby("layer")[["auc", "held"]].mean()
-        for layer, held in profile["held"].items():
-            row = one(found, metric="AUC", layer=layer, pooling=pooling)
-            assert row.estimate == pytest.approx(held, abs=1e-12)
+        rows = select(found, metric="AUC", pooling=pooling).set_index("layer")["estimate"]
         held = profile["held"].to_numpy()
+        np.testing.assert_allclose(rows[profile.index], held, atol=1e-12)
         left, valley, right = held[list(it.deepest_dip(profile["auc"].to_numpy()))]
         row = one(found, metric=it.DIP, pooling=pooling)
         assert row.estimate == pytest.approx(min(left, right) - valley, abs=1e-12)
