@@ -102,20 +102,15 @@ def test_every_set_and_head_is_compared_with_the_recipe(study):
     tried = select(found, metric=it.TRIED)
     assert list(zip(tried["router"], tried["encoder"], strict=True)) == sets
     for head in (it.LOGISTIC, it.TRUNK):
-        p = {
-            (features, encoder): predictions(
-                study,
-                it.feature_set(features, head),
-                [encoder] if encoder else study.trained_encoders,
-            )
-            for features, encoder in sets
-        }
+        p = {}
+        for features, encoder in sets:
+            read = [encoder] if encoder else study.trained_encoders
+            p[features, encoder] = predictions(study, it.feature_set(features, head), read)
         expected = compare_predictions(study, p, [(name, sets[0]) for name in sets[1:]])
         for row in select(expected, metric=["gap closed", "Brier"], versus=None).itertuples():
-            versus = row.versus and f"{it.ONE}, {head}"
-            router, encoder = f"{row.router[0]}, {head}", row.router[1]
-            about = {"metric": row.metric, "router": router, "encoder": encoder, "split": "test"}
-            assert one(found, versus=versus, **about).estimate == row.estimate
+            about = {"metric": row.metric, "versus": row.versus and f"{it.ONE}, {head}"}
+            about |= {"router": f"{row.router[0]}, {head}", "encoder": row.router[1]}
+            assert one(found, split="test", **about).estimate == row.estimate
     per_target = len(study.layer_auc(main)) // (len(study.splits) * study.labels.n_targets)
     n_tried = {it.ONE: per_target + len(it.PENALTIES), it.ALL: 2 * len(it.PENALTIES)}
     n_tried[it.LAST] = per_target // 4 + len(it.PENALTIES)
@@ -132,10 +127,6 @@ def test_layers_are_compared_for_the_other_encoders(study):
 
 def test_one_encoder_without_a_control_leaves_out_what_needs_more(tmp_path):
     study = tiny_studies.study(tmp_path, encoders=[], untrained="", prices="")
-    assert set(select(it.compare_features(study), metric=it.TRIED)["router"]) == {
-        it.LAST,
-        it.ONE,
-        it.BY_J,
-        it.ALL,
-    }
+    sets = select(it.compare_features(study), metric=it.TRIED)["router"]
+    assert set(sets) == {it.LAST, it.ONE, it.BY_J, it.ALL}
     assert it.compare_layers(study).empty

@@ -13,11 +13,7 @@ from prefill_router.errors import InputError
 from prefill_router.evaluation.results import results
 from prefill_router.experiments.study import ARTIFACTS, Study
 from prefill_router.extraction.models import load_encoder
-from prefill_router.features.selection import (
-    choose,
-    choose_by_separability,
-    cross_validated_auc,
-)
+from prefill_router.features.selection import choose, choose_by_separability, cross_validated_auc
 from prefill_router.labels.costs import Prices
 from prefill_router.labels.splits import Split
 from prefill_router.probes import probe_layers
@@ -67,8 +63,7 @@ def test_one_store_may_serve_all_studies(tmp_path, monkeypatch):
     one = tiny_studies.study(tmp_path, n_queries=20)
     two = tiny_studies.study(tmp_path, n_queries=20, keep=1, run_dir=str(tmp_path / "two"))
     assert one.activations().key == two.activations().key
-    assert list((tmp_path / "shared").iterdir())
-    assert not (one.run_dir / "artifacts").exists()
+    assert list((tmp_path / "shared").iterdir()) and not (one.run_dir / "artifacts").exists()
     monkeypatch.setenv(ARTIFACTS, "")
     alone = tiny_studies.study(tmp_path, n_queries=20)
     assert alone.activations().key == one.activations().key
@@ -97,13 +92,13 @@ def test_what_is_the_zoos_is_asked_of_the_zoo_alone(tmp_path):
 
 
 @pytest.mark.parametrize("folds", [1, 3])
-def test_joined_folds_say_of_each_row_what_its_fold_says(tmp_path, folds):
-    study = tiny_studies.study(tmp_path, outer_folds=folds)
-    by_fold = np.random.default_rng(0).normal(size=(folds, study.labels.n_queries, 2))
-    joined = study.over_folds(by_fold)
-    tested = {int(r): f for f, split in enumerate(study.splits) for r in split.test}
-    assert study.test_rows.tolist() == sorted(tested)
-    np.testing.assert_array_equal(joined, [by_fold[tested[row]][row] for row in sorted(tested)])
+def test_joined_folds_say_of_each_row_what_its_fold_says(study, folds, rng):
+    study = study.like(outer_folds=folds)
+    by_fold = rng.normal(size=(folds, study.labels.n_queries, 2))
+    tested = sorted((row, fold) for fold, split in enumerate(study.splits) for row in split.test)
+    assert study.test_rows.tolist() == [row for row, _ in tested]
+    joined = [by_fold[fold, row] for row, fold in tested]
+    np.testing.assert_array_equal(study.over_folds(by_fold), joined)
 
 
 def test_the_best_single_target_is_chosen_on_training_rows_alone(tmp_path):
@@ -135,17 +130,16 @@ def test_states_are_those_of_the_encoder_and_settings_asked_for(tmp_path):
     assert found.key != other.key
 
 
-def test_encoders_are_each_named_once(tmp_path):
-    values = world(tmp_path)
-    main, other, control = values["encoder"], values["encoders"][0], values["untrained"]
-    study = Study(validate({**values, "encoders": [other, control, main]}))
-    assert study.encoders == [other, control, main]
-    assert study.trained_encoders == [other, main]
-    plain = study.like(untrained="", encoders=[other])
-    assert plain.encoders == plain.trained_encoders == [other, main]
+def test_encoders_are_each_named_once(study):
+    p = study.parameters
+    named = study.like(encoders=[*p.encoders, p.untrained, p.encoder])
+    assert named.encoders == [*p.encoders, p.untrained, p.encoder]
+    assert named.trained_encoders == study.trained_encoders == [*p.encoders, p.encoder]
+    plain = study.like(untrained="")
+    assert plain.encoders == plain.trained_encoders == [*p.encoders, p.encoder]
 
 
-def test_layers_are_measured_on_training_rows_of_each_fold(study):
+def test_layers_are_measured_once_on_training_rows_of_each_fold(study, monkeypatch):
     p, labels, states = study.parameters, study.labels, study.activations()
     tables = study.probes(p.encoder), study.layer_auc(p.encoder)
     for fold, split in enumerate(study.splits):
@@ -157,16 +151,10 @@ def test_layers_are_measured_on_training_rows_of_each_fold(study):
             have = table[table["fold"] == fold].reset_index(drop=True)
             assert set(have["encoder"]) == {p.encoder}
             pd.testing.assert_frame_equal(have.drop(columns=["fold", "encoder"]), want)
-
-
-def test_probes_are_not_measured_again_for_other_dimensions(study, monkeypatch):
-    encoder = study.parameters.encoder
-    before = study.probes(encoder)
-    monkeypatch.setattr(
-        "prefill_router.experiments.study.probe_layers", lambda *_: pytest.fail("again")
-    )
-    again = study.like(dimensions=[3], inner_folds=2).probes(encoder)
-    pd.testing.assert_frame_equal(again, before)
+    again = "prefill_router.experiments.study.probe_layers"
+    monkeypatch.setattr(again, lambda *_: pytest.fail("again"))  # for other dimensions
+    found = study.like(dimensions=[3], inner_folds=2).probes(p.encoder)
+    pd.testing.assert_frame_equal(found, tables[0])
 
 
 def test_choices_follow_the_criterion_in_each_fold(study):
@@ -203,14 +191,11 @@ def test_expected_costs_are_the_recipes(study):
     np.testing.assert_allclose(doubled.expected_costs(1), 2 * want)
 
 
-def test_without_prices_there_are_no_costs_unless_the_labels_say(tmp_path):
-    study = tiny_studies.study(tmp_path, prices="")
-    assert study.prices is None
-    assert not study.has_costs
-    table = label_table().assign(cost_usd=0.25)
-    study = tiny_studies.study(tmp_path / "b", table, prices="", n_queries=40)
-    assert study.has_costs
-    assert (study.costs == 0.25).all()
+def test_without_prices_there_are_no_costs_unless_the_labels_say(study, tmp_path):
+    free, table = study.like(prices=""), label_table().assign(cost_usd=0.25)
+    assert free.prices is None and not free.has_costs
+    paid = tiny_studies.study(tmp_path, table, prices="", n_queries=40)
+    assert paid.has_costs and (paid.costs == 0.25).all()
 
 
 # -- questions on the side -----------------------------------------------------------------------
@@ -222,11 +207,9 @@ def test_a_study_like_another_differs_in_what_is_said_alone(study):
     assert len(fewer.costs) == len(fewer.activations()) == fewer.labels.n_queries == 60
     assert (fewer.store, fewer.run_dir) == (study.store, study.run_dir)
     by_j = study.like(criterion="J")
-    assert by_j.labels is study.labels
-    assert by_j.activations() is study.activations()
+    assert by_j.labels is study.labels and by_j.activations() is study.activations()
     assert study.parameters.criterion == "auc"
     first = study.splits[0]
     swapped = study.like([Split(first.train, first.test, first.validation)])
     np.testing.assert_array_equal(swapped.test_rows, np.sort(first.validation))
-    assert len(swapped.best_single) == 1
-    assert swapped.key() != study.key()
+    assert len(swapped.best_single) == 1 and swapped.key() != study.key()
