@@ -1,6 +1,5 @@
 """Label tables that a random encoder can half predict, and studies of them, for tests."""
 
-import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -76,10 +75,17 @@ def study(directory: Path, table=None, **values) -> Study:
 
 
 def relabelled(study: Study, **values) -> Study:
-    """Return the study with other labels; what it has already derived from its own stays."""
-    other = copy.copy(study)
+    """Return a study of the same splits with other labels, from which all else follows."""
+    other = study.like(study.splits)
     other.labels = replace(study.labels, **values)
     return other
+
+
+def flipped(study: Study, rows, targets=slice(None), **values) -> Study:
+    """Return a study of the same splits with the opposite labels in some rows, and `values`."""
+    correct = study.labels.correct.copy()
+    correct[rows, targets] = 1 - correct[rows, targets]
+    return relabelled(study, correct=correct, **values)
 
 
 def weighted_auc(y, p, parts):

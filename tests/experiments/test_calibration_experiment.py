@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from tiny_studies import relabelled
+from tiny_studies import flipped, relabelled
 
 from prefill_router.evaluation.results import one, select
 from prefill_router.experiments import calibration as it
@@ -49,11 +49,10 @@ def test_abstention_answers_what_is_likeliest_and_nothing_where_that_is_not_enou
 
 
 def test_thresholds_are_fitted_without_test_labels(study, both):
-    correct, test = study.labels.correct.copy(), study.splits[0].test
-    others = np.setdiff1d(test, study.splits[1].validation)  # folds validate on each other's rows
-    correct[others] = 1 - correct[others]
+    first, second = study.splits
+    others = np.setdiff1d(first.test, second.validation)  # folds validate on each other's rows
     shares = [
         one(it.evaluate_abstention(s, both[1], (0.6,)), metric=it.ANSWERED).estimate
-        for s in (study, relabelled(study, correct=correct))
+        for s in (study, flipped(study, others))
     ]
     assert shares[0] == shares[1]

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
-import tiny_studies
-from tiny_studies import auc_within_folds, label_table
+from tiny_studies import auc_within_folds, flipped
 
 from prefill_router.evaluation.results import one
 from prefill_router.experiments.comparison import (
@@ -58,25 +57,21 @@ def test_routing_with_costs_is_that_of_a_search_by_hand(study, router):
     assert cost[n, routed.frugal].mean() < cost[n, routed.choice].mean()
 
 
-def test_routing_without_costs_asks_the_likeliest(tmp_path):
-    study = tiny_studies.study(tmp_path, prices="")
-    routed = route(study, TFIDF)
+def test_routing_without_costs_asks_the_likeliest(study):
+    routed = route(study.like(prices="", outer_folds=1), TFIDF)
     assert routed.choice.tolist() == routed.p.argmax(axis=1).tolist()
     assert routed.frugal.tolist() == routed.choice.tolist()
     assert routed.tau == [0.0]
 
 
-def test_routing_learns_nothing_from_test_labels(tmp_path):
-    study = tiny_studies.study(tmp_path / "a")
-    table = label_table()
-    tested = table["query_id"].isin(study.labels.query_id[study.test_rows])
-    table.loc[tested, "is_correct"] = 1 - table.loc[tested, "is_correct"]
-    table.loc[tested, "output_tokens"] = 500
-    flipped = tiny_studies.study(tmp_path / "b", table)
-    mine, theirs = route(study, TFIDF), route(flipped, TFIDF)
+def test_routing_learns_nothing_from_test_labels(study):
+    study, tokens = study.like(outer_folds=1), study.labels.output_tokens.copy()
+    tokens[study.test_rows] = 500
+    other = flipped(study, study.test_rows, output_tokens=tokens)
+    mine, theirs = route(study, TFIDF), route(other, TFIDF)
     assert mine.choice.tolist() == theirs.choice.tolist()
     assert mine.frugal.tolist() == theirs.frugal.tolist()
-    assert study.best_single == flipped.best_single
+    assert study.best_single == other.best_single
 
 
 @pytest.mark.parametrize("split", ["test", "validation"])
@@ -100,7 +95,7 @@ def test_probabilities_are_judged_by_auc_within_folds(study):
     assert found["estimate"].tolist() == pytest.approx([*want, np.mean(want)], abs=1e-12)
 
 
-def test_dearest_and_cheapest_are_those_of_expected_costs_on_training_rows(study, tmp_path):
+def test_dearest_and_cheapest_are_those_of_expected_costs_on_training_rows(study):
     choices = reference_choices(study)
     assert set(choices[RANDOM]) == {0, 1, 2}
     # prices are (1, 4), (.5, 2) and (.2, .4), and answers are of about one length
@@ -108,8 +103,7 @@ def test_dearest_and_cheapest_are_those_of_expected_costs_on_training_rows(study
     assert (choices[CHEAPEST] == study.labels.targets.index("noisy")).all()
     found = held_out(study).choices(choices)
     assert one(found, metric="cost saving", router=DEAREST).estimate == pytest.approx(0)
-    free = tiny_studies.study(tmp_path, prices="", run_dir=str(tmp_path / "free"))
-    assert list(reference_choices(free)) == [RANDOM]
+    assert list(reference_choices(study.like(prices=""))) == [RANDOM]
 
 
 def test_everything_stands_a_constant_target(with_constant):

@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
-import tiny_studies
 from sklearn.metrics import roc_auc_score
-from tiny_studies import relabelled
+from tiny_studies import flipped, relabelled
 
 from prefill_router.errors import InputError
 from prefill_router.evaluation.results import one, select
@@ -39,10 +38,8 @@ def test_the_greedy_ensemble_finds_the_mixture_that_is_right():
 
 
 def test_the_winner_is_the_best_on_validation_rows_of_each_fold(study, found):
-    fitted = {r.name: predictions(study, r, calibrated=False) for r in it.CHALLENGERS}
-    fitted |= {
-        name: predictions(study, name, calibrated=False) for name in it.members(study, False)
-    }
+    routers = {r.name: r for r in it.CHALLENGERS} | {n: n for n in it.members(study, False)}
+    fitted = {n: predictions(study, r, calibrated=False) for n, r in routers.items()}
     winners, scored = [], {}
     for fold, split in enumerate(study.splits):
         here = {name: p[fold] for name, p in fitted.items()}
@@ -61,8 +58,7 @@ def test_the_winner_is_the_best_on_validation_rows_of_each_fold(study, found):
     assert set(rows["split"]) == {"validation"}
     won = select(rows, metric=it.WON).set_index("router")["estimate"].to_dict()
     assert won == {name: winners.count(name) for name in winners}
-    n_tried = sum(configurations(study, router) for router in it.CHALLENGERS)
-    n_tried += sum(configurations(study, n) for n in it.members(study, False)) + 2 * len(winners)
+    n_tried = sum(configurations(study, r) for r in routers.values()) + 2 * len(winners)
     assert one(rows, metric=it.TRIED, router=it.CHALLENGER).estimate == n_tried
     for name, squares in scored.items():
         row = one(rows, metric=it.PAIRWISE, router=name)
@@ -71,27 +67,22 @@ def test_the_winner_is_the_best_on_validation_rows_of_each_fold(study, found):
 
 def test_candidates_are_scored_on_rows_whose_groups_they_were_not_fitted_to(study):
     """A group's labels bear on what is said of other rows, and on nothing said of its own."""
-    fitted = {
-        name: predictions(study, name, calibrated=False)[0] for name in it.members(study, False)
-    }
+    names = it.members(study, False)
+    fitted = {name: predictions(study, name, calibrated=False)[0] for name in names}
     v, group = study.splits[0].validation, study.labels.group
     own = group[v] == group[v[0]]
     assert own.sum() == 2
-    correct = study.labels.correct.copy()
-    correct[v[own]] = 1 - correct[v[own]]
-    other = relabelled(study, correct=correct)
+    other = flipped(study, v[own])
     before, after = (it.choose_candidate(s, 0, fitted)[0] for s in (study, other))
     for name in before:
         assert np.array_equal(before[name][own], after[name][own]), name
     assert not np.array_equal(before[it.GREEDY][~own], after[it.GREEDY][~own])
 
 
-def test_test_labels_never_influence_the_choice(tmp_path, monkeypatch):
+def test_test_labels_never_influence_the_choice(study, monkeypatch):
     monkeypatch.setattr(it, "members", lambda study, full: [])
-    mine = tiny_studies.study(tmp_path, n_queries=120)
-    correct = mine.labels.correct.copy()
-    correct[mine.test_rows] = 1 - correct[mine.test_rows]
-    found = [it.contest(s, False) for s in (mine, relabelled(mine, correct=correct))]
+    mine = study.like(n_queries=120, outer_folds=1)
+    found = [it.contest(s, False) for s in (mine, flipped(mine, mine.test_rows))]
     np.testing.assert_array_equal(found[0][0], found[1][0])
     assert found[0][1].equals(found[1][1])
 

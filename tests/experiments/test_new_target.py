@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
-from tiny_studies import relabelled
+from tiny_studies import flipped
 
 from prefill_router.evaluation.comparison import Evaluation
 from prefill_router.evaluation.results import one, select
@@ -9,13 +9,6 @@ from prefill_router.experiments import new_target as it
 from prefill_router.trunk import SharedTrunkEnsemble
 
 BOUNDS = ["estimate", "lower", "upper"]
-
-
-def with_others(study, rows, target):
-    """The study with the opposite labels of a target in some rows."""
-    correct = study.labels.correct.copy()
-    correct[rows, target] = 1 - correct[rows, target]
-    return relabelled(study, correct=correct)
 
 
 def test_estimates_are_means_over_targets_and_draws():
@@ -89,7 +82,7 @@ def test_heads_are_tuned_on_knowledge_of_neither_new_target(study, monkeypatch):
 
 
 def test_test_labels_never_influence_the_predictions(study):
-    other = with_others(study, study.splits[0].test[:, None], [0, 1, 2])
+    other = flipped(study, study.splits[0].test)
     mine, theirs = (it.predict_new(s, 1, [10]) for s in (study, other))
     for name, before in mine.items():
         np.testing.assert_array_equal(before, theirs[name])
@@ -97,13 +90,13 @@ def test_test_labels_never_influence_the_predictions(study):
 
 def test_what_is_known_is_of_the_others_and_out_of_fold(study):
     before, train = it.what_is_known(study, [0, 2]), study.splits[0].train
-    after = it.what_is_known(with_others(study, slice(None), 1), [0, 2])
+    after = it.what_is_known(flipped(study, slice(None), 1), [0, 2])
     np.testing.assert_array_equal(before.p, after.p)
     np.testing.assert_array_equal(before.trunk, after.trunk)
     assert before.p.shape == (study.labels.n_queries, 2)
     np.testing.assert_allclose(before.trunk[train].mean(axis=0), 0, atol=1e-6)
     # a training query's own label is not in the prediction of it, but in those of others
-    after = it.what_is_known(with_others(study, train[0], 0), [0, 2])
+    after = it.what_is_known(flipped(study, train[0], 0), [0, 2])
     assert after.p[train[0], 0] == pytest.approx(before.p[train[0], 0], abs=1e-9)
     assert np.abs(after.p[train, 0] - before.p[train, 0]).max() > 1e-6
 

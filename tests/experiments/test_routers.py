@@ -3,7 +3,7 @@ import pytest
 import tiny_studies
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
-from tiny_studies import label_table
+from tiny_studies import flipped, label_table
 
 from prefill_router.experiments import routers as it
 from prefill_router.experiments.fold import FoldFit
@@ -20,23 +20,15 @@ def study(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def flipped(tmp_path_factory, study):
-    """The same study, but every label of its test queries is the opposite."""
-    table = label_table()
-    tested = table["query_id"].isin(study.labels.query_id[study.test_rows])
-    table.loc[tested, "is_correct"] = 1 - table.loc[tested, "is_correct"]
-    other = tiny_studies.study(tmp_path_factory.mktemp("flipped"), table)
-    assert np.array_equal(other.test_rows, study.test_rows)
-    changed = (other.labels.correct != study.labels.correct).any(axis=1)
-    assert np.array_equal(np.flatnonzero(changed), study.test_rows)
-    return other
+def other(study):
+    return flipped(study, study.test_rows)
 
 
 @pytest.mark.parametrize("router", it.ROUTERS)
 def test_test_labels_never_influence_predictions_which_training_rows_have_none(
-    study, flipped, router
+    study, other, router
 ):
-    [mine], [theirs] = it.predictions(study, router), it.predictions(flipped, router)
+    [mine], [theirs] = it.predictions(study, router), it.predictions(other, router)
     assert np.array_equal(mine, theirs, equal_nan=True)
     assert mine.shape == study.labels.correct.shape
     train = np.isin(np.arange(len(mine)), study.splits[0].train)
