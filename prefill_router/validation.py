@@ -66,14 +66,11 @@ def checked(
     try:
         return model.model_validate({**values, **given})
     except ValidationError as error:
-        complaints: dict[str, dict[str, None]] = {}
-        for item in error.errors():
-            place = item["loc"] or ("",)
-            by_origin = complaints.setdefault("-p" if place[0] in given else source, {})
-            by_origin[_complaint(model, place, item)] = None
-        raise InputError(
-            "; ".join(f"{origin}: {'; '.join(said)}" for origin, said in complaints.items())
-        ) from None
+        said = (
+            f"{'-p' if item['loc'][0] in given else source}: {_complaint(model, item['loc'], item)}"
+            for item in error.errors()
+        )
+        raise InputError("; ".join(dict.fromkeys(said))) from None
 
 
 def _complaint(model: type[BaseModel], place: tuple, item: Mapping[str, Any]) -> str:
