@@ -142,26 +142,21 @@ def test_errors_are_plain_words(monkeypatch, error, code, said):
 
 
 def test_extract_writes_what_the_library_would(tmp_path, monkeypatch):
-    table, out, encoder = (
-        tmp_path / "queries.csv",
-        tmp_path / "out",
-        tiny_models.save(tmp_path / "m"),
-    )
-    questions, asked = tiny_models.questions(9), {}
+    table, out = tmp_path / "queries.csv", tmp_path / "out"
+    encoder, questions = str(tiny_models.save(tmp_path / "m")), tiny_models.questions(9)
     pd.DataFrame({"question": questions}).to_csv(table, index=False)
     arguments = [
         "extract", table, out, "-e", encoder, "--layers", "1,3", "--poolings", "mean",
         "--max-tokens", 5, "--truncation", "left", "--storage", "float16",
     ]  # fmt: skip
-    result = invoke(*arguments)
+    said = invoke(*arguments).stdout
     wanted = {"layers": [1, 3], "poolings": ["mean"], "max_tokens": 5, "truncation": "left"}
-    found = extract(str(encoder), questions, cache_dir=out, storage_dtype="float16", **wanted)
+    found = extract(encoder, questions, cache_dir=out, storage_dtype="float16", **wanted)
     assert len(list(out.iterdir())) == 1  # the library finds what the command has written
     n_tokens, n_cut = int(found.n_tokens.sum()), found.n_truncated
-    said = (
-        f"{out}: 9 questions, {n_tokens} tokens, layers [1, 3], poolings ['mean'], {n_cut} prompts"
-    )
-    assert result.stdout.startswith(said) and 0 < n_cut < 9 and n_tokens < 9 * 5
+    assert f"9 questions, {n_tokens} tokens, layers [1, 3], poolings ['mean'], {n_cut} " in said
+    assert 0 < n_cut < 9 and n_tokens < 9 * 5
+    asked = {}
     monkeypatch.setattr(extraction, "extract", lambda *_, **given: asked.update(given) or found)
     invoke(*arguments, "--engine", "ray", "--address", "head:6379", "--workers", 8)
     cluster = {"engine": "ray", "address": "head:6379", "workers": 8}
@@ -171,10 +166,7 @@ def test_extract_writes_what_the_library_would(tmp_path, monkeypatch):
 def test_extract_refuses_in_plain_words(tmp_path):
     (tmp_path / "queries.csv").write_text("query,note\na,b\n")
     arguments = ["extract", tmp_path / "queries.csv", tmp_path / "out", "-e", "zoo/reader-s"]
-    assert (
-        "no column 'question', which an extraction needs; its columns are query, note"
-        in refused(*arguments)
-    )
+    assert "no column 'question', which an extraction needs" in refused(*arguments)
     assert "engine: " in refused(*arguments, "--engine", "dask")
     (tmp_path / "queries.csv").write_text("question\na\n")
     assert "are for the engine ray" in refused(*arguments, "--workers", 2)

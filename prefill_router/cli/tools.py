@@ -112,10 +112,9 @@ def extract(
     questions = read_table(table)
     require(questions, ["question"], str(table), "an extraction")
     states = read_states(
-        p.encoder, questions["question"].tolist(), cache_dir=out, layers=p.layers,
-        poolings=p.poolings, max_tokens=p.max_tokens or None, truncation=p.truncation,
-        storage_dtype=storage, device=p.device, dtype=p.dtype, engine=p.engine,
-        address=p.address or None, workers=workers or None,
+        p.encoder, questions["question"].tolist(), cache_dir=out, storage_dtype=storage,
+        max_tokens=p.max_tokens or None, address=p.address or None, workers=workers or None,
+        **p.model_dump(include={"layers", "poolings", "truncation", "device", "dtype", "engine"}),
     )  # fmt: skip
     typer.echo(
         f"{out}: {len(states)} questions, {int(states.n_tokens.sum())} tokens, layers "

