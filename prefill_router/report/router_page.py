@@ -27,7 +27,7 @@ from prefill_router.report.plotting import style
 from prefill_router.report.trade_off import trade_off
 from prefill_router.router import Router
 from prefill_router.router.card import PREDICTED, ROUTED, pivot
-from prefill_router.router.measurement import choices_of, evaluate
+from prefill_router.router.measurement import evaluate
 from prefill_router.router.predictions import Predictions
 from prefill_router.storage import atomic_write
 
@@ -66,7 +66,7 @@ def write_page(
     """
     seen = router.examine(router.unseen(labels), prices)
     found = evaluate(router, seen, split="held-out", n_resamples=n_resamples)
-    chosen = choices_of(router, seen)
+    chosen = router.choices(seen)
     default = chosen[detailed(router)]
     called = f"The router at tau = {router.config.tau:.3g}"
     ours = select(found, router="tolerance").assign(router=called)

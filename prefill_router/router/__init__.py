@@ -331,13 +331,16 @@ class Router:
     def _rule(self) -> Callable[..., Rule]:
         return lru_cache(RULES)(partial(make_rule, self.config, self.held))
 
-    @property
-    def rules(self) -> dict[str, Rule]:
-        """The policies that are evaluated, by name; ``"certified"`` is what it does by default."""
-        rules = {"argmax": self._rule("argmax")}
-        rules["tolerance"] = self._rule("tolerance", tau=self.config.tau)
-        rules["certified"] = self._rule("tolerance")
-        return rules if self.costs is None else rules | {"utility": self._rule("utility")}
+    def choices(self, said: Predictions) -> dict[str, np.ndarray]:
+        """Return which targets each policy asks, (N,) by name; ``"certified"`` is the default."""
+        rules = {
+            "argmax": self._rule("argmax"),
+            "tolerance": self._rule("tolerance", tau=self.config.tau),
+            "certified": self._rule("tolerance"),
+        }
+        if self.costs is not None:
+            rules["utility"] = self._rule("utility")
+        return {name: rule.choose(said.p, said.expected) for name, rule in rules.items()}
 
     def predict_proba(self, queries: Sequence[Query] | Activations) -> np.ndarray:
         """Return calibrated P(correct), (N, K), of queries or of their states."""

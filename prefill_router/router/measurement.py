@@ -35,11 +35,6 @@ def digests(questions: Iterable[str]) -> np.ndarray:
     return np.frombuffer(heads, dtype="<u8").astype(np.uint64)
 
 
-def choices_of(router: Router, seen: Predictions) -> dict[str, np.ndarray]:
-    """Return what each policy asks, (N,) by name."""
-    return {name: rule.choose(seen.p, seen.expected) for name, rule in router.rules.items()}
-
-
 def evaluate(
     router: Router, seen: Predictions, encoder_cost: np.ndarray | None = None, **settings: Any
 ) -> pd.DataFrame:
@@ -56,12 +51,12 @@ def evaluate(
     Returns
     -------
     pandas.DataFrame
-        Results: of choices for each of the router's `rules`, and of probabilities for
+        Results: of choices for each of the router's policies, and of probabilities for
         ``"calibrated"`` and ``"uncalibrated"``.
     """
     at = seen.evaluation(router.guarantee.best_single, seen.paid, **settings)
     p = {"calibrated": seen.p, "uncalibrated": seen.raw}
-    found = [at.choices(choices_of(router, seen), encoder_cost=encoder_cost), at.probabilities(p)]
+    found = [at.choices(router.choices(seen), encoder_cost=encoder_cost), at.probabilities(p)]
     return pd.concat(found, ignore_index=True)
 
 

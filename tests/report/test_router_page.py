@@ -12,7 +12,6 @@ from prefill_router.extraction import extract
 from prefill_router.labels.splits import make_splits
 from prefill_router.report.router_page import detailed, failure_table, share_table, write_page
 from prefill_router.router import Router
-from prefill_router.router.measurement import choices_of
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)> $x$ {{ 7 * 7 }} \x00 ]]>"
 
@@ -85,7 +84,7 @@ def test_it_shows_unseen_queries_alone_and_the_router_s_numbers(fitted, tmp_path
 def test_details_are_those_of_the_default_where_it_chooses(fitted, monkeypatch):
     router, labels = fitted
     seen = router.examine(router.unseen(labels))
-    chosen = choices_of(router, seen)
+    chosen = router.choices(seen)
     assert not np.array_equal(chosen["tolerance"], chosen["certified"])
     for tau, policy in ((0.25, "certified"), (None, "tolerance")):
         promise = replace(router.guarantee, tau=tau)
@@ -101,7 +100,7 @@ def test_details_are_those_of_the_default_where_it_chooses(fitted, monkeypatch):
 def test_benchmarks_and_targets_may_be_called_like_a_column(fitted):
     router, labels = fitted
     seen = router.examine(router.unseen(labels))
-    chosen = choices_of(router, seen)
+    chosen = router.choices(seen)
     _, *plain = share_table(router, seen, chosen).text.splitlines()
     for names in (("target", "all, by default"), ("all, by default", "target")):
         called = np.where(seen.labels.benchmark == "blue", *names)
