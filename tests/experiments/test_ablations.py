@@ -115,15 +115,11 @@ def test_every_configuration_has_its_rows_and_seeds_are_compared_with_the_same_s
     assert one(rows, metric=it.TRIED).estimate == len(names)
     networks, recipe = (it.trained(study, name) for name in ("no dropout", PRIMARY))
     ended = np.concatenate([of.epochs.ravel() for of in networks])
-    stopped = one(rows, metric=it.STOPPED, router="no dropout").estimate
-    assert stopped == np.mean(ended == SharedTrunkEnsemble().max_epochs)
-    draw = it.drawn_at_random(study, recipe)[1]
-    single = {
-        "no dropout": [of.p[1] for of in networks],
-        PRIMARY: [of.p[1] for of in recipe],
-        "average": found[PRIMARY],
-        it.AT_RANDOM: draw,
-    }
+    share = np.mean(ended == SharedTrunkEnsemble().max_epochs)
+    assert one(rows, metric=it.STOPPED, router="no dropout").estimate == share
+    single = {"average": found[PRIMARY], it.AT_RANDOM: it.drawn_at_random(study, recipe)[1]}
+    for name, of_folds in (("no dropout", networks), (PRIMARY, recipe)):
+        single[name] = [of.p[1] for of in of_folds]
     pairs = [("no dropout", PRIMARY), (PRIMARY, "average"), (it.AT_RANDOM, "average")]
     expected = compare_predictions(study, single, pairs, "test", 100)
     for (a, b), name in zip(pairs, ("no dropout", it.FIRST, it.AT_RANDOM), strict=True):

@@ -138,16 +138,14 @@ def test_it_is_said_whose_numbers_are_shown(root, values, monkeypatch):
 
 def test_only_heavy_chapters_in_full_are_published_and_an_altered_file_is_refused(root):
     out = it.publish(finished(root, "run", {"full": [8]})).parent
-    assert out == root / it.PUBLISHED / "run"
     assert sorted(path.name for path in out.iterdir()) == [f"{HEAVY}.json", "manifest.json"]
     pd.testing.assert_frame_equal(it.read_published(out, HEAVY), ROWS)
     path = out / f"{HEAVY}.json"
     path.write_text(path.read_text().replace("0.5", "0.6"))
-    with pytest.raises(InputError, match=r"08_heavy\.json is missing or not what was published"):
-        it.read_published(out, HEAVY)
-    path.unlink()
-    with pytest.raises(InputError, match="missing"):
-        it.read_published(out, HEAVY)
+    for spoil in (lambda: None, path.unlink):
+        spoil()
+        with pytest.raises(InputError, match=r"08_heavy\.json is missing or not what was publish"):
+            it.read_published(out, HEAVY)
     with pytest.raises(InputError, match="no finished run"):
         it.publish(root)
 
@@ -167,13 +165,12 @@ def test_no_path_of_the_machine_is_published_but_the_content_is_identified(root)
     (root / "experiments").mkdir()
     (root / "experiments" / "mine.yaml").write_text("{encoder: org/model, embedding: org/model}")
     manifest = read_json(it.publish(run))
-    assert manifest["parameters"]["encoder"] == "org/model"
-    assert manifest["parameters"]["encoders"] == ["b", "zoo/reader-s"]
-    assert manifest["parameters"]["run_dir"] == "x"
+    public = {"encoder": "org/model", "encoders": ["b", "zoo/reader-s"], "run_dir": "x"}
+    assert manifest["parameters"].items() >= public.items()
     assert manifest["encoders"] == {"org/model": "h1", "b": "h2", "zoo/reader-s": "h3"}
     published = it.read_published(root / it.PUBLISHED / "mine", HEAVY)
-    assert published["encoder"].tolist() == ["org/model"] * 2
-    assert published["router"].tolist() == ["b", ""]
+    expected = ROWS.assign(encoder="org/model", router=["b", ""])
+    pd.testing.assert_frame_equal(published, expected, check_dtype=False)
     text = "".join(path.read_text() for path in (root / it.PUBLISHED / "mine").iterdir())
     assert "/mine" not in text
 
@@ -192,10 +189,10 @@ OF_POOL = tidy(
 
 
 def test_pools_are_shown_as_published_and_the_missing_ones_say_how_to_run_them(root):
-    experiment = (project_root() / "experiments" / "zeroeval.yaml").read_text()
     (root / "experiments").mkdir()
-    (root / "experiments" / "zeroeval.yaml").write_text(experiment)
-    given = yaml.safe_load(experiment) | {"encoder": "/mine/m", "embedding": "/mine/m"}
+    experiment = root / "experiments" / "zeroeval.yaml"
+    experiment.write_text((project_root() / "experiments" / "zeroeval.yaml").read_text())
+    given = yaml.safe_load(experiment.read_text()) | {"encoder": "/mine/m", "embedding": "/mine/m"}
     known = {"seconds": {it.CHAPTER: 90.0}, "encoders": {"/mine/m": "hash"}}
     it.publish(finished(root, "zeroeval", given, OF_POOL, it.CHAPTER, **known))
     pools, missing = it.published_pools(root)
@@ -207,9 +204,8 @@ def test_pools_are_shown_as_published_and_the_missing_ones_say_how_to_run_them(r
     row = one(it.pool_rows(pools), target="ZeroEval")
     assert (row.router, row.estimate) == ("SharedTrunkNet", 0.1)
     [line] = it.settings_table(root, list(pools)).to_dict("records")
-    assert line["encoder"] == "sentence-transformers/all-MiniLM-L6-v2"
-    assert line["minutes of this chapter"] == 1.5
-    assert (line["outer folds"], line["networks trained, kept"]) == (5, "10, 5")
+    said = {"encoder": "sentence-transformers/all-MiniLM-L6-v2", "minutes of this chapter": 1.5}
+    assert line.items() >= (said | {"outer folds": 5, "networks trained, kept": "10, 5"}).items()
     others, missing = it.published_pools(root, "13_what_it_promises")
     assert others == {} and len(it.pool_rows(others)) == 0 and it.settings_table(root, []).empty
     assert "ZeroEval: no results of chapter 13 are published." in missing[-1]
