@@ -90,18 +90,15 @@ def test_what_is_no_plain_file_of_the_directory_is_not_opened(saved, tmp_path, n
 
 def test_links_of_the_hub_cache_are_followed_and_no_others(saved, tmp_path):
     """snapshots/REVISION/FILE is a link to blobs/HASH there."""
-    cache = tmp_path / "models--someone--router"
-    snapshot, blobs = cache / "snapshots" / ("a" * 40), cache / "blobs"
+    snapshot, blobs = tmp_path / "cache/snapshots/abc", tmp_path / "cache/blobs"
+    shutil.copytree(saved, blobs)
     snapshot.mkdir(parents=True)
-    blobs.mkdir()
-    for name in (CONFIG, TENSORS, CARD):
-        shutil.copy(saved / name, blobs / name[::-1])
-        (snapshot / name).symlink_to(f"../../blobs/{name[::-1]}")
+    for name in (CONFIG, TENSORS):
+        (snapshot / name).symlink_to(f"../../blobs/{name}")
     Router.from_pretrained(snapshot)
-    (blobs / "refs").mkdir()
-    shutil.move(blobs / CONFIG[::-1], blobs / "refs" / "x")
+    shutil.copytree(saved, blobs / "refs")
     (snapshot / CONFIG).unlink()
-    (snapshot / CONFIG).symlink_to("../../blobs/refs/x")
+    (snapshot / CONFIG).symlink_to(f"../../blobs/refs/{CONFIG}")
     refused(snapshot, "link out of its directory")
 
 
