@@ -141,14 +141,8 @@ class Evaluation:
             How many queries results rest on. Default: all.
         """
         n_resamples = min(most or self.n_resamples, self.n_resamples)
-        found = bootstrap.estimate(
-            columns,
-            quantities,
-            self.groups,
-            n_resamples=n_resamples,
-            seed=self.seed,
-            centred=centred,
-        ).assign(split=self.split)
+        how = {"n_resamples": n_resamples, "seed": self.seed, "centred": centred}
+        found = bootstrap.estimate(columns, quantities, self.groups, **how).assign(split=self.split)
         return found if n is None else found.assign(n=found["target"].map(n).astype("Int64"))
 
     def choices(

@@ -34,15 +34,12 @@ def style() -> None:
     looks = {
         "figure.figsize": (7, 4.3),
         "figure.dpi": 110,
-        "savefig.dpi": 110,
         "figure.constrained_layout.use": True,
-        "axes.titlesize": 12,
         "axes.labelsize": 11,
         "xtick.labelsize": 10,
         "ytick.labelsize": 10,
         "legend.fontsize": 9,
         "lines.linewidth": 1.8,
-        "lines.markersize": 6,
         "text.parse_math": False,
     }
     sns.set_theme("notebook", "whitegrid", PALETTE, rc=looks)
