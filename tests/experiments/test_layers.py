@@ -7,29 +7,30 @@ from scipy.stats import spearmanr
 from sklearn.linear_model import LogisticRegression
 from tiny_studies import flipped
 
+from prefill_router import metrics
 from prefill_router.evaluation.results import one, select
 from prefill_router.experiments import layers as it
 from prefill_router.extraction.activations import Activations
-from prefill_router.metrics import auc
 from prefill_router.probes.decomposition import decompose
 
 
 @pytest.fixture(scope="module")
-def heads(with_constant):
-    """Heads with their AUC on held-out rows."""
+def scored(with_constant):
+    """Heads, and of held-out rows their scores and the labels, NaN where they predict nothing."""
     encoder = with_constant.parameters.encoder
     heads = it.layer_heads(with_constant, encoder)
-    scores, correct = it.held_out_scores(with_constant, encoder, heads)
-    known = ~np.isnan(correct)
-    return heads.assign(
-        held=[auc(scores[seen][:, [m]], correct[seen][:, [m]])[0] for m, seen in enumerate(known.T)]
-    )
+    return heads, *it.held_out_scores(with_constant, encoder, heads)
 
 
-def test_heads_are_scikit_learns_fitted_on_training_rows(with_constant):
-    study, encoder = with_constant, with_constant.parameters.encoder
-    heads = it.layer_heads(study, encoder)
-    scores, correct = it.held_out_scores(study, encoder, heads)
+@pytest.fixture(scope="module")
+def heads(scored):
+    """Heads with their AUC on held-out rows."""
+    heads, scores, correct = scored
+    return heads.assign(held=metrics.auc(np.nan_to_num(scores), correct))
+
+
+def test_heads_are_scikit_learns_fitted_on_training_rows(with_constant, scored):
+    study, (heads, scores, correct) = with_constant, scored
     split, n_before = study.splits[1], len(study.splits[0].validation)
     h, Y = study.activations().states(2, "mean"), study.labels.correct
     wanted = heads.query("fold == 1 and pooling == 'mean' and layer == 2 and target < 3")

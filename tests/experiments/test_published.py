@@ -61,15 +61,12 @@ def own(study):
     pytest.fail("asked")
 
 
-def test_a_sized_study_is_smaller_in_every_way_and_shares_the_store(tmp_path):
-    study = tiny_studies.study(tmp_path, n_seeds=8, n_resamples=900)
-    p = it.sized(study, HEAVY).parameters
-    assert {name: getattr(p, name) for name in it.REDUCED} == it.REDUCED
-    same = {n: getattr(study.parameters, n) for n in [*it.REDUCED, "run_dir"]}
-    assert p.model_copy(update=same) == study.parameters
-    assert it.sized(study, HEAVY).store.root == study.store.root
-    fewer = tiny_studies.study(tmp_path, n_queries=100, run_dir=str(tmp_path / "fewer"))
-    assert it.sized(fewer, HEAVY).labels.n_queries == 100
+def test_a_sized_study_is_smaller_in_every_way_and_shares_the_store(study):
+    large = study.like(n_seeds=8, n_resamples=900)
+    small = it.sized(large, HEAVY)
+    assert small.parameters == large.parameters.model_copy(update=it.REDUCED)
+    assert small.store is study.store
+    assert it.sized(study.like(n_queries=100), HEAVY).labels.n_queries == 100
 
 
 def test_a_chapter_runs_in_full_reduced_or_not_at_all(root, values):
@@ -85,8 +82,11 @@ def test_a_chapter_runs_in_full_reduced_or_not_at_all(root, values):
     assert asked == [3, it.REDUCED["n_seeds"]]
     publish_full(root, values)
     pd.testing.assert_frame_equal(it.results(mine, HEAVY, own), ROWS)
+    for notebook in (HEAVY, "06_light"):  # what is published is not recorded as a run's own
+        check(mine, notebook, ROWS)
+    assert [path.stem for path in mine.run_dir.glob("metrics/*.json")] == ["06_light"]
     assert it.results(mine, "07_not_full", ask) is ROWS
-    assert it.results(Study(validate(values | {"seed": 1})), HEAVY, ask) is ROWS
+    assert it.results(mine.like(seed=1), HEAVY, ask) is ROWS
     assert len(asked) == 4
 
 
@@ -105,14 +105,6 @@ def test_a_published_run_from_other_inputs_is_not_shown(root, values):
         assert it.results(Study(validate(values)), HEAVY, lambda _: asked) is asked
         prices.write_text(before)
         publish_full(root, values)
-
-
-def test_published_results_are_not_recorded_as_a_run_s_own(root, values):
-    mine = Study(validate(values))
-    publish_full(root, values)
-    check(mine, HEAVY, it.results(mine, HEAVY, own))
-    check(mine, "06_light", ROWS)
-    assert [path.stem for path in mine.run_dir.glob("metrics/*.json")] == ["06_light"]
 
 
 def test_it_is_said_whose_numbers_are_shown(root, values, monkeypatch):

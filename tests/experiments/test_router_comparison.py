@@ -71,10 +71,3 @@ def test_without_prices_or_a_second_network_what_needs_them_is_left_out(tmp_path
     found = router_comparison(study, all_routed(study, (routers.PRIMARY, routers.TFIDF)))
     assert not found["metric"].str.contains("cost|AUCCC|deviation|frugal").any()
     assert {"gap closed", "regret", P_VALUE} <= set(found["metric"])
-
-
-def test_fine_tuning_is_left_out_where_it_takes_too_long(study, monkeypatch):
-    assert routers.FINE_TUNED in routers.router_names(study, True)
-    assert routers.FINE_TUNED not in routers.router_names(study, False)
-    monkeypatch.setattr(routers, "CPU_EPOCH", 1)
-    assert routers.FINE_TUNED not in routers.router_names(study, True)

@@ -113,7 +113,7 @@ def test_networks_kept_are_those_that_predicted(study):
 # -- what is read --------------------------------------------------------------------------------
 
 
-def test_routers_read_the_encoders_they_name_or_are_left_out(study):
+def test_routers_read_the_encoders_they_name_or_are_left_out(study, monkeypatch):
     p = study.parameters
     read = {name: spec.reads(study) for name, spec in it.ROUTERS.items()}
     assert read[it.PRIMARY] == [p.encoder] and read[it.UNTRAINED] == [p.untrained]
@@ -124,6 +124,8 @@ def test_routers_read_the_encoders_they_name_or_are_left_out(study):
     assert len(slow) == 6 and {it.RANDOM_FEATURES, it.FINE_TUNED} < slow
     for change, lost in (({"untrained": ""}, it.UNTRAINED), ({"encoders": []}, BEST_ENCODER)):
         assert set(it.ROUTERS) - set(it.router_names(study.like(**change), full=True)) == {lost}
+    monkeypatch.setattr(it, "CPU_EPOCH", 1)  # it would take too long
+    assert set(it.ROUTERS) - set(it.router_names(study, full=True)) == {it.FINE_TUNED}
 
 
 def test_own_features_are_those_chosen_for_the_target_alone(study):

@@ -33,9 +33,9 @@ def test_a_run_directory_of_other_parameters_is_refused(tmp_path):
     tiny_studies.study(tmp_path, seed=3, device="auto")  # the same study on another device
 
 
-def test_heads_train_where_this_machine_can(tmp_path, monkeypatch):
+def test_heads_train_where_this_machine_can(study, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    study, cuda = tiny_studies.study(tmp_path), torch.device("cuda")
+    cuda = torch.device("cuda")
     assert study.training_device == torch.device("cpu")
     assert study.like(device="auto").training_device == cuda
     # a cluster's workers read; what this machine has is another matter
@@ -50,7 +50,7 @@ def test_relative_paths_start_at_the_projects_root(tmp_path, monkeypatch):
     relative = {name: f"data/{Path(values[name]).name}" for name in ("labels", "prices", "encoder")}
     study = Study(validate({**values, **relative, "run_dir": "runs/mine"}))
     assert study.run_dir == tmp_path / "runs" / "mine"
-    assert study.source(study.parameters.encoder).location == (tmp_path / "data/main").resolve()
+    assert study.source("data/main").location == (tmp_path / "data/main").resolve()
     assert (study.labels.n_queries, study.prices.input["late"]) == (240, 0.5)
     assert not list(elsewhere.iterdir())
     (elsewhere / "mine.csv").write_text("")  # that only the working directory has
@@ -115,19 +115,16 @@ def test_the_best_single_target_is_chosen_on_training_rows_alone(tmp_path):
 # -- states, probes and choices ------------------------------------------------------------------
 
 
-def test_states_are_those_of_the_encoder_and_settings_asked_for(tmp_path):
+def test_states_are_those_of_the_encoder_and_settings_asked_for(study):
     asked = {"poolings": ["mean"], "max_tokens": 4, "truncation": "left"}
-    study = tiny_studies.study(tmp_path, n_queries=12, layers=[1, 3], **asked)
-    found = study.activations()
-    encoder = load_encoder(study.source(study.parameters.encoder))
+    study = study.like(n_queries=12, layers=[1, 3], **asked)
+    found, encoder = study.activations(), load_encoder(study.source(study.parameters.encoder))
     want = tiny_models.read(*encoder, study.labels.question.tolist(), layers=[1, 3], **asked)
-    assert found.layers == [1, 3]
-    assert found.n_tokens.max() == 4
+    assert found.layers == [1, 3] and found.n_tokens.max() == 4
     np.testing.assert_allclose(found.states(3, "mean"), want.states(3, "mean"), atol=1e-6)
     # layers are numbers of the main encoder; of any other all are read
     other = study.activations(study.parameters.encoders[0])
-    assert other.layers == [0, 1, 2, 3]
-    assert found.key != other.key
+    assert other.layers == [0, 1, 2, 3] and found.key != other.key
 
 
 def test_encoders_are_each_named_once(study):
