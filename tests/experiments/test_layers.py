@@ -160,9 +160,9 @@ def test_losses_of_the_search_are_means_over_all_profiles(with_constant):
         profile = of.sort_values("layer")["auc"].to_numpy()
         at = it.ternary_search(profile.__getitem__, 0, len(profile) - 1)
         lost.append(max(profile) - profile[at])
-    found = it.ternary_search_losses(with_constant, encoder)
-    assert one(found, metric=it.LOST).estimate == pytest.approx(np.mean(lost))
-    assert one(found, metric=it.MISSED).estimate == pytest.approx(np.mean(np.array(lost) > 0))
+    found, lost = it.ternary_search_losses(with_constant, encoder), np.array(lost)
+    for metric, values in ((it.LOST, lost), (it.MISSED, lost > 0)):
+        assert one(found, metric=metric).estimate == pytest.approx(np.mean(values))
     assert one(found, metric=it.LOST).n == 2 * 2 * 2 * 3  # folds, poolings, dimensions, targets
 
 
@@ -171,10 +171,9 @@ def test_layer_profiles_are_means_without_constant_states(with_constant):
     found = it.layer_profiles(study, encoder)
     probes, aucs = study.probes(encoder), study.layer_auc(encoder)
     here = "layer == 2 and pooling == 'mean'"
-    for metric in ("J", "J_white", "d_eff"):
-        row = one(found, metric=metric, layer=2, pooling="mean")
-        assert row.estimate == pytest.approx(np.nanmean(probes.query(here)[metric]), rel=1e-12)
+    expected = probes.query(here)[["J", "J_white", "d_eff"]].mean().to_dict()
     best = aucs.query(here).groupby(["fold", "target"])["auc"].max()
-    row = one(found, metric=it.CROSS_VALIDATED, layer=2, pooling="mean")
-    assert row.estimate == pytest.approx(np.nanmean(best), rel=1e-12)
+    for metric, value in (expected | {it.CROSS_VALIDATED: best.mean()}).items():
+        row = one(found, metric=metric, layer=2, pooling="mean")
+        assert row.estimate == pytest.approx(value, rel=1e-12)
     assert select(found, layer=0, pooling="last").empty

@@ -17,11 +17,6 @@ from prefill_router.zoo.recipes import RECIPES, TARGETS
 from prefill_router.zoo.training import build_model, export
 
 
-@pytest.fixture
-def committed():
-    return load_labels(zoo.LABELS)
-
-
 def check_manifest(path, names):
     """It has the hashes of a file, of the labels and of the targets' weights."""
     manifest = read_json(path.with_suffix(".manifest.json"))
@@ -53,7 +48,8 @@ def test_committed_prices_are_one_constant_times_the_parameters():
         assert prices.input[f"zoo/{name}"] == prices.output[f"zoo/{name}"] == price
 
 
-def test_committed_samples_cover_validation_and_test_and_lie_near_greedy_answers(committed):
+def test_committed_samples_cover_validation_and_test_and_lie_near_greedy_answers():
+    committed = load_labels(zoo.LABELS)
     rows = np.flatnonzero(committed.split != "train")
     right = it.load_samples(committed, rows)
     assert right.shape == (it.N_DRAWS, len(rows), committed.n_targets)
@@ -68,6 +64,8 @@ def test_committed_samples_cover_validation_and_test_and_lie_near_greedy_answers
     np.testing.assert_array_equal(it.load_samples(two, rows[some]), right[:, some][:, :, [3, 0]])
     with pytest.raises(InputError, match="no answers of"):
         it.load_samples(committed, np.flatnonzero(committed.split == "train")[:1])
+    drawn = it.draw_answers(two, rows[:100], range(2))
+    assert (drawn[0] != drawn[1]).any()
 
 
 # -- making them ---------------------------------------------------------------------------------
@@ -114,9 +112,3 @@ def test_labels_come_with_manifest_prices_and_cards_and_samples_with_their_manif
     pd.read_parquet(zoo.SAMPLES).iloc[:-1].to_parquet(zoo.SAMPLES)
     with pytest.raises(InputError, match="restore both"):
         it.load_samples(labels, rows)
-
-
-def test_each_draw_is_another(committed):
-    rows = np.flatnonzero(committed.split == "test")[:100]
-    right = it.draw_answers(committed.select_targets(committed.targets[:2]), rows, range(2))
-    assert (right[0] != right[1]).any()
