@@ -84,7 +84,18 @@ class Evaluation:
     """Attributes of which each query has its own row, if they have so many dimensions."""
 
     def __post_init__(self):
-        object.__setattr__(self, "correct", np.asarray(self.correct, dtype=np.float64))
+        correct = np.asarray(self.correct, dtype=np.float64)
+        object.__setattr__(self, "correct", correct)
+        if correct.ndim != 2 or (correct < 0).any() or (correct > 1).any():
+            raise InputError(f"correct {correct.shape} must be (N, K), of 0, 1 and NaN.")
+        if len(self.targets) not in (0, correct.shape[1]):
+            raise InputError(f"{len(self.targets)} targets are named, of {correct.shape[1]}.")
+        for name, ndim in self.PER_QUERY.items():
+            n = len(value) if np.ndim(value := getattr(self, name)) == ndim else len(correct)
+            if n != len(correct):
+                raise InputError(
+                    f"{name} has {n} rows, correct {len(correct)}; give one per query."
+                )
 
     def take(self, rows: np.ndarray) -> Self:
         """Return the evaluation on some of the queries: a mask, or their numbers."""
@@ -182,15 +193,13 @@ class Evaluation:
             single target is not given.
         """
         check_names(choices, pairs, (ORACLE, BEST))
-        if self.best_single is None:
-            raise InputError("Give best_single, the best single target on training queries.")
         rows, kept = self.complete()
         right, price, at = kept.correct, kept.cost, np.arange(rows.sum())
         asked = {name: np.asarray(choice)[rows] for name, choice in choices.items()}
         asked[ORACLE] = policy.oracle(right, price)
-        asked[BEST] = np.broadcast_to(kept.best_single, at.shape)
-        # a single target's column is named by its number: a router may be called as the target is
-        asked |= {k: np.full(len(at), k) for k in range(len(self.targets))}
+        asked[BEST] = kept._best_single()
+        # not named by the target alone: a router may be called as the target is
+        asked |= {(SINGLE, k): np.full(len(at), k) for k in range(len(self.targets))}
         last = right.shape[1] - 1
         for name, choice in asked.items():
             if choice.min() < 0 or choice.max() > last:
@@ -207,7 +216,7 @@ class Evaluation:
         quantities = differences(measures, [*choices, ORACLE, BEST], pairs)
         quantities |= differences(of_routers, choices, pairs)
         quantities |= {
-            Quantity(metric, SINGLE, target=target): lambda m, of=of, k=k: of(m, k)
+            Quantity(metric, SINGLE, target=target): lambda m, of=of, k=k: of(m, (SINGLE, k))
             for metric, of in measures.items()
             for k, target in enumerate(self.targets)
         }
@@ -315,7 +324,7 @@ class Evaluation:
         p = {name: np.asarray(values, dtype=np.float64)[rows] for name, values in p.items()}
         best = None
         if self.best_single is not None:
-            at = np.arange(len(right)), np.broadcast_to(kept.best_single, len(right))
+            at = np.arange(len(right)), kept._best_single()
             best = paid[at], right[at]
 
         def summaries(drawn: np.ndarray) -> list[dict[str, float]]:
@@ -396,9 +405,11 @@ class Evaluation:
         Raises
         ------
         InputError
-            If the primary is unknown, or no row is complete.
+            If the primary is unknown or alone, or no row is complete.
         """
         others = [name for _, name in against(primary, choices)]
+        if not others:
+            raise InputError(f"{primary!r} has no other router to be compared with.")
         rows, kept = self.complete()
         at = np.arange(len(kept.correct))
         right = {name: kept.correct[at, np.asarray(c)[rows]] for name, c in choices.items()}
@@ -425,12 +436,20 @@ class Evaluation:
         """
         _, kept = self.complete()
         at = np.arange(len(kept.correct))
-        columns = {ON_TRAINING: kept.correct[at, kept.best_single], ON_TEST: kept.correct}
+        columns = {ON_TRAINING: kept.correct[at, kept._best_single()], ON_TEST: kept.correct}
         measures = {"accuracy": lambda m, a: m[a].max(axis=1) if a == ON_TEST else m[a]}
         return kept.estimate(columns, differences(measures, columns, [(ON_TEST, ON_TRAINING)]))
 
+    def _best_single(self) -> np.ndarray:
+        """Return each query's best single target, (N,)."""
+        if self.best_single is None:
+            raise InputError("Give best_single, the best single target on training queries.")
+        return np.broadcast_to(self.best_single, len(self.correct))
+
     def _costs(self, cost: np.ndarray | None, rows: np.ndarray) -> np.ndarray:
         """Return what complete rows cost, or are expected to, (n, K); by default the former."""
+        if self.cost is None:
+            raise InputError("Give cost, what asking each target cost in USD per query.")
         cost = np.asarray(self.cost if cost is None else cost, dtype=np.float64)
         return policy.aligned(self.correct[rows], cost[rows] if cost.ndim == 2 else cost)[1]
 

@@ -73,13 +73,19 @@ def results(rows: Iterable[Mapping[str, Any]] = ()) -> pd.DataFrame:
     Raises
     ------
     InputError
-        If a row has a field that no column is named after.
+        If a row has no metric, a field that no column is named after, or a value of another type.
     """
     defaults = vars(Quantity(""))
     rows = [defaults | row for row in rows]
     for name in dict.fromkeys(chain(*rows)):
         _check_column(name)
-    return pd.DataFrame(rows, columns=COLUMNS).astype({c: TYPES.get(c, object) for c in COLUMNS})
+    if not all(row["metric"] for row in rows):
+        raise InputError("A result has no metric; each must say what it is of.")
+    types = {name: TYPES.get(name, object) for name in COLUMNS}
+    try:
+        return pd.DataFrame(rows, columns=COLUMNS).astype(types)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"A result holds what is not a value of its column: {error}.") from None
 
 
 def counted(of: Quantity, value: float) -> dict[str, Any]:

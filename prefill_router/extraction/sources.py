@@ -169,7 +169,9 @@ def read_config(source: ModelSource) -> Any:
         If transformers does not know the architecture.
     """
     try:
-        return AutoConfig.from_pretrained(source.location, local_files_only=True)
+        # unless told not to, transformers asks the terminal whether it may run code
+        how = {"trust_remote_code": False, "local_files_only": True}
+        return AutoConfig.from_pretrained(source.location, **how)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{source.name}: its config.json cannot be used: {error}") from error
 

@@ -375,6 +375,11 @@ class Router:
             )
         if states is None:
             states = self.reader.read(queries)
+        elif queries is not None and len(states) != len(queries):
+            raise InputError(
+                f"The states of {len(states):,} queries and labels of {len(queries):,} must be of "
+                "the same ones, in the same order."
+            )
         return predict(self.predictor, self.costs, states, queries, self.config.added)
 
     # -- held against labels -----------------------------------------------------------------------

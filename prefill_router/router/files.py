@@ -194,6 +194,8 @@ def find(name: str, revision: str | None = None) -> Path:
     directory = local_path(name)
     if directory is not None and directory.is_dir():
         return directory
+    if directory is not None or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise InputError(f"{name}: no such directory; give that of a saved router, or a hub id.")
     try:
         return _fetch(name, revision)
     except InputError:

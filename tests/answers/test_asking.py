@@ -199,9 +199,9 @@ def test_no_more_requests_at_a_time_than_allowed(ask):
 )
 def test_requests_keep_their_distance(ask, field, most):
     with faulty() as server:
+        started = time.monotonic()
         ask(server, QUESTIONS[:6], **{field: most * 600})
-    times = [at for at, *_ in server.requests]
-    assert times[-1] - times[0] >= 0.45  # 0.1 s apart
+    assert server.requests[-1][0] - started >= 0.5  # 0.1 s apart, however late one arrives
 
 
 def test_the_cap_is_never_exceeded_even_at_worst(ask):

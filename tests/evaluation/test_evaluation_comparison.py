@@ -176,7 +176,12 @@ ZEROS = np.zeros(600, int)
         (lambda at: at.estimate({"a": np.ones(3)}, {}), "600 groups for 3 rows"),
         (lambda at: Evaluation([[1, np.nan]]).complete(), "labelled for every target"),
         (lambda at: replace(at, cost=[1, np.nan, 2]).curves({}), "unknown price is not 0"),
-        (lambda at: replace(at, cost=None).curves({}), "Costs of shape"),
+        (lambda at: replace(at, cost=None).curves({}, at.cost), "Give cost"),
+        (lambda at: replace(at, best_single=None).choice_of_best_single(), "Give best_single"),
+        (lambda at: replace(at, folds=at.folds[:20]), "folds has 20 rows, correct 600"),
+        (lambda at: replace(at, targets=("small", "large")), "2 targets are named, of 3"),
+        (lambda at: replace(at, correct=3 * at.correct), "of 0, 1 and NaN"),
+        (lambda at: Ranking(at.correct, at.correct[:9]).evaluator(at.groups), "of the same rows"),
     ],
 )
 def test_misuse_is_refused(at, misuse, message):

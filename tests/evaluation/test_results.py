@@ -44,6 +44,9 @@ def test_the_only_row_is_found_by_what_it_is_about(frame):
             one(frame, **where)
     with pytest.raises(InputError, match=r"no column 'roter'.*router"):
         results([{"metric": "AUC", "roter": "r"}])
+    for wrong in ({}, {"metric": "AUC", "layer": 1.5}, {"metric": "AUC", "n": 10**30}):
+        with pytest.raises(InputError, match=r"no metric|not a value of its column"):
+            results([{"estimate": 0.5} | wrong])
 
 
 def test_results_are_written_and_read_back(frame, tmp_path):

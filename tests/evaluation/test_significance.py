@@ -1,6 +1,7 @@
 import itertools
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.stats
 from hypothesis import given, settings
@@ -8,8 +9,14 @@ from hypothesis import strategies as st
 
 from prefill_router.errors import InputError
 from prefill_router.evaluation.bootstrap import estimate, p_values
-from prefill_router.evaluation.results import Quantity
-from prefill_router.evaluation.significance import detectable_difference, holm, standard_error
+from prefill_router.evaluation.comparison import Evaluation
+from prefill_router.evaluation.results import Quantity, select
+from prefill_router.evaluation.significance import (
+    P_VALUE,
+    detectable_difference,
+    holm,
+    standard_error,
+)
 
 
 @settings(deadline=None)
@@ -51,3 +58,19 @@ def test_a_difference_of_the_detectable_size_is_detected_as_often_as_it_says():
     differences = np.column_stack([study(promised) for _ in range(400)])
     found = (p_values(differences, shared, n_resamples=1000) < 0.05).mean()
     assert found == pytest.approx(0.8, abs=0.06)
+
+
+def test_queries_asked_again_in_their_group_tell_nothing_more():
+    rng = np.random.default_rng(5)
+    correct = (rng.random((80, 2)) < [0.65, 0.5]).astype(float)
+    correct[3, 1] = np.nan
+    choices = {"a": np.zeros(80, int), "b": np.ones(80, int), "c": rng.integers(0, 2, 80)}
+    once = Evaluation(correct).significance(choices, "a", n_resamples=500)
+    again = Evaluation(np.repeat(correct, 5, axis=0), groups=np.repeat(np.arange(80), 5))
+    choices = {name: np.repeat(choice, 5) for name, choice in choices.items()}
+    found = again.significance(choices, "a", n_resamples=500)
+    pd.testing.assert_frame_equal(found.drop(columns="n"), once.drop(columns="n"))
+    p = select(once, metric=P_VALUE, versus=None)["estimate"]
+    assert ((p > 0.01) & (p < 1)).all()  # not one that more queries leave alone
+    with pytest.raises(InputError, match="'a' has no other router"):
+        again.significance({"a": choices["a"]}, "a")

@@ -12,7 +12,6 @@ from prefill_router.experiments import guarantee as it
 from prefill_router.experiments.comparison import held_out
 from prefill_router.router.guarantee import certify
 
-pytestmark = pytest.mark.usefixtures("own_artifacts")
 FIVE = "at most 5 points"
 
 

@@ -6,16 +6,20 @@ from transformers import AutoConfig, AutoModel
 
 from prefill_router.errors import InputError
 from prefill_router.extraction import models
-from prefill_router.extraction.sources import resolve, same_architecture
+from prefill_router.extraction.sources import read_config, resolve, same_architecture
 
 
-def test_code_of_its_own_is_not_run(copy):
+def test_code_of_its_own_is_not_run(copy, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # transformers would ask
+    monkeypatch.setattr("signal.signal", lambda *_: None)
     code = "raise SystemExit('ran')"
     (copy / "modeling.py").write_text(code)
     own = {"AutoConfig": "modeling.MyConfig", "AutoModel": "modeling.Mine"}
     tiny_models.edit(copy / "config.json", model_type="mine", auto_map=own)
     with pytest.raises(InputError, match="trust_remote_code=True"):
         models.load_encoder(resolve(str(copy)))
+    with pytest.raises(InputError, match="cannot be used"):
+        read_config(resolve(str(copy)))
     tiny_models.edit(copy / "config.json", model_type="qwen3")  # known without that code
     assert type(models.load_encoder(resolve(str(copy)))[0]).__name__ == "Qwen3Model"
 

@@ -63,3 +63,11 @@ def test_few_alike_or_missing_labels_change_nothing():
     assert fitted.families == ["identity"] * 3
     np.testing.assert_allclose(fitted.apply(p), np.clip(p, 1e-6, 1 - 1e-6))
     assert np.isfinite(fitted.apply(np.array([[0.0, 1.0, 0.5]]))).all()
+
+
+def test_queries_asked_again_in_their_group_tell_nothing_more():
+    p, y = draws(1100, lambda p: p)  # calibrated, and enough for steps that follow noise
+    once = fit_calibration(p, y)
+    again = [np.repeat(values, 3, axis=0) for values in (p, y)]
+    found = fit_calibration(*again, groups=np.repeat(np.arange(len(p)), 3))
+    assert found.families == once.families == ["identity"]

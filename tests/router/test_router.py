@@ -129,6 +129,8 @@ def test_a_router_of_arrays_reads_states_instead_of_queries(fitted, tested, tmp_
         Router.fit(labels, states, prices=prices, **tiny_routers.SETTINGS)
     with pytest.raises(InputError, match="states of 60 queries"):
         Router.fit(labels, held, **tiny_routers.SETTINGS)
+    with pytest.raises(InputError, match="states of 240 queries and labels of 60"):
+        router.add_target(few, states=states)
 
 
 def test_other_labels_give_another_guarantee(router, tested):
