@@ -53,7 +53,7 @@ def standard_error(values: np.ndarray, groups: np.ndarray | None = None) -> floa
     -------
     float
         The cluster-robust one: the root of G / (G - 1) times the sum over the G groups of their
-        squared sums of deviations from the mean, divided by N. The bootstrap of `intervals` has
+        squared sums of deviations from the mean, divided by N. The bootstrap of `estimate` has
         this spread in the limit.
 
     Raises

@@ -168,7 +168,7 @@ def publish(run_dir: Path) -> Path:
     Parameters
     ----------
     run_dir : pathlib.Path
-        As `run_experiment` left it.
+        As `prefill_router.run.run_experiment` left it.
 
     Returns
     -------

@@ -55,8 +55,8 @@ def extract(
     Parameters
     ----------
     encoder : str, path or ModelSource; or a model and its tokenizer
-        ``zoo/NAME``, a directory, ``owner/name`` on the Hugging Face hub, or what `load_encoder`
-        returns, which is read in memory by this process.
+        ``zoo/NAME``, a directory, ``owner/name`` on the Hugging Face hub, or what
+        `prefill_router.extraction.models.load_encoder` returns, which this process reads in memory.
     queries : sequence of str, length N
         Each becomes one user turn in the encoder's chat template.
     layers : "all", "upper" or sequence of int

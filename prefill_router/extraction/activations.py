@@ -30,7 +30,7 @@ class EncoderInfo:
     revision : str or None
         The commit on the hub, None elsewhere.
     weights : str
-        SHA-256 over every file that decides what it computes (`sources.weights_hash`).
+        SHA-256 over every file that decides what it computes.
     dtype : str
         Type that it computed in.
     max_tokens : int or None
