@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from operator import itemgetter
 
 import numpy as np
@@ -12,6 +11,7 @@ import pandas as pd
 from prefill_router import policy
 from prefill_router.errors import InputError
 from prefill_router.evaluation.bootstrap import FEW
+from prefill_router.evaluation.comparison import Evaluation
 from prefill_router.evaluation.results import Quantity
 from prefill_router.evaluation.tuning import fit_abstention
 from prefill_router.experiments.comparison import held_out
@@ -48,7 +48,9 @@ def evaluate_calibration(
     both = {BEFORE: at.join(raw), AFTER: at.join(p)}
     found = [at.probabilities(both, [(AFTER, BEFORE)], ["Brier", "ECE"])]
     labelled = ~np.isnan(at.correct)
-    answers = replace(at, groups=np.repeat(at.groups, labelled.sum(axis=1)))
+    groups = np.repeat(at.groups, labelled.sum(axis=1))
+    how = {"split": at.split, "n_resamples": at.n_resamples, "seed": at.seed}
+    answers = Evaluation(at.correct[labelled][:, None], groups=groups, **how)
     for name, values in both.items():
         predicted, right = values[labelled], at.correct[labelled]
         bins = equal_mass_bins(predicted)
