@@ -143,8 +143,8 @@ def require(table: pd.DataFrame, columns: Iterable[str], name: str, what: str) -
     for column in columns:
         if column not in table:
             raise InputError(
-                f"{name} has no column {column!r}, which {what} needs."
-                f"{did_you_mean(column, table)}"
+                f"{name} has no column {column!r}, which {what} needs; its columns are "
+                f"{', '.join(table)}.{did_you_mean(column, table)}"
             )
 
 
