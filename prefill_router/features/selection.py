@@ -12,6 +12,7 @@ from sklearn.model_selection import GroupKFold
 
 from prefill_router.errors import InputError, did_you_mean
 from prefill_router.features.logistic import fit_nested_logistic, predict_logistic
+from prefill_router.labels import label_matrix
 from prefill_router.metrics import auc
 from prefill_router.probes import each_layer
 from prefill_router.probes.decomposition import Decomposition, decompose_folds, is_constant
@@ -65,11 +66,12 @@ def cross_validated_auc(
     Raises
     ------
     InputError
-        If `n_folds` is below 2 or above the number of groups, there is no dimension or one is below
-        1, `C` is not positive, or a layer or pooling is not among the activations.
+        If `Y` is not a matrix of as many rows as there are states, `n_folds` is below 2 or above
+        the number of groups, there is no dimension or one is below 1, `C` is not positive, or a
+        layer or pooling is not among the activations.
     """
     rows = np.asarray(rows)
-    Y, groups = np.asarray(Y, dtype=np.float64)[rows], np.asarray(groups)[rows]
+    Y, groups = label_matrix(Y, len(activations))[rows], np.asarray(groups)[rows]
     n_groups = len(np.unique(groups))
     if n_groups < n_folds or n_folds < 2:
         raise InputError(f"n_folds is {n_folds}; it must be from 2 to the {n_groups} groups given.")

@@ -56,9 +56,14 @@ def probe_layers(
         standardised again), ``J_white`` (`whitened_separability` of these), ``d_eff``,
         ``anisotropy`` and ``constant``, which is true where all states are the same (then J is 0
         and d_eff NaN).
+
+    Raises
+    ------
+    InputError
+        If `Y` is not a matrix of as many rows as there are states.
     """
     rows = slice(None) if rows is None else rows
-    Y = np.asarray(Y, dtype=np.float64)[rows]
+    Y = label_matrix(Y, len(states))[rows]
 
     def measure(layer: int, pooling: str) -> pd.DataFrame:
         X = states.states(layer, pooling)[rows]

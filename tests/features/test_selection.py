@@ -14,6 +14,7 @@ from prefill_router.extraction.activations import Activations
 from prefill_router.features import selection
 from prefill_router.features.logistic import fit_nested_logistic
 from prefill_router.features.selection import Choice, choose, cross_validated_auc
+from prefill_router.probes import probe_layers
 
 
 def test_cross_validation_equals_a_scikit_learn_pipeline_fitted_in_each_fold(rng):
@@ -109,6 +110,11 @@ def test_bad_settings_are_named(rng, n_folds, dimensions):
     activations, Y, groups = predictable(rng)
     with pytest.raises(InputError, match=r"n_folds is|dimensions is"):
         cross_validated_auc(activations, Y, np.arange(120), groups, [1], [], dimensions, n_folds)
+    for wrong in (Y[:, 0], Y[:50]):
+        with pytest.raises(InputError, match=r"one row per query, one column per target"):
+            cross_validated_auc(activations, wrong, np.arange(120), groups, [1], [], [2], 5)
+        with pytest.raises(InputError, match=r"one row per query, one column per target"):
+            probe_layers(activations, wrong)
 
 
 def scores(auc, layer, target=0, dimension=16, constant=False, **fields):
