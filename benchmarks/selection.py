@@ -86,6 +86,9 @@ class Held:
         self.layers, self.poolings = layers, poolings
         self.held = {place: source.states(*place) for place in product(layers, poolings)}
 
+    def __len__(self) -> int:
+        return N_QUERIES
+
     def states(self, layer: int, pooling: str) -> np.ndarray:
         """Return float32 states of shape (N, D)."""
         return self.held[layer, pooling]
