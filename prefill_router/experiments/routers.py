@@ -276,7 +276,7 @@ def network_predictions(study: Study) -> np.ndarray:
     ones have the lowest validation losses; all that were trained spread somewhat wider.
     """
     by_fold = [found["networks"] for found in fitted(study, PRIMARY)]
-    return np.moveaxis(study.over_folds(by_fold), 1, 0)
+    return np.moveaxis(np.stack(by_fold)[study.test_folds, study.test_rows], 1, 0)
 
 
 def configurations(study: Study, router: str | RouterSpec) -> int:

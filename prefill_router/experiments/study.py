@@ -178,21 +178,6 @@ class Study:
         """Every row that some split tests, (n,), sorted."""
         return np.sort(np.concatenate([split.test for split in self.splits]))
 
-    def over_folds(self, by_fold: Sequence[np.ndarray]) -> np.ndarray:
-        """Join what each fold says of all N rows: every test row as its own fold says.
-
-        Parameters
-        ----------
-        by_fold : sequence of ndarray, shape (N, ...)
-            One a split, with any value on rows that the split does not test.
-
-        Returns
-        -------
-        ndarray of shape (n, ...)
-            In the order of `test_rows`.
-        """
-        return np.stack(by_fold)[self.test_folds, self.test_rows]
-
     @cached_property
     def test_folds(self) -> np.ndarray:
         """Which split tests each of `test_rows`, (n,)."""

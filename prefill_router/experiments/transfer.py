@@ -48,7 +48,7 @@ def transfer(study: Study, most: int = 16) -> pd.DataFrame:
         at = at.take(np.isin(at.rows, without.test_rows))
         p = {(name, SEEN): at.join(routers.predictions(usual, name)) for name in ROUTERS}
         for name in ROUTERS:
-            p[name, LEFT_OUT] = without.over_folds(routers.predictions(without, name))
+            p[name, LEFT_OUT] = held_out(without).join(routers.predictions(without, name))
         found.append(compare_ways(at, p, values[at.rows]).assign(target=kind))
     return pd.concat(found, ignore_index=True)
 

@@ -171,11 +171,7 @@ def fit_predictor(
     by_encoder, fitted = _by_encoder(activations), []
     held, Y = split.validation, np.asarray(correct, dtype=np.float64)
     for states in by_encoder.values():
-        if len(states) != len(Y):
-            raise InputError(
-                f"The states of {len(states):,} queries and labels of {len(Y):,} must be of the "
-                "same ones, in the same order."
-            )
+        check_same_queries(states, len(Y))
     for name in list(HEADS) if recipe.head == AUTO else [recipe.head]:
         head = HEADS[name]
         if not head.all_layers and choices is None:
@@ -195,6 +191,15 @@ def fit_predictor(
     best = min(fitted, key=lambda it: it.scores[it.predictor.head])
     scores = {name: value for it in fitted for name, value in it.scores.items()}
     return replace(best, scores=scores, n_tried=sum(it.n_tried for it in fitted))
+
+
+def check_same_queries(states: Activations, n: int) -> None:
+    """Raise InputError if there are not states of as many queries as labels, `n`."""
+    if len(states) != n:
+        raise InputError(
+            f"The states of {len(states):,} queries and labels of {n:,} must be of the same ones, "
+            "in the same order."
+        )
 
 
 def choose_places(

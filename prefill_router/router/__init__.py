@@ -23,7 +23,7 @@ from prefill_router.extraction.prompts import Query
 from prefill_router.labels import Labels
 from prefill_router.labels.costs import MILLION, Prices
 from prefill_router.labels.splits import make_splits
-from prefill_router.recipe import AUTO, Recipe, fit_recipe
+from prefill_router.recipe import AUTO, Recipe, check_same_queries, fit_recipe
 from prefill_router.recipe.cost_prediction import CostModel
 from prefill_router.recipe.heads import Predictor
 from prefill_router.router import files
@@ -375,11 +375,8 @@ class Router:
             )
         if states is None:
             states = self.reader.read(queries)
-        elif queries is not None and len(states) != len(queries):
-            raise InputError(
-                f"The states of {len(states):,} queries and labels of {len(queries):,} must be of "
-                "the same ones, in the same order."
-            )
+        elif queries is not None:
+            check_same_queries(states, len(queries))
         return predict(self.predictor, self.costs, states, queries, self.config.added)
 
     # -- held against labels -----------------------------------------------------------------------

@@ -4,6 +4,7 @@ from tiny_studies import flipped, relabelled
 
 from prefill_router.evaluation.results import one, select
 from prefill_router.experiments import calibration as it
+from prefill_router.experiments.comparison import held_out
 from prefill_router.experiments.routers import PRIMARY, predictions
 from prefill_router.metrics import expected_calibration_error, reliability_curve
 
@@ -19,7 +20,7 @@ def test_errors_and_bins_are_those_of_labelled_test_queries(study, both):
     found = it.evaluate_calibration(relabelled(study, correct=correct), *both)
     correct = correct[study.test_rows]
     for name, by_fold in zip((it.BEFORE, it.AFTER), both, strict=True):
-        joined = study.over_folds(by_fold)
+        joined = held_out(study).join(by_fold)
         errors[name] = expected_calibration_error(joined, correct)
         rows = select(found, metric="ECE", router=name, target=list(study.labels.targets))
         np.testing.assert_allclose(rows["estimate"], errors[name])
@@ -34,7 +35,7 @@ def test_errors_and_bins_are_those_of_labelled_test_queries(study, both):
 
 
 def test_abstention_answers_what_is_likeliest_and_nothing_where_that_is_not_enough(study, both):
-    correct, p = study.labels.correct[study.test_rows], study.over_folds(both[1])
+    correct, p = study.labels.correct[study.test_rows], held_out(study).join(both[1])
     right = correct[np.arange(len(p)), p.argmax(axis=1)]
     found = it.evaluate_abstention(study, both[1], (0.05, 0.6))
     assert one(found, metric=it.ANSWERED, x=0.05).estimate == 1

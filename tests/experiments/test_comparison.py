@@ -42,7 +42,7 @@ def test_routing_with_costs_is_that_of_a_search_by_hand(study, router):
     choice, frugal, tau = brute_force(study, router)
     assert routed.choice.tolist() == choice and routed.frugal.tolist() == frugal
     assert set(np.round(routed.tau, 12)) == set(np.round(tau, 12))
-    assert np.array_equal(routed.p, study.over_folds(predictions(study, router)))
+    assert np.array_equal(routed.p, it.held_out(study).join(predictions(study, router)))
     cost = study.costs[study.test_rows]
     n = np.arange(len(cost))
     assert cost[n, routed.frugal].mean() < cost[n, routed.choice].mean()
@@ -80,7 +80,7 @@ def test_held_out_rows_keep_their_own_folds_labels_costs_and_predictions(study, 
 
 
 def test_probabilities_are_judged_by_auc_within_folds(study):
-    p = study.over_folds(predictions(study, TFIDF))
+    p = it.held_out(study).join(predictions(study, TFIDF))
     found = it.held_out(study).probabilities({"mine": p}, only=["AUC"])
     want = [auc_within_folds(study, p, k) for k in range(study.labels.n_targets)]
     assert found["estimate"].tolist() == pytest.approx([*want, np.mean(want)], abs=1e-12)

@@ -6,6 +6,7 @@ from tiny_studies import flipped, relabelled
 from prefill_router.errors import InputError
 from prefill_router.evaluation.results import one, select
 from prefill_router.experiments import contest as it
+from prefill_router.experiments.comparison import held_out
 from prefill_router.experiments.routers import BENCHMARK, CONTROLS, configurations, predictions
 from prefill_router.metrics import pairwise_brier
 
@@ -23,7 +24,7 @@ def test_challengers_learn_and_predict_outside_training_rows_alone(study, router
         known = p[~np.isnan(p)]
         assert ((known >= 0) & (known <= 1)).all()
     assert configurations(study, router) >= len(study.splits)
-    p = study.over_folds(by_fold)
+    p = held_out(study).join(by_fold)
     Y = study.labels.correct[study.test_rows]
     assert min(roc_auc_score(Y[:, k], p[:, k]) for k in (0, 1)) > 0.6
 

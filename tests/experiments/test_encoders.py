@@ -6,6 +6,7 @@ from tiny_studies import auc_within_folds, label_table
 
 from prefill_router.evaluation.results import one, select
 from prefill_router.experiments import encoders as it
+from prefill_router.experiments.comparison import held_out
 from prefill_router.experiments.routers import OWN, predictions
 from prefill_router.extraction.models import load_encoder
 from prefill_router.extraction.sources import n_parameters, resolve
@@ -17,7 +18,7 @@ def test_the_matrix_holds_each_encoders_auc_for_each_target(study):
     found = it.encoder_matrix(study)
     assert len(found) == len(study.encoders) * study.labels.n_targets
     for encoder in study.encoders:
-        p = study.over_folds(predictions(study, OWN, [encoder]))
+        p = held_out(study).join(predictions(study, OWN, [encoder]))
         for k, target in enumerate(study.labels.targets):
             row = one(found, encoder=encoder, target=target)
             assert row.estimate == pytest.approx(auc_within_folds(study, p, k), abs=1e-12)
@@ -40,7 +41,7 @@ def test_own_states_are_compared_with_the_best_others(tmp_path):
     best = [other if auc(other, f) > auc(main, f) else main for f in range(2)]
     theirs = [predictions(study, OWN, [name])[fold] for fold, name in enumerate(best)]
     mine = predictions(study, OWN, [own])
-    p = (study.over_folds(by_fold)[:, [0, 0, 0]] for by_fold in (theirs, mine))
+    p = (held_out(study).join(by_fold)[:, [0, 0, 0]] for by_fold in (theirs, mine))
     want = np.subtract(*(auc_within_folds(study, values, 0) for values in p))
     assert row.target == own
     assert row.estimate == pytest.approx(want, abs=1e-12)

@@ -6,6 +6,7 @@ from sklearn.metrics import roc_auc_score
 from tiny_studies import flipped, label_table
 
 from prefill_router.experiments import routers as it
+from prefill_router.experiments.comparison import held_out
 from prefill_router.experiments.fold import FoldFit
 from prefill_router.recipe.calibration import fit_calibration
 from prefill_router.storage import STAGES
@@ -106,7 +107,7 @@ def test_networks_kept_are_those_that_predicted(study):
         for found, part in zip(losses, ("train", "validation"), strict=True):
             np.testing.assert_allclose(found[s], history[part], atol=1e-6)
     assert not np.allclose(by_network[0], by_network[1])
-    whole = study.over_folds(it.predictions(study, it.PRIMARY, calibrated=False))
+    whole = held_out(study).join(it.predictions(study, it.PRIMARY, calibrated=False))
     np.testing.assert_allclose(by_network.mean(axis=0), whole, atol=1e-12)
 
 

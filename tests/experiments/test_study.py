@@ -11,6 +11,7 @@ from tiny_studies import label_table, world
 from prefill_router.config import Parameters, validate
 from prefill_router.errors import InputError
 from prefill_router.evaluation.results import results
+from prefill_router.experiments.comparison import held_out
 from prefill_router.experiments.study import ARTIFACTS, Study
 from prefill_router.extraction.models import load_encoder
 from prefill_router.features.selection import choose, choose_by_separability, cross_validated_auc
@@ -98,7 +99,7 @@ def test_joined_folds_say_of_each_row_what_its_fold_says(study, folds, rng):
     tested = sorted((row, fold) for fold, split in enumerate(study.splits) for row in split.test)
     assert study.test_rows.tolist() == [row for row, _ in tested]
     joined = [by_fold[fold, row] for row, fold in tested]
-    np.testing.assert_array_equal(study.over_folds(by_fold), joined)
+    np.testing.assert_array_equal(held_out(study).join(by_fold), joined)
 
 
 def test_the_best_single_target_is_chosen_on_training_rows_alone(tmp_path):
