@@ -59,7 +59,10 @@ def escape(text: object) -> str:
 
 
 def table(
-    frame: pd.DataFrame, caption: str = "", formats: Mapping[str, str] | None = None
+    frame: pd.DataFrame,
+    caption: str = "",
+    formats: Mapping[str, str] | None = None,
+    fold: str = "",
 ) -> Display:
     """Return a table to display, with everything in it escaped.
 
@@ -71,6 +74,8 @@ def table(
         Shown above the table.
     formats : mapping of column -> format specification, optional
         For numbers, such as ``{"accuracy": ".1%"}``. Default: three decimals for floats.
+    fold : str, default ""
+        What to call the table while it is folded away; empty to show it at once.
 
     Returns
     -------
@@ -102,6 +107,8 @@ def table(
         f'<div style="overflow-x: auto">\n<table class="dataframe">\n{above}'
         f"<thead>{row('th', frame)}</thead>\n<tbody>\n{body}\n</tbody>\n</table>\n</div>"
     )
+    if fold:
+        html = f"<details><summary>{escape(fold)}</summary>\n{html}\n</details>"
     plain = cells.map(_printable).set_axis(map(_printable, frame), axis=1).to_string(index=False)
     return Display(html, f"{_printable(caption)}\n{plain}".strip("\n"))
 

@@ -16,33 +16,62 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from prefill_router.evaluation.sentences import Row
+from prefill_router import policy
+from prefill_router.evaluation.comparison import Evaluation
+from prefill_router.evaluation.curves import pareto_frontier, routing_curve
+from prefill_router.evaluation.results import one
+from prefill_router.evaluation.sentences import QUERIES, Row
 from prefill_router.metrics import ReliabilityCurve, Zones
 
 MARKERS = "osD^vPX<>*"
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 3)))
 INK = "0.25"
 PALETTE = "colorblind"
+DIRECT = 5
+"""Up to so many lines are named at their ends."""
+WIDTH = 8
+"""Inches: as wide as a page's text, where a point of a figure is a point of the page."""
+ROUTERS = {
+    "SharedTrunkNet": 0,
+    "TF-IDF + logistic": 1,
+    "k-means clusters, embedding": 2,
+    "SharedTrunkNet, untrained encoder": 7,
+    "benchmark-aware": 3,
+    "logistic per target, same features": 4,
+    "ridge": 5,
+    "logistic": 9,
+}
+"""Routers that the book draws again and again, and their place in the palette."""
+_targets: dict[str, int] = {}
 
 
-def style() -> None:
+def style(targets: Sequence[str] = ()) -> None:
     """Set the look of all figures; call it once, before the first.
 
     Text is never read as mathematics: names come from data, and a stray dollar sign would break
     the figure.
+
+    Parameters
+    ----------
+    targets : sequence of str, optional
+        Each of them has a colour of its own in all figures that follow.
     """
     looks = {
-        "figure.figsize": (7, 4.3),
+        "figure.figsize": (WIDTH, 4.4),
         "figure.dpi": 110,
         "figure.constrained_layout.use": True,
-        "axes.labelsize": 11,
+        "axes.labelsize": 10.5,
+        "axes.titlesize": 10.5,
         "xtick.labelsize": 10,
         "ytick.labelsize": 10,
-        "legend.fontsize": 9,
+        "legend.fontsize": 10,
+        "legend.title_fontsize": 10,
         "lines.linewidth": 1.8,
         "text.parse_math": False,
     }
     sns.set_theme("notebook", "whitegrid", PALETTE, rc=looks)
+    _targets.clear()
+    _targets.update({name: k for k, name in enumerate(targets)})
 
 
 def colour(i: int) -> tuple[float, float, float]:
@@ -51,32 +80,70 @@ def colour(i: int) -> tuple[float, float, float]:
     return palette[i % len(palette)]
 
 
-def look_of(i: int) -> dict[str, object]:
-    """Return the colour, line style and marker of the i-th series, as `Axes.plot` takes them."""
-    marker, line = MARKERS[i % len(MARKERS)], LINES[i % len(LINES)]
-    return {"color": colour(i), "linestyle": line, "marker": marker}
+def look_of(name: str, i: int) -> dict[str, object]:
+    """Return the colour, line style and marker of a series, as `Axes.plot` takes them.
+
+    A target that `style` was told of and each of `ROUTERS` look the same in every figure; any
+    other name looks as the figure's i-th.
+    """
+    k = _targets.get(name, ROUTERS.get(name, i))
+    marker, line = MARKERS[k % len(MARKERS)], LINES[k % len(LINES)]
+    palette = sns.color_palette("Dark2" if name in _targets else PALETTE)
+    return {"color": palette[k % len(palette)], "linestyle": line, "marker": marker}
 
 
-def legend_outside(ax: Axes, below: bool = False) -> None:
-    """Put the legend where it covers no data: on the right, or below."""
-    look = {"loc": "upper left", "bbox_to_anchor": (1.02, 1)}
-    if below:  # by so many font sizes, however high the axes are: ticks and label lie between
-        look = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "borderaxespad": 5, "ncols": 3}
+def short(name: object) -> str:
+    """Return a name that fits beside an axis: without its owner or path, 28 characters at most."""
+    last = str(name).rstrip("/").rpartition("/")[2]
+    return last if len(last) <= 28 else f"{last[:27]}…"
+
+
+def name_lines(ax: Axes, title: str = "") -> None:
+    """Name each line: up to five at their right ends, more of them in a legend below.
+
+    Parameters
+    ----------
+    ax : Axes
+        Its limits are final: names that would overlap are moved apart.
+    title : str, default ""
+        Of the legend.
+    """
+    lines = [line for line in ax.lines if not line.get_label().startswith("_")]
+    if len(lines) > DIRECT or any(len(line.get_label()) > 40 for line in lines):
+        ax.legend(
+            loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=4.5, ncols=2, title=title,
+            frameon=False,
+        )  # fmt: skip
+        return
+    ax.autoscale_view()
+    to_axes = ax.transData + ax.transAxes.inverted()
+    ends = [to_axes.transform((line.get_xdata()[-1], line.get_ydata()[-1]))[1] for line in lines]
+    gap, floor = 0.055 * 4.4 / ax.figure.get_figheight(), -np.inf
+    for i in np.argsort(ends):
+        floor = max(floor + gap, ends[i])
+        look = {"color": lines[i].get_color(), "va": "center", "fontsize": 10}
+        ax.text(1.015, floor, lines[i].get_label(), transform=ax.transAxes, **look)
+
+
+def legend_below(ax: Axes) -> None:
+    """Put the legend where it covers no data, below ticks and label."""
+    look = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "borderaxespad": 4.5, "ncols": 3}
     ax.legend(**look, frameon=False)
 
 
 def accuracy_and_headroom(ax: Axes, targets: Mapping[str, Row], oracle: Row, best: str) -> Axes:
     """Draw every target's accuracy, the oracle's, and the headroom between it and `best`."""
-    names, shown = [*targets, "oracle"], pd.DataFrame([*targets.values(), oracle])
-    values, lower, upper = (100 * shown[name].to_numpy() for name in ("estimate", "lower", "upper"))
+    names, rows = [*targets, "oracle"], pd.DataFrame([*targets.values(), oracle])
+    values, lower, upper = (100 * rows[name].to_numpy() for name in ("estimate", "lower", "upper"))
     errors = np.maximum([values - lower, upper - values], 0)
-    colours = [colour(0)] * len(targets) + [colour(1)]
-    bars = ax.barh(names, values, color=colours, xerr=errors, ecolor=INK, capsize=3)
+    colours = [look_of(name, k)["color"] for k, name in enumerate(targets)]
+    shown = [short(name) for name in names]
+    bars = ax.barh(shown, values, color=[*colours, INK], xerr=errors, ecolor=INK, capsize=3)
     bars[-1].set_hatch("//")
     low, high = values[names.index(best)], values[-1]
     headroom = f"headroom {high - low:.1f} points"
-    ax.axvspan(low, high, color=colour(1), alpha=0.2, zorder=0, label=headroom)
-    ax.axvline(low, color=INK, linestyle="--", label=f"best single target: {best}")
+    ax.axvspan(low, high, color=INK, alpha=0.15, zorder=0, linewidth=0, label=headroom)
+    ax.axvline(low, color=INK, linestyle="--", label=f"best single target: {short(best)}")
     return _bars(ax, xlabel="accuracy (%)", ylabel="target")
 
 
@@ -96,7 +163,7 @@ def _bars(ax: Axes, **labels: str) -> Axes:
     ax.invert_yaxis()
     ax.grid(False, axis="y")
     ax.set(xlim=(0, 100), **labels)
-    legend_outside(ax, below=True)
+    legend_below(ax)
     return ax
 
 
@@ -121,8 +188,9 @@ def encoder_target_heatmap(ax: Axes, matrix: pd.DataFrame, label: str) -> Axes:
 def _heatmap(ax: Axes, frame: pd.DataFrame, label: str, **looks: Any) -> None:
     sns.heatmap(frame, ax=ax, annot=True, cmap="cividis", cbar_kws={"label": label}, **looks)
     # turned, so that long names do not overlap
-    ax.set_xticks(ax.get_xticks(), ax.get_xticklabels(), rotation=30, ha="right")
-    ax.set_yticks(ax.get_yticks(), ax.get_yticklabels(), rotation=0)
+    across, down = (list(map(short, names)) for names in (frame.columns, frame.index))
+    ax.set_xticks(np.arange(len(across)) + 0.5, across, rotation=30, ha="right")
+    ax.set_yticks(np.arange(len(down)) + 0.5, down, rotation=0)
 
 
 def layer_profile(ax: Axes, frame: pd.DataFrame, value: str, line: str, ylabel: str) -> Axes:
@@ -139,14 +207,14 @@ def layer_profile(ax: Axes, frame: pd.DataFrame, value: str, line: str, ylabel: 
         What `value` is, with its unit.
     """
     for i, (name, rows) in enumerate(frame.groupby(line, sort=False)):
-        rows = rows.sort_values("layer")
-        ax.plot(rows["layer"], rows[value], label=str(name), **look_of(i))
+        rows, look = rows.sort_values("layer"), look_of(str(name), i)
+        ax.plot(rows["layer"], rows[value], label=short(name), **look)
         if {"lower", "upper"} <= set(rows):
             band = (rows["layer"], rows["lower"], rows["upper"])
-            ax.fill_between(*band, color=colour(i), alpha=0.15, linewidth=0)
+            ax.fill_between(*band, color=look["color"], alpha=0.15, linewidth=0)
     ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
     ax.set(xlabel="layer (0 is the embedding)", ylabel=ylabel)
-    ax.legend(title=line)
+    name_lines(ax, line)
     return ax
 
 
@@ -170,12 +238,12 @@ def training_curves(
 
 def reliability(ax: Axes, routers: Mapping[str, ReliabilityCurve]) -> Axes:
     """Draw the share of right answers against the predicted probability."""
-    ax.plot([0, 1], [0, 1], color=INK, linestyle=":", linewidth=1.2, label="perfect calibration")
+    ax.plot([0, 1], [0, 1], color=INK, linestyle=":", linewidth=1.2, label="perfect")
     for i, (name, curve) in enumerate(routers.items()):
-        ax.plot(curve.predicted, curve.observed, label=name, **look_of(i))
+        ax.plot(curve.predicted, curve.observed, label=name, **look_of(name, i))
     ax.set(xlabel="predicted P(correct)", ylabel="share answered correctly")
     ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
-    legend_outside(ax)
+    ax.legend(loc="upper left", bbox_to_anchor=(1.02, 1), frameon=False)
     return ax
 
 
@@ -212,20 +280,27 @@ def forest(
     for i, name in enumerate(names):
         here, shift = rows[number == i], 0.7 * ((i + 0.5) / len(names) - 0.5)
         place = places[number == i] + shift
+        if series:
+            colours = [look_of(str(name), i)["color"]] * len(here)
+        else:  # a line in the colour of its router or target
+            colours = [
+                look_of(line, 0)["color"] if line in _targets | ROUTERS else INK
+                for line in here[by]
+            ]
         # bounds, not errors: a centred interval may lie on one side of its estimate
-        ax.hlines(
-            place, scale * here["lower"], scale * here["upper"], color=colour(i), linewidth=1.3
-        )
-        look = {"marker": MARKERS[i % len(MARKERS)], "color": colour(i), "s": 26, "zorder": 3}
-        ax.scatter(scale * here["estimate"], place, label=str(name), **look)
+        ax.hlines(place, scale * here["lower"], scale * here["upper"], color=colours, linewidth=1.5)
+        look = {"marker": MARKERS[i % len(MARKERS)], "color": colours, "s": 30, "zorder": 3}
+        ax.scatter(scale * here["estimate"], place, label=short(name), **look)
     if reference is not None:
         ax.axvline(scale * reference, color=INK, linestyle="--", linewidth=1.2)
-    ax.set_yticks(np.arange(len(lines)), lines)
+    ax.set_yticks(
+        np.arange(len(lines)), [line if by == "router" else short(line) for line in lines]
+    )
     ax.set_ylim(len(lines) - 0.5, -0.5)
     ax.grid(False, axis="y")
     ax.set(xlabel=f"{label}, 95 % interval", ylabel="" if series else by)
     if series:
-        legend_outside(ax)
+        legend_below(ax)
     return ax
 
 
@@ -259,7 +334,7 @@ def trend(
     scale, numbers = 100 if percent else 1, np.unique(rows["x"])
     names = rows[line].unique()
     for i, name in enumerate(names):
-        here, look = rows[rows[line] == name].sort_values("x"), look_of(i)
+        here, look = rows[rows[line] == name].sort_values("x"), look_of(str(name), i)
         # Markers stand side by side where several names share a number.
         shift = 1 + 0.04 * (i - (len(names) - 1) / 2) if log and len(numbers) > 1 else 1
         places = here["x"] * shift
@@ -268,7 +343,9 @@ def trend(
         bounds = scale * here["lower"], scale * here["upper"]
         ax.vlines(places, *bounds, color=look["color"], linewidth=1)
     if level is not None:
-        ax.axhline(scale * level.estimate, color=INK, linestyle="--", label=level.router)
+        ends = [numbers[0], numbers[-1]]
+        look = {"color": INK, "linestyle": "--", "label": level.router}
+        ax.plot(ends, [scale * level.estimate] * 2, **look)
         ax.axhspan(scale * level.lower, scale * level.upper, color=INK, alpha=0.08, linewidth=0)
     if log:
         positive = numbers[numbers > 0]
@@ -279,5 +356,74 @@ def trend(
         ax.xaxis.set_major_formatter(mpl.ticker.StrMethodFormatter("{x:,.0f}"))
         ax.minorticks_off()
     ax.set(xlabel=xlabel, ylabel=f"{ylabel}, 95 % interval")
-    legend_outside(ax)
+    name_lines(ax)
     return ax
+
+
+def trade_off(
+    ax: Axes,
+    at: Evaluation,
+    p: Mapping[str, np.ndarray],
+    expected_cost: np.ndarray,
+    estimates: pd.DataFrame,
+) -> Axes:
+    """Draw routers at every tolerance, the point of each that was chosen, targets and oracle.
+
+    Parameters
+    ----------
+    ax : Axes
+    at : Evaluation
+        The N queries and their costs; incomplete rows are left out.
+    p : mapping of router -> (N, K) array
+        Predicted P(correct). The first router's curve has the interval of its accuracy as a band.
+    expected_cost : (N, K) array
+        What the policy looks at; USD a query.
+    estimates : pandas.DataFrame
+        "mean cost" and "accuracy" of each router's chosen policy, under the names in `p`.
+
+    Raises
+    ------
+    InputError
+        If an estimate is missing, a cost unknown, or no row is complete.
+    """
+    rows, kept = at.complete()
+    right, paid = kept.correct, kept.cost
+
+    def shown(cost: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
+        return np.array([QUERIES * np.asarray(cost), 100 * np.asarray(accuracy)])
+
+    for i, (name, values) in enumerate(p.items()):
+        curve = routing_curve(values[rows], right, paid, expected_cost[rows])
+        look = look_of(name, i) | {"markersize": 4, "markevery": max(1, len(curve.tau) // 8)}
+        ax.plot(*shown(*curve.points), label=name, **look)
+        chosen = [one(estimates, metric=m, router=name).estimate for m in ("mean cost", "accuracy")]
+        star = {"color": look["color"], "edgecolor": "black", "zorder": 4}
+        ax.scatter(*shown(*chosen), marker="*", s=170, **star)
+    band = at.band(next(iter(p.values())), expected_cost)
+    edges = *shown(band["x"], band["lower"]), 100 * band["upper"]
+    first = look_of(next(iter(p)), 0)["color"]
+    ax.fill_between(*edges, color=first, alpha=0.15, linewidth=0, label="95 % interval")
+
+    single = shown(paid.mean(axis=0), right.mean(axis=0))
+    front, look = pareto_frontier(*single), {"color": INK, "linestyle": ":", "linewidth": 1.2}
+    ax.plot(*single[:, front], label="frontier of single targets", **look)
+    for k, name in enumerate(at.targets):
+        look = look_of(name, k)
+        ax.scatter(*single[:, k], marker=look["marker"], color=look["color"], s=50, zorder=3)
+        _beside(ax, single[:, k], short(name), look["color"])
+    cells = np.arange(len(right)), policy.oracle(right, paid)
+    oracle = shown(paid[cells].mean(), right[cells].mean())
+    ax.scatter(*oracle, marker="p", s=110, color="black", zorder=4)
+    _beside(ax, oracle, "oracle", "black")
+    ax.scatter(
+        [], [], marker="*", s=170, color="white", edgecolor="black", label="chosen on validation"
+    )
+    ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(6))
+    ax.set(xlabel=f"mean cost (USD per {QUERIES:,} queries)", ylabel="accuracy (%)")
+    legend_below(ax)
+    return ax
+
+
+def _beside(ax: Axes, place: np.ndarray, name: str, color: object) -> None:
+    look = {"xytext": (7, 0), "textcoords": "offset points", "va": "center", "fontsize": 9}
+    ax.annotate(name, place, color=color, annotation_clip=False, **look)

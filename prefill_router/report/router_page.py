@@ -23,8 +23,7 @@ from prefill_router.labels import Labels
 from prefill_router.labels.costs import Prices
 from prefill_router.report import plotting
 from prefill_router.report.display import Display, query_cards, table
-from prefill_router.report.plotting import style
-from prefill_router.report.trade_off import trade_off
+from prefill_router.report.plotting import style, trade_off
 from prefill_router.router import Router
 from prefill_router.router.card import PREDICTED, ROUTED, pivot
 from prefill_router.router.measurement import evaluate

@@ -166,3 +166,9 @@ def test_the_summary_follows_the_corrected_p_values_and_accuracy():
     frame.loc[frame["metric"] == "p-value (Holm)", "estimate"] = 0.06
     said = display.holm_summary(frame, "A")
     assert said.endswith("than none, worse than none, and not distinguishable from B; C and D.")
+
+
+def test_a_table_can_be_folded_away():
+    shown = display.table(pd.DataFrame({"a": [1]}), fold="All <of> it")
+    assert shown.html.startswith("<details><summary>") and shown.html.endswith("</details>")
+    assert "<of>" not in shown.html and shown.text == display.table(pd.DataFrame({"a": [1]})).text

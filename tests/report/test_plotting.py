@@ -8,10 +8,12 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 
+from prefill_router.errors import InputError
+from prefill_router.evaluation.comparison import Evaluation
 from prefill_router.evaluation.results import results
 from prefill_router.metrics import ReliabilityCurve, Zones
 from prefill_router.report import plotting
-from prefill_router.report.plotting import colour, look_of, style
+from prefill_router.report.plotting import ROUTERS, colour, look_of, short, style, trade_off
 
 NAMES = ("small", "mid_$1$", "large")  # a name that would be broken mathematics
 
@@ -28,6 +30,12 @@ def ax():
 
 def legend(axes):
     return [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+def named(axes):
+    """What is written beside the ends of lines, from below."""
+    texts = [text for text in axes.texts if text.get_position()[0] > 1]
+    return [text.get_text() for text in sorted(texts, key=lambda text: text.get_position()[1])]
 
 
 def line_of(axes, label):
@@ -76,7 +84,7 @@ def test_layer_profile_draws_each_line_in_order_of_layers_with_its_band(ax):
     frame = frame.assign(J=[0.3, 0.1, 0.2, 0.4], lower=0.0, upper=0.5)
     plotting.layer_profile(ax, frame, "J", "pooling", "Fisher separability J")
     assert line_of(ax, "last").get_xydata().tolist() == [[0, 0.1], [1, 0.3]]
-    assert legend(ax) == ["last", "mean"] and len(ax.collections) == 2
+    assert named(ax) == ["last", "mean"] and len(ax.collections) == 2
     assert ax.get_ylabel() == "Fisher separability J"
 
 
@@ -93,7 +101,7 @@ def test_reliability_draws_the_curve_beside_the_diagonal(ax):
     curve = ReliabilityCurve(np.array([0.2, 0.7]), np.array([0.1, 0.8]), np.array([5, 5]))
     plotting.reliability(ax, {"trunk": curve})
     assert line_of(ax, "trunk").get_xydata().tolist() == [[0.2, 0.1], [0.7, 0.8]]
-    assert legend(ax) == ["perfect calibration", "trunk"]
+    assert legend(ax) == ["perfect", "trunk"]
 
 
 def test_forest_draws_estimates_with_their_intervals(ax):
@@ -122,7 +130,7 @@ def test_trend_draws_every_number_with_its_interval(ax):
     assert line_of(ax, "b").get_linestyle() == "None"
     assert ax.collections[0].get_segments()[1][:, 1] == pytest.approx([40, 70])
     assert ax.get_xscale() == "symlog" and {0, 250} <= set(ax.get_xticks())
-    assert legend(ax) == ["trunk", "b", "flat"]
+    assert named(ax) == ["b", "flat", "trunk"]
     aside = results([*rows_of([0.3], x=1), *rows_of([0.3], x=99)]).assign(lower=0.4, upper=0.6)
     other = plotting.trend(plt.figure().subplots(), aside, "size", "AUC")
     assert other.get_xscale() == "log"
@@ -132,4 +140,62 @@ def test_trend_draws_every_number_with_its_interval(ax):
 def test_series_have_the_cycles_colours_and_differ_in_line_or_marker():
     style()
     assert [colour(i) for i in range(12)] == [to_rgb(f"C{i}") for i in range(12)]
-    assert len({tuple(look_of(i).values()) for i in range(60)}) == 60
+    assert len({tuple(look_of("", i).values()) for i in range(60)}) == 60
+
+
+def test_targets_and_routers_look_the_same_wherever_they_are_drawn(ax):
+    style(NAMES)
+    looks = [look_of(name, i) for i in (0, 3) for name in (*NAMES, *ROUTERS)]
+    assert looks[: len(looks) // 2] == looks[len(looks) // 2 :]
+    assert len({tuple(look.values()) for look in looks}) == len(NAMES) + len(ROUTERS)
+    plotting.forest(ax, results(rows_of([0.1]) + rows_of([0.1], router="large")), "x")
+    assert ax.collections[1].get_facecolor()[1, :3] == pytest.approx(look_of("large", 0)["color"])
+    style()
+    assert look_of("large", 0) != look_of("large", 1)
+
+
+def test_ends_of_lines_are_named_apart_and_many_lines_have_a_legend(ax):
+    rows = [row for i in range(5) for row in rows_of([0.3], router=f"r{i}", x=1)]
+    plotting.trend(ax, results(rows), "x", "AUC", log=False)
+    heights = sorted(text.get_position()[1] for text in ax.texts)
+    assert np.diff(heights).min() > 0.04 and len(named(ax)) == 5
+    many = plt.figure().subplots()
+    plotting.trend(many, results(rows + rows_of([0.3], router="r5", x=1)), "x", "AUC", log=False)
+    assert legend(many) == [f"r{i}" for i in range(6)] and not named(many)
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("owner/model-7b", "model-7b"), ("a b", "a b"), ("/x/y/", "y"), ("m" * 40, "m" * 27 + "…")],
+)
+def test_names_are_shortened(name, shown):
+    assert short(name) == shown
+
+
+P = {name: np.array([[0.9, 0.5], [0.2, 0.8], [0.5, 0.5]]) for name in ("r", "words")}
+COSTS = np.tile([0.001, 0.004], (3, 1))
+AT = Evaluation([[1.0, 0.0], [0.0, 1.0], [np.nan, 1.0]], COSTS, targets=("a", "b"))
+CHOSEN = {"mean cost": 0.002, "accuracy": 0.75}
+ESTIMATES = results({"metric": m, "router": r, "estimate": CHOSEN[m]} for r in P for m in CHOSEN)
+
+
+def test_the_curve_of_complete_rows_is_drawn_with_the_chosen_point_and_the_oracle():
+    figure, ax = plt.subplots()
+    found = trade_off(ax, AT, P, AT.cost, ESTIMATES)
+    assert found is ax
+    lines = {line.get_label(): line for line in ax.get_lines()}
+    # the likeliest target of both queries: right, for 1 and 4; else the cheapest, half right
+    assert lines["r"].get_xydata()[0] == pytest.approx([2.5, 100])
+    assert lines["r"].get_xydata()[-1] == pytest.approx([1, 50])
+    points = [tuple(c.get_offsets()[0]) for c in ax.collections if len(c.get_offsets()) == 1]
+    for point in ((2, 75), (1, 50), (4, 50), (2.5, 100)):
+        assert any(np.allclose(point, other) for other in points)
+    assert lines["r"].get_linestyle() != lines["words"].get_linestyle()
+    frontier = lines["frontier of single targets"].get_xydata()
+    assert frontier == pytest.approx(np.array([[1, 50]]))
+    assert {*legend(ax)} == {*P, *lines, "95 % interval", "chosen on validation"}
+    assert [text.get_text() for text in ax.texts] == ["a", "b", "oracle"]
+    assert "USD per 1,000 queries" in ax.get_xlabel() and "%" in ax.get_ylabel()
+    with pytest.raises(InputError, match="no result of metric='accuracy', router='r'"):
+        trade_off(ax, AT, P, AT.cost, ESTIMATES[:1])
+    plt.close(figure)
