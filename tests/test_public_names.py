@@ -32,7 +32,7 @@ def test_the_examples_of_the_reference_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     page = PAGE.read_text()
     examples = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
-    assert len(examples) > 5
+    assert {*prefill_router.__all__} <= {*re.findall(r"\w+", " ".join(examples))}
     names = {}
     for example in examples:
         exec(example, names)

@@ -17,7 +17,7 @@ from prefill_router.extraction.model_layout import model_inputs
 from prefill_router.extraction.models import load_encoder
 from prefill_router.extraction.pooling import pool_mean
 from prefill_router.extraction.prompts import Prompts, Truncation, token_limit
-from prefill_router.extraction.sources import ModelSource
+from prefill_router.extraction.sources import ModelSource, resolve
 from prefill_router.labels import label_matrix
 from prefill_router.progress import track
 from prefill_router.trunk.training import grouped_split, masked_loss
@@ -31,8 +31,8 @@ class TextClassifier(BaseEstimator):
 
     Parameters
     ----------
-    encoder : ModelSource
-        From `prefill_router.extraction.sources.resolve`.
+    encoder : str or ModelSource
+        As for `prefill_router.extract`.
     learning_rate : float, default 3e-4
         Of Adam, for encoder and head alike.
     max_epochs, patience : int, default 12 and 3
@@ -64,7 +64,7 @@ class TextClassifier(BaseEstimator):
         The other targets are given probability one half.
     """
 
-    encoder: ModelSource
+    encoder: str | ModelSource
     learning_rate: float = 3e-4
     max_epochs: int = 12
     patience: int = 3
@@ -102,7 +102,8 @@ class TextClassifier(BaseEstimator):
         groups = np.arange(len(X)) if groups is None else np.asarray(groups)
         train, held, _ = grouped_split(groups, self.inner_share, rng)
         self.labelled_ = ~np.isnan(Y).all(axis=0)
-        self.model_, self.tokenizer_ = load_encoder(self.encoder, str(self.device))
+        source = resolve(self.encoder) if isinstance(self.encoder, str) else self.encoder
+        self.model_, self.tokenizer_ = load_encoder(source, str(self.device))
         limit = self.max_tokens or token_limit(self.model_, self.tokenizer_)
         self.prompts_ = Prompts(self.tokenizer_, limit, self.truncation)
         self.prompts_.count(X)  # refuses what cannot be read
