@@ -1,5 +1,6 @@
 """Draw the method, from a prompt to the target that is asked: book/_static/method.svg."""
 
+from itertools import chain, pairwise
 from pathlib import Path
 
 import matplotlib as mpl
@@ -76,11 +77,11 @@ def draw(ax):
 
     columns = [(3.9, 5), (4.45, 4), (5.0, 3)]
     nodes = [[(x, 2.35 + 0.36 * (i - (n - 1) / 2)) for i in range(n)] for x, n in columns]
-    for left, right in zip(nodes, nodes[1:], strict=False):
+    for left, right in pairwise(nodes):
         for a in left:
             for b in right:
                 ax.plot(*zip(a, b, strict=True), color="0.75", linewidth=0.6, zorder=1)
-    for x, y in sum(nodes, []):
+    for x, y in chain(*nodes):
         ax.scatter(x, y, s=60, color=ORANGE, edgecolor=INK, linewidth=0.6, zorder=2)
     caption(ax, 4.45, "chapter 5", "SharedTrunkNet", "one network,\nall targets")
 
