@@ -6,13 +6,15 @@ that encoders differ by their states alone.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from prefill_router.evaluation.comparison import against
-from prefill_router.evaluation.results import Quantity, counted, results
+from prefill_router.evaluation.results import Quantity, counted, results, select
 from prefill_router.experiments.comparison import held_out
 from prefill_router.experiments.routers import OWN, predictions
 from prefill_router.experiments.study import Study
@@ -20,54 +22,76 @@ from prefill_router.extraction.sources import n_parameters
 from prefill_router.storage import read_json
 
 OTHER, OWN_STATES = "best other encoder", "own states"
+PAIRED = "best encoder for each target"
 SIZE, STEPS = "encoder parameters", "training steps"
 CHECKPOINTED = "reader-m"
 """The zoo's encoder of which early copies were kept."""
 
 
-def encoder_matrix(study: Study) -> pd.DataFrame:
-    """Return how well each encoder's states predict each target on the test queries.
+def encoder_grid(study: Study) -> pd.DataFrame:
+    """Say how well each encoder's states predict each target, on the test queries.
 
     Returns
     -------
     pandas.DataFrame
-        Results: AUC by `encoder` and `target`.
+        Results: AUC for each target and, with an empty `target`, their mean, of every encoder
+        (`router`) and of `PAIRED`; also of each trained encoder `versus` the untrained control, and
+        of `PAIRED` `versus` the main encoder, which then reads for all targets.
     """
-    at = held_out(study)
-    p = {e: at.join(predictions(study, OWN, [e])) for e in study.encoders}
-    rows = at.probabilities(p, only=["AUC"]).query("target != ''")
-    return rows.assign(encoder=rows["router"], router=OWN)
+    trained, control = study.trained_encoders, study.parameters.untrained
+    p = {e: best_of(study, dict.fromkeys(study.labels.targets, [e])) for e in study.encoders}
+    p[PAIRED] = best_of(study, dict.fromkeys(study.labels.targets, trained))
+    pairs = [(PAIRED, study.parameters.encoder)] + [(e, control) for e in trained if control]
+    return held_out(study).probabilities(p, pairs, ["AUC"])
 
 
 def own_against_others(study: Study) -> pd.DataFrame:
     """Compare a target's own states with those of the best other encoder, for every such target.
 
-    The other encoder is chosen, in each fold, by cross-validated AUC on training rows; the
-    untrained control is not among them.
-
     Returns
     -------
     pandas.DataFrame
-        Results: AUC of `OTHER` versus `OWN_STATES` by target, paired on test queries. Empty where
+        Results: AUC of `OTHER` versus `OWN_STATES` for each target and, with an empty `target`,
+        their mean, paired on test queries. The untrained control is no other encoder. Empty where
         no target is among the encoders.
     """
-    found, at = [results()], held_out(study)
-    for k, target in enumerate(study.labels.targets):
-        others = [e for e in study.encoders if e not in (target, study.parameters.untrained)]
-        if target not in study.encoders or not others:
-            continue
-        tables = pd.concat([study.layer_auc(encoder) for encoder in others])
-        best = tables[tables["target"] == k].groupby(["fold", "encoder"], sort=False)["auc"].max()
-        chosen = [
-            predictions(study, OWN, [best[fold].fillna(0).idxmax()])[fold]
-            for fold in range(len(study.splits))
-        ]
-        by_fold = {OTHER: chosen, OWN_STATES: predictions(study, OWN, [target])}
-        p = {name: at.join(values)[:, [k]] for name, values in by_fold.items()}
-        of_target = replace(at, correct=at.correct[:, [k]], targets=[target])
-        compared = of_target.probabilities(p, [(OTHER, OWN_STATES)], ["AUC"])
-        found.append(compared[compared["target"].eq(target) & compared["versus"].ne("")])
-    return pd.concat(found, ignore_index=True)
+    names, at = study.labels.targets, held_out(study)
+    others = {t: [e for e in study.trained_encoders if e != t] for t in names}
+    own = [t for t in names if t in study.trained_encoders and others[t]]
+    if not own:
+        return results()
+    p = {OTHER: best_of(study, {t: others[t] for t in own})}
+    p[OWN_STATES] = best_of(study, {t: [t] for t in own})
+    at = replace(at, correct=at.correct[:, [names.index(t) for t in own]], targets=own)
+    found = at.probabilities(p, [(OTHER, OWN_STATES)], ["AUC"])
+    return select(found, versus=OWN_STATES, target=None)
+
+
+def best_of(study: Study, candidates: Mapping[str, Sequence[str]]) -> np.ndarray:
+    """Return P(correct) of the test rows, (n, M), each of M targets by its best encoder.
+
+    `candidates` holds the encoders among which each target's is chosen, by `best_encoder`; the
+    regressions on their states are not calibrated.
+    """
+
+    def column(target: str, encoders: Sequence[str], fold: int) -> np.ndarray:
+        found = predictions(study, OWN, [best_encoder(study, target, encoders, fold)], False)
+        return found[fold][:, study.labels.targets.index(target)]
+
+    folds = range(len(study.splits))
+    by_fold = [np.column_stack([column(*each, f) for each in candidates.items()]) for f in folds]
+    return held_out(study).join(by_fold)
+
+
+def best_encoder(study: Study, target: str, encoders: Sequence[str], fold: int = 0) -> str:
+    """Return the encoder with the highest cross-validated AUC for a target on training rows."""
+
+    def highest(encoder: str) -> float:
+        table = study.layer_auc(encoder)
+        of_target = table["target"] == study.labels.targets.index(target)
+        return table.loc[of_target & (table["fold"] == fold), "auc"].max()
+
+    return max(encoders, key=highest)
 
 
 def scaling(study: Study) -> pd.DataFrame:
