@@ -39,7 +39,9 @@ def encoder_grid(study: Study) -> pd.DataFrame:
         of `PAIRED` `versus` the main encoder, which then reads for all targets.
     """
     trained, control = study.trained_encoders, study.parameters.untrained
-    p = {e: best_of(study, dict.fromkeys(study.labels.targets, [e])) for e in study.encoders}
+    p = {
+        e: best_of(study, {target: [e] for target in study.labels.targets}) for e in study.encoders
+    }
     p[PAIRED] = best_of(study, dict.fromkeys(study.labels.targets, trained))
     pairs = [(PAIRED, study.parameters.encoder)] + [(e, control) for e in trained if control]
     return held_out(study).probabilities(p, pairs, ["AUC"])

@@ -14,15 +14,22 @@ from prefill_router.zoo.recipes import RECIPES
 from prefill_router.zoo.training import build_model
 
 
-def test_the_matrix_holds_each_encoders_auc_for_each_target(study):
-    found = it.encoder_matrix(study)
-    assert len(found) == len(study.encoders) * study.labels.n_targets
+def test_the_grid_holds_each_encoders_auc_for_each_target_and_its_lead(study):
+    p, found = study.parameters, it.encoder_grid(study)
+    targets = {name: k for k, name in enumerate(study.labels.targets)}
     for encoder in study.encoders:
-        p = held_out(study).join(predictions(study, OWN, [encoder]))
-        for k, target in enumerate(study.labels.targets):
-            row = one(found, encoder=encoder, target=target)
-            assert row.estimate == pytest.approx(auc_within_folds(study, p, k), abs=1e-12)
+        q = held_out(study).join(predictions(study, OWN, [encoder], calibrated=False))
+        want = [auc_within_folds(study, q, k) for k in targets.values()]
+        for target, value in {"": np.mean(want), **dict(zip(targets, want, strict=True))}.items():
+            row = one(found, router=encoder, target=target)
+            assert row.estimate == pytest.approx(value, abs=1e-12)
             assert row.lower <= row.estimate <= row.upper
+    pairs = {(e, p.untrained) for e in study.trained_encoders} | {(it.PAIRED, p.encoder)}
+    leads = found.query("versus != '' and target == ''")
+    assert set(zip(leads["router"], leads["versus"], strict=True)) == pairs
+    for a, b in pairs:
+        lead = one(found, router=a).estimate - one(found, router=b).estimate
+        assert one(found, router=a, versus=b).estimate == pytest.approx(lead)
     assert it.own_against_others(study).empty  # no target has states
 
 
@@ -32,18 +39,18 @@ def test_own_states_are_compared_with_the_best_others(tmp_path):
     main, other = str(tmp_path / "main"), str(tmp_path / "other")
     table["model"] = table["model"].replace("early", own)
     study = tiny_studies.study(tmp_path, table, encoders=[other, own], outer_folds=2, prices="")
-    row = one(it.own_against_others(study), router=it.OTHER, versus=None, target=None)
+    row = one(it.own_against_others(study), router=it.OTHER, versus=None, target=own)
 
     def auc(name, fold):
         table = study.layer_auc(name)
         return table[table["target"].eq(0) & table["fold"].eq(fold)]["auc"].max()
 
     best = [other if auc(other, f) > auc(main, f) else main for f in range(2)]
-    theirs = [predictions(study, OWN, [name])[fold] for fold, name in enumerate(best)]
-    mine = predictions(study, OWN, [own])
-    p = (held_out(study).join(by_fold)[:, [0, 0, 0]] for by_fold in (theirs, mine))
+    assert [it.best_encoder(study, own, [main, other], f) for f in range(2)] == best
+    of = {name: predictions(study, OWN, [name], calibrated=False) for name in (main, other, own)}
+    theirs = [of[name][fold] for fold, name in enumerate(best)]
+    p = (held_out(study).join(by_fold)[:, [0, 0, 0]] for by_fold in (theirs, of[own]))
     want = np.subtract(*(auc_within_folds(study, values, 0) for values in p))
-    assert row.target == own
     assert row.estimate == pytest.approx(want, abs=1e-12)
     assert row.lower <= row.estimate <= row.upper
 
@@ -53,9 +60,8 @@ def test_a_target_always_right_has_no_auc(tmp_path):
     table = label_table(targets=tiny_studies.TARGETS)
     table["model"] = table["model"].replace("perfect", own)
     study = tiny_studies.study(tmp_path, table, encoders=[own], prices="")
-    [row] = it.own_against_others(study).itertuples()
-    assert row.target == own and np.isnan(row.estimate)
-    assert it.encoder_matrix(study).query("target == @own")["estimate"].isna().all()
+    assert it.own_against_others(study)["estimate"].isna().all()
+    assert it.encoder_grid(study).query("target == @own")["estimate"].isna().all()
 
 
 def test_every_encoder_has_a_size_and_is_compared_with_the_main_one(study):
