@@ -17,7 +17,7 @@ book: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/ruff check
 	$(BIN)/pytest -n auto --dist loadfile tests
-	$(BIN)/pytest --nbval notebooks
+	$(BIN)/pytest --nbval notebooks/*.ipynb
 
 notebooks: $(INSTALLED)
 	$(BIN)/prefill-router notebooks

@@ -13,14 +13,16 @@ import sys
 import tempfile
 from pathlib import Path
 
+import nbformat
 import yaml
 
-from prefill_router.config import project_root
+from prefill_router.config import project_root, validate
 from prefill_router.errors import InputError
 from prefill_router.progress import note
 from prefill_router.storage import file_hash, fingerprint, read_json
 
 HEADLINE_NOTEBOOK = "notebooks/06_cost_aware_routing.ipynb"
+APPENDIX = "notebooks/appendix/"
 HEADLINE = {
     "headline_sentence": "text/html",
     "headline_table": "text/html",
@@ -34,8 +36,9 @@ COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 def build_book(run_dir: str | os.PathLike, output: str | os.PathLike | None = None) -> Path:
     """Render the book of a run from the notebooks that this run executed.
 
-    Committed notebooks are never read. Nothing is done if the pages are already made from the same
-    sources; if the build fails, the pages that were there stay.
+    An appendix that the run did not execute is the committed one where that is of the same study,
+    else a page that says so. Nothing is done if the pages are already made from the same sources;
+    if the build fails, the pages that were there stay.
 
     Parameters
     ----------
@@ -62,6 +65,8 @@ def build_book(run_dir: str | os.PathLike, output: str | os.PathLike | None = No
     sources = book_sources(root, run_dir)
     code = {str(path.relative_to(root)): path for path in root.glob("prefill_router/**/*.py")}
     key = fingerprint({name: file_hash(path) for name, path in (sources | code).items()})
+    parameters = validate(read_json(run_dir / "manifest.json")["parameters"])
+    is_default = parameters.fingerprint == validate({}).fingerprint
     stamp = output / STAMP
     if stamp.is_file() and stamp.read_text() == key:
         return output / "index.html"
@@ -74,6 +79,8 @@ def build_book(run_dir: str | os.PathLike, output: str | os.PathLike | None = No
         for name, path in sources.items():
             (tree / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, tree / name)
+            if name.startswith(APPENDIX) and path == root / name and not is_default:
+                leave_out(tree / name)
         figure = headline(tree / HEADLINE_NOTEBOOK)["headline_figure"]
         (tree / "book/_static/headline.png").write_bytes(base64.b64decode(figure))
         pages = render(tree, root, log=run_dir / "book.log")
@@ -110,11 +117,22 @@ def book_sources(root: Path, run_dir: Path) -> dict[str, Path]:
     sources = {path.relative_to(root).as_posix(): path for path in pages}
     contents = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
     for chapter in (chapter["file"] for part in contents["parts"] for chapter in part["chapters"]):
-        if chapter.startswith("notebooks/"):
-            sources[f"{chapter}.ipynb"] = notebook = run_dir / f"{chapter}.ipynb"
-            if not notebook.is_file() or file_hash(notebook) != made.get(notebook.name):
+        name = f"{chapter}.ipynb"
+        if chapter.startswith(APPENDIX) and name not in made:
+            sources[name] = root / name
+        elif chapter.startswith("notebooks/"):
+            sources[name] = notebook = run_dir / name
+            if not notebook.is_file() or file_hash(notebook) != made.get(name):
                 raise InputError(f"{notebook} is missing or not what the run made; {again}.")
     return sources
+
+
+def leave_out(notebook: Path) -> None:
+    """Keep the title and question of an appendix that was not run, and say how to run it."""
+    book = nbformat.read(notebook, as_version=4)
+    said = "This study did not run the appendix: `prefill-router run FILE --appendix` does."
+    book.cells = [book.cells[0], nbformat.v4.new_markdown_cell(said)]
+    nbformat.write(book, notebook)
 
 
 def headline(notebook: Path) -> dict[str, str]:

@@ -28,8 +28,6 @@ from prefill_router.validation import Settings, checked, field, plain_yaml, read
 if TYPE_CHECKING:
     from prefill_router.labels.costs import Prices
 
-HEAVY = (7, 8, 9, 10, 13)
-"""Chapters that run on a sample of the queries unless they are named."""
 READERS = ["zoo/reader-s", "zoo/reader-m", "zoo/reader-l"]
 PLACES = {"device", "engine", "address", "run_dir"}
 """Parameters that say where it is computed and kept: they do not make it another study."""
@@ -89,7 +87,7 @@ class Config(Settings):
 
 
 class Parameters(Config):
-    """What a study is made from; every notebook's `parameters` cell holds these names, defaults."""
+    """What a study is made from; notebooks' `parameters` cells show some of these fields."""
 
     encoders: Listed[str] = field(
         [*READERS, "zoo/reader-l-untrained", *(f"zoo/{name}" for name in ZOO_TARGETS)],
@@ -113,9 +111,6 @@ class Parameters(Config):
         5, "SharedTrunkNets kept, by inner validation loss", validate_default=True
     )
     n_resamples: int = field(2000, "bootstrap resamples of query groups", ge=100)
-    full: Listed[PositiveInt] = field(
-        [], "chapters (of 7 to 10, 13) run at full size, not on a sample: takes hours"
-    )
     fresh_labels: bool = field(False, "ask the zoo's targets everything again")
     engine: Literal["local", "ray"] = field(
         "local", "who reads prompts: local, this machine; or ray, a cluster's workers"
@@ -125,13 +120,6 @@ class Parameters(Config):
         "float32", "precision in which encoders compute"
     )
     run_dir: str = field("", "where results go; empty: runs/ and a hash of the above")
-
-    @field_validator("full")
-    @classmethod
-    def _are_heavy(cls, value: list[int]) -> list[int]:
-        if others := sorted(set(value) - set(HEAVY)):
-            raise ValueError(f"{others} always run in full; choose from {list(HEAVY)}")
-        return value
 
     @field_validator("keep")
     @classmethod
@@ -154,7 +142,7 @@ def validate(
 
 
 def from_namespace(namespace: Mapping[str, Any]) -> Parameters:
-    """Return the parameters that a notebook's cells have set.
+    """Return the parameters that a notebook's cells have set; the others take their defaults.
 
     Everything in the namespace that is not IPython's or a module counts as a parameter, so that a
     misspelled one, of which papermill only warns, is an error here.
@@ -271,13 +259,8 @@ class Loop(Config):
     @classmethod
     def explained(cls) -> list[tuple[str, str, str]]:
         """Return name, default and meaning of every field, an endpoint's own ones included."""
-        rows = []
-        for prefix, model in (("", cls), ("targets: ", Endpoint)):
-            for name, about in model.model_fields.items():
-                default = "" if about.is_required() else about.default
-                shown = "" if default in (None, [], {}) else str(default)
-                rows.append((prefix + name, shown, about.description))
-        return rows
+        own = [(f"targets: {name}", *rest) for name, *rest in Endpoint.explained()]
+        return [*super().explained(), *own]
 
 
 def read_loop(path: str | Path, given: Mapping[str, Any] | None = None) -> Loop:

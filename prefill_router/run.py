@@ -1,4 +1,4 @@
-"""The chain: every notebook in order, by papermill, into one run directory."""
+"""The chain: every chapter in order, by papermill, into one run directory."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from prefill_router.config import Parameters, project_root, validate
 from prefill_router.errors import InputError
 from prefill_router.evaluation.results import VERSION
 from prefill_router.experiments.expectations import EXPECTED, accept
-from prefill_router.experiments.published import PUBLISHED, identify
+from prefill_router.experiments.published import PUBLISHED
 from prefill_router.experiments.study import Study
 from prefill_router.extraction import check_layers
 from prefill_router.extraction.models import device_map
 from prefill_router.extraction.prompts import check_max_tokens, config_limit
-from prefill_router.extraction.sources import text_config
+from prefill_router.extraction.sources import text_config, weights_hash
 from prefill_router.labels.costs import expected_costs, query_costs
 from prefill_router.progress import note, track
 from prefill_router.storage import (
@@ -44,9 +44,10 @@ INJECTED = "injected-parameters"
 """Papermill's tag of the cell that it adds."""
 
 
-def notebooks() -> list[Path]:
-    """Return the project's notebooks in the order of the method."""
-    return sorted((project_root() / "notebooks").glob("[0-9]*.ipynb"))
+def notebooks(appendix: bool = False) -> list[Path]:
+    """Return the chapters in the order of the method, the `appendix` after them if it is wanted."""
+    folder = project_root() / "notebooks"
+    return sorted(folder.glob("*.ipynb")) + sorted(folder.glob("appendix/*.ipynb")) * appendix
 
 
 def run_experiment(
@@ -54,8 +55,9 @@ def run_experiment(
     name: str,
     source: str = "parameters",
     given: Mapping[str, Any] | None = None,
+    appendix: bool = False,
 ) -> Path:
-    """Run every notebook, in order; those that ran already with the same inputs are kept.
+    """Run every chapter, in order; those that ran already with the same inputs are kept.
 
     Parameters
     ----------
@@ -65,6 +67,8 @@ def run_experiment(
         The run's directory, below ``runs/``, unless `values` names a `run_dir`.
     source, given
         As for `prefill_router.validation.checked`.
+    appendix : bool, default False
+        Whether the appendix runs after the chapters.
 
     Returns
     -------
@@ -83,17 +87,17 @@ def run_experiment(
     study = Study(parameters)
     set_values, inputs = parameters.model_dump(mode="json"), check_inputs(study)
     run_dir, state = study.run_dir, [set_values, inputs, _committed(), versions("experiments")]
+    outputs = {path: run_dir / path.relative_to(study.root) for path in notebooks(appendix)}
     study.claim()
-    for notebook in track(notebooks(), f"running {run_dir.name}"):
+    for notebook, out in track(outputs.items(), f"running {run_dir.name}"):
         state.append(file_hash(notebook))  # and so of all before it
-        note(_execute(notebook, run_dir, set_values, fingerprint(state)))
+        note(_execute(notebook, out, run_dir, set_values, fingerprint(state)))
     rows = [  # each names its notebook, for chapters overlap
         {"notebook": path.stem, **row}
         for path in sorted(run_dir.glob("metrics/*.json"))
         for row in read_json(path)["rows"]
     ]
     write_json(run_dir / "metrics.json", {"version": VERSION, "rows": rows})
-    outputs = [run_dir / "notebooks" / path.name for path in notebooks()]
     manifest = {
         "parameters": set_values,
         "code": {"version": __version__, "stages": STAGES},
@@ -101,9 +105,13 @@ def run_experiment(
         "machine": {"system": platform.platform(), "cores": os.cpu_count()},
         **inputs,
         "artifacts": sorted(path.name for path in study.store.root.glob("*-*") if path.is_dir()),
-        "notebooks": {path.name: file_hash(path) for path in outputs},
+        "notebooks": {
+            out.relative_to(run_dir).as_posix(): file_hash(out) for out in outputs.values()
+        },
         "metrics": file_hash(run_dir / "metrics.json"),
-        "seconds": {path.stem: read_json(path.with_suffix(".json"))["seconds"] for path in outputs},
+        "seconds": {
+            out.stem: read_json(out.with_suffix(".json"))["seconds"] for out in outputs.values()
+        },
     }
     write_json(run_dir / "manifest.json", manifest)
     return run_dir
@@ -115,7 +123,8 @@ def check_inputs(study: Study) -> dict[str, Any]:
     Returns
     -------
     dict
-        As `prefill_router.experiments.published.identify`.
+        What they hold, wherever it lies: ``labels``, a fingerprint; ``prices``, the table or None;
+        ``encoders``, hashes by name.
 
     Raises
     ------
@@ -123,8 +132,11 @@ def check_inputs(study: Study) -> dict[str, Any]:
         If labels, prices, an encoder or the device are missing or cannot be used, the queries
         are too few to be split, or what an answer costs is unknown.
     """
-    p, inputs = study.parameters, identify(study)
-    for encoder in inputs["encoders"]:
+    p, labels = study.parameters, study.labels.fingerprint
+    prices = study.prices and {n: v for n, v in vars(study.prices).items() if n != "source"}
+    encoders = [*study.encoders, *([] if p.embedding == "lsa" else [p.embedding])]
+    hashes = {encoder: weights_hash(study.source(encoder)) for encoder in encoders}
+    for encoder in hashes:
         config = text_config(study.source(encoder))
         try:
             check_max_tokens(p.max_tokens, config_limit(config))
@@ -140,7 +152,7 @@ def check_inputs(study: Study) -> dict[str, Any]:
         query_costs(study.labels, study.prices, lengths)
         for split in splits:
             expected_costs(study.labels, study.prices, lengths, split.train)
-    return inputs
+    return {"labels": labels, "prices": prices, "encoders": hashes}
 
 
 def prepare_kernels() -> None:
@@ -163,9 +175,8 @@ def _committed() -> list[str]:
     return [file_hash(path) for path in paths if path.exists()]
 
 
-def _execute(notebook: Path, run_dir: Path, given: dict, state: str) -> str:
+def _execute(notebook: Path, out: Path, run_dir: Path, given: dict, state: str) -> str:
     """Execute one notebook unless its result of the same state is there; say which it was."""
-    out = run_dir / "notebooks" / notebook.name
     done, recorded = out.with_suffix(".json"), run_dir / "metrics" / f"{notebook.stem}.json"
 
     def kept() -> list[str | None]:
@@ -209,7 +220,7 @@ def clean(path: Path) -> None:
 
 
 def refresh_notebooks() -> list[Path]:
-    """Run the chain on the defaults, and make its notebooks, numbers and figure the committed ones.
+    """Run everything on the defaults; make notebooks, numbers and figure the committed ones.
 
     Returns
     -------
@@ -217,12 +228,11 @@ def refresh_notebooks() -> list[Path]:
         The files written: notebooks, expectations, and the figure that README and book show.
     """
     defaults = {"run_dir": ""}  # papermill adds no cell where no parameter differs
-    run_dir = run_experiment(defaults, "")
+    root, run_dir = project_root(), run_experiment(defaults, "", appendix=True)
     expected = accept(Study(validate(defaults)))
-    run_experiment(defaults, "")  # again, with the verdicts; artifacts are found
-    for notebook in notebooks():
-        shutil.copyfile(run_dir / "notebooks" / notebook.name, notebook)
-    root = project_root()
+    run_experiment(defaults, "", appendix=True)  # again, with the verdicts; artifacts are found
+    for notebook in notebooks(appendix=True):
+        shutil.copyfile(run_dir / notebook.relative_to(root), notebook)
     figure = root / "book" / "_static" / "headline.png"
     figure.write_bytes(base64.b64decode(headline(root / HEADLINE_NOTEBOOK)["headline_figure"]))
-    return [*notebooks(), expected, figure]
+    return [*notebooks(appendix=True), expected, figure]

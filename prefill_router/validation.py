@@ -37,6 +37,16 @@ class Settings(BaseModel):
             raise ValueError("yes, no, true and false are no value here; quote what is text")
         return value
 
+    @classmethod
+    def explained(cls) -> list[tuple[str, str, str]]:
+        """Return name, default and meaning of every field."""
+        rows = []
+        for name, about in cls.model_fields.items():
+            default = "" if about.is_required() else about.default
+            shown = "" if default in (None, [], {}) else str(default)
+            rows.append((name, shown, about.description))
+        return rows
+
 
 def checked(
     model: type[Model],

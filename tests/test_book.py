@@ -1,7 +1,6 @@
 """The book of a small made-up run: what its pages say, and what they never load."""
 
 import base64
-import json
 import re
 import urllib.parse
 
@@ -13,6 +12,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
 from prefill_router import book
 from prefill_router.config import project_root
 from prefill_router.errors import InputError
+from prefill_router.run import notebooks
 from prefill_router.storage import file_hash, write_json
 
 HOSTILE = "<script>alert('owned')</script> $$x^2$$ **bold** {math}`y` ```{note} z```"
@@ -23,7 +23,8 @@ PIXEL = (
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADU"
     "lEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
 )
-NOTEBOOKS = sorted(path.stem for path in (project_root() / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = [path.relative_to(project_root()) for path in notebooks()]
+APPENDIX = [path.relative_to(project_root()) for path in notebooks(appendix=True)[len(NOTEBOOKS) :]]
 LOADING = ["script", "img", "iframe", "source", "embed", "audio", "video"]
 
 
@@ -36,19 +37,21 @@ def glued(name, kind, value):
     return new_output("display_data", data={kind: value}, metadata=mark)
 
 
-def write_run(run_dir, sentence_kind="text/html", text="made by this run"):
-    (run_dir / "notebooks").mkdir(parents=True, exist_ok=True)
+def write_run(
+    run_dir, sentence_kind="text/html", text="made by this run", appendix=False, **parameters
+):
+    (run_dir / "notebooks/appendix").mkdir(parents=True, exist_ok=True)
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     hashes = {}
-    for name in NOTEBOOKS:
+    for path in NOTEBOOKS + APPENDIX * appendix:
         cells = [
-            new_markdown_cell(f"# {name}\n\nA formula: $a^2$."),
+            new_markdown_cell(f"# {path.stem}\n\nA formula: $a^2$."),
             executed_cell(
                 new_output("stream", name="stdout", text=f"{text} {HOSTILE}"),
                 new_output("display_data", data={"text/html": TABLE}),
             ),
         ]
-        if name.startswith("06"):
+        if path.name.startswith("06"):
             shown = {"figure": {"caption": "The headline.", "name": "fig-routers"}}
             shown["image"] = {"alt": "Accuracy against cost."}
             cells += [
@@ -57,15 +60,15 @@ def write_run(run_dir, sentence_kind="text/html", text="made by this run"):
                 executed_cell(glued("headline_figure", "image/png", PIXEL), mystnb=shown),
             ]
         notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
-        nbformat.write(notebook, path := run_dir / "notebooks" / f"{name}.ipynb")
-        hashes[path.name] = file_hash(path)
-    write_json(run_dir / "manifest.json", {"notebooks": hashes})
+        nbformat.write(notebook, run_dir / path)
+        hashes[str(path)] = file_hash(run_dir / path)
+    write_json(run_dir / "manifest.json", {"notebooks": hashes, "parameters": parameters})
     return run_dir
 
 
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory):
-    return write_run(tmp_path_factory.mktemp("runs") / "tiny")
+    return write_run(tmp_path_factory.mktemp("runs") / "tiny", seed=1)
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +82,11 @@ def pages(run_dir):
 
 
 def test_book_shows_the_notebooks_of_the_run_and_its_headline(run_dir, pages):
-    for name in NOTEBOOKS:
-        assert "made by this run" in pages[f"notebooks/{name}.html"].text
+    for path in NOTEBOOKS:
+        assert "made by this run" in pages[str(path.with_suffix(".html"))].text
+    for path in APPENDIX:  # committed, but of another study
+        page = pages[str(path.with_suffix(".html"))]
+        assert "did not run the appendix" in page.text and not page.find("div", class_="cell")
     introduction = pages["book/intro.html"]
     assert "Routing closes a gap." in introduction.text
     image = introduction.find("img", src=re.compile("headline"))
@@ -136,7 +142,7 @@ def fake_render(monkeypatch):
     calls = []
 
     def render(tree, root, log):
-        calls.append(json.loads((tree / book.HEADLINE_NOTEBOOK).read_text()))
+        calls.append({path: (tree / path).read_bytes() for path in NOTEBOOKS + APPENDIX})
         built = tree / "_build/html"
         built.mkdir(parents=True)
         (built / "index.html").write_text(f"build {len(calls)}")
@@ -162,6 +168,17 @@ def test_pages_are_built_anew_from_other_sources_alone_and_kept_if_that_fails(
         book.build_book(run_dir)
     assert (run_dir / "book/index.html").read_text() == "build 2"
     assert (run_dir / "book.log").is_file()
+
+
+def test_the_appendix_is_the_run_s_own_or_the_committed_one_of_the_same_study(
+    tmp_path, fake_render
+):
+    for appendix in (False, True):
+        run_dir = write_run(tmp_path / f"run-{appendix}", appendix=appendix, device="auto")
+        book.build_book(run_dir)
+        for path in APPENDIX:
+            shown = run_dir if appendix else project_root()
+            assert fake_render[-1][path] == (shown / path).read_bytes()
 
 
 def test_a_directory_of_something_else_is_not_replaced(tmp_path, fake_render):

@@ -11,7 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from prefill_router import cli, extraction
-from prefill_router.config import project_root
+from prefill_router.config import Parameters, project_root
 from prefill_router.errors import InputError
 from prefill_router.extraction import extract
 
@@ -42,8 +42,8 @@ def ran(monkeypatch, tmp_path):
     """What `run` passes on, instead of running it."""
     calls = []
 
-    def record(values, name, source, given):
-        calls.append((values, given, name, source))
+    def record(values, name, source, given, appendix):
+        calls.append((values, given, name, source, appendix))
         return tmp_path / "runs" / name
 
     monkeypatch.setattr("prefill_router.run.run_experiment", record)
@@ -80,7 +80,7 @@ def test_run_passes_on_the_file_and_what_overrides_it(tmp_path, ran):
     path = tmp_path / "mine.yaml"
     path.write_text("seed: 3\nencoder: zoo/reader-s\ntargets: [a, b]\n")
     result = invoke(
-        "run", path, "-p", "seed=4", "-p", "layers=[0, 2]", "-p", "dimensions=8, 16",
+        "run", path, "--appendix", "-p", "seed=4", "-p", "layers=[0, 2]", "-p", "dimensions=8, 16",
         "--parameter", "prices=", "-p", "fresh_labels=true", "-p", "run_dir=runs/a=b",
     )  # fmt: skip
     assert result.exit_code == 0
@@ -89,9 +89,15 @@ def test_run_passes_on_the_file_and_what_overrides_it(tmp_path, ran):
         "seed": 4, "layers": [0, 2], "dimensions": "8, 16", "prices": "", "fresh_labels": True,
         "run_dir": "runs/a=b",
     }  # fmt: skip
-    assert ran == [(values, given, "mine", str(path))]
+    assert ran == [(values, given, "mine", str(path), True)]
     run_dir = tmp_path / "runs" / "mine"
     assert result.stdout.split("\n")[0].endswith(f"prefill-router book {run_dir}")
+
+
+def test_run_explains_every_parameter():
+    said = " ".join(invoke("run", "--help").stdout.split())
+    for name, field in Parameters.model_fields.items():
+        assert f"{name}: {field.description}" in said
 
 
 def test_run_names_the_file_or_option_at_fault(tmp_path):
@@ -212,5 +218,5 @@ def test_documented_commands_and_their_options_exist():
         command = typer.main.get_command(cli.app).commands[first]
         if hasattr(command, "commands"):
             command, rest = command.commands[rest[0]], rest[1:]
-        known = {name for parameter in command.params for name in parameter.opts}
+        known = {name for parameter in command.params for name in parameter.opts} | {"--help"}
         assert {word for word in rest if re.match(r"-[-a-z]", word)} <= known, (page, first, rest)

@@ -1,6 +1,9 @@
-"""The committed notebooks: their parameters, and that their checks bite."""
+"""The committed notebooks: how they are built, their parameters, and that their checks bite."""
 
+import ast
 import inspect
+import itertools
+import re
 
 import nbformat
 import pytest
@@ -14,37 +17,126 @@ from prefill_router.probes import separability
 from prefill_router.run import notebooks
 from prefill_router.storage import read_json, write_json
 
+METHOD = notebooks()[:6]
+"""The chapters of part I."""
+HIDDEN = {"hide-input", "hide-cell", "remove-input", "remove-cell"}
+UNCHECKED = {"nbval-ignore-output", "nbval-skip"}
 
-@pytest.fixture(params=notebooks(), ids=lambda path: path.stem)
+
+@pytest.fixture(params=notebooks(appendix=True), ids=lambda path: path.stem)
 def path(request):
     return request.param
 
 
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
 def code_cells(path):
-    return [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+    return [cell for cell in read(path).cells if cell.cell_type == "code"]
 
 
 def tags(cell):
-    return cell.metadata.get("tags", [])
+    return {*cell.metadata.get("tags", [])}
 
 
-def test_parameters_cell_is_the_library_s(path):
-    tagged = [cell.source for cell in code_cells(path) if "parameters" in tags(cell)]
-    assert tagged == [parameters_cell()]
+def visible(path):
+    return [cell for cell in code_cells(path) if not HIDDEN & tags(cell)]
+
+
+def nodes(cell, *kinds):
+    return [node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, kinds)]
+
+
+def asserts(cell):
+    """Return whether a cell compares: by `assert`, or by a function such as `assert_allclose`."""
+    calls = [node.func for node in nodes(cell, ast.Call)]
+    names = [getattr(call, "attr", getattr(call, "id", "")) for call in calls]
+    return bool(nodes(cell, ast.Assert)) or any(name.startswith("assert_") for name in names)
+
+
+def test_notebook_was_executed_in_order_without_a_trace_or_an_error(path):
+    notebook = read(path)
+    assert notebook.metadata.kernelspec.language == "python"  # how the book colours its code
+    assert "papermill" not in notebook.metadata
+    cells, checked = code_cells(path), []
+    counts = [cell.execution_count for cell in cells if cell.source.strip()]
+    assert counts == list(range(1, len(counts) + 1))
+    for cell in cells:
+        assert not {"papermill", "execution"} & set(cell.metadata)
+        assert "injected-parameters" not in tags(cell)
+        for output in cell.outputs:
+            assert output.output_type != "error" and output.get("name") != "stderr"
+            text = output.output_type == "stream" or "text/plain" in output.get("data", {})
+            checked += [output] if text and not tags(cell) & UNCHECKED else []
+    assert checked
+    nbformat.validate(notebook)
+
+
+def test_a_notebook_shows_the_parameters_that_its_reader_would_change(path):
+    [cell] = [cell for cell in code_cells(path) if "parameters" in tags(cell)]
+    shown = [line.partition(":")[0] for line in cell.source.splitlines()]
+    assert 5 <= len(shown) <= 10
+    assert cell.source == parameters_cell(*shown)
+    assert "hide-input" in tags(cell)
+
+
+def test_what_a_notebook_imports_is_there(path):
+    for cell in code_cells(path):
+        for node in nodes(cell, ast.Import, ast.ImportFrom):
+            exec(ast.unparse(node), {})
+
+
+def test_a_notebook_is_short_and_shows_its_work(path):
+    """Limits of a chapter: what needs more of them is two."""
+    assert len(visible(path)) <= 12
+    shown = [output.get("data", {}) for cell in code_cells(path) for output in cell.outputs]
+    assert sum("image/png" in data for data in shown) <= 4
+    unfolded = [
+        re.sub("<details.*?</details>", "", d.get("text/html", ""), flags=re.S) for d in shown
+    ]
+    assert sum(html.count("<table") for html in unfolded) <= 3
+    cells = read(path).cells
+    for one, next_one in itertools.pairwise(cells):
+        assert not ("hide-input" in tags(one) and "hide-input" in tags(next_one)), next_one.source
+
+
+def test_figures_of_a_notebook_are_numbered_captioned_and_described(path):
+    for cell in code_cells(path):
+        if any("image/png" in output.get("data", {}) for output in cell.outputs):
+            options = cell.metadata.mystnb
+            assert options.image.alt and options.figure.caption and options.figure.name
+
+
+def test_what_a_notebook_defines_is_short_and_compared_with_the_library(path):
+    compared = " ".join(cell.source for cell in code_cells(path) if asserts(cell))
+    for cell in code_cells(path):
+        for node in nodes(cell, ast.FunctionDef, ast.ClassDef):
+            assert node.end_lineno - node.lineno < 25, node.name
+            inner = isinstance(node, ast.FunctionDef) and node.col_offset
+            assert inner or re.search(rf"\b{node.name}\b", compared), node.name
+
+
+@pytest.mark.parametrize("path", METHOD, ids=lambda path: path.stem)
+def test_a_chapter_of_the_method_does_a_step_by_hand_and_compares(path):
+    assert any(map(asserts, visible(path)))
 
 
 def test_numbers_are_held_to_committed_expectations(path):
+    """In a last cell that readers do not see."""
     held = read_json(project_root() / EXPECTED)[Parameters().fingerprint][path.stem]
     last = code_cells(path)[-1]
+    assert last == read(path).cells[-1]
+    assert f'check(study, "{path.stem}"' in last.source
     assert last.outputs[0].text == f"all {len(held)} headline numbers are as expected\n"
-    assert "nbval-ignore-output" not in tags(last)
+    assert tags(last) == {"remove-cell"}
 
 
 def run_cells(number, parameters, skip=()):
     """Execute a notebook's cells on a small study, those with a tag of `skip` left out."""
     namespace = {}
     for cell in code_cells(notebooks()[number - 1]):
-        if not {*skip} & {*tags(cell)}:
+        if not {*skip} & tags(cell):
             exec(cell.source, namespace)
         if "parameters" in tags(cell):
             namespace |= parameters

@@ -1,19 +1,16 @@
 """What must hold for the files of the repository as a whole, above all for its notebooks."""
 
-import ast
 import os
 import pkgutil
 import re
 import subprocess
 from pathlib import Path
 
-import nbformat
-import pytest
 import yaml
 
+from prefill_router.run import notebooks
+
 ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-UNCHECKED = {"nbval-ignore-output", "nbval-skip"}
 MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:home|root|Users|work|tmp|mnt|private)/\w")
 
 
@@ -21,59 +18,11 @@ def read(name: str) -> str:
     return (ROOT / name).read_text(encoding="utf-8")
 
 
-@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
-def notebook(request):
-    found = nbformat.read(request.param, as_version=4)
-    found.code = [cell for cell in found.cells if cell.cell_type == "code"]
-    return found
-
-
 def test_the_book_has_exactly_the_notebooks_that_exist():
     contents = yaml.safe_load(read("_toc.yml"))
     chapters = [chapter["file"] for part in contents["parts"] for chapter in part["chapters"]]
     listed = [chapter for chapter in chapters if chapter.startswith("notebooks/")]
-    assert listed == [f"notebooks/{path.stem}" for path in NOTEBOOKS]
-    assert len(NOTEBOOKS) >= 6
-
-
-def test_notebook_was_executed_in_order_without_a_trace_or_an_error(notebook):
-    assert notebook.metadata.kernelspec.language == "python"  # how the book colours its code
-    assert "papermill" not in notebook.metadata
-    counts = [cell.execution_count for cell in notebook.code if cell.source.strip()]
-    assert counts == list(range(1, len(counts) + 1))
-    checked = []
-    for cell in notebook.code:
-        tags = set(cell.metadata.get("tags", []))
-        assert not {"papermill", "execution"} & set(cell.metadata)
-        assert "injected-parameters" not in tags
-        for output in cell.outputs:
-            assert output.output_type != "error" and output.get("name") != "stderr"
-            text = output.output_type == "stream" or "text/plain" in output.get("data", {})
-            checked += [output] if text and not tags & UNCHECKED else []
-    assert checked
-    nbformat.validate({name: part for name, part in notebook.items() if name != "code"})
-
-
-def test_parameters_of_a_notebook_are_typed_and_commented(notebook):
-    [cell] = [c for c in notebook.code if "parameters" in c.metadata.get("tags", [])]
-    for line in cell.source.splitlines():
-        assert re.match(r"(#.*|\w+: .+ = .+  # .+)?$", line), line
-
-
-def test_what_a_notebook_defines_is_short(notebook):
-    """What needs more lines is worth a tested function in the library."""
-    for cell in notebook.code:
-        source = re.sub(r"^\s*[%!].*$", "", cell.source, flags=re.MULTILINE)
-        for node in ast.walk(ast.parse(source)):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-                assert node.end_lineno - node.lineno < 25, node.name
-
-
-def test_figures_of_a_notebook_are_numbered_captioned_and_described(notebook):
-    for cell in notebook.code:
-        if any("image/png" in output.get("data", {}) for output in cell.outputs):
-            options = cell.metadata.mystnb
-            assert options.image.alt and options.figure.caption and options.figure.name
+    assert listed == [str(path.relative_to(ROOT).with_suffix("")) for path in notebooks(True)]
 
 
 def test_commands_and_links_of_the_readme_exist():

@@ -47,7 +47,8 @@ def root(tmp_path, monkeypatch):
     for module in ("run", "experiments.study"):
         monkeypatch.setattr(f"prefill_router.{module}.project_root", lambda: tmp_path)
     monkeypatch.setenv("PYTHONPATH", "elsewhere")
-    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks" / "appendix").mkdir(parents=True)
+    write_notebook(tmp_path, "appendix/a_more", "print(seed)")
     write_notebook(tmp_path, "01_first", RECORD.replace("NAME", "01_first"))
     write_notebook(tmp_path, "02_second", RECORD.replace("NAME", "02_second"), FAIL)
     return tmp_path
@@ -105,8 +106,8 @@ def test_a_chain_that_fails_goes_on_where_it_failed(root, values, executed):
     assert {"seed": 7, "run_dir": "runs/mine"}.items() <= manifest["parameters"].items()
     assert manifest["metrics"] == file_hash(run / "metrics.json")
     assert all(manifest["seconds"][name] > 0 for name in BOTH)
-    names = [f"{name}.ipynb" for name in BOTH]
-    assert manifest["notebooks"] == {n: file_hash(run / "notebooks" / n) for n in names}
+    names = [f"notebooks/{name}.ipynb" for name in BOTH]
+    assert manifest["notebooks"] == {n: file_hash(run / n) for n in names}
     assert manifest["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))
     assert manifest["code"]["stages"] == STAGES
     assert {"torch", "transformers", "numpy"} < set(manifest["versions"])
@@ -173,13 +174,14 @@ def test_committed_notebooks_are_those_of_a_run_on_the_defaults(root, values, mo
     monkeypatch.setattr(chain, "Parameters", lambda: own)
     monkeypatch.setattr(chain, "headline", lambda _: {"headline_figure": "AAAA"})
     written = chain.refresh_notebooks()
-    assert [path.name for path in written[:2]] == [f"{name}.ipynb" for name in BOTH]
-    assert written[2] == root / "experiments" / "expectations.json"
-    assert written[3].read_bytes() == b"\0\0\0"
-    for path in written[:2]:
+    *books, expectations, figure = written
+    assert [path.stem for path in books] == [*BOTH, "a_more"]
+    assert expectations == root / "experiments" / "expectations.json"
+    assert figure.read_bytes() == b"\0\0\0"
+    for path in books:
         cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
         assert [cell.execution_count for cell in cells] == [*range(1, len(cells) + 1)]
-        assert cells[1].outputs[0].text.startswith("seed ")
+        assert cells[1].outputs[0].text in ("seed 0\n", "0\n")
 
 
 def test_cleaning_takes_out_times_and_leaves_the_rest(tmp_path):

@@ -81,6 +81,15 @@ def overrides(given: list[str] | None) -> dict[str, Any]:
     return values
 
 
+def explanation(title: str, rows: list[tuple[str, str, str]]) -> str:
+    """Return the end of a command's help: the name, default and meaning of what it reads."""
+    lines = (
+        f"* **{name}**: {meaning}" + f" (default: {default})" * bool(default)
+        for name, default, meaning in rows
+    )
+    return "\n".join([f"**{title}**:\n", *lines])
+
+
 def loop_command(*fields: str) -> Callable[[Callable[..., Said]], None]:
     """Make a command of a function of the loop, and of arguments of its own.
 
@@ -117,13 +126,14 @@ def loop_command(*fields: str) -> Callable[[Callable[..., Said]], None]:
         _, *own = inspect.signature(function, eval_str=True).parameters.values()
         run.__signature__ = inspect.Signature([file, *own, *options])
         run.__doc__ = function.__doc__
-        explained = (
-            f"* **{name}**: {meaning}" + f" (default: {default})" * bool(default)
-            for name, default, meaning in Loop.explained()
-            if name.partition(":")[0] in names and (command == "collect" or ":" not in name)
+        rows = [
+            row
+            for row in Loop.explained()
+            if row[0].partition(":")[0] in names and (command == "collect" or ":" not in row[0])
+        ]
+        epilog = explanation(
+            f"Fields of LOOP.yaml that {command} reads, each also given by -p", rows
         )
-        head = f"**Fields of LOOP.yaml that {command} reads**, each also given by -p:\n"
-        epilog = "\n".join([head, *explained])
         app.command(command, rich_help_panel="The loop", epilog=epilog)(run)
 
     return register

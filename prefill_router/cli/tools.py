@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from prefill_router.cli.common import Overrides, app, overrides, toolkit_app, zoo_app
+from prefill_router.cli.common import Overrides, app, explanation, overrides, toolkit_app, zoo_app
 from prefill_router.config import Parameters, validate
 from prefill_router.errors import check_known
 from prefill_router.storage import Store
@@ -27,20 +27,21 @@ Device = Annotated[str, field("device")]
 Directory = Annotated[Path, Argument(help="Directory to write into.")]
 RunDirectory = Annotated[Path, Argument(help="A finished run's directory, such as runs/default.")]
 Experiment = Annotated[Path | None, Argument(help="YAML file of parameters; none: all defaults.")]
+Appendix = Annotated[bool, Option("--appendix", help="Run the appendix too, after the chapters.")]
 Pages = Annotated[Path | None, Option(help="Where the pages go. [default: RUN_DIR/book]")]
 Models = Annotated[Path | None, Option(help="Where they go. [default: the package]")]
 Names = Annotated[list[str] | None, Argument(help="Models to train, such as reader-m; none: all.")]
 Table = Annotated[Path, Argument(help="Table to write: .parquet, .csv or .csv.gz.")]
 
 
-@app.command(rich_help_panel=STUDIES)
-def run(experiment: Experiment = None, parameter: Overrides = None) -> None:
-    """Run every notebook on your parameters, into runs/NAME/.
+@app.command(rich_help_panel=STUDIES, epilog=explanation("Parameters", Parameters.explained()))
+def run(
+    experiment: Experiment = None, parameter: Overrides = None, appendix: Appendix = False
+) -> None:
+    """Run every chapter on your parameters, into runs/NAME/.
 
     NAME is the experiment file's. What ran before with the same inputs is kept, so an interrupted
-    run goes on where it stopped. `papermill --help-notebook notebooks/01_labels_and_headroom.ipynb`
-    lists and explains the parameters; relative paths in them start at the project's directory.
-    Example:
+    run goes on where it stopped. Relative paths start at the project's directory. Example:
 
         prefill-router run experiments/default.yaml -p encoder=zoo/reader-m -p run_dir=runs/mine
     """
@@ -48,7 +49,7 @@ def run(experiment: Experiment = None, parameter: Overrides = None) -> None:
 
     values = read_mapping(experiment) if experiment else {}
     name, source = (experiment.stem, str(experiment)) if experiment else ("default", "parameters")
-    run_dir = run_experiment(values, name, source, overrides(parameter))
+    run_dir = run_experiment(values, name, source, overrides(parameter), appendix)
     typer.echo(f"{run_dir}: done. Render its book with: prefill-router book {run_dir}")
 
 
@@ -63,10 +64,10 @@ def book(run_dir: RunDirectory, output: Pages = None) -> None:
 
 @app.command(rich_help_panel=STUDIES)
 def publish(run_dir: RunDirectory) -> None:
-    """Make a run's results the published ones, which the book's heavy chapters show.
+    """Make a run on real labels the published one, which every book shows of its pool.
 
-    They go to experiments/published/NAME, NAME being the directory's. Paths of this machine are
-    recorded as experiments/NAME.yaml names what they hold, if there is such a file.
+    Its results go to experiments/published/NAME, NAME being the directory's. Paths of this machine
+    are recorded as experiments/NAME.yaml names what they hold.
     """
     from prefill_router.experiments.published import publish as publish_results
 
@@ -75,7 +76,7 @@ def publish(run_dir: RunDirectory) -> None:
 
 @app.command(rich_help_panel=STUDIES)
 def notebooks() -> None:
-    """Execute the committed notebooks again on their defaults and accept their numbers."""
+    """Execute the committed notebooks, appendix included, again and accept their numbers."""
     from prefill_router.run import refresh_notebooks
 
     for path in refresh_notebooks():
