@@ -1,4 +1,4 @@
-"""Encoders: whose states predict which target, and what do larger, longer trained ones tell?
+"""Encoders: whose states predict which target?
 
 Each target is predicted by a logistic regression on the layer chosen for it: the simplest head, so
 that encoders differ by their states alone.
@@ -8,24 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from prefill_router.evaluation.comparison import against
-from prefill_router.evaluation.results import Quantity, counted, results, select
+from prefill_router.evaluation.results import results, select
 from prefill_router.experiments.comparison import held_out
 from prefill_router.experiments.routers import OWN, predictions
 from prefill_router.experiments.study import Study
-from prefill_router.extraction.sources import n_parameters
-from prefill_router.storage import read_json
 
 OTHER, OWN_STATES = "best other encoder", "own states"
 PAIRED = "best encoder for each target"
-SIZE, STEPS = "encoder parameters", "training steps"
-CHECKPOINTED = "reader-m"
-"""The zoo's encoder of which early copies were kept."""
 
 
 def encoder_grid(study: Study) -> pd.DataFrame:
@@ -94,53 +87,3 @@ def best_encoder(study: Study, target: str, encoders: Sequence[str], fold: int =
         return table.loc[of_target & (table["fold"] == fold), "auc"].max()
 
     return max(encoders, key=highest)
-
-
-def scaling(study: Study) -> pd.DataFrame:
-    """Measure every encoder of a study with one head, and say how large and trained it is.
-
-    The likeliest target is asked.
-
-    Returns
-    -------
-    pandas.DataFrame
-        By `encoder` "AUC", averaged over targets, and "gap closed", with differences (`versus` is
-        an encoder then) of the main encoder from each other and, for the zoo, of the checkpointed
-        one from its own earlier copies; `SIZE` and `STEPS` (the zoo's models state them) are
-        numbers without an interval.
-    """
-    copies = checkpoints(study) if study.is_zoo else {}
-    places = {name: name for name in study.encoders} | copies
-    at = held_out(study)
-    predicted = {name: at.join(predictions(study, OWN, [place])) for name, place in places.items()}
-    pairs = against(study.parameters.encoder, study.encoders)
-    pairs += against(list(copies)[-1], copies) if copies else []
-    found = at.likeliest(predicted, pairs)
-    counts = []
-    for name, place in places.items():
-        source = study.source(place)
-        counts.append(counted(Quantity(SIZE, encoder=name), n_parameters(source)))
-        if study.is_zoo and (source.location / "recipe.json").exists():
-            steps = read_json(source.location / "recipe.json")["step"]
-            counts.append(counted(Quantity(STEPS, encoder=name), steps))
-    measured = found.assign(encoder=found["router"], router=OWN)
-    return pd.concat([measured, results(counts)], ignore_index=True)
-
-
-def checkpoints(study: Study) -> dict[str, str]:
-    """Return the names and places of the checkpointed encoder's copies, by training step.
-
-    The first, before any step, is made from its recipe's seed and kept in the study's store.
-    """
-    from prefill_router.zoo.recipes import RECIPES
-    from prefill_router.zoo.training import build_model, export
-
-    recipe = RECIPES[CHECKPOINTED]
-
-    def build(directory: Path) -> None:
-        export(build_model(recipe), recipe, directory, 0)
-
-    untrained = study.store.get("untrained-copy", {"recipe": vars(recipe)}, build, stage="zoo")
-    final = f"zoo/{CHECKPOINTED}"
-    early = {f"{final}-step-{step}": f"{final}-step-{step}" for step in recipe.checkpoints}
-    return {f"{final}-step-0": str(untrained), **early, final: final}

@@ -18,7 +18,7 @@ from prefill_router.features import TargetFeatures, fit_components
 from prefill_router.features.selection import Choice
 from prefill_router.labels.splits import Split
 from prefill_router.recipe import fit_predictor
-from prefill_router.recipe.heads import predict_each_network, train_networks, tuned
+from prefill_router.recipe.heads import HEADS, predict_each_network, train_networks, tuned
 
 Features = list[np.ndarray]
 """What a head reads: one matrix (N, d_k) a target, or a single one (N, d) for all of them."""
@@ -119,7 +119,8 @@ class FoldFit:
         if shuffle:
             Y = Y.copy()
             Y[train] = Y[np.random.default_rng(self.seed).permutation(train)]
-        fitted = fit_predictor(recipe, Y, self.labels.group, self.states, self.split, self.choices)
+        choices = None if HEADS[head].all_layers else self.choices
+        fitted = fit_predictor(recipe, Y, self.labels.group, self.states, self.split, choices)
         self.kept["tried"] += fitted.n_tried
         predictor = fitted.predictor
         features = predictor.features(predictor.read(self.states))

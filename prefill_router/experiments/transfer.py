@@ -1,120 +1,76 @@
-"""Transfer: how far routers get on kinds of queries that they have never seen."""
+"""Transfer: how far a router gets on a benchmark that it has never seen."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
-from prefill_router.evaluation.results import results
-from prefill_router.experiments import routers
-from prefill_router.experiments.comparison import HeldOut, held_out
+from prefill_router.evaluation.results import results, select
+from prefill_router.experiments.comparison import held_out
+from prefill_router.experiments.routers import BENCHMARK, RouterSpec, predictions
 from prefill_router.experiments.study import Study
 from prefill_router.labels.splits import Split
 
-ROUTERS = (routers.PRIMARY, routers.LOGISTIC, routers.TFIDF, routers.BENCHMARK, routers.LENGTH)
+RIDGE = RouterSpec("ridge, all layers", lambda it: it.recipe("ridge"))
+"""Reads every layer, so that leaving a benchmark out takes no new choice of layers."""
 SEEN, LEFT_OUT = "seen in training", "left out"
-FEWEST = 20
-"""Test queries that a value must have."""
-SEEDS = {"n_seeds": 3, "keep": 2}
-"""SharedTrunkNets trained and kept at most, with and without the queries left out."""
+FEWEST, MOST = 20, 16
+"""Test queries, labelled for every target, that a benchmark must have; and benchmarks at most."""
 
 
-def transfer(study: Study, most: int = 16) -> pd.DataFrame:
-    """Compare routers on what they never saw with the same routers on what they did see.
-
-    Parameters
-    ----------
-    study : Study
-    most : int, default 16
-        As in `leave_out`.
+def transfer(study: Study) -> pd.DataFrame:
+    """Compare routers on benchmarks they never saw with the same routers on those they did see.
 
     Returns
     -------
     pandas.DataFrame
-        Those of `compare_ways` for each of `kinds` (the `target`); none for a kind of which there
-        are fewer than two values with enough test queries.
+        By router, on the `split` `SEEN` and `LEFT_OUT`, over all benchmarks: "AUC", of pairs of
+        queries of one benchmark, averaged over targets (to tell easy benchmarks from hard ones
+        counts for nothing), and "gap closed", asking the likeliest target. What is lost when left
+        out is the row of `SEEN` whose `versus` is `LEFT_OUT`: the difference, paired. Also the AUC
+        of `RIDGE` for each benchmark (the `target`). Empty if fewer than two have enough queries.
     """
-    fewer = {name: min(n, getattr(study.parameters, name)) for name, n in SEEDS.items()}
-    usual, found = study.like(study.splits, **fewer), [results()]
-    for kind, values in kinds(study).items():
-        splits = leave_out(study, values, most)
-        if len(splits) < 2:
-            continue
-        without = usual.like(splits)
-        at = held_out(usual)
-        at = at.take(np.isin(at.rows, without.test_rows))
-        p = {(name, SEEN): at.join(routers.predictions(usual, name)) for name in ROUTERS}
-        for name in ROUTERS:
-            p[name, LEFT_OUT] = held_out(without).join(routers.predictions(without, name))
-        found.append(compare_ways(at, p, values[at.rows]).assign(target=kind))
-    return pd.concat(found, ignore_index=True)
+    splits = leave_one_out(study)
+    if len(splits) < 2:
+        return results()
+    without, at = study.like(splits), held_out(study)
+    at = at.take(np.isin(at.rows, without.test_rows))
+    values = study.labels.benchmark[at.rows]
+    strata = pd.DataFrame({"fold": at.folds, "value": values}).groupby(["fold", "value"]).ngroup()
+    p = {(RIDGE.name, SEEN): at.join(predictions(study, RIDGE))}
+    p[RIDGE.name, LEFT_OUT] = held_out(without).join(predictions(without, RIDGE))
+    p[BENCHMARK, SEEN] = at.join(predictions(study, BENCHMARK))
+    p[BENCHMARK, LEFT_OUT] = held_out(without).join(predictions(without, BENCHMARK))
+    pairs = [((name, SEEN), (name, LEFT_OUT)) for name in (RIDGE.name, BENCHMARK)]
+    found = [replace(at, folds=strata.to_numpy()).likeliest(p, pairs)]
+    for value in np.unique(values):
+        here = np.flatnonzero(values == value)
+        ridge = {way: each[here] for way, each in p.items() if way[0] == RIDGE.name}
+        found.append(select(at.take(here).probabilities(ridge, only=["AUC"])).assign(target=value))
+    rows = pd.concat(found, ignore_index=True)
+    (router, split), versus = (rows["router"].str[i] for i in (0, 1)), rows["versus"].str[1]
+    return rows.assign(router=router, split=split, versus=versus.fillna(""))
 
 
-def kinds(study: Study) -> dict[str, np.ndarray]:
-    """Return what may be left out, by its name: benchmarks, and of the zoo's questions levels."""
-    labels = study.labels
-    if not study.is_zoo:
-        return {"benchmark": labels.benchmark}
-    from prefill_router.zoo.skills import benchmark
-
-    levels = benchmark().set_index("query_id").loc[labels.query_id, "level"]
-    return {"family": labels.benchmark, "level": levels.to_numpy().astype(str)}
-
-
-def leave_out(study: Study, values: np.ndarray, most: int) -> list[Split]:
-    """Return splits each of which tests one value that it neither trains nor validates on.
-
-    Parameters
-    ----------
-    study : Study
-    values : (N,) array of str
-        What is left out in turn, such as the queries' benchmarks.
-    most : int
-        Values left out at most, those with most test queries: each costs a choice of layers anew.
+def leave_one_out(study: Study) -> list[Split]:
+    """Return splits each of which tests one benchmark that it neither trains nor validates on.
 
     Returns
     -------
     list of Split
-        One per value with at least `FEWEST` test queries: the study's first split, less the queries
-        of the value and those that share a group with one; it tests the value's test queries in any
-        of the study's splits. All that is fitted or chosen, layers included, follows from these.
+        By benchmark, in alphabetical order, of the `MOST` with most test queries: the study's first
+        split, less the queries of the benchmark and those that share a group with one; it tests the
+        benchmark's test queries in any of the study's splits. All that is fitted or chosen follows
+        from these.
     """
-    counts = pd.Series(values[study.test_rows]).value_counts(sort=False).sort_index()
-    first, group, splits = study.splits[0], study.labels.group, []
-    for value in sorted(counts[counts >= FEWEST].nlargest(most).index):
+    values, group, first = study.labels.benchmark, study.labels.group, study.splits[0]
+    tested = study.test_rows[study.labels.complete[study.test_rows]]
+    counts = pd.Series(values[tested]).value_counts(sort=False).sort_index()
+    splits = []
+    for value in sorted(counts[counts >= FEWEST].nlargest(MOST).index):
         test = study.test_rows[values[study.test_rows] == value]
         near = (values == value) | np.isin(group, group[test])
         splits.append(Split(*(part[~near[part]] for part in (first.train, first.validation)), test))
     return splits
-
-
-def compare_ways(
-    at: HeldOut, p: Mapping[tuple[str, str], np.ndarray], values: np.ndarray
-) -> pd.DataFrame:
-    """Compare each router's predictions of queries left out with those of queries seen.
-
-    Parameters
-    ----------
-    at : HeldOut
-        Queries, n of them, and the folds whose models predicted them as seen.
-    p : mapping of (router, `SEEN` or `LEFT_OUT`) to (n, K) array
-        P(correct), of models that had seen other queries of the same value, and that had not.
-    values : (n,) array
-        What was left out.
-
-    Returns
-    -------
-    pandas.DataFrame
-        "AUC", of pairs of queries of one value, averaged over targets (to tell easy values from
-        hard ones counts for nothing), and "gap closed", asking the likeliest target; by router, on
-        the `split` `SEEN` and `LEFT_OUT`. What is lost when left out is the row of `SEEN` whose
-        `versus` is `LEFT_OUT`: the difference, paired.
-    """
-    pairs = [((name, SEEN), (name, LEFT_OUT)) for name, way in p if way == SEEN]
-    strata = pd.DataFrame({"fold": at.folds, "value": values}).groupby(["fold", "value"]).ngroup()
-    found = replace(at, folds=strata.to_numpy()).likeliest(p, pairs)
-    router, versus = found["router"].str, found["versus"].str
-    return found.assign(router=router[0], split=router[1], versus=versus[1].fillna(""))

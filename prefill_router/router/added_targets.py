@@ -31,12 +31,11 @@ class NewTargetHead:
 
     .. math::
 
-        \operatorname{logit} P(\text{right on } i)
-        = \bar z_i + a + \sum_j w_j z_{ij} + v^\top x_i, \qquad
+        \operatorname{logit} P(\text{right on } i) = \bar z_i + a + \sum_j w_j z_{ij}, \qquad
         z_{ij} = \operatorname{logit} p_{ij}, \quad \bar z_i = \tfrac1K \sum_j z_{ij}
 
     The other targets' predictions p make up the shared difficulty; a is how able the new target is
-    beyond the others, w which of them it resembles, and v what its own labels say of the features.
+    beyond the others, and w which of them it resembles.
 
     Parameters
     ----------
@@ -44,36 +43,29 @@ class NewTargetHead:
         Prior variance of a, in squared logits.
     likeness : float, default 0.1
         Prior variance of each w.
-    own : float, default 1.0
-        Prior variance of the whole of v x, in squared logits, on average over the labelled
-        queries; so the scale and number of the features do not matter. 0 leaves features out.
 
     Attributes
     ----------
     intercept_ : float
-        a, and what centring the features subtracts.
-    coef_others_ : ndarray of shape (K,)
+        a.
+    coef_ : ndarray of shape (K,)
         1 / K + w.
-    coef_ : ndarray of shape (D,)
-        v; empty where no features were given.
 
     Notes
     -----
-    All priors are normal with mean zero, and the fit is the most probable one: without any label it
-    is the others' mean logit, and with many it is a logistic regression on everything. With
-    likeness and own at 0 it is the Rasch model with known difficulties, a the ability.
+    Both priors are normal with mean zero, and the fit is the most probable one: without any label
+    it is the others' mean logit. With likeness at 0 it is the Rasch model with known difficulties,
+    a the ability.
 
     References
     ----------
-    Rasch, "Probabilistic Models for Some Intelligence and Attainment Tests", 1960. Daumé III,
-    "Frustratingly easy domain adaptation", 2007, for shared and own coefficients side by side.
+    Rasch, "Probabilistic Models for Some Intelligence and Attainment Tests", 1960.
     """
 
     ability: float = 1.0
     likeness: float = 0.1
-    own: float = 1.0
 
-    def fit(self, p_others: np.ndarray, y: np.ndarray, X: np.ndarray | None = None):
+    def fit(self, p_others: np.ndarray, y: np.ndarray) -> NewTargetHead:
         """Fit to a new target's labels.
 
         Parameters
@@ -82,32 +74,18 @@ class NewTargetHead:
             P(correct) predicted for the K other targets, by a model not fitted to these queries.
         y : ndarray of shape (N,)
             1 right, 0 wrong, NaN never asked (the query then says nothing).
-        X : ndarray of shape (N, D), optional
-            Features of the queries, the same that the other targets' heads read.
-
-        Returns
-        -------
-        NewTargetHead
         """
         known = ~np.isnan(y)
         z, y = _logits(p_others[known]), y[known]
-        X = np.empty((len(z), 0)) if X is None else np.asarray(X, dtype=np.float64)[known]
-        centre = X.mean(axis=0) if len(X) else np.zeros(X.shape[1])
-        spread = ((X - centre) ** 2).sum(axis=1).mean() if len(X) else 0.0
-        own = self.own / spread if spread > 0 else 0.0
-        prior = [self.ability, self.likeness, own]
-        variances = np.repeat(prior, [1, z.shape[1], X.shape[1]])
-        design = np.column_stack([np.ones(len(z)), z, X - centre])
+        variances = np.repeat([self.ability, self.likeness], [1, z.shape[1]])
+        design = np.column_stack([np.ones(len(z)), z])
         theta = _most_probable(design, y, z.mean(axis=1), variances)
-        a, w, self.coef_ = np.split(theta, [1, 1 + z.shape[1]])
-        self.coef_others_ = 1 / z.shape[1] + w
-        self.intercept_ = float(a[0] - centre @ self.coef_)
+        self.intercept_, self.coef_ = float(theta[0]), 1 / z.shape[1] + theta[1:]
         return self
 
-    def predict_proba(self, p_others: np.ndarray, X: np.ndarray | None = None) -> np.ndarray:
-        """Return the new target's P(correct), (n,), from `p_others` (n, K) and features `X`."""
-        own = 0.0 if X is None else np.asarray(X, dtype=np.float64) @ self.coef_
-        return expit(self.intercept_ + _logits(p_others) @ self.coef_others_ + own)
+    def predict_proba(self, p_others: np.ndarray) -> np.ndarray:
+        """Return the new target's P(correct), (n,), from `p_others` (n, K)."""
+        return expit(self.intercept_ + _logits(p_others) @ self.coef_)
 
 
 def _logits(p: np.ndarray) -> np.ndarray:
@@ -198,7 +176,7 @@ def fit_added(
     return AddedRecord(
         name=name,
         intercept=float(head.intercept_),
-        weights=head.coef_others_.tolist(),
+        weights=head.coef_.tolist(),
         accuracy=float(y.mean()),
         n=len(y),
         certified=False,

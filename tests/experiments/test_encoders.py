@@ -4,14 +4,10 @@ import tiny_models
 import tiny_studies
 from tiny_studies import auc_within_folds, label_table
 
-from prefill_router.evaluation.results import one, select
+from prefill_router.evaluation.results import one
 from prefill_router.experiments import encoders as it
 from prefill_router.experiments.comparison import held_out
 from prefill_router.experiments.routers import OWN, predictions
-from prefill_router.extraction.models import load_encoder
-from prefill_router.extraction.sources import n_parameters, resolve
-from prefill_router.zoo.recipes import RECIPES
-from prefill_router.zoo.training import build_model
 
 
 def test_the_grid_holds_each_encoders_auc_for_each_target_and_its_lead(study):
@@ -62,29 +58,3 @@ def test_a_target_always_right_has_no_auc(tmp_path):
     study = tiny_studies.study(tmp_path, table, encoders=[own], prices="")
     assert it.own_against_others(study)["estimate"].isna().all()
     assert it.encoder_grid(study).query("target == @own")["estimate"].isna().all()
-
-
-def test_every_encoder_has_a_size_and_is_compared_with_the_main_one(study):
-    found = it.scaling(study)
-    main = study.parameters.encoder
-    assert set(select(found, metric="AUC")["encoder"]) == set(study.encoders)
-    for name in study.encoders:
-        size = one(found, metric=it.SIZE, encoder=name)
-        assert size.estimate == n_parameters(resolve(name)) > 0 and np.isnan(size.lower)
-    for metric in ("AUC", "gap closed"):
-        rows = select(found, metric=metric, versus=None).set_index(["encoder", "versus"])
-        for name in set(study.encoders) - {main}:
-            lead = rows["estimate"][main, ""] - rows["estimate"][name, ""]
-            assert rows["estimate"][main, name] == pytest.approx(lead)
-    assert select(found, metric=it.STEPS).empty  # these encoders do not say
-
-
-def test_the_first_checkpoint_is_what_training_began_with(study):
-    places = it.checkpoints(study)
-    assert list(places) == [f"zoo/reader-m-step-{step}" for step in (0, 250, 1000)] + [
-        "zoo/reader-m"
-    ]
-    mine = load_encoder(resolve(places["zoo/reader-m-step-0"]))[0].state_dict()
-    began = build_model(RECIPES["reader-m"]).base_model.state_dict()
-    for name, weights in mine.items():
-        np.testing.assert_allclose(weights, began[name], atol=1e-3)  # stored in half precision

@@ -1,20 +1,17 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from tiny_studies import label_table, relabelled, weighted_auc
 from tiny_studies import study as tiny_study
 
-from prefill_router.evaluation.results import one
-from prefill_router.experiments import transfer as transfer_module
+from prefill_router.evaluation.results import one, select
+from prefill_router.experiments import transfer as it
 from prefill_router.experiments.comparison import held_out
-from prefill_router.experiments.routers import BENCHMARK, PRIMARY
-from prefill_router.experiments.transfer import LEFT_OUT, SEEN, compare_ways, leave_out, transfer
+from prefill_router.experiments.routers import BENCHMARK, predictions
 
 
 def test_what_is_left_out_is_neither_trained_nor_validated_on(study):
     values, group, first = study.labels.benchmark, study.labels.group, study.splits[0]
-    splits = leave_out(study, values, 16)
+    splits = it.leave_one_out(study)
     tested = np.concatenate([split.test for split in splits])
     np.testing.assert_array_equal(np.sort(tested), study.test_rows)
     for split, value in zip(splits, ("blue", "red"), strict=True):
@@ -25,59 +22,41 @@ def test_what_is_left_out_is_neither_trained_nor_validated_on(study):
             assert np.isin(part, np.r_[first.train, first.validation]).all()
 
 
-def test_only_the_largest_values_are_left_out_if_there_are_many(study):
-    values = np.array([f"v{i % 4}" for i in range(study.labels.n_queries)])
-    values[:40], values[:10] = "v3", "rare"
-    assert len(leave_out(study, values, 16)) == 4
-    most = leave_out(study, values, 2)
-    assert len(most) == 2 and any((values[split.test] == "v3").all() for split in most)
+def test_benchmarks_with_few_complete_queries_and_the_smallest_of_many_stay_in(study, monkeypatch):
+    values = np.array([f"v{i % 3}" for i in range(study.labels.n_queries)])
+    other = relabelled(study, benchmark=values)
+    assert len(it.leave_one_out(other)) == 3
+    correct = study.labels.correct.copy()
+    correct[values == "v1", 0] = np.nan
+    assert len(it.leave_one_out(relabelled(study, benchmark=values, correct=correct))) == 2
+    monkeypatch.setattr(it, "MOST", 1)
+    values[values == "v0"][:9] = "v2"
+    [split] = it.leave_one_out(relabelled(study, benchmark=values))
+    counts = {value: (values[study.test_rows] == value).sum() for value in ("v0", "v1", "v2")}
+    assert len(split.test) == max(counts.values())
 
 
-def test_a_study_is_asked_about_its_benchmarks(tmp_path, monkeypatch):
-    monkeypatch.setattr(transfer_module, "ROUTERS", (PRIMARY, BENCHMARK))
+def test_routers_are_compared_with_themselves_on_what_they_never_saw(tmp_path):
     table = label_table(n=160)
-    found = transfer(tiny_study(tmp_path, table, untrained="", encoders=[]))
-    assert len(found) == 2 * 2 * 3 and set(found["target"]) == {"benchmark"}
-    ways = found.assign(way=found["split"] + found["versus"])
+    study = tiny_study(tmp_path, table, untrained="", encoders=[])
+    found = it.transfer(study)
+    assert len(found) == 2 * 2 * 3 + 2 * 2  # metrics, routers and ways; and ways by benchmark
+    ways = select(found, versus=None).assign(way=lambda rows: rows["split"] + rows["versus"])
     ways = ways.pivot(index=["router", "metric"], columns="way", values="estimate")
     # who knows nothing of a benchmark but the overall accuracies ranks nothing within it
-    assert ways.loc[(BENCHMARK, "AUC"), LEFT_OUT] == 0.5
-    np.testing.assert_allclose(ways[SEEN + LEFT_OUT], ways[SEEN] - ways[LEFT_OUT], atol=1e-12)
-    table["benchmark"] = "all"
-    assert transfer(tiny_study(tmp_path / "one", table, untrained="", encoders=[])).empty
+    assert ways.loc[(BENCHMARK, "AUC"), it.LEFT_OUT] == 0.5
+    lost = ways[it.SEEN] - ways[it.LEFT_OUT]
+    np.testing.assert_allclose(ways[it.SEEN + it.LEFT_OUT], lost, atol=1e-12)
 
-
-def test_auc_is_within_values_and_gap_closed_over_all(study):
-    rng, rows = np.random.default_rng(0), study.test_rows
-    values = study.labels.benchmark[rows]
-    level = np.where(values == "red", 0.8, 0.3)[:, None]
-    correct = (rng.random((len(rows), 3)) < level).astype(float)
-    guess = 0.3 * correct + rng.normal(size=correct.shape)
-    p = {("knows the value", SEEN): level + 0 * correct, ("knows the value", LEFT_OUT): guess}
-    p |= {("oracle", way): correct for way in (SEEN, LEFT_OUT)}
-    at = replace(held_out(study), correct=correct, best_single=0, folds=0 * rows)
-    found = compare_ways(at, p, values)
-    assert one(found, metric="AUC", router="knows the value", split=SEEN).estimate == 0.5
-    parts = [values == v for v in ("red", "blue")]
-    areas = [weighted_auc(correct[:, k], guess[:, k], parts) for k in range(3)]
-    row = one(found, metric="AUC", router="knows the value", split=LEFT_OUT)
+    at = held_out(study)
+    p, values = at.join(predictions(study, it.RIDGE)), study.labels.benchmark[at.rows]
+    parts = [values == value for value in ("blue", "red")]
+    areas = [weighted_auc(at.correct[:, k], p[:, k], parts) for k in range(3)]
+    row = one(found, metric="AUC", router=it.RIDGE.name, split=it.SEEN)
     assert row.estimate == pytest.approx(np.mean(areas))
-    gaps = {"metric": "gap closed", "split": SEEN}
-    assert one(found, router="oracle", **gaps).estimate == pytest.approx(1)
-    lost = one(found, router="oracle", versus=LEFT_OUT, **gaps)
-    assert lost.lower == lost.upper == 0
-    assert one(found, router="knows the value", **gaps).estimate == pytest.approx(0)
+    areas = [weighted_auc(at.correct[:, k], p[:, k], parts[1:]) for k in range(3)]
+    row = one(found, metric="AUC", router=it.RIDGE.name, split=it.SEEN, target="red")
+    assert row.estimate == pytest.approx(np.mean(areas))
 
-
-def test_queries_asked_again_in_their_group_leave_every_interval_as_wide(study):
-    rng, correct = np.random.default_rng(1), study.labels.correct.copy()
-    correct[5, 0] = np.nan
-    p = [0.5 * np.nan_to_num(correct) + rng.random(correct.shape) for _ in "ab"]
-    once = held_out(relabelled(study, correct=correct))
-    found = []
-    for at in (once, once.take(np.repeat(np.arange(len(once.rows)), 4))):
-        both = {("router", SEEN): p[0][at.rows], ("router", LEFT_OUT): p[1][at.rows]}
-        rows = compare_ways(at, both, study.labels.benchmark[at.rows])
-        found.append(rows[["lower", "estimate", "upper"]].to_numpy())
-    assert (np.diff(found[0]) > 0).all()
-    np.testing.assert_allclose(found[1], found[0])
+    table["benchmark"] = "all"
+    assert it.transfer(tiny_study(tmp_path / "one", table, untrained="", encoders=[])).empty
