@@ -19,7 +19,7 @@ import yaml
 from prefill_router.config import project_root, validate
 from prefill_router.errors import InputError
 from prefill_router.progress import note
-from prefill_router.storage import file_hash, fingerprint, read_json
+from prefill_router.storage import file_hash, read_json
 
 HEADLINE_NOTEBOOK = "notebooks/06_cost_aware_routing.ipynb"
 APPENDIX = "notebooks/appendix/"
@@ -29,7 +29,8 @@ HEADLINE = {
     "headline_figure": "image/png",
 }
 """What the introduction takes from that notebook, and the form it can show it in."""
-STAMP = ".sources"
+STAMP = ".buildinfo"
+"""What Sphinx leaves in every directory that it builds."""
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -37,8 +38,7 @@ def build_book(run_dir: str | os.PathLike, output: str | os.PathLike | None = No
     """Render the book of a run from the notebooks that this run executed.
 
     An appendix that the run did not execute is the committed one where that is of the same study,
-    else a page that says so. Nothing is done if the pages are already made from the same sources;
-    if the build fails, the pages that were there stay.
+    else a page that says so. If the build fails, the pages that were there stay.
 
     Parameters
     ----------
@@ -63,14 +63,9 @@ def build_book(run_dir: str | os.PathLike, output: str | os.PathLike | None = No
     run_dir, root = Path(run_dir).resolve(), project_root()
     output = Path(output).resolve() if output else run_dir / "book"
     sources = book_sources(root, run_dir)
-    code = {str(path.relative_to(root)): path for path in root.glob("prefill_router/**/*.py")}
-    key = fingerprint({name: file_hash(path) for name, path in (sources | code).items()})
     parameters = validate(read_json(run_dir / "manifest.json")["parameters"])
     is_default = parameters.fingerprint == validate({}).fingerprint
-    stamp = output / STAMP
-    if stamp.is_file() and stamp.read_text() == key:
-        return output / "index.html"
-    if output.exists() and any(output.iterdir()) and not stamp.is_file():
+    if output.exists() and any(output.iterdir()) and not (output / STAMP).is_file():
         raise InputError(f"{output} holds files that are not a book; delete it or name another.")
 
     note("rendering the book")
@@ -84,7 +79,6 @@ def build_book(run_dir: str | os.PathLike, output: str | os.PathLike | None = No
         figure = headline(tree / HEADLINE_NOTEBOOK)["headline_figure"]
         (tree / "book/_static/headline.png").write_bytes(base64.b64decode(figure))
         pages = render(tree, root, log=run_dir / "book.log")
-        (pages / STAMP).write_text(key)
         incoming = output.with_name(f".{output.name}.new")
         shutil.rmtree(incoming, ignore_errors=True)
         shutil.copytree(pages, incoming)  # on the same disk, so that pages change at once

@@ -20,10 +20,10 @@ from pydantic import (
     field_validator,
 )
 
-from prefill_router.answers.targets import Endpoint, LocalTarget
+from prefill_router.answers.targets import Endpoint
 from prefill_router.errors import InputError
 from prefill_router.storage import fingerprint
-from prefill_router.validation import Settings, checked, field, plain_yaml, read_mapping
+from prefill_router.validation import Settings, checked, field, plain_yaml
 
 if TYPE_CHECKING:
     from prefill_router.labels.costs import Prices
@@ -178,19 +178,9 @@ def project_root() -> Path:
     return root
 
 
-def _kind(value: Any) -> str:
-    """Tell a local model, by its name or by name and price, from an endpoint."""
-    if isinstance(value, str):
-        return "local target"
-    fields = value if isinstance(value, Mapping) else getattr(value, "model_fields_set", ())
-    return "priced target" if {*fields} == {"name", "price"} else "remote target"
-
-
 Target = Annotated[
-    Annotated[Name, Tag("local target")]
-    | Annotated[LocalTarget, Tag("priced target")]
-    | Annotated[Endpoint, Tag("remote target")],
-    Discriminator(_kind),
+    Annotated[Name, Tag("a name")] | Annotated[Endpoint, Tag("an endpoint")],
+    Discriminator(lambda value: "a name" if isinstance(value, str) else "an endpoint"),
 ]
 
 
@@ -199,10 +189,8 @@ class Loop(Config):
 
     queries: str = field("", "collect: table with query_id, question, benchmark and reference")
     labels: Name = field("labels.parquet", "label table: collect writes it, others read it; zoo")
-    targets: Listed[Target] = field(
-        [], "whom to ask: local models by name, or name and price; endpoints by fields"
-    )
-    prices: str = field("", "price table of targets that state no price; zoo, a file, or empty")
+    targets: Listed[Target] = field([], "whom to ask: local models by name, endpoints by fields")
+    prices: str = field("", "price table of targets that state no price: zoo, a file, or empty")
     grader: str = field(
         "exact", "exact, numeric, choice, regex:PATTERN, or module:function of yours"
     )
@@ -247,9 +235,8 @@ class Loop(Config):
         from prefill_router.labels.costs import Prices, load_prices
 
         own = {t.name: t.price for t in self.targets if getattr(t, "price", None)}
-        table = Prices({}, {}, source="the loop's file")
-        if self.prices:
-            table = load_prices(zoo.PRICES if self.prices == "zoo" else self.prices)
+        path = zoo.PRICES if self.prices == "zoo" else self.prices
+        table = load_prices(path) if path else Prices({}, {}, source="the loop's file")
         if both := sorted(own.keys() & table.input.keys()):
             raise InputError(f"Target {both[0]!r} has a price of its own and one in {self.prices}.")
         for name, price in own.items():
@@ -261,14 +248,3 @@ class Loop(Config):
         """Return name, default and meaning of every field, an endpoint's own ones included."""
         own = [(f"targets: {name}", *rest) for name, *rest in Endpoint.explained()]
         return [*super().explained(), *own]
-
-
-def read_loop(path: str | Path, given: Mapping[str, Any] | None = None) -> Loop:
-    """Read a loop's YAML file; values that are `given` override the file's.
-
-    Raises
-    ------
-    InputError
-        As for `prefill_router.validation.read_mapping` and `checked`.
-    """
-    return checked(Loop, read_mapping(path), str(path), given)

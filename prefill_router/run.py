@@ -7,7 +7,6 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from nbclient.exceptions import DeadKernelError
 
 from prefill_router import __version__
 from prefill_router.book import HEADLINE_NOTEBOOK, headline
-from prefill_router.config import Parameters, project_root, validate
+from prefill_router.config import Parameters, project_root
 from prefill_router.errors import InputError
 from prefill_router.evaluation.results import VERSION
 from prefill_router.experiments.expectations import EXPECTED, accept
@@ -50,23 +49,13 @@ def notebooks(appendix: bool = False) -> list[Path]:
     return sorted(folder.glob("*.ipynb")) + sorted(folder.glob("appendix/*.ipynb")) * appendix
 
 
-def run_experiment(
-    values: Mapping[str, Any],
-    name: str,
-    source: str = "parameters",
-    given: Mapping[str, Any] | None = None,
-    appendix: bool = False,
-) -> Path:
+def run_experiment(parameters: Parameters, appendix: bool = False) -> Path:
     """Run every chapter, in order; those that ran already with the same inputs are kept.
 
     Parameters
     ----------
-    values : mapping
-        Parameters that differ from their defaults.
-    name : str
-        The run's directory, below ``runs/``, unless `values` names a `run_dir`.
-    source, given
-        As for `prefill_router.validation.checked`.
+    parameters : Parameters
+        Results go to their `run_dir`.
     appendix : bool, default False
         Whether the appendix runs after the chapters.
 
@@ -79,10 +68,9 @@ def run_experiment(
     Raises
     ------
     InputError
-        If a parameter is wrong, the directory holds another run, or a notebook fails; what was
+        If the directory holds another run, an input cannot be used, or a notebook fails; what was
         computed until then stays, and a rerun goes on from there.
     """
-    parameters = validate({"run_dir": f"runs/{name}", **values}, source, given)
     prepare_kernels()
     study = Study(parameters)
     set_values, inputs = parameters.model_dump(mode="json"), check_inputs(study)
@@ -227,10 +215,10 @@ def refresh_notebooks() -> list[Path]:
     list of pathlib.Path
         The files written: notebooks, expectations, and the figure that README and book show.
     """
-    defaults = {"run_dir": ""}  # papermill adds no cell where no parameter differs
-    root, run_dir = project_root(), run_experiment(defaults, "", appendix=True)
-    expected = accept(Study(validate(defaults)))
-    run_experiment(defaults, "", appendix=True)  # again, with the verdicts; artifacts are found
+    root, defaults = project_root(), Parameters()
+    run_dir = run_experiment(defaults, appendix=True)
+    expected = accept(Study(defaults))
+    run_experiment(defaults, appendix=True)  # again, with the verdicts; artifacts are found
     for notebook in notebooks(appendix=True):
         shutil.copyfile(run_dir / notebook.relative_to(root), notebook)
     figure = root / "book" / "_static" / "headline.png"

@@ -13,9 +13,6 @@ from prefill_router.errors import InputError, did_you_mean
 
 Model = TypeVar("Model", bound=BaseModel)
 
-LONGEST = 2**20
-"""Bytes of a file of settings: nobody writes more by hand."""
-DEEPEST = 20
 PRIVATE = {"key", "base_url", "api_key", "extra", "system"}
 """Fields that a key may have been written into by mistake: an error does not repeat them."""
 
@@ -101,13 +98,10 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
     Raises
     ------
     InputError
-        If there is no such file, it is too long, or it is not a plain mapping; see `plain_yaml`.
+        If there is no such file, or it is not a plain mapping; see `plain_yaml`.
     """
-    path = Path(path)
     try:
-        if path.stat().st_size > LONGEST:
-            raise InputError(f"{path} is longer than {LONGEST:,} bytes: no file of settings.")
-        text = path.read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise InputError(f"{path}: no such file.") from None
     except UnicodeDecodeError as error:
@@ -124,8 +118,8 @@ def plain_yaml(text: str, source: str) -> Any:
     Raises
     ------
     InputError
-        If it is not YAML, builds objects by tags, uses aliases, with which a short text can grow
-        without end, nests deeply, or names a key twice, of which YAML would take the last.
+        If it is not YAML, builds objects by tags, or names a key twice, of which YAML would take
+        the last.
     """
     try:
         return _PlainLoader(text).get_single_data()
@@ -133,33 +127,18 @@ def plain_yaml(text: str, source: str) -> Any:
         mark = error.problem_mark
         at = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise InputError(f"{source} is not plain YAML: {error.problem}{at}.") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that does not exist
         raise InputError(f"{source} is not plain YAML: {error}.") from None
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Refuses aliases and deep nesting before anything is built, and keys that stand twice."""
-
-    depth = -1
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
-        self.depth += 1
-        if self.check_event(yaml.AliasEvent):
-            _refuse("aliases (*name) are not read, write values out", self.peek_event())
-        if self.depth > DEEPEST:
-            _refuse(f"it is nested more than {DEEPEST} deep", self.peek_event())
-        node = super().compose_node(parent, index)
-        self.depth -= 1
-        return node
+    """Refuses keys that stand twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                _refuse(f"{key.value!r:.80} stands there twice, the second time", key)
+                problem = f"{key.value!r:.80} stands there twice, the second time"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
             seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
         return super().construct_mapping(node, deep)
-
-
-def _refuse(problem: str, at: yaml.Event | yaml.Node) -> None:
-    raise yaml.MarkedYAMLError(problem=problem, problem_mark=at.start_mark)

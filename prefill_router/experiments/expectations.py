@@ -2,54 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from prefill_router.evaluation.results import COLUMNS, records, results
+from prefill_router.evaluation.results import COLUMNS, read_metrics, records, results
 from prefill_router.experiments.study import Study
 from prefill_router.storage import read_json, write_json
 
 EXPECTED = Path("experiments") / "expectations.json"
 NAME = COLUMNS[:-4]
 """The columns that say what a number is."""
-PROBED = ("J", "J_pca", "J_white", "d_eff", "anisotropy")
-DATA = ("headroom", "cross-validated AUC", "mean norm", *PROBED)
-"""Metrics of data and encoders alone, no network trained."""
-WIDTHS = 0.25, 0.5
-"""By how much of its interval's width a number may differ: of `DATA`, and any other.
-
-Other machines train other networks, which move what rests on them by up to half a width.
-"""
-RELATIVE, ROUNDING = 0.01, 1e-6
-"""A number without an interval may differ by one part in a hundred, or by rounding."""
 SPENDING = ("mean cost", "cost saving", "saving against the best single target")
 """Not held: what a policy spends jumps with its tolerance, which is chosen on validation rows."""
-MOST, PER_METRIC = 11, 3
-"""Numbers held of a notebook, unless it has more metrics; and of one metric."""
+MOST, PER_METRIC = 12, 3
+"""Numbers held of a notebook; and of one metric."""
+WIDTH = 0.5
+"""By how much of its interval's width a number may differ: other machines train other networks."""
+RELATIVE, ROUNDING = 0.01, 1e-6
+"""A number without an interval may differ by one part in a hundred, or by rounding."""
 
 
 def headline(found: pd.DataFrame) -> pd.DataFrame:
     """Return the numbers that are held: some of every metric, first of test, and over all targets.
 
-    Differences, single networks, `SPENDING` and what is undefined are left out, for they are less
-    stable; so are numbers without an interval (counts, p-values, deviations) unless they are of
-    `DATA`.
+    They have an interval or are of one layer, such as J, for which nothing is trained. Differences,
+    single networks, `SPENDING` and what is undefined are left out, for they are less stable.
     """
     found = found[~found["metric"].isin(SPENDING)].reset_index(drop=True)
-    held = found["metric"].isin(DATA) | (found["upper"] > found["lower"])
+    held = (found["upper"] > found["lower"]) | found["layer"].notna()
     kept = found[held & found["versus"].eq("") & found["seed"].isna() & found["estimate"].notna()]
     kept = kept.iloc[(kept["target"].ne("") + 2 * kept["split"].ne("test")).argsort(kind="stable")]
     place = kept.groupby("metric", sort=False).cumcount()
-    most = max(MOST, kept["metric"].nunique())
-    return kept.loc[place[place < PER_METRIC].sort_values(kind="stable").index[:most]]
+    return kept.loc[place[place < PER_METRIC].sort_values(kind="stable").index[:MOST]]
 
 
-def tolerance(row: pd.Series) -> float:
+def tolerance(row: Mapping[str, Any]) -> float:
     """Return by how much a number may differ from an expected row."""
     if row["upper"] > row["lower"]:  # False where they are undefined
-        return WIDTHS[row["metric"] not in DATA] * (row["upper"] - row["lower"])
+        return WIDTH * (row["upper"] - row["lower"])
     return max(ROUNDING, RELATIVE * abs(row["estimate"]))  # the former where it is NaN
 
 
@@ -61,30 +55,31 @@ def compare(found: pd.DataFrame, expected: pd.DataFrame) -> list[str]:
     found, expected : pandas.DataFrame
         Headline results of this run, and the committed ones.
     """
-    both = expected.merge(
-        found, "outer", NAME, suffixes=("", " found"), indicator=True, validate="one_to_one"
+    mine, theirs = (
+        {_about(row): row for row in frame.to_dict("records")} for frame in (found, expected)
     )
-    lines = []
-    for _, row in both.iterrows():
-        name = " / ".join(str(v) for v in row[NAME] if pd.notna(v) and v != "")
-        if row["_merge"] != "both":
-            lines.append(f"{name}: {'missing' if row['_merge'] == 'left_only' else 'not expected'}")
-            continue
-        mine, theirs = (
-            row[[f"{part}{whose}" for part in ("estimate", "lower", "upper")]].to_numpy(float)
-            for whose in (" found", "")
-        )
-        agree = np.allclose(mine, theirs, rtol=0, atol=tolerance(row), equal_nan=True)
-        if not agree or str(row["n"]) != str(row["n found"]):  # as text: either may be unknown
-            lines.append(
-                f"{name}: {_shown(mine, row['n found'])}, expected {_shown(theirs, row['n'])}, "
-                f"each +- {tolerance(row):.2g}"
-            )
-    return lines
+    wrong = [(about, "missing") for about in theirs if about not in mine]
+    wrong += [(about, "not expected") for about in mine if about not in theirs]
+    for about, row in theirs.items():
+        if about in mine and not _agree(mine[about], row):
+            said = f"{_shown(mine[about])}, expected {_shown(row)}, each +- {tolerance(row):.2g}"
+            wrong.append((about, said))
+    return [f"{' / '.join(str(value) for _, value in about)}: {said}" for about, said in wrong]
 
 
-def _shown(values: np.ndarray, n: int) -> str:
-    return f"{values[0]:.4g} [{values[1]:.4g}, {values[2]:.4g}] (n = {n})"
+def _about(row: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """Return what a number is of: the columns that say something."""
+    return tuple((name, row[name]) for name in NAME if pd.notna(row[name]) and row[name] != "")
+
+
+def _agree(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
+    a, b = ([row[name] for name in ("estimate", "lower", "upper")] for row in (mine, theirs))
+    close = np.allclose(a, b, rtol=0, atol=tolerance(theirs), equal_nan=True)
+    return close and str(mine["n"]) == str(theirs["n"])  # as text: either may be unknown
+
+
+def _shown(row: Mapping[str, Any]) -> str:
+    return "{estimate:.4g} [{lower:.4g}, {upper:.4g}] (n = {n})".format(**row)
 
 
 def check(study: Study, notebook: str, found: pd.DataFrame) -> str:
@@ -106,7 +101,6 @@ def check(study: Study, notebook: str, found: pd.DataFrame) -> str:
     """
     held = headline(found)
     study.record(notebook, found)
-    write_json(study.run_dir / "headline" / f"{notebook}.json", records(held))
     expected = _committed(study).get(study.parameters.fingerprint, {}).get(notebook)
     if expected is None:
         return "recorded; there are no committed numbers of these parameters to compare with"
@@ -121,7 +115,8 @@ def accept(study: Study) -> Path:
     """Make a run's headline numbers the expectation for its parameters, and return the file."""
     by_parameters = _committed(study)
     by_parameters[study.parameters.fingerprint] = {
-        path.stem: read_json(path) for path in sorted(study.run_dir.glob("headline/*.json"))
+        path.stem: records(headline(read_metrics(path)))
+        for path in sorted(study.run_dir.glob("metrics/*.json"))
     }
     write_json(study.root / EXPECTED, by_parameters)
     return study.root / EXPECTED

@@ -47,10 +47,6 @@ class Study:
     ----------
     parameters : Parameters
         What the study is made from. Relative paths in it start at the project's root.
-    beside : Study, optional
-        Whose run directory, store, labels and states it shares; see `like`.
-    splits : sequence of Split, optional
-        In place of those that the parameters make.
 
     Attributes
     ----------
@@ -65,18 +61,8 @@ class Study:
         If the run directory belongs to other parameters.
     """
 
-    def __init__(
-        self,
-        parameters: Parameters,
-        beside: Study | None = None,
-        splits: Sequence[Split] | None = None,
-    ):
+    def __init__(self, parameters: Parameters):
         self.parameters, self.root = parameters, project_root()
-        if splits is not None:
-            self.splits = list(splits)
-        if beside is not None:
-            self.run_dir, self.store, self._held = beside.run_dir, beside.store, beside._held
-            return
         self.run_dir = self.root / (parameters.run_dir or f"runs/{parameters.fingerprint}")
         self.store = Store(os.environ.get(ARTIFACTS) or self.run_dir / "artifacts")
         self._held: dict[str, Any] = {}  # labels and states, by all that they depend on
@@ -112,7 +98,13 @@ class Study:
         Study
             It records no results: the run directory is this study's.
         """
-        return Study(self.parameters.model_copy(update=parameters), self, splits)
+        other = Study.__new__(Study)
+        for name in ("root", "run_dir", "store", "_held"):
+            setattr(other, name, getattr(self, name))
+        other.parameters = self.parameters.model_copy(update=parameters)
+        if splits is not None:
+            other.splits = list(splits)
+        return other
 
     def _identity(self) -> dict[str, Any]:
         return self.parameters.model_dump(mode="json", exclude=PLACES)

@@ -5,9 +5,10 @@ import yaml
 
 from prefill_router.answers.targets import Endpoint
 from prefill_router.answers.toolkit import import_pool, write_toolkit_labels
-from prefill_router.config import read_loop
+from prefill_router.config import Loop
 from prefill_router.errors import InputError
 from prefill_router.labels import load_labels
+from prefill_router.validation import read_mapping
 
 MODEL = {
     "name": "small", "litellm_model": "openrouter/vendor/small-1",
@@ -64,7 +65,7 @@ def test_a_pool_becomes_the_targets_of_a_loop(tmp_path):
     }  # fmt: skip
     out = tmp_path / "loop.yaml"
     endpoints = import_pool(pool(tmp_path, MODEL, thinking, local), out)
-    loop = read_loop(out)
+    loop = Loop(**read_mapping(out))
     assert loop.targets == endpoints
     known = {
         "base_url": "https://openrouter.ai/api/v1", "key": "OPENROUTER_API_KEY",

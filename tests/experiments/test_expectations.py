@@ -31,13 +31,11 @@ def changed(at, **values):
     return results([r | values if i == at else r for i, r in enumerate(ROWS)])
 
 
-@pytest.mark.parametrize("metric", ["AUC", "headroom"])
 @settings(max_examples=10, deadline=None)
 @given(st.floats(-10, 10), st.floats(1e-6, 5), st.floats(1e-6, 5), st.sampled_from([-1, 1]))
-def test_the_tolerance_is_a_share_of_the_width_and_no_more(metric, estimate, below, above, sign):
-    expected = results([row(metric, estimate, estimate - below, estimate + above)])
-    width = expected["upper"].iloc[0] - expected["lower"].iloc[0]
-    allowed = {"AUC": 0.5, "headroom": 0.25}[metric] * width
+def test_the_tolerance_is_half_the_width_and_no_more(estimate, below, above, sign):
+    expected = results([row("AUC", estimate, estimate - below, estimate + above)])
+    allowed = 0.5 * (expected["upper"].iloc[0] - expected["lower"].iloc[0])
     assert it.tolerance(expected.iloc[0]) == pytest.approx(allowed, rel=1e-12)
     inside, outside = (
         expected.assign(estimate=estimate + sign * share * allowed) for share in (0.999, 1.001)
@@ -59,7 +57,7 @@ def test_what_differs_is_named():
         assert line.startswith("accuracy / net / test: ") and f"{value}" in line.split("exp")[0]
     uncounted = results([row("AUC", 0.5, n=None)])
     assert it.compare(uncounted, uncounted) == []
-    assert "(n = <NA>)" in it.compare(uncounted, uncounted.assign(n=9))[0]
+    assert len(it.compare(uncounted, uncounted.assign(n=9))) == 1
     for at in (0, 3):  # the latter undefined
         fewer, other = FOUND.drop(index=at), changed(at, encoder="other")
         for found, expected, said in (
@@ -79,7 +77,7 @@ def test_the_headline_is_a_few_stable_numbers_of_each_metric():
     less_stable = [
         row("AUC", **bounds, router="a", versus="b"),
         row("AUC", **bounds, router="a", seed=1),
-        row("p-value", 0.5),
+        row("p-value", 0.5),  # which has no interval
         row("cost saving", **bounds, router="net"),
     ]
     # joined frames share index values, which name no row
@@ -91,13 +89,13 @@ def test_the_headline_is_a_few_stable_numbers_of_each_metric():
 
 
 @given(st.integers(1, 30), st.integers(1, 5))
-def test_no_metric_with_an_interval_or_of_the_data_is_left_out(n_metrics, n_each):
-    names = [*it.DATA, *(f"metric {i}" for i in range(n_metrics))]
-    bounds = {name: () if name in it.DATA else (0.4, 0.6) for name in names}
-    rows = [row(m, 0.5, *bounds[m], router=f"r{i}") for m in names for i in range(n_each)]
+def test_every_metric_has_its_turn_before_one_has_a_second(n_metrics, n_each):
+    names = [f"metric {i}" for i in range(n_metrics)]
+    rows = [row(m, 0.5, layer=1, router=f"r{i}") for m in names for i in range(n_each)]
     kept = it.headline(results(rows))
-    assert set(kept["metric"]) == set(names)
-    assert len(kept) == min(max(it.MOST, len(names)), len(names) * min(n_each, it.PER_METRIC))
+    assert list(dict.fromkeys(kept["metric"])) == names[: it.MOST]
+    assert len(kept) == min(it.MOST, n_metrics * min(n_each, it.PER_METRIC))
+    assert kept["metric"].value_counts().max() <= -(-len(kept) // min(n_metrics, it.MOST))
 
 
 @pytest.fixture
