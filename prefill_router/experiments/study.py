@@ -139,18 +139,23 @@ class Study:
     def labels(self) -> Labels:
         """The label matrix Y (N, K) with its queries."""
         p = self.parameters
-        if p.fresh_labels and not self.is_zoo:
-            raise InputError("fresh_labels: only the zoo's own labels (labels: zoo) can be redone.")
 
         def load() -> Labels:
-            source = zoo.LABELS if self.is_zoo else self._path(p.labels)
-            if p.fresh_labels:
-                from prefill_router.zoo.labelling import fresh_labels
-
-                source = fresh_labels(self.store, p.device)
-            return load_labels(source, p.targets, p.n_queries, p.seed)
+            return load_labels(self.label_table, p.targets, p.n_queries, p.seed)
 
         return self._once(load, p.labels, p.fresh_labels, p.targets, p.n_queries, p.seed)
+
+    @property
+    def label_table(self) -> str | Path:
+        """Where the label table lies."""
+        p = self.parameters
+        if p.fresh_labels and not self.is_zoo:
+            raise InputError("fresh_labels: only the zoo's own labels (labels: zoo) can be redone.")
+        if p.fresh_labels:
+            from prefill_router.zoo.labelling import fresh_labels
+
+            return fresh_labels(self.store, p.device)
+        return zoo.LABELS if self.is_zoo else self._path(p.labels)
 
     def _once(self, make: Callable[[], Any], *of: Any) -> Any:
         """Return what `make` returns, made once for all studies of this store."""

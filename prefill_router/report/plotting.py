@@ -7,6 +7,7 @@ grey and by the colour-blind.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import matplotlib as mpl
@@ -137,8 +138,9 @@ def accuracy_and_headroom(ax: Axes, targets: Mapping[str, Row], oracle: Row, bes
     values, lower, upper = (100 * rows[name].to_numpy() for name in ("estimate", "lower", "upper"))
     errors = np.maximum([values - lower, upper - values], 0)
     colours = [look_of(name, k)["color"] for k, name in enumerate(targets)]
-    shown = [short(name) for name in names]
-    bars = ax.barh(shown, values, color=[*colours, INK], xerr=errors, ecolor=INK, capsize=3)
+    look = {"color": [*colours, INK], "ecolor": INK, "capsize": 3}
+    bars = ax.barh(np.arange(len(names)), values, xerr=errors, **look)
+    ax.set_yticks(np.arange(len(names)), list(map(short, names)))
     bars[-1].set_hatch("//")
     low, high = values[names.index(best)], values[-1]
     headroom = f"headroom {high - low:.1f} points"
@@ -150,10 +152,11 @@ def accuracy_and_headroom(ax: Axes, targets: Mapping[str, Row], oracle: Row, bes
 def zones(ax: Axes, shares: Mapping[str, Zones]) -> Axes:
     """Draw the agreement zones of one or more sets of queries as stacked bars."""
     left = np.zeros(len(shares))
-    hatches = {"all_right": "", "some_right": "//", "all_wrong": ".."}
-    for i, (field, hatch) in enumerate(hatches.items()):
+    looks = {"all_right": (colour(0), ""), "some_right": (colour(1), "//")}
+    looks["all_wrong"] = ("0.75", "")
+    for field, (fill, hatch) in looks.items():
         width = np.array([100 * getattr(share, field) for share in shares.values()])
-        look = {"color": colour(i), "hatch": hatch, "edgecolor": "white"}
+        look = {"color": fill, "hatch": hatch, "edgecolor": "white"}
         ax.barh(list(shares), width, left=left, label=field.replace("_", " "), **look)
         left += width
     return _bars(ax, xlabel="queries (%)", ylabel="")
@@ -167,11 +170,59 @@ def _bars(ax: Axes, **labels: str) -> Axes:
     return ax
 
 
-def agreement_matrix(ax: Axes, agreement: np.ndarray, targets: Sequence[str]) -> Axes:
-    """Draw the share of queries on which two targets are both right or both wrong, (K, K)."""
-    frame = pd.DataFrame(100 * np.asarray(agreement), index=targets, columns=targets)
-    _heatmap(ax, frame, "queries answered alike (%)", fmt=".0f", square=True)
-    ax.set(xlabel="target", ylabel="target")
+def answer_patterns(
+    ax: Axes, right: np.ndarray, targets: Sequence[str], best: int | np.ndarray
+) -> Axes:
+    """Draw which target answers which query: a line per target, filled where it is right.
+
+    Queries lie from left to right: those that all targets answer; others that the best single
+    target answers; those that it misses and another answers, which are the headroom; and those
+    that no target answers.
+
+    Parameters
+    ----------
+    ax : Axes
+    right : (n, K) array
+        Labels, none missing.
+    targets : sequence of str
+    best : int or (n,) int array
+        The best single target.
+    """
+    right = np.asarray(right, dtype=bool)
+    best_right = right[np.arange(len(right)), best]
+    zones = [right.all(axis=1), best_right, right.any(axis=1)]
+    lines = np.argsort(-right.mean(axis=0), kind="stable")
+    order = np.lexsort([*right[:, lines[::-1]].T, zones[1], zones[2], zones[0]])[::-1]
+    colours = np.array([look_of(targets[k], k)["color"] for k in lines])
+    pixels = np.where(right[np.ix_(order, lines)].T[:, :, None], colours[:, None], 0.93)
+    extent = (0, 100, len(lines) - 0.5, -0.5)
+    ax.imshow(pixels, aspect="auto", interpolation="nearest", extent=extent)
+    ax.hlines(np.arange(1, len(lines)) - 0.5, 0, 100, color="white", linewidth=4)
+    ends = [0.0, *(100 * zone.mean() for zone in zones), 100.0]
+    names = ("all right", "best single right", "headroom", "all wrong")
+    for (start, end), name in zip(pairwise(ends), names, strict=True):
+        ax.axvline(end, color=INK, linestyle="--", linewidth=1.2)
+        if end - start > 5:
+            text = f"{name}\n{end - start:.0f} %"
+            ax.text((start + end) / 2, -0.6, text, ha="center", va="bottom", fontsize=10)
+    shares = 100 * right.mean(axis=0)
+    ax.set_yticks(
+        np.arange(len(lines)), [f"{short(targets[k])}: {shares[k]:.0f} % right" for k in lines]
+    )
+    ax.grid(False)
+    ax.set(xlabel="queries (%), sorted by who answers them")
+    return ax
+
+
+def state_map(ax: Axes, points: np.ndarray, correct: np.ndarray, title: str) -> Axes:
+    """Draw states on two components (n, 2), by whether a target was right (n,); NaN is left out."""
+    for i, (name, value) in enumerate({"right": 1, "wrong": 0}.items()):
+        here = points[correct == value]
+        ax.scatter(*here.T, s=9, marker=MARKERS[i], color=colour(i), alpha=0.6, label=name)
+    ax.grid(False)
+    ax.set(title=title, xlabel="first component", ylabel="second component", xticks=[], yticks=[])
+    look = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "borderaxespad": 2, "ncols": 2}
+    ax.legend(**look, frameon=False)
     return ax
 
 

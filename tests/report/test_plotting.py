@@ -67,12 +67,37 @@ def test_zones_stack_to_the_whole(ax):
     widths = [bar.get_width() for group in ax.containers for bar in group]
     assert widths == pytest.approx([20, 10, 50, 60, 30, 30])
     assert legend(ax) == ["all right", "some right", "all wrong"]
-    assert len({bar.patches[0].get_hatch() for bar in ax.containers}) == 3
+    looks = {(bar.patches[0].get_hatch(), bar.patches[0].get_facecolor()) for bar in ax.containers}
+    assert len(looks) == 3
 
 
-def test_matrices_are_annotated_and_each_targets_best_encoder_is_framed(ax):
-    plotting.agreement_matrix(plt.figure().subplots(), np.array([[1, 0.25], [0.25, 1]]), NAMES[:2])
-    assert [text.get_text() for text in plt.gca().texts] == ["100", "25", "25", "100"]
+def test_answer_patterns_show_the_headroom_between_the_best_single_target_and_the_oracle(ax):
+    right = np.array([[1, 0, 0], [0, 0, 0], [0, 0, 1], [1, 1, 1], [0, 1, 0], [1, 0, 1], [0, 0, 1],
+                      [1, 1, 0], [0, 0, 0], [0, 0, 1]])  # fmt: skip
+    plotting.answer_patterns(ax, right, NAMES, best=0)
+    assert [text.get_text() for text in ax.texts] == [
+        "all right\n10 %", "best single right\n30 %", "headroom\n40 %", "all wrong\n20 %",
+    ]  # fmt: skip
+    lines = ["large", "small", "mid_$1$"]  # by accuracy
+    assert names_on(ax.yaxis) == [
+        f"{n}: {s} % right" for n, s in zip(lines, (50, 40, 30), strict=True)
+    ]
+    filled = ax.images[0].get_array().std(axis=2) > 0.01  # wrong is grey
+    expected = [[1, 1, 0, 0, 1, 1, 1, 0, 0, 0], [1] * 4 + [0] * 6, [1, 0, 1, 0, 0, 0, 0, 1, 0, 0]]
+    np.testing.assert_array_equal(filled, expected)
+    by_fold = plt.figure().subplots()
+    plotting.answer_patterns(by_fold, right, NAMES, best=np.repeat([0, 2], 5))
+    assert by_fold.texts[1].get_text() == "best single right\n40 %"
+
+
+def test_state_map_leaves_out_what_has_no_label(ax):
+    points = np.arange(8.0).reshape(4, 2)
+    plotting.state_map(ax, points, np.array([1, 0, np.nan, 1]), "layer 3, last")
+    shown = {c.get_label(): c.get_offsets().tolist() for c in ax.collections}
+    assert shown == {"right": [[0, 1], [6, 7]], "wrong": [[2, 3]]}
+
+
+def test_each_targets_best_encoder_is_framed(ax):
     columns = {"a": [0.6, 0.7], "b": [0.9, np.nan], "never": [np.nan, np.nan]}
     plotting.encoder_target_heatmap(ax, pd.DataFrame(columns, index=["e1", "e2"]), "AUC")
     assert [patch.get_xy() for patch in ax.patches] == [(0, 1), (1, 0)]
