@@ -10,16 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import product
+from operator import itemgetter
 
 import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
 from prefill_router import policy
-from prefill_router.evaluation.comparison import BEST, SAVING_AGAINST_BEST, Evaluation
+from prefill_router.errors import InputError
+from prefill_router.evaluation.comparison import BEST, SAVING_AGAINST_BEST
 from prefill_router.evaluation.results import Quantity, counted, results, select
+from prefill_router.evaluation.tuning import fit_abstention
 from prefill_router.experiments.comparison import HeldOut, held_out
+from prefill_router.experiments.routers import PRIMARY
 from prefill_router.experiments.study import Study
 from prefill_router.router.guarantee import TAUS, certify
 
@@ -27,9 +30,12 @@ LOSSES = (0.01, 0.02, 0.05)
 """Losses of accuracy that may be allowed."""
 SHARES = (0.1, 0.25, 0.5, 1.0)
 """Shares of a fold's test groups that are drawn to see how many labels a promise takes."""
+LEVELS = (0.6, 0.7, 0.8, 0.9)
+"""Accuracies wanted among the queries that are answered."""
 CERTIFYING, REPORTING = "test, certifying half", "test, reporting half"
 TAU, FIRST_P, GROUPS = "certified tau", "p-value, tau 0", "certifying groups"
 CERTIFIED, MEDIAN_TAU = "share certified", "median certified tau"
+ANSWERED, AMONG_ANSWERED = "share answered", "accuracy of answered"
 
 
 def allowed(loss: float) -> str:
@@ -60,47 +66,49 @@ def evaluate_guarantee(
         group counting once as in the certificate; where there is none, that target is asked.
     """
     _, test = held_out(study).complete()
-    certifies, taus = first_halves(test), TAUS if study.has_costs else (0.0,)
-    certified, choices = [], {allowed(loss): test.best_single.copy() for loss in losses}
-    for loss, (fold, at, q) in product(losses, _by_fold(study, p)):
-        first = certifies[test.folds == fold]
-        promise = certify(at.take(first), q[first], max_loss=loss, taus=taus)
-        tau = np.nan if promise.tau is None else promise.tau
-        values = {TAU: tau, FIRST_P: promise.p_values[0], GROUPS: promise.n_groups}
-        of = {"router": allowed(loss), "x": fold + 1, "split": CERTIFYING, "n": promise.n}
-        certified += [counted(Quantity(metric, **of), value) for metric, value in values.items()]
-        if promise.tau is not None:
-            chosen = policy.tolerance(q[~first], at.cost[~first], promise.tau)
-            choices[allowed(loss)][(test.folds == fold) & ~certifies] = chosen
-    if certifies.all():
-        return results(certified)
-    reporting = replace(test.take(~certifies), split=REPORTING)
-    asked = {name: chosen[~certifies] for name, chosen in choices.items()}
-    found = reporting.choices(asked, [(name, BEST) for name in asked], each_group_once=True)
-    wanted = {"router": list(asked), "metric": ["accuracy", SAVING_AGAINST_BEST]}
-    return pd.concat([results(certified), select(found, versus=None, **wanted)])
+    rows, reporting, asked = [], [], {allowed(loss): [] for loss in losses}
+    for fold, (at, q) in enumerate(folds(study, p)):
+        first = first_half(at)
+        reporting.append(np.flatnonzero(test.folds == fold)[~first])
+        for loss in losses:
+            promise = certify(at.take(first), q[first], max_loss=loss, taus=tolerances(study))
+            tau = np.nan if promise.tau is None else promise.tau
+            of = {"router": allowed(loss), "split": CERTIFYING, "x": fold + 1, "n": promise.n}
+            found = {TAU: tau, FIRST_P: promise.p_values[0], GROUPS: promise.n_groups}
+            rows += [counted(Quantity(metric, **of), value) for metric, value in found.items()]
+            chosen = np.full(len(q), at.best_single)
+            if promise.tau is not None:
+                chosen = policy.tolerance(q, at.cost, promise.tau)
+            asked[allowed(loss)].append(chosen[~first])
+    rest = replace(test.take(np.concatenate(reporting)), split=REPORTING)
+    chosen = {name: np.concatenate(parts) for name, parts in asked.items()}
+    found = rest.choices(chosen, [(name, BEST) for name in chosen], each_group_once=True)
+    wanted = {"router": list(chosen), "metric": ["accuracy", SAVING_AGAINST_BEST]}
+    return pd.concat([results(rows), select(found, versus=None, **wanted)], ignore_index=True)
 
 
-def first_halves(test: HeldOut) -> np.ndarray:
-    """Return which test queries certify, a mask: those of a seeded half of each fold's groups."""
-    certifies = np.zeros(len(test.rows), dtype=bool)
-    for fold in np.unique(test.folds).tolist():
-        mine = test.folds == fold
-        groups = np.random.default_rng(test.seed).permutation(np.unique(test.groups[mine]))
-        certifies[mine] = np.isin(test.groups[mine], groups[: -(-len(groups) // 2)])
-    return certifies
-
-
-def _by_fold(study: Study, p: Sequence[np.ndarray]) -> Iterator[tuple[int, HeldOut, np.ndarray]]:
+def folds(study: Study, p: Sequence[np.ndarray]) -> Iterator[tuple[HeldOut, np.ndarray]]:
     """Yield each fold's complete test queries, at the costs expected of them, with P(correct).
 
     Without prices nobody is cheaper: every tolerance asks the likeliest target.
     """
     _, test = held_out(study).complete()
-    for fold in np.unique(test.folds).tolist():
+    for fold, best in enumerate(study.best_single):
         at = test.take(test.folds == fold)
         cost = study.expected_costs(fold)[at.rows] if study.has_costs else 0 * at.correct
-        yield fold, replace(at, cost=cost, best_single=study.best_single[fold]), p[fold][at.rows]
+        yield replace(at, cost=cost, best_single=best), p[fold][at.rows]
+
+
+def tolerances(study: Study) -> Sequence[float]:
+    """Return the tolerances that are tried: without costs, they all choose as the first."""
+    return TAUS if study.has_costs else TAUS[:1]
+
+
+def first_half(at: HeldOut) -> np.ndarray:
+    """Return which queries certify, a mask: those of a seeded half of the groups."""
+    codes = at.group_codes
+    order = np.random.default_rng(at.seed).permutation(codes.max() + 1)
+    return np.isin(codes, order[: -(-len(order) // 2)])
 
 
 def evaluate_labels_needed(
@@ -118,80 +126,73 @@ def evaluate_labels_needed(
     Returns
     -------
     pandas.DataFrame
-        For each loss (`router`) and number of labels (`x`), over draws and folds: `CERTIFIED`, with
-        an interval that covers the drawing alone (Clopper and Pearson; none where all are taken),
-        and, where costs are known, `MEDIAN_TAU` of the draws in which one was, with the least and
-        the largest over folds. `n` counts draws.
+        For each loss (`router`) and mean number of labels (`x`), over draws and folds: `CERTIFIED`,
+        with an interval that covers the drawing alone (Clopper and Pearson; none where all are
+        taken), and, where costs are known, `MEDIAN_TAU` of the draws in which one was, with
+        quartiles. `n` counts draws.
     """
-    settings = {"repetitions": repetitions, "taus": TAUS if study.has_costs else (0.0,)}
-    tables = [labels_needed(at, q, losses, **settings) for _, at, q in _by_fold(study, p)]
-    rows = []
-    for place, lines in pd.concat(tables).groupby(level=0):
-        is_whole = SHARES[place % len(SHARES)] == 1
-        n = len(lines) * (1 if is_whole else repetitions)
-        of = {"router": allowed(lines["max_loss"].iloc[0]), "x": round(lines["queries"].mean())}
-        drawn = binomtest(round(lines["certified"].mean() * n), n)
-        bounds = (np.nan, np.nan) if is_whole else drawn.proportion_ci(0.95, "exact")
-        found, taus = {CERTIFIED: (drawn.statistic, *bounds)}, lines["tau"].dropna()
+    rng, draws, rows = np.random.default_rng(study.parameters.seed), [], []
+    for at, q in folds(study, p):
+        codes = at.group_codes
+        n_groups = codes.max() + 1
+        for share in SHARES:
+            size = max(1, round(share * n_groups))
+            for _ in range(repetitions if size < n_groups else 1):
+                drawn = np.isin(codes, rng.permutation(n_groups)[:size])
+                for loss in losses:
+                    how = {"max_loss": loss, "taus": tolerances(study)}
+                    tau = certify(at.take(drawn), q[drawn], **how).tau
+                    draws.append({"loss": loss, "share": share, "n": drawn.sum(), "tau": tau})
+    table = pd.DataFrame(draws).astype(float)
+    for (loss, share), drawn in table.groupby(["loss", "share"]):
+        n, taus = len(drawn), drawn["tau"].dropna()
+        test = binomtest(len(taus), n)
+        bounds = test.proportion_ci(0.95, "exact") if share < 1 else (np.nan, np.nan)
+        found = {CERTIFIED: (test.statistic, *bounds)}
         if study.has_costs and len(taus):
-            found[MEDIAN_TAU] = taus.median(), taus.min(), taus.max()
-        for metric, (value, low, high) in found.items():
-            bounds = {"estimate": value, "lower": low, "upper": high}
-            rows.append(vars(Quantity(metric, **of, n=n)) | bounds)
+            found[MEDIAN_TAU] = taus.quantile([0.5, 0.25, 0.75])
+        of = {"router": allowed(loss), "x": round(drawn["n"].mean()), "n": n}
+        for metric, values in found.items():
+            interval = zip(("estimate", "lower", "upper"), values, strict=True)
+            rows.append(vars(Quantity(metric, **of)) | dict(interval))
     # where there are few groups, two shares may be as many
     return results(rows).drop_duplicates(["metric", "router", "x"], ignore_index=True)
 
 
-def labels_needed(
-    at: Evaluation,
-    p: np.ndarray,
-    max_losses: Sequence[float] = LOSSES,
-    shares: Sequence[float] = SHARES,
-    repetitions: int = 20,
-    taus: Sequence[float] = TAUS,
+def evaluate_abstention(
+    study: Study, p: Sequence[np.ndarray], levels: Sequence[float] = LEVELS
 ) -> pd.DataFrame:
-    """Say how many held-out labels a guarantee takes on a pool, by drawing fewer of them.
+    """Say how many test queries are answered, and how well, if nobody is asked the hopeless ones.
 
     Parameters
     ----------
-    at : Evaluation
-        N held-out queries, at the costs expected of them; the best single target is a number. Its
-        seed draws groups.
-    p : ndarray of shape (N, K)
-        Calibrated P(correct).
-    max_losses : sequence of float
-    shares : sequence of float
-        Shares of the groups that are drawn.
-    repetitions : int, default 20
-        Draws of each share but the whole.
-    taus : sequence of float
-        As for `certify`.
+    study, p
+        As for `evaluate_guarantee`.
+    levels : sequence of float
+        Accuracies wanted, for each of which a fold's threshold is fitted on validation queries. A
+        fold whose validation queries do not reach one answers nothing.
 
     Returns
     -------
     pandas.DataFrame
-        A row for each loss and share, every loss on the same draws: ``max_loss``, ``groups``,
-        ``queries`` (mean over draws), ``certified`` (share of the draws in which a tolerance was),
-        ``tau`` (its median over those), ``accuracy`` and ``cost`` (of that tau, on all the queries;
-        NaN where there is none).
+        For each level (`x`) `ANSWERED` and `AMONG_ANSWERED` (of as many queries as are answered),
+        asking the likeliest target. Where nothing is answered, that accuracy is undefined.
     """
-    rows, at = at.complete()
-    p, codes, rng = np.asarray(p)[rows], at.group_codes, np.random.default_rng(at.seed)
-    n_groups, draws, table = codes.max() + 1, {}, []
-    sizes = [max(1, round(share * n_groups)) for share in shares]
-    for size in sizes:
-        times = range(repetitions if size < n_groups else 1)
-        draws[size] = [np.isin(codes, rng.permutation(n_groups)[:size]) for _ in times]
-    for max_loss, size in product(max_losses, sizes):
-        how = {"max_loss": max_loss, "taus": taus}
-        promises = [certify(at.take(drawn), p[drawn], **how) for drawn in draws[size]]
-        certified = pd.Series([promise.tau for promise in promises], dtype=float)
-        n, tau = np.mean([promise.n for promise in promises]), certified.median()
-        row = {"max_loss": max_loss, "groups": size, "queries": round(n)}
-        row |= {"certified": certified.notna().mean(), "tau": tau}
-        row |= {"accuracy": np.nan, "cost": np.nan}
-        if certified.notna().any():
-            cells = np.arange(len(p)), policy.tolerance(p, at.cost, tau)
-            row |= {"accuracy": at.correct[cells].mean(), "cost": at.cost[cells].mean()}
-        table.append(row)
-    return pd.DataFrame(table)
+    _, test = held_out(study).complete()
+    found, queries = [], np.arange(len(test.rows))
+    for level in levels:
+        by_fold = []
+        for q, split in zip(p, study.splits, strict=True):
+            try:
+                held = split.validation
+                threshold = fit_abstention(q[held], study.labels.correct[held], level)
+            except InputError:  # no threshold reaches the level there
+                threshold = np.inf
+            by_fold.append(policy.abstain(np.nan_to_num(q), threshold))
+        asked = test.join(by_fold)
+        answered = asked != policy.NOBODY
+        right = np.where(answered, test.correct[queries, asked], np.nan)
+        counts = {ANSWERED: len(asked), AMONG_ANSWERED: int(answered.sum())}
+        of = {Quantity(m, PRIMARY, x=level, n=n): itemgetter(m) for m, n in counts.items()}
+        found.append(test.estimate({ANSWERED: answered, AMONG_ANSWERED: right}, of))
+    return pd.concat(found, ignore_index=True)

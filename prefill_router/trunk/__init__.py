@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from sklearn.base import BaseEstimator
-from torch import nn
 
 from prefill_router.errors import InputError
-from prefill_router.storage import atomic_write
+from prefill_router.labels import label_matrix
 from prefill_router.trunk.training import SharedTrunkNet, grouped_split, train_together
-
-_SAVED = ("kept_", "histories_", "validation_losses_", "n_features_in_", "outputs_2d_")
 
 
 @dataclass(eq=False, repr=False)
@@ -59,12 +52,10 @@ class SharedTrunkEnsemble(BaseEstimator):
     validation_losses_ : list of float
         The least validation loss of every network trained.
     held_out_ : list of ndarray
-        Rows that validated every network trained; known after `fit`, not saved.
+        Rows that validated every network trained.
     n_features_in_ : int
     labelled_ : ndarray of shape (K,)
         Which targets had any label; the others are given probability one half.
-    outputs_2d_ : bool
-        Whether Y was a matrix; after a vector, probabilities are a vector too.
 
     Notes
     -----
@@ -115,8 +106,8 @@ class SharedTrunkEnsemble(BaseEstimator):
         ----------
         X : ndarray of shape (N, D)
             Features of the training rows, x = [f_1 | ... | f_K]; used in float32.
-        Y : ndarray of shape (N, K) or (N,)
-            1 right, 0 wrong, NaN never asked; a vector for a single target.
+        Y : ndarray of shape (N, K)
+            1 right, 0 wrong, NaN never asked.
         groups : ndarray of shape (N,), optional
             Rows that share a value are on the same side of the inner split.
 
@@ -129,9 +120,7 @@ class SharedTrunkEnsemble(BaseEstimator):
         InputError
             If a shape, value or setting cannot be used.
         """
-        X, Y = np.asarray(X, dtype=np.float32), np.asarray(Y, dtype=np.float32)
-        self.outputs_2d_ = Y.ndim != 1
-        Y = Y if self.outputs_2d_ else Y[:, None]
+        X, Y = np.asarray(X, dtype=np.float32), label_matrix(Y, len(X)).astype(np.float32)
         groups = np.arange(len(X)) if groups is None else np.asarray(groups)
         self._check(X, Y, groups)
         generators = [
@@ -141,19 +130,19 @@ class SharedTrunkEnsemble(BaseEstimator):
         networks = [SharedTrunkNet(*shape, rng) for rng in generators]
         if self.split == "published":
             cuts = [grouped_split(groups, self.inner_share, rng) for rng in generators]
-            rows_per_epoch = cuts[0][2]  # the same for every order of the groups
         else:
             rng = np.random.default_rng([self.random_state, 0])
             cuts = [grouped_split(groups, self.inner_share, rng)] * self.n_seeds
-            rows_per_epoch = len(cuts[0][0])
         splits = [(train, validation) for train, validation, _ in cuts]
         if any(np.isnan(Y[rows]).all() for split in splits for rows in split):
             raise InputError("The inner split leaves a side without labels; give more rows.")
         x, y = (torch.from_numpy(array).to(self.device) for array in (X, Y))
-        histories = train_together(networks, x, y, splits, rows_per_epoch, generators, self)
+        # as many rows per epoch as any order of the groups leaves, where splits differ in size
+        rows_per_epoch = cuts[0][2] if self.split == "published" else len(splits[0][0])
+        self.histories_, self.validation_losses_ = train_together(
+            networks, x, y, splits, rows_per_epoch, generators, self
+        )
         self.held_out_ = [validation for _, validation in splits]
-        self.histories_ = [{"train": h.train, "validation": h.validation} for h in histories]
-        self.validation_losses_ = [history.best for history in histories]
         self.kept_ = np.argsort(self.validation_losses_, kind="stable")[: self.keep].tolist()
         self.networks_ = [networks[s].eval() for s in self.kept_]
         self.labelled_ = ~np.isnan(Y).all(axis=0)
@@ -161,9 +150,8 @@ class SharedTrunkEnsemble(BaseEstimator):
         return self
 
     def _check(self, X: np.ndarray, Y: np.ndarray, groups: np.ndarray) -> None:
-        if not (X.ndim == Y.ndim == 2 and len(X) == len(Y) == len(groups)):
-            shapes = f"X {X.shape}, Y {Y.shape} and {len(groups)} groups"
-            raise InputError(f"{shapes} must have as many rows.")
+        if X.ndim != 2 or len(groups) != len(X):
+            raise InputError(f"X {X.shape} and {len(groups)} groups must have as many rows.")
         if not np.isfinite(X).all():
             raise InputError("X holds values that are not finite numbers.")
         if not np.isin(Y[~np.isnan(Y)], (0, 1)).all():
@@ -179,7 +167,7 @@ class SharedTrunkEnsemble(BaseEstimator):
             raise InputError(f"split is {self.split!r}; it must be inner or published.")
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
-        """Return P(correct), (n, K) or (n,) as Y was: the mean of the kept networks' sigmoids.
+        """Return P(correct), (n, K): the mean of the kept networks' sigmoids.
 
         Parameters
         ----------
@@ -188,7 +176,7 @@ class SharedTrunkEnsemble(BaseEstimator):
         return self.predict_each(X).mean(axis=0)
 
     def predict_each(self, X: np.ndarray) -> np.ndarray:
-        """Return P(correct) by each of the networks kept, best first, (keep, n, K) or (keep, n).
+        """Return P(correct) by each of the networks kept, best first, (keep, n, K).
 
         Parameters
         ----------
@@ -200,41 +188,4 @@ class SharedTrunkEnsemble(BaseEstimator):
         with torch.inference_mode():
             x = torch.from_numpy(X)
             p = torch.stack([torch.sigmoid(network(x)) for network in self.networks_])
-        p = np.where(self.labelled_, p.numpy().astype(np.float64), 0.5)
-        return p if self.outputs_2d_ else p[..., 0]
-
-    def save(self, path: str | os.PathLike) -> None:
-        """Write the kept networks and the record of their training to one safetensors file."""
-        record = {name: getattr(self, name) for name in _SAVED}
-        record["labelled_"] = self.labelled_.tolist()
-        parameters = {name: value for name, value in self.get_params().items() if name != "device"}
-        stored = json.dumps([parameters, record], sort_keys=True)
-        with atomic_write(path) as temporary:
-            tensors = nn.ModuleList(self.networks_).state_dict()
-            save_file(tensors, temporary, {"ensemble": stored})
-
-    @classmethod
-    def load(cls, path: str | os.PathLike) -> SharedTrunkEnsemble:
-        """Read what `save` wrote.
-
-        Raises
-        ------
-        InputError
-            If the file is missing, damaged or something else.
-        """
-        try:
-            with safe_open(path, "pt") as stored:
-                parameters, record = json.loads(stored.metadata()["ensemble"])
-                tensors = {name: stored.get_tensor(name) for name in stored.offset_keys()}
-        except (OSError, SafetensorError, TypeError, KeyError, json.JSONDecodeError) as error:
-            raise InputError(
-                f"{path} is not a saved ensemble ({error}); train it again."
-            ) from error
-        lists = {name: tuple(parameters[name]) for name in ("hidden", "dropout")}
-        ensemble = cls(**{**parameters, **lists})
-        vars(ensemble).update(record, labelled_=np.array(record["labelled_"]))
-        shape = record["n_features_in_"], len(record["labelled_"]), *lists.values()
-        networks = nn.ModuleList([SharedTrunkNet(*shape) for _ in record["kept_"]])
-        networks.load_state_dict(tensors)
-        ensemble.networks_ = list(networks.eval())
-        return ensemble
+        return np.where(self.labelled_, p.numpy().astype(np.float64), 0.5)

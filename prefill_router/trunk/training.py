@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -61,16 +60,6 @@ class SharedTrunkNet(nn.Module):
         for linear, rate in zip(self.linears, self.dropout, strict=False):
             x = nn.functional.dropout(torch.relu(linear(x)), rate, self.training)
         return self.linears[-1](x)
-
-
-@dataclass
-class History:
-    """Losses of one network by epoch, and the least validation loss, whose weights it keeps."""
-
-    train: list[float] = field(default_factory=list)
-    validation: list[float] = field(default_factory=list)
-    best: float = float("inf")
-    waited: int = 0
 
 
 def grouped_split(
@@ -143,7 +132,7 @@ def train_together(
     rows_per_epoch: int,
     generators: Sequence[np.random.Generator],
     settings: SharedTrunkEnsemble,
-) -> list[History]:
+) -> tuple[list[dict[str, list[float]]], list[float]]:
     """Train networks side by side on stacked weights; each ends with its best epoch's weights.
 
     One batched product a layer serves all networks, which is much faster than one network after
@@ -170,9 +159,13 @@ def train_together(
 
     Returns
     -------
-    list of S History
+    histories : list of S dict
+        ``train`` and ``validation`` losses of each network by epoch.
+    best : list of S float
+        The validation loss of the epoch whose weights it keeps.
     """
-    histories = [History() for _ in networks]
+    histories = [{"train": [], "validation": []} for _ in networks]
+    best, waited = np.full(len(networks), np.inf), np.zeros(len(networks), int)
     active = np.arange(len(networks))
     layers = zip(*(network.linears for network in networks), strict=True)
     parameters = [
@@ -198,40 +191,39 @@ def train_together(
                 inputs = inputs * (kept[i].to(inputs.dtype) / (1 - rate))
         return torch.baddbmm(parameters[-1], inputs, parameters[-2])
 
+    def step(rows: torch.Tensor) -> torch.Tensor:
+        """Take one step on a batch of each network, and return their losses."""
+        drawn = zip(*threads.map(draw, active, [rows.shape[1]] * len(active)), strict=True)
+        kept = [torch.from_numpy(np.stack(layer)).to(X.device) for layer in drawn]
+        loss = masked_loss(forward(X[rows], kept), Y[rows])
+        optimiser.zero_grad()
+        loss.sum().backward()
+        optimiser.step()
+        return loss.detach()
+
     with ThreadPoolExecutor() as threads:
         for _ in track(range(settings.max_epochs), "Training networks"):
             orders = np.stack(
                 [generators[s].permutation(splits[s][0])[:rows_per_epoch] for s in active]
             )
-            losses = []
-            for rows in torch.from_numpy(orders).to(X.device).split(settings.batch_size, dim=1):
-                drawn = zip(*threads.map(draw, active, [rows.shape[1]] * len(active)), strict=True)
-                kept = [torch.from_numpy(np.stack(layer)).to(X.device) for layer in drawn]
-                loss = masked_loss(forward(X[rows], kept), Y[rows])
-                optimiser.zero_grad()
-                loss.sum().backward()
-                optimiser.step()
-                losses.append(loss.detach())
+            batches = torch.from_numpy(orders).to(X.device).split(settings.batch_size, dim=1)
+            train = torch.stack([step(rows) for rows in batches]).mean(0).tolist()
             with torch.no_grad():
                 validation = masked_loss(forward(X[held[active]]), held_labels[active]).tolist()
-            train = torch.stack(losses).mean(0).tolist()
-            going = []
+            waited[active] += 1
             for place, s in enumerate(active):
-                history, loss = histories[s], validation[place]
-                history.train.append(train[place])
-                history.validation.append(loss)
-                history.waited += 1
-                if loss < history.best - settings.min_delta:
-                    history.best, history.waited = loss, 0
+                histories[s]["train"].append(train[place])
+                histories[s]["validation"].append(validation[place])
+                if validation[place] < best[s] - settings.min_delta:
+                    best[s], waited[s] = validation[place], 0
                     _unstack(networks[s], parameters, place)
-                if history.waited < settings.patience:
-                    going.append(place)
+            going = np.flatnonzero(waited[active] < settings.patience).tolist()
             if not going:
                 break
             if len(going) < len(active):
                 active = active[going]
                 _keep(optimiser, parameters, going)
-    return histories
+    return histories, best.tolist()
 
 
 def _pad(rows: Sequence[np.ndarray], Y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,15 +1,14 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import tiny_studies
-from tiny_studies import relabelled
+from tiny_studies import flipped, relabelled
 
 from prefill_router import policy
 from prefill_router.evaluation.comparison import BEST, SAVING_AGAINST_BEST, Evaluation
 from prefill_router.evaluation.results import one, select
 from prefill_router.experiments import guarantee as it
 from prefill_router.experiments.comparison import held_out
+from prefill_router.experiments.routers import PRIMARY, predictions
 from prefill_router.router.guarantee import certify
 
 FIVE = "at most 5 points"
@@ -23,17 +22,16 @@ def knowing(study):
     return [np.clip(correct * 0.8 + rng.uniform(0, 0.25, correct.shape), 0, 1) for _ in "ab"]
 
 
-def halves(study):
+def halves(study, p):
     """The rows that certify, and those that report, in each fold."""
-    at = held_out(study)
-    certifies, folds = it.first_halves(at), range(len(study.splits))
-    return [[at.rows[(at.folds == f) & half] for half in (certifies, ~certifies)] for f in folds]
+    parts = [(at.rows, it.first_half(at)) for at, _ in it.folds(study, p)]
+    return [(rows[half], rows[~half]) for rows, half in parts]
 
 
 def test_a_certificate_is_that_of_its_half_and_reported_on_the_other(study, knowing):
     found = it.evaluate_guarantee(study, knowing, (0.05,))
     labels, right, single, n = study.labels, 0, 0, 0
-    for fold, (certifying, reporting) in enumerate(halves(study)):
+    for fold, (certifying, reporting) in enumerate(halves(study, knowing)):
         cost, best = study.expected_costs(fold), study.best_single[fold]
         known = (labels.correct, cost, labels.group, best, labels.targets)
         at = Evaluation(*known).take(certifying)
@@ -54,7 +52,7 @@ def test_a_certificate_is_that_of_its_half_and_reported_on_the_other(study, know
 
 def test_what_reports_certifies_nothing(study, knowing):
     correct, group = study.labels.correct.copy(), study.labels.group
-    for split, (certifying, reporting) in zip(study.splits, halves(study), strict=True):
+    for split, (certifying, reporting) in zip(study.splits, halves(study, knowing), strict=True):
         np.testing.assert_array_equal(np.sort(np.r_[certifying, reporting]), np.sort(split.test))
         assert not np.isin(group[certifying], group[reporting]).any()
         assert len(set(group[certifying])) - len(set(group[reporting])) in (0, 1)
@@ -89,7 +87,9 @@ def test_more_labels_certify_more_and_all_losses_see_the_same(study, knowing):
     assert ((drawn["lower"] <= drawn["estimate"]) & (drawn["estimate"] <= drawn["upper"])).all()
     assert whole[["lower", "upper"]].isna().all(axis=None)
     tau = one(found, metric=it.MEDIAN_TAU, router=it.allowed(0.2), x=lax["x"].iloc[-1])
-    assert 0 < tau.lower <= tau.estimate <= tau.upper <= 1
+    certified = [certify(at, q, max_loss=0.2).tau for at, q in it.folds(study, knowing)]
+    quartiles = np.quantile(certified, [0.25, 0.5, 0.75])
+    assert [tau.lower, tau.estimate, tau.upper] == pytest.approx(quartiles.tolist())
 
 
 @pytest.mark.parametrize("folds", [1, 3])
@@ -109,19 +109,27 @@ def test_without_prices_only_the_likeliest_target_can_be_certified(tmp_path, fol
     assert not needed.duplicated(["metric", "router", "x"]).any()
 
 
-def test_fewer_labels_certify_less(study, knowing):
-    at = replace(held_out(study).complete()[1], best_single=0)
-    p = at.join(knowing)
-    table = it.labels_needed(at, p, (0.001, 0.2), (0.05, 1.0), 5)
-    n_groups = len(set(at.groups))
-    assert table["groups"].tolist() == 2 * [round(0.05 * n_groups), n_groups]
-    assert table["queries"].tolist()[1::2] == 2 * [len(p)]
-    few, all_, _, generous = table.to_dict("records")
-    assert few["certified"] < 1 and np.isnan(few["tau"]) == (few["certified"] == 0)
-    assert generous["certified"] == 1 and not all_["tau"] > generous["tau"] > 0
-    chosen = np.arange(len(p)), policy.tolerance(p, at.cost, generous["tau"])
-    known = at.correct[chosen].mean(), at.cost[chosen].mean()
-    assert (generous["accuracy"], generous["cost"]) == pytest.approx(known)
-    at.correct[8:, 1] = np.nan
-    few = it.labels_needed(at, p, (0.05,), taus=(0.0,))
-    assert few["groups"].iloc[0] == 1 and few["queries"].iloc[-1] == 8  # one at least
+def test_abstention_answers_what_is_likeliest_and_nothing_where_that_is_not_enough(study):
+    by_fold = predictions(study, PRIMARY)
+    correct, p = study.labels.correct[study.test_rows], held_out(study).join(by_fold)
+    right = correct[np.arange(len(p)), p.argmax(axis=1)]
+    found = it.evaluate_abstention(study, by_fold, (0.05, 0.6))
+    assert one(found, metric=it.ANSWERED, x=0.05).estimate == 1
+    assert one(found, metric=it.AMONG_ANSWERED, x=0.05).estimate == pytest.approx(right.mean())
+    some = one(found, metric=it.ANSWERED, x=0.6).estimate
+    assert 0 < some <= 1
+    assert one(found, metric=it.AMONG_ANSWERED, x=0.6).n == round(some * len(p))
+    alike = [np.full_like(values, 0.5) for values in by_fold]  # nothing tells queries apart
+    found = it.evaluate_abstention(study, alike, (0.999,))
+    assert one(found, metric=it.ANSWERED).estimate == 0
+    assert np.isnan(one(found, metric=it.AMONG_ANSWERED).estimate)
+
+
+def test_thresholds_are_fitted_without_test_labels(study):
+    first, second = study.splits
+    others = np.setdiff1d(first.test, second.validation)  # folds validate on each other's rows
+    shares = [
+        one(it.evaluate_abstention(s, predictions(study, PRIMARY), (0.6,)), metric=it.ANSWERED)
+        for s in (study, flipped(study, others))
+    ]
+    assert shares[0].estimate == shares[1].estimate

@@ -8,10 +8,11 @@ from tiny_studies import relabelled
 
 from prefill_router import policy
 from prefill_router.config import validate
-from prefill_router.evaluation.comparison import ENCODER_INCLUDED, SAVING_AGAINST_BEST, Evaluation
+from prefill_router.evaluation.comparison import ENCODER_INCLUDED, SAVING_AGAINST_BEST
 from prefill_router.evaluation.results import one, select
 from prefill_router.evaluation.tuning import choose_parameter, fit_budget
 from prefill_router.experiments import spending as it
+from prefill_router.experiments.comparison import held_out
 from prefill_router.experiments.routers import PRIMARY, predictions
 from prefill_router.experiments.study import Study
 
@@ -98,80 +99,13 @@ def test_budgets_hold_on_validation_and_are_measured_by_what_was_paid(study, p, 
     assert it.evaluate_budgets(study, p, free, (0.1,)).empty
 
 
-def test_every_result_has_a_name_of_its_own(study, p, tmp_path):
-    found = it.spending(study, p)
-    assert not found.duplicated(["metric", "router", "versus", "target", "x", "split"]).any()
-    assert not select(found, metric=[it.SAVING, it.SPENT]).empty
-    assert it.spending(tiny_studies.study(tmp_path, prices=""), []).empty
-
-
-# -- what the curves hold ---------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def pool():
-    """Targets that are alike but for what an answer costs, which varies tenfold by query."""
-    rng = np.random.default_rng(0)
-    truth = rng.uniform(0.3, 0.9, size=(300, 1)) + rng.normal(0, 0.03, size=(300, 3))
-    correct = (rng.random((300, 3)) < truth).astype(float)
-    paid = 10 ** rng.uniform(-1, 1, size=(300, 3))
-    median = np.repeat(np.median(paid, axis=0)[None], 300, axis=0)
-    return truth, correct, paid, median
-
-
-def compare(pool, expected, encoder_cost=None, best=0):
-    p, correct, paid, _ = pool
-    at = Evaluation(correct, paid, None, best, ["a", "b", "c"], n_resamples=50)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(it, "POINTS", 80)  # fewer settings, to be quick
-        return it.compare_costs(at, p, expected, encoder_cost)
-
-
-def test_curves_are_searched_and_only_routing_pays_the_encoder(pool):
-    """By brute force: every gap is a tolerance. Knowing costs that vary saves."""
-    p, correct, paid, median = pool
-    ways = {it.PREDICTED: paid, it.MEDIAN: median, it.MEAN: paid.copy()}
-    found = compare(pool, ways, np.full(300, 0.25))
-    for way, seen in ways.items():
-        least = np.inf
-        for tau in np.unique(policy.gaps(p)):
-            chosen = policy.tolerance(p, seen, tau)[:, None]
-            if np.take_along_axis(correct, chosen, 1).mean() >= correct[:, 0].mean() - 1e-12:
-                least = min(least, np.take_along_axis(paid, chosen, 1).mean())
-        saving, included = (
-            one(found, metric=it.SAVING + more, router=f"tolerance, {way}").estimate
-            for more in ("", ENCODER_INCLUDED)
-        )
-        assert saving <= 1 - least / paid[:, 0].mean() + 1e-12
-        assert saving == pytest.approx(1 - least / paid[:, 0].mean(), abs=0.06)
-        assert saving - included == pytest.approx(0.25 / paid[:, 0].mean())
-    turned = compare(pool, {it.PREDICTED: median, it.MEAN: paid})
-    assert not turned["metric"].str.contains(ENCODER_INCLUDED).any()
-    for rule in ("tolerance", "utility"):
-        knows = {"metric": it.SAVING, "router": f"{rule}, {it.PREDICTED}"}
-        assert one(found, **knows, versus=f"{rule}, {it.MEDIAN}").lower > 0.1
-        assert one(turned, **knows, versus=f"{rule}, {it.MEAN}").upper < 0
-        same = one(found, **knows, versus=f"{rule}, {it.MEAN}")
-        assert [same.estimate, same.lower, same.upper] == pytest.approx([0] * 3, abs=1e-12)
-
-
-def test_errors_of_expected_costs_are_shares_of_the_mean_cost(pool):
-    _, _, paid, median = pool
-    found = compare(pool, {it.PREDICTED: paid * 1.1, it.MEDIAN: median})
-    expected = np.sqrt(np.mean((median - paid) ** 2, axis=0)) / paid.mean(axis=0)
-    errors = select(found, metric=it.ERROR, router=it.MEDIAN, target=list("abc"))
-    np.testing.assert_allclose(errors["estimate"], expected)
-    lead = found["metric"].eq(it.ERROR) & found["versus"].eq(it.MEDIAN)
-    assert lead.sum() == 3 and (found[lead]["upper"] < 0).all()
-
-
-def test_the_best_single_target_may_differ_by_row(pool):
-    best = np.arange(300) % 3
-    # the same targets in another order in each row, so that the best single one is the first
-    moved = [np.take_along_axis(x, (np.arange(3) + best[:, None]) % 3, axis=1) for x in pool]
-    found = [
-        compare(given, {it.PREDICTED: given[2], it.MEDIAN: given[3]}, best=k)
-        for given, k in ((pool, best), (moved, 0), (pool, 0))
-    ]
-    saved = [select(each, metric=it.SAVING)["estimate"].tolist() for each in found]
-    assert saved[0] == pytest.approx(saved[1]) and saved[0] != pytest.approx(saved[2])
+def test_errors_of_expected_costs_are_shares_of_the_mean_cost(study, p, ways):
+    found = it.evaluate_expected_costs(study, p, ways)
+    at = held_out(study)
+    for way, costs in ways.items():
+        error = np.sqrt(np.mean((at.join(costs) - at.cost) ** 2, axis=0)) / at.cost.mean(axis=0)
+        rows = select(found, metric=it.ERROR, router=way, target=list(at.targets))
+        np.testing.assert_allclose(rows["estimate"], error)
+    errors = found[found["metric"] == it.ERROR]
+    assert set(errors["versus"]) == {"", it.MEDIAN, it.MEAN}
+    assert not found.duplicated(["metric", "router", "versus", "target"]).any()

@@ -27,8 +27,8 @@ def train(data, seeds, dropout=(0.3, 0.2)):
     networks = [SharedTrunkNet(6, 3, (8, 5), dropout, rng).double() for rng in generators]
     cuts = [grouped_split(np.arange(70) // 3, 0.2, rng) for rng in generators]
     splits = [cut[:2] for cut in cuts]
-    histories = training.train_together(networks, *data, splits, cuts[0][2], generators, SETTINGS)
-    return networks, histories, splits
+    about = splits, cuts[0][2], generators, SETTINGS
+    return networks, *training.train_together(networks, *data, *about)
 
 
 def train_by_hand(data, seed, dropout=(0.3, 0.2)):
@@ -71,12 +71,12 @@ def assert_same(network, other):
 
 @pytest.mark.parametrize("dropout", [(0.0, 0.0), (0.3, 0.2)], ids=["plain", "dropout"])
 def test_together_equals_one_by_one_by_hand(data, dropout):
-    networks, histories, _ = train(data, range(5), dropout)
-    assert len({len(history.validation) for history in histories}) > 1, "must stop apart"
-    for seed, (network, history) in enumerate(zip(networks, histories, strict=True)):
+    found = train(data, range(5), dropout)
+    assert len({len(history["validation"]) for history in found[1]}) > 1, "must stop apart"
+    for seed, (network, history, best) in enumerate(zip(*found, strict=True)):
         expected, losses = train_by_hand(data, seed, dropout)
-        np.testing.assert_allclose(history.validation, losses, rtol=1e-9)
-        assert history.best <= min(losses) + SETTINGS.min_delta
+        np.testing.assert_allclose(history["validation"], losses, rtol=1e-9)
+        assert best <= min(losses) + SETTINGS.min_delta
         assert_same(network, expected)
 
 
@@ -98,7 +98,7 @@ def test_what_trains_lies_on_the_device_of_the_data(data, monkeypatch):
     with pytest.raises(RuntimeError, match="device"):
         train((data[0].to("meta"), data[1]), range(3))
     _, histories, _ = train([part.to("meta") for part in data], range(3))
-    epochs = [len(history.validation) for history in histories]
+    epochs = [len(history["validation"]) for history in histories]
     assert epochs == [3, 3, SETTINGS.max_epochs], "must stop apart"
 
 
