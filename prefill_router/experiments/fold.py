@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler, normalize
 from prefill_router.experiments.study import Study
 from prefill_router.features import TargetFeatures, fit_components
 from prefill_router.features.selection import Choice
-from prefill_router.recipe import fit_predictor
+from prefill_router.recipe import fit_recipe
 from prefill_router.recipe.heads import HEADS, predict_each_network, train_networks, tuned
 
 Features = list[np.ndarray]
@@ -119,18 +119,17 @@ class FoldFit:
             Y = Y.copy()
             Y[train] = Y[np.random.default_rng(self.seed).permutation(train)]
         choices = None if HEADS[head].all_layers else self.choices
-        fitted = fit_predictor(recipe, Y, self.labels.group, self.states, self.split, choices)
+        labels = replace(self.labels, correct=Y)
+        fitted = fit_recipe(recipe, labels, self.states, self.split, choices)
         self.kept["tried"] += fitted.n_tried
-        predictor = fitted.predictor
-        features = predictor.features(predictor.read(self.states))
         if head == "trunk":
-            each = predict_each_network(predictor.tensors, features)
+            each = predict_each_network(fitted.predictor.tensors, fitted.features)
             self.kept["networks"] = np.moveaxis(each, 0, 1)
             self.kept["chosen"] = np.array(fitted.model.kept_)
             for part in ("train", "validation"):
                 losses = [pd.Series(history[part]) for history in fitted.model.histories_]
                 self.kept[part] = pd.concat(losses, axis=1).to_numpy().T
-        return predictor.raw(features)
+        return fitted.predictor.raw(fitted.features)
 
     def trunk(self, x: np.ndarray) -> np.ndarray:
         """P(correct) by SharedTrunkNets on other features than the recipe's."""
