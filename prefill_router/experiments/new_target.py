@@ -22,7 +22,7 @@ from prefill_router.trunk import SharedTrunkEnsemble
 
 SIZES = (30, 100, 300)
 N_DRAWS = 5
-MOST = 5
+MOST = 3
 """Targets that are taken to be new, at most."""
 NO_LABEL, ALL_LABELS = "others' mean, no label", "SharedTrunkNet, all labels"
 OWN_HEAD, FROZEN_TRUNK, SHARED = "own head", "frozen trunk, new head", "shared difficulty"
@@ -61,7 +61,7 @@ def label_budget(study: Study) -> pd.DataFrame:
     pandas.DataFrame
         Results on test rows: "AUC" and "Brier", on average over new targets and draws, of `HEADS`
         and differences of `PAIRS` by number of labels (`x`); of `NO_LABEL`, where x is 0; and of
-        `ALL_LABELS`, the study's own router. Empty where a target has fewer labels than the least of
+        `ALL_LABELS`, the study's own router. Empty where a target has fewer labels than any of
         `SIZES`.
     """
     labels, split, p = study.labels, study.splits[0], study.parameters

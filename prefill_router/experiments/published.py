@@ -17,14 +17,13 @@ from prefill_router.validation import read_mapping
 PUBLISHED = Path("experiments") / "published"
 MANIFEST = "manifest.json"
 POOLS = {
-    "mmlu_pro": "MMLU-Pro, realistic pool",
-    "mmlu_pro_complementary": "MMLU-Pro, pool picked for its headroom",
+    "mmlu_pro": "MMLU-Pro (realistic)",
+    "mmlu_pro_complementary": "MMLU-Pro (most headroom)",
     "zeroeval": "ZeroEval",
 }
 """Titles of the pools of real labels, by their experiment's name."""
 ROUTERS, IN_USE = "07_baselines_and_ablations", "10_in_production"
 """The chapters whose results are shown of other pools."""
-CHECKED = ["gap closed", "cost saving", "AUC"]
 
 
 def publish(run_dir: Path) -> Path:
@@ -137,23 +136,17 @@ def settings_table(root: Path, names: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "pool": POOLS[name],
-            "targets": ", ".join(p["targets"]),
-            "encoder": p["encoder"],
-            "outer folds": p["outer_folds"],
-            "networks trained, kept": f"{p['n_seeds']}, {p['keep']}",
-            "resamples": p["n_resamples"],
-            "minutes of this chapter": round(manifest["seconds"][ROUTERS] / 60, 1),
+            "targets": ", ".join(manifest["parameters"]["targets"]),
+            "encoder": manifest["parameters"]["encoder"],
+            "outer folds": manifest["parameters"]["outer_folds"],
             "code": _code(manifest),
         }
         for name, manifest in manifests.items()
-        for p in [manifest["parameters"]]
     )
 
 
 def pool_rows(pools: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Return the main rows of all pools, with the pool's title as their `target`."""
-    found = [
-        select(rows, metric=CHECKED, versus=None, split="test").assign(target=POOLS[name])
-        for name, rows in pools.items()
-    ]
-    return pd.concat([tidy(), *found], ignore_index=True)
+    """Return the rows of all pools on test queries, with the pool's title as their `split`."""
+    found = [select(r, split="test", versus=None, target=None) for r in pools.values()]
+    titles = [rows.assign(split=POOLS[name]) for name, rows in zip(pools, found, strict=True)]
+    return pd.concat([tidy(), *titles], ignore_index=True)
