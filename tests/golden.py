@@ -39,7 +39,8 @@ from prefill_router.labels.costs import expected_costs, load_prices, query_costs
 from prefill_router.labels.splits import make_splits
 from prefill_router.metrics import auc, brier, expected_calibration_error
 from prefill_router.probes import probe_layers
-from prefill_router.recipe import fit_predictor, fit_recipe
+from prefill_router.recipe import fit_recipe
+from prefill_router.recipe.cost_prediction import fit_costs
 from prefill_router.storage import STAGES, read_json, write_json
 from prefill_router.trunk import SharedTrunkEnsemble
 
@@ -138,15 +139,15 @@ def recipe(directory):
     study = tiny_studies.study(directory)
     states, [split] = study.states([study.parameters.encoder]), study.splits
     table = study.labels
-    fitted = fit_recipe(study.recipe(), table, states, split, study.prices)
+    fitted = fit_recipe(study.recipe(), table, states, split)
     rows = np.union1d(split.validation, split.test)
     others = {
-        head: fit_predictor(
-            study.recipe(head), table.correct, table.group, states, split, fitted.choices
-        ).predictor
+        head: fit_recipe(study.recipe(head), table, states, split, fitted.choices).predictor
         for head in ("logistic", "ridge")
     }
-    cost = fitted.costs.lengths.predict(fitted.predictor.features(fitted.predictor.read(states)))
+    n_tokens = study.activations().full_tokens
+    costs = fit_costs(table, study.prices, fitted.features, split.train, n_tokens)
+    cost = costs.lengths.predict(fitted.features)
     return {
         "p": fitted.predictor.predict_proba(states, rows).mean(axis=0),
         **{head: it.predict_proba(states, rows).mean(axis=0) for head, it in others.items()},

@@ -16,8 +16,7 @@ from sklearn.preprocessing import StandardScaler, normalize
 from prefill_router.experiments.study import Study
 from prefill_router.features import TargetFeatures, fit_components
 from prefill_router.features.selection import Choice
-from prefill_router.labels.splits import Split
-from prefill_router.recipe import fit_predictor
+from prefill_router.recipe import fit_recipe
 from prefill_router.recipe.heads import HEADS, predict_each_network, train_networks, tuned
 
 Features = list[np.ndarray]
@@ -120,18 +119,17 @@ class FoldFit:
             Y = Y.copy()
             Y[train] = Y[np.random.default_rng(self.seed).permutation(train)]
         choices = None if HEADS[head].all_layers else self.choices
-        fitted = fit_predictor(recipe, Y, self.labels.group, self.states, self.split, choices)
+        labels = replace(self.labels, correct=Y)
+        fitted = fit_recipe(recipe, labels, self.states, self.split, choices)
         self.kept["tried"] += fitted.n_tried
-        predictor = fitted.predictor
-        features = predictor.features(predictor.read(self.states))
         if head == "trunk":
-            each = predict_each_network(predictor.tensors, features)
+            each = predict_each_network(fitted.predictor.tensors, fitted.features)
             self.kept["networks"] = np.moveaxis(each, 0, 1)
             self.kept["chosen"] = np.array(fitted.model.kept_)
             for part in ("train", "validation"):
                 losses = [pd.Series(history[part]) for history in fitted.model.histories_]
                 self.kept[part] = pd.concat(losses, axis=1).to_numpy().T
-        return predictor.raw(features)
+        return fitted.predictor.raw(fitted.features)
 
     def trunk(self, x: np.ndarray) -> np.ndarray:
         """P(correct) by SharedTrunkNets on other features than the recipe's."""
@@ -145,43 +143,18 @@ class FoldFit:
         best = tuned(candidates, X, self.labels.correct, self.split, self.labels.group)
         return best.predict_proba(X)
 
-    def tuned_by_target(self, candidates: Sequence[BaseEstimator]) -> np.ndarray:
-        """P(correct), each target's from its own f_k by the candidate that is best for it."""
-        self.kept["tried"] += len(candidates) * self.labels.n_targets
-        sets = [self.reduced(self.choices)]
-        return tuned_by_target(sets, candidates, self.labels.correct, self.split)[0]
+    def tuned_by_target(
+        self, features: Features, candidates: Sequence[BaseEstimator]
+    ) -> np.ndarray:
+        """P(correct), each target's by the candidate with the least Brier score on validation rows.
 
-
-def tuned_by_target(
-    sets: Sequence[Features], candidates: Sequence[BaseEstimator], Y: np.ndarray, split: Split
-) -> tuple[np.ndarray, int]:
-    """Choose features and candidate for each target by Brier score on validation rows.
-
-    Parameters
-    ----------
-    sets : sequence of Features
-    candidates : sequence of estimators
-        Fitted to training rows.
-    Y : ndarray of shape (N, K)
-        1 right, 0 wrong, NaN never asked.
-    split : Split
-
-    Returns
-    -------
-    p : ndarray of shape (N, K)
-        Each target's P(correct) by what is best for it; by the first features and candidate for a
-        target without validation labels.
-    best : int
-        The features whose mean over targets is best.
-    """
-    p = np.array([[_predict(of, model, Y, split.train) for model in candidates] for of in sets])
-    squares = (p[:, :, split.validation] - Y[split.validation]) ** 2
-    known = ~np.isnan(squares)
-    scores = np.where(known, squares, 0).sum(axis=2) / np.maximum(known.sum(axis=2), 1)
-    targets = np.arange(Y.shape[1])
-    flat = scores.reshape(-1, len(targets)).argmin(axis=0)
-    chosen = p.reshape(-1, *Y.shape)[flat, :, targets].T
-    return chosen, int(scores.min(axis=1).mean(axis=1).argmin())
+        The first candidate is taken for a target without validation labels.
+        """
+        Y, v = self.labels.correct, self.split.validation
+        self.kept["tried"] += len(candidates) * Y.shape[1]
+        p = np.array([_predict(features, model, Y, self.split.train) for model in candidates])
+        squares = np.nansum((p[:, v] - Y[v]) ** 2, axis=1)
+        return np.take_along_axis(p, squares.argmin(axis=0)[None, None], axis=0)[0]
 
 
 def _predict(

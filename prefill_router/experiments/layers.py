@@ -1,14 +1,15 @@
 """Which layer? Do probes rank layers as AUC does, what does trusting one cost, is AUC unimodal?
 
-Probes, cross-validation and heads know training rows only; what they promise is held against AUC on
-validation rows, which no choice has seen. Test rows are not looked at. Intervals on validation rows
-resample groups of queries, and what is compared is compared on the same resamples.
+Probes, cross-validation and heads know training rows only. What they promise is held against
+cross-validated AUC, on the same training rows, or against AUC on validation rows, which no choice
+has seen. Test rows are not looked at. Intervals on validation rows resample groups of queries, and
+what is compared is compared on the same resamples.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from operator import itemgetter
 
@@ -27,16 +28,14 @@ from prefill_router.progress import track
 
 PLACE = ["fold", "layer", "pooling", "target"]
 GEOMETRY = ("J", "J_pca", "J_white", "d_eff", "anisotropy")
-CROSS_VALIDATED = "cross-validated AUC"
+CROSS_VALIDATED, TERNARY = "cross-validated AUC", "ternary search"
 RANKERS = {name: name for name in GEOMETRY} | {CROSS_VALIDATED: "auc"}
 """What may rank layers, and the columns of `layer_heads` that hold it."""
 SPEARMAN = "Spearman with AUC"
 LOST = "AUC lost by its choice"
 DIP = "depth of the deepest dip"
-MISSED = "searches that miss the best layer"
 ALL = "all"
 """In place of a pooling: the states of all poolings together."""
-TERNARY = "ternary search"
 
 
 def layer_heads(study: Study, encoder: str) -> pd.DataFrame:
@@ -79,21 +78,14 @@ def training_ranking(study: Study, encoder: str) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        Results of `SPEARMAN` and `LOST` as in `held_out_ranking`: without an interval for each
-        target; that of their mean resamples targets. `n` counts layers.
+        Results of `SPEARMAN` and `LOST` as in `held_out_ranking`; intervals resample targets. `n`
+        counts layers.
     """
-    heads, targets = layer_heads(study, encoder), study.labels.targets
-    values = _rankings(heads, heads["auc"].to_numpy()[None], encoder, targets)
-    about = {"split": "train", "n": heads["layer"].nunique()}
-    rows = (counted(replace(of, **about), value[0]) for of, value in values.items() if of.target)
-    found = [results(rows)]
-    for mean in (of for of in values if not of.target):
-        by_target = np.array([values[replace(mean, target=t)][0] for t in targets])
-        known = by_target[~np.isnan(by_target)]  # constant targets have no AUC
-        columns = {"mean": known if len(known) else by_target}
-        asked = {replace(mean, **about): itemgetter("mean")}
-        found.append(estimate(columns, asked, seed=study.parameters.seed))
-    return pd.concat(found, ignore_index=True)
+    heads = layer_heads(study, encoder)
+    compared = _compare(heads, heads["auc"].to_numpy()[None], encoder)
+    columns = {replace(of, split="train"): values[0] for of, values in compared.items()}
+    means = {replace(of, n=heads["layer"].nunique()): itemgetter(of) for of in columns}
+    return estimate(columns, means, seed=study.parameters.seed)
 
 
 def held_out_ranking(study: Study, encoder: str) -> pd.DataFrame:
@@ -102,14 +94,15 @@ def held_out_ranking(study: Study, encoder: str) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        Results on validation rows; means over folds, and where `target` is empty over targets.
+        Results on validation rows; means over folds and targets.
 
         - "AUC" of each layer and pooling.
         - `SPEARMAN` of each of `RANKERS` (the `router`) by pooling, and over `ALL` of them. That of
           cross-validated AUC is as much as the noise of the held-out AUC allows. Over all
           poolings also J_white `versus` J.
         - `LOST`: the AUC of what cross-validation chooses minus that of what the probe chooses (of
-          anisotropy the least). A lucky choice makes it negative.
+          anisotropy the least), or a `TERNARY` search for the peak of cross-validated AUC. A lucky
+          choice makes it negative.
         - `DIP`: where the cross-validated profile (mean over targets) has its deepest valley
           between two peaks, how deep that is on held-out rows; above 0 the profile has two peaks.
           With one split it is chosen on other rows, and not biased by the choice. A minimum lies
@@ -119,17 +112,12 @@ def held_out_ranking(study: Study, encoder: str) -> pd.DataFrame:
     with_auc = heads.dropna(subset="auc")
 
     def asked(areas: np.ndarray) -> dict[Quantity, np.ndarray]:
-        found = {
-            Quantity("AUC", encoder=encoder, layer=layer, pooling=pooling): _area(here, areas)
-            for (pooling, layer), here in with_auc.groupby(["pooling", "layer"])
-        }
-        found |= _rankings(heads, areas, encoder, at.targets)
-        white, plain = (
-            Quantity(SPEARMAN, probe, encoder=encoder, pooling=ALL) for probe in ("J_white", "J")
-        )
-        found[replace(white, versus="J")] = found[white] - found[plain]
+        found = {of: macro(values) for of, values in _compare(heads, areas, encoder).items()}
         for pooling, here in with_auc.groupby("pooling"):
-            found[Quantity(DIP, encoder=encoder, pooling=pooling)] = _dip(here, areas)
+            about = Quantity("AUC", encoder=encoder, pooling=pooling)
+            for layer, rows in here.groupby("layer"):
+                found[replace(about, layer=layer)] = _area(rows, areas)
+            found[replace(about, metric=DIP)] = _dip(here, areas)
         return found
 
     quantities = tuple(asked(heads["auc"].to_numpy()[None]))
@@ -163,36 +151,6 @@ def held_out_scores(
             model = fit_logistic(inner[:, :dimension], Y)
             scores[np.ix_(rows, same.index)] = predict_logistic(outer[:, :dimension], *model)
     return scores, np.where(np.isnan(scores), np.nan, at.correct[:, heads["target"]])
-
-
-def ternary_search_losses(study: Study, encoder: str) -> pd.DataFrame:
-    """Say what a ternary search over layers misses, which presumes that AUC has one peak.
-
-    The search runs on the profiles that it would see: cross-validated AUC over layers, for each
-    fold, pooling, dimension and target.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Results `MISSED` (a share) and `LOST` of router `TERNARY` on training rows; the intervals
-        resample targets. `n` counts profiles.
-    """
-    table = study.layer_auc(encoder).query("not constant").dropna(subset="auc")
-    lost = {}
-    for place, of in table.groupby(["target", "fold", "pooling", "dimension"]):
-        areas = of.sort_values("layer")["auc"].to_numpy()
-        found = ternary_search(areas.__getitem__, 0, len(areas) - 1)
-        lost.setdefault(place[0], []).append(areas.max() - areas[found])
-    if not lost:
-        return results()
-    about = Quantity("", TERNARY, encoder=encoder, split="train", n=sum(map(len, lost.values())))
-    by_target = [np.array(values) for values in lost.values()]
-    columns = {
-        MISSED: np.array([np.mean(values > 0) for values in by_target]),
-        LOST: np.array([np.mean(values) for values in by_target]),
-    }
-    means = {replace(about, metric=metric): itemgetter(metric) for metric in columns}
-    return estimate(columns, means, seed=study.parameters.seed)
 
 
 def ternary_search(score: Callable[[int], float], first: int, last: int) -> int:
@@ -243,37 +201,34 @@ def deepest_dip(profile: np.ndarray) -> tuple[int, int, int] | None:
     return max(sides, key=lambda at: min(profile[at[0]], profile[at[2]]) - profile[at[1]])
 
 
-def _rankings(
-    heads: pd.DataFrame, areas: np.ndarray, encoder: str, targets: Sequence[str]
-) -> dict[Quantity, np.ndarray]:
-    """How each of `RANKERS` orders layers, by target and on average: `SPEARMAN` and `LOST`.
+def _compare(heads: pd.DataFrame, areas: np.ndarray, encoder: str) -> dict[Quantity, np.ndarray]:
+    """How rankers order the layers of each target, and what their choices lose, (B, targets).
 
-    Of the heads of one fold and target that a search would choose among, those with an AUC; (B,)
-    each, by their AUCs (B, M) in B resamples.
+    `SPEARMAN` and `LOST` by AUCs (B, M) of the heads in B resamples: means over folds.
     """
+    with_auc = heads.dropna(subset="auc")
+    poolings = {name: [name] for name in heads["pooling"]}
+    poolings[ALL] = list(poolings)
+    folds = [[rows for _, rows in of.groupby("fold")] for _, of in with_auc.groupby("target")]
+
+    def by_target(statistic: Callable[[pd.DataFrame], np.ndarray]) -> np.ndarray:
+        means = [macro(np.column_stack([statistic(rows) for rows in of])) for of in folds]
+        return np.column_stack(means or [np.full(len(areas), np.nan)])
+
     found = {}
-    with_auc, poolings = heads.dropna(subset="auc"), [*heads["pooling"].unique(), ALL]
-    for k, target in [*enumerate(targets), (None, "")]:
-        mine = with_auc if k is None else with_auc[with_auc["target"] == k]
-        every = [rows for _, rows in mine.groupby(["fold", "target"])]
-        for ranker, column in RANKERS.items():
-            of = Quantity(LOST, ranker, target=target, encoder=encoder)
-            for pooling in poolings:
-                profiles = [p[p["pooling"].eq(pooling) | (pooling == ALL)] for p in every]
-                each = [_spearman(p, column, areas) for p in profiles if len(p)]
-                found[replace(of, metric=SPEARMAN, pooling=pooling)] = _mean(each, areas)
-            if ranker != CROSS_VALIDATED:
-                found[of] = _mean([_loss(p, column, areas) for p in every], areas)
+    for ranker, column in RANKERS.items():
+        of = Quantity(SPEARMAN, ranker, encoder=encoder)
+        for pooling, names in poolings.items():
+            found[replace(of, pooling=pooling)] = by_target(
+                lambda rows, c=column, n=names: _spearman(rows[rows["pooling"].isin(n)], c, areas)
+            )
+    white, plain = (Quantity(SPEARMAN, of, encoder=encoder, pooling=ALL) for of in ("J_white", "J"))
+    found[replace(white, versus="J")] = found[white] - found[plain]
+    for ranker in (*GEOMETRY, TERNARY):
+        found[Quantity(LOST, ranker, encoder=encoder)] = by_target(
+            lambda rows, r=ranker: _loss(rows, r, areas)
+        )
     return found
-
-
-def _mean(each: Sequence[np.ndarray], areas: np.ndarray) -> np.ndarray:
-    """Mean of the statistics that are defined."""
-    return macro(np.column_stack(each or [_undefined(areas)]))
-
-
-def _undefined(areas: np.ndarray) -> np.ndarray:
-    return np.full(len(areas), np.nan)
 
 
 def _area(heads: pd.DataFrame, areas: np.ndarray) -> np.ndarray:
@@ -290,12 +245,20 @@ def _spearman(heads: pd.DataFrame, probe: str, areas: np.ndarray) -> np.ndarray:
     return ratio(theirs @ ranks, np.sqrt(np.sum(theirs**2, axis=1) * np.sum(ranks**2)))
 
 
-def _loss(heads: pd.DataFrame, probe: str, areas: np.ndarray) -> np.ndarray:
-    """AUC of the head that cross-validation chooses minus that of the head the probe chooses."""
-    values = -heads[probe] if probe == "anisotropy" else heads[probe]
+def _loss(heads: pd.DataFrame, ranker: str, areas: np.ndarray) -> np.ndarray:
+    """AUC of the head that cross-validation chooses minus that of the head the ranker chooses."""
+    if ranker == TERNARY:
+        values = heads["auc"][[_searched(rows["auc"]) for _, rows in heads.groupby("pooling")]]
+    else:
+        values = -heads[ranker] if ranker == "anisotropy" else heads[ranker]
     if values.isna().all():
-        return _undefined(areas)
+        return np.full(len(areas), np.nan)
     return areas[:, heads["auc"].idxmax()] - areas[:, values.idxmax()]
+
+
+def _searched(profile: pd.Series) -> int:
+    """Return the label of the peak that a ternary search finds."""
+    return profile.index[ternary_search(profile.to_numpy().__getitem__, 0, len(profile) - 1)]
 
 
 def _dip(heads: pd.DataFrame, areas: np.ndarray) -> np.ndarray:
@@ -303,6 +266,6 @@ def _dip(heads: pd.DataFrame, areas: np.ndarray) -> np.ndarray:
     layers = [rows for _, rows in heads.groupby("layer")]
     at = deepest_dip(np.array([rows["auc"].mean() for rows in layers]))
     if at is None:
-        return _undefined(areas)
+        return np.full(len(areas), np.nan)
     left, valley, right = (_area(layers[place], areas) for place in at)
     return np.minimum(left, right) - valley

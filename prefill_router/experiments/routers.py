@@ -153,7 +153,12 @@ SPECS = (
     RouterSpec(SHUFFLED, lambda it: it.recipe(shuffle=True)),
     RouterSpec(RANDOM_FEATURES, lambda it: it.trunk(it.random_features()), full=True),
     RouterSpec(LOGISTIC, lambda it: it.recipe("logistic")),
-    RouterSpec(OWN, lambda it: it.tuned_by_target([TargetLogistic(C) for C in STRENGTHS])),
+    RouterSpec(
+        OWN,
+        lambda it: it.tuned_by_target(
+            it.reduced(it.choices), [TargetLogistic(C) for C in STRENGTHS]
+        ),
+    ),
     tuned(
         "boosted trees per target, same features",
         TargetTrees,

@@ -1,4 +1,4 @@
-"""The recipe: labels, activations and a split -> features, head, calibration, costs -> P(correct).
+"""The recipe: labels, activations and a split -> features, head, calibration -> P(correct).
 
 The book's studies and `prefill_router.router.Router.fit` call it, so that what is evaluated is what
 is deployed.
@@ -7,7 +7,7 @@ is deployed.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +23,9 @@ from prefill_router.features.selection import (
     cross_validated_auc,
 )
 from prefill_router.labels import Labels
-from prefill_router.labels.costs import Prices, has_costs
 from prefill_router.labels.splits import Split
 from prefill_router.probes import probe_layers
 from prefill_router.recipe.calibration import fit_calibration
-from prefill_router.recipe.cost_prediction import CostModel, fit_costs
 from prefill_router.recipe.heads import COLUMNS, HEADS, HeadData, Predictor, score
 
 if TYPE_CHECKING:
@@ -86,8 +84,8 @@ class Fitted:
     recipe : Recipe
     predictor : Predictor
         From states to P(correct).
-    costs : CostModel or None
-        From the same features to expected costs, where prices are known.
+    features : ndarray of shape (N, D)
+        Components that it reads of all queries; costs are predicted from them, too.
     choices : list of Choice
         Each target's place and dimension, or every place where the head reads all layers.
     model : estimator
@@ -100,11 +98,11 @@ class Fitted:
 
     recipe: Recipe
     predictor: Predictor
-    costs: CostModel | None
+    features: np.ndarray
     choices: list[Choice]
     model: Any
-    scores: dict[str, float] = field(default_factory=dict)
-    n_tried: int = 1
+    scores: dict[str, float]
+    n_tried: int
 
 
 def fit_recipe(
@@ -112,28 +110,21 @@ def fit_recipe(
     labels: Labels,
     activations: Activations | Mapping[str, Activations],
     split: Split,
-    prices: Prices | None = None,
-    tokenizers: Mapping[int, Any] | None = None,
     choices: Sequence[Choice] | None = None,
 ) -> Fitted:
-    """Fit features, head, calibration and costs.
+    """Fit features, head and calibration.
 
-    Layers, features, networks and answer lengths are fitted on the split's training rows; settings
-    of heads are chosen and probabilities calibrated on its validation rows. Test rows are not
-    looked at.
+    Layers, features and networks are fitted on the split's training rows; settings of heads are
+    chosen and probabilities calibrated on its validation rows. Test rows are not looked at.
 
     Parameters
     ----------
     recipe : Recipe
     labels : Labels
-        Of N queries and K targets.
+        Of N queries and K targets. Queries of one group are on the same side of every inner fold.
     activations : Activations, or mapping of str to Activations
-        Of one encoder, or by the encoder's name; the first one's tokens are counted.
+        Of one encoder, or by the encoder's name.
     split : Split
-    prices : Prices, optional
-        Without them, and without `cost_usd` in the labels, costs are unknown.
-    tokenizers : mapping of int to tokenizers.Tokenizer, optional
-        Of targets (by column) whose input tokens their own tokenizer counts.
     choices : sequence of Choice, optional
         Places and dimensions of each target, where they are chosen already.
 
@@ -144,32 +135,10 @@ def fit_recipe(
     Raises
     ------
     InputError
-        If the recipe, labels, activations or prices cannot be used.
-    """
-    fitted = fit_predictor(recipe, labels.correct, labels.group, activations, split, choices)
-    if not has_costs(labels, prices):
-        return fitted
-    first = next(iter(_by_encoder(activations).values()))
-    features = fitted.predictor.features(fitted.predictor.read(activations))
-    n_tokens = first.full_tokens
-    costs = fit_costs(labels, prices, features, split.train, n_tokens, tokenizers, recipe.seed)
-    return replace(fitted, costs=costs)
-
-
-def fit_predictor(
-    recipe: Recipe,
-    correct: np.ndarray,
-    groups: np.ndarray,
-    activations: Activations | Mapping[str, Activations],
-    split: Split,
-    choices: Sequence[Choice] | None = None,
-) -> Fitted:
-    """Fit features, head and calibration, as `fit_recipe` does, to labels (N, K) as an array.
-
-    Rows that share a value of `groups` (N,) are on the same side of every inner fold.
+        If the recipe, labels or activations cannot be used.
     """
     by_encoder, fitted = _by_encoder(activations), []
-    held, Y = split.validation, np.asarray(correct, dtype=np.float64)
+    held, Y, groups = split.validation, labels.correct, labels.group
     for states in by_encoder.values():
         check_same_queries(states, len(Y))
     for name in list(HEADS) if recipe.head == AUTO else [recipe.head]:
@@ -187,7 +156,7 @@ def fit_predictor(
             **vars(components), head=name, tensors=tensors, calibration=calibration
         )
         scores = {name: score(raw, Y[held])}
-        fitted.append(Fitted(recipe, predictor, None, places, model, scores, n_tried))
+        fitted.append(Fitted(recipe, predictor, features, places, model, scores, n_tried))
     best = min(fitted, key=lambda it: it.scores[it.predictor.head])
     scores = {name: value for it in fitted for name, value in it.scores.items()}
     return replace(best, scores=scores, n_tried=sum(it.n_tried for it in fitted))

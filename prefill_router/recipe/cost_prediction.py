@@ -72,7 +72,7 @@ def fit_lengths(
     -------
     LengthModel
         Of each target with the penalty whose predictions of held-out folds have the least mean
-        squared error, or the mean amount where that has less.
+        squared error, or the mean amount where that has less, or features are all alike.
 
     References
     ----------
@@ -95,7 +95,7 @@ def _fit_one(
     bounds = np.array([y.min(), y.max()])
     constant = np.zeros(X.shape[1]), np.log(max(y.mean(), 1e-300)), 1.0, bounds
     n_groups = len(np.unique(groups))
-    if bounds[0] == bounds[1] or n_groups < FOLDS:
+    if bounds[0] == bounds[1] or n_groups < FOLDS or not np.ptp(X, axis=0).any():
         return constant
     logs = np.log(np.maximum(y, y[y > 0].min() / 2))[:, None]
     held = np.empty((len(PENALTIES) + 1, len(y)))  # the last one is the mean logarithm

@@ -269,6 +269,29 @@ def layer_profile(ax: Axes, frame: pd.DataFrame, value: str, line: str, ylabel: 
     return ax
 
 
+def probe_path(ax: Axes, frame: pd.DataFrame, probe: str, line: str, xlabel: str) -> Axes:
+    """Draw AUC against a probe, one point for each layer, joined in the order of layers.
+
+    Parameters
+    ----------
+    ax : Axes
+    frame : pandas.DataFrame
+        Columns "layer", which numbers the points, "auc", `probe` and `line`.
+    probe, line : str
+        Columns; each value of `line` has a path of its own.
+    xlabel : str
+        What the probe is.
+    """
+    for i, (name, rows) in enumerate(frame.groupby(line, sort=False)):
+        rows, look = rows.sort_values("layer"), look_of(str(name), i) | {"linewidth": 1}
+        ax.plot(rows[probe], rows["auc"], label=short(name), **look)
+        for layer, *place in zip(rows["layer"], rows[probe], rows["auc"], strict=True):
+            _beside(ax, place, str(layer), look["color"])
+    ax.set(xlabel=xlabel, ylabel="AUC", xmargin=0.1)
+    name_lines(ax, line)
+    return ax
+
+
 def training_curves(
     ax: Axes,
     train: Sequence[Sequence[float]],

@@ -21,13 +21,13 @@ from prefill_router.extraction.activations import Activations
 from prefill_router.extraction.models import Device
 from prefill_router.extraction.prompts import Query
 from prefill_router.labels import Labels
-from prefill_router.labels.costs import MILLION, Prices
+from prefill_router.labels.costs import MILLION, Prices, has_costs
 from prefill_router.labels.splits import make_splits
 from prefill_router.recipe import AUTO, Recipe, check_same_queries, fit_recipe
-from prefill_router.recipe.cost_prediction import CostModel
+from prefill_router.recipe.cost_prediction import CostModel, fit_costs
 from prefill_router.recipe.heads import Predictor
 from prefill_router.router import files
-from prefill_router.router.added_targets import add_columns, fit_added
+from prefill_router.router.added_targets import widen
 from prefill_router.router.contents import UNKNOWN, RouterConfig, Tensors, costs_of, predictor_of
 from prefill_router.router.guarantee import Guarantee, certify, check_levels
 from prefill_router.router.measurement import digests, evaluate, finish
@@ -117,11 +117,9 @@ class Router:
     @cached_property
     def held(self) -> Held:
         """The validation queries, on which policies are settled."""
-        added, known = self.config.added, self.tensors["validation.correct"]
-        cost = self.tensors.get("validation.cost")
-        p, cost = add_columns(added, self.tensors["validation.p"], cost)
-        never = np.full((len(p), len(added)), np.nan)
-        return Held(p, cost, np.column_stack([np.where(known == UNKNOWN, np.nan, known), never]))
+        known = self.tensors["validation.correct"]
+        correct = np.where(known == UNKNOWN, np.nan, known)
+        return Held(self.tensors["validation.p"], self.tensors.get("validation.cost"), correct)
 
     # -- made, saved, loaded -----------------------------------------------------------------------
 
@@ -181,17 +179,20 @@ class Router:
         how = Recipe(**{"head": AUTO, **recipe})
         split = make_splits(labels, seed=how.seed)[0]
         own = files.read_own_tokenizers(tokenizers or {}, labels.targets)
-        fitted = fit_recipe(how, labels, states, split, prices, own)
-        said = predict(fitted.predictor, fitted.costs, states, labels.question.tolist())
+        fitted = fit_recipe(how, labels, states, split)
+        features, costs, n_tokens = fitted.features, None, None
+        if has_costs(labels, prices):
+            n_tokens = states.full_tokens
+            costs = fit_costs(labels, prices, features, split.train, n_tokens, own, how.seed)
+        said = predict(fitted.predictor, costs, features, n_tokens, labels.question.tolist())
         seen = replace(said, labels=labels).priced(prices)
-        config, tensors = finish(
-            fitted, seen, split, prices, states.encoder, max_loss=max_loss, confidence=confidence
-        )
+        levels = {"max_loss": max_loss, "confidence": confidence}
+        config, tensors = finish(fitted, costs, seen, split, prices, states.encoder, **levels)
         router = cls(config, tensors, own, find_reader(config, how.device))
         tested, encoder_cost = seen.take(split.test), None
         if encoder_price is None and prices is not None:
             encoder_price = prices.input.get(router.encoder)
-        if encoder_price is not None and fitted.costs is not None:
+        if encoder_price is not None and costs is not None:
             encoder_cost = tested.n_tokens * encoder_price / MILLION
         metrics = evaluate(router, tested, encoder_cost, n_resamples=n_resamples, seed=how.seed)
         return router._changed(metrics=records(metrics))
@@ -374,10 +375,14 @@ class Router:
                 "give it their states (Activations)."
             )
         if states is None:
-            states = self.reader.read(queries)
-        elif queries is not None:
-            check_same_queries(states, len(queries))
-        return predict(self.predictor, self.costs, states, queries, self.config.added)
+            read, n_tokens = self.reader.read(queries)
+        else:
+            if queries is not None:
+                check_same_queries(states, len(queries))
+            read = self.predictor.read(states)
+            n_tokens = None if self.costs is None else states.full_tokens
+        features = self.predictor.features(read)
+        return predict(self.predictor, self.costs, features, n_tokens, queries, self.config.added)
 
     # -- held against labels -----------------------------------------------------------------------
 
@@ -568,14 +573,11 @@ class Router:
                 f"The labels must be of one target that the router does not know, not of "
                 f"{', '.join(labels.targets)} (it knows {', '.join(self.targets)})."
             )
-        said = self._read(labels.question.tolist(), states)
-        record = fit_added(
-            labels, said.p[:, : len(self.config.targets)], said.n_tokens, prices, n_resamples, seed
-        )
-        used = labels.group[~np.isnan(labels.correct[:, 0])]
-        questions = labels.question[np.isin(labels.group, used)]
-        seen = np.union1d(self.tensors["seen"], digests(questions))
-        tensors = {**self.tensors, "seen": seen}
-        digest, added = files.tensors_digest(tensors), [*self.config.added, record]
-        router = replace(self._changed(added=added, tensors=digest), tensors=tensors)
-        return router, results(record.metrics)
+        said = replace(self._read(labels.question.tolist(), states), labels=labels)
+        asked = said.take(np.flatnonzero(~np.isnan(labels.correct[:, 0])))
+        config, tensors = widen(self.config, self.tensors, asked, prices, n_resamples, seed)
+        questions = labels.question[np.isin(labels.group, asked.labels.group)]
+        tensors["seen"] = np.union1d(tensors["seen"], digests(questions))
+        config = config.model_copy(update={"tensors": files.tensors_digest(tensors)})
+        router = replace(self, config=config, tensors=tensors)
+        return router, results(config.added[-1].metrics)

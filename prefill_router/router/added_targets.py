@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -15,8 +16,19 @@ from prefill_router.errors import InputError
 from prefill_router.evaluation.comparison import Evaluation
 from prefill_router.evaluation.results import Quantity, records
 from prefill_router.labels import Labels
-from prefill_router.labels.costs import MILLION, Prices, query_costs
-from prefill_router.router.contents import AddedRecord
+from prefill_router.labels.costs import Prices
+from prefill_router.recipe.cost_prediction import fit_costs
+from prefill_router.router.contents import (
+    UNKNOWN,
+    AddedRecord,
+    RouterConfig,
+    Tensors,
+    prefixed,
+    price_records,
+)
+
+if TYPE_CHECKING:
+    from prefill_router.router.predictions import Predictions
 
 FOLDS = 5
 LEAST = 10
@@ -109,27 +121,15 @@ def _most_probable(
     return found.x * np.sqrt(variances)
 
 
-def fit_added(
-    labels: Labels,
-    p: np.ndarray,
-    n_tokens: np.ndarray | None,
-    prices: Prices | None,
-    n_resamples: int = 2000,
-    seed: int = 0,
-) -> AddedRecord:
+def fit_added(labels: Labels, p: np.ndarray, n_resamples: int = 2000, seed: int = 0) -> AddedRecord:
     """Fit a new target's head, and say by held-out folds how far it can be trusted.
 
     Parameters
     ----------
     labels : Labels
-        Of the new target alone, N queries.
+        Of the new target alone: N queries that it was asked.
     p : ndarray of shape (N, K)
-        What the router predicts of its own targets on them.
-    n_tokens : ndarray of shape (N,) or None
-        Prompt tokens, as the encoder counts them; None where the router knows no costs.
-    prices : Prices or None
-        With the new target's; needed where the router knows costs and not all labels have
-        `cost_usd`.
+        What the router predicts on them of the targets that it was fitted to.
     n_resamples, seed
         Of the bootstrap and the folds.
 
@@ -143,11 +143,9 @@ def fit_added(
     Raises
     ------
     InputError
-        If there are too few labels, all are alike, or the target's costs are unknown.
+        If there are too few labels, or all are alike.
     """
     [name], y = labels.targets, labels.correct[:, 0]
-    known = np.flatnonzero(~np.isnan(y))
-    labels, p, y = labels.take(known), p[known], y[known]
     n_groups = len(np.unique(labels.group))
     if n_groups < LEAST:
         raise InputError(f"{name!r} has labels of {n_groups} queries; give {LEAST} at least.")
@@ -181,41 +179,52 @@ def fit_added(
         n=len(y),
         certified=False,
         metrics=records(pd.concat(metrics)),
-        **({} if n_tokens is None else _costs(labels, n_tokens[known], prices)),
     )
 
 
-def _costs(labels: Labels, n_tokens: np.ndarray, prices: Prices | None) -> dict[str, float]:
-    """Return the mean cost of a new target; with price and mean length, where they are known."""
-    [name], tokens = labels.targets, labels.output_tokens[:, 0]
-    costs = {"mean_cost": float(query_costs(labels, prices, n_tokens).mean())}
-    if prices is None or name not in prices.input or np.isnan(tokens).all():
-        return costs
-    price = {"input": prices.input[name], "output": prices.output[name]}
-    return costs | price | {"output_tokens": float(np.nanmean(tokens))}
-
-
-def add_columns(
-    added: Sequence[AddedRecord],
-    p: np.ndarray,
-    cost: np.ndarray | None,
-    n_tokens: np.ndarray | None = None,
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return P(correct) and expected costs (N, K) with a column more for each added target.
-
-    Its answers are expected to be as long as they are on average; where labels gave costs
-    themselves, or prompts are not known, to cost as much. Few labels tell no more.
-    """
-    if not added:
-        return p, cost
+def add_columns(added: Sequence[AddedRecord], p: np.ndarray) -> np.ndarray:
+    """Return P(correct) of K targets, (N, K), with a column more for each added one."""
     z = _logits(p)
-    p = np.column_stack([p, *(expit(r.intercept + z @ np.array(r.weights)) for r in added)])
-    if cost is None:
-        return p, None
-    costs = [
-        np.full(len(p), r.mean_cost)
-        if n_tokens is None or r.input is None
-        else (n_tokens * r.input + r.output_tokens * r.output) / MILLION
-        for r in added
-    ]
-    return p, np.column_stack([cost, *costs])
+    return np.column_stack([p, *(expit(r.intercept + z @ np.array(r.weights)) for r in added)])
+
+
+def widen(
+    config: RouterConfig,
+    tensors: Tensors,
+    asked: Predictions,
+    prices: Prices | None,
+    n_resamples: int,
+    seed: int,
+) -> tuple[RouterConfig, dict[str, np.ndarray]]:
+    """Return what a router says of itself, and its tensors, with a column more for a new target.
+
+    Parameters
+    ----------
+    config, tensors
+        Of the router before.
+    asked : Predictions
+        Of the queries that the new target was asked, with its labels alone.
+    prices : Prices or None
+        With the new target's; needed where the router knows costs and not all labels have
+        `cost_usd`.
+    n_resamples, seed
+        As for `fit_added`.
+    """
+    labels, n_targets, held = asked.labels, len(config.targets), tensors["validation.p"]
+    record = fit_added(labels, asked.p[:, :n_targets], n_resamples, seed)
+    columns = {
+        "validation.p": add_columns([record], held[:, :n_targets])[:, -1:],
+        "validation.correct": np.full((len(held), 1), UNKNOWN, np.int8),
+    }
+    changed = {"added": [*config.added, record]}
+    if config.prices is not None:
+        # of features that are all alike: answers as long as on average, few labels tell no more
+        alike = np.zeros((labels.n_queries, len(tensors["lengths.slopes"])))
+        rows, n_tokens = np.arange(labels.n_queries), asked.n_tokens
+        costs = fit_costs(labels, prices, alike, rows, n_tokens)
+        mean = costs.expected(alike, n_tokens[:, None]).mean()
+        columns["validation.cost"] = np.full((len(held), 1), mean)
+        columns |= prefixed("lengths", vars(costs.lengths))
+        changed["prices"] = [*config.prices, *price_records(costs, labels.targets, prices)]
+    wider = {name: np.concatenate([tensors[name], c], axis=-1) for name, c in columns.items()}
+    return config.model_copy(update=changed), {**tensors, **wider}

@@ -26,7 +26,7 @@ def model_card(config: RouterConfig) -> str:
     front = {"library_name": "prefill-router", "tags": ["llm-routing", "prefill-router"]}
     if config.encoder and config.encoder.revision:  # a model on the hub, by the name it has there
         front["base_model"] = [config.encoder.name.partition("@")[0]]
-    prices = [*zip(config.targets, config.prices or (), strict=bool(config.prices))]
+    prices = [*zip(config.pool, config.prices or (), strict=bool(config.prices))]
     found = results(config.metrics)
     overall = found[found.target == ""]
     shown = [overall.assign(target="average"), found[found.target.isin(config.targets)]]
@@ -80,11 +80,7 @@ def _added(config: RouterConfig) -> str:
     rows = []
     for record in config.added:
         [accuracy] = results(record.metrics).query("metric == 'accuracy'").itertuples()
-        price = "unknown" if record.mean_cost is None else "by the costs in the labels"
-        if record.input is not None:
-            price = f"{record.input:g} and {record.output:g}"
         row = {"target": record.name, "labels": f"{record.n:,}"}
         row |= {"accuracy on them": format_interval(accuracy)}
-        row |= {"price in USD per million tokens in and out": price}
         rows.append(row | {"guarantee": f"{'covers' if record.certified else 'does not cover'} it"})
     return _markdown(pd.DataFrame(rows), "target")

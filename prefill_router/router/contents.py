@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal, TypeVar
 
 import numpy as np
@@ -18,7 +19,7 @@ from prefill_router.recipe.cost_prediction import CostModel, LengthModel
 from prefill_router.recipe.heads import HEADS, Predictor
 from prefill_router.router.guarantee import Guarantee, Share
 
-FORMAT = 3
+FORMAT = 4
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -64,12 +65,10 @@ class PriceRecord(Part):
 
 
 class AddedRecord(Part):
-    """A target added later: its head on the others' logits, and what its answers cost.
+    """A target added later: its head on the logits of the others, which were there at first.
 
-    `input` and `output` are USD per million tokens, `output_tokens` and `mean_cost` means over its
-    `n` labelled queries; all but `mean_cost` are None where labels gave costs themselves, and that
-    too where the router knows none. `certified` says whether the guarantee covers it; `metrics` are
-    what `added_targets.fit_added` measured.
+    `accuracy` is that on its `n` labelled queries; `certified` says whether the guarantee covers
+    it; `metrics` are what `added_targets.fit_added` measured.
     """
 
     name: Name
@@ -78,10 +77,6 @@ class AddedRecord(Part):
     accuracy: Share
     n: Count
     certified: bool
-    input: Amount | None = None
-    output: Amount | None = None
-    output_tokens: Amount | None = None
-    mean_cost: Amount | None = None
     metrics: Rows
 
 
@@ -101,9 +96,10 @@ class DataRecord(Part):
 class RouterConfig(Part):
     """All of ``router.json``.
 
-    `encoder` is None where the router was fitted to arrays; `tau` and `lam` were chosen on
-    validation queries; `accuracy` is each target's on training queries, None where it has no label
-    there; `tensors` is the SHA-256 of ``router.safetensors``.
+    `encoder` is None where the router was fitted to arrays; `prices` are of all targets, those
+    `added` since at the end; `tau` and `lam` were chosen on validation queries; `accuracy` is each
+    target's on training queries, None where it has no label there; `tensors` is the SHA-256 of
+    ``router.safetensors``.
     """
 
     format: Literal[FORMAT]
@@ -137,21 +133,18 @@ class RouterConfig(Part):
     @property
     def known_prices(self) -> Prices:
         """Prices of the targets that have one."""
-        records = [*self.prices, *self.added] if self.prices else []
-        known = {k: r for k, r in zip(self.pool, records, strict=False) if r.input is not None}
+        records = zip(self.pool, self.prices or (), strict=bool(self.prices))
+        known = {target: record for target, record in records if record.input is not None}
         sides = ({k: getattr(r, side) for k, r in known.items()} for side in ("input", "output"))
         return Prices(*sides, self.as_of)
 
     @model_validator(mode="after")
     def _is_of_one_piece(self) -> RouterConfig:
-        lists = [self.calibration, self.prices, self.accuracy, *(r.weights for r in self.added)]
-        if {len(values) for values in lists if values is not None} != {len(self.targets)}:
-            raise ValueError("calibration, prices, accuracy and weights need one entry per target")
-        for record in self.added:
-            price = [v is None for v in (record.input, record.output, record.output_tokens)]
-            unknown = record.mean_cost is None
-            if unknown != (self.prices is None) or price not in ([True] * 3, [unknown] * 3):
-                raise ValueError(f"added target {record.name!r} has costs, or lacks them")
+        lists = [self.calibration, self.accuracy, *(record.weights for record in self.added)]
+        if {len(values) for values in lists} != {len(self.targets)}:
+            raise ValueError("calibration, accuracy and weights need one entry per target")
+        if self.prices is not None and len(self.prices) != len(self.pool):
+            raise ValueError("prices need one entry per target, those added since included")
         if len(set(self.pool)) < len(self.pool):
             raise ValueError("a target is named twice")
         if self.guarantee.best_single not in self.targets:
@@ -173,17 +166,17 @@ def layout(config: RouterConfig, n_layers: int) -> dict[str, tuple]:
         "centre": ("float32", "places", "width"),
         "projection": ("float32", "width", "features"),
         "calibration": ("float64", "targets", 3),
-        "validation.p": ("float64", "validation", "targets"),
-        "validation.correct": ("int8", "validation", "targets"),
+        "validation.p": ("float64", "validation", "pool"),
+        "validation.correct": ("int8", "validation", "pool"),
         "seen": ("uint64", "questions"),
     }
     if config.prices is not None:
         axes |= {
-            "validation.cost": ("float64", "validation", "targets"),
-            "lengths.slopes": ("float64", "features", "targets"),
-            "lengths.intercepts": ("float64", "targets"),
-            "lengths.smearing": ("float64", "targets"),
-            "lengths.bounds": ("float64", 2, "targets"),
+            "validation.cost": ("float64", "validation", "pool"),
+            "lengths.slopes": ("float64", "features", "pool"),
+            "lengths.intercepts": ("float64", "pool"),
+            "lengths.smearing": ("float64", "pool"),
+            "lengths.bounds": ("float64", 2, "pool"),
         }
     for k, family in enumerate(config.calibration):
         if family == ISOTONIC:
@@ -211,6 +204,7 @@ def check_tensors(config: RouterConfig, tensors: Tensors, where: str) -> None:
         "features": sum(place.components for place in config.places),
         "targets": len(config.targets),
         "targets + 1": len(config.targets) + 1,
+        "pool": len(config.pool),
     } | {n: n for n in (1, 2, 3)}
     for name, (dtype, *axes) in expected.items():
         tensor = tensors[name]
@@ -247,6 +241,19 @@ def costs_of(
     rates = [(0, MILLION) if r.input is None else (r.input, r.output) for r in config.prices]
     lengths = LengthModel(**unprefixed(tensors, "lengths"))
     return CostModel(lengths, *(np.array(rates).T / MILLION), dict(tokenizers))
+
+
+def price_records(
+    costs: CostModel, targets: Sequence[str], prices: Prices | None
+) -> list[PriceRecord]:
+    """Return what ``router.json`` keeps of each target's price."""
+    own = {k: hashlib.sha256(t.to_str().encode()).hexdigest() for k, t in costs.tokenizers.items()}
+    records = []
+    for k, target in enumerate(targets):
+        by_cost = costs.output_price[k] == 1
+        price = (None, None) if by_cost else (prices.input[target], prices.output[target])
+        records.append(PriceRecord(input=price[0], output=price[1], tokenizer=own.get(k)))
+    return records
 
 
 def prefixed(prefix: str, tensors: Mapping) -> Tensors:

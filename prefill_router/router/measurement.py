@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,13 @@ from prefill_router.labels.costs import Prices
 from prefill_router.labels.splits import Split
 from prefill_router.recipe import Fitted
 from prefill_router.recipe.cost_prediction import CostModel
-from prefill_router.router.contents import FORMAT, UNKNOWN, PriceRecord, RouterConfig, prefixed
+from prefill_router.router.contents import (
+    FORMAT,
+    UNKNOWN,
+    RouterConfig,
+    prefixed,
+    price_records,
+)
 from prefill_router.router.files import tensors_digest
 from prefill_router.router.guarantee import certify
 from prefill_router.router.predictions import Predictions
@@ -62,6 +68,7 @@ def evaluate(
 
 def finish(
     fitted: Fitted,
+    costs: CostModel | None,
     seen: Predictions,
     split: Split,
     prices: Prices | None,
@@ -74,7 +81,7 @@ def finish(
 
     Policies are chosen on validation rows of `seen`, the guarantee comes from test rows.
     """
-    predictor, costs, labels = fitted.predictor, fitted.costs, seen.labels
+    predictor, labels = fitted.predictor, seen.labels
     tuning, tested = seen.take(split.validation), seen.take(split.test)
     accuracy = labels.take(split.train).summary()["accuracy"]
     best = int(np.nanargmax(accuracy))
@@ -107,7 +114,7 @@ def finish(
             for (_, layer, pooling), w in read
         ],
         calibration=predictor.calibration.families,
-        prices=costs and _prices(costs, labels.targets, prices),
+        prices=costs and price_records(costs, labels.targets, prices),
         as_of=prices.as_of if prices is not None else "",
         tau=tau,
         lam=lam,
@@ -125,13 +132,3 @@ def finish(
         tensors=tensors_digest(tensors),
     )
     return config, tensors
-
-
-def _prices(costs: CostModel, targets: Sequence[str], prices: Prices | None) -> list[PriceRecord]:
-    own = {k: hashlib.sha256(t.to_str().encode()).hexdigest() for k, t in costs.tokenizers.items()}
-    records = []
-    for k, target in enumerate(targets):
-        by_cost = costs.output_price[k] == 1
-        price = (None, None) if by_cost else (prices.input[target], prices.output[target])
-        records.append(PriceRecord(input=price[0], output=price[1], tokenizer=own.get(k)))
-    return records

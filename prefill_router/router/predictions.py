@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -13,7 +13,6 @@ import numpy as np
 from prefill_router.errors import InputError
 from prefill_router.evaluation.comparison import Evaluation
 from prefill_router.extraction import check_layers
-from prefill_router.extraction.activations import Activations
 from prefill_router.extraction.models import Device
 from prefill_router.extraction.pooling import needs_user
 from prefill_router.extraction.prefill import EncoderSpec, Place, Prefill, Reader
@@ -28,8 +27,6 @@ from prefill_router.router.added_targets import add_columns
 from prefill_router.router.contents import AddedRecord, RouterConfig
 
 AT_ONCE = 1024  # queries tokenised together
-ReadStates = tuple[Iterable[np.ndarray], np.ndarray]
-"""States (N, D) at each place, and the tokens of each prompt, (N,)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +52,7 @@ class QueryReader:
         check_layers([layer for layer, _ in self.places], reader.layout.last)
         return reader, Prefill(reader.model, reader.layout, self.places), threading.Lock()
 
-    def read(self, queries: Sequence[Query]) -> ReadStates:
+    def read(self, queries: Sequence[Query]) -> tuple[np.ndarray, np.ndarray]:
         """Read queries in batches of similar length.
 
         Parameters
@@ -171,29 +168,24 @@ class Predictions:
 def predict(
     predictor: Predictor,
     costs: CostModel | None,
-    states: Activations | ReadStates,
+    features: np.ndarray,
+    n_tokens: np.ndarray | None,
     queries: Sequence[Query] | None,
     added: Sequence[AddedRecord] = (),
 ) -> Predictions:
-    """Return what is said of queries by their states.
+    """Return what is said of queries by their features.
 
-    The `queries` themselves are needed where targets' own tokenizers count their input; `added` are
-    targets that came later.
+    The lengths of prompts are needed where costs are known, and the `queries` themselves where
+    targets' own tokenizers count their input; `added` are targets that came later.
     """
-    if isinstance(states, Activations):
-        states = predictor.read(states), states.full_tokens if costs else None
-    held, n_tokens = states
-    features = predictor.features(held)
     raw = predictor.raw(features)
-    p, inputs, expected = predictor.calibration.apply(raw), None, None
-    if costs is not None:
-        if queries is None and costs.tokenizers:
-            raise InputError(
-                "Some targets' own tokenizers count their input: give queries, not states alone."
-            )
-        inputs = costs.input_tokens(queries, n_tokens)
-        expected = costs.expected(features, inputs)
-        inputs = np.column_stack([inputs, *[n_tokens] * len(added)])
-    p, expected = add_columns(added, p, expected, n_tokens)
+    p = add_columns(added, predictor.calibration.apply(raw))
     raw = np.column_stack([raw, p[:, raw.shape[1] :]])
-    return Predictions(raw, p, n_tokens if costs else None, inputs, expected)
+    if costs is None:
+        return Predictions(raw, p)
+    if queries is None and costs.tokenizers:
+        raise InputError(
+            "Some targets' own tokenizers count their input: give queries, not states alone."
+        )
+    inputs = costs.input_tokens(queries, n_tokens)
+    return Predictions(raw, p, n_tokens, inputs, costs.expected(features, inputs))

@@ -92,22 +92,6 @@ def ask_again(
     return answers, correct
 
 
-def draw_answers(
-    labels: Labels, rows: np.ndarray, draws: range, device: str = "cpu", store: Store | None = None
-) -> np.ndarray:
-    """Ask every target some of the questions at temperature 1, once per seed in `draws`.
-
-    The other parameters are those of `ask_again`.
-
-    Returns
-    -------
-    ndarray of bool, shape (len(draws), n, K)
-        Whether each answer was right.
-    """
-    seeded = [replace(SAMPLING, seed=draw) for draw in draws]
-    return np.array([ask_again(labels, rows, device, d, store)[1] for d in seeded], dtype=bool)
-
-
 def load_samples(labels: Labels, rows: np.ndarray) -> np.ndarray:
     """Return the committed samples of some of the zoo's validation and test questions.
 
@@ -160,7 +144,8 @@ def write_default_samples(store: Store, device: str = "cpu") -> None:
     """Make the committed samples of the validation and test questions, and their manifest."""
     labels = load_labels(zoo.LABELS).select_targets(target_names())
     rows = np.flatnonzero(labels.split != "train")
-    right = draw_answers(labels, rows, range(N_DRAWS), device, store)
+    seeded = [replace(SAMPLING, seed=draw) for draw in range(N_DRAWS)]
+    right = np.array([ask_again(labels, rows, device, d, store)[1] for d in seeded], dtype=bool)
     index = pd.MultiIndex.from_product(
         [labels.query_id[rows], labels.targets], names=["query_id", "model"]
     )

@@ -61,31 +61,37 @@ def test_no_constant_states_and_the_dimension_that_cross_validation_prefers(with
 )
 def test_ranking_and_loss_follow_from_auc(with_constant, heads, ranking, column):
     found = ranking(with_constant, with_constant.parameters.encoder)
-    *targets, constant = with_constant.labels.targets
-    varied = heads[heads["target"] < 3]
+    varied = heads[heads["target"] < 3]  # the others have no AUC
 
-    def by_target(heads, of_fold):
-        values = [[of_fold(h) for _, h in of.groupby("fold")] for _, of in heads.groupby("target")]
-        return np.mean(values, axis=1)
+    def mean(of_fold, pooling=it.ALL):
+        here = varied[varied["pooling"].eq(pooling) | (pooling == it.ALL)]
+        return np.mean([of_fold(of) for _, of in here.groupby(["fold", "target"])])
 
-    for ranker, values in it.RANKERS.items():
-        for pooling in ("last", it.ALL):
-            here = varied[varied["pooling"].eq(pooling) | (pooling == it.ALL)]
-            rho = by_target(here, lambda of, v=values: spearmanr(of[v], of[column]).statistic)
-            rows = select(found, metric=it.SPEARMAN, router=ranker, pooling=pooling, target=None)
-            rows = rows.set_index("target")
-            np.testing.assert_allclose(rows.loc[targets, "estimate"], rho, atol=1e-12)
-            assert rows.loc["", "estimate"] == pytest.approx(rho.mean(), abs=1e-12)
-            assert rows.loc["", "lower"] <= rows.loc["", "estimate"] <= rows.loc["", "upper"]
-            assert np.isnan(rows.loc[constant, "estimate"])
-    lost = by_target(
-        varied, lambda of: of.loc[of["auc"].idxmax(), column] - of.loc[of["J"].idxmax(), column]
-    )
-    rows = select(found, metric=it.LOST, router="J", target=targets)
-    np.testing.assert_allclose(rows["estimate"], lost, atol=1e-12)
+    for pooling in ("last", it.ALL):
+        for ranker, values in it.RANKERS.items():
+            rho = mean(lambda of, v=values: spearmanr(of[v], of[column]).statistic, pooling)
+            row = one(found, metric=it.SPEARMAN, router=ranker, pooling=pooling)
+            assert row.estimate == pytest.approx(rho, abs=1e-12)
+            assert row.lower <= row.estimate <= row.upper
+    pooled = select(found, metric=it.SPEARMAN, pooling=it.ALL, versus=None)
+    pooled = pooled.set_index(["router", "versus"])["estimate"]
+    assert pooled["J_white", "J"] == pytest.approx(pooled["J_white", ""] - pooled["J", ""])
+
+    def searched(of):
+        profiles = [rows.set_index("layer") for _, rows in of.groupby("pooling")]
+        peaks = [rows.iloc[it.ternary_search(rows["auc"].iloc.__getitem__, 0, len(rows) - 1)]
+                 for rows in profiles]  # fmt: skip
+        return max(peaks, key=lambda head: head["auc"])
+
+    choices = {"J": lambda of: of.loc[of["J"].idxmax()], it.TERNARY: searched}
+    choices["anisotropy"] = lambda of: of.loc[of["anisotropy"].idxmin()]
+    for ranker, chosen in choices.items():
+        lost = mean(lambda of, c=chosen: of.loc[of["auc"].idxmax(), column] - c(of)[column])
+        row = one(found, metric=it.LOST, router=ranker)
+        assert row.estimate == pytest.approx(lost, abs=1e-12)
 
 
-def test_profiles_dips_and_differences_are_means_over_targets_and_folds(with_constant, heads):
+def test_profiles_and_dips_are_means_over_targets_and_folds(with_constant, heads):
     found = it.held_out_ranking(with_constant, with_constant.parameters.encoder)
     for pooling in ("last", "mean"):
         profile = heads[heads["pooling"] == pooling].groupby("layer")[["auc", "held"]].mean()
@@ -95,9 +101,6 @@ def test_profiles_dips_and_differences_are_means_over_targets_and_folds(with_con
         left, valley, right = held[list(it.deepest_dip(profile["auc"].to_numpy()))]
         row = one(found, metric=it.DIP, pooling=pooling)
         assert row.estimate == pytest.approx(min(left, right) - valley, abs=1e-12)
-    pooled = select(found, metric=it.SPEARMAN, pooling=it.ALL, versus=None)
-    pooled = pooled.set_index(["router", "versus"])["estimate"]
-    assert pooled["J_white", "J"] == pytest.approx(pooled["J_white", ""] - pooled["J", ""])
 
 
 @pytest.mark.parametrize(
@@ -116,7 +119,7 @@ def test_one_layer_and_one_pooling_leave_comparisons_undefined(tmp_path):
     assert 0 < one(found, metric="AUC", layer=2).estimate < 1
     assert np.isnan(one(found, metric=it.DIP).estimate)
     for ranking in (found, it.training_ranking(study, encoder)):
-        assert select(ranking, metric=it.SPEARMAN, target=None)["estimate"].isna().all()
+        assert select(ranking, metric=it.SPEARMAN, versus=None)["estimate"].isna().all()
 
 
 def test_test_rows_are_never_read(study, monkeypatch):
@@ -148,22 +151,6 @@ def test_ternary_search_finds_the_peak_of_every_profile_with_one(n, peak, seed):
     assert it.ternary_search(score, 0, n - 1) == peak
     assert len(set(asked)) == len(asked)
     assert len(asked) <= 3 + 2 * np.ceil(np.log(max(n / 3, 1)) / np.log(1.5))
-
-
-def test_losses_of_the_search_are_means_over_all_profiles(with_constant):
-    profile = [0.9, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
-    assert it.ternary_search(profile.__getitem__, 0, 7) == 7  # a peak off its path
-    encoder = with_constant.parameters.encoder
-    aucs = with_constant.layer_auc(encoder).query("not constant").dropna()
-    lost = []
-    for _, of in aucs.groupby(["fold", "pooling", "dimension", "target"]):
-        profile = of.sort_values("layer")["auc"].to_numpy()
-        at = it.ternary_search(profile.__getitem__, 0, len(profile) - 1)
-        lost.append(max(profile) - profile[at])
-    found, lost = it.ternary_search_losses(with_constant, encoder), np.array(lost)
-    for metric, values in ((it.LOST, lost), (it.MISSED, lost > 0)):
-        assert one(found, metric=metric).estimate == pytest.approx(np.mean(values))
-    assert one(found, metric=it.LOST).n == 2 * 2 * 2 * 3  # folds, poolings, dimensions, targets
 
 
 def test_layer_profiles_are_means_without_constant_states(with_constant):

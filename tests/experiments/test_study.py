@@ -19,6 +19,7 @@ from prefill_router.labels.costs import Prices
 from prefill_router.labels.splits import Split
 from prefill_router.probes import probe_layers
 from prefill_router.recipe import fit_recipe
+from prefill_router.recipe.cost_prediction import fit_costs
 from prefill_router.storage import read_json
 
 # -- the run directory ---------------------------------------------------------------------------
@@ -179,10 +180,10 @@ def test_what_is_fitted_depends_on_labels_splits_and_seed(study):
 
 def test_expected_costs_are_the_recipes(study):
     split, states = study.splits[1], study.activations()
-    fitted = fit_recipe(study.recipe(), study.labels, states, split, study.prices)
-    features = fitted.predictor.features(fitted.predictor.read(states))
-    n_tokens = np.repeat(states.full_tokens[:, None], 3, axis=1)
-    want = fitted.costs.expected(features, n_tokens)
+    features = fit_recipe(study.recipe(), study.labels, states, split).features
+    n_tokens = states.full_tokens
+    costs = fit_costs(study.labels, study.prices, features, split.train, n_tokens)
+    want = costs.expected(features, np.repeat(n_tokens[:, None], 3, axis=1))
     np.testing.assert_array_equal(study.expected_costs(1), want)
     doubled, sides = study.like(), (study.prices.input, study.prices.output)
     doubled.prices = Prices(*({name: 2 * usd for name, usd in side.items()} for side in sides))

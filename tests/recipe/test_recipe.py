@@ -3,6 +3,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from random_labels import labels_of
 
 from prefill_router.baselines.classifiers import RidgePath, TargetLogistic, join_parts, split_labels
 from prefill_router.errors import InputError
@@ -10,7 +11,7 @@ from prefill_router.extraction.activations import Activations
 from prefill_router.features import BLOCK, TargetFeatures
 from prefill_router.labels.splits import Split
 from prefill_router.metrics import pairwise_brier
-from prefill_router.recipe import Recipe, fit_predictor
+from prefill_router.recipe import Recipe, fit_recipe
 from prefill_router.recipe.heads import HEADS, PENALTIES, predict_each_network
 
 TRAIN, VALIDATION, TEST = np.arange(180), np.arange(180, 260), np.arange(260, 330)
@@ -41,7 +42,8 @@ def world():
 
 def fit(world, head, **settings):
     recipe = replace(QUICK, head=head, **settings)
-    return fit_predictor(recipe, world.Y, world.groups, world.activations, SPLIT)
+    labels = labels_of(correct=world.Y, group=world.groups)
+    return fit_recipe(recipe, labels, world.activations, SPLIT)
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +56,8 @@ def test_the_trunk_predicts_what_the_trained_ensemble_predicts(world, fitted):
     features = TargetFeatures(it.choices).fit(world.activations, TRAIN)
     x = np.hstack(features.transform(world.activations))
     assert it.model.n_features_in_ == x.shape[1]
-    components = it.predictor.features(it.predictor.read(world.activations))
-    np.testing.assert_allclose(it.predictor.raw(components), it.model.predict_proba(x), atol=2e-5)
-    each = predict_each_network(it.predictor.tensors, components)
+    np.testing.assert_allclose(it.predictor.raw(it.features), it.model.predict_proba(x), atol=2e-5)
+    each = predict_each_network(it.predictor.tensors, it.features)
     np.testing.assert_allclose(each, it.model.predict_each(x), atol=2e-5)
 
 
@@ -149,4 +150,4 @@ def test_unknown_heads_and_criteria_are_refused():
 
 def test_states_of_other_queries_are_refused(world):
     with pytest.raises(InputError, match="states of 330 queries and labels of 200 must be"):
-        fit_predictor(QUICK, world.Y[:200], world.groups[:200], world.activations, SPLIT)
+        fit_recipe(QUICK, labels_of(200), world.activations, SPLIT)

@@ -113,6 +113,15 @@ def test_layer_profile_draws_each_line_in_order_of_layers_with_its_band(ax):
     assert ax.get_ylabel() == "Fisher separability J"
 
 
+def test_probe_path_joins_layers_in_order_and_numbers_them(ax):
+    frame = pd.DataFrame({"layer": [5, 1, 3], "J": [0.3, 0.1, 0.2], "auc": [0.6, 0.8, 0.7]})
+    plotting.probe_path(ax, frame.assign(pooling="last"), "J", "pooling", "J")
+    assert line_of(ax, "last").get_xydata().tolist() == [[0.1, 0.8], [0.2, 0.7], [0.3, 0.6]]
+    *numbers, name = ax.texts
+    assert {number.get_text(): number.xy[0] for number in numbers} == {"1": 0.1, "3": 0.2, "5": 0.3}
+    assert name.get_text() == "last"
+
+
 def test_training_curves_show_kept_seeds_strong_and_others_pale(ax):
     plotting.training_curves(ax, [[3, 2], [3, 1]], [[3, 2.5], [3, 2.6, 2.7]], kept=[1])
     alphas = [line.get_alpha() for line in ax.get_lines()]

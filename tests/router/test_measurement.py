@@ -86,7 +86,7 @@ def test_what_the_book_evaluates_is_what_is_saved(world, tmp_path, head):
     labels, prices, encoder = world
     states, split = extract(encoder, labels.question.tolist()), make_splits(labels)[0]
     settings = {"head": head, "dimensions": [2, 6], "n_seeds": 2, "keep": 1}
-    fitted = recipe.fit_recipe(recipe.Recipe(**settings), labels, states, split, prices)
+    fitted = recipe.fit_recipe(recipe.Recipe(**settings), labels, states, split)
     router = Router.fit(labels, states, prices=prices, n_resamples=20, **settings)
     router = Router.from_pretrained(router.save_pretrained(tmp_path))
     p = fitted.predictor.predict_proba(states)

@@ -208,13 +208,13 @@ def test_a_target_whose_labels_give_costs_needs_no_price(router, tested, tmp_pat
         assert wider.expected_costs(QUERIES)[:, 3] == pytest.approx(1.5)
         assert wider.held.cost[:, 3] == pytest.approx(1.5)
         card = (tmp_path / "README.md").read_text()
-        assert "by the costs in the labels | does not cover it" in card
+        assert "; `new` by the costs in the labels, which are predicted as a whole." in card
     four = of_four(tested, 3.0)
     assert (wider.examine(wider.unseen(four)).paid[:, 3] == 3).all()
     costs[4] = np.nan
     with pytest.raises(InputError, match="price of target 'new' is unknown: not all"):
         router.add_target(few, n_resamples=20)
-    with pytest.raises(InputError, match="neither output_tokens nor cost_usd of 1 answers"):
+    with pytest.raises(InputError, match=r"'new': the length .output_tokens. of none"):
         router.add_target(costly, prices, n_resamples=20)
 
 

@@ -156,16 +156,14 @@ def set_to(*path_and_value):
 
 ADDED = {
     "name": "new", "intercept": 0.0, "weights": [1.0, 0.0, 0.0], "accuracy": 0.5, "n": 20,
-    "certified": False, "input": 1.0, "output": 1.0, "output_tokens": 9.0, "mean_cost": 1e-5,
-    "metrics": [],
+    "certified": False, "metrics": [],
 }  # fmt: skip
-COSTS = ("input", "output", "output_tokens", "mean_cost")
 
 
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        (set_to("format", 2), "not of format 3.*prefill-router fit LOOP.yaml"),
+        (set_to("format", 3), "not of format 4.*prefill-router fit LOOP.yaml"),
         (set_to("extra", 1), "extra"),
         (set_to("targets", ["early", "early", "late"]), "named twice"),
         (set_to("tau", "0.1"), "valid number"),
@@ -176,8 +174,8 @@ COSTS = ("input", "output", "output_tokens", "mean_cost")
         (set_to("guarantee", "best_single", "nobody"), "best_single"),
         (set_to("prices", 0, "input", None), "unknown, which is not 0"),
         (set_to("metrics", [{"metric": "x", "y": 1}]), "no column 'y'"),
-        (set_to("added", [ADDED | {"input": None}]), "has costs, or lacks them"),
-        (set_to("added", [ADDED | dict.fromkeys(COSTS)]), "has costs, or lacks them"),
+        (set_to("added", [ADDED]), "prices need one entry per target, those added since"),
+        (set_to("added", [ADDED | {"weights": [1.0]}]), "weights need one entry per target"),
         (set_to("tensors", "0" * 64), "not the file that was saved"),
     ],
 )
