@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import logging
 import os
 import platform
 import shutil
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +147,8 @@ def check_inputs(study: Study) -> dict[str, Any]:
 
 def prepare_kernels() -> None:
     """Let kernels find this package wherever it lies, ask for no widgets, and share the cores."""
+    # Chapters are given all parameters and show some, of which papermill would warn.
+    logging.getLogger("papermill").setLevel(logging.ERROR)
     search_path = [str(project_root()), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, search_path)))
     os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")
@@ -195,15 +199,20 @@ def _execute(notebook: Path, out: Path, run_dir: Path, given: dict, state: str) 
 
 
 def clean(path: Path) -> None:
-    """Take out of an executed notebook what differs from run to run or from machine to machine."""
+    """Take out of an executed notebook what differs from run to run or from machine to machine.
+
+    Where parameters were injected, readers see these in place of the defaults.
+    """
     book = nbformat.read(path, as_version=4)
     book.metadata = {key: book.metadata[key] for key in ("kernelspec",) if key in book.metadata}
     for cell in book.cells:
         cell.metadata.pop("papermill", None)
         cell.metadata.pop("execution", None)
+    for defaults, cell in pairwise(book.cells):
         if INJECTED in cell.metadata.get("tags", []):
             cell.metadata["tags"] = [INJECTED, "hide-input"]
             cell.id = INJECTED  # papermill's is drawn at random
+            defaults.metadata["tags"] = ["parameters", "remove-cell"]
     nbformat.write(book, path)
 
 

@@ -182,7 +182,7 @@ def test_committed_notebooks_are_those_of_a_run_on_the_defaults(root, values, mo
         assert cells[1].outputs[0].text in ("seed 0\n", "0\n")
 
 
-def test_cleaning_takes_out_times_and_leaves_the_rest(tmp_path):
+def test_cleaning_takes_out_times_and_defaults_that_do_not_hold(tmp_path):
     output = nbformat.v4.new_output("stream", text="42\n")
     trace = {"papermill": {"duration": 3.2}, "execution": {"iopub.execute_input": "2026-01-05"}}
     about = {"execution_count": 1, "outputs": [output], "metadata": {"tags": ["parameters"]}}
@@ -196,6 +196,7 @@ def test_cleaning_takes_out_times_and_leaves_the_rest(tmp_path):
         again = nbformat.read(path, as_version=4)
         nbformat.validate(again)
         assert again.metadata == {"kernelspec": KERNEL}
+        about["metadata"] = {"tags": ["parameters", "remove-cell"]}
         assert again.cells[0] == new_code_cell("6 * 7", id=cell.id, **about)
         assert again.cells[1].id == "injected-parameters"
 
