@@ -16,7 +16,7 @@ import pandas as pd
 
 from prefill_router import metrics, policy
 from prefill_router.errors import InputError, did_you_mean
-from prefill_router.evaluation import bootstrap, curves, significance
+from prefill_router.evaluation import bootstrap, curves
 from prefill_router.evaluation.bootstrap import Measure, OfRows, Pairs, Ranking, Values, differences
 from prefill_router.evaluation.results import Quantity, counted, results
 from prefill_router.metrics import cost_saving, gap_closed
@@ -28,6 +28,7 @@ SAVING = "cost saving"
 SAVING_AGAINST_BEST = "saving against the best single target"
 ENCODER_INCLUDED = ", encoder included"
 ON_TRAINING, ON_TEST = "chosen on training", "chosen on test"
+TESTED = P_VALUE, HOLM, DETECTABLE = "p-value", "p-value (Holm)", "detectable difference"
 CURVES_DRAWN = 200  # resamples at most of whole curves
 RIGHT: dict[str, Measure] = {
     "accuracy": lambda m, a: m["right", a],
@@ -415,8 +416,8 @@ class Evaluation:
         right = {name: kept.correct[at, np.asarray(c)[rows]] for name, c in choices.items()}
         leads = np.column_stack([right[primary] - right[name] for name in others])
         p = bootstrap.p_values(leads, kept.groups, n_resamples, self.seed)
-        detectable = [significance.detectable_difference(lead, kept.groups) for lead in leads.T]
-        found = dict(zip(significance.TESTED, (p, significance.holm(p), detectable), strict=True))
+        detectable = [bootstrap.detectable_difference(lead, kept.groups) for lead in leads.T]
+        found = dict(zip(TESTED, (p, bootstrap.holm(p), detectable), strict=True))
         return results(
             counted(Quantity(metric, primary, name, split=self.split, n=len(at)), value)
             for metric, values in found.items()

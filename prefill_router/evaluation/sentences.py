@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from prefill_router.errors import InputError, did_you_mean
-from prefill_router.evaluation.significance import ALPHA
+from prefill_router.evaluation.bootstrap import ALPHA
 from prefill_router.policy import ROUNDING
 
 UNDEFINED = "undefined"

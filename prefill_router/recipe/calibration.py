@@ -14,7 +14,7 @@ from scipy.special import expit
 from sklearn.isotonic import IsotonicRegression
 from sklearn.model_selection import GroupKFold
 
-from prefill_router.evaluation.significance import standard_error
+from prefill_router.evaluation.bootstrap import standard_error
 
 IDENTITY, ISOTONIC = "identity", "isotonic"
 LINEAR = {

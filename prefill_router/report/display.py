@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 
 from prefill_router.errors import InputError, did_you_mean
+from prefill_router.evaluation.bootstrap import ALPHA
 from prefill_router.evaluation.results import select
 from prefill_router.evaluation.sentences import format_interval
-from prefill_router.evaluation.significance import ALPHA
 
 UNPRINTABLE = ("Cc", "Cs", "Cn")  # Unicode categories: control, surrogate, no character
 MISSING = "–"

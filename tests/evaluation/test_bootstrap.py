@@ -1,19 +1,31 @@
+import itertools
+
 import numpy as np
 import pytest
 import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from prefill_router.errors import InputError
 from prefill_router.evaluation import bootstrap
-from prefill_router.evaluation.bootstrap import Ranking, estimate, p_values
+from prefill_router.evaluation.bootstrap import (
+    Ranking,
+    detectable_difference,
+    estimate,
+    holm,
+    p_values,
+    standard_error,
+)
 from prefill_router.evaluation.results import Quantity
 
 
-def intervals(column, groups=None, function=lambda values: values, **settings):
+def intervals(column, groups=None, function=lambda values: values, **how):
     """Return (estimate, lower, upper) of each value of a function of one column."""
     n_values = np.asarray(function(np.ones((1, *np.shape(column)[1:])))).size
     if isinstance(column, Ranking):
         n_values = np.size(column.scores[0])
     quantities = {tuple(Quantity(f"{i}") for i in range(n_values)): lambda m: function(m["c"])}
-    found = estimate({"c": column}, quantities, groups, **settings)
+    found = estimate({"c": column}, quantities, groups, **how)
     return found[["estimate", "lower", "upper"]].to_numpy()
 
 
@@ -21,10 +33,8 @@ def test_ratios_of_means_agree_with_scipy():
     rng = np.random.default_rng(1)
     a = rng.random(200) + 1
     b = a + rng.normal(0, 0.1, 200)
-    settings = {"paired": True, "method": "percentile", "n_resamples": 5000, "rng": 2}
-    ratio = scipy.stats.bootstrap(
-        (a, b), lambda x, y, axis: x.mean(axis) / y.mean(axis), **settings
-    )
+    how = {"paired": True, "method": "percentile", "n_resamples": 5000, "rng": 2}
+    ratio = scipy.stats.bootstrap((a, b), lambda x, y, axis: x.mean(axis) / y.mean(axis), **how)
     low, high = ratio.confidence_interval
     [ours] = intervals(np.column_stack([a, b]), None, lambda m: m[:, 0] / m[:, 1])
     assert ours[0] == pytest.approx(a.mean() / b.mean())
@@ -108,3 +118,44 @@ def test_a_statistic_sees_a_single_row_only_of_the_sample_itself(n_resamples):
 
     estimate({"c": np.arange(9.0)}, {Quantity("mean"): spy}, n_resamples=n_resamples)
     assert seen.count(1) == 1 and sum(seen) == n_resamples + 1
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=6))
+def test_holm_is_the_closed_test_of_bonferroni(p):
+    """A hypothesis is rejected where every set of hypotheses that holds it is."""
+    subsets = [s for r in range(1, len(p) + 1) for s in itertools.combinations(range(len(p)), r)]
+    for i, adjusted in enumerate(holm(p)):
+        want = max(min(1, len(s) * min(p[j] for j in s)) for s in subsets if i in s)
+        assert adjusted == pytest.approx(want)
+
+
+def test_the_standard_error_is_that_of_the_mean_and_of_the_bootstrap_of_groups():
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=600)
+    assert standard_error(values) == pytest.approx(scipy.stats.sem(values))
+    multiple = 1.959964 + 0.841621  # of the normal distribution: 97.5 % and 80 %
+    assert detectable_difference(values) == pytest.approx(multiple * standard_error(values))
+    groups = rng.integers(0, 150, 600)
+    grouped = rng.normal(size=150)[groups] + values
+    mean = {Quantity("mean"): lambda m: m["values"]}
+    found = estimate({"values": grouped}, mean, groups, n_resamples=8000).iloc[0]
+    by_bootstrap = (found.upper - found.lower) / (2 * scipy.stats.norm.ppf(0.975))
+    assert standard_error(grouped, groups) == pytest.approx(by_bootstrap, rel=0.05)
+    assert standard_error(grouped, groups) > 1.3 * standard_error(grouped)
+    with pytest.raises(InputError, match="two groups"):
+        standard_error(values, np.zeros(600))
+
+
+def test_a_difference_of_the_detectable_size_is_detected_as_often_as_it_says():
+    """Tests of many simulated studies whose true difference is the one that was promised."""
+    rng = np.random.default_rng(1)
+    n_groups, shared = 150, np.repeat(np.arange(150), 2)
+
+    def study(difference):
+        return rng.normal(difference, 1, n_groups)[shared] + rng.normal(0, 0.5, 2 * n_groups)
+
+    promised = np.mean([detectable_difference(study(0), shared) for _ in range(200)])
+    differences = np.column_stack([study(promised) for _ in range(400)])
+    found = (p_values(differences, shared, n_resamples=1000) < 0.05).mean()
+    assert found == pytest.approx(0.8, abs=0.06)

@@ -7,10 +7,10 @@ from sklearn.metrics import roc_auc_score
 
 from prefill_router import policy
 from prefill_router.errors import InputError
-from prefill_router.evaluation import comparison, curves, significance
+from prefill_router.evaluation import bootstrap, comparison, curves
 from prefill_router.evaluation.bootstrap import OfRows, Ranking
 from prefill_router.evaluation.comparison import BEST, ORACLE, SAVING, SINGLE, Evaluation
-from prefill_router.evaluation.results import Quantity, one
+from prefill_router.evaluation.results import Quantity, one, select
 from prefill_router.metrics import expected_calibration_error
 
 TARGETS = ("small", "middle", "large")
@@ -311,9 +311,25 @@ def test_the_primary_is_tested_against_each_other_router():
     found = Evaluation(correct).significance(choices, "mine", n_resamples=999)
     table = found.pivot(index="versus", columns="metric", values="estimate")
     assert set(table.index) == {"same", "poor", "nearly"} and (found["n"] == 390).all()
-    columns = list(significance.TESTED)
-    detectable = significance.detectable_difference(correct[10:, 0] - correct[10:, 1])
+    columns = list(comparison.TESTED)
+    detectable = bootstrap.detectable_difference(correct[10:, 0] - correct[10:, 1])
     assert table.loc["poor", columns].tolist() == pytest.approx([0.002, 0.006, detectable])
     p, holm, _ = table[columns].to_numpy().T
-    np.testing.assert_allclose(holm, significance.holm(p))
+    np.testing.assert_allclose(holm, bootstrap.holm(p))
     assert table.loc["same", [columns[0], columns[2]]].tolist() == [1, 0]
+
+
+def test_queries_asked_again_in_their_group_tell_nothing_more():
+    rng = np.random.default_rng(5)
+    correct = (rng.random((80, 2)) < [0.65, 0.5]).astype(float)
+    correct[3, 1] = np.nan
+    choices = {"a": np.zeros(80, int), "b": np.ones(80, int), "c": rng.integers(0, 2, 80)}
+    once = Evaluation(correct).significance(choices, "a", n_resamples=500)
+    again = Evaluation(np.repeat(correct, 5, axis=0), groups=np.repeat(np.arange(80), 5))
+    choices = {name: np.repeat(choice, 5) for name, choice in choices.items()}
+    found = again.significance(choices, "a", n_resamples=500)
+    pd.testing.assert_frame_equal(found.drop(columns="n"), once.drop(columns="n"))
+    p = select(once, metric=comparison.P_VALUE, versus=None)["estimate"]
+    assert ((p > 0.01) & (p < 1)).all()  # not one that more queries leave alone
+    with pytest.raises(InputError, match="'a' has no other router"):
+        again.significance({"a": choices["a"]}, "a")
