@@ -336,7 +336,7 @@ def forest(
     ----------
     ax : Axes
     rows : pandas.DataFrame
-        Results.
+        Results; those of single seeds become small dots below their line's interval.
     label : str
         What is estimated.
     percent : bool, default True
@@ -348,7 +348,8 @@ def forest(
     series : str, optional
         A column whose values differ in colour and marker and lie side by side in a line.
     """
-    scale = 100 if percent else 1
+    scale, single = 100 if percent else 1, rows[rows["seed"].notna()]
+    rows = rows[rows["seed"].isna()]
     places, lines = pd.factorize(rows[by])
     number, names = pd.factorize(rows[series] if series else np.zeros(len(rows)))
     for i, name in enumerate(names):
@@ -365,6 +366,8 @@ def forest(
         ax.hlines(place, scale * here["lower"], scale * here["upper"], color=colours, linewidth=1.5)
         look = {"marker": MARKERS[i % len(MARKERS)], "color": colours, "s": 30, "zorder": 3}
         ax.scatter(scale * here["estimate"], place, label=short(name), **look)
+    dots = lines.get_indexer(single[by]) + 0.28
+    ax.scatter(scale * single["estimate"], dots, s=10, color="0.5", linewidth=0)
     if reference is not None:
         ax.axvline(scale * reference, color=INK, linestyle="--", linewidth=1.2)
     ax.set_yticks(
@@ -466,10 +469,12 @@ def trade_off(
     def shown(cost: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
         return np.array([QUERIES * np.asarray(cost), 100 * np.asarray(accuracy)])
 
+    named = []
     for i, (name, values) in enumerate(p.items()):
         curve = routing_curve(values[rows], right, paid, expected_cost[rows])
         look = look_of(name, i) | {"markersize": 4, "markevery": max(1, len(curve.tau) // 8)}
-        ax.plot(*shown(*curve.points), label=name, **look)
+        [line] = ax.plot(*shown(*curve.points), label=f"_{name}", **look)
+        named.append((line.get_xydata()[0], name, look["color"]))
         chosen = [one(estimates, metric=m, router=name).estimate for m in ("mean cost", "accuracy")]
         star = {"color": look["color"], "edgecolor": "black", "zorder": 4}
         ax.scatter(*shown(*chosen), marker="*", s=170, **star)
@@ -484,20 +489,31 @@ def trade_off(
     for k, name in enumerate(at.targets):
         look = look_of(name, k)
         ax.scatter(*single[:, k], marker=look["marker"], color=look["color"], s=50, zorder=3)
-        _beside(ax, single[:, k], short(name), look["color"])
+        named.append((single[:, k], short(name), look["color"]))
     cells = np.arange(len(right)), policy.oracle(right, paid)
     oracle = shown(paid[cells].mean(), right[cells].mean())
     ax.scatter(*oracle, marker="p", s=110, color="black", zorder=4)
-    _beside(ax, oracle, "oracle", "black")
+    named.append((oracle, "oracle", "black"))
     ax.scatter(
         [], [], marker="*", s=170, color="white", edgecolor="black", label="chosen on validation"
     )
     ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(6))
     ax.set(xlabel=f"mean cost (USD per {QUERIES:,} queries)", ylabel="accuracy (%)")
+    _name_points(ax, named)
     legend_below(ax)
     return ax
 
 
-def _beside(ax: Axes, place: np.ndarray, name: str, color: object) -> None:
-    look = {"xytext": (7, 0), "textcoords": "offset points", "va": "center", "fontsize": 9}
-    ax.annotate(name, place, color=color, annotation_clip=False, **look)
+def _name_points(ax: Axes, named: Sequence[tuple[np.ndarray, str, object]]) -> None:
+    """Name points (place, name, colour) on their right; names that would overlap are moved up."""
+    ax.autoscale_view()
+    to_axes, height = ax.transData + ax.transAxes.inverted(), 0.2 / ax.figure.get_figheight()
+    taken: list[tuple[float, float, float]] = []
+    for place, name, color in sorted(named, key=lambda point: point[0][1]):
+        x, y = to_axes.transform(place)
+        width = 0.1 * len(name) / ax.figure.get_figwidth()
+        while any(y - b < height and x < a + w and a < x + width for a, b, w in taken):
+            y += height / 4
+        taken.append((x, y, width))
+        look = {"va": "center", "fontsize": 9, "color": color, "zorder": 5}
+        ax.text(x + 0.015, y, name, transform=ax.transAxes, **look)

@@ -1,3 +1,5 @@
+from itertools import combinations
+
 import matplotlib as mpl
 
 mpl.use("Agg")
@@ -147,6 +149,14 @@ def test_forest_draws_estimates_with_their_intervals(ax):
     assert names_on(ax.yaxis) == ["trunk", "words"] and ax.yaxis_inverted()
 
 
+def test_forest_draws_single_seeds_as_dots_of_their_line(ax):
+    rows = rows_of([0.4]) + rows_of([0.1], router="words") + rows_of([0.2, 0.3], router="words")
+    rows = results(row | {"seed": s} for row, s in zip(rows, (None, None, 0, 1), strict=True))
+    dots = plotting.forest(ax, rows, "gap closed (%)").collections[-1].get_offsets()
+    np.testing.assert_allclose(dots, [[20, 1.28], [30, 1.28]])
+    assert len(ax.get_yticks()) == 2
+
+
 def test_forest_lays_series_side_by_side(ax):
     rows = rows_of([1, 2], "AUC", encoder="a") + rows_of([3, np.nan], "Brier", encoder="b")
     plotting.forest(ax, results(rows), "x", percent=False, by="encoder", series="metric")
@@ -219,16 +229,18 @@ def test_the_curve_of_complete_rows_is_drawn_with_the_chosen_point_and_the_oracl
     assert found is ax
     lines = {line.get_label(): line for line in ax.get_lines()}
     # the likeliest target of both queries: right, for 1 and 4; else the cheapest, half right
-    assert lines["r"].get_xydata()[0] == pytest.approx([2.5, 100])
-    assert lines["r"].get_xydata()[-1] == pytest.approx([1, 50])
+    assert lines["_r"].get_xydata()[0] == pytest.approx([2.5, 100])
+    assert lines["_r"].get_xydata()[-1] == pytest.approx([1, 50])
     points = [tuple(c.get_offsets()[0]) for c in ax.collections if len(c.get_offsets()) == 1]
     for point in ((2, 75), (1, 50), (4, 50), (2.5, 100)):
         assert any(np.allclose(point, other) for other in points)
-    assert lines["r"].get_linestyle() != lines["words"].get_linestyle()
+    assert lines["_r"].get_linestyle() != lines["_words"].get_linestyle()
     frontier = lines["frontier of single targets"].get_xydata()
     assert frontier == pytest.approx(np.array([[1, 50]]))
-    assert {*legend(ax)} == {*P, *lines, "95 % interval", "chosen on validation"}
-    assert [text.get_text() for text in ax.texts] == ["a", "b", "oracle"]
+    assert {*legend(ax)} == {"frontier of single targets", "95 % interval", "chosen on validation"}
+    assert {text.get_text() for text in ax.texts} == {*P, "a", "b", "oracle"}
+    boxes = [text.get_window_extent() for text in ax.texts]  # of three, the points are the same
+    assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
     assert "USD per 1,000 queries" in ax.get_xlabel() and "%" in ax.get_ylabel()
     with pytest.raises(InputError, match="no result of metric='accuracy', router='r'"):
         trade_off(ax, AT, P, AT.cost, ESTIMATES[:1])
