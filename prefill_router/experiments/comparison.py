@@ -94,16 +94,14 @@ def route(study: Study, router: str) -> Routed:
     return apply_policies(study, predictions(study, router))
 
 
-def apply_policies(
-    study: Study, by_fold: Sequence[np.ndarray], at: HeldOut | None = None
-) -> Routed:
-    """Choose policies on validation rows, and apply them to held-out rows, by default of test.
+def apply_policies(study: Study, by_fold: Sequence[np.ndarray]) -> Routed:
+    """Choose policies on validation rows, and apply them to test rows.
 
     `by_fold` holds P(correct), (N, K), in each fold: NaN on its training rows.
     """
     chosen = [choose_targets(study, fold, p) for fold, p in enumerate(by_fold)]
     choices, frugal, taus = zip(*chosen, strict=True)
-    join = (at or held_out(study)).join
+    join = held_out(study).join
     return Routed(join(by_fold), join(choices), join(frugal), list(taus))
 
 
@@ -160,10 +158,9 @@ def compare_predictions(
     study: Study,
     p: Mapping[str, Sequence[np.ndarray]],
     pairs: Pairs = (),
-    split: str = "test",
     n_resamples: int | None = None,
 ) -> pd.DataFrame:
-    """Compare P(correct), and the choices made by it, on one part of every fold.
+    """Compare P(correct), and the choices made by it, on test rows.
 
     Parameters
     ----------
@@ -172,8 +169,6 @@ def compare_predictions(
         P(correct) in each fold.
     pairs : sequence of (router, versus)
         Whose differences are wanted.
-    split : {"test", "validation"}
-        The part. Policies are chosen on validation rows: gaps closed there are somewhat too good.
     n_resamples : int, default the study's
 
     Returns
@@ -181,9 +176,9 @@ def compare_predictions(
     pandas.DataFrame
         Results: gap closed, AUC and Brier score of each router and pair.
     """
-    at = held_out(study, split)
+    at = held_out(study)
     at = replace(at, n_resamples=n_resamples or at.n_resamples)
-    routed = {name: apply_policies(study, by_fold, at) for name, by_fold in p.items()}
+    routed = {name: apply_policies(study, by_fold) for name, by_fold in p.items()}
     choices = {name: r.choice for name, r in routed.items()}
     chosen = replace(at, cost=None, targets=()).choices(choices, pairs)
     predicted = at.probabilities({n: r.p for n, r in routed.items()}, pairs, ("AUC", "Brier"))

@@ -1,76 +1,56 @@
-"""Every router on the same test queries, by every metric."""
+"""Every router on the same test queries; and the head that validation chooses, was it right?"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import pandas as pd
 
-from prefill_router.evaluation.comparison import Evaluation, against
-from prefill_router.evaluation.results import Quantity, counted, results, select
-from prefill_router.experiments.comparison import Routed, held_out, reference_choices
-from prefill_router.experiments.contest import CHALLENGER, TRIED
+from prefill_router.evaluation.bootstrap import differences
+from prefill_router.evaluation.comparison import against
+from prefill_router.evaluation.results import select
+from prefill_router.experiments.comparison import held_out, reference_choices, route
 from prefill_router.experiments.routers import (
     ACCURACY,
+    AUTO,
     CONTROLS,
+    HEADS,
     PRIMARY,
-    configurations,
-    network_predictions,
+    predictions,
+    router_names,
 )
 from prefill_router.experiments.study import Study
+from prefill_router.metrics import pairwise_brier
 
-NO_HYPOTHESES = (*CONTROLS, ACCURACY)
-"""What shows that a result is real rather than competes: not corrected for."""
-FRUGAL = " (frugal)"
-"""Ends the metrics of the cheapest policy that is as accurate on validation as the best target."""
-DEVIATION = "deviation between seeds"
+NO_HYPOTHESES = (*CONTROLS, ACCURACY, AUTO)
+"""Not corrected for: what shows that a result is real, and the head that is another router's."""
+PAIRWISE = "pairwise Brier"
 CURVES_DRAWN = 100
 """Resamples at most of whole curves."""
 
 
-def router_comparison(study: Study, routed: Mapping[str, Routed]) -> pd.DataFrame:
-    """Evaluate routers on the test queries.
-
-    Parameters
-    ----------
-    study : Study
-    routed : mapping of router to Routed
-        `CHALLENGER` and `PRIMARY` among them: these two are compared with all others.
+def compare_routers(study: Study) -> pd.DataFrame:
+    """Evaluate every router that a study allows on its test queries.
 
     Returns
     -------
     pandas.DataFrame
-        Results of the methods of `Evaluation`: of choices (also of the frugal policies, metrics
-        ending in `FRUGAL`), probabilities, curves, the choice of the best single target, and
-        significance; deviations between the recipe's single networks; and how many configurations
-        of each router were compared.
-
-    Notes
-    -----
-    `CHALLENGER` and `PRIMARY` are compared once, among the challenger's hypotheses: in both
-    families the same difference would have two corrected p-values.
+        Results of the methods of `Evaluation`: of choices, those of `PRIMARY` also versus each
+        other router; of probabilities, averaged over targets; of the choice of the best single
+        target; the significance of `PRIMARY` versus what competes with it; and, where costs are
+        known, of whole curves.
     """
-    at = held_out(study)
-    p = {name: r.p for name, r in routed.items()}
+    at, routed = held_out(study), {name: route(study, name) for name in router_names(study)}
     choices = {name: r.choice for name, r in routed.items()} | reference_choices(study)
-    others = [name for name in choices if name != CHALLENGER]
-    pairs = against(CHALLENGER, choices) + against(PRIMARY, others)
-    rivals = {name: r.choice for name, r in routed.items() if name not in NO_HYPOTHESES}
-    tried = {name: configurations(study, name) for name in routed if name != CHALLENGER}
+    p = {name: r.p for name, r in routed.items()}
+    rivals = {name: choices[name] for name in routed if name not in NO_HYPOTHESES}
     found = [
-        at.choices(choices, pairs),
+        at.choices(choices, against(PRIMARY, choices)),
+        select(at.probabilities(p), target=""),
         at.choice_of_best_single(),
-        at.probabilities(p, [(CHALLENGER, PRIMARY)]).query("target == ''"),
-        at.significance(rivals, CHALLENGER),
-        at.significance({n: c for n, c in rivals.items() if n != CHALLENGER}, PRIMARY),
-        _deviations(study, at),
-        results(counted(Quantity(TRIED, name), n) for name, n in tried.items()),
+        at.significance(rivals, PRIMARY),
     ]
     if study.has_costs:
-        frugal = {name: r.frugal for name, r in routed.items()}
-        rows = select(at.choices(frugal), router=list(frugal))
-        found.append(rows.assign(metric=rows["metric"] + FRUGAL))
         expected = at.join([study.expected_costs(fold) for fold in range(len(study.splits))])
         weak, strong = int(at.cost.mean(axis=0).argmin()), study.best_single[0]
         pair = (weak, strong) if weak != strong else None
@@ -79,13 +59,24 @@ def router_comparison(study: Study, routed: Mapping[str, Routed]) -> pd.DataFram
     return pd.concat(found, ignore_index=True)
 
 
-def _deviations(study: Study, at: Evaluation) -> pd.DataFrame:
-    """Standard deviations between the recipe's single networks, where several are kept."""
-    if study.parameters.keep < 2:
-        return results()
-    by_seed = {str(s): p for s, p in enumerate(network_predictions(study))}
-    rows = replace(at, n_resamples=1).likeliest(by_seed, only=("AUC", "Brier"))
-    return results(
-        counted(Quantity(f"{metric}, {DEVIATION}", PRIMARY), value)
-        for metric, value in rows.groupby("metric")["estimate"].std().items()
-    )
+def compare_heads(study: Study) -> pd.DataFrame:
+    """Compare the heads that `Router.fit` offers, and the one that validation rows choose.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Of each of `HEADS` and `AUTO`, and of `AUTO` versus each head: `PAIRWISE`, before
+        calibration, on the validation rows that choose and on test rows; and on test rows the gap
+        closed.
+    """
+    names, found = [*HEADS.values(), AUTO], []
+    pairs = against(AUTO, names)
+    raw = {name: predictions(study, name, calibrated=False) for name in names}
+    for split in ("validation", "test"):
+        at = held_out(study, split)
+        columns = {name: pairwise_brier(at.join(p), at.correct) for name, p in raw.items()}
+        found.append(at.estimate(columns, differences({PAIRWISE: lambda m, a: m[a]}, names, pairs)))
+    choices = {name: route(study, name).choice for name in names}
+    gaps = held_out(study).choices(choices, pairs)
+    found.append(select(gaps, metric="gap closed", router=names, versus=None))
+    return pd.concat(found, ignore_index=True)

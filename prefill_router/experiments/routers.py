@@ -30,7 +30,7 @@ from prefill_router.experiments.fold import FoldFit
 from prefill_router.experiments.study import Study
 from prefill_router.progress import track
 from prefill_router.recipe.calibration import fit_calibration
-from prefill_router.recipe.heads import STRENGTHS
+from prefill_router.recipe.heads import STRENGTHS, score
 from prefill_router.trunk import SharedTrunkEnsemble
 
 PRIMARY = "SharedTrunkNet"
@@ -38,6 +38,10 @@ UNTRAINED = "SharedTrunkNet, untrained encoder"
 SHUFFLED = "SharedTrunkNet, shuffled labels"
 RANDOM_FEATURES = "SharedTrunkNet, random features"
 LOGISTIC = "logistic per target, same features"
+RIDGE = "ridge, all layers"
+AUTO = "head chosen on validation"
+HEADS = {"trunk": PRIMARY, "logistic": LOGISTIC, "ridge": RIDGE}
+"""The router of each head that `AUTO` chooses among, as `Router.fit(head="auto")` does."""
 OWN = "logistic per target, own features"
 TFIDF = "TF-IDF + logistic"
 CLUSTERS = "k-means clusters, embedding"
@@ -64,14 +68,14 @@ class RouterSpec:
     reads : callable
         From a study to the encoders whose states are read, or to None where it does not have what
         the router needs, or cannot afford it.
-    full : bool
-        Whether it takes too long for every default study.
+    slow : bool
+        Whether it takes so long that a study has to ask for it.
     """
 
     name: str
     fit: Callable[[FoldFit], np.ndarray]
     reads: Callable[[Study], Sequence[str] | None] = lambda study: [study.parameters.encoder]
-    full: bool = False
+    slow: bool = False
 
 
 def tuned(
@@ -85,6 +89,13 @@ def tuned(
         return it.tuned(inputs(it), [model(**each) for each in settings])
 
     return RouterSpec(name, fit, **spec)
+
+
+def _best_head(it: FoldFit) -> np.ndarray:
+    """P(correct) by the head with the least pairwise Brier score on validation rows."""
+    found = [predictions(it.study, name, calibrated=False)[it.fold] for name in HEADS.values()]
+    v = it.split.validation
+    return min(found, key=lambda p: score(p[v], it.labels.correct[v]))
 
 
 def fine_tunable(study: Study) -> list[str] | None:
@@ -151,8 +162,10 @@ SPECS = (
     RouterSpec("SharedTrunkNet, best encoder per target", FoldFit.recipe, _trained),
     RouterSpec(UNTRAINED, FoldFit.recipe, _untrained),
     RouterSpec(SHUFFLED, lambda it: it.recipe(shuffle=True)),
-    RouterSpec(RANDOM_FEATURES, lambda it: it.trunk(it.random_features()), full=True),
+    RouterSpec(RANDOM_FEATURES, lambda it: it.trunk(it.random_features()), slow=True),
     RouterSpec(LOGISTIC, lambda it: it.recipe("logistic")),
+    RouterSpec(RIDGE, lambda it: it.recipe("ridge")),
+    RouterSpec(AUTO, _best_head),
     RouterSpec(
         OWN,
         lambda it: it.tuned_by_target(
@@ -164,7 +177,7 @@ SPECS = (
         TargetTrees,
         lambda it: it.distinct_features(TREE_COLUMNS),
         TREE_GRID,
-        full=True,
+        slow=True,
     ),
     tuned(TFIDF, TfidfLogistic, _texts, {"C": (0.1, 0.3, 1, 3, 10)}),
     tuned(
@@ -178,12 +191,11 @@ SPECS = (
         "matrix factorisation, embedding",
         MatrixFactorisation,
         grid=FACTOR_GRID,
-        full=True,
         **EMBEDDED,
     ),
-    RouterSpec("MLP, embedding", _mlp, _embedding, full=True),
-    tuned("item response (2PL), embedding", ItemResponse, grid=ABILITY_GRID, full=True, **EMBEDDED),
-    RouterSpec(FINE_TUNED, _fine_tuned, fine_tunable, full=True),
+    RouterSpec("MLP, embedding", _mlp, _embedding, slow=True),
+    tuned("item response (2PL), embedding", ItemResponse, grid=ABILITY_GRID, slow=True, **EMBEDDED),
+    RouterSpec(FINE_TUNED, _fine_tuned, fine_tunable, slow=True),
     tuned(BENCHMARK, BenchmarkAware, lambda it: it.labels.benchmark, {}),
     tuned(LENGTH, LengthOnly, FoldFit.lengths, {}),
     tuned(ACCURACY, TrainingAccuracy, FoldFit.lengths, {}),
@@ -191,10 +203,10 @@ SPECS = (
 ROUTERS = {spec.name: spec for spec in SPECS}
 
 
-def router_names(study: Study, full: bool = False) -> list[str]:
-    """Return the routers that a study allows; `full` adds the slow ones that it can afford."""
-    specs = [spec for spec in SPECS if full or not spec.full]
-    return [spec.name for spec in specs if spec.reads(study) is not None]
+def router_names(study: Study) -> list[str]:
+    """Return the routers that a study allows, the slow ones if it asks for them."""
+    slow = study.parameters.slow_routers
+    return [spec.name for spec in SPECS if spec.reads(study) is not None and slow >= spec.slow]
 
 
 def fit_in_fold(

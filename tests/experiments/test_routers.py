@@ -8,6 +8,7 @@ from tiny_studies import flipped, label_table
 from prefill_router.experiments import routers as it
 from prefill_router.experiments.comparison import held_out
 from prefill_router.experiments.fold import FoldFit
+from prefill_router.recipe import fit_predictor
 from prefill_router.recipe.calibration import fit_calibration
 from prefill_router.storage import STAGES
 from prefill_router.trunk import SharedTrunkEnsemble
@@ -120,13 +121,24 @@ def test_routers_read_the_encoders_they_name_or_are_left_out(study, monkeypatch)
     assert read[it.PRIMARY] == [p.encoder] and read[it.UNTRAINED] == [p.untrained]
     assert read[BEST_ENCODER] == [*p.encoders, p.encoder]
     assert read[it.CLUSTERS] == []  # of latent semantics
-    assert it.router_names(study, full=True) == list(it.ROUTERS)
-    slow = set(it.ROUTERS) - set(it.router_names(study))
-    assert len(slow) == 6 and {it.RANDOM_FEATURES, it.FINE_TUNED} < slow
+    every = study.like(slow_routers=True)
+    assert it.router_names(every) == list(it.ROUTERS)
+    assert it.FINE_TUNED in set(it.ROUTERS) - set(it.router_names(study))
     for change, lost in (({"untrained": ""}, it.UNTRAINED), ({"encoders": []}, BEST_ENCODER)):
-        assert set(it.ROUTERS) - set(it.router_names(study.like(**change), full=True)) == {lost}
+        assert set(it.ROUTERS) - set(it.router_names(every.like(**change))) == {lost}
     monkeypatch.setattr(it, "CPU_EPOCH", 1)  # it would take too long
-    assert set(it.ROUTERS) - set(it.router_names(study, full=True)) == {it.FINE_TUNED}
+    assert set(it.ROUTERS) - set(it.router_names(every)) == {it.FINE_TUNED}
+
+
+def test_the_best_head_is_the_one_that_the_recipe_chooses(study):
+    """The router of `Router.fit(head="auto")`, though each head was fitted by itself."""
+    fold = FoldFit(study, 0, it.ROUTERS[it.AUTO].reads(study))
+    labels = study.labels
+    known = labels.correct, labels.group, fold.states, fold.split, fold.choices
+    made = fit_predictor(study.recipe("auto"), *known).predictor
+    raw = made.raw(made.features(made.read(fold.states)))
+    [p] = it.predictions(study, it.AUTO, calibrated=False)
+    np.testing.assert_allclose(p[study.test_rows], raw[study.test_rows], atol=1e-6)
 
 
 def test_own_features_are_those_chosen_for_the_target_alone(study):
