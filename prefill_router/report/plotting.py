@@ -504,6 +504,11 @@ def trade_off(
     return ax
 
 
+def _beside(ax: Axes, place: np.ndarray, name: str, color: object) -> None:
+    look = {"xytext": (7, 0), "textcoords": "offset points", "va": "center", "fontsize": 9}
+    ax.annotate(name, place, color=color, annotation_clip=False, **look)
+
+
 def _name_points(ax: Axes, named: Sequence[tuple[np.ndarray, str, object]]) -> None:
     """Name points (place, name, colour) on their right; names that would overlap are moved up."""
     ax.autoscale_view()
