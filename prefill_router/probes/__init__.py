@@ -13,10 +13,9 @@ from threadpoolctl import threadpool_limits
 
 from prefill_router.labels import label_matrix
 from prefill_router.probes.decomposition import (
-    Moments,
     chunks,
     decompose,
-    first_mean,
+    is_constant,
     largest_sizes,
     moments,
     spread,
@@ -34,8 +33,8 @@ def probe_layers(
 ) -> pd.DataFrame:
     """Measure the states of every layer and pooling.
 
-    Each layer's states are read once; sums over them are taken in float64 a chunk of rows at a
-    time, so that beside the float32 states only D x D numbers are held.
+    Sums over states are taken in float64 a chunk of rows at a time, so that beside the float32
+    states of a layer only D x D numbers are held.
 
     Parameters
     ----------
@@ -67,9 +66,7 @@ def probe_layers(
 
     def measure(layer: int, pooling: str) -> pd.DataFrame:
         X = states.states(layer, pooling)[rows]
-        summed = moments(X)
-        reduction = decompose(X, pca_dimension, summed)
-        features = reduction.transform(X)
+        features = decompose(X, pca_dimension).transform(X)
         columns = {
             "layer": layer,
             "pooling": pooling,
@@ -77,9 +74,9 @@ def probe_layers(
             "J": separability(X, Y),
             "J_pca": separability(features, Y, standardise=False),
             "J_white": whitened_separability(features, Y),
-            "d_eff": effective_dimensionality(X, summed),
+            "d_eff": effective_dimensionality(X),
             "anisotropy": anisotropy(X),
-            "constant": reduction.constant,
+            "constant": is_constant(X),
         }
         return pd.DataFrame(columns)
 
@@ -154,7 +151,7 @@ def separability(X: np.ndarray, Y: np.ndarray, standardise: bool = True) -> np.n
     Y = label_matrix(Y, len(X))
     members = np.hstack([Y == 0, Y == 1]).astype(np.float64)
     total, squares = np.zeros((2, members.shape[1], X.shape[1]))
-    for place, block in chunks(X, first_mean(X)):
+    for place, block in chunks(X, X[0]):
         total += members[place].T @ block
         squares += members[place].T @ np.square(block, out=block)
     count = members.sum(axis=0).reshape(2, -1, 1)  # wrong and right answers of each target
@@ -226,15 +223,13 @@ def whitened_separability(features: np.ndarray, Y: np.ndarray) -> np.ndarray:
     return result
 
 
-def effective_dimensionality(X: np.ndarray, summed: Moments | None = None) -> float:
+def effective_dimensionality(X: np.ndarray) -> float:
     r"""Participation ratio of the covariance's eigenvalues: how many directions are in use.
 
     Parameters
     ----------
     X : ndarray of shape (N, D)
         Pooled states, as they are.
-    summed : Moments, optional
-        Their sums, if they are known already.
 
     Returns
     -------
@@ -248,12 +243,11 @@ def effective_dimensionality(X: np.ndarray, summed: Moments | None = None) -> fl
 
     [S]. The right-hand side needs no eigenvalues. Constant columns are dropped.
     """
-    rows = summed or moments(X)
+    rows = moments(X)
     varying = np.isfinite(rows.scale)
     if not varying.any():
         return float("nan")
-    scatter = rows.scatter / np.max(np.diag(rows.scatter), where=varying, initial=0.0)
-    scatter *= varying * varying[:, None]
+    scatter = rows.scatter[np.ix_(varying, varying)]
     return float(np.trace(scatter) ** 2 / np.sum(np.square(scatter)))
 
 

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import linalg
-from scipy.linalg import lapack
-from scipy.linalg.blas import dsyr, dsyrk
 
 CHUNK = 512  # rows in float64 at once
 
@@ -23,8 +21,10 @@ RESOLUTION = 4 * float(np.finfo(np.float32).eps)
 def chunks(X: np.ndarray, origin: np.ndarray | float = 0.0) -> Iterator[tuple[slice, np.ndarray]]:
     """Yield the places and float64 values, less `origin`, of up to `CHUNK` rows of `X` at a time.
 
-    All chunks share one buffer, which may be written to: use each before asking for the next.
+    All chunks share one buffer, which may be written to: use each before asking for the next. Sums
+    of squares are taken about a row of `X`: no digits cancel, however far from zero it lies.
     """
+    origin = np.asarray(origin, dtype=np.float64)  # a difference in float32 would be rounded
     buffer = np.empty((min(CHUNK, len(X)), X.shape[1]))
     for start in range(0, len(X), CHUNK):
         rows = X[start : start + CHUNK]
@@ -32,41 +32,14 @@ def chunks(X: np.ndarray, origin: np.ndarray | float = 0.0) -> Iterator[tuple[sl
         yield slice(start, start + len(rows)), block
 
 
-def first_mean(X: np.ndarray) -> np.ndarray:
-    """Return the mean of the first chunk, from which deviations are summed.
-
-    That chunk being part of the data, its mean is within sqrt(N / CHUNK) standard deviations of
-    the mean of all, so that no digits cancel, however far from zero the states lie.
-    """
-    return np.mean(X[:CHUNK], axis=0, dtype=np.float64)
-
-
 def largest_sizes(X: np.ndarray) -> np.ndarray:
     """Return the largest absolute value of each column, (D,)."""
     return np.maximum(X.max(axis=0), -X.min(axis=0)).astype(np.float64)
 
 
-def column_scale(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return each column's mean and population standard deviation, infinite where it is constant.
-
-    Parameters
-    ----------
-    X : ndarray of shape (N, D)
-        At least one row.
-
-    Returns
-    -------
-    mean : ndarray of shape (D,)
-    scale : ndarray of shape (D,)
-    """
-    mean = X.mean(axis=0, dtype=np.float64)
-    squares = sum(np.einsum("ij,ij->j", block, block) for _, block in chunks(X, mean))
-    return mean, spread(squares / len(X), largest_sizes(X))
-
-
 def is_constant(X: np.ndarray) -> bool:
     """Return whether all rows of `X` (N, D) are the same, up to what float32 can tell."""
-    return bool(np.isinf(column_scale(X)[1]).all())
+    return bool((np.ptp(X, axis=0) <= RESOLUTION * largest_sizes(X)).all())
 
 
 def spread(variance: np.ndarray, largest: np.ndarray) -> np.ndarray:
@@ -107,19 +80,12 @@ class Moments:
 
 def moments(states: np.ndarray) -> Moments:
     """Sum up the rows, at least one, of `states` (N, D) in one pass."""
-    width, origin = states.shape[1], first_mean(states)
-    total = np.zeros(width)
-    scatter = np.zeros((width, width), order="F")  # its upper triangle alone, until the end
+    origin, total, scatter = states[0].astype(np.float64), 0.0, 0.0
     for _, block in chunks(states, origin):
         total += block.sum(axis=0)
-        scatter = dsyrk(1.0, block.T, beta=1.0, c=scatter, overwrite_c=True)
+        scatter += block.T @ block
     offset = total / len(states)
-    scatter = dsyr(-len(states), offset, a=scatter, overwrite_a=True)
-    for start in range(0, width, 128):  # a block's transpose stays in the cache
-        end = start + 128
-        scatter[start:end, :start] = scatter[:start, start:end].T
-        block = scatter[start:end, start:end]
-        block += np.triu(block, 1).T
+    scatter -= len(states) * np.outer(offset, offset)
     return Moments(len(states), origin + offset, scatter, largest_sizes(states))
 
 
@@ -154,11 +120,6 @@ class Decomposition:
     scale: np.ndarray
     components: np.ndarray
 
-    @property
-    def constant(self) -> bool:
-        """Whether no column varied."""
-        return bool(np.isinf(self.scale).all())
-
     def transform(self, states: np.ndarray) -> np.ndarray:
         """Return the principal components of `states` (n, D), an array of shape (n, d)."""
         projection = self.components / self.scale[:, None]
@@ -168,7 +129,7 @@ class Decomposition:
         return features
 
 
-def decompose(states: np.ndarray, dimension: int, summed: Moments | None = None) -> Decomposition:
+def decompose(states: np.ndarray, dimension: int) -> Decomposition:
     """Fit standardisation and principal components (StandardScaler and PCA in one) [T].
 
     The first d components of a larger decomposition are the decomposition into d, so the largest
@@ -180,8 +141,6 @@ def decompose(states: np.ndarray, dimension: int, summed: Moments | None = None)
         Training rows only.
     dimension : int
         Components wanted; at most min(N, D) are kept.
-    summed : Moments, optional
-        Those of `states`, where they are at hand.
 
     Returns
     -------
@@ -189,9 +148,11 @@ def decompose(states: np.ndarray, dimension: int, summed: Moments | None = None)
     """
     n, width = states.shape
     if n >= width:
-        return principal_components(summed or moments(states), dimension)
-    mean, scale = column_scale(states)
-    vectors = linalg.svd((states - mean) / scale, full_matrices=False)[2].T
+        return principal_components(moments(states), dimension)
+    mean = states.mean(axis=0, dtype=np.float64)
+    centred = states - mean
+    scale = spread((centred**2).mean(axis=0), largest_sizes(states))
+    vectors = linalg.svd(centred / scale, full_matrices=False)[2].T
     return Decomposition(mean, scale, _fix_signs(vectors[:, :dimension]))
 
 
@@ -226,30 +187,11 @@ def decompose_folds(
 
 def principal_components(rows: Moments, dimension: int) -> Decomposition:
     """Decompose rows into the leading eigenvectors of their correlation matrix, at most D."""
-    scale = rows.scale
-    correlation = rows.scatter / scale
-    correlation /= scale[:, None]
-    vectors = _leading_eigenvectors(correlation, min(dimension, len(scale)))
+    scale, width = rows.scale, len(rows.mean)
+    leading = [max(width - dimension, 0), width - 1]
+    correlation = rows.scatter / scale / scale[:, None]
+    vectors = linalg.eigh(correlation, subset_by_index=leading, driver="evr")[1]
     return Decomposition(rows.mean, scale, _fix_signs(vectors[:, ::-1]))
-
-
-def _leading_eigenvectors(matrix: np.ndarray, count: int) -> np.ndarray:
-    """Return the last `count` eigenvectors of a symmetric matrix (D, D), which is overwritten.
-
-    As `scipy.linalg.eigh` does, but for the tridiagonal problem: LAPACK's driver bisects where
-    only some vectors are wanted, and relatively robust representations take less time.
-    """
-    width = len(matrix)
-    if width == 1:
-        return np.ones((1, 1))
-    work = 64 * width  # LAPACK's largest block
-    reduced, diagonal, off, tau, _ = lapack.dsytrd(matrix.T, lower=1, lwork=work, overwrite_a=1)
-    last = (width - count, width - 1)
-    _, vectors = linalg.eigh_tridiagonal(
-        diagonal, off, select="i", select_range=last, lapack_driver="stemr"
-    )
-    vectors[1:] = lapack.dormqr("L", "N", reduced[1:, :-1], tau, vectors[1:], lwork=work)[0]
-    return vectors
 
 
 def _fix_signs(vectors: np.ndarray) -> np.ndarray:
