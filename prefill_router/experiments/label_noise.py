@@ -38,7 +38,7 @@ def label_noise(study: Study) -> pd.DataFrame:
 
     labels, at = study.labels, held_out(study)
     at = at.take(labels.split[at.rows] != "train")
-    priority = labels.take(study.splits[0].train).summary()["accuracy"].to_numpy()
+    priority = labels.take(study.splits[0].train).accuracy
     asked = policy.argmax(at.join(predictions(study, PRIMARY)))
     return evaluate_noise(at, load_samples(labels, at.rows), priority, PRIMARY, asked)
 

@@ -185,8 +185,7 @@ class Study:
     @cached_property
     def best_single(self) -> list[int]:
         """The most accurate target on the training rows of each split."""
-        accuracies = [self.labels.take(s.train).summary()["accuracy"] for s in self.splits]
-        return [int(np.nanargmax(accuracy)) for accuracy in accuracies]
+        return [int(np.nanargmax(self.labels.take(s.train).accuracy)) for s in self.splits]
 
     # -- states ------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from prefill_router.errors import InputError, did_you_mean
+from prefill_router.errors import InputError, check_known
 from prefill_router.labels import tables
 from prefill_router.labels.splits import PARTS, connected_groups, stratified_places
 from prefill_router.labels.tables import ROW, Source
@@ -68,6 +68,11 @@ class Labels:
         return ~np.isnan(self.correct).any(axis=1)
 
     @property
+    def accuracy(self) -> np.ndarray:
+        """Each target's share of right answers, (K,); NaN where it was never asked."""
+        return pd.DataFrame(self.correct).mean().to_numpy()
+
+    @property
     def fingerprint(self) -> str:
         """16 hexadecimal characters that identify the labels by value."""
         texts = [self.query_id, self.question, self.benchmark, self.split]
@@ -93,34 +98,14 @@ class Labels:
             If a target is unknown, named twice, or fewer than `at_least` are named.
         """
         for name in names:
-            if name not in self.targets:
-                hint = did_you_mean(name, self.targets)
-                raise InputError(f"Unknown target {name!r}: {source} has none of that name.{hint}")
+            check_known(f"{source}: target", name, self.targets)
         if len(set(names)) < len(names):
             raise InputError(f"targets: a target is named twice among {', '.join(names)}.")
         if len(names) < at_least:
-            wanted = "one target" if at_least == 1 else f"{at_least} targets"
-            given = f"only {names[0]!r}" if len(names) else "none"
-            raise InputError(f"{source}: at least {wanted} must be there, and there is {given}.")
+            raise InputError(f"{source}: give {at_least} targets at least, not {len(names)}.")
         columns = [self.targets.index(name) for name in names]
         kept = {matrix: getattr(self, matrix)[:, columns] for matrix in ("correct", *AMOUNTS)}
         return replace(self, targets=tuple(names), **kept)
-
-    def summary(self) -> pd.DataFrame:
-        """Describe each target.
-
-        Returns
-        -------
-        pandas.DataFrame
-            Indexed by `target`: `n_labelled` (queries it was asked), `accuracy` on them,
-            `mean_output_tokens`, and `constant`: its labels do not vary (always right, always
-            wrong, or none), so that no AUC exists and nothing can be learned for it.
-        """
-        names = pd.Index(self.targets, name="target")
-        correct = pd.DataFrame(self.correct, columns=names)
-        tokens = pd.DataFrame(self.output_tokens, columns=names).mean()
-        summary = pd.DataFrame({"n_labelled": correct.count(), "accuracy": correct.mean()})
-        return summary.assign(mean_output_tokens=tokens, constant=correct.nunique() < 2)
 
 
 def load_labels(
@@ -159,23 +144,20 @@ def load_labels(
     name = tables.source_name(source)
     labels = _assemble(to_long(tables.read_table(source), name, targets), name)
     labels = labels.select_targets(targets or labels.targets, at_least, name)
-    if n_queries < 0:
-        raise InputError(f"n_queries is {n_queries}; give a positive number, or 0 for all.")
-    if 0 < n_queries < labels.n_queries:
-        strata = labels.benchmark
-        if labels.split is not None:
-            strata = np.strings.add(np.strings.add(strata, " "), labels.split)
+    if 0 != n_queries < labels.n_queries:
+        split = "" if labels.split is None else labels.split
+        strata = np.strings.add(labels.benchmark, split)
         chosen = stratified_places(strata, labels.group, seed) < n_queries / labels.n_queries
         if not chosen.any():
             raise InputError(
-                f"n_queries is {n_queries}, which is less than a group of {name} holds."
+                f"n_queries is {n_queries}; give 0 for all, or at least as many as a group of "
+                f"{name} holds."
             )
         labels = labels.take(chosen)
-    never = [t for t, y in zip(labels.targets, labels.correct.T, strict=True) if np.isnan(y).all()]
-    if never:
+    if (never := np.isnan(labels.correct).all(axis=0)).any():
         raise InputError(
-            f"{name}: target {', '.join(map(repr, never))} has no label on these queries; leave it "
-            "out by naming the others (targets=A,B...), or ask it some of them."
+            f"{name}: target {labels.targets[never.argmax()]!r} has no label on these queries; "
+            "leave it out by naming the others (targets=A,B...), or ask it some of them."
         )
     return labels
 
@@ -248,11 +230,10 @@ def to_long(table: pd.DataFrame, name: str, targets: Sequence[str] = ()) -> pd.D
     given = [column for column in OPTIONAL if column in table]
     if "isCorrect" in table:
         tables.require(table, ["question", "model"], name, "the toolkit's label table")
+        names = {text: fingerprint(normalise(text)) for text in table["question"].unique()}
+        made = {"query_id": table["question"].map(names), "benchmark": "all"}
+        table = table.assign(**{n: values for n, values in made.items() if n not in table})
         table = table.rename(columns={"isCorrect": "is_correct"})
-        if "query_id" not in table:
-            names = {text: fingerprint(normalise(text)) for text in table["question"].unique()}
-            table = table.assign(query_id=table["question"].map(names))
-        table = table if "benchmark" in table else table.assign(benchmark="all")
     elif "model" in table or difflib.get_close_matches("is_correct", table, cutoff=0.8):
         tables.require(table, [*QUERY, "model", "is_correct"], name, "a long label table")
     else:
@@ -300,7 +281,7 @@ def _assemble(table: pd.DataFrame, name: str) -> Labels:
         _check_agree(table, ["query_id"], column, name)
     _check_agree(table, ["query_id", "model"], "is_correct", name)
     queries = table.drop_duplicates("query_id")
-    targets = table["model"].unique()
+    targets, no_group = table["model"].unique(), pd.Series("", queries.index)
     every = pd.MultiIndex.from_product([queries["query_id"], targets])
     known = table.groupby(["query_id", "model"])[["is_correct", *AMOUNTS]].first().reindex(every)
     shape = len(queries), len(targets)
@@ -313,7 +294,7 @@ def _assemble(table: pd.DataFrame, name: str) -> Labels:
         correct=correct,
         output_tokens=tokens,
         cost_usd=cost,
-        group=connected_groups(queries.reindex(columns=["text", "group"], fill_value="")),
+        group=connected_groups(queries["text"], queries.get("group", no_group)),
         split=queries["split"].to_numpy(str) if "split" in queries else None,
     )
 
@@ -321,10 +302,9 @@ def _assemble(table: pd.DataFrame, name: str) -> Labels:
 def _check_agree(table: pd.DataFrame, keys: list[str], column: str, name: str) -> None:
     """Raise InputError where rows of the same query (and target) differ in a column."""
     variants = table.dropna(subset=column).drop_duplicates([*keys, column])
-    again = variants[variants.duplicated(keys)]
-    if len(again):
-        second = again.iloc[0]
-        first = variants[(variants[keys] == second[keys]).all(axis=1)].iloc[0]
+    differing = variants[variants.duplicated(keys, keep=False)].sort_values(keys, kind="stable")
+    if len(differing):
+        first, second = differing.iloc[:2].to_dict("records")
         which = ", ".join(f"{key} {second[key]!r}" for key in keys)
         raise InputError(
             f"{name}: {which} has a different {column} in row {second[ROW]} than in row "

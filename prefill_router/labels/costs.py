@@ -101,7 +101,7 @@ def query_costs(labels: Labels, prices: Prices | None, n_input_tokens: np.ndarra
     InputError
         If a price or the length of an answer is needed and unknown: an unknown cost is never 0.
     """
-    n_input_tokens = _checked_lengths(labels, n_input_tokens)
+    n_input = _checked_lengths(labels, n_input_tokens)
     costs, tokens = labels.cost_usd.copy(), labels.output_tokens
     unstated = np.isnan(costs)
     unknown = unstated & np.isnan(tokens) & ~np.isnan(labels.correct)
@@ -113,7 +113,8 @@ def query_costs(labels: Labels, prices: Prices | None, n_input_tokens: np.ndarra
             "that their cost is unknown; give either."
         )
     for k in np.flatnonzero((unstated & ~np.isnan(tokens)).any(axis=0)):
-        priced = _priced(labels.targets[k], prices, n_input_tokens[:, k], tokens[:, k])
+        per_input, per_output = _rates(labels.targets[k], prices)
+        priced = n_input[:, k] * per_input + tokens[:, k] * per_output
         costs[:, k] = np.where(unstated[:, k], priced, costs[:, k])
     return costs
 
@@ -128,8 +129,7 @@ def expected_costs(
     """Estimate what each query would cost at each target, from what is known before asking.
 
     A target is priced at the query's own input tokens and its *median* output length on training
-    rows, as the paper is said to do [S]; at the median of its training answers' `cost_usd` where
-    `known_by_cost`.
+    rows, as the paper is said to do [S]; or at the median of its `cost_usd`, see `cost_basis`.
 
     Parameters
     ----------
@@ -155,43 +155,55 @@ def expected_costs(
     InputError
         If a price is unknown, or a target has no training answer of known length.
     """
-    n_input_tokens = _checked_lengths(labels, n_input_tokens)
-    train = labels.take(train_rows)
-    asked, by_cost = ~np.isnan(train.correct), known_by_cost(train, prices)
-    costs = np.empty(labels.correct.shape)
-    for k, target in enumerate(labels.targets):
-        known = (train.cost_usd if by_cost[k] else train.output_tokens)[asked[:, k], k]
-        known = known[~np.isnan(known)]
-        if not len(known):
+    n_input = _checked_lengths(labels, n_input_tokens)
+    amounts, (per_input, per_amount) = cost_basis(labels.take(train_rows), prices)
+    expected = [typical(column[~np.isnan(column)]) for column in amounts.T]
+    return n_input * per_input + np.array(expected) * per_amount
+
+
+def cost_basis(train: Labels, prices: Prices | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return what answers are priced by: their tokens, or else their stated costs.
+
+    Tokens come first, for they tell queries of one target apart: a target is priced by its
+    `cost_usd` if all of its answers have one, and it has no price or not all lengths.
+
+    Parameters
+    ----------
+    train : Labels
+        Of n queries whose answers may be looked at.
+    prices : Prices or None
+
+    Returns
+    -------
+    amounts : ndarray of shape (n, K)
+        Output tokens, or US dollars; NaN unknown, but not all of a target's.
+    rates : ndarray of shape (2, K)
+        US dollars for an input token, and for one of the amounts: 0 and 1 where these are costs.
+
+    Raises
+    ------
+    InputError
+        If a price is unknown, or a target has no answer of known length.
+    """
+    amounts, rates = train.output_tokens.copy(), np.empty((2, train.n_targets))
+    for k, target in enumerate(train.targets):
+        asked = ~np.isnan(train.correct[:, k])
+        stated, lengths = train.cost_usd[asked, k], train.output_tokens[asked, k]
+        has_tokens = prices is not None and target in prices.input and not np.isnan(lengths).any()
+        if len(stated) and not np.isnan(stated).any() and not has_tokens:
+            amounts[:, k], rates[:, k] = train.cost_usd[:, k], (0, 1)
+        elif np.isnan(amounts[:, k]).all():
             raise InputError(
                 f"Target {target!r}: the length (output_tokens) of none of its training answers "
                 "is known, so that its cost cannot be estimated; add lengths, or give no prices."
             )
-        one = typical(known)
-        costs[:, k] = one if by_cost[k] else _priced(target, prices, n_input_tokens[:, k], one)
-    return costs
+        else:
+            rates[:, k] = _rates(target, prices)
+    return amounts, rates
 
 
-def known_by_cost(train: Labels, prices: Prices | None) -> np.ndarray:
-    """Say which targets' costs are known from `cost_usd` alone, not from tokens and their price.
-
-    Tokens come first, for they tell queries of one target apart: a target is known by its
-    `cost_usd` if all of its training answers have one, and it has no price or not all lengths.
-
-    Returns
-    -------
-    ndarray of bool of shape (K,)
-    """
-    asked = ~np.isnan(train.correct)
-    all_stated = asked.any(axis=0) & ~(asked & np.isnan(train.cost_usd)).any(axis=0)
-    has_lengths = ~(asked & np.isnan(train.output_tokens)).any(axis=0)
-    has_price = [prices is not None and target in prices.input for target in train.targets]
-    return all_stated & ~(has_lengths & has_price)
-
-
-def _priced(
-    target: str, prices: Prices | None, n_input: np.ndarray, n_output: np.ndarray | float
-) -> np.ndarray:
+def _rates(target: str, prices: Prices | None) -> tuple[float, float]:
+    """Return what an input and an output token cost, in US dollars."""
     if prices is None or target not in prices.input:
         where = "a price table (prices=FILE, with columns model, usd_per_m_input, usd_per_m_output)"
         hint = did_you_mean(target, prices.input) if prices else ""
@@ -199,7 +211,7 @@ def _priced(
             f"The price of target {target!r} is unknown: not all of its answers have a "
             f"cost_usd; add it to {prices.source if prices else where}, 0 if it is free.{hint}"
         )
-    return prices.cost(target, n_input, n_output)
+    return prices.input[target] / MILLION, prices.output[target] / MILLION
 
 
 def _checked_lengths(labels: Labels, n_input_tokens: np.ndarray) -> np.ndarray:

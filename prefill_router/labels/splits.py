@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from prefill_router.labels import Labels
 
 PARTS = ("train", "validation", "test")
+VALIDATION_SHARE = 0.15
+"""Of all queries; one split tests a quarter of them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,13 +35,7 @@ class Split:
     test: np.ndarray
 
 
-def make_splits(
-    labels: Labels,
-    outer_folds: int = 1,
-    test_share: float = 0.25,
-    validation_share: float = 0.15,
-    seed: int = 0,
-) -> list[Split]:
+def make_splits(labels: Labels, outer_folds: int = 1, seed: int = 0) -> list[Split]:
     """Split the queries once, or so often that each is tested once.
 
     Groups stay whole; benchmarks are spread evenly over the parts.
@@ -49,13 +45,9 @@ def make_splits(
     labels : Labels
         What to split.
     outer_folds : int
-        1: one split, the table's own if it has a `split` column (then the shares and the seed do
-        not matter). From 2: a cross-validation, every query in exactly one test part; a `split`
-        column is not looked at.
-    test_share : float
-        Share of all queries to test on, for one split; with folds it is 1 / `outer_folds`.
-    validation_share : float
-        Share of all queries to validate on.
+        1: one split, the table's own if it has a `split` column (then the seed does not matter),
+        else a quarter of the queries to test on. From 2: a cross-validation, every query in exactly
+        one test part; a `split` column is not looked at.
     seed : int
         Decides which query goes where.
 
@@ -67,31 +59,24 @@ def make_splits(
     Raises
     ------
     InputError
-        If the shares leave nothing to train on, a part would be empty, or the table's own split
-        has a group on two sides.
+        If a part would be empty, or the table's own split has a group on two sides.
     """
     if outer_folds == 1 and labels.split is not None:
         return [_own_split(labels)]
     if outer_folds < 1:
         raise InputError(f"outer_folds is {outer_folds}; give 1 for one split, or more for folds.")
-    if outer_folds > 1:
-        test_share = 1 / outer_folds
-    if not (test_share > 0 and validation_share > 0 and test_share + validation_share < 1):
-        raise InputError(
-            f"A test share of {test_share:g} and a validation_share of {validation_share:g} must "
-            "both be positive and leave something to train on: together less than 1."
-        )
+    n_parts = outer_folds if outer_folds > 1 else 4
     places = stratified_places(labels.benchmark, labels.group, seed)
-    fold = np.floor(places * outer_folds) if outer_folds > 1 else places >= test_share
+    fold = np.floor(places * n_parts)
     too_few = (
-        f"{labels.n_queries} queries in {len(np.unique(labels.group))} groups are too few for "
-        "these shares or folds. Use more queries or fewer outer_folds."
+        f"{labels.n_queries} queries in {len(np.unique(labels.group))} groups are too few. Use "
+        "more queries or fewer outer_folds."
     )
     splits = []
     for number in range(outer_folds):
         # The stretch of the line that follows the test fold validates; the line is a ring.
-        behind = (places - (number + 1) * test_share) % 1.0
-        part = np.where(behind < validation_share, "validation", "train")
+        behind = (places - (number + 1) * (1 / n_parts)) % 1.0
+        part = np.where(behind < VALIDATION_SHARE, "validation", "train")
         part[fold == number] = "test"
         splits.append(_split(part, too_few))
     return splits
@@ -119,28 +104,27 @@ def _own_split(labels: Labels) -> Split:
     return _split(labels.split, problem)
 
 
-def connected_groups(table: pd.DataFrame) -> np.ndarray:
-    """Number the groups of rows that share a value in any column, directly or through others.
+def connected_groups(text: pd.Series, group: pd.Series) -> np.ndarray:
+    """Number the groups of rows that share text or group, directly or through other rows.
 
     Parameters
     ----------
-    table : pandas.DataFrame of shape (N, n_columns)
-        Text cells; an empty one links to nothing.
+    text, group : Series of str, of length N
+        An empty group links to nothing.
 
     Returns
     -------
     ndarray of int64 of shape (N,)
         From 0, in order of first appearance.
     """
-    n = len(table)
-    cells = table.reset_index(drop=True).apply(lambda column: column.str.strip()).stack()
-    value = pd.factorize(pd.MultiIndex.from_arrays([cells.index.get_level_values(1), cells]))[0]
-    held = np.flatnonzero(cells != "")
-    ends = cells.index.get_level_values(0)[held], n + value[held]
-    nodes = n + len(cells)  # the rows, and at most as many values as there are cells
-    graph = coo_array((np.ones(len(held)), ends), shape=(nodes, nodes))
+    named = np.flatnonzero(group.str.strip() != "")
+    texts, groups = pd.factorize(text)[0], pd.factorize(group.str.strip())[0]
+    n_texts = texts.max() + 1
+    ends = texts[named], n_texts + groups[named]
+    n_nodes = n_texts + groups.max() + 1
+    graph = coo_array((np.ones(len(named)), ends), shape=(n_nodes, n_nodes))
     _, component = connected_components(graph, directed=False)
-    return pd.factorize(component[:n])[0].astype(np.int64)
+    return pd.factorize(component[texts])[0].astype(np.int64)
 
 
 def stratified_places(strata: np.ndarray, group: np.ndarray, seed: int) -> np.ndarray:

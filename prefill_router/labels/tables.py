@@ -97,10 +97,7 @@ def write_table(table: pd.DataFrame, path: str | os.PathLike) -> None:
 
 def as_text(column: pd.Series) -> pd.Series:
     """Return a column's cells as text, a missing one as the empty string."""
-    column = column.astype(object)
-    if pd.api.types.infer_dtype(column, skipna=False) == "string":
-        return column
-    return column.where(column.notna(), "").map(str)
+    return column.astype(object).where(column.notna(), "").map(str)
 
 
 def checked_cells(
@@ -180,9 +177,9 @@ def _read(name: str) -> pd.DataFrame:
         return _from_datasets(name)
     if path.is_file():
         return _from_file(path)
-    where = "" if path.is_absolute() else f" in {Path.cwd()}"
-    hub = "" if path.suffix else " (A data set on the hub is hub:OWNER/NAME.)"
-    raise InputError(f"{name}: no such file or directory{where}.{hub}")
+    raise InputError(
+        f"{path.absolute()}: no such file or directory; a data set on the hub is hub:OWNER/NAME."
+    )
 
 
 def _from_datasets(name: str) -> pd.DataFrame:

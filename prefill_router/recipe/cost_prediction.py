@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from prefill_router.baselines.classifiers import RidgePath
 from prefill_router.features import blockwise
 from prefill_router.labels import Labels
-from prefill_router.labels.costs import MILLION, Prices, expected_costs, known_by_cost
+from prefill_router.labels.costs import Prices, cost_basis
 
 if TYPE_CHECKING:
     from prefill_router.extraction.prompts import Query
@@ -170,7 +170,7 @@ def fit_costs(
     """Fit what answers of each target will cost.
 
     A target's input tokens are counted and its output tokens predicted; its `cost_usd` is, whatever
-    a query's own input tokens, where `prefill_router.labels.costs.known_by_cost`.
+    a query's own input tokens, where `prefill_router.labels.costs.cost_basis` says so.
 
     Parameters
     ----------
@@ -195,15 +195,7 @@ def fit_costs(
     InputError
         If a price is unknown, or a target has no training answer of known length.
     """
-    expected_costs(labels, prices, n_tokens, train)  # says what is missing
     asked = labels.take(train)
-    amounts = asked.output_tokens.copy()
-    rates = np.empty((2, labels.n_targets))
-    by_cost = known_by_cost(asked, prices)
-    for k, target in enumerate(labels.targets):
-        if by_cost[k]:
-            amounts[:, k], rates[:, k] = asked.cost_usd[:, k], (0, 1)
-        else:
-            rates[:, k] = prices.input[target] / MILLION, prices.output[target] / MILLION
+    amounts, rates = cost_basis(asked, prices)
     lengths = fit_lengths(features[train], amounts, asked.group, seed)
     return CostModel(lengths, *rates, dict(tokenizers or {}))

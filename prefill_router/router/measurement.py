@@ -83,7 +83,7 @@ def finish(
     """
     predictor, labels = fitted.predictor, seen.labels
     tuning, tested = seen.take(split.validation), seen.take(split.test)
-    accuracy = labels.take(split.train).summary()["accuracy"]
+    accuracy = labels.take(split.train).accuracy
     best = int(np.nanargmax(accuracy))
     known = tuning.p, tuning.labels.correct, tuning.costs
     tau, lam = choose_parameter(*known), 0.0

@@ -44,7 +44,8 @@ def test_stated_costs_win_and_alone_need_no_prices():
     expected = expected_costs(labels, None, INPUT, np.array([0, 1, 3]))
     np.testing.assert_array_equal(expected, [[2.0, 3.0]] * 4)
     never = replace(labels, correct=labels.correct * [1, nan])
-    assert module.known_by_cost(never, None).tolist() == [True, False]
+    with pytest.raises(InputError, match="'dear': the length"):
+        module.cost_basis(never, None)
 
 
 def test_expected_costs_read_tokens_before_stated_costs():

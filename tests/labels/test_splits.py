@@ -49,13 +49,12 @@ def test_parts_cover_everything_once_and_keep_groups_whole(group, outer_folds, s
 def test_shares_of_rows_and_of_benchmarks():
     benchmark = np.repeat(["a", "b", "c"], [500, 400, 100])
     labels = labels_of(np.arange(1000), benchmark)
-    (split,) = make_splits(labels, test_share=0.2, validation_share=0.1)
-    assert [len(part) for part in parts(split)] == [700, 100, 200]
-    folds = make_splits(labels, outer_folds=4, validation_share=0.1)
+    (split,), folds = make_splits(labels), make_splits(labels, outer_folds=5)
+    assert [len(part) for part in parts(split)] == [600, 150, 250]
     for one in folds:
-        assert len(one.test) == 250
-        assert abs(len(one.validation) - 100) <= 1
-    for one, shares in [(split, (0.7, 0.1, 0.2)), *((fold, (0.65, 0.1, 0.25)) for fold in folds)]:
+        assert len(one.test) == 200
+        assert abs(len(one.validation) - 150) <= 1
+    for one, shares in [(split, (0.6, 0.15, 0.25)), *((f, (0.65, 0.15, 0.2)) for f in folds)]:
         for part, share in zip(parts(one), shares, strict=True):
             for name in "abc":
                 size = (benchmark == name).sum()
@@ -67,7 +66,7 @@ SPLIT = ["test", "train", "validation", "train", "train", "test"]
 
 def test_the_tables_own_split_is_taken():
     labels = labels_of([0, 1, 2, 3, 3, 0], np.zeros(6), SPLIT)
-    (split,) = make_splits(labels, test_share=0.9, seed=5)
+    (split,) = make_splits(labels, seed=5)
     assert [part.tolist() for part in parts(split)] == [[1, 3, 4], [2], [0, 5]]
 
 
@@ -92,13 +91,9 @@ def test_the_tables_own_split_must_be_whole(group, split, message):
         make_splits(labels_of(group, np.zeros(6), split))
 
 
-@pytest.mark.parametrize(
-    ("folds", "test_share", "validation_share"),
-    [(0, 0.25, 0.15), (1, 0.0, 0.15), (1, 0.25, 0.0), (1, 0.6, 0.4), (2, 0.25, 0.5)],
-)
-def test_impossible_shares(folds, test_share, validation_share):
-    with pytest.raises(InputError, match=r"outer_folds|share"):
-        make_splits(labels_of(range(100), np.zeros(100)), folds, test_share, validation_share)
+def test_there_is_one_split_at_least():
+    with pytest.raises(InputError, match="outer_folds is 0"):
+        make_splits(labels_of(range(100), np.zeros(100)), 0)
 
 
 @pytest.mark.parametrize("folds", [1, 5])

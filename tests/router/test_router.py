@@ -140,7 +140,7 @@ def test_other_labels_give_another_guarantee(router, tested):
     assert "at most 90 points" in other.route(QUERIES[0]).why
     assert "certified" in set(router.metrics.router)
     assert "certified" not in set(other.metrics.router)  # of the tolerance before
-    with pytest.raises(InputError, match="Unknown target 'noisy'"):
+    with pytest.raises(InputError, match="target 'noisy' is unknown"):
         router.certify(tested.select_targets(["early", "late"]))
 
 
