@@ -28,11 +28,11 @@ from prefill_router.recipe.cost_prediction import CostModel, fit_costs
 from prefill_router.recipe.heads import Predictor
 from prefill_router.router import files
 from prefill_router.router.added_targets import widen
-from prefill_router.router.contents import UNKNOWN, RouterConfig, Tensors, costs_of, predictor_of
+from prefill_router.router.contents import RouterConfig, Tensors, costs_of, predictor_of
 from prefill_router.router.guarantee import Guarantee, certify, check_levels
 from prefill_router.router.measurement import digests, evaluate, finish
 from prefill_router.router.predictions import Predictions, QueryReader, find_reader, predict
-from prefill_router.router.routing import Held, Route, Rule, make_rule
+from prefill_router.router.routing import Route, Rule, make_rule
 from prefill_router.storage import fingerprint
 
 RULES = 64
@@ -113,13 +113,6 @@ class Router:
     def costs(self) -> CostModel | None:
         """From the same features to expected costs, where prices are known."""
         return costs_of(self.config, self.tensors, self.tokenizers)
-
-    @cached_property
-    def held(self) -> Held:
-        """The validation queries, on which policies are settled."""
-        known = self.tensors["validation.correct"]
-        correct = np.where(known == UNKNOWN, np.nan, known)
-        return Held(self.tensors["validation.p"], self.tensors.get("validation.cost"), correct)
 
     # -- made, saved, loaded -----------------------------------------------------------------------
 
@@ -330,7 +323,7 @@ class Router:
 
     @cached_property
     def _rule(self) -> Callable[..., Rule]:
-        return lru_cache(RULES)(partial(make_rule, self.config, self.held))
+        return lru_cache(RULES)(partial(make_rule, self.config, self.tensors))
 
     def choices(self, said: Predictions) -> dict[str, np.ndarray]:
         """Return which targets each policy asks, (N,) by name; ``"certified"`` is the default."""
@@ -475,7 +468,9 @@ class Router:
         InputError
             If it was fitted to some of the questions, or the labels lack a target.
         """
-        return self._ask(labels, states).priced(prices or self.config.known_prices)
+        if prices is None and self.config.prices is not None:
+            prices = Prices(**self.config.prices.model_dump())
+        return self._ask(labels, states).priced(prices)
 
     def _ask(self, labels: Labels, states: Activations | None) -> Predictions:
         """Return what it says of labelled queries, none of which it has seen."""

@@ -21,10 +21,10 @@ from prefill_router.recipe.cost_prediction import fit_costs
 from prefill_router.router.contents import (
     UNKNOWN,
     AddedRecord,
+    PriceTable,
     RouterConfig,
     Tensors,
     prefixed,
-    price_records,
 )
 
 if TYPE_CHECKING:
@@ -225,6 +225,8 @@ def widen(
         mean = costs.expected(alike, n_tokens[:, None]).mean()
         columns["validation.cost"] = np.full((len(held), 1), mean)
         columns |= prefixed("lengths", vars(costs.lengths))
-        changed["prices"] = [*config.prices, *price_records(costs, labels.targets, prices)]
+        old, new = config.prices, PriceTable.of(costs, labels.targets, prices)
+        sides = {"input": old.input | new.input, "output": old.output | new.output}
+        changed["prices"] = old.model_copy(update=sides)
     wider = {name: np.concatenate([tensors[name], c], axis=-1) for name, c in columns.items()}
     return config.model_copy(update=changed), {**tensors, **wider}

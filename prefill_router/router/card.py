@@ -26,7 +26,6 @@ def model_card(config: RouterConfig) -> str:
     front = {"library_name": "prefill-router", "tags": ["llm-routing", "prefill-router"]}
     if config.encoder and config.encoder.revision:  # a model on the hub, by the name it has there
         front["base_model"] = [config.encoder.name.partition("@")[0]]
-    prices = [*zip(config.pool, config.prices or (), strict=bool(config.prices))]
     found = results(config.metrics)
     overall = found[found.target == ""]
     shown = [overall.assign(target="average"), found[found.target.isin(config.targets)]]
@@ -35,8 +34,6 @@ def model_card(config: RouterConfig) -> str:
     context = {
         "front": yaml.safe_dump(front, allow_unicode=True, sort_keys=True).rstrip(),
         "config": config,
-        "prices": prices,
-        "own": [target for target, price in prices if price.tokenizer],
         "policies": _markdown(pivot(overall, ["router"], ROUTED), "router"),
         "probabilities": _markdown(pivot(pd.concat(shown), of_target, PREDICTED), *of_target),
         "guarantee": replace(config.guarantee, best_single=code(config.guarantee.best_single)),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal, TypeVar
 
@@ -47,21 +46,20 @@ class PlaceRecord(Part):
     components: Count
 
 
-class PriceRecord(Part):
-    """What a target charges, in USD per million tokens; None where labels gave costs themselves.
+class PriceTable(Part):
+    """What targets charge, in USD per million tokens; labels gave the costs of those left out."""
 
-    `tokenizer` is the SHA-256 of the target's own ``tokenizer.json``, if that counts its input.
-    """
+    input: dict[Name, Amount]
+    output: dict[Name, Amount]
+    as_of: Annotated[str, StringConstraints(max_length=1000)]
 
-    input: Amount | None
-    output: Amount | None
-    tokenizer: Digest | None
-
-    @model_validator(mode="after")
-    def _is_known(self) -> PriceRecord:
-        if (self.input is None) != (self.output is None):
-            raise ValueError("a price is unknown, which is not 0")
-        return self
+    @classmethod
+    def of(cls, costs: CostModel, targets: Sequence[str], prices: Prices | None) -> PriceTable:
+        """Return the prices by which a model of these targets' costs was fitted."""
+        prices = Prices({}, {}) if prices is None else prices
+        by_tokens = [k for k, usd in zip(targets, costs.output_price, strict=True) if usd != 1]
+        both = ({k: side[k] for k in by_tokens} for side in (prices.input, prices.output))
+        return cls(**dict(zip(("input", "output"), both, strict=True)), as_of=prices.as_of)
 
 
 class AddedRecord(Part):
@@ -96,10 +94,10 @@ class DataRecord(Part):
 class RouterConfig(Part):
     """All of ``router.json``.
 
-    `encoder` is None where the router was fitted to arrays; `prices` are of all targets, those
-    `added` since at the end; `tau` and `lam` were chosen on validation queries; `accuracy` is each
-    target's on training queries, None where it has no label there; `tensors` is the SHA-256 of
-    ``router.safetensors``.
+    `encoder` is None where the router was fitted to arrays, `prices` where costs are unknown;
+    `tokenizers` has the SHA-256 of each ``tokenizer.json`` that counts a target's input; `tau` and
+    `lam` were chosen on validation queries; `accuracy` is each target's on training queries, None
+    where it has no label there; `tensors` is the SHA-256 of ``router.safetensors``.
     """
 
     format: Literal[FORMAT]
@@ -109,8 +107,8 @@ class RouterConfig(Part):
     head: Literal[tuple(HEADS)]
     places: Annotated[list[PlaceRecord], Field(min_length=1, fail_fast=True)]
     calibration: Many[Literal[FAMILIES]]
-    prices: Many[PriceRecord] | None
-    as_of: Annotated[str, StringConstraints(max_length=1000)]
+    prices: PriceTable | None
+    tokenizers: dict[Name, Digest]
     tau: Share
     lam: Amount
     accuracy: Many[Share | None]
@@ -130,23 +128,18 @@ class RouterConfig(Part):
         """Names of the targets that the guarantee covers."""
         return [*self.targets, *(record.name for record in self.added if record.certified)]
 
-    @property
-    def known_prices(self) -> Prices:
-        """Prices of the targets that have one."""
-        records = zip(self.pool, self.prices or (), strict=bool(self.prices))
-        known = {target: record for target, record in records if record.input is not None}
-        sides = ({k: getattr(r, side) for k, r in known.items()} for side in ("input", "output"))
-        return Prices(*sides, self.as_of)
-
     @model_validator(mode="after")
     def _is_of_one_piece(self) -> RouterConfig:
         lists = [self.calibration, self.accuracy, *(record.weights for record in self.added)]
         if {len(values) for values in lists} != {len(self.targets)}:
             raise ValueError("calibration, accuracy and weights need one entry per target")
-        if self.prices is not None and len(self.prices) != len(self.pool):
-            raise ValueError("prices need one entry per target, those added since included")
         if len(set(self.pool)) < len(self.pool):
             raise ValueError("a target is named twice")
+        sides = [{*self.prices.input}, {*self.prices.output}] if self.prices else [set()]
+        if sides[0] != sides[-1] or not sides[0] <= {*self.pool}:
+            raise ValueError("a target needs both prices, or its costs; what is unknown is not 0")
+        if not {*self.tokenizers} <= {*self.targets}:
+            raise ValueError("a tokenizer is of no target")
         if self.guarantee.best_single not in self.targets:
             raise ValueError("guarantee.best_single is not among the targets")
         for part in (self, *self.added):
@@ -238,22 +231,13 @@ def costs_of(
     """Return what a router expects costs by, from checked tensors; None without prices."""
     if config.prices is None:
         return None
-    rates = [(0, MILLION) if r.input is None else (r.input, r.output) for r in config.prices]
+    prices = config.prices
+    rates = [
+        (prices.input[target], prices.output[target]) if target in prices.input else (0, MILLION)
+        for target in config.pool
+    ]
     lengths = LengthModel(**unprefixed(tensors, "lengths"))
     return CostModel(lengths, *(np.array(rates).T / MILLION), dict(tokenizers))
-
-
-def price_records(
-    costs: CostModel, targets: Sequence[str], prices: Prices | None
-) -> list[PriceRecord]:
-    """Return what ``router.json`` keeps of each target's price."""
-    own = {k: hashlib.sha256(t.to_str().encode()).hexdigest() for k, t in costs.tokenizers.items()}
-    records = []
-    for k, target in enumerate(targets):
-        by_cost = costs.output_price[k] == 1
-        price = (None, None) if by_cost else (prices.input[target], prices.output[target])
-        records.append(PriceRecord(input=price[0], output=price[1], tokenizer=own.get(k)))
-    return records
 
 
 def prefixed(prefix: str, tensors: Mapping) -> Tensors:

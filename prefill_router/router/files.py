@@ -48,15 +48,15 @@ def read(directory: Path) -> tuple[RouterConfig, dict[str, np.ndarray], dict[int
         raise InputError(f"{directory / TENSORS} is no safetensors file: {error}.") from error
     check_tensors(config, tensors, str(directory / TENSORS))
     tokenizers = {}
-    for k, own in _tokenizer_names(config).items():
-        content = _read_bytes(directory, own, config.prices[k].tokenizer)
-        tokenizers[k] = parse_tokenizer(content, own)
+    for target, own in _tokenizer_names(config).items():
+        content = _read_bytes(directory, own, config.tokenizers[target])
+        tokenizers[config.targets.index(target)] = parse_tokenizer(content, own)
     return config, tensors, tokenizers
 
 
-def _tokenizer_names(config: RouterConfig) -> dict[int, str]:
-    prices = enumerate(config.prices or ())
-    return {k: TOKENIZER.format(k) for k, price in prices if price.tokenizer is not None}
+def _tokenizer_names(config: RouterConfig) -> dict[str, str]:
+    """Return the file of each target that has one."""
+    return {name: TOKENIZER.format(config.targets.index(name)) for name in config.tokenizers}
 
 
 def _parse_config(content: bytes, path: Path) -> RouterConfig:

@@ -19,9 +19,9 @@ from prefill_router.recipe.cost_prediction import CostModel
 from prefill_router.router.contents import (
     FORMAT,
     UNKNOWN,
+    PriceTable,
     RouterConfig,
     prefixed,
-    price_records,
 )
 from prefill_router.router.files import tensors_digest
 from prefill_router.router.guarantee import certify
@@ -114,8 +114,13 @@ def finish(
             for (_, layer, pooling), w in read
         ],
         calibration=predictor.calibration.families,
-        prices=costs and price_records(costs, labels.targets, prices),
-        as_of=prices.as_of if prices is not None else "",
+        prices=costs and PriceTable.of(costs, labels.targets, prices),
+        tokenizers={}
+        if costs is None
+        else {
+            labels.targets[k]: hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
+            for k, tokenizer in costs.tokenizers.items()
+        },
         tau=tau,
         lam=lam,
         accuracy=[None if np.isnan(share) else share for share in accuracy],

@@ -10,7 +10,7 @@ import numpy as np
 from prefill_router import policy
 from prefill_router.errors import InputError, did_you_mean
 from prefill_router.evaluation.tuning import fit_abstention, fit_budget
-from prefill_router.router.contents import RouterConfig
+from prefill_router.router.contents import UNKNOWN, RouterConfig, Tensors
 
 PARAMETERS = {
     "tolerance": "tau",
@@ -50,25 +50,6 @@ class Route:
     p: dict[str, float]
     expected_cost: dict[str, float] | None
     why: str
-
-
-@dataclass(frozen=True, eq=False)
-class Held:
-    """The n validation queries, on which policies are settled.
-
-    Attributes
-    ----------
-    p : ndarray of shape (n, K)
-        Calibrated P(correct).
-    cost : ndarray of shape (n, K) or None
-        Expected costs in USD.
-    correct : ndarray of shape (n, K)
-        1 right, 0 wrong, NaN never asked, as targets added since never were.
-    """
-
-    p: np.ndarray
-    cost: np.ndarray | None
-    correct: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -142,7 +123,7 @@ class Rule:
 
 def make_rule(
     config: RouterConfig,
-    held: Held,
+    tensors: Tensors,
     name: str,
     exclude: Sequence[str] = (),
     **setting: float | None,
@@ -152,7 +133,8 @@ def make_rule(
     Parameters
     ----------
     config : RouterConfig
-    held : Held
+    tensors : mapping of str to ndarray
+        The router's, of which those of validation queries are read.
     name : {"tolerance", "argmax", "utility", "budget", "abstain"}
     exclude : sequence of str
         Targets that cannot be asked now.
@@ -192,11 +174,12 @@ def make_rule(
     kept = [k for k, target in enumerate(config.pool) if target not in exclude]
     if not kept:
         raise InputError("All targets are excluded, so there is none to ask.")
-    if name in ("utility", "budget") and held.cost is None:
+    p, cost = tensors["validation.p"], tensors.get("validation.cost")
+    if name in ("utility", "budget") and cost is None:
         raise InputError(
             f"The policy {name!r} weighs costs, and this router was fitted without prices."
         )
-    targets, p, correct, note = [config.pool[k] for k in kept], held.p[:, kept], held.correct, ""
+    targets, note = [config.pool[k] for k in kept], ""
     match name:
         case "tolerance" if value is None:
             name, value, note = _promised(config, targets)
@@ -206,9 +189,11 @@ def make_rule(
             value = config.lam if value is None else value
         case "budget":
             note = f", which is expected to spend at most {value:g} USD a query on average"
-            name, value = "utility", fit_budget(p, held.cost[:, kept], value)
+            name, value = "utility", fit_budget(p[:, kept], cost[:, kept], value)
         case "abstain":
-            never = [config.pool[k] for k in kept if np.isnan(correct[:, k]).all()]
+            correct = tensors["validation.correct"][:, kept]
+            correct = np.where(correct == UNKNOWN, np.nan, correct)
+            never = [name for name, y in zip(targets, correct.T, strict=True) if np.isnan(y).all()]
             if never:
                 raise InputError(
                     "The policy 'abstain' is settled on validation queries, which "
@@ -216,7 +201,7 @@ def make_rule(
                 )
             share = f"{100 * value:g} % of the answers to validation queries"
             note = f", from which on {share} are right"
-            value = fit_abstention(p, correct[:, kept], value)
+            value = fit_abstention(p[:, kept], correct, value)
     return Rule(name, float(value or 0), np.array(kept), targets, note)
 
 

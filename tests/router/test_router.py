@@ -206,7 +206,7 @@ def test_a_target_whose_labels_give_costs_needs_no_price(router, tested, tmp_pat
         wider, _ = router.add_target(costly, prices, n_resamples=20)
         wider = Router.from_pretrained(wider.save_pretrained(tmp_path))
         assert wider.expected_costs(QUERIES)[:, 3] == pytest.approx(1.5)
-        assert wider.held.cost[:, 3] == pytest.approx(1.5)
+        assert wider.tensors["validation.cost"][:, 3] == pytest.approx(1.5)
         card = (tmp_path / "README.md").read_text()
         assert "; `new` by the costs in the labels, which are predicted as a whole." in card
     four = of_four(tested, 3.0)

@@ -127,7 +127,10 @@ ROOM = router_files.LIMITS[CONFIG] - 2**18  # beside what a router says of itsel
     [
         (lambda c: c.update({f"{i:06}": 0 for i in range(ROOM // 16)}), r"000000: Extra inputs"),
         (lambda c: c.update(metrics=[0] * (ROOM // 4)), "metrics"),
-        (lambda c: c.update(prices=[{}] * (ROOM // 4)), "prices.0"),
+        (
+            lambda c: c["prices"]["input"].update({f"{i:06}": -1 for i in range(ROOM // 16)}),
+            "prices",
+        ),
     ],
     ids=["keys", "metrics", "prices"],
 )
@@ -172,9 +175,12 @@ ADDED = {
         (set_to("calibration", 0, "eval"), "calibration.0"),
         (set_to("encoder", "weights", "../../etc/passwd"), "is not the encoder"),
         (set_to("guarantee", "best_single", "nobody"), "best_single"),
-        (set_to("prices", 0, "input", None), "unknown, which is not 0"),
+        (lambda config: config["prices"]["input"].pop("early"), "what is unknown is not 0"),
+        (set_to("prices", "input", "nobody", 1.0), "a target needs both prices"),
+        (set_to("tokenizers", "nobody", "0" * 64), "a tokenizer is of no target"),
+        (set_to("prices", "output", "early", -1.0), "prices.output.early"),
         (set_to("metrics", [{"metric": "x", "y": 1}]), "no column 'y'"),
-        (set_to("added", [ADDED]), "prices need one entry per target, those added since"),
+        (set_to("added", [ADDED]), "validation.p is float64|lengths.bounds is"),
         (set_to("added", [ADDED | {"weights": [1.0]}]), "weights need one entry per target"),
         (set_to("tensors", "0" * 64), "not the file that was saved"),
     ],

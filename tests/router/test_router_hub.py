@@ -73,7 +73,7 @@ def test_its_own_files_alone_are_fetched_and_found_without_a_connection(
 )
 def test_a_giant_file_is_refused_before_it_is_fetched(shared, name, size, said):
     config = json.loads(shared.files[CONFIG])
-    config["prices"][1]["tokenizer"] = "0" * 64
+    config["tokenizers"] = {config["targets"][1]: "0" * 64}
     shared.files |= {CONFIG: json.dumps(config).encode(), "tokenizer-1.json": b"{}"}
     shared.sizes[name] = size
     with pytest.raises(InputError, match=f"{name} of someone/router has {said} and is not read"):

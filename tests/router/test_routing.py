@@ -3,9 +3,9 @@ import pytest
 
 from prefill_router import policy
 from prefill_router.errors import InputError
-from prefill_router.router.contents import AddedRecord, RouterConfig
+from prefill_router.router.contents import UNKNOWN, AddedRecord, RouterConfig
 from prefill_router.router.guarantee import Guarantee
-from prefill_router.router.routing import Held, make_rule
+from prefill_router.router.routing import make_rule
 
 TARGETS = ["a", "b", "c"]
 P = np.array([[0.9, 0.8, 0.2], [0.3, 0.35, 0.1]])
@@ -25,11 +25,12 @@ def described(tau=0.15, accuracy=(0.5, 0.6, 0.4), n_added=0):
 
 
 def held(cost=True):
-    """Return 200 validation queries whose probabilities are true."""
+    """Return the tensors of 200 validation queries whose probabilities are true."""
     rng = np.random.default_rng(0)
     p = rng.random((200, 3))
     correct = (rng.random((200, 3)) < p).astype(float)
-    return Held(p, np.tile([5.0, 1.0, 0.1], (200, 1)) if cost else None, correct)
+    found = {"validation.p": p, "validation.correct": correct.astype(np.int8)}
+    return found | ({"validation.cost": np.tile([5.0, 1.0, 0.1], (200, 1))} if cost else {})
 
 
 def settle(name, config=None, known=None, **settings):
@@ -93,8 +94,8 @@ def test_a_budget_is_kept_on_validation_queries():
     known = held()
     for budget in (0.1, 0.5, 2.0, 10.0):
         rule = settle("budget", budget=budget)
-        chosen = rule.choose(known.p, known.cost)
-        assert known.cost[np.arange(200), chosen].mean() <= budget + 1e-12
+        chosen = rule.choose(known["validation.p"], known["validation.cost"])
+        assert known["validation.cost"][np.arange(200), chosen].mean() <= budget + 1e-12
     assert why(rule).endswith("which is expected to spend at most 10 USD a query on average.")
     assert rule.parameter == 0  # ten dollars buy the likeliest target every time
     with pytest.raises(InputError, match="cheapest target"):
@@ -104,16 +105,16 @@ def test_a_budget_is_kept_on_validation_queries():
 def test_abstention_reaches_its_accuracy_on_validation_queries():
     known = held()
     rule = settle("abstain", accuracy=0.9)
-    chosen = rule.choose(known.p, known.cost)
+    chosen = rule.choose(known["validation.p"], known["validation.cost"])
     asked = np.flatnonzero(chosen != policy.NOBODY)
     assert 0 < len(asked) < 200
-    assert known.correct[asked, chosen[asked]].mean() >= 0.9
+    assert known["validation.correct"][asked, chosen[asked]].mean() >= 0.9
     assert names(rule)[1] is None
     reason = why(rule, 1)
     assert "is below" in reason
     assert reason.endswith("from which on 90 % of the answers to validation queries are right.")
     before = settle("abstain", accuracy=0.9, exclude=["c"])
-    known.correct[:, 2] = np.nan  # as of a target added since
+    known["validation.correct"][:, 2] = UNKNOWN  # as of a target added since
     with pytest.raises(InputError, match=r"which c never answered; leave out: exclude=\['c'\]"):
         settle("abstain", known=known, accuracy=0.9)
     rule = settle("abstain", known=known, accuracy=0.9, exclude=["c"])
