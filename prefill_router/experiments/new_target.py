@@ -128,7 +128,8 @@ def what_is_known(study: Study, new: int) -> PriorKnowledge:
     """Fit what the other targets' labels tell, on the training rows of the study's first split."""
     train, p = study.splits[0].train, study.parameters
     others = [k for k in range(study.labels.n_targets) if k != new]
-    x = FoldFit(study, 0, [p.encoder]).distinct_features(targets=others).astype(float)
+    it = FoldFit(study, 0, [p.encoder])
+    x = it.distinct([it.choices[k] for k in others]).astype(float)
     trunk = SharedTrunkEnsemble(1, 1, random_state=p.seed, device=study.training_device)
     Y, group = study.labels.correct[:, others], study.labels.group
     rows = train[~np.isnan(Y[train]).all(axis=1)]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from inspect import signature
 from typing import Any
 
@@ -31,12 +30,10 @@ from prefill_router.experiments.study import Study
 from prefill_router.progress import track
 from prefill_router.recipe.calibration import fit_calibration
 from prefill_router.recipe.heads import STRENGTHS, score
-from prefill_router.trunk import SharedTrunkEnsemble
 
 PRIMARY = "SharedTrunkNet"
 UNTRAINED = "SharedTrunkNet, untrained encoder"
 SHUFFLED = "SharedTrunkNet, shuffled labels"
-RANDOM_FEATURES = "SharedTrunkNet, random features"
 LOGISTIC = "logistic per target, same features"
 RIDGE = "ridge, all layers"
 AUTO = "head chosen on validation"
@@ -49,11 +46,41 @@ FINE_TUNED = "fine-tuned text classifier"
 BENCHMARK = "benchmark-aware"
 LENGTH = "length only"
 ACCURACY = "training accuracy"
-CONTROLS = (UNTRAINED, SHUFFLED, RANDOM_FEATURES)
+CONTROLS = (UNTRAINED, SHUFFLED)
 TREE_COLUMNS = 64
 """Leading components of a layer that trees read: their time grows with every column."""
-CPU_EPOCH = 2e12
-"""Operations: about a minute on one core; a study's fine-tuning has up to 36 epochs a fold."""
+CPU_EPOCH = 5e10
+"""Operations: about two seconds on one core; fine-tuning has up to 36 epochs a fold."""
+
+# -- what routers read: encoders, or None where a study lacks what they need ----------------------
+
+
+def _main(study: Study) -> list[str]:
+    return [study.parameters.encoder]
+
+
+def _untrained(study: Study) -> list[str] | None:
+    return [study.parameters.untrained] if study.parameters.untrained else None
+
+
+def _embedding(study: Study) -> list[str]:
+    embedding = study.parameters.embedding
+    return [] if embedding == "lsa" else [embedding]
+
+
+def fine_tunable(study: Study) -> list[str] | None:
+    """Return the main encoder, if an epoch of its fine-tuning takes at most `CPU_EPOCH`.
+
+    Training takes six operations a token and parameter; a block of width D has about 12 D^2
+    parameters. The same on every device, for routers that are compared are hypotheses.
+    """
+    states = study.activations()
+    parameters = 12 * max(states.layers) * states.width**2
+    affordable = 6 * parameters * states.n_tokens.sum() <= CPU_EPOCH
+    return [study.parameters.encoder] if affordable else None
+
+
+# -- how they are fitted ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -68,18 +95,19 @@ class RouterSpec:
     reads : callable
         From a study to the encoders whose states are read, or to None where it does not have what
         the router needs, or cannot afford it.
-    slow : bool
-        Whether it takes so long that a study has to ask for it.
     """
 
     name: str
     fit: Callable[[FoldFit], np.ndarray]
-    reads: Callable[[Study], Sequence[str] | None] = lambda study: [study.parameters.encoder]
-    slow: bool = False
+    reads: Callable[[Study], Sequence[str] | None] = _main
 
 
 def tuned(
-    name: str, model: type[BaseEstimator], inputs: Callable, grid: dict[str, Any], **spec: Any
+    name: str,
+    model: type[BaseEstimator],
+    inputs: Callable[[FoldFit], np.ndarray],
+    reads: Callable[[Study], Sequence[str] | None] = _main,
+    **grid: Sequence[Any],
 ) -> RouterSpec:
     """Return the router that is the best of a model's settings on validation rows."""
 
@@ -88,7 +116,7 @@ def tuned(
         settings = ParameterGrid(grid | ({"random_state": [it.seed]} if seeded else {}))
         return it.tuned(inputs(it), [model(**each) for each in settings])
 
-    return RouterSpec(name, fit, **spec)
+    return RouterSpec(name, fit, reads)
 
 
 def _best_head(it: FoldFit) -> np.ndarray:
@@ -98,16 +126,16 @@ def _best_head(it: FoldFit) -> np.ndarray:
     return min(found, key=lambda p: score(p[v], it.labels.correct[v]))
 
 
-def fine_tunable(study: Study) -> list[str] | None:
-    """Return the main encoder, if an epoch of its fine-tuning takes at most `CPU_EPOCH`.
+def _own_features(it: FoldFit) -> np.ndarray:
+    return it.tuned_by_target(it.reduced(it.choices), [TargetLogistic(C) for C in STRENGTHS])
 
-    Training takes six operations a token and parameter; a block of width D has about 12 D^2
-    parameters. The same on every device, for routers that are compared are hypotheses.
-    """
-    states = study.activations()
-    parameters = 12 * max(states.layers) * states.width**2
-    affordable = 6 * parameters * states.n_tokens.sum() <= CPU_EPOCH
-    return [study.parameters.encoder] if affordable else None
+
+def _tree_features(it: FoldFit) -> np.ndarray:
+    return it.distinct([replace(c, dimension=min(c.dimension, TREE_COLUMNS)) for c in it.choices])
+
+
+def _texts(it: FoldFit) -> np.ndarray:
+    return it.labels.question
 
 
 def _fine_tuned(it: FoldFit) -> np.ndarray:
@@ -126,99 +154,38 @@ def _fine_tuned(it: FoldFit) -> np.ndarray:
     return it.tuned(_texts(it), classifiers)
 
 
-def _mlp(it: FoldFit) -> np.ndarray:
-    common = {"random_state": it.seed, "device": it.study.training_device}
-    networks = [
-        SharedTrunkEnsemble(1, 1, hidden=hidden, dropout=(0.3,) * len(hidden), **common)
-        for hidden in ((8,), (32,), (128,), (256, 128))
-    ]
-    return it.tuned(it.standardised_embedding(), networks)
-
-
-def _embedding(study: Study) -> list[str]:
-    embedding = study.parameters.embedding
-    return [] if embedding == "lsa" else [embedding]
-
-
-def _trained(study: Study) -> list[str] | None:
-    return study.trained_encoders if len(study.trained_encoders) > 1 else None
-
-
-def _untrained(study: Study) -> list[str] | None:
-    return [study.parameters.untrained] if study.parameters.untrained else None
-
-
-def _texts(it: FoldFit) -> np.ndarray:
-    return it.labels.question
-
-
-EMBEDDED = {"inputs": FoldFit.embedding, "reads": _embedding}
-FACTOR_GRID = {"n_factors": (2, 8), "C": (0.0003, 0.001, 0.003, 0.01, 0.1)}
-ABILITY_GRID = {"n_factors": (1, 2, 4), "C": (0.01, 0.03, 0.1, 0.3)}
-TREE_GRID = {"n_trees": (100, 300), "max_leaf_nodes": (4, 16)}
-
+EMBEDDED = FoldFit.embedding, _embedding
 SPECS = (
     RouterSpec(PRIMARY, FoldFit.recipe),
-    RouterSpec("SharedTrunkNet, best encoder per target", FoldFit.recipe, _trained),
     RouterSpec(UNTRAINED, FoldFit.recipe, _untrained),
     RouterSpec(SHUFFLED, lambda it: it.recipe(shuffle=True)),
-    RouterSpec(RANDOM_FEATURES, lambda it: it.trunk(it.random_features()), slow=True),
     RouterSpec(LOGISTIC, lambda it: it.recipe("logistic")),
     RouterSpec(RIDGE, lambda it: it.recipe("ridge")),
     RouterSpec(AUTO, _best_head),
-    RouterSpec(
-        OWN,
-        lambda it: it.tuned_by_target(
-            it.reduced(it.choices), [TargetLogistic(C) for C in STRENGTHS]
-        ),
-    ),
+    RouterSpec(OWN, _own_features),
+    tuned("boosted trees per target", TargetTrees, _tree_features, max_leaf_nodes=(4, 16)),
+    tuned(TFIDF, TfidfLogistic, _texts, C=(0.1, 0.3, 1, 3, 10)),
+    tuned("nearest neighbours, embedding", NearestNeighbours, *EMBEDDED, k=(5, 10, 20, 50, 100)),
+    tuned(CLUSTERS, Clusters, *EMBEDDED, n_clusters=(8, 16, 32, 64)),
     tuned(
-        "boosted trees per target, same features",
-        TargetTrees,
-        lambda it: it.distinct_features(TREE_COLUMNS),
-        TREE_GRID,
-        slow=True,
+        "matrix factorisation, embedding", MatrixFactorisation, *EMBEDDED,
+        n_factors=(2, 8), C=(0.0003, 0.001, 0.003, 0.01, 0.1),
     ),
-    tuned(TFIDF, TfidfLogistic, _texts, {"C": (0.1, 0.3, 1, 3, 10)}),
-    tuned(
-        "nearest neighbours, embedding",
-        NearestNeighbours,
-        grid={"k": (5, 10, 20, 50, 100)},
-        **EMBEDDED,
-    ),
-    tuned(CLUSTERS, Clusters, grid={"n_clusters": (8, 16, 32, 64)}, **EMBEDDED),
-    tuned(
-        "matrix factorisation, embedding",
-        MatrixFactorisation,
-        grid=FACTOR_GRID,
-        **EMBEDDED,
-    ),
-    RouterSpec("MLP, embedding", _mlp, _embedding, slow=True),
-    tuned("item response (2PL), embedding", ItemResponse, grid=ABILITY_GRID, slow=True, **EMBEDDED),
-    RouterSpec(FINE_TUNED, _fine_tuned, fine_tunable, slow=True),
-    tuned(BENCHMARK, BenchmarkAware, lambda it: it.labels.benchmark, {}),
-    tuned(LENGTH, LengthOnly, FoldFit.lengths, {}),
-    tuned(ACCURACY, TrainingAccuracy, FoldFit.lengths, {}),
-)
+    tuned("item response, embedding", ItemResponse, *EMBEDDED, C=(0.03, 0.1, 0.3)),
+    RouterSpec(FINE_TUNED, _fine_tuned, fine_tunable),
+    tuned(BENCHMARK, BenchmarkAware, lambda it: it.labels.benchmark),
+    tuned(LENGTH, LengthOnly, FoldFit.lengths),
+    tuned(ACCURACY, TrainingAccuracy, FoldFit.lengths),
+)  # fmt: skip
 ROUTERS = {spec.name: spec for spec in SPECS}
 
 
 def router_names(study: Study) -> list[str]:
-    """Return the routers that a study allows, the slow ones if it asks for them."""
-    slow = study.parameters.slow_routers
-    return [spec.name for spec in SPECS if spec.reads(study) is not None and slow >= spec.slow]
+    """Return the routers that a study allows."""
+    return [spec.name for spec in SPECS if spec.reads(study) is not None]
 
 
-def fit_in_fold(
-    study: Study, spec: RouterSpec, encoders: Sequence[str], fold: int
-) -> dict[str, np.ndarray]:
-    """Fit a router on a fold's training rows, and predict all rows; see `fitted`."""
-    it = FoldFit(study, fold, encoders)
-    raw = np.array(spec.fit(it), dtype=np.float64)
-    found = {"raw": raw, "p": calibrate(study, fold, raw)}
-    for values in found.values():
-        values[it.split.train] = np.nan  # so that nobody can report them
-    return found | it.kept
+# -- P(correct), fitted once ---------------------------------------------------------------------
 
 
 def fitted(
@@ -242,9 +209,19 @@ def fitted(
     """
     spec, p = ROUTERS[router] if isinstance(router, str) else router, study.parameters
     encoders = list(spec.reads(study) if encoders is None else encoders)
-    settings = [p.dimensions, p.criterion, p.inner_folds, p.n_seeds, p.keep, p.embedding]
 
-    fit = partial(fit_in_fold, study, spec, encoders)
+    def fit(fold: int) -> dict[str, np.ndarray]:
+        it = FoldFit(study, fold, encoders)
+        found = {"raw": np.array(spec.fit(it), dtype=np.float64), **it.kept}
+        if "p" not in found:  # all but the recipe, which calibrates itself
+            v, Y, group = it.split.validation, it.labels.correct, it.labels.group
+            maps = fit_calibration(found["raw"][v], Y[v], group[v], seed=it.seed)
+            found["p"] = maps.apply(found["raw"])
+        for name in ("raw", "p"):
+            found[name][it.split.train] = np.nan  # so that nobody can report them
+        return found
+
+    settings = [p.dimensions, p.criterion, p.inner_folds, p.n_seeds, p.keep, p.embedding]
     folds = track(range(len(study.splits)), f"Fitting {spec.name}")
     about = {"encoders": [*encoders, p.encoder]}
     return study.kept("router", fit, folds, spec.name, encoders, *settings, **about)
@@ -262,40 +239,3 @@ def predictions(
     """
     name = "p" if calibrated else "raw"
     return [found[name] for found in fitted(study, router, encoders)]
-
-
-def calibrate(study: Study, fold: int, p: np.ndarray) -> np.ndarray:
-    """Return P(correct), (N, K), calibrated on a fold's validation rows as the recipe does it."""
-    labels, v = study.labels, study.splits[fold].validation
-    seed = study.parameters.seed
-    return fit_calibration(p[v], labels.correct[v], labels.group[v], seed=seed).apply(p)
-
-
-def training_losses(study: Study, fold: int = 0) -> tuple[list, list, list[int]]:
-    """Return the losses per epoch of the recipe's networks in a fold, and which were kept.
-
-    Returns
-    -------
-    train, validation : lists of ndarray
-        On rows that train and rows that stop the network.
-    kept : list of int
-        Numbers of the networks averaged, best first.
-    """
-    found = fitted(study, PRIMARY)[fold]
-    train, validation = ([x[~np.isnan(x)] for x in found[k]] for k in ("train", "validation"))
-    return train, validation, found["chosen"].tolist()
-
-
-def network_predictions(study: Study) -> np.ndarray:
-    """Return P(correct) of the test queries by each SharedTrunkNet kept, best first, (keep, n, K).
-
-    Not calibrated. They differ in their seeds alone, for deviations between seeds. The kept
-    ones have the lowest validation losses; all that were trained spread somewhat wider.
-    """
-    by_fold = [found["networks"] for found in fitted(study, PRIMARY)]
-    return np.moveaxis(np.stack(by_fold)[study.test_folds, study.test_rows], 1, 0)
-
-
-def configurations(study: Study, router: str | RouterSpec) -> int:
-    """Return how many configurations of a router's head were compared, in all folds; at least 1."""
-    return sum(max(1, int(found["tried"].sum())) for found in fitted(study, router))

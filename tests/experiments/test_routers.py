@@ -8,12 +8,10 @@ from tiny_studies import flipped, label_table
 from prefill_router.experiments import routers as it
 from prefill_router.experiments.comparison import held_out
 from prefill_router.experiments.fold import FoldFit
-from prefill_router.recipe import fit_predictor
+from prefill_router.recipe import fit_recipe
 from prefill_router.recipe.calibration import fit_calibration
 from prefill_router.storage import STAGES
 from prefill_router.trunk import SharedTrunkEnsemble
-
-BEST_ENCODER = "SharedTrunkNet, best encoder per target"
 
 
 @pytest.fixture(scope="module")
@@ -98,15 +96,16 @@ def test_a_router_is_fitted_again_for_another_version_study_or_encoder(study, mo
 
 
 def test_networks_kept_are_those_that_predicted(study):
-    fold, by_network = FoldFit(study, 0, [study.parameters.encoder]), it.network_predictions(study)
+    fold, [found] = FoldFit(study, 0, [study.parameters.encoder]), it.fitted(study, it.PRIMARY)
     x, train, labels = fold.features(), fold.split.train, study.labels
+    by_network = found["networks"][study.test_rows].swapaxes(0, 1)
     ensemble = SharedTrunkEnsemble(2, 2).fit(x[train], labels.correct[train], labels.group[train])
     np.testing.assert_allclose(by_network, ensemble.predict_each(x[study.test_rows]), atol=1e-5)
-    *losses, kept = it.training_losses(study)
-    assert kept == ensemble.kept_
+    assert found["chosen"].tolist() == ensemble.kept_
     for s, history in enumerate(ensemble.histories_):
-        for found, part in zip(losses, ("train", "validation"), strict=True):
-            np.testing.assert_allclose(found[s], history[part], atol=1e-6)
+        for part, losses in history.items():
+            np.testing.assert_allclose(found[part][s, : len(losses)], losses, atol=1e-6)
+            assert np.isnan(found[part][s, len(losses) :]).all()
     assert not np.allclose(by_network[0], by_network[1])
     whole = held_out(study).join(it.predictions(study, it.PRIMARY, calibrated=False))
     np.testing.assert_allclose(by_network.mean(axis=0), whole, atol=1e-12)
@@ -119,23 +118,19 @@ def test_routers_read_the_encoders_they_name_or_are_left_out(study, monkeypatch)
     p = study.parameters
     read = {name: spec.reads(study) for name, spec in it.ROUTERS.items()}
     assert read[it.PRIMARY] == [p.encoder] and read[it.UNTRAINED] == [p.untrained]
-    assert read[BEST_ENCODER] == [*p.encoders, p.encoder]
     assert read[it.CLUSTERS] == []  # of latent semantics
-    every = study.like(slow_routers=True)
-    assert it.router_names(every) == list(it.ROUTERS)
-    assert it.FINE_TUNED in set(it.ROUTERS) - set(it.router_names(study))
-    for change, lost in (({"untrained": ""}, it.UNTRAINED), ({"encoders": []}, BEST_ENCODER)):
-        assert set(it.ROUTERS) - set(it.router_names(every.like(**change))) == {lost}
+    assert it.router_names(study) == list(it.ROUTERS)
+    without = set(it.ROUTERS) - set(it.router_names(study.like(untrained="")))
+    assert without == {it.UNTRAINED}
     monkeypatch.setattr(it, "CPU_EPOCH", 1)  # it would take too long
-    assert set(it.ROUTERS) - set(it.router_names(every)) == {it.FINE_TUNED}
+    assert set(it.ROUTERS) - set(it.router_names(study)) == {it.FINE_TUNED}
 
 
 def test_the_best_head_is_the_one_that_the_recipe_chooses(study):
     """The router of `Router.fit(head="auto")`, though each head was fitted by itself."""
     fold = FoldFit(study, 0, it.ROUTERS[it.AUTO].reads(study))
-    labels = study.labels
-    known = labels.correct, labels.group, fold.states, fold.split, fold.choices
-    made = fit_predictor(study.recipe("auto"), *known).predictor
+    about = study.labels, fold.states, fold.split, fold.choices
+    made = fit_recipe(study.recipe("auto"), *about).predictor
     raw = made.raw(made.features(made.read(fold.states)))
     [p] = it.predictions(study, it.AUTO, calibrated=False)
     np.testing.assert_allclose(p[study.test_rows], raw[study.test_rows], atol=1e-6)
