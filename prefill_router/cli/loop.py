@@ -197,7 +197,8 @@ def _router(p: Loop) -> Router:
 def _results(router: Router, metrics: pd.DataFrame) -> Said:
     """Return results of policies and of probabilities, as tables for people, and the guarantee."""
     from prefill_router.evaluation.results import records
-    from prefill_router.router.card import PREDICTED, ROUTED, pivot
+    from prefill_router.evaluation.sentences import pivot
+    from prefill_router.router.card import PREDICTED, ROUTED
 
     promise = router.guarantee
     default = f"always {promise.best_single}" if promise.tau is None else f"tau {promise.tau:.3g}"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from prefill_router.errors import InputError, did_you_mean
 from prefill_router.evaluation.bootstrap import ALPHA
@@ -62,6 +64,31 @@ def format_interval(interval: Row, scale: str = "%") -> str:
         for value in (interval.estimate, *bounds)
     )
     return f"{estimate}{unit} [{lower}, {upper}]"
+
+
+def pivot(
+    found: pd.DataFrame, by: Sequence[str], scales: Mapping[str, str], missing: str = ""
+) -> pd.DataFrame:
+    """Return one line for all results that agree in `by`, with a column for each metric there is.
+
+    Parameters
+    ----------
+    found : pandas.DataFrame
+        Results.
+    by : sequence of str
+        Their columns that name lines, in the order of the results.
+    scales : mapping of metric to scale
+        The metrics shown, with scales as for `format_interval`.
+    missing : str, default ""
+        What a cell holds for which there is no result.
+    """
+    found = found[found["metric"].isin([*scales])]
+    lines = []
+    for names, part in found.groupby([*by], sort=False):
+        cells = {row.metric: format_interval(row, scales[row.metric]) for row in part.itertuples()}
+        lines.append(dict(zip(by, names, strict=True)) | cells)
+    metrics = [metric for metric in scales if (found["metric"] == metric).any()]
+    return pd.DataFrame(lines, columns=[*by, *metrics]).fillna(missing)
 
 
 def verdict(

@@ -33,7 +33,7 @@ SHARES = (0.1, 0.25, 0.5, 1.0)
 LEVELS = (0.6, 0.7, 0.8, 0.9)
 """Accuracies wanted among the queries that are answered."""
 CERTIFYING, REPORTING = "test, certifying half", "test, reporting half"
-TAU, FIRST_P, GROUPS = "certified tau", "p-value, tau 0", "certifying groups"
+TAU = "certified tau"
 CERTIFIED, MEDIAN_TAU = "share certified", "median certified tau"
 ANSWERED, AMONG_ANSWERED = "share answered", "accuracy of answered"
 
@@ -60,10 +60,10 @@ def evaluate_guarantee(
     -------
     pandas.DataFrame
         For each loss (`router`, named by `allowed`) and fold (`x`, from 1) on the `CERTIFYING` half
-        `TAU`, undefined where nothing is certified, `FIRST_P`, the p-value of the first tolerance
-        tried, and the number of `GROUPS`. For each loss, on the `REPORTING` half of all folds, the
-        accuracy and saving of the certified tolerances, against the best single target's, each
-        group counting once as in the certificate; where there is none, that target is asked.
+        `TAU`, undefined where nothing is certified. For each loss, on the `REPORTING` half of all
+        folds, the accuracy and saving of the certified tolerances, against the best single
+        target's, each group counting once as in the certificate; where there is none, that target
+        is asked.
     """
     _, test = held_out(study).complete()
     rows, reporting, asked = [], [], {allowed(loss): [] for loss in losses}
@@ -73,9 +73,8 @@ def evaluate_guarantee(
         for loss in losses:
             promise = certify(at.take(first), q[first], max_loss=loss, taus=tolerances(study))
             tau = np.nan if promise.tau is None else promise.tau
-            of = {"router": allowed(loss), "split": CERTIFYING, "x": fold + 1, "n": promise.n}
-            found = {TAU: tau, FIRST_P: promise.p_values[0], GROUPS: promise.n_groups}
-            rows += [counted(Quantity(metric, **of), value) for metric, value in found.items()]
+            of = Quantity(TAU, allowed(loss), x=fold + 1, split=CERTIFYING, n=promise.n)
+            rows.append(counted(of, tau))
             chosen = np.full(len(q), at.best_single)
             if promise.tau is not None:
                 chosen = policy.tolerance(q, at.cost, promise.tau)

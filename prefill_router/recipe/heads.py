@@ -225,10 +225,6 @@ class Predictor(Components):
         """Return the head's P(correct), (N, K) float64, before calibration."""
         return blockwise(lambda X: HEADS[self.head].predict(self.tensors, X), features)
 
-    def probabilities(self, features: np.ndarray) -> np.ndarray:
-        """Return calibrated P(correct), (N, K) float64."""
-        return self.calibration.apply(self.raw(features))
-
     def predict_proba(
         self, activations: Activations | Mapping[str, Activations], rows: np.ndarray | None = None
     ) -> np.ndarray:
@@ -247,4 +243,4 @@ class Predictor(Components):
         InputError
             If an encoder, a layer or a pooling is not there.
         """
-        return self.probabilities(self.features(self.read(activations, rows)))
+        return self.calibration.apply(self.raw(self.features(self.read(activations, rows))))

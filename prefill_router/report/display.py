@@ -9,7 +9,6 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -17,7 +16,7 @@ import pandas as pd
 from prefill_router.errors import InputError, did_you_mean
 from prefill_router.evaluation.bootstrap import ALPHA
 from prefill_router.evaluation.results import select
-from prefill_router.evaluation.sentences import format_interval
+from prefill_router.evaluation.sentences import pivot
 
 UNPRINTABLE = ("Cc", "Cs", "Cn")  # Unicode categories: control, surrogate, no character
 MISSING = "–"
@@ -175,23 +174,12 @@ def results_table(
     frame : pandas.DataFrame
         Results, at most one of each metric and router; see `select`.
     metrics : mapping of metric -> scale
-        Scales as for `format_interval`, or a format specification such as ``".3f"`` for numbers
-        without interval. A metric that no router has gets no column.
+        Scales as for `format_interval`. A metric that no router has gets no column.
     by : str, default "router"
         The column that lines are named by, in its order: "versus" for the differences of one
         router, "target" or "encoder".
     """
-    columns: dict[str, list[str]] = {by: frame[by].drop_duplicates().tolist()}
-    for metric, scale in metrics.items():
-        rows = frame[frame["metric"] == metric].set_index(by)
-        write = partial(format_interval, scale=scale)
-        if scale.startswith("."):
-            write = lambda row, scale=scale: _written(row.estimate, scale)  # noqa: E731
-        if len(rows):
-            columns[metric] = [
-                write(rows.loc[name]) if name in rows.index else MISSING for name in columns[by]
-            ]
-    return pd.DataFrame(columns)
+    return pivot(frame, [by], metrics, MISSING)
 
 
 def holm_summary(frame: pd.DataFrame, primary: str) -> str:

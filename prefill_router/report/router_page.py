@@ -18,14 +18,14 @@ from matplotlib.axes import Axes
 from prefill_router import metrics, policy
 from prefill_router.evaluation.comparison import BEST, ORACLE, SINGLE, Evaluation
 from prefill_router.evaluation.results import one, select
-from prefill_router.evaluation.sentences import QUERIES, format_interval, headline
+from prefill_router.evaluation.sentences import QUERIES, format_interval, headline, pivot
 from prefill_router.labels import Labels
 from prefill_router.labels.costs import Prices
 from prefill_router.report import plotting
 from prefill_router.report.display import Display, query_cards, table
 from prefill_router.report.plotting import style, trade_off
 from prefill_router.router import Router
-from prefill_router.router.card import PREDICTED, ROUTED, pivot
+from prefill_router.router.card import PREDICTED, ROUTED
 from prefill_router.router.measurement import evaluate
 from prefill_router.router.predictions import Predictions
 from prefill_router.storage import atomic_write

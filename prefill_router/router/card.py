@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pandas as pd
 import yaml
 
 from prefill_router.evaluation.results import results
-from prefill_router.evaluation.sentences import format_interval
+from prefill_router.evaluation.sentences import format_interval, pivot
 from prefill_router.router.contents import RouterConfig
 
 ROUTED = {"accuracy": "%", "gap closed": "%", "mean cost": "USD", "cost saving": "%"}
@@ -50,20 +49,6 @@ def code(text: str) -> str:
     """Return Markdown that shows `text` literally, also within a table."""
     shown = "".join(c if c.isprintable() else " " for c in text).replace("`", "'")
     return f"`{shown.replace('|', chr(92) + '|')}`" if text else ""
-
-
-def pivot(found: pd.DataFrame, by: list[str], scales: Mapping[str, str]) -> pd.DataFrame:
-    """Return one line for all results that agree in `by`, with a column for each metric there is.
-
-    Scales are those of `prefill_router.evaluation.sentences.format_interval`.
-    """
-    found = found[found.metric.isin([*scales])]
-    lines = []
-    for names, part in found.groupby(by, sort=False):
-        cells = {row.metric: format_interval(row, scales[row.metric]) for row in part.itertuples()}
-        lines.append(dict(zip(by, names, strict=True)) | cells)
-    metrics = [metric for metric in scales if (found.metric == metric).any()]
-    return pd.DataFrame(lines, columns=[*by, *metrics]).fillna("")
 
 
 def _markdown(shown: pd.DataFrame, *names: str) -> str:

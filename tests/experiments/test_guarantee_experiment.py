@@ -38,8 +38,6 @@ def test_a_certificate_is_that_of_its_half_and_reported_on_the_other(study, know
         promise = certify(at, knowing[fold][certifying], max_loss=0.05)
         row = one(found, metric=it.TAU, router=FIVE, x=fold + 1)
         assert (row.estimate, row.n) == (promise.tau, len(certifying))
-        assert one(found, metric=it.GROUPS, x=fold + 1).estimate == promise.n_groups
-        assert one(found, metric=it.FIRST_P, x=fold + 1).estimate == promise.p_values[0]
         chosen = policy.tolerance(knowing[fold][reporting], cost[reporting], promise.tau)
         right += labels.correct[reporting, chosen].sum()
         single += labels.correct[reporting, best].sum()
