@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -17,6 +17,7 @@ from prefill_router.experiments.fold import FoldFit
 from prefill_router.experiments.routers import PRIMARY, predictions
 from prefill_router.experiments.study import Study
 from prefill_router.progress import track
+from prefill_router.recipe.heads import train_networks
 from prefill_router.router.added_targets import NewTargetHead
 from prefill_router.trunk import SharedTrunkEnsemble
 
@@ -28,25 +29,6 @@ NO_LABEL, ALL_LABELS = "others' mean, no label", "SharedTrunkNet, all labels"
 OWN_HEAD, FROZEN_TRUNK, SHARED = "own head", "frozen trunk, new head", "shared difficulty"
 HEADS = OWN_HEAD, FROZEN_TRUNK, SHARED
 PAIRS = ((SHARED, OWN_HEAD), (FROZEN_TRUNK, OWN_HEAD), (SHARED, FROZEN_TRUNK))
-
-
-@dataclass(frozen=True)
-class PriorKnowledge:
-    """What the other targets' labels tell of all N queries, fitted to training rows.
-
-    Attributes
-    ----------
-    x : ndarray of shape (N, D)
-        Features from the layers chosen for the other targets.
-    hidden : ndarray of shape (N, 128)
-        What the last layer of a SharedTrunkNet of the other targets reads.
-    p : ndarray of shape (N, K - 1)
-        Its P(correct) of the other targets.
-    """
-
-    x: np.ndarray
-    hidden: np.ndarray
-    p: np.ndarray
 
 
 def label_budget(study: Study) -> pd.DataFrame:
@@ -94,24 +76,33 @@ def label_budget(study: Study) -> pd.DataFrame:
 def predict_new(study: Study, new: int, sizes: Sequence[int]) -> dict[str, np.ndarray]:
     """Return P(correct) of the test queries, had a target few labels.
 
+    Features are from the layers chosen for the other targets; one SharedTrunkNet of these targets
+    gives the trunk and their P(correct).
+
     Returns
     -------
     dict of str to ndarray
         ``"p"``, (S, n_sizes, n_heads, n): by draw of the labelled queries, number of labels and
         head of `HEADS`. ``"nothing"``, (n,): without any label, the other targets' mean logit.
     """
-    split, y = study.splits[0], study.labels.correct[:, new]
-    known, test = what_is_known(study, new), split.test
+    split, Y, seed = study.splits[0], study.labels.correct, study.parameters.seed
+    others = [k for k in range(study.labels.n_targets) if k != new]
+    it = FoldFit(study, 0, [study.parameters.encoder])
+    x = it.distinct([it.choices[k] for k in others])
+    known = x, Y[:, others], study.labels.group, split.train
+    trunk = train_networks(study.recipe(), *known, n_seeds=1, keep=1)
+    hidden, p_others = last_hidden(trunk, x), trunk.predict_proba(x)
+    y, test = Y[:, new], split.test
     labelled = split.validation[~np.isnan(y[split.validation])]
     p = np.empty((N_DRAWS, len(sizes), len(HEADS), len(test)))
     for draw, (s, size) in product(range(N_DRAWS), enumerate(sizes)):
-        rng = np.random.default_rng([study.parameters.seed, new, draw])
-        rows = rng.permutation(labelled)[:size]
-        p[draw, s, 0] = from_features(known.x, rows, y[rows])[test]
-        p[draw, s, 1] = from_features(known.hidden, rows, y[rows])[test]
-        p[draw, s, 2] = NewTargetHead().fit(known.p[rows], y[rows]).predict_proba(known.p[test])
-    no_label = NewTargetHead().fit(known.p[:0], y[:0])
-    return {"p": p, "nothing": no_label.predict_proba(known.p[test])}
+        rows = np.random.default_rng([seed, new, draw]).permutation(labelled)[:size]
+        shared = NewTargetHead().fit(p_others[rows], y[rows])
+        p[draw, s, 0] = from_features(x, rows, y[rows])[test]
+        p[draw, s, 1] = from_features(hidden, rows, y[rows])[test]
+        p[draw, s, 2] = shared.predict_proba(p_others[test])
+    no_label = NewTargetHead().fit(p_others[:0], y[:0])
+    return {"p": p, "nothing": no_label.predict_proba(p_others[test])}
 
 
 def from_features(x: np.ndarray, rows: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -122,19 +113,6 @@ def from_features(x: np.ndarray, rows: np.ndarray, y: np.ndarray) -> np.ndarray:
     """
     head = TargetLogistic(1 / x.var(axis=0).sum()).fit(x[rows], y[:, None])
     return head.predict_proba(x)[:, 0]
-
-
-def what_is_known(study: Study, new: int) -> PriorKnowledge:
-    """Fit what the other targets' labels tell, on the training rows of the study's first split."""
-    train, p = study.splits[0].train, study.parameters
-    others = [k for k in range(study.labels.n_targets) if k != new]
-    it = FoldFit(study, 0, [p.encoder])
-    x = it.distinct([it.choices[k] for k in others]).astype(float)
-    trunk = SharedTrunkEnsemble(1, 1, random_state=p.seed, device=study.training_device)
-    Y, group = study.labels.correct[:, others], study.labels.group
-    rows = train[~np.isnan(Y[train]).all(axis=1)]
-    trunk.fit(x[rows], Y[rows], group[rows])
-    return PriorKnowledge(x, last_hidden(trunk, x), trunk.predict_proba(x))
 
 
 def last_hidden(ensemble: SharedTrunkEnsemble, x: np.ndarray) -> np.ndarray:

@@ -13,20 +13,19 @@ import pandas as pd
 from prefill_router.evaluation.comparison import against
 from prefill_router.evaluation.results import results
 from prefill_router.experiments.comparison import held_out
-from prefill_router.experiments.routers import predictions
+from prefill_router.experiments.routers import RIDGE, predictions
 from prefill_router.experiments.study import Study
-from prefill_router.experiments.transfer import RIDGE
 from prefill_router.extraction.sources import n_parameters, zoo_names
 from prefill_router.storage import read_json
 
-N_QUERIES = 4000
+N_QUERIES = 3000
 """Queries that every checkpoint reads anew."""
 STEP = "-step-"
 """In the name of a checkpoint: before it the encoder's name, after it the number of steps."""
 
 
 def by_size(study: Study) -> pd.DataFrame:
-    """Measure every encoder of a study, on the test queries.
+    """Measure the encoders of a study that are no targets, on the test queries.
 
     Returns
     -------
@@ -35,8 +34,10 @@ def by_size(study: Study) -> pd.DataFrame:
         targets, and "gap closed", asking the likeliest target; and differences between the main
         encoder and each other.
     """
-    sizes = {name: n_parameters(study.source(name)) for name in study.encoders}
-    return _measure(study, {name: name for name in sizes}, sizes, study.parameters.encoder)
+    main, own = study.parameters.encoder, {*study.labels.targets} - {study.parameters.encoder}
+    names = [name for name in study.encoders if name not in own]
+    sizes = {name: n_parameters(study.source(name)) for name in names}
+    return _measure(study, {name: name for name in sizes}, sizes, main)
 
 
 def by_training(study: Study) -> pd.DataFrame:

@@ -9,12 +9,12 @@ import pandas as pd
 
 from prefill_router.evaluation.results import results, select
 from prefill_router.experiments.comparison import held_out
-from prefill_router.experiments.routers import BENCHMARK, RouterSpec, predictions
+from prefill_router.experiments.routers import BENCHMARK, RIDGE, predictions
 from prefill_router.experiments.study import Study
 from prefill_router.labels.splits import Split
 
-RIDGE = RouterSpec("ridge, all layers", lambda it: it.recipe("ridge"))
-"""Reads every layer, so that leaving a benchmark out takes no new choice of layers."""
+ROUTERS = (RIDGE, BENCHMARK)
+"""`RIDGE` reads every layer, so that leaving a benchmark out takes no new choice of layers."""
 SEEN, LEFT_OUT = "seen in training", "left out"
 FEWEST, MOST = 20, 16
 """Test queries, labelled for every target, that a benchmark must have; and benchmarks at most."""
@@ -39,15 +39,14 @@ def transfer(study: Study) -> pd.DataFrame:
     at = at.take(np.isin(at.rows, without.test_rows))
     values = study.labels.benchmark[at.rows]
     strata = pd.DataFrame({"fold": at.folds, "value": values}).groupby(["fold", "value"]).ngroup()
-    p = {(RIDGE.name, SEEN): at.join(predictions(study, RIDGE))}
-    p[RIDGE.name, LEFT_OUT] = held_out(without).join(predictions(without, RIDGE))
-    p[BENCHMARK, SEEN] = at.join(predictions(study, BENCHMARK))
-    p[BENCHMARK, LEFT_OUT] = held_out(without).join(predictions(without, BENCHMARK))
-    pairs = [((name, SEEN), (name, LEFT_OUT)) for name in (RIDGE.name, BENCHMARK)]
+    p, pairs = {}, [((name, SEEN), (name, LEFT_OUT)) for name in ROUTERS]
+    for name in ROUTERS:
+        p[name, SEEN] = at.join(predictions(study, name))
+        p[name, LEFT_OUT] = held_out(without).join(predictions(without, name))
     found = [replace(at, folds=strata.to_numpy()).likeliest(p, pairs)]
     for value in np.unique(values):
         here = np.flatnonzero(values == value)
-        ridge = {way: each[here] for way, each in p.items() if way[0] == RIDGE.name}
+        ridge = {way: each[here] for way, each in p.items() if way[0] == RIDGE}
         found.append(select(at.take(here).probabilities(ridge, only=["AUC"])).assign(target=value))
     rows = pd.concat(found, ignore_index=True)
     (router, split), versus = (rows["router"].str[i] for i in (0, 1)), rows["versus"].str[1]

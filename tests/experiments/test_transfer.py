@@ -52,10 +52,10 @@ def test_routers_are_compared_with_themselves_on_what_they_never_saw(tmp_path):
     p, values = at.join(predictions(study, it.RIDGE)), study.labels.benchmark[at.rows]
     parts = [values == value for value in ("blue", "red")]
     areas = [weighted_auc(at.correct[:, k], p[:, k], parts) for k in range(3)]
-    row = one(found, metric="AUC", router=it.RIDGE.name, split=it.SEEN)
+    row = one(found, metric="AUC", router=it.RIDGE, split=it.SEEN)
     assert row.estimate == pytest.approx(np.mean(areas))
     areas = [weighted_auc(at.correct[:, k], p[:, k], parts[1:]) for k in range(3)]
-    row = one(found, metric="AUC", router=it.RIDGE.name, split=it.SEEN, target="red")
+    row = one(found, metric="AUC", router=it.RIDGE, split=it.SEEN, target="red")
     assert row.estimate == pytest.approx(np.mean(areas))
 
     table["benchmark"] = "all"
