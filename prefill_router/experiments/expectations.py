@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from prefill_router.evaluation.comparison import SAVING, SAVING_AGAINST_BEST
 from prefill_router.evaluation.results import COLUMNS, read_metrics, records, results
 from prefill_router.experiments.study import Study
 from prefill_router.storage import read_json, write_json
@@ -16,7 +17,7 @@ from prefill_router.storage import read_json, write_json
 EXPECTED = Path("experiments") / "expectations.json"
 NAME = COLUMNS[:-4]
 """The columns that say what a number is."""
-SPENDING = ("mean cost", "cost saving", "saving against the best single target")
+SPENDING = ("mean cost", SAVING, SAVING_AGAINST_BEST)
 """Not held: what a policy spends jumps with its tolerance, which is chosen on validation rows."""
 MOST, PER_METRIC = 12, 3
 """Numbers held of a notebook; and of one metric."""
