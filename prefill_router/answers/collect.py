@@ -155,6 +155,7 @@ def _check_request(names: Sequence[str], queries: pd.DataFrame, out: Path, grade
     if not out.name.endswith(WRITTEN):
         raise InputError(f"{out} must end in {', '.join(WRITTEN)}.")
     # what reads the labels must not find fault with them once they are paid for
+    texts = texts.set_axis(range(1, len(texts) + 1))
     to_long(texts.assign(model=names[0], is_correct=""), "queries")
     for query_id, reference in zip(texts["query_id"], texts["reference"], strict=True):
         try:

@@ -14,7 +14,7 @@ import pandas as pd
 from prefill_router.errors import InputError, check_known
 from prefill_router.labels import tables
 from prefill_router.labels.splits import PARTS, connected_groups, stratified_places
-from prefill_router.labels.tables import ROW, Source
+from prefill_router.labels.tables import Source
 from prefill_router.storage import fingerprint
 
 QUERY = ["query_id", "question", "benchmark"]
@@ -218,9 +218,9 @@ def to_long(table: pd.DataFrame, name: str, targets: Sequence[str] = ()) -> pd.D
     Returns
     -------
     pandas.DataFrame
-        `row in table` (1 is the first after the header), `query_id`, `question`, `benchmark`,
-        `model`, `is_correct`, `output_tokens`, `cost_usd` (float64, NaN where missing), `text`
-        (the normalised question) and, if given, `group` and `split`.
+        `query_id`, `question`, `benchmark`, `model`, `is_correct`, `output_tokens`, `cost_usd`
+        (float64, NaN where missing), `text` (the normalised question) and, if given, `group` and
+        `split`; indexed by the row in `table`.
 
     Raises
     ------
@@ -238,13 +238,12 @@ def to_long(table: pd.DataFrame, name: str, targets: Sequence[str] = ()) -> pd.D
         tables.require(table, [*QUERY, "model", "is_correct"], name, "a long label table")
     else:
         tables.require(table, [*QUERY, *targets], name, "a wide label table")
-        table = table.assign(**{ROW: range(1, len(table) + 1)})
-        kept = [ROW, *QUERY, *given]
+        kept = [*QUERY, *given]
         columns = list(targets) or table.columns.difference(kept, sort=False)
-        table = table.melt(kept, columns, var_name="model", value_name="is_correct")
+        table = table.melt(kept, columns, "model", "is_correct", ignore_index=False)
     table = tables.checked_cells(table, CELLS, name)
     table["text"] = table["question"].map({q: normalise(q) for q in table["question"].unique()})
-    return table.reindex(columns=[ROW, *QUERY, "model", "is_correct", *AMOUNTS, "text", *given])
+    return table.reindex(columns=[*QUERY, "model", "is_correct", *AMOUNTS, "text", *given])
 
 
 def normalise(text: str) -> str:
@@ -304,9 +303,9 @@ def _check_agree(table: pd.DataFrame, keys: list[str], column: str, name: str) -
     variants = table.dropna(subset=column).drop_duplicates([*keys, column])
     differing = variants[variants.duplicated(keys, keep=False)].sort_values(keys, kind="stable")
     if len(differing):
-        first, second = differing.iloc[:2].to_dict("records")
-        which = ", ".join(f"{key} {second[key]!r}" for key in keys)
+        first, second = differing.index[:2]
+        which = ", ".join(f"{key} {differing[key].iloc[0]!r}" for key in keys)
         raise InputError(
-            f"{name}: {which} has a different {column} in row {second[ROW]} than in row "
-            f"{first[ROW]}; keep one, or give different queries different ids."
+            f"{name}: {which} has a different {column} in row {second} than in row "
+            f"{first}; keep one, or give different queries different ids."
         )

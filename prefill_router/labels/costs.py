@@ -9,7 +9,7 @@ import numpy as np
 
 from prefill_router.errors import InputError, did_you_mean
 from prefill_router.labels import Labels, tables
-from prefill_router.labels.tables import ROW, Source
+from prefill_router.labels.tables import Source
 
 MILLION = 1_000_000
 PER_MILLION = ("usd_per_m_input", "usd_per_m_output")
@@ -67,7 +67,7 @@ def load_prices(source: Source) -> Prices:
     table = tables.checked_cells(table.assign(model=table["model"].str.strip()), CELLS, name)
     again = table[table["model"].duplicated()]
     if len(again):
-        row, model = again[ROW].iloc[0], again["model"].iloc[0]
+        row, model = again.index[0], again["model"].iloc[0]
         raise InputError(f"{name}, row {row}: {model!r} has a price already; keep one row.")
     as_of = ", ".join(sorted(set(table.get("as_of", [])) - {""}))
     prices = (table.set_index("model")[column].to_dict() for column in PER_MILLION)

@@ -23,7 +23,6 @@ from prefill_router.storage import atomic_write
 
 WRITTEN = (".csv", ".csv.gz", ".parquet")
 LFS_POINTER = b"version https://git-lfs"
-ROW = "row in table"  # no name a column would have
 MISSING = {"", "nan", "na", "n/a", "null", "none", "<na>"}
 
 Source = str | os.PathLike | pd.DataFrame
@@ -50,7 +49,8 @@ def read_table(source: Source) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        Columns of str. Columns without a name, which are saved row indices, are left out.
+        Columns of str; rows are numbered from 1, as errors count them. Columns without a name,
+        which are saved row indices, are left out.
 
     Raises
     ------
@@ -59,7 +59,7 @@ def read_table(source: Source) -> pd.DataFrame:
     """
     name = source_name(source)
     table = source if isinstance(source, pd.DataFrame) else _read(name)
-    table = table.rename(columns=lambda column: str(column).strip()).reset_index(drop=True)
+    table = table.rename(columns=lambda column: str(column).strip())
     named = [bool(column) and not column.startswith("__index_level_") for column in table]
     table = table.loc[:, named]
     twice = table.columns[table.columns.duplicated()]
@@ -67,7 +67,7 @@ def read_table(source: Source) -> pd.DataFrame:
         raise InputError(f"{name} has two columns named {twice[0]!r}; rename or remove one.")
     if table.empty:
         raise InputError(f"{name} holds no rows.")
-    return table.apply(as_text)
+    return table.set_axis(range(1, len(table) + 1)).apply(as_text)
 
 
 def write_table(table: pd.DataFrame, path: str | os.PathLike) -> None:
@@ -103,7 +103,7 @@ def as_text(column: pd.Series) -> pd.Series:
 def checked_cells(
     table: pd.DataFrame, cells: Mapping[str, tuple[Read, str]], name: str
 ) -> pd.DataFrame:
-    """Return a table of text cells with the values that its cells stand for, numbered by `ROW`.
+    """Return a table of text cells with the values that its cells stand for.
 
     Parameters
     ----------
@@ -119,8 +119,6 @@ def checked_cells(
     InputError
         If a cell cannot be read; the message names its row, query and target.
     """
-    if ROW not in table:
-        table = table.assign(**{ROW: range(1, len(table) + 1)})
     values = {}
     for column in table.columns.intersection(list(cells)):
         read, expected = cells[column]
@@ -129,7 +127,7 @@ def checked_cells(
             bad = table.iloc[values[column].index(None)]
             keys = [f"{key} {bad[key]!r}" for key in ("query_id", "model") if key in bad]
             raise InputError(
-                f"{name}, row {bad[ROW]} ({', '.join(keys)}): {column} is {bad[column]!r}; it must "
+                f"{name}, row {bad.name} ({', '.join(keys)}): {column} is {bad[column]!r}; it must "
                 f"be {expected}."
             )
     return table.assign(**values)
