@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from scipy.special import expit, logit
 
@@ -47,55 +45,14 @@ def fit_logistic(X: np.ndarray, Y: np.ndarray, C: float = 1.0) -> tuple[np.ndarr
     turned to their principal axes, which leaves the objective as it is: uncorrelated columns need
     few iterations, with the Hessians' diagonals as preconditioner.
     """
-    X, Y = _checked(X, Y, C)
-    axes = np.linalg.eigh(X.T @ X)[1]
-    coef, intercept = fit_nested_logistic(X @ axes, Y, [X.shape[1]], C)
-    return coef[0] @ axes.T, intercept[0]
-
-
-def fit_nested_logistic(
-    X: np.ndarray,
-    Y: np.ndarray,
-    dimensions: Sequence[int],
-    C: float = 1.0,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Fit the regressions of `fit_logistic` on the first d columns, for several d at once.
-
-    Columns are best uncorrelated, as principal components are.
-
-    Parameters
-    ----------
-    X, Y, C
-        As for `fit_logistic`.
-    dimensions : sequence of P int
-        Numbers of leading columns, each at most D.
-
-    Returns
-    -------
-    coef : ndarray of shape (P, K, D)
-        Zero for columns that are not used.
-    intercept : ndarray of shape (P, K)
-
-    Raises
-    ------
-    InputError
-        As for `fit_logistic`.
-    """
-    X, Y = _checked(X, Y, C)
-    n_targets, width = Y.shape[1], X.shape[1]
-    used = np.arange(width) < np.repeat(dimensions, n_targets)[:, None]
-    theta = _newton(X, np.tile(Y, len(dimensions)), used, C)
-    theta = theta.reshape(len(dimensions), n_targets, width + 1)
-    return theta[..., :-1].copy(), theta[..., -1].copy()
-
-
-def _checked(X: np.ndarray, Y: np.ndarray, C: float) -> tuple[np.ndarray, np.ndarray]:
     X, Y = np.asarray(X, dtype=np.float64), np.asarray(Y, dtype=np.float64)
     if X.ndim != 2 or Y.ndim != 2 or len(X) != len(Y):
         raise InputError(f"X {X.shape} and Y {Y.shape} must be matrices with as many rows.")
     if not C > 0:
         raise InputError(f"C is {C}; it must be positive.")
-    return X, Y
+    axes = np.linalg.eigh(X.T @ X)[1]
+    theta = _newton(X @ axes, Y, C)
+    return theta[:, :-1] @ axes.T, theta[:, -1].copy()
 
 
 def predict_logistic(X: np.ndarray, coef: np.ndarray, intercept: np.ndarray) -> np.ndarray:
@@ -103,14 +60,13 @@ def predict_logistic(X: np.ndarray, coef: np.ndarray, intercept: np.ndarray) -> 
     return expit(np.asarray(X, dtype=np.float64) @ coef.T + intercept)
 
 
-def _newton(X: np.ndarray, Y: np.ndarray, used: np.ndarray, C: float) -> np.ndarray:
-    """Damped Newton for labels Y (N, M) on the columns used (M, D); returns theta (M, D + 1)."""
+def _newton(X: np.ndarray, Y: np.ndarray, C: float) -> np.ndarray:
+    """Damped Newton for labels Y (N, K); returns slopes and intercepts theta, (K, D + 1)."""
     design = np.hstack([X, np.ones((len(X), 1))])
-    free = np.hstack([used, np.ones((len(used), 1), dtype=bool)])
     ridge = np.append(np.ones(X.shape[1]), 0.0) / C
     known, labels = (~np.isnan(Y)).astype(np.float64), np.nan_to_num(Y)
     right, n_known = labels.sum(axis=0), known.sum(axis=0)
-    theta = np.zeros(free.shape)
+    theta = np.zeros((Y.shape[1], design.shape[1]))
     theta[:, -1] = logit((right + 1) / (n_known + 2))
     active = np.flatnonzero((right > 0) & (right < n_known))
     squares, scores = design**2, design @ theta.T
@@ -120,9 +76,9 @@ def _newton(X: np.ndarray, Y: np.ndarray, used: np.ndarray, C: float) -> np.ndar
             break
         here, mask, y = theta[active], known[:, active], labels[:, active]
         p = expit(scores[:, active])
-        gradient = ((mask * (p - y)).T @ design + ridge * here) * free[active]
+        gradient = (mask * (p - y)).T @ design + ridge * here
         curvature = mask * p * (1 - p)
-        step = _newton_steps(design, squares, curvature, ridge, gradient, free[active])
+        step = _newton_steps(design, squares, curvature, ridge, gradient)
         decrement = np.sum(gradient * step, axis=1)
         before, shifts = current[active], design @ step.T
         size = np.ones(active.size)
@@ -144,7 +100,6 @@ def _newton_steps(
     curvature: np.ndarray,
     ridge: np.ndarray,
     gradient: np.ndarray,
-    free: np.ndarray,
 ) -> np.ndarray:
     """Solve each regression's Newton system for its gradient (M, D + 1), by conjugate gradients.
 
@@ -152,7 +107,7 @@ def _newton_steps(
     more exact the solution, which keeps Newton's fast convergence.
     """
     diagonal = curvature.T @ squares + ridge
-    inverse = free / np.maximum(diagonal, 1e-12 * diagonal.max(axis=1, keepdims=True))
+    inverse = 1 / np.maximum(diagonal, 1e-12 * diagonal.max(axis=1, keepdims=True))
     step, residual = np.zeros_like(gradient), gradient.copy()
     direction = inverse * residual
     error = np.sum(residual * direction, axis=1)
@@ -161,7 +116,6 @@ def _newton_steps(
         if (error <= enough).all():
             break
         image = (curvature * (design @ direction.T)).T @ design + ridge * direction
-        image *= free
         slope = np.sum(direction * image, axis=1)
         length = np.divide(error, slope, out=np.zeros_like(error), where=slope > 0)[:, None]
         step += length * direction

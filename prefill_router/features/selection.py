@@ -11,7 +11,7 @@ import pandas as pd
 from sklearn.model_selection import GroupKFold
 
 from prefill_router.errors import InputError, did_you_mean
-from prefill_router.features.logistic import fit_nested_logistic, predict_logistic
+from prefill_router.features.logistic import fit_logistic, predict_logistic
 from prefill_router.labels import label_matrix
 from prefill_router.metrics import auc
 from prefill_router.probes import each_layer
@@ -84,9 +84,8 @@ def cross_validated_auc(
         """AUC on a fold's test part by dimension; one decomposition serves them all."""
         train, test = fold
         features = reduction.transform(states)
-        dimensions = np.minimum(kept, features.shape[1])
-        models = zip(*fit_nested_logistic(features[train], Y[train], dimensions, C), strict=True)
-        return [auc(predict_logistic(features[test], *model), Y[test]) for model in models]
+        models = ((d, fit_logistic(features[train, :d], Y[train], C)) for d in kept)
+        return [auc(predict_logistic(features[test, :d], *model), Y[test]) for d, model in models]
 
     def measure(layer: int, pooling: str) -> pd.DataFrame:
         states = activations.states(layer, pooling)[rows]

@@ -3,7 +3,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from prefill_router.errors import InputError
-from prefill_router.features.logistic import fit_logistic, fit_nested_logistic, predict_logistic
+from prefill_router.features.logistic import fit_logistic, predict_logistic
 
 
 def problem(rng, n=300, d=6, k=4, missing=0.3):
@@ -36,17 +36,6 @@ def test_collinear_columns_of_unequal_size(rng, C):
     X, Y = problem(rng, n=400, k=2, missing=0)
     X = np.hstack([X, X, 1000 * X, X + 1e-3 * rng.normal(size=X.shape)])
     assert_equals_scikit_learn(X - X.mean(axis=0), Y, C, 2e-3)
-
-
-def test_nested_columns_equal_separate_fits(rng):
-    X, Y = problem(rng)
-    coef, intercept = fit_nested_logistic(X, Y, [2, 6, 3])
-    assert coef.shape == (3, 4, 6)
-    for i, d in enumerate((2, 6, 3)):
-        alone, alone_intercept = fit_logistic(X[:, :d], Y)
-        np.testing.assert_allclose(coef[i, :, :d], alone, atol=1e-5)
-        np.testing.assert_array_equal(coef[i, :, d:], 0)
-        np.testing.assert_allclose(intercept[i], alone_intercept, atol=1e-5)
 
 
 def test_separable_labels_with_hardly_a_penalty_stay_finite(rng):

@@ -12,7 +12,7 @@ from standin import predictable
 from prefill_router.errors import InputError
 from prefill_router.extraction.activations import Activations
 from prefill_router.features import selection
-from prefill_router.features.logistic import fit_nested_logistic
+from prefill_router.features.logistic import fit_logistic
 from prefill_router.features.selection import Choice, choose, cross_validated_auc
 from prefill_router.probes import probe_layers
 
@@ -66,11 +66,11 @@ def test_a_folds_own_rows_never_change_what_is_fitted_for_it(rng, monkeypatch):
     fitted = []
 
     def fit(*arguments):
-        fitted.append(fit_nested_logistic(*arguments))
+        fitted.append(fit_logistic(*arguments))
         return fitted[-1]
 
-    monkeypatch.setattr(selection, "fit_nested_logistic", fit)
-    arguments = (np.arange(120), groups, [1], ["mean"], [2, 5], 4)
+    monkeypatch.setattr(selection, "fit_logistic", fit)
+    arguments = (np.arange(120), groups, [1], ["mean"], [5], 4)
     cross_validated_auc(activations, Y, *arguments)
     folds = GroupKFold(4, shuffle=True, random_state=0).split(Y, groups=groups)
     held = [test for _, test in folds][2]
