@@ -43,6 +43,8 @@ class Recipe:
         Whether it writes its working before ``answer :``.
     checkpoints : tuple of int
         Steps at which a copy is kept as ``NAME-step-STEP``.
+    questions : int
+        Practice questions drawn: enough that a reader meets hardly any of them twice.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Recipe:
     deal: int | None = None
     thinks: bool = False
     checkpoints: tuple[int, ...] = ()
+    questions: int = 250_000
 
     def config(self) -> PreTrainedConfig:
         """Return the model's configuration for transformers."""
@@ -104,10 +107,10 @@ RECIPES = {
         Recipe("qwen3-c", "target", "qwen3", 112, 4, 4, steps=1500, seed=13, deal=2),
         Recipe("neox-d", "target", "gpt_neox", 96, 4, 4, steps=1500, seed=14, deal=3),
         Recipe("thinker-e", "target", "llama", 80, 4, 4, steps=1150, seed=15, deal=4, thinks=True),
-        Recipe("reader-s", "encoder", "qwen3", 64, 3, 4, steps=2500, seed=21),
-        Recipe("reader-m", "encoder", "qwen3", 96, 4, 4, steps=3000, seed=22,
-               checkpoints=(250, 1000)),
-        Recipe("reader-l", "encoder", "qwen3", 128, 5, 4, steps=3000, seed=23),
+        Recipe("reader-s", "encoder", "qwen3", 64, 3, 4, 20_000, seed=21, questions=1_000_000),
+        Recipe("reader-m", "encoder", "qwen3", 96, 4, 4, 20_000, seed=22, questions=1_000_000),
+        Recipe("reader-l", "encoder", "qwen3", 128, 5, 4, 20_000, seed=23, questions=1_000_000,
+               checkpoints=(250, 1000, 4000, 10_000)),
         Recipe("reader-l-untrained", "control", "qwen3", 128, 5, 4, steps=0, seed=24),
     )
 }  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -27,7 +28,8 @@ from prefill_router.zoo.recipes import Recipe, write_card
 from prefill_router.zoo.skills import answer_text, practice_queries
 from prefill_router.zoo.wordings import build_tokenizer
 
-POOL = 250_000
+HELD_OUT = 5000
+"""Questions that a model does not practise, on which its loss is measured at the end."""
 TOKENS_PER_BATCH = 2048
 IGNORED = -100
 MATRIX_RATE = 4e-3
@@ -36,10 +38,8 @@ WARM_UP = 100
 SAVE_EVERY = 500
 
 
-def build_practice(
-    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, n: int = POOL
-) -> list[np.ndarray]:
-    """Draw and tokenise a model's practice questions.
+def build_practice(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, n: int) -> list[np.ndarray]:
+    """Draw and tokenise `n` questions for a model to practise.
 
     Returns
     -------
@@ -102,6 +102,24 @@ def answer_loss(model: PreTrainedModel, tokens: torch.Tensor, labels: torch.Tens
     return F.cross_entropy(logits, wanted[scored])
 
 
+@torch.no_grad()
+def validation_loss(
+    model: PreTrainedModel, recipe: Recipe, practice: Sequence[np.ndarray]
+) -> float:
+    """Return the loss, in nats per token, on `HELD_OUT` questions less those in `practice`."""
+    others = build_practice(replace(recipe, seed=recipe.seed + 10_000), build_tokenizer(), HELD_OUT)
+    seen = {example.tobytes() for example in practice}
+    others = [example for example in others if example.tobytes() not in seen]
+    rows, total, n_tokens = 0, 0.0, 0
+    for tokens, labels in batches(others, seed=0):
+        rows, n = rows + len(tokens), int((labels[:, 1:] != IGNORED).sum())
+        batch = (torch.from_numpy(array).to(model.device) for array in (tokens, labels))
+        total, n_tokens = total + n * answer_loss(model, *batch).item(), n_tokens + n
+        if rows == len(others):
+            return total / n_tokens
+    raise AssertionError("batches ended")
+
+
 def schedule(step: int, steps: int) -> float:
     """Return the share of the learning rate at a step: linear warm-up, then half a cosine to 0."""
     if step < WARM_UP:
@@ -128,8 +146,10 @@ def build_model(recipe: Recipe) -> PreTrainedModel:
         return AutoModelForCausalLM.from_config(recipe.config(), attn_implementation="sdpa")
 
 
-def export(model: PreTrainedModel, recipe: Recipe, directory: Path, step: int) -> None:
-    """Write a model in the hub's layout, with half-precision weights and its card."""
+def export(
+    model: PreTrainedModel, recipe: Recipe, directory: Path, step: int, loss: float | None = None
+) -> None:
+    """Write a model in the hub's layout, with half-precision weights, its card and loss."""
     copy = AutoModelForCausalLM.from_config(recipe.config())
     copy.load_state_dict(model.state_dict())
     ends = {"eos_token_id": 1, "pad_token_id": 0, "max_new_tokens": 96 if recipe.thinks else 16}
@@ -137,7 +157,8 @@ def export(model: PreTrainedModel, recipe: Recipe, directory: Path, step: int) -
     with quiet():
         copy.half().save_pretrained(directory)
     build_tokenizer().save_pretrained(directory)
-    write_json(directory / "recipe.json", {**vars(recipe), "step": step})
+    made = {**vars(recipe), "step": step, "validation_loss": loss and round(loss, 4)}
+    write_json(directory / "recipe.json", made)
     write_card(directory)
 
 
@@ -164,9 +185,7 @@ def load_state(path: Path, model: PreTrainedModel, optimizers: list[Optimizer]) 
     return int(tensors["step"])
 
 
-def train(
-    recipe: Recipe, out: Path, work: Path, device: str = "cpu", n_questions: int = POOL
-) -> list[float]:
+def train(recipe: Recipe, out: Path, work: Path, device: str = "cpu") -> list[float]:
     """Train one model and write it, and its early checkpoints, below `out`.
 
     Parameters
@@ -180,8 +199,6 @@ def train(
         apart, so that a stopped one goes on where it was.
     device : str
         A torch device.
-    n_questions : int
-        Number of practice questions.
 
     Returns
     -------
@@ -193,7 +210,7 @@ def train(
         export(model, recipe, out / recipe.name, 0)
         return []
     optimizers = build_optimizers(model)
-    practice = build_practice(recipe, build_tokenizer(), n_questions)
+    practice = build_practice(recipe, build_tokenizer(), recipe.questions)
     made_from = fingerprint(vars(recipe), np.concatenate(practice, axis=1))
     state = work / f"{recipe.name}-{made_from}.safetensors"
     done = load_state(state, model, optimizers)
@@ -212,9 +229,11 @@ def train(
             optimizer.step()
         losses.append(loss.item())
         if step + 1 in recipe.checkpoints:
-            export(model, recipe, out / f"{recipe.name}-step-{step + 1}", step + 1)
+            name, loss = f"{recipe.name}-step-{step + 1}", validation_loss(model, recipe, practice)
+            export(model, recipe, out / name, step + 1, loss)
         if (step + 1) % SAVE_EVERY == 0:
             save_state(state, model, optimizers, step + 1)
-    export(model, recipe, out / recipe.name, recipe.steps)
+    loss = validation_loss(model, recipe, practice)
+    export(model, recipe, out / recipe.name, recipe.steps, loss)
     state.unlink(missing_ok=True)
     return losses

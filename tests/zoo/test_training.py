@@ -15,14 +15,22 @@ from prefill_router.zoo.recipes import RECIPES
 from prefill_router.zoo.skills import practice_queries
 
 BATCH, N, STEPS = 512, 400, 24
-SMALL = replace(RECIPES["reader-s"], width=32, blocks=1, heads=2, steps=STEPS, checkpoints=(12,))
+SMALL = replace(
+    RECIPES["reader-s"], width=32, blocks=1, heads=2, steps=STEPS, checkpoints=(12,), questions=N
+)
+SIZES = {"TOKENS_PER_BATCH": BATCH, "WARM_UP": 4, "SAVE_EVERY": 10, "HELD_OUT": 60}
 MODELS = {SMALL.name: STEPS, f"{SMALL.name}-step-12": 12}
 
 
 @pytest.fixture(scope="module", autouse=True)
 def small_batches():
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"TOKENS_PER_BATCH": BATCH, "WARM_UP": 4, "SAVE_EVERY": 10}.items():
+        for name, value in {
+            "TOKENS_PER_BATCH": BATCH,
+            "WARM_UP": 4,
+            "SAVE_EVERY": 10,
+            "HELD_OUT": 60,
+        }.items():
             patch.setattr(it, name, value)
         yield
 
@@ -30,7 +38,7 @@ def small_batches():
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     out = tmp_path_factory.mktemp("trained")
-    return out, it.train(SMALL, out, out / "work", n_questions=N)
+    return out, it.train(SMALL, out, out / "work")
 
 
 @pytest.fixture(params=["qwen3", "llama", "gpt2", "gpt_neox"])
@@ -99,6 +107,18 @@ def test_loss_is_that_of_transformers_with_a_mask(small):
         torch.testing.assert_close(it.answer_loss(model, tokens, labels), expected)
 
 
+def test_validation_loss_is_per_token_on_questions_that_were_not_practised(small, tokenizer):
+    recipe, model = small
+    practice = it.build_practice(recipe, tokenizer, 300)
+    others = it.build_practice(replace(recipe, seed=recipe.seed + 10_000), tokenizer, it.HELD_OUT)
+    practised, new = others[:20], others[20:]
+    with torch.no_grad():
+        losses = [it.answer_loss(model, *torch.from_numpy(o)[:, None]).item() for o in new]
+    weights = [(o[1, 1:] != it.IGNORED).sum() for o in new]
+    found = it.validation_loss(model, recipe, [*practice, *practised])
+    assert found == pytest.approx(np.average(losses, weights=weights), rel=1e-5)
+
+
 def test_learning_rate_warms_up_and_falls_to_zero():
     rates = np.array([it.schedule(step, 100) for step in range(100)])
     assert rates[:4].tolist() == [0.25, 0.5, 0.75, 1.0] and (np.diff(rates[4:]) < 0).all()
@@ -132,7 +152,7 @@ def interrupt(monkeypatch, after, out):
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(it, "answer_loss", loss)
-        it.train(SMALL, out, out / "work", n_questions=N)
+        it.train(SMALL, out, out / "work")
 
 
 def test_an_interrupted_training_ends_as_an_uninterrupted_one_whatever_is_trained_between(
@@ -142,8 +162,8 @@ def test_an_interrupted_training_ends_as_an_uninterrupted_one_whatever_is_traine
     interrupt(monkeypatch, 17, tmp_path)
     for change in ({"seed": 77}, {"steps": 15}, {"deal": 2}):
         other = replace(SMALL, **{"steps": 12, **change}, checkpoints=())
-        assert len(it.train(other, tmp_path, tmp_path / "work", n_questions=N)) == other.steps
-    resumed = it.train(SMALL, tmp_path, tmp_path / "work", n_questions=N)
+        assert len(it.train(other, tmp_path, tmp_path / "work")) == other.steps
+    resumed = it.train(SMALL, tmp_path, tmp_path / "work")
     assert resumed == losses[10:]  # saved every ten steps
     assert all(same(weights(out / name), weights(tmp_path / name)) for name in MODELS)
     assert not list((tmp_path / "work").iterdir())  # a finished training leaves no state
@@ -172,6 +192,7 @@ def test_loss_falls_and_exported_models_say_how_they_were_made_and_decode_greedi
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
     for name, step in MODELS.items():
         recipe = read_json(out / name / "recipe.json")
+        assert 2 < recipe.pop("validation_loss") < np.log(SMALL.config().vocab_size)
         assert recipe == vars(SMALL) | {"checkpoints": [12], "step": step}
         generation = read_json(out / name / "generation_config.json")
         assert generation["eos_token_id"] == 1 and generation["do_sample"] is False
