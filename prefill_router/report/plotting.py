@@ -96,7 +96,7 @@ def look_of(name: str, i: int) -> dict[str, object]:
 def short(name: object) -> str:
     """Return a name that fits beside an axis: without its owner or path, 28 characters at most."""
     last = str(name).rstrip("/").rpartition("/")[2]
-    return last if len(last) <= 28 else f"{last[:27]}…"
+    return last if len(last) <= 28 else f"{last[:13]}…{last[-14:]}"
 
 
 def name_lines(ax: Axes, title: str = "") -> None:
