@@ -103,10 +103,17 @@ def test_a_notebook_is_short_and_shows_its_work(path):
 
 
 def test_figures_of_a_notebook_are_numbered_captioned_and_described(path):
+    """And alone in their cell: whatever else a cell shows would have the figure's name too."""
     for cell in code_cells(path):
-        if any("image/png" in output.get("data", {}) for output in cell.outputs):
+        shown = [
+            output.get("data", {})
+            for output in cell.outputs
+            if "scrapbook" not in output.get("metadata", {})
+        ]
+        if any("image/png" in data for data in shown):
             options = cell.metadata.mystnb
             assert options.image.alt and options.figure.caption and options.figure.name
+            assert len(shown) == 1
 
 
 def test_what_a_notebook_defines_is_short_and_compared_with_the_library(path):
