@@ -210,7 +210,12 @@ def test_ends_of_lines_are_named_apart_and_many_lines_have_a_legend(ax):
 
 @pytest.mark.parametrize(
     ("name", "shown"),
-    [("owner/model-7b", "model-7b"), ("a b", "a b"), ("/x/y/", "y"), ("m" * 20 + "n" * 20, "m" * 13 + "…" + "n" * 14)],
+    [
+        ("owner/model-7b", "model-7b"),
+        ("a b", "a b"),
+        ("/x/y/", "y"),
+        ("m" * 20 + "n" * 20, "m" * 13 + "…" + "n" * 14),
+    ],
 )
 def test_names_are_shortened(name, shown):
     assert short(name) == shown
