@@ -111,6 +111,7 @@ class Parameters(Config):
         5, "SharedTrunkNets kept, by inner validation loss", validate_default=True
     )
     n_resamples: int = field(2000, "bootstrap resamples of query groups", ge=100)
+    slow_routers: bool = field(False, "also fit baselines that take minutes, such as fine-tuning")
     fresh_labels: bool = field(False, "ask the zoo's targets everything again")
     engine: Literal["local", "ray"] = field(
         "local", "who reads prompts: local, this machine; or ray, a cluster's workers"

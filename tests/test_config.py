@@ -104,7 +104,8 @@ def test_the_fingerprint_ignores_where_and_on_what_and_nothing_else():
         "untrained": "", "embedding": "a", "layers": "upper", "poolings": ["mean"],
         "dimensions": [3], "criterion": "J", "max_tokens": 9, "truncation": "left",
         "n_queries": 9, "outer_folds": 2, "inner_folds": 2, "n_seeds": 9, "keep": 2,
-        "n_resamples": 100, "fresh_labels": True, "dtype": "float16", "seed": 1,
+        "n_resamples": 100, "slow_routers": True, "fresh_labels": True,
+        "dtype": "float16", "seed": 1,
     }  # fmt: skip
     assert {*other, *PLACES} == set(NAMES)
     found = {name: validate({name: value}).fingerprint for name, value in other.items()}

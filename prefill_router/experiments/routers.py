@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.model_selection import ParameterGrid
+from sklearn.preprocessing import StandardScaler
 
 from prefill_router.baselines import (
     BenchmarkAware,
@@ -29,11 +30,14 @@ from prefill_router.experiments.fold import FoldFit
 from prefill_router.experiments.study import Study
 from prefill_router.progress import track
 from prefill_router.recipe.calibration import fit_calibration
-from prefill_router.recipe.heads import STRENGTHS, score
+from prefill_router.recipe.heads import STRENGTHS, score, train_networks
+from prefill_router.trunk import SharedTrunkEnsemble
 
 PRIMARY = "SharedTrunkNet"
 UNTRAINED = "SharedTrunkNet, untrained encoder"
 SHUFFLED = "SharedTrunkNet, shuffled labels"
+RANDOM_FEATURES = "SharedTrunkNet, random features"
+BEST_ENCODER = "SharedTrunkNet, best encoder per target"
 LOGISTIC = "logistic per target, same features"
 RIDGE = "ridge, all layers"
 AUTO = "head chosen on validation"
@@ -46,17 +50,21 @@ FINE_TUNED = "fine-tuned text classifier"
 BENCHMARK = "benchmark-aware"
 LENGTH = "length only"
 ACCURACY = "training accuracy"
-CONTROLS = (UNTRAINED, SHUFFLED)
+CONTROLS = (UNTRAINED, SHUFFLED, RANDOM_FEATURES)
 TREE_COLUMNS = 64
 """Leading components of a layer that trees read: their time grows with every column."""
-CPU_EPOCH = 5e10
-"""Operations: about two seconds on one core; fine-tuning has up to 36 epochs a fold."""
+CPU_EPOCH = 2e12
+"""Operations: about a minute on one core; fine-tuning has up to 36 epochs a fold."""
 
 # -- what routers read: encoders, or None where a study lacks what they need ----------------------
 
 
 def _main(study: Study) -> list[str]:
     return [study.parameters.encoder]
+
+
+def _trained(study: Study) -> list[str] | None:
+    return study.trained_encoders if len(study.trained_encoders) > 1 else None
 
 
 def _untrained(study: Study) -> list[str] | None:
@@ -95,11 +103,14 @@ class RouterSpec:
     reads : callable
         From a study to the encoders whose states are read, or to None where it does not have what
         the router needs, or cannot afford it.
+    slow : bool
+        Whether it is fitted only where `Parameters.slow_routers` asks for it.
     """
 
     name: str
     fit: Callable[[FoldFit], np.ndarray]
     reads: Callable[[Study], Sequence[str] | None] = _main
+    slow: bool = False
 
 
 def tuned(
@@ -134,6 +145,23 @@ def _tree_features(it: FoldFit) -> np.ndarray:
     return it.distinct([replace(c, dimension=min(c.dimension, TREE_COLUMNS)) for c in it.choices])
 
 
+def _random_features(it: FoldFit) -> np.ndarray:
+    x = np.random.default_rng(it.seed).normal(size=it.features().shape)
+    recipe, labels = it.study.recipe(), it.labels
+    return train_networks(recipe, x, labels.correct, labels.group, it.split.train).predict_proba(x)
+
+
+def _mlp(it: FoldFit) -> np.ndarray:
+    x = it.embedding()
+    x = StandardScaler().fit(x[it.split.train]).transform(x)
+    about = {"random_state": it.seed, "device": it.study.training_device}
+    widths = ((8,), (32,), (128,), (256, 128))
+    return it.tuned(
+        x,
+        [SharedTrunkEnsemble(1, 1, hidden=w, dropout=(0.3,) * len(w), **about) for w in widths],
+    )
+
+
 def _texts(it: FoldFit) -> np.ndarray:
     return it.labels.question
 
@@ -159,6 +187,8 @@ SPECS = (
     RouterSpec(PRIMARY, FoldFit.recipe),
     RouterSpec(UNTRAINED, FoldFit.recipe, _untrained),
     RouterSpec(SHUFFLED, lambda it: it.recipe(shuffle=True)),
+    RouterSpec(RANDOM_FEATURES, _random_features, slow=True),
+    RouterSpec(BEST_ENCODER, FoldFit.recipe, _trained, slow=True),
     RouterSpec(LOGISTIC, lambda it: it.recipe("logistic")),
     RouterSpec(RIDGE, lambda it: it.recipe("ridge")),
     RouterSpec(AUTO, _best_head),
@@ -172,7 +202,8 @@ SPECS = (
         n_factors=(2, 8), C=(0.0003, 0.001, 0.003, 0.01, 0.1),
     ),
     tuned("item response, embedding", ItemResponse, *EMBEDDED, C=(0.03, 0.1, 0.3)),
-    RouterSpec(FINE_TUNED, _fine_tuned, fine_tunable),
+    RouterSpec("MLP, embedding", _mlp, _embedding, slow=True),
+    RouterSpec(FINE_TUNED, _fine_tuned, fine_tunable, slow=True),
     tuned(BENCHMARK, BenchmarkAware, lambda it: it.labels.benchmark),
     tuned(LENGTH, LengthOnly, FoldFit.lengths),
     tuned(ACCURACY, TrainingAccuracy, FoldFit.lengths),
@@ -181,8 +212,9 @@ ROUTERS = {spec.name: spec for spec in SPECS}
 
 
 def router_names(study: Study) -> list[str]:
-    """Return the routers that a study allows."""
-    return [spec.name for spec in SPECS if spec.reads(study) is not None]
+    """Return the routers that a study allows, the slow ones if it asks for them."""
+    slow = study.parameters.slow_routers
+    return [spec.name for spec in SPECS if spec.reads(study) is not None and slow >= spec.slow]
 
 
 # -- P(correct), fitted once ---------------------------------------------------------------------

@@ -64,7 +64,7 @@ def test_missing_labels_and_a_target_always_right_are_no_obstacle(tmp_path):
     table = table[np.random.default_rng(0).random(len(table)) > 0.3]
     study = tiny_studies.study(tmp_path, table)
     assert np.isnan(study.labels.correct).any()
-    for router in it.router_names(study):
+    for router in it.router_names(study.like(slow_routers=True)):
         [p] = it.predictions(study, router)
         assert not np.isnan(p[study.test_rows]).any(), router
 
@@ -119,11 +119,15 @@ def test_routers_read_the_encoders_they_name_or_are_left_out(study, monkeypatch)
     read = {name: spec.reads(study) for name, spec in it.ROUTERS.items()}
     assert read[it.PRIMARY] == [p.encoder] and read[it.UNTRAINED] == [p.untrained]
     assert read[it.CLUSTERS] == []  # of latent semantics
-    assert it.router_names(study) == list(it.ROUTERS)
-    without = set(it.ROUTERS) - set(it.router_names(study.like(untrained="")))
+    quick = [name for name, spec in it.ROUTERS.items() if not spec.slow]
+    assert it.router_names(study) == quick
+    slow = study.like(slow_routers=True)
+    assert it.router_names(slow) == list(it.ROUTERS)
+    without = set(it.ROUTERS) - set(it.router_names(slow.like(untrained="")))
     assert without == {it.UNTRAINED}
+    assert it.BEST_ENCODER not in it.router_names(slow.like(encoders=[]))
     monkeypatch.setattr(it, "CPU_EPOCH", 1)  # it would take too long
-    assert set(it.ROUTERS) - set(it.router_names(study)) == {it.FINE_TUNED}
+    assert set(it.ROUTERS) - set(it.router_names(slow)) == {it.FINE_TUNED}
 
 
 def test_the_best_head_is_the_one_that_the_recipe_chooses(study):
