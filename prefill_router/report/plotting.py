@@ -16,6 +16,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
+from matplotlib.transforms import Bbox
 
 from prefill_router import policy
 from prefill_router.evaluation.comparison import Evaluation
@@ -374,6 +375,7 @@ def forest(
         np.arange(len(lines)), [line if by == "router" else short(line) for line in lines]
     )
     ax.set_ylim(len(lines) - 0.5, -0.5)
+    ax.locator_params("x", nbins=round(12 * ax.get_position().width))  # panels are narrow
     ax.grid(False, axis="y")
     ax.set(xlabel=f"{label}, 95 % interval", ylabel="" if series else by)
     if series:
@@ -499,8 +501,8 @@ def trade_off(
     )
     ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(6))
     ax.set(xlabel=f"mean cost (USD per {QUERIES:,} queries)", ylabel="accuracy (%)")
-    _name_points(ax, named)
     legend_below(ax)
+    _name_points(ax, named)
     return ax
 
 
@@ -510,15 +512,18 @@ def _beside(ax: Axes, place: np.ndarray, name: str, color: object) -> None:
 
 
 def _name_points(ax: Axes, named: Sequence[tuple[np.ndarray, str, object]]) -> None:
-    """Name points (place, name, colour) on their right; names that would overlap are moved up."""
-    ax.autoscale_view()
-    to_axes, height = ax.transData + ax.transAxes.inverted(), 0.2 / ax.figure.get_figheight()
-    taken: list[tuple[float, float, float]] = []
-    for place, name, color in sorted(named, key=lambda point: point[0][1]):
-        x, y = to_axes.transform(place)
-        width = 0.1 * len(name) / ax.figure.get_figwidth()
-        while any(y - b < height and x < a + w and a < x + width for a, b, w in taken):
-            y += height / 4
-        taken.append((x, y, width))
-        look = {"va": "center", "fontsize": 9, "color": color, "zorder": 5}
-        ax.text(x + 0.015, y, name, transform=ax.transAxes, **look)
+    """Name points (place, name, colour) on their right, or where that covers no name or point."""
+    ax.figure.draw_without_rendering()  # where things lie is known once they are laid out
+    pixels = (ax.transData.transform(place) for place, *_ in named)
+    taken = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in pixels]
+    sides = [(8, dy, "left") for dy in (0, 8, -8)] + [(-8, 0, "right")]
+    sides += [(0, dy, "center") for dy in (13, -13, 26, -26)]
+    for place, name, color in named:
+        look = {"textcoords": "offset points", "va": "center", "fontsize": 9, "zorder": 5}
+        text = ax.annotate(name, place, (0, 0), color=color, annotation_clip=False, **look)
+        for *offset, side in sides:
+            text.set(position=offset, ha=side)
+            box = text.get_window_extent()
+            if not any(box.overlaps(other) for other in taken):
+                break
+        taken.append(box)
