@@ -1,23 +1,24 @@
 """Ablations of SharedTrunkNet: one thing changed at a time, the rest as in the recipe.
 
 Every configuration trains as many networks as the recipe keeps, with the same seeds, and averages
-them all. Probabilities are the networks' own: no configuration is calibrated.
+them all. Probabilities are the networks' own, not calibrated, and the likeliest target is asked.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from prefill_router.experiments.comparison import apply_policies, compare_predictions, held_out
+from prefill_router.experiments.comparison import held_out
 from prefill_router.experiments.fold import Features, FoldFit
 from prefill_router.experiments.routers import PRIMARY, predictions
 from prefill_router.experiments.study import Study
 from prefill_router.features.selection import Choice, choose
+from prefill_router.policy import argmax
 from prefill_router.progress import track
 from prefill_router.recipe.heads import labelled, train_networks
 
@@ -111,25 +112,28 @@ def ablate(study: Study) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        Gap closed, AUC and Brier score of each configuration, the `router`, alone and `versus`
-        `RECIPE`; with `seed`, and no interval, the same difference between single networks of one
-        seed, which says how far other seeds move it. `ONE` is a single network, and `BEST` the
-        networks that the recipe keeps of all it trains. And the significance of the differences in
-        gap closed, corrected for the number of changes.
+        Gap closed and AUC of each configuration, the `router`, alone and `versus` `RECIPE`; with
+        `seed`, and no interval, the same difference between single networks of one seed, which says
+        how far other seeds move it. `ONE` is a single network, and `BEST` the networks that the
+        recipe keeps of all it trains. And the significance of the differences in gap closed,
+        corrected for the number of changes.
     """
-    each = {name: trained(study, name) for name in track(VARIANTS, "Training variants")}
-    p = {name: [fold.mean(axis=0) for fold in folds] for name, folds in each.items()}
-    p[ONE] = [fold[0] for fold in each[RECIPE]]
-    p[BEST] = predictions(study, PRIMARY, calibrated=False)
-    choices = {name: apply_policies(study, by_fold).choice for name, by_fold in p.items()}
-    found = [compare_predictions(study, p, [(name, RECIPE) for name in p if name != RECIPE])]
-    found.append(held_out(study).significance(choices, RECIPE))
+    at = held_out(study)
+    each = {  # P(correct) of the test queries by each network, (S, n, K)
+        name: np.stack([at.join(of) for of in zip(*trained(study, name), strict=True)])
+        for name in track(VARIANTS, "Training variants")
+    }
+    p = {name: networks.mean(axis=0) for name, networks in each.items()}
+    p |= {ONE: each[RECIPE][0], BEST: at.join(predictions(study, PRIMARY, calibrated=False))}
+    found = [
+        at.likeliest(p, [(name, RECIPE) for name in p if name != RECIPE]),
+        at.significance({name: argmax(values) for name, values in p.items()}, RECIPE),
+    ]
+    pairs = [(name, RECIPE) for name in VARIANTS if name != RECIPE]
     for seed in range(study.parameters.keep):
-        single = {name: [fold[seed] for fold in folds] for name, folds in each.items()}
-        pairs = [(name, RECIPE) for name in VARIANTS if name != RECIPE]
+        single = {name: networks[seed] for name, networks in each.items()}
         single |= {ONE: single[RECIPE], "average": p[RECIPE]}
-        rows = compare_predictions(study, single, [*pairs, (ONE, "average")], n_resamples=1)
+        rows = replace(at, n_resamples=1).likeliest(single, [*pairs, (ONE, "average")])
         rows = rows[rows["versus"] != ""]
         found.append(rows.assign(versus=RECIPE, seed=seed, lower=np.nan, upper=np.nan))
-    rows = pd.concat(found, ignore_index=True)
-    return rows[rows["target"] == ""]
+    return pd.concat(found, ignore_index=True)

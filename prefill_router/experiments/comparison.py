@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -79,33 +79,21 @@ class Routed:
     frugal : ndarray of int, shape (n,)
         The target asked by the cheapest policy that is on validation as accurate as the best
         single target.
-    tau : list of float
-        The tolerance of `choice` in each fold; 0 where there are no costs (argmax).
     """
 
     p: np.ndarray
     choice: np.ndarray
     frugal: np.ndarray
-    tau: list[float]
 
 
 def route(study: Study, router: str) -> Routed:
-    """Apply a router to the study's test queries."""
-    return apply_policies(study, predictions(study, router))
+    """Choose policies on validation rows, and apply them to the study's test queries."""
+    by_fold, join = predictions(study, router), held_out(study).join
+    choices = [choose_targets(study, fold, p) for fold, p in enumerate(by_fold)]
+    return Routed(join(by_fold), *(join(chosen) for chosen in zip(*choices, strict=True)))
 
 
-def apply_policies(study: Study, by_fold: Sequence[np.ndarray]) -> Routed:
-    """Choose policies on validation rows, and apply them to test rows.
-
-    `by_fold` holds P(correct), (N, K), in each fold: NaN on its training rows.
-    """
-    chosen = [choose_targets(study, fold, p) for fold, p in enumerate(by_fold)]
-    choices, frugal, taus = zip(*chosen, strict=True)
-    join = held_out(study).join
-    return Routed(join(by_fold), join(choices), join(frugal), list(taus))
-
-
-def choose_targets(study: Study, fold: int, p: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+def choose_targets(study: Study, fold: int, p: np.ndarray) -> np.ndarray:
     """Choose policies on a fold's validation rows, and apply them wherever there are predictions.
 
     Parameters
@@ -117,22 +105,20 @@ def choose_targets(study: Study, fold: int, p: np.ndarray) -> tuple[np.ndarray, 
 
     Returns
     -------
-    choice, frugal : ndarrays of int, shape (N,)
-        As in `Routed`; 0 where there are no predictions.
-    tau : float
-        The tolerance of `choice`, 0 where there are no costs.
+    ndarray of int, shape (2, N)
+        `choice` and `frugal` as in `Routed`; 0 where there are no predictions.
     """
     known, v = ~np.isnan(p).any(axis=1), study.splits[fold].validation
     rows = np.zeros((2, len(p)), dtype=int)
     if not study.has_costs:
         rows[:, known] = policy.argmax(p[known])
-        return *rows, 0.0
+        return rows
     cost, Y = study.expected_costs(fold), study.labels.correct
     best = choose_parameter(p[v], Y[v], cost[v])
     frugal = choose_parameter(p[v], Y[v], cost[v], as_accurate_as=study.best_single[fold])
     for row, tau in zip(rows, (best, frugal), strict=True):
         row[known] = policy.tolerance(p[known], cost[known], tau)
-    return *rows, best
+    return rows
 
 
 def reference_choices(study: Study) -> dict[str, np.ndarray]:
@@ -152,35 +138,3 @@ def reference_choices(study: Study) -> dict[str, np.ndarray]:
         for name, extreme in ((DEAREST, np.argmax), (CHEAPEST, np.argmin)):
             choices[name] = np.array([extreme(cost) for cost in costs])[study.test_folds]
     return choices
-
-
-def compare_predictions(
-    study: Study,
-    p: Mapping[str, Sequence[np.ndarray]],
-    pairs: Pairs = (),
-    n_resamples: int | None = None,
-) -> pd.DataFrame:
-    """Compare P(correct), and the choices made by it, on test rows.
-
-    Parameters
-    ----------
-    study : Study
-    p : mapping of router -> list of (N, K) arrays
-        P(correct) in each fold.
-    pairs : sequence of (router, versus)
-        Whose differences are wanted.
-    n_resamples : int, default the study's
-
-    Returns
-    -------
-    pandas.DataFrame
-        Results: gap closed, AUC and Brier score of each router and pair.
-    """
-    at = held_out(study)
-    at = replace(at, n_resamples=n_resamples or at.n_resamples)
-    routed = {name: apply_policies(study, by_fold) for name, by_fold in p.items()}
-    choices = {name: r.choice for name, r in routed.items()}
-    chosen = replace(at, cost=None, targets=()).choices(choices, pairs)
-    predicted = at.probabilities({n: r.p for n, r in routed.items()}, pairs, ("AUC", "Brier"))
-    kept = chosen["metric"].eq("gap closed") & chosen["router"].isin(list(p))
-    return pd.concat([chosen[kept], predicted], ignore_index=True)

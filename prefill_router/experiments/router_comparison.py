@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pandas as pd
 
 from prefill_router.evaluation.bootstrap import differences
@@ -25,8 +23,6 @@ from prefill_router.metrics import pairwise_brier
 NO_HYPOTHESES = (*CONTROLS, ACCURACY, AUTO)
 """Not corrected for: what shows that a result is real, and the head that is another router's."""
 PAIRWISE = "pairwise Brier"
-CURVES_DRAWN = 100
-"""Resamples at most of whole curves."""
 
 
 def compare_routers(study: Study) -> pd.DataFrame:
@@ -54,8 +50,7 @@ def compare_routers(study: Study) -> pd.DataFrame:
         expected = at.join([study.expected_costs(fold) for fold in range(len(study.splits))])
         weak, strong = int(at.cost.mean(axis=0).argmin()), study.best_single[0]
         pair = (weak, strong) if weak != strong else None
-        few = replace(at, n_resamples=min(CURVES_DRAWN, at.n_resamples))
-        found.append(few.curves(p, expected, weak_strong=pair))
+        found.append(at.curves(p, expected, weak_strong=pair))
     return pd.concat(found, ignore_index=True)
 
 

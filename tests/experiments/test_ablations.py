@@ -2,15 +2,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tiny_studies import relabelled
+from tiny_studies import auc_within_folds, relabelled
 
 from prefill_router.evaluation.comparison import HOLM
 from prefill_router.evaluation.results import one, select
 from prefill_router.experiments import ablations as it
-from prefill_router.experiments.comparison import compare_predictions
+from prefill_router.experiments.comparison import held_out
 from prefill_router.experiments.fold import FoldFit
 from prefill_router.experiments.routers import PRIMARY, predictions
 from prefill_router.features.selection import Choice
+from prefill_router.metrics import gap_closed
 from prefill_router.trunk import SharedTrunkEnsemble
 
 SEPARATE = "one network per target"
@@ -66,24 +67,31 @@ def test_features_of_variants(study, fold):
 def test_every_change_has_its_rows_and_seeds_are_compared_with_the_same_seed(study, monkeypatch):
     some = {name: it.VARIANTS[name] for name in (it.RECIPE, "no dropout")}
     monkeypatch.setattr(it, "VARIANTS", some)
-    rows = it.ablate(study)
+    rows, at = it.ablate(study), held_out(study)
     assert not rows.duplicated(["metric", "router", "versus", "seed"]).any()
     names, alone = ["no dropout", it.ONE, it.BEST], rows[rows["seed"].isna()]
-    for metric in ("gap closed", "AUC", "Brier"):
+    for metric in ("gap closed", "AUC"):
         assert select(alone, metric=metric)["router"].tolist() == [it.RECIPE, *names]
         assert select(alone, metric=metric, versus=it.RECIPE)["router"].tolist() == names
     assert select(rows, metric=HOLM, router=it.RECIPE, versus=None)["versus"].tolist() == names
     changed, recipe = (it.trained(study, name) for name in ("no dropout", it.RECIPE))
-    single = {name: [p[1] for p in of] for name, of in (("changed", changed), ("one", recipe))}
-    single["average"] = [p.mean(axis=0) for p in recipe]
-    pairs = [("changed", "one"), ("one", "average")]
-    expected = compare_predictions(study, single, pairs, 100)
-    for (a, b), name in zip(pairs, ("no dropout", it.ONE), strict=True):
-        for metric in ("gap closed", "AUC", "Brier"):
-            ours = one(rows, metric=metric, router=name, versus=it.RECIPE, seed=1)
-            theirs = one(expected, metric=metric, router=a, versus=b)
-            assert ours.estimate == pytest.approx(theirs.estimate, abs=1e-12)
-            assert np.isnan(ours.lower)
+    average = [p.mean(axis=0) for p in recipe]
+
+    def measured(by_fold):
+        p, n = at.join(by_fold), np.arange(len(at.rows))
+        accuracy = at.correct[n, p.argmax(axis=1)].mean()
+        aucs = [auc_within_folds(study, p, k) for k in range(study.labels.n_targets)]
+        best, oracle = at.correct[n, at.best_single].mean(), at.correct.max(axis=1).mean()
+        return {"gap closed": gap_closed(accuracy, best, oracle), "AUC": np.mean(aucs)}
+
+    second, other, both = (
+        measured(p) for p in ([p[1] for p in changed], [p[1] for p in recipe], average)
+    )
+    for name, a, b in (("no dropout", second, other), (it.ONE, other, both)):
+        for metric in a:
+            row = one(rows, metric=metric, router=name, versus=it.RECIPE, seed=1)
+            assert row.estimate == pytest.approx(a[metric] - b[metric], abs=1e-12)
+            assert np.isnan(row.lower)
 
 
 def test_a_target_without_labels_stays_at_one_half(study):

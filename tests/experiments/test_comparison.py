@@ -32,16 +32,15 @@ def brute_force(study, router):
         cheap = min(enough, key=lambda t: (round(t[1], 15), round(t[0], 9), t[2]), default=best)
         t, taus = split.test, (best[2], cheap[2])
         choices = [by_tolerance(p[t], cost[t], tau) for tau in taus]
-        result += zip(t, *choices, [best[2]] * len(t), strict=True)
+        result += zip(t, *choices, strict=True)
     return [list(of) for of in zip(*sorted(result), strict=True)][1:]
 
 
 @pytest.mark.parametrize("router", [PRIMARY, TFIDF])
 def test_routing_with_costs_is_that_of_a_search_by_hand(study, router):
     routed = it.route(study, router)
-    choice, frugal, tau = brute_force(study, router)
+    choice, frugal = brute_force(study, router)
     assert routed.choice.tolist() == choice and routed.frugal.tolist() == frugal
-    assert set(np.round(routed.tau, 12)) == set(np.round(tau, 12))
     assert np.array_equal(routed.p, it.held_out(study).join(predictions(study, router)))
     cost = study.costs[study.test_rows]
     n = np.arange(len(cost))
@@ -52,7 +51,6 @@ def test_routing_without_costs_asks_the_likeliest(study):
     routed = it.route(study.like(prices="", outer_folds=1), TFIDF)
     assert routed.choice.tolist() == routed.p.argmax(axis=1).tolist()
     assert routed.frugal.tolist() == routed.choice.tolist()
-    assert routed.tau == [0.0]
 
 
 def test_routing_learns_nothing_from_test_labels(study):
