@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from prefill_router.errors import InputError, did_you_mean
+from prefill_router.errors import InputError, check_known
 from prefill_router.features import blockwise, fit_components
 from prefill_router.features.selection import (
     Choice,
@@ -68,11 +68,8 @@ class Recipe:
     device: Device = "cpu"
 
     def __post_init__(self):
-        known = {"head": [*HEADS, AUTO], "criterion": ["auc", "J"]}
-        for name, values in known.items():
-            if (value := getattr(self, name)) not in values:
-                hint = did_you_mean(value, values)
-                raise InputError(f"Unknown {name} {value!r}; known: {', '.join(values)}.{hint}")
+        check_known("head", self.head, [*HEADS, AUTO])
+        check_known("criterion", self.criterion, ["auc", "J"])
 
 
 @dataclass(frozen=True)
@@ -92,8 +89,6 @@ class Fitted:
         The head as it was fitted, such as a `SharedTrunkEnsemble` with its histories.
     scores : dict of str to float
         Pairwise Brier score, before calibration, on validation rows of each head fitted.
-    n_tried : int
-        Settings of heads compared on validation rows.
     """
 
     recipe: Recipe
@@ -102,7 +97,6 @@ class Fitted:
     choices: list[Choice]
     model: Any
     scores: dict[str, float]
-    n_tried: int
 
 
 def fit_recipe(
@@ -149,17 +143,17 @@ def fit_recipe(
         components = fit_components(places, activations, split.train)
         features = components.features(components.read(activations))
         columns = np.concatenate(components.columns(places))
-        model, tensors, n_tried = head.fit(HeadData(features, columns, Y, groups, split, recipe))
+        model, tensors = head.fit(HeadData(features, columns, Y, groups, split, recipe))
         raw = blockwise(partial(head.predict, tensors), features[held])
         calibration = fit_calibration(raw, Y[held], groups[held], seed=recipe.seed)
         predictor = Predictor(
             **vars(components), head=name, tensors=tensors, calibration=calibration
         )
         scores = {name: score(raw, Y[held])}
-        fitted.append(Fitted(recipe, predictor, features, places, model, scores, n_tried))
+        fitted.append(Fitted(recipe, predictor, features, places, model, scores))
     best = min(fitted, key=lambda it: it.scores[it.predictor.head])
     scores = {name: value for it in fitted for name, value in it.scores.items()}
-    return replace(best, scores=scores, n_tried=sum(it.n_tried for it in fitted))
+    return replace(best, scores=scores)
 
 
 def check_same_queries(states: Activations, n: int) -> None:

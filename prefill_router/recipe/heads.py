@@ -67,19 +67,19 @@ class Head:
     Attributes
     ----------
     fit : callable
-        From `HeadData` to the fitted model, its tensors, and how many settings were compared.
+        From `HeadData` to the fitted model and its tensors.
     predict : callable
         From tensors and features (N, D) to P(correct), (N, K) float64.
     all_layers : bool
         Whether it reads every layer and pooling, instead of those chosen for each target.
     """
 
-    fit: Callable[[HeadData], tuple[Any, Tensors, int]]
+    fit: Callable[[HeadData], tuple[Any, Tensors]]
     predict: Callable[[Tensors, np.ndarray], np.ndarray]
     all_layers: bool = False
 
 
-def fit_trunk(data: HeadData) -> tuple[Any, Tensors, int]:
+def fit_trunk(data: HeadData) -> tuple[Any, Tensors]:
     """Train SharedTrunkNets on x = [f_1 | ... | f_K] [T].
 
     Columns that several targets share are repeated in training, as published, and their weights
@@ -98,7 +98,7 @@ def fit_trunk(data: HeadData) -> tuple[Any, Tensors, int]:
     first = tensors["weight.0"]
     merged = np.zeros((len(first), data.features.shape[1], first.shape[2]), first.dtype)
     np.add.at(merged, (slice(None), data.columns), first)
-    return ensemble, tensors | {"weight.0": merged}, 1
+    return ensemble, tensors | {"weight.0": merged}
 
 
 def train_networks(
@@ -136,11 +136,11 @@ def predict_each_network(tensors: Tensors, features: np.ndarray) -> np.ndarray:
     return np.where(tensors["labelled"], p.astype(np.float64), 0.5)
 
 
-def fit_logistic_head(data: HeadData) -> tuple[Any, Tensors, int]:
+def fit_logistic_head(data: HeadData) -> tuple[Any, Tensors]:
     """Fit one logistic regression per target; C has the least Brier score on validation rows."""
     models = [TargetLogistic(C) for C in STRENGTHS]
     best = tuned(models, data.features, data.correct, data.split)
-    return best, {"coef": best.coef_, "intercept": best.intercept_}, len(models)
+    return best, {"coef": best.coef_, "intercept": best.intercept_}
 
 
 def tuned(
@@ -161,7 +161,7 @@ def tuned(
     return min(candidates, key=lambda model: _mean((model.predict_proba(X[held]) - Y[held]) ** 2))
 
 
-def fit_ridge(data: HeadData) -> tuple[Any, Tensors, int]:
+def fit_ridge(data: HeadData) -> tuple[Any, Tensors]:
     """Regress each query's easiness and the targets' deviations from it, with two penalties.
 
     On validation rows, that of the deviations has the least pairwise Brier score, and that of
@@ -175,7 +175,7 @@ def fit_ridge(data: HeadData) -> tuple[Any, Tensors, int]:
     joined = [join_parts(part[:, 0], parts[best][:, 1:]) for part in parts]
     mean = int(np.argmin([_mean((p - Y[held]) ** 2) for p in joined]))
     coef = np.column_stack([path.coef_[mean][:, :1], path.coef_[best][:, 1:]])
-    return path, {"coef": coef, "intercept": path.y_mean_ - path.x_mean_ @ coef}, 2 * len(parts)
+    return path, {"coef": coef, "intercept": path.y_mean_ - path.x_mean_ @ coef}
 
 
 def predict_ridge(tensors: Tensors, features: np.ndarray) -> np.ndarray:
