@@ -220,7 +220,7 @@ def test_route_says_whom_to_ask_and_why(loop, router):
     assert [one["choice"] for one in found] == [one.choice for one in wanted]
     assert [one["p"] for one in found] == [one.p for one in wanted]
     assert wanted[0].why in invoke(*given).stdout
-    assert "Unknown target 'x'" in refused("route", loop[0], "w1", "-p", "exclude=x")
+    assert "target 'x' is unknown" in refused("route", loop[0], "w1", "-p", "exclude=x")
     assert "needs budget" in refused("route", loop[0], "w1", "-p", "policy=budget")
 
 

@@ -362,18 +362,18 @@ class Router:
             raise InputError(
                 f"The queries are one text, {queries!r:.80}; put it in a list, or use route(query)."
             )
-        if states is None and self.reader is None:
-            raise InputError(
-                "This router was fitted to arrays of states, and has no encoder to read queries; "
-                "give it their states (Activations)."
-            )
-        if states is None:
-            read, n_tokens = self.reader.read(queries)
-        else:
+        if states is not None:
             if queries is not None:
                 check_same_queries(states, len(queries))
             read = self.predictor.read(states)
             n_tokens = None if self.costs is None else states.full_tokens
+        elif self.reader is None:
+            raise InputError(
+                "This router was fitted to arrays of states, and has no encoder to read queries; "
+                "give it their states (Activations)."
+            )
+        else:
+            read, n_tokens = self.reader.read(queries)
         features = self.predictor.features(read)
         return predict(self.predictor, self.costs, features, n_tokens, queries, self.config.added)
 

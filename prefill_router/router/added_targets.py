@@ -88,10 +88,21 @@ class NewTargetHead:
             1 right, 0 wrong, NaN never asked (the query then says nothing).
         """
         known = ~np.isnan(y)
-        z, y = _logits(p_others[known]), y[known]
-        variances = np.repeat([self.ability, self.likeness], [1, z.shape[1]])
-        design = np.column_stack([np.ones(len(z)), z])
-        theta = _most_probable(design, y, z.mean(axis=1), variances)
+        z, signs = _logits(p_others[known]), 2 * y[known] - 1
+        deviations = np.sqrt(np.repeat([self.ability, self.likeness], [1, z.shape[1]]))
+        design = (
+            np.column_stack([np.ones(len(z)), z]) * deviations
+        )  # so that priors have variance 1
+        offset = z.mean(axis=1)
+
+        def objective(theta: np.ndarray) -> tuple[float, np.ndarray]:
+            margins = signs * (offset + design @ theta)
+            loss = np.logaddexp(0, -margins).sum() + theta @ theta / 2
+            return loss, theta - design.T @ (signs * expit(-margins))
+
+        start, options = 0 * deviations, {"maxiter": 1000, "gtol": 1e-6, "ftol": 1e-12}
+        found = minimize(objective, start, jac=True, method="L-BFGS-B", options=options)
+        theta = found.x * deviations
         self.intercept_, self.coef_ = float(theta[0]), 1 / z.shape[1] + theta[1:]
         return self
 
@@ -102,23 +113,6 @@ class NewTargetHead:
 
 def _logits(p: np.ndarray) -> np.ndarray:
     return logit(np.asarray(p, dtype=np.float64).clip(CLIP, 1 - CLIP))
-
-
-def _most_probable(
-    design: np.ndarray, y: np.ndarray, offset: np.ndarray, variances: np.ndarray
-) -> np.ndarray:
-    """Maximise the posterior of a logistic regression with an offset and normal priors."""
-    scaled, signs = design * np.sqrt(variances), 2 * y - 1  # of unit variance, and 0 stays 0
-
-    def objective(theta: np.ndarray) -> tuple[float, np.ndarray]:
-        margins = signs * (offset + scaled @ theta)
-        loss = np.logaddexp(0, -margins).sum() + theta @ theta / 2
-        return loss, theta - scaled.T @ (signs * expit(-margins))
-
-    start = np.zeros(design.shape[1])
-    options = {"maxiter": 1000, "gtol": 1e-6, "ftol": 1e-12}
-    found = minimize(objective, start, jac=True, method="L-BFGS-B", options=options)
-    return found.x * np.sqrt(variances)
 
 
 def fit_added(labels: Labels, p: np.ndarray, n_resamples: int = 2000, seed: int = 0) -> AddedRecord:

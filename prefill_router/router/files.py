@@ -14,13 +14,14 @@ from pathlib import Path
 import numpy as np
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.utils import filter_repo_objects
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 from tokenizers import Tokenizer
 
-from prefill_router.errors import InputError, did_you_mean
+from prefill_router.errors import InputError, check_known
 from prefill_router.extraction.sources import local_path
 from prefill_router.router.card import model_card
 from prefill_router.router.contents import FORMAT, RouterConfig, Tensors, check_tensors
@@ -48,15 +49,10 @@ def read(directory: Path) -> tuple[RouterConfig, dict[str, np.ndarray], dict[int
         raise InputError(f"{directory / TENSORS} is no safetensors file: {error}.") from error
     check_tensors(config, tensors, str(directory / TENSORS))
     tokenizers = {}
-    for target, own in _tokenizer_names(config).items():
-        content = _read_bytes(directory, own, config.tokenizers[target])
-        tokenizers[config.targets.index(target)] = parse_tokenizer(content, own)
+    for target, digest in config.tokenizers.items():
+        name = TOKENIZER.format(k := config.targets.index(target))
+        tokenizers[k] = parse_tokenizer(_read_bytes(directory, name, digest), name)
     return config, tensors, tokenizers
-
-
-def _tokenizer_names(config: RouterConfig) -> dict[str, str]:
-    """Return the file of each target that has one."""
-    return {name: TOKENIZER.format(config.targets.index(name)) for name in config.tokenizers}
 
 
 def _parse_config(content: bytes, path: Path) -> RouterConfig:
@@ -140,9 +136,7 @@ def read_own_tokenizers(
     """
     tokenizers = {}
     for target, name in paths.items():
-        if target not in targets:
-            hint = did_you_mean(target, targets)
-            raise InputError(f"tokenizers: unknown target {target!r}.{hint}")
+        check_known("tokenizers: target", target, targets)
         path = Path(name).expanduser()
         path = path / "tokenizer.json" if path.is_dir() else path
         if not path.is_file():
@@ -209,23 +203,21 @@ def find(name: str, revision: str | None = None) -> Path:
 
 
 def _fetch(name: str, revision: str | None) -> Path:
-    """Download the files that a router consists of, each once its size is known."""
+    """Download the files that a router may consist of, once their sizes are known."""
+    own = [CONFIG, TENSORS, TOKENIZER.format("*")]
     try:
         info = HfApi().model_info(name, revision=revision, files_metadata=True)
     except NOT_THERE:
         raise
     except Exception:  # however the client says that there is no connection: what was fetched once
         info = None
-
-    def fetch(files: list[str], revision: str | None) -> Path:
-        sizes = {file.rfilename: file.size for file in info.siblings} if info else {}
-        for file in files if info else ():
-            if file not in sizes:
-                raise InputError(f"{name} on the Hugging Face hub is no router: it has no {file}.")
+    else:
+        sizes = {file.rfilename: file.size for file in info.siblings}
+        for file in {CONFIG, TENSORS} - {*sizes}:
+            raise InputError(f"{name} on the Hugging Face hub is no router: it has no {file}.")
+        for file in filter_repo_objects(sizes, allow_patterns=own):
             _check_size(sizes[file], file, f"{file} of {name}")
-        how = {"allow_patterns": files, "local_files_only": info is None}
-        return Path(snapshot_download(name, revision=revision, **how))
-
-    directory = fetch([CONFIG], revision)
-    config = _parse_config(_read_bytes(directory, CONFIG), directory / CONFIG)
-    return fetch([TENSORS, *_tokenizer_names(config).values()], directory.name)  # same commit
+    offline = info is None
+    return Path(
+        snapshot_download(name, revision=revision, allow_patterns=own, local_files_only=offline)
+    )

@@ -16,13 +16,7 @@ from prefill_router.labels.costs import Prices
 from prefill_router.labels.splits import Split
 from prefill_router.recipe import Fitted
 from prefill_router.recipe.cost_prediction import CostModel
-from prefill_router.router.contents import (
-    FORMAT,
-    UNKNOWN,
-    PriceTable,
-    RouterConfig,
-    prefixed,
-)
+from prefill_router.router.contents import FORMAT, UNKNOWN, PriceTable, RouterConfig, prefixed
 from prefill_router.router.files import tensors_digest
 from prefill_router.router.guarantee import certify
 from prefill_router.router.predictions import Predictions
@@ -115,11 +109,9 @@ def finish(
         ],
         calibration=predictor.calibration.families,
         prices=costs and PriceTable.of(costs, labels.targets, prices),
-        tokenizers={}
-        if costs is None
-        else {
+        tokenizers={
             labels.targets[k]: hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
-            for k, tokenizer in costs.tokenizers.items()
+            for k, tokenizer in (costs.tokenizers if costs else {}).items()
         },
         tau=tau,
         lam=lam,

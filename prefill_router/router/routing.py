@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from prefill_router import policy
-from prefill_router.errors import InputError, did_you_mean
+from prefill_router.errors import InputError, check_known
 from prefill_router.evaluation.tuning import fit_abstention, fit_budget
 from prefill_router.router.contents import UNKNOWN, RouterConfig, Tensors
 
@@ -76,19 +76,14 @@ class Rule:
     targets: Sequence[str]
     note: str = ""
 
-    def _places(self, p: np.ndarray, cost: np.ndarray | None) -> np.ndarray:
-        """Return the chosen columns of `kept`."""
-        c = np.zeros((len(p), len(self.kept))) if cost is None else cost[:, self.kept]
-        return CHOOSE[self.name](p[:, self.kept], c, self.parameter)
-
     def choose(self, p: np.ndarray, cost: np.ndarray | None) -> np.ndarray:
-        """Return the chosen columns (N,) of `p` and `cost` (N, K); `policy.NOBODY` for none."""
-        chosen = self._places(p, cost)
-        return np.where(chosen == policy.NOBODY, policy.NOBODY, self.kept[chosen])
+        """Return which of the targets that can be asked is, (N,); `policy.NOBODY` for none."""
+        p, cost = p[:, self.kept], np.zeros(p.shape) if cost is None else cost
+        return CHOOSE[self.name](p, cost[:, self.kept], self.parameter)
 
     def routes(self, p: np.ndarray, cost: np.ndarray | None) -> list[Route]:
-        """Return where each of N queries goes."""
-        chosen = self._places(p, cost).tolist()
+        """Return where each of N queries goes, by P(correct) and costs (N, K) of all targets."""
+        chosen = self.choose(p, cost).tolist()
         costs = [None] * len(p) if cost is None else cost[:, self.kept].tolist()
         return [
             Route(
@@ -159,8 +154,7 @@ def make_rule(
         left, costs are needed and unknown, the budget or the accuracy cannot be met, or ``abstain``
         is to choose a target that was added since.
     """
-    if name not in PARAMETERS:
-        raise InputError(f"Unknown policy {name!r}.{did_you_mean(name, PARAMETERS)}")
+    check_known("policy", name, PARAMETERS)
     given = {key: value for key, value in setting.items() if value is not None}
     value = given.pop(own := PARAMETERS[name], None)
     if given:
@@ -168,9 +162,8 @@ def make_rule(
         raise InputError(f"The policy {name!r} has no setting {min(given)!r}; there are {known}.")
     if value is None and name in ("budget", "abstain"):
         raise InputError(f"The policy {name!r} needs {own}.")
-    for target in (name for name in exclude if name not in config.pool):
-        hint = did_you_mean(target, config.pool)
-        raise InputError(f"Unknown target {target!r} in exclude.{hint}")
+    for target in exclude:
+        check_known("exclude: target", target, config.pool)
     kept = [k for k, target in enumerate(config.pool) if target not in exclude]
     if not kept:
         raise InputError("All targets are excluded, so there is none to ask.")

@@ -249,8 +249,8 @@ def test_a_targets_own_tokenizer_travels_with_the_router(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "match"),
     [
-        ({"head": "forest"}, "Unknown head 'forest'"),
-        ({"tokenizers": {"nobody": "."}}, "unknown target 'nobody'"),
+        ({"head": "forest"}, "head 'forest' is unknown"),
+        ({"tokenizers": {"nobody": "."}}, "target 'nobody' is unknown"),
         ({"tokenizers": {"late": "/nowhere"}}, "has no /nowhere"),
         ({"prices": Prices({}, {})}, "price of target"),
         ({"max_loss": 0.0}, "between 0 and 1"),

@@ -1,7 +1,5 @@
 """A router on the hub, which a server on loopback stands in for."""
 
-import json
-
 import hub_standin
 import pytest
 
@@ -56,7 +54,7 @@ def test_a_router_goes_to_the_hub_and_comes_back(fitted, hub, tmp_path):
 def test_its_own_files_alone_are_fetched_and_found_without_a_connection(
     fitted, shared, monkeypatch
 ):
-    shared.files |= dict.fromkeys(("model.safetensors", "run.py", "tokenizer-0.json"), b"x")
+    shared.files |= dict.fromkeys(("model.safetensors", "run.py"), b"x")
     for offline in (False, True):
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
         assert Router.from_pretrained("someone/router").fingerprint == fitted[0].fingerprint
@@ -72,13 +70,11 @@ def test_its_own_files_alone_are_fetched_and_found_without_a_connection(
     ],
 )
 def test_a_giant_file_is_refused_before_it_is_fetched(shared, name, size, said):
-    config = json.loads(shared.files[CONFIG])
-    config["tokenizers"] = {config["targets"][1]: "0" * 64}
-    shared.files |= {CONFIG: json.dumps(config).encode(), "tokenizer-1.json": b"{}"}
+    shared.files["tokenizer-1.json"] = b"{}"
     shared.sizes[name] = size
     with pytest.raises(InputError, match=f"{name} of someone/router has {said} and is not read"):
         Router.from_pretrained("someone/router")
-    assert fetched(shared) == (set() if name == CONFIG else {CONFIG})
+    assert fetched(shared) == set()
 
 
 def test_a_repository_that_lacks_a_file_is_no_router(shared):
@@ -86,7 +82,7 @@ def test_a_repository_that_lacks_a_file_is_no_router(shared):
     shared.files["router.pkl"] = b"x"
     with pytest.raises(InputError, match=f"is no router: it has no {TENSORS}"):
         Router.from_pretrained("someone/router")
-    assert fetched(shared) == {CONFIG}
+    assert fetched(shared) == set()
 
 
 def test_a_name_that_is_nothing_is_refused(tmp_path, monkeypatch):

@@ -42,7 +42,7 @@ def why(rule, row=0, cost=COST):
 
 
 def names(rule, cost=COST):
-    return [None if k == policy.NOBODY else TARGETS[k] for k in rule.choose(P, cost)]
+    return [route.choice for route in rule.routes(P, cost)]
 
 
 def test_every_policy_is_the_one_it_is_called():
@@ -70,7 +70,7 @@ def test_the_best_single_target_is_asked_where_nothing_is_certified():
 
 def test_targets_can_be_left_out():
     assert names(settle("argmax", exclude=["a"])) == ["b", "b"]
-    with pytest.raises(InputError, match="Unknown target 'd' in exclude"):
+    with pytest.raises(InputError, match="exclude: target 'd' is unknown"):
         settle("argmax", exclude=["d"])
     with pytest.raises(InputError, match="All targets are excluded"):
         settle("argmax", exclude=TARGETS)
@@ -132,7 +132,7 @@ def test_reasons_name_what_decided():
 @pytest.mark.parametrize(
     ("name", "settings", "match"),
     [
-        ("cheapest", {}, "Unknown policy 'cheapest'"),
+        ("cheapest", {}, "policy 'cheapest' is unknown"),
         ("argmax", {"tau": 0.1}, "no setting 'tau'; there are tau of tolerance, lam of"),
         ("tolerance", {"tua": 0.1}, "'tolerance' has no setting 'tua'"),
         ("tolerance", {"tau": 2.0}, "tau is 2.0; it must be from 0 to 1"),
