@@ -6,12 +6,13 @@ import asyncio
 import os
 import queue
 import random
-import threading
 from collections import deque
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
+
+from anyio.from_thread import start_blocking_portal
 
 from prefill_router.answers.endpoints import Connection, NoAnswer, RateLimit
 from prefill_router.answers.ledger import Ledger, open_ledger
@@ -73,19 +74,12 @@ def ask_endpoints(
         askers = [_Asker(to, questions, decoding, prices, ledger, done) for to in endpoints]
         n = sum(len(asker.waiting) for asker in askers)
         # In a thread, since a notebook has a loop already; an exception here cancels the requests.
-        loop = asyncio.new_event_loop()
-        task = loop.create_task(_ask_all(askers))
-        task.add_done_callback(done.put)
-        thread = threading.Thread(target=loop.run_until_complete, args=[asyncio.wait([task])])
-        thread.start()
-        try:
+        with start_blocking_portal() as portal:
+            task = portal.start_task_soon(_ask_all, askers)
+            task.add_done_callback(done.put)
             for _ in track(iter(done.get, task), "Asking endpoints", n):
                 pass
             task.result()
-        finally:
-            loop.call_soon_threadsafe(task.cancel)
-            thread.join()
-            loop.close()
         return ledger
 
 

@@ -4,30 +4,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import tiny_routers
-import tiny_studies
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefill_router import recipe
 from prefill_router.extraction import extract
-from prefill_router.labels import load_labels
-from prefill_router.labels.costs import load_prices
+from prefill_router.labels.costs import Prices
 from prefill_router.labels.splits import make_splits
-from prefill_router.router import Router, measurement
+from prefill_router.recipe import Recipe, fit_recipe
+from prefill_router.recipe.heads import HEADS
+from prefill_router.router import Router
 from prefill_router.router.measurement import digests
-from prefill_router.trunk import SharedTrunkEnsemble
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    world = tiny_studies.world(tmp_path_factory.mktemp("world"))
-    return load_labels(world["labels"]), load_prices(world["prices"]), world["encoder"]
-
-
-def fitted(world, labels):
-    _, prices, encoder = world
-    states = extract(encoder, labels.question.tolist())
-    return Router.fit(labels, states, prices=prices, **tiny_routers.SETTINGS)
 
 
 def changed(labels, rows):
@@ -41,15 +27,18 @@ def changed(labels, rows):
 
 
 @pytest.mark.parametrize("part", ["test", "validation"])
-def test_rows_change_only_what_is_made_of_them(world, part):
-    labels, *_ = world
-    rows = getattr(make_splits(labels)[0], part)
-    router, other = fitted(world, labels), fitted(world, changed(labels, rows))
+def test_rows_change_only_what_is_made_of_them(fitted, part):
+    router, labels = fitted
+    prices = Prices(**router.config.prices.model_dump())
+    labels = changed(labels, getattr(make_splits(labels)[0], part))
+    states = extract(router.encoder, labels.question.tolist())
+    other = Router.fit(labels, states, prices=prices, **tiny_routers.SETTINGS)
     mine, theirs = router.tensors, other.tensors
     assert mine.keys() == theirs.keys() and router.config.places == other.config.places
     same = {name for name in mine if mine[name].tobytes() == theirs[name].tobytes()}
     of_training = {n for n in mine if n.startswith(("centre", "projection", "head", "lengths"))}
     assert router.guarantee.best_single == other.guarantee.best_single
+    assert router.guarantee.p_values != other.guarantee.p_values
     if part == "validation":
         assert len(of_training) == 13 and of_training <= same < set(mine)
     else:
@@ -57,42 +46,17 @@ def test_rows_change_only_what_is_made_of_them(world, part):
         assert (router.config.tau, router.config.lam) == (other.config.tau, other.config.lam)
 
 
-def test_each_part_is_fitted_to_its_own_rows_and_whole_groups(world, monkeypatch):
-    labels, *_ = world
-    split, seen = make_splits(labels)[0], {}
-
-    def spy(place, name, look):
-        original = getattr(place, name)
-
-        def call(*given, **settings):
-            seen[name] = look(given)
-            return original(*given, **settings)
-
-        monkeypatch.setattr(place, name, call)
-
-    spy(SharedTrunkEnsemble, "fit", lambda given: given[2:4])
-    spy(recipe, "fit_calibration", lambda given: given[1:3])
-    spy(measurement, "certify", lambda given: (given[0].correct, given[0].groups))
-    fitted(world, labels)
-    parts = {"fit": split.train, "fit_calibration": split.validation, "certify": split.test}
-    for name, rows in parts.items():
-        np.testing.assert_array_equal(seen[name][0], labels.correct[rows])
-        np.testing.assert_array_equal(seen[name][1], labels.group[rows])
-
-
-@pytest.mark.parametrize("head", ["trunk", "logistic", "ridge"])
-def test_what_the_book_evaluates_is_what_is_saved(world, tmp_path, head):
+@pytest.mark.parametrize("head", HEADS)
+def test_what_the_book_evaluates_is_what_is_saved(fitted, tmp_path, head):
     """The recipe's probabilities and those of the router that was saved, bit for bit."""
-    labels, prices, encoder = world
-    states, split = extract(encoder, labels.question.tolist()), make_splits(labels)[0]
+    labels = fitted[1]
+    states, split = extract(fitted[0].encoder, labels.question.tolist()), make_splits(labels)[0]
     settings = {"head": head, "dimensions": [2, 6], "n_seeds": 2, "keep": 1}
-    fitted = recipe.fit_recipe(recipe.Recipe(**settings), labels, states, split)
-    router = Router.fit(labels, states, prices=prices, n_resamples=20, **settings)
+    p = fit_recipe(Recipe(**settings), labels, states, split).predictor.predict_proba(states)
+    router = Router.fit(labels, states, n_resamples=20, **settings)
     router = Router.from_pretrained(router.save_pretrained(tmp_path))
-    p = fitted.predictor.predict_proba(states)
     np.testing.assert_array_equal(router.predict_proba(states), p)
-    test = labels.take(split.test)
-    seen = router.examine(test)
+    seen = router.examine(labels.take(split.test))
     np.testing.assert_allclose(seen.p, p[split.test], atol=1e-5)  # batched by other lengths
 
 
