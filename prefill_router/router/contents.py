@@ -58,10 +58,8 @@ class PriceTable(Part):
         """Return the prices by which a model of these targets' costs was fitted."""
         prices = Prices({}, {}) if prices is None else prices
         by_tokens = [k for k, usd in zip(targets, costs.output_price, strict=True) if usd != 1]
-        inputs, outputs = (
-            {k: side[k] for k in by_tokens} for side in (prices.input, prices.output)
-        )
-        return cls(input=inputs, output=outputs, as_of=prices.as_of)
+        both = ({k: side[k] for k in by_tokens} for side in (prices.input, prices.output))
+        return cls(**dict(zip(("input", "output"), both, strict=True)), as_of=prices.as_of)
 
 
 class AddedRecord(Part):

@@ -70,22 +70,15 @@ def test_messages_are_rendered_by_the_chat_template(reader, source):
     assert reader.read([talk, "w1"])[1].tolist() == [len(rendered["input_ids"]), 3]
 
 
-@pytest.mark.parametrize(
-    ("query", "match"),
-    [
-        ([], "has no message"),
-        (["w1"], "Message 0 is 'w1'"),
-        ([{"role": "user"}], "for 'role' and 'content'"),
-        ([{"role": "user", "content": [{"type": "image"}]}], "for 'role' and 'content'"),
-        (None, "not text"),
-    ],
-)
-def test_queries_that_are_none_are_refused(reader, query, match):
-    for queries in ([query], ["w1", query]):
+def test_queries_that_are_none_are_refused(reader):
+    image = {"role": "user", "content": [{"type": "image"}]}
+    for queries, match in (
+        ([], "the list is empty"), ([[]], "has no message"), ([["w1"]], "Message 0 is 'w1'"),
+        ([[{"role": "user"}]], "for 'role' and 'content'"), ([None], "not text"),
+        (["w1", [image]], "for 'role' and 'content'"),
+    ):  # fmt: skip
         with pytest.raises(InputError, match=match):
             reader.read(queries)
-    with pytest.raises(InputError, match="the list is empty"):
-        reader.read([])
 
 
 def test_a_conversation_needs_a_template(tmp_path):
