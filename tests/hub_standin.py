@@ -3,9 +3,10 @@
 import base64
 import hashlib
 import json
-import threading
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+
+from prefill_router.zoo import serving
 
 COMMIT = "c" * 40
 
@@ -92,10 +93,5 @@ def handler(hub):
 def serve():
     """Yield the address of a hub, and the hub."""
     hub = Hub()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(hub))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", hub
-    finally:
-        server.shutdown()
-        server.server_close()
+    with serving.serve(serving.ZooServer(handler=handler(hub))) as base_url:
+        yield base_url.removesuffix("/v1"), hub

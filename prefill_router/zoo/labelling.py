@@ -38,10 +38,6 @@ def target_names() -> list[str]:
     return [f"zoo/{name}" for name in TARGETS]
 
 
-def _weights() -> dict[str, str]:
-    return {name: weights_hash(resolve(name)) for name in target_names()}
-
-
 def fresh_labels(store: Store, device: str = "cpu") -> Path:
     """Ask every target every question again and return the label table's path.
 
@@ -162,5 +158,6 @@ def _manifest(path: Path) -> Path:
 def _write_manifest(path: Path, decoding: Decoding, **more: Any) -> None:
     """Record the hashes of the file at `path`, of the labels and weights, and the decoding."""
     settings = {"max_new_tokens": decoding.max_new_tokens, "temperature": decoding.temperature}
-    hashes = {path.stem: file_hash(path), "labels": file_hash(zoo.LABELS), "weights": _weights()}
+    weights = {name: weights_hash(resolve(name)) for name in target_names()}
+    hashes = {path.stem: file_hash(path), "labels": file_hash(zoo.LABELS), "weights": weights}
     write_json(_manifest(path), hashes | {"decoding": settings | more})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -10,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
@@ -56,27 +56,34 @@ def build_practice(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, n: int) -
     return [np.array([head + tail, [IGNORED] * len(head) + tail]) for head, tail in pairs]
 
 
-def batches(practice: Sequence[np.ndarray], seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield batches of what `build_practice` returns without end: questions of similar lengths.
+def epoch(
+    practice: Sequence[np.ndarray], rng: np.random.Generator
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield batches of all that `build_practice` returns: questions of similar lengths.
 
     Yields
     ------
     tokens, labels : ndarray of int64, shape (batch, time)
         Padded on the right. Sizes vary, so that each batch holds about `TOKENS_PER_BATCH` tokens.
     """
-    rng = np.random.default_rng(seed)
     lengths = np.array([example.shape[1] for example in practice])
+    order = np.lexsort((rng.random(len(lengths)), lengths))
+    ends = np.cumsum(lengths[order])
+    bounds = np.searchsorted(ends, np.arange(TOKENS_PER_BATCH, ends[-1], TOKENS_PER_BATCH))
+    parts = [part for part in np.split(order, bounds) if len(part)]
+    for i in rng.permutation(len(parts)):
+        tokens = np.zeros((len(parts[i]), lengths[parts[i]].max()), dtype=np.int64)
+        labels = np.full_like(tokens, IGNORED)
+        for row, index in enumerate(parts[i]):
+            tokens[row, : lengths[index]], labels[row, : lengths[index]] = practice[index]
+        yield tokens, labels
+
+
+def batches(practice: Sequence[np.ndarray], seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the batches of one `epoch` after the other, without end."""
+    rng = np.random.default_rng(seed)
     while True:
-        order = np.lexsort((rng.random(len(lengths)), lengths))
-        ends = np.cumsum(lengths[order])
-        bounds = np.searchsorted(ends, np.arange(TOKENS_PER_BATCH, ends[-1], TOKENS_PER_BATCH))
-        parts = [part for part in np.split(order, bounds) if len(part)]
-        for i in rng.permutation(len(parts)):
-            tokens = np.zeros((len(parts[i]), lengths[parts[i]].max()), dtype=np.int64)
-            labels = np.full_like(tokens, IGNORED)
-            for row, index in enumerate(parts[i]):
-                tokens[row, : lengths[index]], labels[row, : lengths[index]] = practice[index]
-            yield tokens, labels
+        yield from epoch(practice, rng)
 
 
 def answer_loss(model: PreTrainedModel, tokens: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -88,7 +95,7 @@ def answer_loss(model: PreTrainedModel, tokens: torch.Tensor, labels: torch.Tens
         A causal language model. Padding is on the right, where a causal model does not look, so
         no attention mask is needed.
     tokens, labels : torch.Tensor of int64, shape (batch, time)
-        See `batches`.
+        See `epoch`.
 
     Returns
     -------
@@ -110,14 +117,12 @@ def validation_loss(
     others = build_practice(replace(recipe, seed=recipe.seed + 10_000), build_tokenizer(), HELD_OUT)
     seen = {example.tobytes() for example in practice}
     others = [example for example in others if example.tobytes() not in seen]
-    rows, total, n_tokens = 0, 0.0, 0
-    for tokens, labels in batches(others, seed=0):
-        rows, n = rows + len(tokens), int((labels[:, 1:] != IGNORED).sum())
-        batch = (torch.from_numpy(array).to(model.device) for array in (tokens, labels))
-        total, n_tokens = total + n * answer_loss(model, *batch).item(), n_tokens + n
-        if rows == len(others):
-            return total / n_tokens
-    raise AssertionError("batches ended")
+    losses, n_tokens = [], []
+    for batch in epoch(others, np.random.default_rng(0)):
+        tokens, labels = (torch.from_numpy(array).to(model.device) for array in batch)
+        losses.append(answer_loss(model, tokens, labels).item())
+        n_tokens.append(int((labels[:, 1:] != IGNORED).sum()))
+    return float(np.average(losses, weights=n_tokens))
 
 
 def schedule(step: int, steps: int) -> float:
@@ -150,12 +155,11 @@ def export(
     model: PreTrainedModel, recipe: Recipe, directory: Path, step: int, loss: float | None = None
 ) -> None:
     """Write a model in the hub's layout, with half-precision weights, its card and loss."""
-    copy = AutoModelForCausalLM.from_config(recipe.config())
-    copy.load_state_dict(model.state_dict())
+    copied = copy.deepcopy(model).half()
     ends = {"eos_token_id": 1, "pad_token_id": 0, "max_new_tokens": 96 if recipe.thinks else 16}
-    copy.generation_config = GenerationConfig(do_sample=False, **ends)
+    copied.generation_config = GenerationConfig(do_sample=False, **ends)
     with quiet():
-        copy.half().save_pretrained(directory)
+        copied.save_pretrained(directory)
     build_tokenizer().save_pretrained(directory)
     made = {**vars(recipe), "step": step, "validation_loss": loss and round(loss, 4)}
     write_json(directory / "recipe.json", made)
@@ -164,25 +168,18 @@ def export(
 
 def save_state(path: Path, model: PreTrainedModel, optimizers: list[Optimizer], step: int) -> None:
     """Write the steps done, the weights and what optimisers keep of each, atomically."""
-    tensors = {"step": torch.tensor(step)}
-    for name, p in model.named_parameters():
-        kept = {key: value for o in optimizers for key, value in o.state.get(p, {}).items()}
-        tensors |= {name: p.detach()} | {f"{name} {key}": value for key, value in kept.items()}
     with atomic_write(path) as temporary:
-        save_file(tensors, temporary)
+        torch.save([step, *(part.state_dict() for part in (model, *optimizers))], temporary)
 
 
 def load_state(path: Path, model: PreTrainedModel, optimizers: list[Optimizer]) -> int:
     """Restore what `save_state` wrote; return the number of steps done, 0 without a file."""
     if not path.exists():
         return 0
-    tensors = load_file(path, device=str(model.device))
-    owner = {p: optimizer for optimizer in optimizers for p in optimizer.param_groups[0]["params"]}
-    for name, p in model.named_parameters():
-        p.data = tensors[name]
-        kept = {key: value for key, value in tensors.items() if key.startswith(f"{name} ")}
-        owner[p].state[p] = {key.rpartition(" ")[2]: value for key, value in kept.items()}
-    return int(tensors["step"])
+    step, *states = torch.load(path, model.device, weights_only=True)
+    for part, state in zip((model, *optimizers), states, strict=True):
+        part.load_state_dict(state)
+    return step
 
 
 def train(recipe: Recipe, out: Path, work: Path, device: str = "cpu") -> list[float]:
@@ -212,7 +209,7 @@ def train(recipe: Recipe, out: Path, work: Path, device: str = "cpu") -> list[fl
     optimizers = build_optimizers(model)
     practice = build_practice(recipe, build_tokenizer(), recipe.questions)
     made_from = fingerprint(vars(recipe), np.concatenate(practice, axis=1))
-    state = work / f"{recipe.name}-{made_from}.safetensors"
+    state = work / f"{recipe.name}-{made_from}.pt"
     done = load_state(state, model, optimizers)
     losses = []
     stream = islice(batches(practice, recipe.seed), done, recipe.steps)

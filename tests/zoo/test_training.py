@@ -25,12 +25,7 @@ MODELS = {SMALL.name: STEPS, f"{SMALL.name}-step-12": 12}
 @pytest.fixture(scope="module", autouse=True)
 def small_batches():
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {
-            "TOKENS_PER_BATCH": BATCH,
-            "WARM_UP": 4,
-            "SAVE_EVERY": 10,
-            "HELD_OUT": 60,
-        }.items():
+        for name, value in SIZES.items():
             patch.setattr(it, name, value)
         yield
 
