@@ -5,16 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
+import numpy as np
 from tqdm import tqdm
 
 T = TypeVar("T")
-
-
-def _bar(items: Iterable[T] | None, description: str, **options: Any) -> tqdm:
-    hidden = not sys.stderr.isatty()
-    return tqdm(items, desc=description, disable=hidden, leave=False, **options)
 
 
 def track(iterable: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
@@ -37,7 +33,7 @@ def track(iterable: Iterable[T], description: str, total: int | None = None) -> 
     iterator
         The items of `iterable`.
     """
-    return iter(_bar(iterable, description, total=total))
+    return iter(tqdm(iterable, description, total, leave=False, disable=None))
 
 
 def note(text: str) -> None:
@@ -47,28 +43,28 @@ def note(text: str) -> None:
 
 
 @contextmanager
-def meter(description: str, n_queries: int, n_tokens: int) -> Iterator[Callable[[int, int], None]]:
+def meter(description: str, n_tokens: np.ndarray) -> Iterator[Callable[[np.ndarray], None]]:
     """Show how far a long run over queries is; the time left follows from tokens, which take it.
 
     Parameters
     ----------
     description : str
         What is being done, in plain words.
-    n_queries, n_tokens : int
-        All that is to be done.
+    n_tokens : int64 ndarray of shape (N,)
+        Tokens of each query.
 
     Yields
     ------
     callable
-        Called with the queries and the tokens just done.
+        Called with the tokens of each query just done.
     """
-    done = 0
-    with _bar(None, description, total=n_tokens, unit="tok", unit_scale=True) as bar:
+    done, shown = 0, {"leave": False, "disable": None, "unit": "tok", "unit_scale": True}
+    with tqdm(desc=description, total=int(n_tokens.sum()), **shown) as bar:
 
-        def advance(queries: int, tokens: int) -> None:
+        def advance(tokens: np.ndarray) -> None:
             nonlocal done
-            done += queries
-            bar.set_postfix_str(f"{done:,}/{n_queries:,} queries", refresh=False)
-            bar.update(tokens)
+            done += len(tokens)
+            bar.set_postfix_str(f"{done:,}/{len(n_tokens):,} queries", refresh=False)
+            bar.update(int(tokens.sum()))
 
         yield advance

@@ -1,6 +1,8 @@
 import io
 import sys
 
+import numpy as np
+
 from prefill_router.progress import meter, note, track
 
 
@@ -12,9 +14,9 @@ class Terminal(io.StringIO):
 def test_bars_are_for_terminals_and_notes_for_logs(monkeypatch):
     for stream in (Terminal(), io.StringIO()):
         monkeypatch.setattr(sys, "stderr", stream)
-        with meter("Reading", 10, 5000) as advance:
-            advance(4, 3000)
-            advance(6, 2000)
+        with meter("Reading", np.array([1000, 2000, 3000])) as advance:
+            advance(np.array([3000]))
+            advance(np.array([1000, 2000]))
         assert list(track([1, 2], "Counting")) == [1, 2]
         note("chapter 1: 3 s")
         shown = stream.getvalue()

@@ -104,18 +104,17 @@ def extract(
                 "A loaded model is read in memory by this process; name the encoder instead to use "
                 "cache_dir or another engine."
             )
-        return wanted.in_memory(Reader(*encoder, token_budget, **reading))[0]
+        return wanted.in_memory(Reader(*encoder, token_budget, **reading))
     source = encoder if isinstance(encoder, ModelSource) else resolve(str(encoder))
     info = EncoderInfo(source.name, source.revision, weights_hash(source), dtype, **reading)
     spec = EncoderSpec(source, info, device, trust_remote_code, token_budget)
-    open_reader = partial(ray_reader, spec, address, workers) if engine == "ray" else spec.open
+    on_ray = partial(ray_reader, spec, address, workers)
+    open_reader = on_ray if engine == "ray" else lambda: contextlib.nullcontext(spec.load())
     if cache_dir is not None:
         found = wanted.on_disk(open_reader, spec, cache_dir, storage_dtype)
     else:
         with open_reader() as reader:
-            found, chosen = wanted.in_memory(reader)
-        key = content_key(spec.key, wanted.queries, chosen, wanted.poolings)
-        found = replace(found, key=key)
+            found = wanted.in_memory(reader, spec)
     return replace(found, encoder=info)  # found under this name, whatever it was read under
 
 
@@ -131,8 +130,8 @@ class Request:
         """Return layers and poolings of a model that has hidden states 0..`last`."""
         return list(itertools.product(check_layers(self.layers, last), self.poolings))
 
-    def in_memory(self, reader: Reader | RayReader) -> tuple[Activations, list[int]]:
-        """Read all states; return them and the layers they are of, usable or not."""
+    def in_memory(self, reader: Reader | RayReader, spec: EncoderSpec | None = None) -> Activations:
+        """Read all states; their key is that of states on disk if it is known what reads them."""
         survey, n = reader.survey(self.queries), len(self.queries)
         places = self.places(survey.layout.last)
         states = {place: np.empty((n, survey.layout.width), np.float32) for place in places}
@@ -143,8 +142,9 @@ class Request:
 
         self._read(reader, survey, [(places, np.arange(n))], keep)
         found = Activations.from_arrays(states, survey.n_tokens, survey.full_tokens)
-        layers = list(dict.fromkeys(layer for layer, _ in places))
-        return replace(found, poolings=self.poolings), layers
+        layers = check_layers(self.layers, survey.layout.last)
+        key = spec and content_key(spec.key, self.queries, layers, self.poolings)
+        return replace(found, poolings=self.poolings, key=key or found.key)
 
     def on_disk(
         self,
@@ -214,17 +214,14 @@ class Request:
         """Read some places of some queries, and have each shard kept, in another thread."""
         lengths = survey.n_tokens
         every = np.concatenate([rows for _, rows in groups])
-        with quiet(), meter("Reading prompts", len(every), int(lengths[every].sum())) as bar:
-
-            def advance(rows: np.ndarray) -> None:
-                bar(len(rows), int(lengths[rows].sum()))
+        with quiet(), meter("Reading prompts", lengths[every]) as bar:
 
             def shards() -> Iterator[tuple[list[Place], np.ndarray, Tensor]]:
                 for places, rows in groups:
                     n_rows = max(1, SHARD_BYTES // (4 * len(places) * survey.layout.width))
                     planned = group_batches(survey.plan(rows, n_rows), n_rows)
-                    for shard, states in reader.read(self.queries, planned, places, advance):
-                        yield places, shard, states
+                    read = reader.read(self.queries, planned, places, lambda r: bar(lengths[r]))
+                    yield from ((places, *shard) for shard in read)
 
             for _ in in_thread(lambda shard: keep(*shard), shards()):
                 pass

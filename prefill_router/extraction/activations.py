@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from prefill_router.errors import InputError, did_you_mean
+from prefill_router.errors import InputError, check_known
 from prefill_router.extraction.shards import Folder
 from prefill_router.storage import MANIFEST, fingerprint
 
@@ -228,11 +228,7 @@ class Activations:
         """
         if layer not in self.layers:
             raise InputError(f"There are no states of layer {layer}; there are {self.layers}.")
-        if pooling not in self.poolings:
-            raise InputError(
-                f"There are no states of pooling {pooling!r}."
-                + did_you_mean(pooling, self.poolings)
-            )
+        check_known("pooling", pooling, self.poolings)
         return self._read(layer, pooling)
 
 

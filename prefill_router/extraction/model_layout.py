@@ -30,10 +30,8 @@ class HookPoint(NamedTuple):
     def register(self, model: nn.Module, hook: Callable) -> RemovableHandle:
         """Have ``hook(module, args, kwargs[, output])`` called whenever something passes here."""
         module = model.get_submodule(self.module)
-        register = module.register_forward_hook
-        if self.is_input:
-            register = module.register_forward_pre_hook
-        return register(hook, with_kwargs=True)
+        before, after = module.register_forward_pre_hook, module.register_forward_hook
+        return (before if self.is_input else after)(hook, with_kwargs=True)
 
 
 @dataclass(frozen=True)

@@ -157,9 +157,8 @@ class Survey(NamedTuple):
 
     def plan(self, rows: np.ndarray, most: int) -> list[np.ndarray]:
         """Return batches of some of the prompts, of `most` each, as `plan_batches`."""
-        lengths, layout = self.n_tokens[rows], self.layout
-        batches = plan_batches(lengths, layout.token_budget, most, layout.switch)
-        return [rows[batch] for batch in batches]
+        budget, switch = self.layout.token_budget, self.layout.switch
+        return [rows[batch] for batch in plan_batches(self.n_tokens[rows], budget, most, switch)]
 
 
 class Reader:
@@ -280,11 +279,6 @@ class EncoderSpec:
 
     def load(self) -> Reader:
         """Load the encoder."""
-        source, info = self.source, self.info
-        loaded = load_encoder(source, self.device, info.dtype, self.trust_remote_code)
-        return Reader(*loaded, self.token_budget, **{name: getattr(info, name) for name in READING})
-
-    @contextlib.contextmanager
-    def open(self) -> Iterator[Reader]:
-        """Load the encoder, in this process, for the time of a block."""
-        yield self.load()
+        dtype, reading = self.info.dtype, {name: getattr(self.info, name) for name in READING}
+        loaded = load_encoder(self.source, self.device, dtype, self.trust_remote_code)
+        return Reader(*loaded, self.token_budget, **reading)
