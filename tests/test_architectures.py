@@ -5,9 +5,8 @@ import csv
 import compatibility
 import numpy as np
 import pytest
-import torch
 from architectures import ARCHITECTURES, N_LAYERS
-from compatibility import PROMPTS, QUESTIONS, TOKENIZER, deviations, encoder, reader, truth
+from compatibility import QUESTIONS, TOKENIZER, deviations, encoder, truth
 from tiny_models import states_of
 
 FLOAT32, BFLOAT16 = 1e-4, 0.1  # the largest deviations that are rounding
@@ -36,31 +35,10 @@ def test_bfloat16_is_float32_within_its_precision(key):
     assert compatibility.bfloat16_deviation(key) < BFLOAT16
 
 
-def states_padded_left(key):
-    """Return each prompt's (L + 1, T, D) states in a batch, T the longest prompt's length."""
-    width = max(map(len, PROMPTS))
-    padding = [[0] * (width - len(tokens)) for tokens in PROMPTS]
-    with torch.no_grad():
-        output = reader(key)(
-            input_ids=torch.tensor([p + t for p, t in zip(padding, PROMPTS, strict=True)]),
-            attention_mask=torch.tensor(
-                [p + [1] * len(t) for p, t in zip(padding, PROMPTS, strict=True)]
-            ),
-            output_hidden_states=True,
-        )
-    return torch.stack(output.hidden_states, dim=1).numpy()
-
-
 @every_architecture
 def test_mistakes_are_seen_at_every_layer(key):
     wanted = truth(key)
-    pairs = list(zip(states_padded_left(key), map(len, PROMPTS), strict=True))
-    as_if_padded_right = [
-        [states[:, n - 1] for states, n in pairs],
-        [states[:, :n].mean(axis=1) for states, n in pairs],
-    ]
     mistakes = {
-        "padding on the other side": np.array(as_if_padded_right).transpose(2, 0, 1, 3),
         "the other pooling": wanted[:, ::-1],
         "the next question": np.roll(wanted, 1, axis=2),
         "the next layer": np.roll(wanted, 1, axis=0),

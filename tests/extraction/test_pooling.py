@@ -56,12 +56,8 @@ def test_halves_are_the_batch_and_no_wider_than_they_must_be(batch):
 
 def test_every_pooling_can_be_asked_for():
     assert Parameters(poolings=list(POOLINGS)).poolings == list(POOLINGS)
+    assert [needs_user([pooling]) for pooling in POOLINGS] == [False, False, True]
     assert check_poolings("last") == ["last"]
     assert check_poolings(["mean", "last", "mean"]) == ["mean", "last"]
     with pytest.raises(InputError, match="Did you mean 'user_mean'"):
         check_poolings(["user_meen"])
-
-
-def test_only_some_poolings_need_the_users_tokens():
-    assert needs_user(["last", "user_mean"])
-    assert not needs_user(["last", "mean"])

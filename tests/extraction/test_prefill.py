@@ -72,18 +72,6 @@ def test_blocks_above_the_highest_layer_are_not_run(name):
         assert ran == list(range(1, highest + 1))
 
 
-def test_the_last_state_is_that_after_the_final_norm():
-    model = tiny_models.model("qwen3")
-    with torch.no_grad():
-        model.norm.weight.fill_(3)
-    pooled = Prefill(model, locate_blocks(model, SAMPLE, 0), [(2, "last"), (3, "last")]).read(
-        batch([6])
-    )
-    want = model(input_ids=batch([6]).tokens).last_hidden_state[0, -1].detach()
-    torch.testing.assert_close(pooled[1, 0], want)
-    assert not torch.allclose(pooled[1], pooled[0])
-
-
 def test_states_per_token_never_outlive_their_block():
     """Only pooled states are alive when the next block begins."""
     shape = SHAPE | {"num_hidden_layers": 6}
