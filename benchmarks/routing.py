@@ -69,7 +69,7 @@ def plain(router: Router, model: nn.Module, tokens: list[int]) -> np.ndarray:
             predictor.places, predictor.centre, predictor.projection, strict=True
         )
     ]
-    return predictor.probabilities(np.concatenate(parts)[None])[0]
+    return predictor.calibration.apply(predictor.raw(np.concatenate(parts)[None]))[0]
 
 
 def milliseconds(task: Callable[[], object]) -> float:
