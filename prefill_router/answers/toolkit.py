@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import yaml
 
 from prefill_router.answers.targets import Endpoint
 from prefill_router.errors import InputError
-from prefill_router.labels import Labels
+from prefill_router.labels import Labels, long_table
 from prefill_router.labels.tables import write_table
 from prefill_router.storage import atomic_write
 from prefill_router.validation import checked, read_mapping
@@ -49,15 +48,10 @@ def write_toolkit_labels(labels: Labels, path: str | os.PathLike) -> tuple[int, 
             f"The question {twice[0]!r:.80} occurs twice; the toolkit tells questions apart by "
             "their text. Keep one."
         )
-    n, k = whole.correct.shape
-    columns = {
-        "question": np.repeat(whole.question, k),
-        "model": np.tile(whole.targets, n),
-        "isCorrect": whole.correct.ravel().astype(int),
-        "output_tokens": pd.array(whole.output_tokens.ravel(), dtype="Int64"),
-    }
-    write_table(pd.DataFrame(columns), path)
-    return n * k, labels.n_queries - n
+    table = long_table(whole)[["question", "model", "is_correct", "output_tokens"]]
+    table = table.rename(columns={"is_correct": "isCorrect"}).astype({"output_tokens": "Int64"})
+    write_table(table, path)
+    return len(table), labels.n_queries - whole.n_queries
 
 
 def import_pool(source: str | os.PathLike, out: str | os.PathLike) -> list[Endpoint]:

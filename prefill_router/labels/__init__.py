@@ -172,6 +172,11 @@ def write_labels(labels: Labels, path: str | os.PathLike) -> None:
     path : path-like
         Ends in ``.csv``, ``.csv.gz`` or ``.parquet``.
     """
+    tables.write_table(long_table(labels), path)
+
+
+def long_table(labels: Labels) -> pd.DataFrame:
+    """Return labels as a long table: a row for each query and target in turn."""
     n, k = labels.correct.shape
     optional = [name for name in OPTIONAL if getattr(labels, name) is not None]
     columns = {name: np.repeat(getattr(labels, name), k) for name in QUERY}
@@ -179,7 +184,7 @@ def write_labels(labels: Labels, path: str | os.PathLike) -> None:
     columns["is_correct"] = pd.array(labels.correct.ravel(), dtype="Int8")
     columns |= {name: getattr(labels, name).ravel() for name in AMOUNTS}
     columns |= {name: np.repeat(getattr(labels, name), k) for name in optional}
-    tables.write_table(pd.DataFrame(columns), path)
+    return pd.DataFrame(columns)
 
 
 def label_matrix(Y: np.ndarray, n_rows: int) -> np.ndarray:

@@ -80,20 +80,17 @@ def test_a_pool_becomes_the_targets_of_a_loop(tmp_path):
     ]
 
 
-@pytest.mark.parametrize(
-    ("models", "said"),
-    [
-        ([], "no list of models"),
-        ([1], "model 1 has no name"),
-        ([MODEL | {"cost_per_m_output_tokens": None}], "model 1 has no cost_per_m_output_tokens"),
-        ([MODEL | {"cost_per_m_input_tokens": -1}], "price.input"),
-        ([MODEL | {"litellm_model": "elsewhere/x"}], "add api_base"),
-        ([MODEL | {"litellm_model": "openrouter"}], "add api_base"),
-        ([MODEL | {"api_base": "file:///etc/passwd"}], "write it as https"),
-        ([MODEL, dict(MODEL)], "'small' twice"),
-    ],
-)
-def test_what_is_no_pool_is_refused(tmp_path, models, said):
-    with pytest.raises(InputError, match=said):
-        import_pool(pool(tmp_path, *models), tmp_path / "loop.yaml")
+def test_what_is_no_pool_is_refused(tmp_path):
+    for change, said in (
+        ({"cost_per_m_output_tokens": None}, "model 1 has no cost_per_m_output_tokens"),
+        ({"cost_per_m_input_tokens": -1}, "price.input"),
+        ({"litellm_model": "elsewhere/x"}, "add api_base"),
+        ({"litellm_model": "openrouter"}, "add api_base"),
+        ({"api_base": "file:///etc/passwd"}, "write it as https"),
+    ):
+        with pytest.raises(InputError, match=said):
+            import_pool(pool(tmp_path, MODEL | change), tmp_path / "loop.yaml")
+    for models, said in (([], "no list of models"), ([1], "1 has no name"), ([MODEL] * 2, "twice")):
+        with pytest.raises(InputError, match=said):
+            import_pool(pool(tmp_path, *models), tmp_path / "loop.yaml")
     assert not (tmp_path / "loop.yaml").exists()
