@@ -19,7 +19,7 @@ from prefill_router.answers.ledger import Reply
 from prefill_router.answers.targets import Decoding
 from prefill_router.errors import InputError
 from prefill_router.extraction.models import input_device, load_target, pad_id
-from prefill_router.extraction.prompts import Prompts, check_questions, token_limit
+from prefill_router.extraction.prompts import Prompts, token_limit
 from prefill_router.extraction.sources import ModelSource, weights_hash
 from prefill_router.progress import track
 from prefill_router.storage import Store, fingerprint, read_json, write_json
@@ -145,10 +145,8 @@ def ask_model(
     Raises
     ------
     InputError
-        If there is no question or one is not text. Otherwise as for `generate` and
-        `prefill_router.extraction.models.load_target`.
+        As for `generate` and `prefill_router.extraction.models.load_target`.
     """
-    questions = check_questions(questions)
     settings = {"weights": weights_hash(source), "prefill_router": __version__, **asdict(decoding)}
     settings["batch_size"] = batch_size if decoding.temperature else None  # decides who draws what
     load = cache(lambda: load_target(source, device, decoding.dtype))  # if a chunk is not kept

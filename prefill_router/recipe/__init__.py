@@ -190,17 +190,15 @@ def choose_places(
     return choose(pd.concat(aucs))
 
 
-def all_places(
-    activations: Activations | Mapping[str, Activations], n_columns: int = COLUMNS
-) -> list[Choice]:
-    """Return every layer and pooling of every encoder; they share `n_columns` evenly."""
+def all_places(activations: Activations | Mapping[str, Activations]) -> list[Choice]:
+    """Return every layer and pooling of every encoder; they share `COLUMNS` evenly."""
     places = [
         (name, layer, pooling)
         for name, held in _by_encoder(activations).items()
         for layer in held.layers
         for pooling in held.poolings
     ]
-    return [Choice(*place, max(1, n_columns // len(places))) for place in places]
+    return [Choice(*place, max(1, COLUMNS // len(places))) for place in places]
 
 
 def _by_encoder(activations: Activations | Mapping[str, Activations]) -> Mapping[str, Activations]:

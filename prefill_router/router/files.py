@@ -29,7 +29,6 @@ from prefill_router.storage import atomic_write
 
 CONFIG, TENSORS, CARD = "router.json", "router.safetensors", "README.md"
 TOKENIZER = "tokenizer-{}.json"
-NOT_THERE = (RepositoryNotFoundError, RevisionNotFoundError)
 LIMITS = {CONFIG: 2 * 2**20, TENSORS: 2 * 2**30, TOKENIZER: 64 * 2**20}  # bytes
 
 
@@ -194,7 +193,7 @@ def find(name: str, revision: str | None = None) -> Path:
         return _fetch(name, revision)
     except InputError:
         raise
-    except (OSError, ValueError, *NOT_THERE) as error:
+    except (OSError, ValueError) as error:
         raise InputError(
             f"There is no such directory as {name!r}, and no router {name!r} that the Hugging Face "
             "hub would show (is it spelled right; does it ask for a login?), or the hub cannot be "
@@ -207,7 +206,7 @@ def _fetch(name: str, revision: str | None) -> Path:
     own = [CONFIG, TENSORS, TOKENIZER.format("*")]
     try:
         info = HfApi().model_info(name, revision=revision, files_metadata=True)
-    except NOT_THERE:
+    except (RepositoryNotFoundError, RevisionNotFoundError):
         raise
     except Exception:  # however the client says that there is no connection: what was fetched once
         info = None

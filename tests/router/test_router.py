@@ -246,21 +246,17 @@ def test_a_targets_own_tokenizer_travels_with_the_router(tmp_path):
         Router.from_pretrained(saved)
 
 
-@pytest.mark.parametrize(
-    ("settings", "match"),
-    [
+def test_what_cannot_be_fitted_is_refused(fitted):
+    X = np.random.default_rng(0).normal(size=(fitted[1].n_queries, 8))
+    states = Activations.from_arrays({(1, "last"): X}, np.ones(len(X), int))
+    for settings, match in (
         ({"head": "forest"}, "head 'forest' is unknown"),
         ({"tokenizers": {"nobody": "."}}, "target 'nobody' is unknown"),
         ({"tokenizers": {"late": "/nowhere"}}, "has no /nowhere"),
-        ({"prices": Prices({}, {})}, "price of target"),
-        ({"max_loss": 0.0}, "between 0 and 1"),
-    ],
-)
-def test_what_cannot_be_fitted_is_refused(fitted, settings, match):
-    X = np.random.default_rng(0).normal(size=(fitted[1].n_queries, 8))
-    states = Activations.from_arrays({(1, "last"): X}, np.ones(len(X), int))
-    with pytest.raises(InputError, match=match):
-        Router.fit(fitted[1], states, **{**tiny_routers.SETTINGS, **settings})
+        ({"prices": Prices({}, {})}, "price of target"), ({"max_loss": 0.0}, "between 0 and 1"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=match):
+            Router.fit(fitted[1], states, **{**tiny_routers.SETTINGS, **settings})
 
 
 def test_the_encoder_may_lie_elsewhere_if_it_is_the_same(router, saved, tmp_path):
