@@ -7,7 +7,7 @@ is deployed.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -131,7 +131,7 @@ def fit_recipe(
     InputError
         If the recipe, labels or activations cannot be used.
     """
-    by_encoder, fitted = _by_encoder(activations), []
+    by_encoder, fitted, scores = _by_encoder(activations), {}, {}
     held, Y, groups = split.validation, labels.correct, labels.group
     for states in by_encoder.values():
         check_same_queries(states, len(Y))
@@ -149,11 +149,9 @@ def fit_recipe(
         predictor = Predictor(
             **vars(components), head=name, tensors=tensors, calibration=calibration
         )
-        scores = {name: score(raw, Y[held])}
-        fitted.append(Fitted(recipe, predictor, features, places, model, scores))
-    best = min(fitted, key=lambda it: it.scores[it.predictor.head])
-    scores = {name: value for it in fitted for name, value in it.scores.items()}
-    return replace(best, scores=scores)
+        scores[name] = score(raw, Y[held])
+        fitted[name] = Fitted(recipe, predictor, features, places, model, scores)
+    return fitted[min(scores, key=scores.get)]
 
 
 def check_same_queries(states: Activations, n: int) -> None:
