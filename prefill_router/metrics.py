@@ -97,10 +97,8 @@ def pairwise_brier(p: np.ndarray, correct: np.ndarray) -> np.ndarray:
     """
     p, correct = checked(p, correct)
     residuals = np.where(np.isnan(correct), np.nan, p - correct)
-    n = (~np.isnan(residuals)).sum(axis=1)
-    mean = np.nansum(residuals, axis=1) / np.maximum(n, 1)
-    squares = np.nansum((residuals - mean[:, None]) ** 2, axis=1)
-    return ratio(2 * squares, n - 1)
+    squares = np.nansum((residuals - macro(residuals)[:, None]) ** 2, axis=1)
+    return ratio(2 * squares, (~np.isnan(residuals)).sum(axis=1) - 1)
 
 
 def expected_calibration_error(
@@ -139,7 +137,7 @@ def chance_calibration_error(
 def macro(values: np.ndarray) -> np.ndarray:
     """Return the mean over the targets for which a metric is defined, NaN where for none.
 
-    Targets are on the last axis: (..., K) becomes (...).
+    Targets, or whatever else is averaged, are on the last axis: (..., K) becomes (...).
     """
     values = np.asarray(values, dtype=np.float64)
     defined = ~np.isnan(values)
@@ -231,13 +229,12 @@ def gap_closed(router: np.ndarray, best: np.ndarray, oracle: np.ndarray) -> np.n
     router, best, oracle : floats or arrays that broadcast
         Accuracies of the router, of the best single target and of the oracle.
     """
-    headroom = np.asarray(oracle, dtype=np.float64) - best
-    return ratio(np.asarray(router, dtype=np.float64) - best, headroom)
+    return ratio(np.subtract(router, best), np.subtract(oracle, best))
 
 
 def cost_saving(router: np.ndarray, dearest: np.ndarray) -> np.ndarray:
     """Return 1 - cost(router) / cost(always the dearest target), NaN where that costs nothing."""
-    return 1 - ratio(np.asarray(router, dtype=np.float64), np.asarray(dearest, dtype=np.float64))
+    return 1 - ratio(router, dearest)
 
 
 def _per_target(metric, p: np.ndarray, correct: np.ndarray) -> np.ndarray:

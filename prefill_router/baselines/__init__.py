@@ -20,6 +20,7 @@ from sklearn.base import BaseEstimator
 from sklearn.preprocessing import normalize
 
 from prefill_router.labels import label_matrix
+from prefill_router.metrics import macro
 
 estimator = dataclass(eq=False, repr=False)
 """Class decorator: the fields of a `BaseEstimator` are its hyper-parameters."""
@@ -27,8 +28,7 @@ estimator = dataclass(eq=False, repr=False)
 
 def masked_accuracy(Y: np.ndarray) -> np.ndarray:
     """Return the share of right answers among the labelled ones, (K,); one half without any."""
-    known = (~np.isnan(Y)).sum(axis=0)
-    return np.where(known > 0, np.nansum(Y, axis=0) / np.maximum(known, 1), 0.5)
+    return np.nan_to_num(macro(Y.T), nan=0.5)
 
 
 def base_rate(Y: np.ndarray) -> np.ndarray:
@@ -140,9 +140,8 @@ class NearestNeighbours(BaseEstimator):
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
         """Average over the neighbours of embeddings `X` (n, D) that have a label."""
         near = self.labels_[self.index_.kneighbors(X, return_distance=False)]
-        known = (~np.isnan(near)).sum(axis=1)
-        mean = np.nansum(near, axis=1) / np.maximum(known, 1)
-        return np.where(known > 0, mean, self.accuracy_)
+        mean = macro(np.moveaxis(near, 1, 2))
+        return np.where(np.isnan(mean), self.accuracy_, mean)
 
 
 @estimator

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from scipy import linalg
-from scipy.special import expit, logit
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -24,15 +23,26 @@ from prefill_router.baselines import base_rate, estimator, masked_accuracy
 from prefill_router.errors import InputError
 from prefill_router.features.logistic import fit_logistic, predict_logistic
 from prefill_router.labels import label_matrix
+from prefill_router.metrics import macro
 
 
-def _fit_each(classifier: ClassifierMixin, X, Y: np.ndarray) -> list[ClassifierMixin | None]:
-    """Fit a classifier for each target on its labelled rows; None where its labels are alike."""
-    known = [np.flatnonzero(~np.isnan(labels)) for labels in Y.T]
-    return [
-        clone(classifier).fit(X[rows], labels[rows]) if len(np.unique(labels[rows])) == 2 else None
-        for rows, labels in zip(known, Y.T, strict=True)
-    ]
+class _OneEach(BaseEstimator):
+    """A classifier for each target, on the rows labelled for it."""
+
+    def _fit(self, classifier: ClassifierMixin, X, Y: np.ndarray):
+        self.base_rate_, self.models_ = base_rate(Y), []
+        for y in Y.T:
+            rows = np.flatnonzero(~np.isnan(y))
+            alike = len(np.unique(y[rows])) < 2
+            self.models_.append(None if alike else clone(classifier).fit(X[rows], y[rows]))
+        return self
+
+    def _predict(self, X) -> np.ndarray:
+        p = np.tile(self.base_rate_, (X.shape[0], 1))
+        for k, model in enumerate(self.models_):
+            if model is not None:
+                p[:, k] = model.predict_proba(X)[:, 1]
+        return p
 
 
 @estimator
@@ -71,7 +81,7 @@ class LengthOnly(BaseEstimator):
 
 
 @estimator
-class TfidfLogistic(BaseEstimator):
+class TfidfLogistic(_OneEach):
     """Logistic regression on the TF-IDF of words and pairs of words.
 
     Parameters
@@ -83,8 +93,10 @@ class TfidfLogistic(BaseEstimator):
     ----------
     vectorizer_ : TfidfVectorizer
         Every digit string, letter and symbol counts as a word: in mathematics they matter.
-    coef_, intercept_ : ndarrays of shapes (K, V) and (K,)
-        A target whose labels are all alike has an intercept alone, its smoothed base rate.
+    models_ : list of LogisticRegression or None, length K
+        None for a target whose labels are all alike.
+    base_rate_ : ndarray of shape (K,)
+        What such a target is given: (right + 1) / (labelled + 2), one half without any label.
     """
 
     C: float = 1.0
@@ -95,17 +107,12 @@ class TfidfLogistic(BaseEstimator):
         self.vectorizer_ = TfidfVectorizer(
             ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\w+|[^\w\s]"
         )
-        counts = self.vectorizer_.fit_transform(X)
-        self.coef_, self.intercept_ = np.zeros((Y.shape[1], counts.shape[1])), logit(base_rate(Y))
-        models = _fit_each(LogisticRegression(C=self.C, max_iter=1000), counts, Y)
-        for k, model in enumerate(models):
-            if model is not None:
-                self.coef_[k], self.intercept_[k] = model.coef_[0], model.intercept_[0]
-        return self
+        words = self.vectorizer_.fit_transform(X)
+        return self._fit(LogisticRegression(C=self.C, max_iter=1000), words, Y)
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
         """Predict from questions `X`, strings."""
-        return expit(self.vectorizer_.transform(X) @ self.coef_.T + self.intercept_)
+        return self._predict(self.vectorizer_.transform(X))
 
 
 @estimator
@@ -141,7 +148,7 @@ class TargetLogistic(BaseEstimator):
 
 
 @estimator
-class TargetTrees(BaseEstimator):
+class TargetTrees(_OneEach):
     """One ensemble of gradient-boosted trees a target.
 
     Parameters
@@ -179,8 +186,6 @@ class TargetTrees(BaseEstimator):
 
     def fit(self, X: np.ndarray, Y: np.ndarray) -> TargetTrees:
         """Fit to features `X` (N, D), each target on the rows labelled for it."""
-        Y = label_matrix(Y, len(X))
-        self.base_rate_ = base_rate(Y)
         trees = HistGradientBoostingClassifier(
             max_iter=self.n_trees,
             max_leaf_nodes=self.max_leaf_nodes,
@@ -188,16 +193,11 @@ class TargetTrees(BaseEstimator):
             early_stopping=False,
             random_state=self.random_state,
         )
-        self.models_ = _fit_each(trees, X, Y)
-        return self
+        return self._fit(trees, X, label_matrix(Y, len(X)))
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
         """Predict from features `X` (n, D)."""
-        p = np.tile(self.base_rate_, (len(X), 1))
-        for k, model in enumerate(self.models_):
-            if model is not None:
-                p[:, k] = model.predict_proba(X)[:, 1]
-        return p
+        return self._predict(X)
 
 
 def completed(Y: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
@@ -217,10 +217,8 @@ def completed(Y: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
         label minus accuracy: of such a query it deviates as it does on average. A query without
         any label gets the accuracies.
     """
-    residuals = Y - accuracy
-    known = ~np.isnan(residuals)
-    shift = np.where(known, residuals, 0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
-    return np.where(known, Y, accuracy + shift[:, None])
+    shift = np.nan_to_num(macro(Y - accuracy))
+    return np.where(np.isnan(Y), accuracy + shift[:, None], Y)
 
 
 @estimator

@@ -55,11 +55,6 @@ class Ranking:
         """
         scores, correct = (np.asarray(v, dtype=np.float64) for v in (self.scores, self.correct))
         stratum = np.zeros(len(self)) if self.strata is None else np.asarray(self.strata)
-        if scores.shape != correct.shape or stratum.shape != scores.shape[:1]:
-            raise InputError(
-                f"Scores {scores.shape}, labels {correct.shape} and strata {stratum.shape} must be "
-                "of the same rows."
-            )
         strata = [np.flatnonzero(stratum == value) for value in np.unique(stratum)]
         flat = (values.reshape(len(self), -1).T for values in (scores, correct))
         ranked = [

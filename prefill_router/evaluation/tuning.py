@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable
 
 import numpy as np
 
@@ -12,7 +11,6 @@ from prefill_router.errors import InputError
 from prefill_router.evaluation.comparison import Evaluation
 from prefill_router.evaluation.curves import RoutingCurve, routing_curve
 
-POLICIES: dict[str, Callable] = {"tolerance": policy.tolerance, "utility": policy.utility}
 LAMBDAS = 512  # tried at most, of those at which choices change
 
 

@@ -13,7 +13,7 @@ from sklearn.model_selection import GroupKFold
 from prefill_router.errors import InputError, did_you_mean
 from prefill_router.features.logistic import fit_logistic, predict_logistic
 from prefill_router.labels import label_matrix
-from prefill_router.metrics import auc
+from prefill_router.metrics import auc, macro
 from prefill_router.probes import each_layer
 from prefill_router.probes.decomposition import Decomposition, decompose_folds, is_constant
 
@@ -91,14 +91,12 @@ def cross_validated_auc(
         states = activations.states(layer, pooling)[rows]
         reductions = decompose_folds(states, [test for _, test in folds], kept[-1])
         aucs = np.array([fold_aucs(states, *each) for each in zip(reductions, folds, strict=True)])
-        n_scored = (~np.isnan(aucs)).sum(axis=0)
-        means = np.nansum(aucs, axis=0) / np.where(n_scored, n_scored, np.nan)
         columns = {
             "layer": layer,
             "pooling": pooling,
             "dimension": np.repeat(kept, Y.shape[1]),
             "target": np.tile(np.arange(Y.shape[1]), len(kept)),
-            "auc": means.ravel(),
+            "auc": macro(np.moveaxis(aucs, 0, -1)).ravel(),
             "constant": is_constant(states),
         }
         return pd.DataFrame(columns)

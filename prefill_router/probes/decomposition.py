@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import linalg
+from sklearn.utils.extmath import svd_flip
 
 CHUNK = 512  # rows in float64 at once
 
@@ -196,6 +197,4 @@ def principal_components(rows: Moments, dimension: int) -> Decomposition:
 
 def _fix_signs(vectors: np.ndarray) -> np.ndarray:
     """Make the largest entry of each column positive."""
-    largest = np.abs(vectors).argmax(axis=0)
-    signs = np.where(np.take_along_axis(vectors, largest[None], axis=0) < 0, -1.0, 1.0)
-    return np.ascontiguousarray(vectors * signs)
+    return np.ascontiguousarray(svd_flip(vectors, None)[0])
