@@ -7,7 +7,7 @@ HTML passes through `escape`.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -124,49 +124,7 @@ def bullets(*sentences: str) -> Display:
     return Display(f"<ul>{items}</ul>", "\n".join(f"- {_printable(s)}" for s in sentences))
 
 
-def query_cards(
-    questions: Sequence[str],
-    correct: np.ndarray,
-    p: np.ndarray,
-    choice: np.ndarray,
-    targets: Sequence[str],
-    answers: np.ndarray | None = None,
-    caption: str = "",
-) -> Display:
-    """Return a table of queries: each target's answer and P(correct), and the one that is asked.
-
-    Parameters
-    ----------
-    questions : (n,) sequence of str
-    correct : (n, K) array
-        1 right, 0 wrong, NaN never asked.
-    p : (n, K) array
-        Predicted P(correct).
-    choice : (n,) int array
-        The target the router asks.
-    targets : (K,) sequence of str
-    answers : (n, K) array of str, optional
-        What each target wrote, where that is known.
-    caption : str, default ""
-
-    Returns
-    -------
-    Display
-        Cells such as ``"right (0.83)"``, followed by the answer if there is one.
-    """
-    outcome = np.where(np.isnan(correct), "not asked", np.where(correct == 1, "right", "wrong"))
-    cells = np.vectorize("{} ({:.2f})".format, otypes=[object])(outcome, p)
-    if answers is not None:
-        cells = cells + "\n" + answers
-    asked = [f"{targets[k]}: {outcome[i, k]}" for i, k in enumerate(choice)]
-    columns = (np.array(column, dtype=object) for column in (questions, cells, asked))
-    heads = ["question", *targets, "router asks"]
-    return table(pd.DataFrame(np.column_stack([*columns]), columns=heads), caption)
-
-
-def results_table(
-    frame: pd.DataFrame, metrics: Mapping[str, str], by: str = "router"
-) -> pd.DataFrame:
+def results_table(frame: pd.DataFrame, metrics: Mapping[str, str]) -> pd.DataFrame:
     """Return one line per router: its metrics with intervals.
 
     Parameters
@@ -175,11 +133,8 @@ def results_table(
         Results, at most one of each metric and router; see `select`.
     metrics : mapping of metric -> scale
         Scales as for `format_interval`. A metric that no router has gets no column.
-    by : str, default "router"
-        The column that lines are named by, in its order: "versus" for the differences of one
-        router, "target" or "encoder".
     """
-    return pivot(frame, [by], metrics, MISSING)
+    return pivot(frame, ["router"], metrics, MISSING)
 
 
 def holm_summary(frame: pd.DataFrame, primary: str) -> str:

@@ -76,12 +76,6 @@ def style(targets: Sequence[str] = ()) -> None:
     _targets.update({name: k for k, name in enumerate(targets)})
 
 
-def colour(i: int) -> tuple[float, float, float]:
-    """Return the colour of the i-th series, as (red, green, blue)."""
-    palette = sns.color_palette(PALETTE)
-    return palette[i % len(palette)]
-
-
 def look_of(name: str, i: int) -> dict[str, object]:
     """Return the colour, line style and marker of a series, as `Axes.plot` takes them.
 
@@ -112,11 +106,7 @@ def name_lines(ax: Axes, title: str = "") -> None:
     """
     lines = [line for line in ax.lines if not line.get_label().startswith("_")]
     if len(lines) > DIRECT or any(len(line.get_label()) > 40 for line in lines):
-        ax.legend(
-            loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=4.5, ncols=2, title=title,
-            frameon=False,
-        )  # fmt: skip
-        return
+        return legend_below(ax, ncols=2, title=title)
     ax.autoscale_view()
     to_axes = ax.transData + ax.transAxes.inverted()
     ends = [to_axes.transform((line.get_xdata()[-1], line.get_ydata()[-1]))[1] for line in lines]
@@ -127,10 +117,10 @@ def name_lines(ax: Axes, title: str = "") -> None:
         ax.text(1.015, floor, lines[i].get_label(), transform=ax.transAxes, **look)
 
 
-def legend_below(ax: Axes) -> None:
+def legend_below(ax: Axes, **looks: Any) -> None:
     """Put the legend where it covers no data, below ticks and label."""
-    look = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "borderaxespad": 4.5, "ncols": 3}
-    ax.legend(**look, frameon=False)
+    place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "borderaxespad": 4.5, "ncols": 3}
+    ax.legend(**place | looks, frameon=False)
 
 
 def accuracy_and_headroom(ax: Axes, targets: Mapping[str, Row], oracle: Row, best: str) -> Axes:
@@ -153,8 +143,7 @@ def accuracy_and_headroom(ax: Axes, targets: Mapping[str, Row], oracle: Row, bes
 def zones(ax: Axes, shares: Mapping[str, Zones]) -> Axes:
     """Draw the agreement zones of one or more sets of queries as stacked bars."""
     left = np.zeros(len(shares))
-    looks = {"all_right": (colour(0), ""), "some_right": (colour(1), "//")}
-    looks["all_wrong"] = ("0.75", "")
+    looks = {"all_right": ("C0", ""), "some_right": ("C1", "//"), "all_wrong": ("0.75", "")}
     for field, (fill, hatch) in looks.items():
         width = np.array([100 * getattr(share, field) for share in shares.values()])
         look = {"color": fill, "hatch": hatch, "edgecolor": "white"}
@@ -219,30 +208,26 @@ def state_map(ax: Axes, points: np.ndarray, correct: np.ndarray, title: str) -> 
     """Draw states on two components (n, 2), by whether a target was right (n,); NaN is left out."""
     for i, (name, value) in enumerate({"right": 1, "wrong": 0}.items()):
         here = points[correct == value]
-        ax.scatter(*here.T, s=9, marker=MARKERS[i], color=colour(i), alpha=0.6, label=name)
+        ax.scatter(*here.T, s=9, marker=MARKERS[i], color=f"C{i}", alpha=0.6, label=name)
     ax.grid(False)
     ax.set(title=title, xlabel="first component", ylabel="second component", xticks=[], yticks=[])
-    look = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "borderaxespad": 2, "ncols": 2}
-    ax.legend(**look, frameon=False)
+    legend_below(ax, borderaxespad=2)
     return ax
 
 
 def encoder_target_heatmap(ax: Axes, matrix: pd.DataFrame, label: str) -> Axes:
     """Draw a value by encoder (rows) and target (columns); each target's best is framed."""
-    _heatmap(ax, matrix, label, fmt=".3f")
+    look = {"annot": True, "fmt": ".3f", "cmap": "cividis", "cbar_kws": {"label": label}}
+    sns.heatmap(matrix, ax=ax, **look)
+    # turned, so that long names do not overlap
+    across, down = (list(map(short, names)) for names in (matrix.columns, matrix.index))
+    ax.set_xticks(np.arange(len(across)) + 0.5, across, rotation=30, ha="right")
+    ax.set_yticks(np.arange(len(down)) + 0.5, down, rotation=0)
     for column in np.flatnonzero(matrix.notna().any()):
         place = column, np.nanargmax(matrix.iloc[:, column].to_numpy(dtype=float))
         ax.add_patch(Rectangle(place, 1, 1, fill=False, edgecolor="crimson", linewidth=2.5))
     ax.set(xlabel="target (the best encoder for each is framed)", ylabel="encoder")
     return ax
-
-
-def _heatmap(ax: Axes, frame: pd.DataFrame, label: str, **looks: Any) -> None:
-    sns.heatmap(frame, ax=ax, annot=True, cmap="cividis", cbar_kws={"label": label}, **looks)
-    # turned, so that long names do not overlap
-    across, down = (list(map(short, names)) for names in (frame.columns, frame.index))
-    ax.set_xticks(np.arange(len(across)) + 0.5, across, rotation=30, ha="right")
-    ax.set_yticks(np.arange(len(down)) + 0.5, down, rotation=0)
 
 
 def layer_profile(ax: Axes, frame: pd.DataFrame, value: str, line: str, ylabel: str) -> Axes:
@@ -302,7 +287,7 @@ def training_curves(
     """Draw loss by epoch, one line per seed; seeds that are not `kept` are pale."""
     for i, (name, losses) in enumerate({"training": train, "validation": validation}.items()):
         for seed, loss in enumerate(losses):
-            look = {"color": colour(i), "linestyle": LINES[i], "linewidth": 1.2}
+            look = {"color": f"C{i}", "linestyle": LINES[i], "linewidth": 1.2}
             look |= {"alpha": 0.9 if seed in kept else 0.25}
             label = name if seed == kept[0] else None
             ax.plot(range(1, len(loss) + 1), loss, label=label, **look)

@@ -22,8 +22,7 @@ from prefill_router.evaluation.sentences import QUERIES, format_interval, headli
 from prefill_router.labels import Labels
 from prefill_router.labels.costs import Prices
 from prefill_router.report import plotting
-from prefill_router.report.display import Display, query_cards, table
-from prefill_router.report.plotting import style, trade_off
+from prefill_router.report.display import Display, table
 from prefill_router.router import Router
 from prefill_router.router.card import PREDICTED, ROUTED
 from prefill_router.router.measurement import evaluate
@@ -72,7 +71,7 @@ def write_page(
     ours = {row.metric: row for row in ours.itertuples()}
     p = {"calibrated": seen.p, "uncalibrated": seen.raw}
     curves = {name: metrics.reliability_curve(q, seen.labels.correct) for name, q in p.items()}
-    style()
+    plotting.style()
     context = {
         "router": router,
         "n": seen.labels.n_queries,
@@ -93,7 +92,7 @@ def write_page(
         at = seen.evaluation(router.guarantee.best_single, seen.paid, n_resamples=n_resamples)
         shown = {"p": {"tolerance": seen.p}, "expected_cost": seen.expected, "estimates": found}
         context["taus"] = tau_table(router, seen, at)
-        context["trade_off"] = _picture(partial(trade_off, at=at, **shown), (6.4, 4.6))
+        context["trade_off"] = _picture(partial(plotting.trade_off, at=at, **shown), (6.4, 4.6))
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     environment.filters["interval"] = format_interval
     template = Path(__file__).with_name("router_page.html.j2").read_text(encoding="utf-8")
@@ -168,12 +167,20 @@ def failure_table(seen: Predictions, choice: np.ndarray) -> Display:
 
 
 def mistakes(router: Router, seen: Predictions, choice: np.ndarray) -> Display:
-    """Return the queries that went most confidently to a wrong target while another was right."""
+    """Return the queries that went most confidently to a wrong target while another was right.
+
+    With each target's result and P(correct), such as ``"right (0.83)"``, and who was asked.
+    """
     at, correct = np.arange(len(choice)), seen.labels.correct
     rows = np.flatnonzero((correct[at, choice] == 0) & (correct == 1).any(axis=1))
     rows = rows[np.argsort(-seen.p[rows, choice[rows]], kind="stable")][:MISTAKES]
-    asked = [text[:LONGEST] + "…" * (len(text) > LONGEST) for text in seen.labels.question[rows]]
-    return query_cards(asked, correct[rows], seen.p[rows], choice[rows], router.targets)
+    correct, targets = correct[rows], list(router.targets)
+    outcome = np.where(np.isnan(correct), "not asked", np.where(correct == 1, "right", "wrong"))
+    texts = [text[:LONGEST] + "…" * (len(text) > LONGEST) for text in seen.labels.question[rows]]
+    cells = np.vectorize("{} ({:.2f})".format, otypes=[object])(outcome, seen.p[rows])
+    asked = [f"{targets[k]}: {outcome[i, k]}" for i, k in enumerate(choice[rows])]
+    lines = zip(texts, *cells.T, asked, strict=True)
+    return table(pd.DataFrame(lines, columns=["question", *targets, "router asks"], dtype=object))
 
 
 def _picture(draw: Callable[[Axes], None], size: tuple[float, float]) -> str:

@@ -97,25 +97,6 @@ def test_a_table_shows_every_cell_escaped_and_formatted():
         display.table(frame, formats={"shar": ".1%"})
 
 
-def test_query_cards_tell_each_answer_its_probability_and_the_choice():
-    """Also where a target is called like a column."""
-    shown = display.query_cards(
-        ["<script>", "2 + 2"],
-        np.array([[1.0, 0.0], [np.nan, 1.0]]),
-        np.array([[0.9, 0.125], [0.3, 0.7]]),
-        np.array([0, 1]),
-        ("small", "question"),
-        np.array([["4", "<b>5</b>"], ["", "6"]], dtype=object),
-    )
-    seen = Reader(shown.html)
-    assert "b" not in seen.tags
-    assert seen.words == [
-        *["question", "small", "question", "router asks"],
-        *["<script>", "right (0.90)", "4", "wrong (0.12)", "<b>5</b>", "small: right"],
-        *["2 + 2", "not asked (0.30)", "right (0.70)", "6", "question: right"],
-    ]
-
-
 def test_paragraphs_and_bullets_are_escaped():
     shown = display.paragraph("One.", "<i>Two</i>\x1b.")
     assert Reader(shown.html).words == ["One. <i>Two</i>\ufffd."] == [repr(shown)]
@@ -137,7 +118,6 @@ def test_a_results_table_has_a_line_a_name_and_a_column_a_metric_that_exists():
             row("gap closed", "B", 0.05, 0.0, 0.1),
             row("AUC", "A", 0.8, 0.7, 0.9),
             row("gap closed", "A", 0.2, 0.1, 0.3, versus="B"),
-            row("AUC", "A", 0.1, 0.0, 0.2, versus="C"),
         ]
     )
     metrics = {"gap closed": "%", "AUC": "value", "Brier": "value"}
@@ -146,10 +126,6 @@ def test_a_results_table_has_a_line_a_name_and_a_column_a_metric_that_exists():
         "gap closed": ["25.0 % [10.0, 40.0]", "5.0 % [0.0, 10.0]"],
         "AUC": ["0.800 [0.700, 0.900]", "–"],
     }
-    metrics = {"gap closed": "points", "AUC": "difference"}
-    table = display.results_table(frame[frame["versus"] != ""], metrics, by="versus")
-    lines = [["B", "+20.0 points [+10.0, +30.0]", "–"], ["C", "–", "+0.100 [+0.000, +0.200]"]]
-    assert table.values.tolist() == lines
 
 
 def test_the_summary_follows_the_corrected_p_values_and_accuracy():

@@ -15,7 +15,7 @@ from prefill_router.evaluation.comparison import Evaluation
 from prefill_router.evaluation.results import results
 from prefill_router.metrics import ReliabilityCurve, Zones
 from prefill_router.report import plotting
-from prefill_router.report.plotting import ROUTERS, colour, look_of, short, style, trade_off
+from prefill_router.report.plotting import ROUTERS, look_of, short, style, trade_off
 
 NAMES = ("small", "mid_$1$", "large")  # a name that would be broken mathematics
 
@@ -183,7 +183,7 @@ def test_trend_draws_every_number_with_its_interval(ax):
 
 def test_series_have_the_cycles_colours_and_differ_in_line_or_marker():
     style()
-    assert [colour(i) for i in range(12)] == [to_rgb(f"C{i}") for i in range(12)]
+    assert all(look_of("", i)["color"] == to_rgb(f"C{i}") for i in range(12))
     assert len({tuple(look_of("", i).values()) for i in range(60)}) == 60
 
 

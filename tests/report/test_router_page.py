@@ -10,7 +10,13 @@ from prefill_router.errors import InputError
 from prefill_router.evaluation.results import one
 from prefill_router.extraction import extract
 from prefill_router.labels.splits import make_splits
-from prefill_router.report.router_page import detailed, failure_table, share_table, write_page
+from prefill_router.report.router_page import (
+    detailed,
+    failure_table,
+    mistakes,
+    share_table,
+    write_page,
+)
 from prefill_router.router import Router
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)> $x$ {{ 7 * 7 }} \x00 ]]>"
@@ -92,6 +98,11 @@ def test_details_are_those_of_the_default_where_it_chooses(fitted, monkeypatch):
         assert detailed(replace(router, config=config)) == policy
         wrong = seen.labels.correct[np.arange(len(seen.p)), chosen[policy]] == 0
         share = wrong[seen.labels.benchmark == "blue"].mean()
+        lost = np.flatnonzero(wrong & (seen.labels.correct == 1).any(axis=1))
+        surest = seen.p[lost, chosen[policy][lost]].max()
+        asked = router.targets[chosen[policy][lost[seen.p[lost, chosen[policy][lost]].argmax()]]]
+        first = mistakes(router, seen, chosen[policy]).text.splitlines()[1]
+        assert f"wrong ({surest:.2f})" in first and f"{asked}: wrong" in first
         table = failure_table(seen, chosen[policy])
         line = next(x for x in table.text.splitlines() if "blue" in x)
         assert f"{share:.0%}" in line
