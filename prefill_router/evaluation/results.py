@@ -141,11 +141,8 @@ def one(frame: pd.DataFrame, **where: Any) -> pd.Series:
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Return results as rows for JSON, without what does not apply; None is undefined."""
     always = ("metric", "router", "target", "split", "estimate", "lower", "upper", "n")
-    rows = []
-    for row in frame.astype(object).to_dict("records"):
-        row = {name: None if pd.isna(value) else value for name, value in row.items()}
-        rows.append({k: v for k, v in row.items() if k in always or v not in (None, "")})
-    return rows
+    rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    return [{k: v for k, v in row.items() if k in always or v not in (None, "")} for row in rows]
 
 
 def write_metrics(path: str | os.PathLike, frame: pd.DataFrame) -> None:

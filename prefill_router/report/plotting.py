@@ -338,16 +338,13 @@ def forest(
     rows = rows[rows["seed"].isna()]
     places, lines = pd.factorize(rows[by])
     number, names = pd.factorize(rows[series] if series else np.zeros(len(rows)))
+    # without series a line has the colour of its router or target
+    known = {line: look_of(line, 0)["color"] for line in lines if line in _targets | ROUTERS}
     for i, name in enumerate(names):
         here, shift = rows[number == i], 0.7 * ((i + 0.5) / len(names) - 0.5)
         place = places[number == i] + shift
-        if series:
-            colours = [look_of(str(name), i)["color"]] * len(here)
-        else:  # a line in the colour of its router or target
-            colours = [
-                look_of(line, 0)["color"] if line in _targets | ROUTERS else INK
-                for line in here[by]
-            ]
+        colours = [known.get(line, INK) for line in here[by]]
+        colours = look_of(str(name), i)["color"] if series else colours
         # bounds, not errors: a centred interval may lie on one side of its estimate
         ax.hlines(place, scale * here["lower"], scale * here["upper"], color=colours, linewidth=1.5)
         look = {"marker": MARKERS[i % len(MARKERS)], "color": colours, "s": 30, "zorder": 3}

@@ -123,16 +123,14 @@ class SharedTrunkEnsemble(BaseEstimator):
         X, Y = np.asarray(X, dtype=np.float32), label_matrix(Y, len(X)).astype(np.float32)
         groups = np.arange(len(X)) if groups is None else np.asarray(groups)
         self._check(X, Y, groups)
-        generators = [
-            np.random.default_rng([self.random_state, s + 1]) for s in range(self.n_seeds)
-        ]
+        seeds = range(self.n_seeds + 1)
+        shared, *generators = (np.random.default_rng([self.random_state, s]) for s in seeds)
         shape = X.shape[1], Y.shape[1], self.hidden, self.dropout
         networks = [SharedTrunkNet(*shape, rng) for rng in generators]
         if self.split == "published":
             cuts = [grouped_split(groups, self.inner_share, rng) for rng in generators]
         else:
-            rng = np.random.default_rng([self.random_state, 0])
-            cuts = [grouped_split(groups, self.inner_share, rng)] * self.n_seeds
+            cuts = [grouped_split(groups, self.inner_share, shared)] * self.n_seeds
         splits = [(train, validation) for train, validation, _ in cuts]
         if any(np.isnan(Y[rows]).all() for split in splits for rows in split):
             raise InputError("The inner split leaves a side without labels; give more rows.")
