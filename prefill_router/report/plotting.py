@@ -110,7 +110,8 @@ def name_lines(ax: Axes, title: str = "") -> None:
     ax.autoscale_view()
     to_axes = ax.transData + ax.transAxes.inverted()
     ends = [to_axes.transform((line.get_xdata()[-1], line.get_ydata()[-1]))[1] for line in lines]
-    gap, floor = 0.055 * 4.4 / ax.figure.get_figheight(), -np.inf
+    n_rows = spec.get_gridspec().nrows if (spec := ax.get_subplotspec()) else 1
+    gap, floor = 0.055 * 4.4 * n_rows / ax.figure.get_figheight(), -np.inf
     for i in np.argsort(ends):
         floor = max(floor + gap, ends[i])
         look = {"color": lines[i].get_color(), "va": "center", "fontsize": 10}
@@ -414,6 +415,7 @@ def trend(
         about = {"linthresh": positive[0], "linscale": 0.5} if from_zero else {}
         ax.set_xscale("symlog" if from_zero else "log", **about)
         ax.set_xticks(numbers if len(numbers) <= 6 else numbers[[0, -1]])
+        ax.tick_params(axis="x", rotation=30 if len(numbers) > 4 else 0)
         ax.xaxis.set_major_formatter(mpl.ticker.StrMethodFormatter("{x:,.0f}"))
         ax.minorticks_off()
     ax.set(xlabel=xlabel, ylabel=f"{ylabel}, 95 % interval")
