@@ -3,18 +3,16 @@
 Both are measured in processes of their own, started from this module.
 """
 
-import multiprocessing
 import os
 import random
 import resource
-import signal
 import threading
-import time
-from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 
 import tiny_models
 import torch
 from architectures import SHAPE
+from kills import alone, is_killed
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaModel
 
@@ -27,26 +25,8 @@ QUESTIONS = tiny_models.questions(300)
 N_KILLS = 12
 
 
-def alone(function, *arguments):
-    """Return what a function returns in a new process."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
-
-
-def fork(source, directory):
-    """Start an extraction: a fork of a process that has loaded everything starts at once."""
-    child = os.fork()
-    if not child:
-        try:
-            extract(source, QUESTIONS, cache_dir=directory)
-            os._exit(0)
-        finally:
-            os._exit(1)
-    return child
-
-
-def shards(directory):
-    return list(directory.glob("*/shard-*"))
+def n_shards(directory):
+    return len(list(directory.glob("*/shard-*")))
 
 
 def kill_at_random_moments(directory):
@@ -60,23 +40,14 @@ def kill_at_random_moments(directory):
     rng, n_killed, run = random.Random(0), 0, 0
     while True:
         target = directory / f"killed-{run}"
-        # Shards are the clock, so that a slow machine is killed on the way as well.
-        wanted = len(shards(target)) + rng.randrange(5) if n_killed < N_KILLS else 10**6
-        child, ended = fork(source, target), 0
-        while not ended and len(shards(target)) < wanted:
-            ended, status = os.waitpid(child, os.WNOHANG)
-            time.sleep(0.0005)
-        if not ended:
-            time.sleep(rng.uniform(0, 0.03))
-            os.kill(child, signal.SIGKILL)
-            _, status = os.waitpid(child, 0)
-        if os.WIFSIGNALED(status):
+        work = partial(extract, source, QUESTIONS, cache_dir=target)
+        wanted = n_shards(target) + rng.randrange(5) if n_killed < N_KILLS else 10**6
+        if is_killed(work, partial(n_shards, target), wanted, rng.uniform(0, 0.03)):
             n_killed += 1
-            continue
-        assert status == 0, "an extraction failed"
-        if n_killed == N_KILLS:
+        elif n_killed == N_KILLS:
             return
-        run += 1
+        else:
+            run += 1
 
 
 def contents(directory):

@@ -1,15 +1,15 @@
 import gzip
 import json
 import logging
+import random
 import re
-import subprocess
-import sys
 import time
 from email.utils import formatdate
-from pathlib import Path
+from functools import partial
 
 import pytest
 from fault_server import faulty
+from kills import alone, is_killed
 
 from prefill_router.answers import asking, endpoints
 from prefill_router.answers.asking import ask_endpoints
@@ -273,15 +273,25 @@ def test_a_full_disk_stops_the_asking(ask, monkeypatch):
     assert len(server.requests) <= 2
 
 
+def kill_at_random_moments(one, journal):
+    """Kill collections into a journal, and return how many answers it holds after each kill."""
+
+    def count(what):
+        return journal.read_bytes().count(what) if journal.exists() else 0
+
+    rng, kept = random.Random(0), []
+    work, n_lines = partial(ask_endpoints, [one], MANY, SHORT, journal), partial(count, b"\n")
+    for _ in range(12):
+        is_killed(work, n_lines, n_lines() + rng.randrange(12), rng.uniform(0, 0.02))
+        kept.append(count(b'"answered"'))
+    return kept
+
+
 def test_killed_at_random_moments_nothing_answered_is_asked_for_twice(ask, tmp_path):
     """A child is killed again and again; its journal says what it had been paid for."""
     journal = tmp_path / "j"
-    script = Path(__file__).parents[1] / "kills.py"
     with faulty({MANY[3]: ["cut"], MANY[5]: [(500, {}, "x")]}, delay=0.01) as server:
-        command = [sys.executable, script, server.base_url, journal, "12", *MANY]
-        said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
-        kept = [int(line) for line in said.stdout.splitlines()]
-        assert len(kept) == 12
+        kept = alone(kill_at_random_moments, endpoint(server, concurrency=2), journal)
         assert len({n for n in kept if 0 < n < len(MANY)}) >= 5  # killed on the way
         found, _ = ask(server, MANY)
     assert found == [str(n) for n in range(1, 41)]
