@@ -83,9 +83,9 @@ def main(n_queries: int) -> None:
     """Check that both sides agree, and time them."""
     torch.set_num_threads(1)
     router, queries = fitted()
-    reader, prefill, _ = router.reader.loaded
+    reader, _ = router.reader.loaded
     queries = queries[:n_queries]
-    model = prefill.model
+    model = reader.model
     highest = max(place.layer for place in router.config.places)
     bare = cut_off(model, highest)
     ids = reader.prompts.ids(queries)

@@ -66,8 +66,8 @@ def default_budget(device: torch.device, bytes_per_token: int) -> int:
     """Return how many tokens a batch may have: enough to keep the device busy, and no more.
 
     More would only pad more. On a GPU that is bounded by half of the memory free now; what does not
-    fit after all is halved (`Prefill.read`). A CPU is busy with a thousand tokens, and with more
-    only where a token is so little work that calling the model counts.
+    fit after all is halved (`Reader.read_batch`). A CPU is busy with a thousand tokens, and with
+    more only where a token is so little work that calling the model counts.
 
     Parameters
     ----------

@@ -59,88 +59,6 @@ class _Done(Exception):
     """Leaves a forward pass from inside, once every state asked for is pooled."""
 
 
-class Prefill:
-    """Reads batches with a model and gives their pooled states.
-
-    Parameters
-    ----------
-    model : transformers.PreTrainedModel
-        In evaluation mode. Between batches it is as it was.
-    layout : ModelLayout
-        From `locate_blocks`.
-    places : sequence of (int, str)
-        Layers, out of 0..L, and poolings wanted. Nothing above the highest layer is run.
-
-    Notes
-    -----
-    A hook at each layer's place pools the state there, so that no (B, T, D) outlives its block;
-    the hook that pools the last state wanted ends the forward pass.
-    """
-
-    def __init__(self, model: nn.Module, layout: ModelLayout, places: Sequence[Place]):
-        self.model = model
-        self.device = input_device(model)
-        self.layout = layout
-        self.places = list(places)
-        self.layers = sorted({layer for layer, _ in self.places})
-        self._most: int | None = None  # half of the fewest tokens that were too many for the device
-
-    def read(self, batch: Batch) -> Tensor:
-        """Return pooled states of a batch, float32 (n_places, B, D), on the device.
-
-        A batch that the device has no memory for is read in halves, and so is any later one of more
-        than half its tokens.
-
-        Raises
-        ------
-        InputError
-            If there is no memory for one prompt alone.
-        """
-        if self._most is None or batch.tokens.numel() <= self._most or len(batch) == 1:
-            try:
-                return self._forward(batch.to(self.device))
-            except torch.OutOfMemoryError as error:
-                if len(batch) == 1:
-                    raise InputError(
-                        f"A prompt of {batch.tokens.numel()} tokens does not fit into the memory "
-                        f"of {self.device} ({str(error).splitlines()[0]}). Set max_tokens "
-                        "and truncation, take fewer layers or a smaller dtype, or another device."
-                    ) from error
-                self._most = batch.tokens.numel() // 2
-        # Here, and not in `except`: the exception would keep the failed pass's tensors alive.
-        return torch.cat([self.read(half) for half in batch.halves()], dim=1)
-
-    @torch.inference_mode()
-    def _forward(self, batch: Batch) -> Tensor:
-        lengths = None if self.layout.is_causal else batch.lengths
-        pooled: dict[Place, Tensor] = {}
-
-        def pool(layer: int, states: Tensor) -> None:
-            there = batch.to(states.device)
-            for place in self.places:
-                if place[0] == layer:
-                    pooled[place] = POOLINGS[place[1]](states, there)
-
-        def hook(layer: int, module: nn.Module, *passed: object) -> None:
-            pool(layer, first_tensor(*passed))
-            if len(pooled) == len(self.places):
-                raise _Done
-
-        if self.layout.places is None:
-            hidden = all_states(self.model, batch.tokens, lengths)
-            for layer in self.layers:
-                pool(layer, hidden[layer])
-        else:
-            with contextlib.ExitStack() as hooks, contextlib.suppress(_Done):
-                for layer in self.layers:
-                    point = self.layout.places[layer]
-                    hooks.enter_context(point.register(self.model, partial(hook, layer)))
-                self.model(**model_inputs(self.model, batch.tokens, lengths))
-        if len(pooled) < len(self.places):
-            raise RuntimeError(f"{type(self.model).__name__} ran other modules than on its sample.")
-        return torch.stack([pooled[place].to(self.device) for place in self.places])
-
-
 class Survey(NamedTuple):
     """What is known before the first batch: how the model reads, and how long N prompts are.
 
@@ -167,7 +85,8 @@ class Reader:
     Parameters
     ----------
     model, tokenizer
-        From `prefill_router.extraction.models.load_encoder`; causal or bidirectional.
+        From `prefill_router.extraction.models.load_encoder`; causal or bidirectional. Between
+        batches the model is as it was.
     token_budget, max_tokens, truncation, template, template_kwargs
         As for `prefill_router.extraction.extract`.
 
@@ -176,6 +95,10 @@ class Reader:
     Prompts are padded on the right, so that the positions a model counts for itself are those of
     the prompt alone. No token of a causal model sees what follows it, so that padding needs no
     attention mask there, and attention takes its faster path; other models are given the mask.
+
+    A hook at each layer's place pools the state there, so that no (B, T, D) outlives its block;
+    the hook that pools the last state wanted ends the forward pass: nothing above the highest layer
+    is run.
     """
 
     def __init__(
@@ -190,6 +113,8 @@ class Reader:
         max_tokens = limit if max_tokens is None else max_tokens
         check_max_tokens(max_tokens, limit)
         self.model = model.eval()
+        self.device = input_device(model)
+        self._most: int | None = None  # half of the fewest tokens that were too many for the device
         self.prompts = Prompts(tokenizer, max_tokens, **reading)
         with quiet():
             sample = self.prompts.ids([SAMPLE])[0]
@@ -233,7 +158,6 @@ class Reader:
         states : float32 Tensor of shape (n_places, n, D)
             On the device, which may still be at work on it.
         """
-        prefill = Prefill(self.model, self.layout, places)
         find_user = needs_user([pooling for _, pooling in places])
 
         def tokenize(rows: np.ndarray) -> Batch:
@@ -243,9 +167,65 @@ class Reader:
         for shard in shards:
             pooled = []
             for rows in shard:
-                pooled.append(prefill.read(next(batches)))
+                pooled.append(self.read_batch(next(batches), places))
                 advance(rows)
             yield np.concatenate(shard), torch.cat(pooled, dim=1)
+
+    def read_batch(self, batch: Batch, places: Sequence[Place]) -> Tensor:
+        """Return pooled states of a batch, float32 (n_places, B, D), on the device.
+
+        A batch that the device has no memory for is read in halves, and so is any later one of more
+        than half its tokens.
+
+        Raises
+        ------
+        InputError
+            If there is no memory for one prompt alone.
+        """
+        if self._most is None or batch.tokens.numel() <= self._most or len(batch) == 1:
+            try:
+                return self._forward(batch.to(self.device), places)
+            except torch.OutOfMemoryError as error:
+                if len(batch) == 1:
+                    raise InputError(
+                        f"A prompt of {batch.tokens.numel()} tokens does not fit into the memory "
+                        f"of {self.device} ({str(error).splitlines()[0]}). Set max_tokens "
+                        "and truncation, take fewer layers or a smaller dtype, or another device."
+                    ) from error
+                self._most = batch.tokens.numel() // 2
+        # Here, and not in `except`: the exception would keep the failed pass's tensors alive.
+        return torch.cat([self.read_batch(half, places) for half in batch.halves()], dim=1)
+
+    @torch.inference_mode()
+    def _forward(self, batch: Batch, places: Sequence[Place]) -> Tensor:
+        lengths = None if self.layout.is_causal else batch.lengths
+        layers = sorted({layer for layer, _ in places})
+        pooled: dict[Place, Tensor] = {}
+
+        def pool(layer: int, states: Tensor) -> None:
+            there = batch.to(states.device)
+            for place in places:
+                if place[0] == layer:
+                    pooled[place] = POOLINGS[place[1]](states, there)
+
+        def hook(layer: int, module: nn.Module, *passed: object) -> None:
+            pool(layer, first_tensor(*passed))
+            if len(pooled) == len(places):
+                raise _Done
+
+        if self.layout.places is None:
+            hidden = all_states(self.model, batch.tokens, lengths)
+            for layer in layers:
+                pool(layer, hidden[layer])
+        else:
+            with contextlib.ExitStack() as hooks, contextlib.suppress(_Done):
+                for layer in layers:
+                    point = self.layout.places[layer]
+                    hooks.enter_context(point.register(self.model, partial(hook, layer)))
+                self.model(**model_inputs(self.model, batch.tokens, lengths))
+        if len(pooled) < len(places):
+            raise RuntimeError(f"{type(self.model).__name__} ran other modules than on its sample.")
+        return torch.stack([pooled[place].to(self.device) for place in places])
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from prefill_router.evaluation.comparison import Evaluation
 from prefill_router.extraction import check_layers
 from prefill_router.extraction.models import Device
 from prefill_router.extraction.pooling import needs_user
-from prefill_router.extraction.prefill import EncoderSpec, Place, Prefill, Reader
+from prefill_router.extraction.prefill import EncoderSpec, Place, Reader
 from prefill_router.extraction.prompts import Query
 from prefill_router.extraction.sources import resolve, weights_hash
 from prefill_router.labels import Labels
@@ -46,11 +46,11 @@ class QueryReader:
     places: Sequence[Place]
 
     @cached_property
-    def loaded(self) -> tuple[Reader, Prefill, threading.Lock]:
-        """The encoder, what reads its states, and for whom."""
+    def loaded(self) -> tuple[Reader, threading.Lock]:
+        """The encoder, and who may read with it."""
         reader = self.spec.load()
         check_layers([layer for layer, _ in self.places], reader.layout.last)
-        return reader, Prefill(reader.model, reader.layout, self.places), threading.Lock()
+        return reader, threading.Lock()
 
     def read(self, queries: Sequence[Query]) -> tuple[np.ndarray, np.ndarray]:
         """Read queries in batches of similar length.
@@ -70,7 +70,7 @@ class QueryReader:
         InputError
             If a query cannot be read; N must be at least 1.
         """
-        reader, prefill, lock = self.loaded
+        reader, lock = self.loaded
         batches, n_tokens = [np.arange(1)], None
         if len(queries) != 1 or reader.prompts.truncation != "error":
             survey = reader.survey(queries)
@@ -80,7 +80,7 @@ class QueryReader:
         for rows in track(batches, "Reading queries") if len(queries) > 1 else batches:
             batch = reader.prompts.batch([queries[row] for row in rows], find_user)
             with lock:
-                states[:, rows] = prefill.read(batch).cpu().numpy()
+                states[:, rows] = reader.read_batch(batch, self.places).cpu().numpy()
         return states, batch.lengths.numpy() if n_tokens is None else n_tokens
 
 

@@ -12,7 +12,7 @@ from transformers import AlbertConfig, AutoModel, Qwen3Config, ViTConfig
 from prefill_router.errors import InputError
 from prefill_router.extraction.model_layout import all_states, locate_blocks
 from prefill_router.extraction.pooling import Batch
-from prefill_router.extraction.prefill import DEPTH, Prefill, in_thread
+from prefill_router.extraction.prefill import DEPTH, Reader, in_thread
 
 SAMPLE = [5, 6, 7, 8, 9, 10]
 
@@ -23,6 +23,10 @@ def batch(lengths=(2, 6, 3)):
     tokens = torch.randint(5, 25, (len(lengths), int(lengths.max())), generator=generator)
     tokens[torch.arange(tokens.shape[1]) >= lengths[:, None]] = 0
     return Batch(tokens, lengths, torch.stack([torch.zeros_like(lengths), lengths], 1))
+
+
+def reader_of(model):
+    return Reader(model, tiny_models.tokenizer())
 
 
 def hooks(model):
@@ -65,10 +69,10 @@ def test_blocks_above_the_highest_layer_are_not_run(name):
     ran = []
     for number, block in enumerate(blocks):
         block.register_forward_pre_hook(lambda *_, number=number: ran.append(number + 1))
-    layout = locate_blocks(model, SAMPLE, 0)
+    reader = reader_of(model)
     for highest in range(4):
         ran.clear()
-        Prefill(model, layout, [(highest, "mean")]).read(batch())
+        reader.read_batch(batch(), [(highest, "mean")])
         assert ran == list(range(1, highest + 1))
 
 
@@ -77,7 +81,7 @@ def test_states_per_token_never_outlive_their_block():
     shape = SHAPE | {"num_hidden_layers": 6}
     config = Qwen3Config(**shape, num_key_value_heads=1, head_dim=8)
     model = AutoModel.from_config(config).eval()
-    layout = locate_blocks(model, SAMPLE, 0)
+    reader = reader_of(model)
     seen, alive = [], []
 
     def begin(module, args):
@@ -85,9 +89,7 @@ def test_states_per_token_never_outlive_their_block():
         seen.append(weakref.ref(args[0]))
 
     handles = [block.register_forward_pre_hook(begin) for block in model.layers]
-    Prefill(model, layout, [(layer, name) for layer in range(7) for name in ("last", "mean")]).read(
-        batch()
-    )
+    reader.read_batch(batch(), [(i, pooling) for i in range(7) for pooling in ("last", "mean")])
     for handle in handles:
         handle.remove()
     assert alive == [0] * 6
@@ -98,7 +100,7 @@ def test_a_model_is_left_as_it_was(error):
     model = tiny_models.model("qwen3")
     all_states(model, torch.tensor([SAMPLE]))  # transformers places hooks of its own, once
     before = hooks(model)
-    layout = locate_blocks(model, SAMPLE, 0)
+    reader = reader_of(model)
     assert hooks(model) == before
     during = []
 
@@ -109,7 +111,7 @@ def test_a_model_is_left_as_it_was(error):
 
     handle = model.layers[1].register_forward_pre_hook(interrupt, with_kwargs=True)
     with pytest.raises(error) if error else contextlib.nullcontext():
-        Prefill(model, layout, [(2, "mean"), (1, "mean")]).read(batch())
+        reader.read_batch(batch(), [(2, "mean"), (1, "mean")])
     handle.remove()
     assert hooks(model) == before
     assert during == [(before + 3, None)]  # and no keys and values are kept
@@ -118,9 +120,9 @@ def test_a_model_is_left_as_it_was(error):
 def test_blocks_that_share_weights_are_read_by_whole_passes():
     config = AlbertConfig(**SHAPE, embedding_size=8)
     model = AutoModel.from_config(config).eval()
-    layout = locate_blocks(model, SAMPLE, 0)
-    assert layout.places is None
-    pooled = Prefill(model, layout, [(1, "last"), (3, "last")]).read(batch())
+    reader = reader_of(model)
+    assert reader.layout.places is None
+    pooled = reader.read_batch(batch(), [(1, "last"), (3, "last")])
     alone = all_states(model, batch().tokens[:1, :2])
     torch.testing.assert_close(pooled[:, 0], torch.stack([alone[1][0, -1], alone[3][0, -1]]))
 
@@ -138,18 +140,17 @@ def limited(model, most, sizes):
 
 def test_what_does_not_fit_is_halved_until_it_does():
     model = tiny_models.model("qwen3")
-    layout = locate_blocks(model, SAMPLE, 0)
+    reader, places = reader_of(model), [(1, "last"), (3, "mean")]
     lengths, sizes = [6, 6, 5, 5, 4, 4, 1], []
-    prefill = Prefill(model, layout, [(1, "last"), (3, "mean")])
-    want = prefill.read(batch(lengths))
+    want = reader.read_batch(batch(lengths), places)
     limited(model, 13, sizes)
-    torch.testing.assert_close(prefill.read(batch(lengths)), want)
+    torch.testing.assert_close(reader.read_batch(batch(lengths), places), want)
     assert sizes == [42, 12, 10, 12]
     sizes.clear()
-    torch.testing.assert_close(prefill.read(batch(lengths)), want)
+    torch.testing.assert_close(reader.read_batch(batch(lengths), places), want)
     assert sizes == [12, 10, 12]  # what failed is not tried again
     with pytest.raises(InputError, match="14 tokens does not fit"):
-        prefill.read(batch([14]))
+        reader.read_batch(batch([14]), places)
 
 
 def test_a_model_that_does_not_read_text():
