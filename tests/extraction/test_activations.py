@@ -23,7 +23,11 @@ def test_activations_of_ones_own_arrays(rng):
         ({(1, "mean"): np.ones(3)}, r"one shape \(N, D\)"),
         ({(1, "mean"): np.ones((3, 2)), (2, "mean"): np.ones((3, 3))}, "the shapes are"),
         ({(1, "mean"): np.ones((3, 2)), (2, "last"): np.ones((3, 2))}, r"lack \[\(1, 'last'\)"),
-        ({(1, "mean"): [[1.0], [np.nan]]}, r"layer 1 \(mean\): query 1\..* No layer is left"),
+        (
+            {(1, "mean"): [[1.0], *[[np.nan]] * 7]},
+            r"layer 1 \(mean\): query 1, 2, 3, 4, 5 and 2 "
+            r"more\..* No layer is left",
+        ),
     ],
 )
 def test_arrays_that_are_no_states_are_refused(states, said):
