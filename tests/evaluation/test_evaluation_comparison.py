@@ -10,7 +10,7 @@ from prefill_router.errors import InputError
 from prefill_router.evaluation import bootstrap, comparison, curves
 from prefill_router.evaluation.bootstrap import OfRows, Ranking
 from prefill_router.evaluation.comparison import BEST, ORACLE, SAVING, SINGLE, Evaluation
-from prefill_router.evaluation.results import Quantity, one, select
+from prefill_router.evaluation.results import Quantity, one
 from prefill_router.metrics import expected_calibration_error
 
 TARGETS = ("small", "middle", "large")
@@ -171,6 +171,7 @@ ZEROS = np.zeros(600, int)
         (lambda at: at.probabilities({"a": np.full((600, 3), np.nan)}), "probability is NaN"),
         (lambda at: at.probabilities({"a": np.zeros((600, 2))}), "differ in shape"),
         (lambda at: at.significance({"a": ZEROS}, "x"), "Unknown primary router 'x'"),
+        (lambda at: at.significance({"a": ZEROS}, "a"), "'a' has no other router"),
         (lambda at: at.estimate({"a": np.ones(3), "b": np.ones(4)}, {}), "same rows"),
         (lambda at: at.estimate({"a": np.ones(0)}, {}), "no rows"),
         (lambda at: at.estimate({"a": np.ones(3)}, {}), "600 groups for 3 rows"),
@@ -307,28 +308,16 @@ def test_the_primary_is_tested_against_each_other_router():
     correct[:10, 1] = np.nan
     rare = (np.arange(400) % 40 == 0).astype(int)
     choices = {"same": ZEROS[:400], "poor": ZEROS[:400] + 1, "mine": ZEROS[:400], "nearly": rare}
-    found = Evaluation(correct).significance(choices, "mine", n_resamples=999)
+    groups = np.arange(400) // 5
+    found = Evaluation(correct, groups=groups).significance(choices, "mine", n_resamples=999)
     table = found.pivot(index="versus", columns="metric", values="estimate")
     assert set(table.index) == {"same", "poor", "nearly"} and (found["n"] == 390).all()
     columns = list(comparison.TESTED)
-    detectable = bootstrap.detectable_difference(correct[10:, 0] - correct[10:, 1])
+    lead = (correct[:, 0] - correct[:, 1])[10:]
+    detectable = bootstrap.detectable_difference(lead, groups[10:])
     assert table.loc["poor", columns].tolist() == pytest.approx([0.002, 0.006, detectable])
+    nearly = bootstrap.p_values((lead * rare[10:])[:, None], groups[10:], n_resamples=999)
     p, holm, _ = table[columns].to_numpy().T
+    assert p[list(table.index).index("nearly")] == nearly and 0.002 < nearly < 1
     np.testing.assert_allclose(holm, bootstrap.holm(p))
     assert table.loc["same", [columns[0], columns[2]]].tolist() == [1, 0]
-
-
-def test_queries_asked_again_in_their_group_tell_nothing_more():
-    rng = np.random.default_rng(5)
-    correct = (rng.random((80, 2)) < [0.65, 0.5]).astype(float)
-    correct[3, 1] = np.nan
-    choices = {"a": np.zeros(80, int), "b": np.ones(80, int), "c": rng.integers(0, 2, 80)}
-    once = Evaluation(correct).significance(choices, "a", n_resamples=500)
-    again = Evaluation(np.repeat(correct, 5, axis=0), groups=np.repeat(np.arange(80), 5))
-    choices = {name: np.repeat(choice, 5) for name, choice in choices.items()}
-    found = again.significance(choices, "a", n_resamples=500)
-    pd.testing.assert_frame_equal(found.drop(columns="n"), once.drop(columns="n"))
-    p = select(once, metric=comparison.P_VALUE, versus=None)["estimate"]
-    assert ((p > 0.01) & (p < 1)).all()  # not one that more queries leave alone
-    with pytest.raises(InputError, match="'a' has no other router"):
-        again.significance({"a": choices["a"]}, "a")

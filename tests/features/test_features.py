@@ -25,16 +25,6 @@ def test_features_equal_scikit_learn_and_share_decompositions(rng):
     np.testing.assert_array_equal(parts[0], parts[1][:, :3])
 
 
-def test_features_of_training_rows_do_not_depend_on_test_rows(rng):
-    activations, _, _ = predictable(rng)
-    rows, choices = np.arange(70), [Choice("e", 1, "mean", 3)]
-    before = TargetFeatures(choices).fit({"e": activations}, rows)
-    before = before.transform({"e": activations}, rows)[0]
-    activations.states(1, "mean")[70:] *= 1e4
-    after = TargetFeatures(choices).fit({"e": activations}, rows)
-    np.testing.assert_array_equal(after.transform({"e": activations}, rows)[0], before)
-
-
 def test_missing_states_are_named(rng):
     activations, _, _ = predictable(rng)
     for choice, message in (
