@@ -93,32 +93,33 @@ def route(study: Study, router: str) -> Routed:
     return Routed(join(by_fold), *(join(chosen) for chosen in zip(*choices, strict=True)))
 
 
-def choose_targets(study: Study, fold: int, p: np.ndarray) -> np.ndarray:
-    """Choose policies on a fold's validation rows, and apply them wherever there are predictions.
+def choose_targets(
+    study: Study, fold: int, p: np.ndarray, cost: np.ndarray | None = None
+) -> np.ndarray:
+    """Choose policies on a fold's validation rows, and apply them to all rows.
 
     Parameters
     ----------
     study : Study
     fold : int
     p : ndarray of shape (N, K)
-        P(correct); rows with NaN are not routed.
+        P(correct); NaN, as on training rows, counts as 0.
+    cost : ndarray of shape (N, K), optional
+        What is expected of asking. Default: the study's expected costs.
 
     Returns
     -------
     ndarray of int, shape (2, N)
-        `choice` and `frugal` as in `Routed`; 0 where there are no predictions.
+        `choice` and `frugal` as in `Routed`.
     """
-    known, v = ~np.isnan(p).any(axis=1), study.splits[fold].validation
-    rows = np.zeros((2, len(p)), dtype=int)
+    p, v = np.nan_to_num(p), study.splits[fold].validation
     if not study.has_costs:
-        rows[:, known] = policy.argmax(p[known])
-        return rows
-    cost, Y = study.expected_costs(fold), study.labels.correct
-    best = choose_parameter(p[v], Y[v], cost[v])
-    frugal = choose_parameter(p[v], Y[v], cost[v], as_accurate_as=study.best_single[fold])
-    for row, tau in zip(rows, (best, frugal), strict=True):
-        row[known] = policy.tolerance(p[known], cost[known], tau)
-    return rows
+        return np.array([policy.argmax(p)] * 2)
+    cost = study.expected_costs(fold) if cost is None else cost
+    known = p[v], study.labels.correct[v], cost[v]
+    best = choose_parameter(*known)
+    frugal = choose_parameter(*known, as_accurate_as=study.best_single[fold])
+    return np.array([policy.tolerance(p, cost, tau) for tau in (best, frugal)])
 
 
 def reference_choices(study: Study) -> dict[str, np.ndarray]:

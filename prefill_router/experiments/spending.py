@@ -17,8 +17,8 @@ from prefill_router.evaluation.comparison import (
     differences,
 )
 from prefill_router.evaluation.results import Quantity, counted, results, select
-from prefill_router.evaluation.tuning import choose_parameter, fit_budget
-from prefill_router.experiments.comparison import held_out
+from prefill_router.evaluation.tuning import fit_budget
+from prefill_router.experiments.comparison import choose_targets, held_out
 from prefill_router.experiments.study import Study
 from prefill_router.extraction.sources import n_parameters
 from prefill_router.labels.costs import MILLION, expected_costs
@@ -82,16 +82,13 @@ def evaluate_expected_costs(study: Study, p: ByFold, ways: Mapping[str, ByFold])
         accurate as the best single target, the accuracy, and the saving against that target,
         without and with the encoder's cost.
     """
-    at, price, correct = held_out(study), encoder_price(study), study.labels.correct
+    at, price = held_out(study), encoder_price(study)
     read = None if price is None else study.activations().full_tokens[at.rows] * price / MILLION
     choices = {}
     for way, costs in ways.items():
-        asked = []
-        for q, cost, split, best in zip(p, costs, study.splits, study.best_single, strict=True):
-            held = split.validation
-            tau = choose_parameter(q[held], correct[held], cost[held], as_accurate_as=best)
-            asked.append(policy.tolerance(np.nan_to_num(q), cost, tau))  # NaN: training rows
-        choices[f"tolerance, {way}"] = at.join(asked)
+        folds = enumerate(zip(p, costs, strict=True))
+        frugal = [choose_targets(study, fold, *of)[1] for fold, of in folds]
+        choices[f"tolerance, {way}"] = at.join(frugal)
     first, *others = choices
     pairs = [*((first, name) for name in others), *((name, BEST) for name in choices)]
     found = at.choices(choices, pairs, encoder_cost=read)

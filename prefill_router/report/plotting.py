@@ -273,7 +273,8 @@ def probe_path(ax: Axes, frame: pd.DataFrame, probe: str, line: str, xlabel: str
         rows, look = rows.sort_values("layer"), look_of(str(name), i) | {"linewidth": 1}
         ax.plot(rows[probe], rows["auc"], label=short(name), **look)
         for layer, *place in zip(rows["layer"], rows[probe], rows["auc"], strict=True):
-            _beside(ax, place, str(layer), look["color"])
+            aside = {"xytext": (7, 0), "textcoords": "offset points", "annotation_clip": False}
+            ax.annotate(layer, place, color=look["color"], va="center", fontsize=9, **aside)
     ax.set(xlabel=xlabel, ylabel="AUC", xmargin=0.1)
     name_lines(ax, line)
     return ax
@@ -488,11 +489,6 @@ def trade_off(
     legend_below(ax)
     _name_points(ax, named)
     return ax
-
-
-def _beside(ax: Axes, place: np.ndarray, name: str, color: object) -> None:
-    look = {"xytext": (7, 0), "textcoords": "offset points", "va": "center", "fontsize": 9}
-    ax.annotate(name, place, color=color, annotation_clip=False, **look)
 
 
 def _name_points(ax: Axes, named: Sequence[tuple[np.ndarray, str, object]]) -> None:
