@@ -20,7 +20,7 @@ from pydantic import (
     field_validator,
 )
 
-from prefill_router.answers.targets import Endpoint
+from prefill_router.answers.targets import Endpoint, LocalTarget
 from prefill_router.errors import InputError
 from prefill_router.storage import fingerprint
 from prefill_router.validation import Settings, checked, field, plain_yaml
@@ -179,9 +179,19 @@ def project_root() -> Path:
     return root
 
 
+def _kind(value: Any) -> str:
+    """Say which kind of `Target` a value is meant to be."""
+    if isinstance(value, str):
+        return "a name"
+    fields = value if isinstance(value, Mapping) else getattr(value, "model_fields_set", ())
+    return "a local target" if {*fields} == {"name", "price"} else "an endpoint"
+
+
 Target = Annotated[
-    Annotated[Name, Tag("a name")] | Annotated[Endpoint, Tag("an endpoint")],
-    Discriminator(lambda value: "a name" if isinstance(value, str) else "an endpoint"),
+    Annotated[Name, Tag("a name")]
+    | Annotated[LocalTarget, Tag("a local target")]
+    | Annotated[Endpoint, Tag("an endpoint")],
+    Discriminator(_kind),
 ]
 
 
@@ -190,7 +200,9 @@ class Loop(Config):
 
     queries: str = field("", "collect: table with query_id, question, benchmark and reference")
     labels: Name = field("labels.parquet", "label table: collect writes it, others read it; zoo")
-    targets: Listed[Target] = field([], "whom to ask: local models by name, endpoints by fields")
+    targets: Listed[Target] = field(
+        [], "whom to ask: local models by name, or name and price; endpoints by fields"
+    )
     prices: str = field("", "price table of targets that state no price: zoo, a file, or empty")
     grader: str = field(
         "exact", "exact, numeric, choice, regex:PATTERN, or module:function of yours"

@@ -137,10 +137,11 @@ def read_loop(given=None, **values):
 def test_local_models_and_endpoints_stand_side_by_side():
     remote = REMOTE | {"price": {"input": 1, "output": 0}}
     given = {"seed": 4, "exclude": "a, b", "layers": "3,5"}
-    loop = read_loop(given, targets=["zoo/gpt2-a", remote], seed=3)
-    assert loop.target_names == ["zoo/gpt2-a", "a"]
-    assert loop.price_table().input == {"a": 1}
-    assert isinstance(loop.targets[1], Endpoint)
+    mine = {"name": "models/mine", "price": {"input": 2, "output": 0}}
+    loop = read_loop(given, targets=["zoo/gpt2-a", mine, remote], seed=3)
+    assert loop.target_names == ["zoo/gpt2-a", "models/mine", "a"]
+    assert loop.price_table().input == {"models/mine": 2, "a": 1}
+    assert isinstance(loop.targets[2], Endpoint)
     assert (loop.seed, loop.exclude, loop.layers) == (4, ["a", "b"], [3, 5])
     assert read_loop({"targets": "x, y"}, targets=["a"]).targets == ["x", "y"]
 

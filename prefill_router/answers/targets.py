@@ -57,6 +57,13 @@ class Price(Settings):
     output: NonNegativeFloat = field(..., "USD per million output tokens")
 
 
+class LocalTarget(Settings):
+    """A target on this machine that has a price."""
+
+    name: str = field(..., "a directory, a hub name or zoo/NAME", min_length=1)
+    price: Price = field(..., "USD per million tokens: {input: ..., output: ...}")
+
+
 class Endpoint(Settings):
     """A target behind an OpenAI-compatible endpoint."""
 

@@ -34,12 +34,14 @@ def collect(p: Loop) -> Said:
     from prefill_router.answers.collect import collect_labels
     from prefill_router.answers.generation import Decoding
     from prefill_router.answers.grading import find_grader
+    from prefill_router.answers.targets import LocalTarget
     from prefill_router.labels.tables import read_table
 
     if not p.queries:
         raise InputError("queries must name a table of queries.")
     done = collect_labels(
-        p.targets, read_table(p.queries), p.labels, find_grader(p.grader),
+        [t.name if isinstance(t, LocalTarget) else t for t in p.targets], read_table(p.queries),
+        p.labels, find_grader(p.grader),
         Decoding(p.max_new_tokens, p.temperature, p.seed), prices=p.price_table(),
         cap_usd=p.cap_usd, batch_size=p.batch_size, device=p.device,
     )  # fmt: skip
