@@ -31,11 +31,6 @@ def test_half_depth_is_a_part_of_full_depth(key):
 
 
 @every_architecture
-def test_bfloat16_is_float32_within_its_precision(key):
-    assert compatibility.bfloat16_deviation(key) < BFLOAT16
-
-
-@every_architecture
 def test_mistakes_are_seen_at_every_layer(key):
     wanted = truth(key)
     mistakes = {

@@ -38,14 +38,10 @@ class Batch:
         """Return the batch on a device."""
         return Batch(self.tokens.to(device), self.lengths.to(device), self.user.to(device))
 
-    def halves(self) -> tuple[Batch, Batch]:
-        """Return the two halves of a batch of two or more prompts, each no wider than it must."""
-        middle = (len(self) + 1) // 2
-        parts = []
-        for part in (slice(None, middle), slice(middle, None)):
-            lengths = self.lengths[part]
-            parts.append(Batch(self.tokens[part, : int(lengths.max())], lengths, self.user[part]))
-        return parts[0], parts[1]
+    def __getitem__(self, rows: slice) -> Batch:
+        """Return some of the prompts, padded no wider than they must be."""
+        lengths = self.lengths[rows]
+        return Batch(self.tokens[rows, : int(lengths.max())], lengths, self.user[rows])
 
 
 def pool_last(states: Tensor, batch: Batch) -> Tensor:

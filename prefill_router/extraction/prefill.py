@@ -194,7 +194,9 @@ class Reader:
                     ) from error
                 self._most = batch.tokens.numel() // 2
         # Here, and not in `except`: the exception would keep the failed pass's tensors alive.
-        return torch.cat([self.read_batch(half, places) for half in batch.halves()], dim=1)
+        middle = (len(batch) + 1) // 2
+        halves = (batch[:middle], batch[middle:])
+        return torch.cat([self.read_batch(half, places) for half in halves], dim=1)
 
     @torch.inference_mode()
     def _forward(self, batch: Batch, places: Sequence[Place]) -> Tensor:
