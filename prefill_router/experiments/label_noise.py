@@ -74,16 +74,15 @@ def evaluate_noise(
     def headroom(m: Values, oracle: int | str) -> np.ndarray:
         return m[oracle] - m[BEST]
 
-    def real(m: Values, seen: int) -> np.ndarray:
-        return headroom(m, seen) / headroom(m, SINGLE_DRAW)
+    def closed(m: Values, of: int | str, oracle: int | str) -> np.ndarray:
+        return gap_closed(m[of], m[BEST], m[oracle])
 
     found = {Quantity("headroom", SINGLE_DRAW): lambda m: headroom(m, SINGLE_DRAW)}
     for seen in range(1, n_draws):
         found[Quantity("headroom", REPRODUCIBLE, x=seen)] = lambda m, s=seen: headroom(m, s)
-        found[Quantity(REAL, REPRODUCIBLE, x=seen)] = lambda m, s=seen: real(m, s)
-    for metric, oracle in {OF_DRAW: SINGLE_DRAW, OF_REPRODUCIBLE: n_draws // 2}.items():
-        of = Quantity(metric, router)
-        found[of] = lambda m, oracle=oracle: gap_closed(m[router], m[BEST], m[oracle])
+        found[Quantity(REAL, REPRODUCIBLE, x=seen)] = lambda m, s=seen: closed(m, s, SINGLE_DRAW)
+    found[Quantity(OF_DRAW, router)] = lambda m: closed(m, router, SINGLE_DRAW)
+    found[Quantity(OF_REPRODUCIBLE, router)] = lambda m: closed(m, router, n_draws // 2)
     return at.estimate(columns, found)
 
 

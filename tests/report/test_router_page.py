@@ -10,13 +10,7 @@ from prefill_router.errors import InputError
 from prefill_router.evaluation.results import one
 from prefill_router.extraction import extract
 from prefill_router.labels.splits import make_splits
-from prefill_router.report.router_page import (
-    detailed,
-    failure_table,
-    mistakes,
-    share_table,
-    write_page,
-)
+from prefill_router.report import router_page as it
 from prefill_router.router import Router
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)> $x$ {{ 7 * 7 }} \x00 ]]>"
@@ -47,7 +41,7 @@ def fitted(tmp_path_factory):
 
 
 def page(router, labels, path):
-    write_page(router, labels, path, n_resamples=50)
+    it.write_page(router, labels, path, n_resamples=50)
     return path.read_text(encoding="utf-8")
 
 
@@ -83,7 +77,7 @@ def test_it_shows_unseen_queries_alone_and_the_router_s_numbers(fitted, tmp_path
     assert f"{100 * accuracy.estimate:.1f} %" in shown
     assert str(router.guarantee) in shown and "chosen on validation" in shown
     with pytest.raises(InputError, match="questions of all 10 rows"):
-        write_page(router, labels.take(split.train[:10]), tmp_path / "none.html")
+        it.write_page(router, labels.take(split.train[:10]), tmp_path / "none.html")
     assert not (tmp_path / "none.html").exists()
 
 
@@ -95,15 +89,15 @@ def test_details_are_those_of_the_default_where_it_chooses(fitted, monkeypatch):
     for tau, policy in ((0.25, "certified"), (None, "tolerance")):
         promise = replace(router.guarantee, tau=tau)
         config = router.config.model_copy(update={"guarantee": promise})
-        assert detailed(replace(router, config=config)) == policy
+        assert it.detailed(replace(router, config=config)) == policy
         wrong = seen.labels.correct[np.arange(len(seen.p)), chosen[policy]] == 0
         share = wrong[seen.labels.benchmark == "blue"].mean()
         lost = np.flatnonzero(wrong & (seen.labels.correct == 1).any(axis=1))
         surest = seen.p[lost, chosen[policy][lost]].max()
         asked = router.targets[chosen[policy][lost[seen.p[lost, chosen[policy][lost]].argmax()]]]
-        first = mistakes(router, seen, chosen[policy]).text.splitlines()[1]
+        first = it.mistakes(router, seen, chosen[policy]).text.splitlines()[1]
         assert f"wrong ({surest:.2f})" in first and f"{asked}: wrong" in first
-        table = failure_table(seen, chosen[policy])
+        table = it.failure_table(seen, chosen[policy])
         line = next(x for x in table.text.splitlines() if "blue" in x)
         assert f"{share:.0%}" in line
 
@@ -112,11 +106,11 @@ def test_benchmarks_and_targets_may_be_called_like_a_column(fitted):
     router, labels = fitted
     seen = router.examine(router.unseen(labels))
     chosen = router.choices(seen)
-    _, *plain = share_table(router, seen, chosen).text.splitlines()
+    _, *plain = it.share_table(router, seen, chosen).text.splitlines()
     for names in (("target", "all, by default"), ("all, by default", "target")):
         called = np.where(seen.labels.benchmark == "blue", *names)
         same = replace(seen, labels=replace(seen.labels, benchmark=called))
-        head, *rows = share_table(router, same, chosen).text.splitlines()
+        head, *rows = it.share_table(router, same, chosen).text.splitlines()
         assert (head.count("target"), head.count("all, by default")) == (2, 2)
         assert [row.split() for row in rows] == [row.split() for row in plain]
 
