@@ -7,7 +7,7 @@ them all. Probabilities are the networks' own, not calibrated, and the likeliest
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,11 @@ from prefill_router.recipe.heads import labelled, train_networks
 RECIPE = "the recipe"
 ONE = "one network alone"
 BEST = "the best networks of more"
+
+
+def as_chosen(it: FoldFit) -> Features:
+    """x = [f_1 | ... | f_K], as in the recipe."""
+    return [it.features()]
 
 
 def one_layer(it: FoldFit) -> Features:
@@ -48,45 +53,39 @@ def _places(it: FoldFit) -> pd.DataFrame:
     return table[table["fold"].eq(it.fold) & ~table["constant"].astype(bool)]
 
 
-@dataclass(frozen=True)
-class Variant:
-    """What is trained in place of the recipe.
+VARIANTS = {
+    RECIPE: (as_chosen, {}),
+    "one network per target": (lambda it: it.reduced(it.choices), {}),
+    "one layer for all targets": (one_layer, {}),
+    "all layers": (all_layers, {}),
+    "no hidden layer": (as_chosen, {"hidden": (), "dropout": ()}),
+    "no dropout": (as_chosen, {"dropout": (0.0, 0.0)}),
+    "another inner split per network": (as_chosen, {"split": "published"}),
+}
+"""What is trained in place of the recipe: features and settings of `train_variant`."""
 
-    Attributes
+
+def train_variant(
+    it: FoldFit, features: Callable[[FoldFit], Features], settings: Mapping[str, Any]
+) -> np.ndarray:
+    """Return P(correct) by each network, in the order of seeds, (S, N, K); one half unlabelled.
+
+    Parameters
     ----------
+    it : FoldFit
     features : callable
         From a fold to x, (N, D), for one trunk that all targets share; or to one matrix for each
         target, which then has networks of its own.
     settings : mapping
         Parameters of `SharedTrunkEnsemble` that differ from its defaults.
     """
-
-    features: Callable[[FoldFit], Features] = lambda it: [it.features()]
-    settings: Mapping[str, Any] = field(default_factory=dict)
-
-
-VARIANTS = {
-    RECIPE: Variant(),
-    "one network per target": Variant(lambda it: it.reduced(it.choices)),
-    "one layer for all targets": Variant(one_layer),
-    "all layers": Variant(all_layers),
-    "no hidden layer": Variant(settings={"hidden": (), "dropout": ()}),
-    "no dropout": Variant(settings={"dropout": (0.0, 0.0)}),
-    "another inner split per network": Variant(settings={"split": "published"}),
-}
-
-
-def train_variant(it: FoldFit, variant: Variant) -> np.ndarray:
-    """Return P(correct) by each network, in the order of seeds, (S, N, K); one half unlabelled."""
-    features, Y, keep = variant.features(it), it.labels.correct, it.study.parameters.keep
+    parts, Y, keep = features(it), it.labels.correct, it.study.parameters.keep
     p = np.full((keep, *Y.shape), 0.5)
-    for x, targets in zip(
-        features, np.array_split(np.arange(Y.shape[1]), len(features)), strict=True
-    ):
+    for x, targets in zip(parts, np.array_split(np.arange(Y.shape[1]), len(parts)), strict=True):
         if len(labelled(it.split.train, Y[:, targets])):
             ensemble = train_networks(
                 it.study.recipe(), x, Y[:, targets], it.labels.group, it.split.train,
-                **{"n_seeds": keep, "keep": keep, **variant.settings},
+                **{"n_seeds": keep, "keep": keep, **settings},
             )  # fmt: skip
             p[:, :, targets] = ensemble.predict_each(x)[np.argsort(ensemble.kept_)]
     return p
@@ -97,7 +96,7 @@ def trained(study: Study, name: str) -> list[np.ndarray]:
     p = study.parameters
 
     def train(fold: int) -> dict[str, np.ndarray]:
-        return {"p": train_variant(FoldFit(study, fold, [p.encoder]), VARIANTS[name])}
+        return {"p": train_variant(FoldFit(study, fold, [p.encoder]), *VARIANTS[name])}
 
     settings, folds = [name, p.dimensions, p.criterion, p.inner_folds, p.keep], study.splits
     about = {"encoders": [p.encoder]}

@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from tiny_studies import auc_within_folds, relabelled
@@ -34,8 +32,8 @@ def test_the_recipe_is_the_router_of_the_other_chapters(study):
 
 
 def test_every_variant_predicts_every_target(study, fold):
-    for variant in it.VARIANTS.values():
-        p = it.train_variant(fold, replace(variant, settings=variant.settings | {"max_epochs": 1}))
+    for features, settings in it.VARIANTS.values():
+        p = it.train_variant(fold, features, settings | {"max_epochs": 1})
         assert p.shape == (study.parameters.keep, *study.labels.correct.shape)
         assert ((p > 0) & (p < 1)).all()
 
@@ -43,7 +41,7 @@ def test_every_variant_predicts_every_target(study, fold):
 def test_networks_of_each_target_read_its_own_features_and_splits_may_differ(study, fold):
     Y, train, p = study.labels.correct, fold.split.train, study.parameters
     groups = study.labels.group[train]
-    separate = it.train_variant(fold, it.VARIANTS[SEPARATE])
+    separate = it.train_variant(fold, *it.VARIANTS[SEPARATE])
     for k, x in enumerate(fold.reduced(fold.choices)):
         alone = SharedTrunkEnsemble(p.keep, p.keep, random_state=p.seed)
         alone.fit(x[train], Y[train][:, [k]], groups)
@@ -52,7 +50,7 @@ def test_networks_of_each_target_read_its_own_features_and_splits_may_differ(stu
     x = fold.features()
     other = SharedTrunkEnsemble(p.keep, p.keep, split="published", random_state=p.seed)
     want = other.fit(x[train], Y[train], groups).predict_each(x)[np.argsort(other.kept_)]
-    np.testing.assert_allclose(it.train_variant(fold, it.VARIANTS[SPLIT]), want, atol=1e-6)
+    np.testing.assert_allclose(it.train_variant(fold, *it.VARIANTS[SPLIT]), want, atol=1e-6)
 
 
 def test_features_of_variants(study, fold):
@@ -100,6 +98,6 @@ def test_a_target_without_labels_stays_at_one_half(study):
     fold = FoldFit(relabelled(study, correct=Y), 0, [study.parameters.encoder])
     state = study.activations().states(2, "mean")
     for sets in ([state], [state] * Y.shape[1]):
-        p = it.train_variant(fold, it.Variant(lambda fold, sets=sets: sets))
+        p = it.train_variant(fold, lambda fold, sets=sets: sets, {})
         np.testing.assert_array_equal(p[:, :, 1], 0.5)
         assert p[:, :, 0].std() > 0
