@@ -36,6 +36,8 @@ from prefill_router.recipe import Recipe
 from prefill_router.recipe.cost_prediction import fit_costs
 from prefill_router.storage import Store, fingerprint, read_json, write_json
 
+SPLIT_BY = {"labels", "fresh_labels", "targets", "n_queries", "outer_folds", "seed"}
+"""Parameters that labels and splits follow from."""
 ARTIFACTS = "PREFILL_ROUTER_ARTIFACTS"
 """Environment variable that names a store for all studies to share, instead of one in each run."""
 
@@ -102,6 +104,8 @@ class Study:
         for name in ("root", "run_dir", "store", "_held"):
             setattr(other, name, getattr(self, name))
         other.parameters = self.parameters.model_copy(update=parameters)
+        if splits is None and not parameters.keys() & SPLIT_BY:
+            splits = vars(self).get("splits")  # perhaps not those that its parameters make
         if splits is not None:
             other.splits = list(splits)
         return other

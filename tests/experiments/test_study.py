@@ -212,3 +212,5 @@ def test_a_study_like_another_differs_in_what_is_said_alone(study):
     swapped = study.like([Split(first.train, first.test, first.validation)])
     np.testing.assert_array_equal(swapped.test_rows, np.sort(first.validation))
     assert len(swapped.best_single) == 1 and swapped.key() != study.key()
+    assert swapped.like(criterion="J").splits == swapped.splits  # or a left-out part would return
+    assert len(swapped.like(outer_folds=2).splits) == 2
