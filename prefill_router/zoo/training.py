@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
@@ -168,18 +169,25 @@ def export(
 
 def save_state(path: Path, model: PreTrainedModel, optimizers: list[Optimizer], step: int) -> None:
     """Write the steps done, the weights and what optimisers keep of each, atomically."""
+    tensors = {"step": torch.tensor(step)}
+    for name, p in model.named_parameters():
+        kept = {key: value for o in optimizers for key, value in o.state.get(p, {}).items()}
+        tensors |= {name: p.detach()} | {f"{name} {key}": value for key, value in kept.items()}
     with atomic_write(path) as temporary:
-        torch.save([step, *(part.state_dict() for part in (model, *optimizers))], temporary)
+        save_file(tensors, temporary)
 
 
 def load_state(path: Path, model: PreTrainedModel, optimizers: list[Optimizer]) -> int:
     """Restore what `save_state` wrote; return the number of steps done, 0 without a file."""
     if not path.exists():
         return 0
-    step, *states = torch.load(path, model.device, weights_only=True)
-    for part, state in zip((model, *optimizers), states, strict=True):
-        part.load_state_dict(state)
-    return step
+    tensors = load_file(path, device=str(model.device))
+    owner = {p: optimizer for optimizer in optimizers for p in optimizer.param_groups[0]["params"]}
+    for name, p in model.named_parameters():
+        p.data = tensors[name]
+        kept = {key: value for key, value in tensors.items() if key.startswith(f"{name} ")}
+        owner[p].state[p] = {key.rpartition(" ")[2]: value for key, value in kept.items()}
+    return int(tensors["step"])
 
 
 def train(recipe: Recipe, out: Path, work: Path, device: str = "cpu") -> list[float]:
@@ -209,7 +217,7 @@ def train(recipe: Recipe, out: Path, work: Path, device: str = "cpu") -> list[fl
     optimizers = build_optimizers(model)
     practice = build_practice(recipe, build_tokenizer(), recipe.questions)
     made_from = fingerprint(vars(recipe), np.concatenate(practice, axis=1))
-    state = work / f"{recipe.name}-{made_from}.pt"
+    state = work / f"{recipe.name}-{made_from}.safetensors"
     done = load_state(state, model, optimizers)
     losses = []
     stream = islice(batches(practice, recipe.seed), done, recipe.steps)
