@@ -29,7 +29,7 @@ SAVING_AGAINST_BEST = "saving against the best single target"
 ENCODER_INCLUDED = ", encoder included"
 ON_TRAINING, ON_TEST = "chosen on training", "chosen on test"
 TESTED = P_VALUE, HOLM, DETECTABLE = "p-value", "p-value (Holm)", "detectable difference"
-CURVES_DRAWN = 100  # resamples at most of whole curves
+CURVES_DRAWN = 200  # resamples at most of whole curves
 RIGHT: dict[str, Measure] = {
     "accuracy": lambda m, a: m["right", a],
     "gap closed": lambda m, a: gap_closed(m["right", a], m["right", BEST], m["right", ORACLE]),
