@@ -67,7 +67,7 @@ class Evaluation:
     split : str, default "test"
         What results call these queries.
     n_resamples : int, default 2000
-        At most 500 of probabilities, and 100 of curves: these take long.
+        At most 500 of probabilities, and 200 of curves: these take long.
     seed : int, default 0
     """
 
