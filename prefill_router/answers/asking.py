@@ -14,8 +14,9 @@ from functools import partial
 
 from anyio.from_thread import start_blocking_portal
 
-from prefill_router.answers.endpoints import Connection, NoAnswer, RateLimit
+from prefill_router.answers.endpoints import Connection, RateLimit
 from prefill_router.answers.ledger import Ledger, open_ledger
+from prefill_router.answers.replies import NoAnswer
 from prefill_router.answers.targets import Decoding, Endpoint
 from prefill_router.errors import InputError, did_you_mean
 from prefill_router.labels.costs import Prices
@@ -117,8 +118,12 @@ class _Asker:
         self.connection = Connection(endpoint, decoding)
         self.limit = RateLimit(endpoint.requests_per_minute, endpoint.tokens_per_minute)
         asked = {endpoint.answer_key(question, decoding): question for question in questions}
-        self.waiting = deque(item for item in asked.items() if item[0] not in ledger.answers)
-        self.failures, self.stopped = 0, False
+        waiting = [item for item in asked.items() if item[0] not in ledger.answers]
+        # What was asked in vain comes last, so that no rerun ends where the one before did.
+        self.waiting = deque(sorted(waiting, key=lambda item: item[0] in ledger.asked))
+        self.has_answered, self.stopped = len(waiting) < len(asked), False
+        self.failures = 0  # in a row
+        self.overrun = 1.0  # the most that a reply cost, in units of its worst case
 
     async def work(self) -> None:
         """Ask one waiting question after another."""
@@ -133,7 +138,10 @@ class _Asker:
                     self.stop(error.reason)
                     return
                 self.complain(f"no answer to {question!r:.60} ({error.reason})")
-                if self.failures >= max(FAILURES_IN_A_ROW, self.endpoint.concurrency):
+                # Unserved from the first question on, it is the target; else it is the question.
+                is_target = error.then == "ask others" and not self.has_answered
+                few = 1 if is_target else FAILURES_IN_A_ROW
+                if self.failures >= max(few, self.endpoint.concurrency):
                     self.stop(f"{self.failures} questions in a row failed: {error.reason}")
             self.done.put(None)
 
@@ -143,8 +151,8 @@ class _Asker:
         worst = self.cost(n_input, self.max_new_tokens) or 0.0
         for n_failed in range(self.endpoint.retries + 1):
             await self.limit.wait(n_input + self.max_new_tokens)
-            await self.afford(worst)
-            attempt = self.ledger.ask(key, worst)
+            await self.afford(worst * self.overrun)
+            attempt = self.ledger.ask(key, worst * self.overrun)
             try:
                 reply = await self.connection.ask(question)
             except NoAnswer as error:
@@ -158,8 +166,13 @@ class _Asker:
                     await asyncio.sleep(random.uniform(0, longest))
             else:
                 cost = self.cost(reply.input_tokens, reply.output_tokens)
+                # as reasoning can be longer than the limit of the answer
+                self.overrun = max(self.overrun, (cost or 0.0) / (worst or 1.0))
                 self.ledger.answer(attempt, key, replace(reply, cost_usd=cost))
-                return
+                self.has_answered = True
+                if reply.is_answer:
+                    return
+                raise NoAnswer(f"no text, but {reply.finish}", then="next question")
 
     async def afford(self, worst: float) -> None:
         """Wait until the cap allows a request; raise NoAnswer once nothing can make it."""

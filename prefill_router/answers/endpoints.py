@@ -1,47 +1,25 @@
-"""Models behind OpenAI-compatible endpoints: how fast to ask, and all that can go wrong."""
+"""Models behind OpenAI-compatible endpoints: how they are reached, and how fast to ask."""
 
 from __future__ import annotations
 
 import asyncio
 import email.utils
-import json
 import math
 import time
+import urllib.request
+import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import replace
 
 import httpx
 
 from prefill_router.answers.ledger import Reply
-from prefill_router.answers.targets import Decoding, Endpoint
+from prefill_router.answers.replies import NoAnswer, read_reply
+from prefill_router.answers.targets import LOOPBACK, Decoding, Endpoint
+from prefill_router.errors import InputError
 
-# Statuses of a go-between that lost an answer, which whoever gave it may charge.
-GATEWAY = {502, 504, 520, 524}
-LONGEST_PAUSE = 600.0  # seconds: an endpoint that asks for a longer pause is asked no further
-MOST_TOKENS = 2**40  # a count above is no count
 MOST_BYTES = 16 * 2**20  # a longer body is cut off; an answer's is shorter by orders of magnitude
-
-
-@dataclass(eq=False)
-class NoAnswer(Exception):
-    """A request that brought no answer.
-
-    Attributes
-    ----------
-    reason : str
-        Why, in words.
-    may_be_charged : bool, default True
-        Whether an answer may exist that got lost on its way.
-    then : {"retry", "next question", "stop"}
-        Whether to try again, to give this question up, or to stop asking the endpoint.
-    wait : float, optional
-        Seconds the endpoint asks to wait.
-    """
-
-    reason: str
-    may_be_charged: bool = True
-    then: str = "retry"
-    wait: float | None = None
 
 
 class Connection:
@@ -58,13 +36,26 @@ class Connection:
     def __init__(self, endpoint: Endpoint, decoding: Decoding):
         self.endpoint, self.decoding = endpoint, decoding
         self._secret = endpoint.secret()
+        self._url = url = httpx.URL(f"{endpoint.base_url}/chat/completions")
+        is_direct = LOOPBACK.fullmatch(url.host) or urllib.request.proxy_bypass(url.netloc.decode())
+        proxies = {} if is_direct else urllib.request.getproxies()
+        proxy = proxies.get(url.scheme) or proxies.get("all") or ""
+        through = f", through the proxy {proxy.rpartition('@')[2]}"  # without its password
+        self._place = f", at {url}" + through * bool(proxy)
         authorization = {"Authorization": f"Bearer {self._secret}"} if self._secret else {}
-        self.client = httpx.AsyncClient(
-            headers={"Accept-Encoding": "identity", **authorization},
-            timeout=None,  # one for the whole answer is kept by `ask`: a slow drip never ends
-            limits=httpx.Limits(max_connections=endpoint.concurrency),
-            follow_redirects=True,
-        )
+        try:
+            self.client = httpx.AsyncClient(
+                headers={"Accept-Encoding": "identity", **authorization},
+                timeout=None,  # one for the whole answer is kept by `ask`: a slow drip never ends
+                limits=httpx.Limits(max_connections=endpoint.concurrency),
+                follow_redirects=True,
+                trust_env=not LOOPBACK.fullmatch(url.host),
+            )
+        except (ValueError, ImportError, httpx.InvalidURL):  # which may repeat the password
+            raise InputError(
+                f"{endpoint.name!r} cannot be asked{through}, which the environment names: write "
+                "it as http://HOST:PORT, or add the target's host to NO_PROXY."
+            ) from None
 
     async def ask(self, question: str) -> Reply:
         """Put one question, once, and read no more than `MOST_BYTES` of what comes.
@@ -79,13 +70,19 @@ class Connection:
         NoAnswer
             If there is none.
         """
-        address = f"{self.endpoint.base_url.rstrip('/')}/chat/completions"
-        body = self.endpoint.request(question, self.decoding)
+        try:
+            reply = await self._ask(self.endpoint.request(question, self.decoding))
+        except NoAnswer as error:
+            error.reason = self._clean(error.reason)[:300] + self._place
+            raise
+        return replace(reply, text=self._clean(reply.text), finish=self._clean(reply.finish))
+
+    async def _ask(self, body: dict[str, object]) -> Reply:
         content = bytearray()
         try:
             async with (
                 asyncio.timeout(self.endpoint.timeout),
-                self.client.stream("POST", address, json=body) as response,
+                self.client.stream("POST", self._url, json=body) as response,
             ):
                 async for chunk in response.aiter_raw():  # a few packed bytes unfold to any number
                     content += chunk[: MOST_BYTES - len(content)]
@@ -94,43 +91,16 @@ class Connection:
         except TimeoutError:
             raise NoAnswer(f"no answer within {self.endpoint.timeout:g} s") from None
         except httpx.HTTPError as error:
-            sent = not isinstance(error, httpx.ConnectError)
+            sent = not isinstance(error, httpx.ConnectError | httpx.ProxyError)
             what = "the connection broke" if sent else "no connection"
-            raise NoAnswer(f"{what} ({self._clean(error)})", may_be_charged=sent) from None
-        return self._read(response, bytes(content))
+            raise NoAnswer(f"{what} ({error})", may_be_charged=sent) from None
+        with suppress(zlib.error):  # packed by a go-between, though that was not asked for
+            content = zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(content, MOST_BYTES)
+        return read_reply(response.status_code, bytes(content), retry_after(response.headers))
 
-    def _read(self, response: httpx.Response, content: bytes) -> Reply:
-        """Return the answer that a response holds, or say why it holds none."""
-        said = content.decode(errors="replace")
-        if not response.is_success:
-            status, wait = response.status_code, retry_after(response.headers)
-            reason, then = f"HTTP {status}: {self._clean(said)}", "retry"
-            if status in (401, 403, 404) or '"insufficient_quota"' in said:
-                then = "stop"
-            elif status not in (408, 409, 429) and status < 500:
-                then = "next question"
-            elif wait and wait > LONGEST_PAUSE:
-                then, reason = "stop", f"it asks to wait {wait:,.0f} s; {reason}"
-            raise NoAnswer(reason, status in GATEWAY, then, wait)
-        try:
-            body = json.loads(content)
-            choice = body["choices"][0]
-            text, finish = choice["message"].get("content"), choice.get("finish_reason")
-            if not isinstance(text, str | None):
-                raise TypeError
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            reason = f"what came is no chat completion: {self._clean(said, 80)!r}"
-            raise NoAnswer(reason) from None
-        usage = body["usage"] if isinstance(body.get("usage"), Mapping) else {}
-        given = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
-        counts = [n if type(n) is int and 0 <= n < MOST_TOKENS else None for n in given]
-        return Reply(self._clean(text or "", None), *counts, self._clean(finish), None)
-
-    def _clean(self, what: object, longest: int | None = 300) -> str:
+    def _clean(self, text: str) -> str:
         """Return text from outside without the key, should the endpoint repeat it."""
-        text = str(what)
-        text = text.replace(self._secret, f"[{self.endpoint.key}]") if self._secret else text
-        return text[:longest]
+        return text.replace(self._secret, f"[{self.endpoint.key}]") if self._secret else text
 
 
 class RateLimit:

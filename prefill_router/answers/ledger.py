@@ -20,6 +20,10 @@ from filelock import FileLock, Timeout
 
 from prefill_router.errors import InputError
 
+# Ends of what is no whole answer, whatever its text: it got lost on its way, or a filter took it.
+LOST = {"error", "network_error", "insufficient_system_resource", "abort", "cancelled"}
+WITHHELD = {"content_filter", "sensitive", "safety", "refusal", "recitation", "prohibited_content"}
+
 
 @dataclass(frozen=True)
 class Reply:
@@ -32,7 +36,7 @@ class Reply:
     input_tokens, output_tokens : int or None
         As who answered counted them; None where unknown.
     finish : str
-        Why the answer ends: ``stop``, ``length``...
+        Why the answer ends: ``stop``, ``length``... Without a text, what came instead.
     cost_usd : float or None
         What was charged, by the prices of the run that asked; None where there is no price or no
         count.
@@ -43,6 +47,11 @@ class Reply:
     output_tokens: int | None
     finish: str
     cost_usd: float | None
+
+    @property
+    def is_answer(self) -> bool:
+        """Whether there is a text to grade, neither lost nor withheld in part."""
+        return bool(self.text.strip()) and self.finish not in LOST | WITHHELD
 
 
 @contextmanager
@@ -85,7 +94,9 @@ class Ledger:
     Attributes
     ----------
     answers : dict of str to Reply
-        By the key of what was asked.
+        By the key of what was asked. Replies that are no answer are charged, and not among them.
+    asked : set of str
+        Keys of what was asked, answered or not.
     spent : float
         USD charged for answers that are there.
     in_flight : int
@@ -97,6 +108,7 @@ class Ledger:
     def __init__(self, file: io.FileIO | None = None, cap_usd: float | None = None):
         self.cap_usd = cap_usd
         self.answers: dict[str, Reply] = {}
+        self.asked: set[str] = set()
         self.spent = 0.0
         self.in_flight = 0
         self.problems: list[str] = []
@@ -138,7 +150,7 @@ class Ledger:
         return attempt
 
     def answer(self, attempt: int, key: str, reply: Reply) -> None:
-        """Record an attempt's answer, safely on disk when this returns."""
+        """Record an attempt's reply, safely on disk when this returns."""
         answered = {"event": "answered", "attempt": attempt, "key": key}
         self._record(answered | {"reply": asdict(reply)})
         self.in_flight -= 1
@@ -166,6 +178,7 @@ class Ledger:
         """Change answers and spending as a record says, be it new or read from the file."""
         attempt = record["attempt"]
         if record["event"] == "asked":
+            self.asked.add(record["key"])
             self._open[attempt] = record["worst_usd"]
             self._n_attempts = max(self._n_attempts, attempt + 1)
         elif record["event"] == "refused":
@@ -175,4 +188,5 @@ class Ledger:
             if reply.cost_usd is not None:  # else it counts on as the most it can have cost
                 del self._open[attempt]
                 self.spent += reply.cost_usd
-            self.answers[record["key"]] = reply
+            if reply.is_answer:
+                self.answers[record["key"]] = reply

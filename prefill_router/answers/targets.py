@@ -15,7 +15,8 @@ from prefill_router.errors import InputError
 from prefill_router.storage import fingerprint
 from prefill_router.validation import Settings, field
 
-LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+# Hosts that are this machine, which is reached through no proxy.
+LOOPBACK = re.compile(r"(.+\.)?localhost|127(\.[0-9]+){3}|0\.0\.0\.0|::1?")
 # Fields of a request that decide who is asked what, and what it costs at most.
 OURS = {"model", "messages", "max_tokens", "max_completion_tokens", "n", "best_of", "stream"}
 OVERHEAD = 64  # tokens that a chat template may add to a prompt, for the worst case of its cost
@@ -72,7 +73,7 @@ class Endpoint(Settings):
         "what the target is called in labels and router; renamed, it is asked anew",
         min_length=1,
     )
-    base_url: str = field(..., "the endpoint, as https://api.openai.com/v1")
+    base_url: str = field(..., "where it adds /chat/completions, as https://api.openai.com/v1")
     model: str = field(..., "the model's name at the endpoint", min_length=1)
     key: str = field(
         "",
@@ -99,18 +100,21 @@ class Endpoint(Settings):
     @field_validator("base_url")
     @classmethod
     def _is_address(cls, value: str) -> str:
+        value = re.sub("(/chat)?/completions$", "", value.strip().rstrip("/")).rstrip("/")
         parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if parts.scheme not in ("http", "https") or not parts.hostname or " " in value:
             raise ValueError("write it as https://HOST/v1")
-        if parts.username or parts.password or parts.query:
+        if parts.username or parts.password or "key" in parts.query:
             raise ValueError("leave keys out of the address; name an environment variable in key")
+        if parts.query or parts.fragment:
+            raise ValueError("leave ? and # out; Azure's address /openai/v1 needs no api-version")
         return value
 
     @field_validator("key")
     @classmethod
     def _is_kept_private(cls, value: str, others) -> str:
         parts = urlsplit(others.data.get("base_url", ""))
-        if value and parts.scheme == "http" and parts.hostname not in LOOPBACK:
+        if value and parts.scheme == "http" and not LOOPBACK.fullmatch(parts.hostname):
             raise ValueError("a key is sent over https only (or to this machine): use https://")
         return value
 

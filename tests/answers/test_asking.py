@@ -33,7 +33,7 @@ def quick(monkeypatch):
 
 
 def endpoint(server, name="a", **fields):
-    return Endpoint(name=name, base_url=server.base_url, model="m", **fields)
+    return Endpoint(**{"name": name, "base_url": server.base_url, "model": "m", **fields})
 
 
 @pytest.fixture
@@ -94,13 +94,12 @@ def test_what_is_sent(ask, monkeypatch):
     [
         ((500, {}, "broken"), False, "HTTP 500.*broken"),
         ((502, {}, "bad gateway"), True, "HTTP 502"),
-        ((200, {"Content-Encoding": "gzip"}, gzip.compress(b" " * 2**24)), True, "no chat compl"),
+        ((200, {"Content-Encoding": "gzip"}, gzip.compress(b" " * 2**24)), True, "an empty body"),
         ("cut", True, "the connection broke"),
         ("silence", True, "no answer within 1 s"),
         ("drip", True, "no answer within 1 s"),
         (200, True, "no chat completion"),  # a body without end
         (500, False, "HTTP 500"),
-        (b'{"choices": [{"message": {"content": 7}}]}', True, "no chat completion"),
         (b"[" * 100_000, True, "no chat completion"),
     ],
     ids=lambda value: repr(value)[:30],

@@ -1,3 +1,5 @@
+import json
+
 import pandas as pd
 import pytest
 import tiny_models
@@ -191,3 +193,23 @@ def test_answers_that_were_cut_off_are_counted(saved, queries, tmp_path, counted
     assert remote.startswith(f"p: {cut.sum()} of {answered.sum()} answers are as long")
     assert "no answer to" in refusal
     assert collect([endpoint], queries[~cut], tmp_path / "l.csv").problems == []
+
+
+def test_what_is_no_answer_is_no_wrong_one(queries, tmp_path, counted):
+    server, target = counted
+    choice = {"finish_reason": "stop", "message": {"content": "", "reasoning_content": "3"}}
+    zeros = {"prompt_tokens": 0, "completion_tokens": 0}
+    filtered = choice | {"finish_reason": "content_filter", "message": {"content": "3"}}
+    whole = choice | {"message": {"content": "3"}}
+    server.faults = {
+        question: [json.dumps({"choices": [one], "usage": zeros}).encode()]
+        for question, one in zip(dict.fromkeys(QUESTIONS), (choice, filtered, whole), strict=False)
+    }
+    prices = Prices({"p": 1.0}, {"p": 1.0})
+    found = collect(
+        [target], queries, tmp_path / "l.csv", grader=lambda a, r: a == "3", prices=prices
+    )
+    by_question = found.labels.drop_duplicates("question").head(3)
+    assert by_question["is_correct"].isna().tolist() == [True, True, False]
+    assert by_question[["output_tokens", "cost_usd"]].isna().all(axis=None)
+    assert found.uncertain_usd > 0 and len(found.problems) == 2

@@ -53,6 +53,18 @@ def test_answers_and_spending_survive_and_a_ledger_cut_anywhere_keeps_all_that_w
         assert path.read_bytes().startswith(lines)
 
 
+@pytest.mark.parametrize(
+    ("text", "finish"),
+    [("", "stop"), (" \n", "length"), ("The ans", "content_filter"), ("1", "error")],
+)
+def test_a_reply_that_is_no_answer_is_charged_and_to_be_asked_again(tmp_path, text, finish):
+    with open_ledger(tmp_path / "l") as ledger:
+        ledger.answer(ledger.ask("a", 0.5), "a", Reply(text, 10, 2, finish, 0.25))
+    with open_ledger(tmp_path / "l") as again:  # as those before this was told apart
+        assert state(again) == state(ledger) == ({}, 0.25, 0)
+        assert again.asked == {"a"}
+
+
 def test_what_the_cap_allows(tmp_path):
     with open_ledger(tmp_path / "l", cap_usd=1.0) as ledger:
         first = ledger.ask("a", 0.5)

@@ -17,12 +17,26 @@ def test_what_cannot_be_asked_is_refused():
         ({"base_url": "127.0.0.1:1"}, "write it as"),
         ({"base_url": "https://me:secret@host/v1"}, "leave keys out"),
         ({"base_url": "https://host/v1?key=secret"}, "leave keys out"),
+        ({"base_url": "https://host/v1?api-version=2024-10-21"}, "needs no api-version"),
+        ({"base_url": "https://host/v1#top"}, "leave . and # out"),
+        ({"base_url": "https://my host/v1"}, "write it as"),
         ({"base_url": "http://host/v1", "key": "KEY"}, "over https only"),
+        ({"base_url": "http://127.example.com/v1", "key": "KEY"}, "over https only"),
         ({"key": "sk-abc"}, "pattern"),
         ({"extra": {"top_p": 1, "n": 5}}, "n is set by the collection"),
     ):
         with pytest.raises(ValidationError, match=said):
             endpoint(**fields)
+
+
+def test_the_path_of_requests_is_cut_from_an_address():
+    for end in ("", "/", "//", "/chat/completions", "/chat/completions/", "/completions", " \n"):
+        assert endpoint(base_url=f"https://host/v1{end}").base_url == "https://host/v1"
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.1.2.3", "[::1]", "0.0.0.0"])
+def test_a_key_may_be_sent_to_this_machine_by_http(host):
+    assert endpoint(base_url=f"http://{host}:8000/v1", key="KEY").key == "KEY"
 
 
 def test_a_key_comes_from_the_environment_alone_and_is_not_repeated(monkeypatch):
