@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import secrets
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from prefill_router.errors import InputError
 
@@ -145,6 +147,23 @@ def read_json(path: str | os.PathLike) -> Any:
         raise InputError(f"{path} is not valid JSON ({error}); restore or delete it.") from None
 
 
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold `path` against other processes; a process that is killed releases it.
+
+    Where another process holds it, that is said once, if somebody watches, and waited for.
+    """
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        held = lock.acquire(timeout=0)
+    except Timeout:
+        if sys.stderr.isatty():  # a notebook would keep it in its outputs
+            print(f"Another process is making {path}; waiting until it is done.", file=sys.stderr)
+        held = lock.acquire()
+    with held:
+        yield
+
+
 class Store:
     """A directory of artifacts, each named by what it was made from.
 
@@ -194,15 +213,9 @@ class Store:
         directory = self.path(kind, key)
         if not directory.exists():
             self.root.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=self.root, prefix=f".{kind}-") as temporary:
-                made = Path(temporary) / kind
-                made.mkdir()
-                build(made)
-                files = sorted(path for path in made.rglob("*") if path.is_file())
-                hashes = {path.relative_to(made).as_posix(): file_hash(path) for path in files}
-                write_json(made / MANIFEST, {"kind": kind, "key": key, "files": hashes})
-                with contextlib.suppress(OSError):  # another process finished the same one first
-                    os.replace(made, directory)
+            with locked(directory):
+                if not directory.exists():  # nor has another process just made it
+                    self._make(directory, {"kind": kind, "key": key}, build)
         for name, expected in read_json(directory / MANIFEST)["files"].items():
             path = directory / name
             if not path.is_file() or file_hash(path) != expected:
@@ -211,3 +224,13 @@ class Store:
                     f"from {MANIFEST}); delete {directory} to have it made again."
                 )
         return directory
+
+    def _make(self, directory: Path, about: dict[str, Any], build: Callable[[Path], None]) -> None:
+        with tempfile.TemporaryDirectory(dir=self.root, prefix=f".{directory.name}-") as temporary:
+            made = Path(temporary) / about["kind"]
+            made.mkdir()
+            build(made)
+            files = sorted(path for path in made.rglob("*") if path.is_file())
+            hashes = {path.relative_to(made).as_posix(): file_hash(path) for path in files}
+            write_json(made / MANIFEST, {**about, "files": hashes})
+            os.replace(made, directory)

@@ -1,8 +1,15 @@
 import ast
+import multiprocessing
+import os
+import signal
+import sys
+import threading
 from pathlib import Path
 
+import pytest
+
 from prefill_router import storage
-from prefill_router.storage import STAGES, Store, read_json, versions
+from prefill_router.storage import STAGES, Store, locked, read_json, versions
 
 FOUNDATIONS = {"errors", "progress", "storage", "validation"}
 LAST = ["book", "run", "cli"]
@@ -24,6 +31,55 @@ def test_an_artifact_is_made_once_and_found_again(tmp_path):
     assert one == store.path("thing", read_json(one / "manifest.json")["key"])
     assert len(made) == 1
     assert store.get("thing", {"a": 2}, build, stage="labels") != one
+
+
+def make_slowly(root, began, go_on):
+    def build(directory):
+        began.set()
+        assert go_on.wait(30)
+        write_one(directory)
+
+    Store(root).get("thing", {}, build, stage="labels")
+
+
+def test_what_another_process_makes_is_waited_for_and_not_made_twice(tmp_path):
+    context = multiprocessing.get_context("fork")
+    began, go_on = context.Event(), context.Event()
+    other = context.Process(target=make_slowly, args=(tmp_path, began, go_on))
+    other.start()
+    assert began.wait(30)
+    threading.Timer(0.3, go_on.set).start()
+    made = []
+    Store(tmp_path).get("thing", {}, made.append, stage="labels")
+    other.join()
+    assert not made and other.exitcode == 0
+
+
+def hold(path, held, wanted_by):
+    with locked(path):
+        held.set()
+        wanted_by.wait()
+        os.kill(os.getpid(), signal.SIGKILL)  # and so never tidies up
+
+
+@pytest.mark.parametrize("watched", [True, False])
+def test_who_waits_is_told_so_and_who_was_killed_holds_nothing(
+    tmp_path, capsys, monkeypatch, watched
+):
+    context, path = multiprocessing.get_context("fork"), tmp_path / "a"
+    held, wanted = context.Event(), context.Event()
+    other = context.Process(target=hold, args=(path, held, wanted))
+    other.start()
+    assert held.wait(30)
+    threading.Timer(0.3, wanted.set).start()
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: watched)
+    with locked(path):
+        other.join()
+    said = f"Another process is making {path}; waiting until it is done.\n"
+    assert capsys.readouterr().err == said * watched
+    with pytest.raises(KeyError), locked(path):
+        raise KeyError
+    assert capsys.readouterr().err == ""
 
 
 def test_versions_of_a_stage_earlier_ones_and_libraries_key_its_artifacts(tmp_path, monkeypatch):

@@ -21,10 +21,10 @@ from prefill_router.extraction.pooling import check_poolings
 from prefill_router.extraction.prefill import EncoderSpec, Reader, Survey, in_thread
 from prefill_router.extraction.prompts import Truncation, check_questions
 from prefill_router.extraction.ray_engine import RayReader, ray_reader
-from prefill_router.extraction.shards import STORAGE, Folder, Place, directory_lock
+from prefill_router.extraction.shards import STORAGE, Folder, Place
 from prefill_router.extraction.sources import ModelSource, resolve, weights_hash
 from prefill_router.progress import meter
-from prefill_router.storage import Store
+from prefill_router.storage import Store, locked
 
 SHARD_BYTES = 64 * 2**20  # what is lost at most when a run is stopped, and held in memory
 ENGINES = ("local", "ray")
@@ -160,7 +160,7 @@ class Request:
             folder = Folder(path, self.queries)
             if not self._is_held(folder):
                 path.mkdir(parents=True, exist_ok=True)
-                with directory_lock(path):
+                with locked(path):
                     folder = Folder(path, self.queries)
                     if not self._is_held(folder):  # nor has another process just read them
                         with open_reader() as reader:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import platform
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
@@ -243,23 +238,3 @@ class Folder:
         content = save(tensors, {HEADER: json.dumps(header, sort_keys=True)})
         with atomic_write(self.path / shard_name(header)) as temporary:
             temporary.write_bytes(content)
-
-
-@contextlib.contextmanager
-def directory_lock(directory: Path) -> Iterator[None]:
-    """Hold a directory against other processes; a process that is killed releases it.
-
-    Where another process holds it, that is said once, on standard error, and waited for.
-    """
-    lock = FileLock(directory / ".lock")
-    holder = directory / ".holder"  # of its own: whoever tries to lock the other file empties it
-    try:
-        held = lock.acquire(timeout=0)
-    except Timeout:
-        who = holder.read_text(encoding="utf-8") if holder.exists() else "another process"
-        said = f"{directory} is being written by {who}; waiting until it is done."
-        print(said, file=sys.stderr, flush=True)
-        held = lock.acquire()
-    with held:
-        holder.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
-        yield

@@ -1,15 +1,10 @@
-import multiprocessing
-import os
-import signal
-import threading
-
 import numpy as np
 import pytest
 from safetensors import safe_open
 
 from prefill_router.errors import InputError
 from prefill_router.extraction.activations import Activations, EncoderInfo
-from prefill_router.extraction.shards import Folder, directory_lock
+from prefill_router.extraction.shards import Folder
 from prefill_router.storage import MANIFEST, read_json, write_json
 
 QUERIES = [f"query {i}" for i in range(7)]
@@ -143,27 +138,3 @@ def test_half_precision(tmp_path, states):
     states[2, "mean"][3, 1] = 70_000
     with pytest.raises(InputError, match=r"7e\+04 \(mean.002\) does not fit into float16"):
         write(tmp_path / "b", states, "float16")
-
-
-def hold(directory, held, wanted_by):
-    with directory_lock(directory):
-        held.set()
-        wanted_by.wait()
-        os.kill(os.getpid(), signal.SIGKILL)  # and so never tidies up
-
-
-def test_who_is_waited_for_is_said_once_and_who_was_killed_holds_nothing(tmp_path, capsys):
-    context = multiprocessing.get_context("fork")
-    held, wanted = context.Event(), context.Event()
-    other = context.Process(target=hold, args=(tmp_path, held, wanted))
-    other.start()
-    assert held.wait(30)
-    threading.Timer(0.3, wanted.set).start()
-    with directory_lock(tmp_path):
-        other.join()
-    said = capsys.readouterr().err
-    assert said.startswith(f"{tmp_path} is being written by process {other.pid} on ")
-    assert said.count("\n") == 1
-    with pytest.raises(KeyError), directory_lock(tmp_path):
-        raise KeyError
-    assert capsys.readouterr().err == ""
