@@ -15,6 +15,7 @@ from typing import Any
 import nbformat
 import numpy as np
 import papermill
+from joblib import Parallel, delayed
 from nbclient.exceptions import DeadKernelError
 
 from prefill_router import __version__
@@ -43,6 +44,8 @@ from prefill_router.storage import (
 
 INJECTED = "injected-parameters"
 """Papermill's tag of the cell that it adds."""
+AT_ONCE = 2
+"""Chapters that run side by side where all is computed on processors."""
 
 
 def notebooks(appendix: bool = False) -> list[Path]:
@@ -52,7 +55,10 @@ def notebooks(appendix: bool = False) -> list[Path]:
 
 
 def run_experiment(parameters: Parameters, appendix: bool = False) -> Path:
-    """Run every chapter, in order; those that ran already with the same inputs are kept.
+    """Run every chapter; those that ran already with the same inputs are kept.
+
+    Prompts are read first, by one encoder after the other. Then chapters run side by side, begun in
+    their order; what one needs that another is making, it waits for.
 
     Parameters
     ----------
@@ -79,9 +85,15 @@ def run_experiment(parameters: Parameters, appendix: bool = False) -> Path:
     run_dir, state = study.run_dir, [set_values, inputs, _committed(), versions("experiments")]
     outputs = {path: run_dir / path.relative_to(study.root) for path in notebooks(appendix)}
     study.claim()
-    for notebook, out in track(outputs.items(), f"running {run_dir.name}"):
+    runs = []
+    for notebook, out in outputs.items():
         state.append(file_hash(notebook))  # and so of all before it
-        note(_execute(notebook, out, run_dir, set_values, fingerprint(state)))
+        runs.append(delayed(_execute)(notebook, out, run_dir, set_values, fingerprint(state)))
+    study.states(study.encoders)
+    at_once = AT_ONCE if study.training_device.type == "cpu" else 1
+    chapters = Parallel(at_once, return_as="generator_unordered")(runs)
+    for done in track(chapters, f"running {run_dir.name}", len(runs)):
+        note(done)
     rows = [  # each names its notebook, for chapters overlap
         {"notebook": path.stem, **row}
         for path in sorted(run_dir.glob("metrics/*.json"))

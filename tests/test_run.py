@@ -47,6 +47,7 @@ def root(tmp_path, monkeypatch):
     for module in ("run", "experiments.study"):
         monkeypatch.setattr(f"prefill_router.{module}.project_root", lambda: tmp_path)
     monkeypatch.setenv("PYTHONPATH", "elsewhere")
+    monkeypatch.setattr(chain, "AT_ONCE", 1)
     (tmp_path / "notebooks" / "appendix").mkdir(parents=True)
     write_notebook(tmp_path, "appendix/a_more", "print(seed)")
     write_notebook(tmp_path, "01_first", RECORD.replace("NAME", "01_first"))
@@ -245,3 +246,14 @@ def test_what_cannot_be_used_is_found_before_any_prompt_is_read(tmp_path):
             check_inputs(study)
         assert not study.store.root.exists()
     check_inputs(tiny_studies.study(tmp_path / "b", table, prices=""))  # nobody asks for costs
+
+
+def test_chapters_run_side_by_side_and_say_what_failed(root, values, monkeypatch):
+    monkeypatch.setattr(chain, "AT_ONCE", 2)
+    wait = "while not pathlib.Path('..', 'done').exists():\n    time.sleep(0.1)"
+    write_notebook(root, "01_first", "import pathlib, time", wait)
+    write_notebook(root, "02_second", "import pathlib", "pathlib.Path('..', 'done').touch()")
+    run_experiment(Parameters(**values))
+    write_notebook(root, "02_second", "raise ValueError('labels')")
+    with pytest.raises(InputError, match=r"02_second.ipynb failed: ValueError: labels"):
+        run_experiment(Parameters(**values))
