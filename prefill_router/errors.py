@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from textwrap import shorten
+
+MOST = 600  # characters of a list of names that a message shows
 
 
 class InputError(ValueError):
@@ -25,9 +28,10 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     str
         ``" Did you mean 'x'?"`` or, if nothing is close, ``" Known: ..."``.
     """
-    known = sorted(map(str, known))
-    close = difflib.get_close_matches(str(name), known, n=1)
-    return f" Did you mean {close[0]!r}?" if close else f" Known: {', '.join(known) or 'none'}."
+    known = {other.casefold(): other for other in sorted(map(str, known))}
+    if close := difflib.get_close_matches(str(name).casefold(), known, n=1):
+        return f" Did you mean {known[close[0]]!r}?"
+    return f" Known: {shorten(', '.join(known.values()), MOST) or 'none'}."
 
 
 def check_known(name: str, value: str, known: Iterable[str]) -> None:

@@ -70,7 +70,7 @@ class TrainingAccuracy(BaseEstimator):
 
     def fit(self, X, Y: np.ndarray) -> TrainingAccuracy:
         """Count right answers; of `X` only the length matters."""
-        self.accuracy_ = masked_accuracy(label_matrix(Y, len(X)))
+        self.accuracy_ = masked_accuracy(label_matrix(Y, X))
         return self
 
     def predict_proba(self, X) -> np.ndarray:
@@ -99,7 +99,7 @@ class BenchmarkAware(BaseEstimator):
 
     def fit(self, X: np.ndarray, Y: np.ndarray) -> BenchmarkAware:
         """Count right answers in each benchmark; `X` holds the queries' benchmark names."""
-        Y = label_matrix(Y, len(X))
+        Y = label_matrix(Y, X)
         self.benchmarks_, codes = np.unique(np.asarray(X, dtype=str), return_inverse=True)
         by_benchmark = smoothed_accuracy(Y, codes, len(self.benchmarks_), self.strength)
         self.accuracy_ = np.vstack([by_benchmark, masked_accuracy(Y)])
@@ -131,7 +131,7 @@ class NearestNeighbours(BaseEstimator):
 
     def fit(self, X: np.ndarray, Y: np.ndarray) -> NearestNeighbours:
         """Remember embeddings `X` (N, D) and labels."""
-        self.labels_ = label_matrix(Y, len(X))
+        self.labels_ = label_matrix(Y, X)
         self.accuracy_ = masked_accuracy(self.labels_)
         n_neighbors = min(self.k, len(X))
         self.index_ = neighbors.NearestNeighbors(n_neighbors=n_neighbors, metric="cosine").fit(X)
@@ -169,7 +169,7 @@ class Clusters(BaseEstimator):
 
     def fit(self, X: np.ndarray, Y: np.ndarray) -> Clusters:
         """Cluster embeddings `X` (N, D) and count right answers in each cluster."""
-        Y, directions = label_matrix(Y, len(X)), normalize(X)
+        Y, directions = label_matrix(Y, X), normalize(X)
         n_clusters = min(self.n_clusters, len(np.unique(directions, axis=0)))
         self.kmeans_ = cluster.KMeans(n_clusters, n_init=3, random_state=self.random_state)
         codes = self.kmeans_.fit_predict(directions)

@@ -103,7 +103,7 @@ class TfidfLogistic(_OneEach):
 
     def fit(self, X: np.ndarray, Y: np.ndarray) -> TfidfLogistic:
         """Fit to questions `X`, strings."""
-        Y = label_matrix(Y, len(X))
+        Y = label_matrix(Y, X)
         self.vectorizer_ = TfidfVectorizer(
             ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\w+|[^\w\s]"
         )
@@ -139,7 +139,7 @@ class TargetLogistic(BaseEstimator):
         InputError
             If `Y` is not a matrix with a row for each of `X`, or `C` is not positive.
         """
-        self.coef_, self.intercept_ = fit_logistic(X, label_matrix(Y, len(X)), self.C)
+        self.coef_, self.intercept_ = fit_logistic(X, label_matrix(Y, X), self.C)
         return self
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
@@ -193,7 +193,7 @@ class TargetTrees(_OneEach):
             early_stopping=False,
             random_state=self.random_state,
         )
-        return self._fit(trees, X, label_matrix(Y, len(X)))
+        return self._fit(trees, X, label_matrix(Y, X))
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
         """Predict from features `X` (n, D)."""
@@ -249,7 +249,7 @@ class RidgePath(BaseEstimator):
         InputError
             If `Y` is not a matrix with a row for each of `X`, or a penalty is not positive.
         """
-        X, Y = np.asarray(X, dtype=np.float64), label_matrix(Y, len(X))
+        X, Y = np.asarray(X, dtype=np.float64), label_matrix(Y, X)
         if not np.min(self.penalties) > 0:
             raise InputError(f"penalties {self.penalties} must all be positive.")
         self.x_mean_, self.y_mean_ = X.mean(axis=0), Y.mean(axis=0)

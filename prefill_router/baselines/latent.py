@@ -49,7 +49,7 @@ class _LatentFactors(BaseEstimator):
             If `Y` is not a matrix with a row for each of `X`, `n_factors` is below 1 or `C` is not
             positive.
         """
-        Y = label_matrix(Y, len(X))
+        Y = label_matrix(Y, X)
         if self.n_factors < 1 or not self.C > 0:
             raise InputError(f"n_factors {self.n_factors} must be at least 1, C {self.C} positive.")
         self.labelled_ = ~np.isnan(Y).all(axis=0)

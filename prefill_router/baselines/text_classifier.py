@@ -97,7 +97,7 @@ class TextClassifier(BaseEstimator):
         InputError
             If the encoder cannot be loaded, a question cannot be read, or rows are too few.
         """
-        X, Y = np.asarray(X, dtype=object), label_matrix(Y, len(X))
+        X, Y = np.asarray(X, dtype=object), label_matrix(Y, X)
         rng = np.random.default_rng(self.random_state)
         groups = np.arange(len(X)) if groups is None else np.asarray(groups)
         train, held, _ = grouped_split(groups, self.inner_share, rng)

@@ -71,12 +71,13 @@ def cross_validated_auc(
         layer or pooling is not among the activations.
     """
     rows = np.asarray(rows)
-    Y, groups = label_matrix(Y, len(activations))[rows], np.asarray(groups)[rows]
+    Y, groups = label_matrix(Y, activations)[rows], np.asarray(groups)[rows]
     n_groups = len(np.unique(groups))
     if n_groups < n_folds or n_folds < 2:
         raise InputError(f"n_folds is {n_folds}; it must be from 2 to the {n_groups} groups given.")
-    if not len(dimensions) or min(dimensions) < 1:
-        raise InputError(f"dimensions is {list(dimensions)}; give at least one, each 1 or more.")
+    numbers = np.asarray(dimensions)
+    if numbers.ndim != 1 or numbers.dtype.kind not in "iu" or not (numbers > 0).all():
+        raise InputError(f"dimensions is {dimensions!r}; give at least one, each 1 or more.")
     kept = sorted({min(int(dimension), activations.width) for dimension in dimensions})
     folds = list(GroupKFold(n_folds, shuffle=True, random_state=seed).split(Y, groups=groups))
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass, replace
+from textwrap import shorten
 
 import numpy as np
 import pandas as pd
 
-from prefill_router.errors import InputError, check_known
+from prefill_router.errors import MOST, InputError, check_known
 from prefill_router.labels import tables
 from prefill_router.labels.splits import PARTS, connected_groups, stratified_places
 from prefill_router.labels.tables import Source
@@ -20,6 +22,17 @@ from prefill_router.storage import fingerprint
 QUERY = ["query_id", "question", "benchmark"]
 OPTIONAL = ["group", "split"]
 AMOUNTS = ["output_tokens", "cost_usd"]
+# what a long table may call its column of targets, in letters alone
+LONG = {"model", "modelname", "modelid", "llm", "llmname"}
+# row indices, and other columns that a wide table has no place for
+NO_TARGET = re.compile(
+    r"|unnamed.*|index|level_\d+|idx|id|row|row_?(id|no|num|number)|n[or]\.?|#|reference", re.I
+)
+WHOLE = re.compile(r"^0*(\d+)(\.0+)?$")  # 7, 7.0 or 007
+WIDE = (
+    f", as all columns of a wide table but {', '.join(QUERY + OPTIONAL)}; remove it, name the "
+    "targets (targets=A,B...), or call the columns of a long table model and is_correct"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +84,13 @@ class Labels:
     def accuracy(self) -> np.ndarray:
         """Each target's share of right answers, (K,); NaN where it was never asked."""
         return pd.DataFrame(self.correct).mean().to_numpy()
+
+    @property
+    def summary(self) -> str:
+        """How many queries there are, the targets, and how often each was right, in words."""
+        shares = zip(self.targets, self.accuracy, strict=True)
+        found = ", ".join(f"{name} ({share:.1%} right)" for name, share in shares)
+        return f"{self.n_queries:,} queries, {self.n_targets:,} targets: {shorten(found, MOST)}"
 
     @property
     def fingerprint(self) -> str:
@@ -187,20 +207,29 @@ def long_table(labels: Labels) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def label_matrix(Y: np.ndarray, n_rows: int) -> np.ndarray:
-    """Return Y in float64, (N, K), if it is a matrix of `n_rows` rows.
+def label_matrix(Y: np.ndarray, X: Sized) -> np.ndarray:
+    """Return Y in float64, (N, K), if it is a matrix with a row for each of `X`.
+
+    Parameters
+    ----------
+    Y : ndarray of shape (N, K)
+    X : of length N
+        What an estimator reads of the queries: texts, states, or numbers, which must be finite.
 
     Raises
     ------
     InputError
-        If it is not, or has no rows.
+        If it is not, there are no rows, or `X` has numbers that are not finite.
     """
     Y = np.asarray(Y, dtype=np.float64)
-    if Y.ndim != 2 or len(Y) != n_rows or n_rows == 0:
+    if Y.ndim != 2 or len(Y) != len(X) or len(X) == 0:
         raise InputError(
-            f"Y has shape {Y.shape}; expected ({n_rows}, K): one row per query, one column per "
+            f"Y has shape {Y.shape}; expected ({len(X)}, K): one row per query, one column per "
             "target (y[:, None] for a single one)."
         )
+    if isinstance(X, np.ndarray) and X.dtype.kind == "f" and not np.isfinite(X).all():
+        row = np.argwhere(~np.isfinite(X))[0, 0]
+        raise InputError(f"X holds what is no finite number in row {row}; drop such rows.")
     return Y
 
 
@@ -230,24 +259,36 @@ def to_long(table: pd.DataFrame, name: str, targets: Sequence[str] = ()) -> pd.D
     Raises
     ------
     InputError
-        If a column is missing, a cell is empty that must not be, or holds what it cannot.
+        If a column is missing, a cell is empty that must not be, or holds what it cannot; if a
+        column of a wide table is no target by its name; or if names differ in white space or case
+        alone: of targets, of benchmarks, or of queries that have the same question.
     """
-    given = [column for column in OPTIONAL if column in table]
+    given, cells = [column for column in OPTIONAL if column in table], CELLS
+    folded = {re.sub(r"[\W_]", "", column.casefold()) for column in table}
     if "isCorrect" in table:
         tables.require(table, ["question", "model"], name, "the toolkit's label table")
         names = {text: fingerprint(normalise(text)) for text in table["question"].unique()}
         made = {"query_id": table["question"].map(names), "benchmark": "all"}
         table = table.assign(**{n: values for n, values in made.items() if n not in table})
         table = table.rename(columns={"isCorrect": "is_correct"})
-    elif "model" in table or difflib.get_close_matches("is_correct", table, cutoff=0.8):
+    elif LONG & folded or difflib.get_close_matches("iscorrect", folded, cutoff=0.8):
         tables.require(table, [*QUERY, "model", "is_correct"], name, "a long label table")
     else:
-        tables.require(table, [*QUERY, *targets], name, "a wide label table")
+        tables.require(table, QUERY, name, "a label table (wide; a long one has model, too)")
         kept = [*QUERY, *given]
-        columns = list(targets) or table.columns.difference(kept, sort=False)
+        columns = table.columns.difference(kept, sort=False)
+        for target in targets:
+            check_known(f"{name}: target", target, columns)
+        for column in filter(NO_TARGET.fullmatch, columns[: 0 if targets else None]):
+            raise InputError(f"{name}: column {column!r} would be a target{WIDE}.")
+        columns = list(targets) or columns
         table = table.melt(kept, columns, "model", "is_correct", ignore_index=False)
-    table = tables.checked_cells(table, CELLS, name)
+        cells = CELLS | {"is_correct": (CELLS["is_correct"][0], CELLS["is_correct"][1] + WIDE)}
+    table = tables.checked_cells(table, cells, name)
     table["text"] = table["question"].map({q: normalise(q) for q in table["question"].unique()})
+    for column, keys in (("model", []), ("benchmark", []), ("query_id", ["text"])):
+        names = {n: WHOLE.sub(r"\1", normalise(n).casefold()) for n in table[column].unique()}
+        _check_agree(table.assign(name=table[column].map(names)), ["name", *keys], column, name)
     return table.reindex(columns=[*QUERY, "model", "is_correct", *AMOUNTS, "text", *given])
 
 
@@ -283,7 +324,8 @@ def _assemble(table: pd.DataFrame, name: str) -> Labels:
     """Make the matrices from a checked long table."""
     for column in table.columns.intersection(["text", "benchmark", *OPTIONAL]):
         _check_agree(table, ["query_id"], column, name)
-    _check_agree(table, ["query_id", "model"], "is_correct", name)
+    for column in ("is_correct", *AMOUNTS):
+        _check_agree(table, ["query_id", "model"], column, name)
     queries = table.drop_duplicates("query_id")
     targets, no_group = table["model"].unique(), pd.Series("", queries.index)
     every = pd.MultiIndex.from_product([queries["query_id"], targets])
@@ -308,9 +350,9 @@ def _check_agree(table: pd.DataFrame, keys: list[str], column: str, name: str) -
     variants = table.dropna(subset=column).drop_duplicates([*keys, column])
     differing = variants[variants.duplicated(keys, keep=False)].sort_values(keys, kind="stable")
     if len(differing):
-        first, second = differing.index[:2]
-        which = ", ".join(f"{key} {differing[key].iloc[0]!r}" for key in keys)
+        which = ", ".join(f"{key} {differing[key].iloc[0]!r:.60}" for key in keys)
+        values = (f"{value!r:.60} (row {row})" for row, value in differing[column].items())
         raise InputError(
-            f"{name}: {which} has a different {column} in row {second} than in row "
-            f"{first}; keep one, or give different queries different ids."
+            f"{name}: rows of {which} differ in {column}, {next(values)} and {next(values)}; keep "
+            "one, or give different queries different ids."
         )

@@ -23,7 +23,10 @@ from prefill_router.storage import atomic_write
 
 WRITTEN = (".csv", ".csv.gz", ".parquet")
 LFS_POINTER = b"version https://git-lfs"
-MISSING = {"", "nan", "na", "n/a", "null", "none", "<na>"}
+MISSING = {"", "nan", "-nan", "na", "n/a", "#n/a", "#na", "null", "none", "<na>", "nat"}
+TEXTS = ("query_id", "question", "benchmark", "model", "group", "split", "reference")
+# messages and bytes that were written as text, as in a CSV file
+WRITTEN_OUT = re.compile(r"""\s*(\[\s*\{.*["']role["']\s*:.*\]|b(["']).*\2)\s*$""", re.DOTALL)
 
 Source = str | os.PathLike | pd.DataFrame
 Read = Callable[[str], Any]
@@ -41,33 +44,47 @@ def read_table(source: Source) -> pd.DataFrame:
     Parameters
     ----------
     source : str, path-like or pandas.DataFrame
-        A table in memory, a file (``.csv``, ``.csv.gz``, ``.parquet``, ``.json``: a list of
-        objects, ``.jsonl``), a directory written by `datasets`' ``save_to_disk``, or
+        A table in memory, a file (``.csv``, ``.csv.gz``, ``.parquet``, ``.json`` or ``.jsonl``:
+        a list of objects, or one a line), a directory written by `datasets`' ``save_to_disk``, or
         ``hub:OWNER/NAME[:SPLIT]``. Where a data set has several splits they are joined, and named
         in a column `split`.
 
     Returns
     -------
     pandas.DataFrame
-        Columns of str; rows are numbered from 1, as errors count them. Columns without a name,
-        which are saved row indices, are left out.
+        Columns of str; rows are numbered from 1, as errors count them. An index that has a name is
+        a column; one that was saved without a name, and empty columns without one, are left out.
 
     Raises
     ------
     InputError
-        If there is nothing to read, the content is not what the name says, or it is damaged.
+        If there is nothing to read, the content is not what the name says, it is damaged, or one
+        of `TEXTS` holds no text, but messages or bytes, say.
     """
     name = source_name(source)
-    table = source if isinstance(source, pd.DataFrame) else _read(name)
-    table = table.rename(columns=lambda column: str(column).strip())
-    named = [bool(column) and not column.startswith("__index_level_") for column in table]
-    table = table.loc[:, named]
+    table = _with_index(source) if isinstance(source, pd.DataFrame) else _read(name)
+    table = table.set_axis([str(column).strip() for column in table], axis=1)
+    kept = [
+        bool(column or (i and as_text(table.iloc[:, i]).ne("").any()))
+        and not column.startswith("__index_level_")
+        for i, column in enumerate(table)
+    ]
+    table = table.loc[:, kept]
     twice = table.columns[table.columns.duplicated()]
     if len(twice):
         raise InputError(f"{name} has two columns named {twice[0]!r}; rename or remove one.")
     if table.empty:
         raise InputError(f"{name} holds no rows.")
-    return table.set_axis(range(1, len(table) + 1)).apply(as_text)
+    table = table.set_axis(range(1, len(table) + 1))
+    for column in table.columns.intersection(TEXTS):
+        for row, cell in table[column].items():
+            is_text = isinstance(cell, str) and not WRITTEN_OUT.match(cell)
+            if not is_text and hasattr(cell, "__len__"):
+                raise InputError(
+                    f"{name}, row {row}: {column} is {cell!r:.80} ({type(cell).__name__}); give "
+                    "plain text, not messages or bytes."
+                )
+    return table.apply(as_text)
 
 
 def write_table(table: pd.DataFrame, path: str | os.PathLike) -> None:
@@ -117,19 +134,23 @@ def checked_cells(
     Raises
     ------
     InputError
-        If a cell cannot be read; the message names its row, query and target.
+        If cells cannot be read. Of each column, and of each model's labels and prices, it names
+        row, query and target of the first, and says how many there are.
     """
-    values = {}
+    values, faults = {}, []
     for column in table.columns.intersection(list(cells)):
         read, expected = cells[column]
         values[column] = [read(text) for text in table[column]]
-        if None in values[column]:
-            bad = table.iloc[values[column].index(None)]
-            keys = [f"{key} {bad[key]!r}" for key in ("query_id", "model") if key in bad]
-            raise InputError(
-                f"{name}, row {bad.name} ({', '.join(keys)}): {column} is {bad[column]!r}; it must "
-                f"be {expected}."
+        bad = table[[value is None for value in values[column]]]
+        for _, rows in bad.groupby([0] * len(bad) if column in TEXTS else "model", sort=False):
+            first, more = rows.iloc[0], f" (the first of {len(rows):,})" * (len(rows) > 1)
+            keys = [f"{key} {first[key]!r}" for key in ("query_id", "model") if key in first]
+            faults.append(
+                f"{name}, row {first.name} ({', '.join(keys)}): {column} is {first[column]!r}"
+                f"{more}; it must be {expected}."
             )
+    if faults:
+        raise InputError("\n".join(faults[:10] + ["..."] * (len(faults) > 10)))
     return table.assign(**values)
 
 
@@ -137,21 +158,19 @@ def require(table: pd.DataFrame, columns: Iterable[str], name: str, what: str) -
     """Raise InputError where a column is missing that `what` needs."""
     for column in columns:
         if column not in table:
-            raise InputError(
-                f"{name} has no column {column!r}, which {what} needs; its columns are "
-                f"{', '.join(table)}.{did_you_mean(column, table)}"
-            )
+            hint = did_you_mean(column, table)
+            raise InputError(f"{name} has no column {column!r}, which {what} needs.{hint}")
 
 
 def filled(text: str) -> str | None:
-    """Return a text that is not empty."""
-    return text if text.strip() else None
+    """Return a text that is not empty, nor one of `MISSING`."""
+    return None if text.strip().lower() in MISSING else text
 
 
 def number(text: str) -> float | None:
     """Return the finite number, not negative, that `text` is."""
     try:
-        value = float(text)
+        value = float(text.replace("_", "?"))  # Python takes 1_0 for 10
     except ValueError:
         return None
     return value if 0 <= value < math.inf else None
@@ -167,6 +186,10 @@ def _kind(path: Path, kinds: tuple[str, ...]) -> str:
         if path.name.lower().endswith(kind):
             return kind
     raise InputError(f"{path}: its name must end in {', '.join(kinds)}.")
+
+
+def _with_index(table: pd.DataFrame) -> pd.DataFrame:
+    return table.reset_index(level=[n for n in table.index.names if n and n not in table])
 
 
 def _read(name: str) -> pd.DataFrame:
@@ -223,12 +246,15 @@ def _from_file(path: Path) -> pd.DataFrame:
 
 def _from_arrow(table: pa.Table) -> pd.DataFrame:
     # Else integers become floats where a cell, or in a joined split all, is missing: 17 reads 17.0.
-    return table.to_pandas(integer_object_nulls=True).astype(object)
+    # By pandas' own metadata an index would be no column.
+    return table.to_pandas(integer_object_nulls=True, ignore_metadata=True).astype(object)
 
 
 def _from_csv(text: str) -> pd.DataFrame:
     # Not by pandas, which fills short rows up: the missing cells would read as never asked.
     csv.field_size_limit(2**31 - 1)  # the default refuses long questions
+    if re.match('"?(#|sep=)', text):
+        raise ValueError("its first line begins with # or sep=, and names no columns; remove it.")
     header, *rows = [row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if row]
     if len(header) == 1 and (other := set(";\t|") & set(header[0])):
         raise ValueError(f"its header has no comma, but {min(other)!r}; save it with commas.")
@@ -239,11 +265,13 @@ def _from_csv(text: str) -> pd.DataFrame:
 
 
 def _from_json(text: str, kind: str) -> pd.DataFrame:
-    if kind == ".jsonl":  # as one list, so that an error tells the line
-        text = "[" + re.sub(r"\n\s*", ",\n", text.strip()) + "]"
+    text = text.strip()
+    if text[0] == "{" and (kind == ".jsonl" or re.match(r"\{.*\}\s*\n\s*\{", text)):
+        # one a line, read as one list, so that an error tells the line
+        text = "[" + re.sub(r"\n\s*", ",\n", text) + "]"
     records = json.loads(text)
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-        raise ValueError("expected objects, a list of them in .json, one a line in .jsonl.")
+        raise ValueError("expected objects: a list, or one a line (pandas: orient='records').")
     if "\\ud" in text.lower():  # half a surrogate pair is valid JSON, but no text
         json.dumps(records, ensure_ascii=False).encode()
     return pd.DataFrame(records, dtype=object)

@@ -62,7 +62,7 @@ def probe_layers(
         If `Y` is not a matrix of as many rows as there are states.
     """
     rows = slice(None) if rows is None else rows
-    Y = label_matrix(Y, len(states))[rows]
+    Y = label_matrix(Y, states)[rows]
 
     def measure(layer: int, pooling: str) -> pd.DataFrame:
         X = states.states(layer, pooling)[rows]
@@ -148,7 +148,7 @@ def separability(X: np.ndarray, Y: np.ndarray, standardise: bool = True) -> np.n
     and covariances are those of the population (ddof 0). J is then unchanged by shifting or
     scaling a column.
     """
-    Y = label_matrix(Y, len(X))
+    Y = label_matrix(Y, X)
     members = np.hstack([Y == 0, Y == 1]).astype(np.float64)
     total, squares = np.zeros((2, members.shape[1], X.shape[1]))
     for place, block in chunks(X, X[0]):
@@ -204,7 +204,7 @@ def whitened_separability(features: np.ndarray, Y: np.ndarray) -> np.ndarray:
     :math:`\Phi(\sqrt{J_{\mathrm{w}} / 2})`. Its price is d estimated directions; the two
     corrections, those of the unbiased Mahalanobis distance, remove their optimism on average.
     """
-    Y = label_matrix(Y, len(features))
+    Y = label_matrix(Y, features)
     result = np.full(Y.shape[1], np.nan)
     for k, labels in enumerate(Y.T):
         groups = [features[labels == value] for value in (0, 1)]

@@ -120,7 +120,8 @@ class SharedTrunkEnsemble(BaseEstimator):
         InputError
             If a shape, value or setting cannot be used.
         """
-        X, Y = np.asarray(X, dtype=np.float32), label_matrix(Y, len(X)).astype(np.float32)
+        X = np.asarray(X, dtype=np.float32)
+        Y = label_matrix(Y, X).astype(np.float32)
         groups = np.arange(len(X)) if groups is None else np.asarray(groups)
         self._check(X, Y, groups)
         seeds = range(self.n_seeds + 1)
@@ -150,8 +151,6 @@ class SharedTrunkEnsemble(BaseEstimator):
     def _check(self, X: np.ndarray, Y: np.ndarray, groups: np.ndarray) -> None:
         if X.ndim != 2 or len(groups) != len(X):
             raise InputError(f"X {X.shape} and {len(groups)} groups must have as many rows.")
-        if not np.isfinite(X).all():
-            raise InputError("X holds values that are not finite numbers.")
         if not np.isin(Y[~np.isnan(Y)], (0, 1)).all():
             raise InputError("Y must hold only 0, 1 and NaN.")
         if not 1 <= self.keep <= self.n_seeds:

@@ -68,7 +68,10 @@ def test_constant_states_and_one_sided_targets_do_not_crash(rng):
     assert choices[2] == choices[3]
 
 
-@pytest.mark.parametrize(("n_folds", "dimensions"), [(1, [2]), (61, [2]), (5, []), (5, [0])])
+@pytest.mark.parametrize(
+    ("n_folds", "dimensions"),
+    [(1, [2]), (61, [2]), (5, []), (5, [0]), (5, 4), (5, "16"), (5, ["a"]), (5, [1.5]), (5, [[2]])],
+)
 def test_bad_settings_are_named(rng, n_folds, dimensions):
     activations, Y, groups = predictable(rng)
     with pytest.raises(InputError, match=r"n_folds is|dimensions is"):

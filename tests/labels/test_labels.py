@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from random_labels import labels_of
 
 from prefill_router.errors import InputError
-from prefill_router.labels import load_labels, write_labels
+from prefill_router.labels import label_matrix, load_labels, write_labels
 from prefill_router.labels.splits import connected_groups
 
 LONG = [
@@ -83,8 +83,67 @@ def test_wide_table_reads_only_the_targets_named(tmp_path):
     np.testing.assert_array_equal(labels.correct, [[0, 1], [1, nan]])
     with pytest.raises(InputError, match=r"row 1 .*model 'level'.*'easy'"):
         load_labels(path)
-    with pytest.raises(InputError, match="Did you mean 'small'"):
-        load_labels(path, targets=["smal", "large"])
+    for name, hint in (("smal", "Did you mean 'small'"), ("other", "Known: large, level, small")):
+        with pytest.raises(InputError, match=rf"target '{name}' is unknown. {hint}.?$"):
+            load_labels(path, targets=[name, "large"])
+
+
+WIDE = pd.DataFrame(
+    [("q1", "One?", "a", 1, 0), ("q2", "Two?", "b", 0, 1)],
+    columns=["query_id", "question", "benchmark", "small", "large"],
+)
+
+
+@pytest.mark.parametrize("name", ["Unnamed: 0", "index", "level_0", "row_id", "#", "", "reference"])
+def test_what_is_no_target_by_its_name_is_refused_in_a_wide_table_alone(name):
+    table = WIDE.assign(**{name: [0, 1]})
+    with pytest.raises(InputError, match=f"column '{name}' would be a target.*targets=A,B"):
+        load_labels(table)
+    assert load_labels(table, ["small", "large"]).targets == ("small", "large")
+    assert load_labels(pd.DataFrame(NAMED).assign(**{name: 1})).targets == ("small", "large")
+
+
+def test_every_fault_is_told_by_column_and_target():
+    faults = WIDE.assign(small=["yes", "no"], large=["50%", "1"], benchmark=["", "b"])
+    with pytest.raises(InputError) as caught:
+        load_labels(faults)
+    told = str(caught.value).split("\n")
+    expected = (
+        "benchmark is '' (the first of 2)",
+        "is 'yes' (the first of 2)",
+        "'large'): is_corr",
+    )
+    assert len(told) == 3 and all(e in t for e, t in zip(expected, told, strict=True))
+    assert "'50%'; it must be 0 or 1" in told[2] and "of a long table model and" in told[2]
+
+
+@pytest.mark.parametrize("ids", [[1, 1.0], ["7", "007"], ["7", 7.0], ["a b", "A\u00a0 b"]])
+def test_a_query_is_not_taken_for_two_by_the_form_of_its_id(ids):
+    rows = [dict(NAMED[i], query_id=str(name)) for i, name in enumerate(ids)]
+    with pytest.raises(InputError, match=r"text 'One\?' differ in query_id"):
+        load_labels(pd.DataFrame(rows))
+    rows[1]["question"] = "Another?"  # names of two queries, then
+    assert load_labels(pd.DataFrame(rows)).n_queries == 2
+
+
+def test_the_summary_is_short_however_many_targets_there_are():
+    labels = labels_of(correct=np.array([[1, 0], [1, 1.0]]))
+    assert labels.summary == "2 queries, 2 targets: m1 (100.0% right), m2 (50.0% right)"
+    many = labels_of(correct=np.ones((2, 3000)))
+    assert many.summary.startswith("2 queries, 3,000 targets: m1 (") and len(many.summary) < 700
+    with pytest.raises(InputError, match="Known: m1, m10, m100") as caught:
+        many.select_targets(["other"])
+    assert len(str(caught.value)) < 700
+
+
+def test_estimators_read_finite_numbers_alone():
+    X, Y = np.ones((3, 2)), np.ones((3, 1))
+    X[2, 1] = nan
+    for broken in (X, X.astype(np.float32), X[:, 1]):
+        with pytest.raises(InputError, match="no finite number in row 2"):
+            label_matrix(Y, broken)
+    for fine in (X[:2], ["a", "b"], np.array(["a", "b"]), np.array([1, 2])):
+        assert label_matrix(Y[:2], fine).shape == (2, 1)
 
 
 def test_toolkit_table(tmp_path):
@@ -119,11 +178,23 @@ def test_spellings_of_right_and_of_never_asked_and_equal_duplicates(tmp_path):
         (changed(1, output_tokens="-5"), "row 1 .*output_tokens is '-5'"),
         (changed(1, output_tokens="inf"), "row 1 "),
         (changed(5, question=" "), "row 5 .*'q3'.*question is ' '; it must be filled in"),
-        (changed(2, question="one?"), "'q1' has a different text in row 2 than in row 1"),
-        (changed(2, benchmark="b"), "'q1' has a different benchmark in row 2"),
-        ([*LONG, (*LONG[4][:4], "1", "")], "'small' has a different is_correct in row 6"),
-        (renamed("question", "qestion"), "no column 'question', .*query_id, qestion, .*'qestion'"),
+        (
+            changed(2, question="one?"),
+            r"'q1' differ in text, 'One\?' \(row 1\) and 'one\?' \(row 2",
+        ),
+        (changed(2, benchmark="b"), r"'q1' differ in benchmark, .* and 'b' \(row 2\)"),
+        ([*LONG, (*LONG[4][:4], "1", "")], r"'small' differ in is_correct, 0.0 .* 1.0 \(row 6\)"),
+        ([*LONG, (*LONG[4][:5], "8")], r"'small' differ in output_tokens, 9.0 .* 8.0 \(row 6\)"),
+        (renamed("question", "qestion"), "no column 'question', .*Did you mean 'qestion'"),
         (renamed("is_correct", "is_corect"), "no column 'is_correct', which a long .*'is_corect'"),
+        (renamed("model", "Model"), "no column 'model', which a long label table .*mean 'Model'"),
+        (renamed("model", "model_name"), "no column 'model', which a long .*mean 'model_name'"),
+        (renamed("is_correct", "IsCorrect"), "'is_correct', which a long .*mean 'IsCorrect'"),
+        (renamed("model", "LLM"), "no column 'model', which a long label table .*Known: LLM"),
+        (changed(2, model="SMALL "), r"'small' differ in model, 'small' \(row 1\) and 'SMALL '"),
+        (changed(3, benchmark="B"), r"'b' differ in benchmark, 'B' \(row 3\) and 'b' \(row 4\)"),
+        (changed(2, query_id="Q1"), r"'q1', text 'One\?' differ in query_id, 'q1' .* 'Q1' \(row 2"),
+        (changed(3, question="nan"), "row 3 .*'q2'.*question is 'nan'; it must be filled in"),
         ([DEV], r"row 1 .*split is 'dev'.*train, validation, test"),
         (LONG[4:], "give 2 targets at least, not 1"),
     ],
@@ -160,7 +231,7 @@ def test_groups_join_equal_texts_and_the_group_column():
     assert load_labels(table).group.tolist() == [0, 0, 1, 0, 2]
     assert load_labels(table.drop(columns="group")).group.tolist() == [0, 0, 1, 2, 3]
     again = pd.concat([table, table.assign(group="other")])
-    with pytest.raises(InputError, match="different group"):
+    with pytest.raises(InputError, match="differ in group"):
         load_labels(again)
 
 

@@ -36,7 +36,9 @@ def test_every_format_gives_the_same_text_cells(tmp_path):
         written(tmp_path, "bom.csv", b"\xef\xbb\xbf" + CSV),
         written(tmp_path, "t.CSV.gz", gzip.compress(CSV)),
         written(tmp_path, "t.json", json.dumps(RECORDS)),
+        written(tmp_path, "lines.json", "\r\n".join(map(json.dumps, RECORDS))),
         written(tmp_path, "t.jsonl", "\n".join(map(json.dumps, RECORDS)) + "\n\n"),
+        written(tmp_path, "list.jsonl", json.dumps(RECORDS, indent=1)),
         tmp_path / "t.parquet",
         tmp_path / "saved",
         f"hub:{repository}",
@@ -64,11 +66,62 @@ def test_a_missing_cell_makes_no_floats_of_a_column_of_integers(tmp_path):
     assert joined["split"].tolist() == ["train", "test"]
 
 
-def test_a_saved_row_index_is_left_out(tmp_path):
-    pd.DataFrame(RECORDS).to_csv(tmp_path / "t.csv")
-    pd.DataFrame(RECORDS, index=[3, 5]).to_parquet(tmp_path / "t.parquet")
+def test_an_index_with_a_name_is_a_column_and_what_has_none_is_left_out(tmp_path):
+    table = pd.DataFrame(RECORDS, index=[3, 5])
+    table.to_csv(tmp_path / "t.csv")
+    table.to_parquet(tmp_path / "t.parquet")
+    trailing = written(tmp_path, "trailing.csv", "a,b,,\n1,2,,\n")  # as spreadsheets leave it
+    assert read_table(trailing).to_dict("list") == {"a": ["1"], "b": ["2"]}
     for name in ("t.csv", "t.parquet"):
-        assert list(read_table(tmp_path / name)) == ["question", "model", "is_correct"]
+        assert list(read_table(tmp_path / name)) == [*table]
+    named = table.rename_axis("query_id")
+    named.to_parquet(tmp_path / "named.parquet")
+    for source in (named, tmp_path / "named.parquet"):
+        assert read_table(source)["query_id"].tolist() == ["3", "5"]
+    both = table.set_index(["question", "model"])
+    assert {*read_table(both)} == {*read_table(both.reset_index())}
+    assert list(read_table(table.set_index("question", drop=False))) == [*table]
+
+
+MESSAGES = [{"role": "user", "content": "What is 1 + 1?"}]
+
+
+@pytest.mark.parametrize("question", [MESSAGES, MESSAGES[0], b"What?", ("a", "b")])
+@pytest.mark.parametrize("column", ["question", "query_id", "reference"])
+def test_what_is_no_text_is_named_by_row_and_type_in_every_format(tmp_path, question, column):
+    table = pd.DataFrame({column: ["plain", question], "other": [1, question]})
+    frame = pd.DataFrame({column: [question, question]})
+    frame.to_parquet(tmp_path / "t.parquet")
+    datasets.Dataset.from_pandas(frame).save_to_disk(tmp_path / "saved")
+    sources = [table, tmp_path / "t.parquet", tmp_path / "saved"]
+    if not isinstance(question, bytes):
+        sources += [
+            written(tmp_path, "t.json", json.dumps([{column: question}])),
+            written(tmp_path, "t.jsonl", json.dumps({column: question})),
+        ]
+    if question is MESSAGES or isinstance(question, bytes):  # as text in a cell
+        frame.to_csv(tmp_path / "t.csv", index=False)
+        sources.append(tmp_path / "t.csv")
+    for source in sources:
+        row = 2 if source is table else 1
+        with pytest.raises(InputError, match=rf"row {row}: {column} is .*\((\w+)\); give plain"):
+            read_table(source)
+    nested = pd.DataFrame({column: ["plain"], "other": [question]})  # which nobody reads
+    assert read_table(nested)[column].tolist() == ["plain"]
+
+
+@pytest.mark.parametrize("text", ["b'", "[1, 2]", '{"role": "x"} as YAML?', "Is b'a' bytes?"])
+def test_questions_about_code_are_text(text):
+    assert read_table(pd.DataFrame({"question": [text]}))["question"].tolist() == [text]
+
+
+def test_dictionary_columns_and_nested_ones_are_read(tmp_path):
+    coded = pa.array(["a", None, "a"]).dictionary_encode()
+    nested = pa.array([{"x": 1}, None, {"x": 2}])
+    parquet.write_table(pa.table({"coded": coded, "nested": nested}), tmp_path / "t.parquet")
+    read = read_table(tmp_path / "t.parquet")
+    assert read["coded"].tolist() == ["a", "", "a"] and read["nested"][2] == ""
+    assert read_table(pd.DataFrame({"c": pd.Categorical(["a", None])}))["c"].tolist() == ["a", ""]
 
 
 @pytest.mark.parametrize("name", ["t.csv", "t.csv.gz", "t.parquet"])
@@ -95,6 +148,11 @@ def test_write_table_round_trip_and_same_bytes(tmp_path, name):
         ("t.csv", b"a,b\n", "no rows"),
         ("t.csv", b"a,b\n1,2\n1,2,3\n", "cannot be read.*row 2 has 3 cells, but the header 2"),
         ("t.csv", b"a,b,c\n1,2,3\n4,5\n", "row 2 has 2 cells, but the header 3"),
+        ("t.csv", b"# of May\na,b\n1,2\n", "first line begins with # or sep="),
+        ("t.csv", b"sep=,\r\na,b\r\n1,2\r\n", "first line begins with # or sep=.*remove it"),
+        ("t.csv", b'"sep=;"\na;b\n1;2\n', "first line begins with # or sep="),
+        ("t.csv", CSV.decode().encode("utf-16"), "not saved as UTF-8"),
+        ("t.json", pd.DataFrame(RECORDS).to_json().encode(), "orient='records'"),
         ("t.csv", b"query_id;model\nq1;a\n", "header has no comma, but ';'; save it with commas"),
         ("t.csv", b'a,b\n1,"2\n', "cannot be read"),
         ("t.csv", b"a,a\n1,2\n", "two columns named 'a'"),

@@ -120,7 +120,7 @@ def test_bad_settings_and_data_are_named(rng):
         ({"X": X[1:]}, "one row per query"),
         ({"Y": Y[:, 0]}, "one column per target"),
         ({"groups": np.arange(199)}, "as many rows"),
-        ({"X": np.where(X > 2, np.nan, X)}, "not finite"),
+        ({"X": np.where(X > 2, np.nan, X)}, "no finite"),
         ({"Y": Y * 2}, "only 0, 1 and NaN"),
         ({"Y": np.full_like(Y, np.nan)}, "without labels"),
         ({"groups": np.zeros(200)}, "too few"),
