@@ -7,6 +7,7 @@ import logging
 import os
 import platform
 import shutil
+import sys
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -85,6 +86,7 @@ def run_experiment(parameters: Parameters, appendix: bool = False) -> Path:
     run_dir, state = study.run_dir, [set_values, inputs, _committed(), versions("experiments")]
     outputs = {path: run_dir / path.relative_to(study.root) for path in notebooks(appendix)}
     study.claim()
+    print(f"{parameters.labels}: {study.labels.summary}.", file=sys.stderr, flush=True)
     runs = []
     for notebook, out in outputs.items():
         state.append(file_hash(notebook))  # and so of all before it

@@ -176,6 +176,8 @@ def test_extract_refuses_in_plain_words(tmp_path):
     arguments = ["extract", tmp_path / "queries.csv", tmp_path / "out", "-e", "zoo/reader-s"]
     assert "no column 'question', which an extraction needs" in refused(*arguments)
     assert "engine: " in refused(*arguments, "--engine", "dask")
+    (tmp_path / "queries.csv").write_text('question\na\n" "\n')
+    assert "row 2: question is ' '; it must be filled in" in refused(*arguments)
     (tmp_path / "queries.csv").write_text("question\na\n")
     assert "are for the engine ray" in refused(*arguments, "--workers", 2)
     assert not (tmp_path / "out").exists()

@@ -178,7 +178,9 @@ def router(loop):
 def test_fit_saves_a_router_and_says_how_good_it_is(loop, router):
     said = loop[1]
     assert router.targets == ["early", "late", "noisy"]
-    table = said.splitlines()
+    found, *table = said.splitlines()
+    assert found.endswith(f"{load_labels(loop[0].parent / 'labels.csv').summary}.")
+    assert "3 targets: early (" in found
     assert table[0].split("  ")[-1].strip() == "cost saving"
     shown = select(router.metrics, metric="accuracy").set_index("router")
     begins = {"tolerance": f"tau {router.config.tau:.3g}, ", "certified": "default: "}
@@ -222,6 +224,7 @@ def test_route_says_whom_to_ask_and_why(loop, router):
     assert wanted[0].why in invoke(*given).stdout
     assert "target 'x' is unknown" in refused("route", loop[0], "w1", "-p", "exclude=x")
     assert "needs budget" in refused("route", loop[0], "w1", "-p", "policy=budget")
+    assert "Question 1 is empty" in refused("route", loop[0], "w1", "")
 
 
 def test_the_command_line_says_where_an_encoder_lies_now(loop, tmp_path):

@@ -75,9 +75,10 @@ def values(root):
     return {**given, "run_dir": "runs/mine", "seed": 7}
 
 
-def test_a_chain_that_fails_goes_on_where_it_failed(root, values, executed):
+def test_a_chain_that_fails_goes_on_where_it_failed(root, values, executed, capsys):
     with pytest.raises(InputError) as caught:
         run_experiment(Parameters(**values))
+    assert "queries, 3 targets: early (" in capsys.readouterr().err
     run = root / "runs" / "mine"
     out = run / "notebooks" / "02_second.ipynb"
     assert "02_second.ipynb failed: ValueError: labels are <missing>" in str(caught.value)

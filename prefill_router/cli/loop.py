@@ -81,6 +81,9 @@ def fit(p: Loop) -> Said:
     from prefill_router.router import Router
 
     data, prices = _labels(p, p.target_names), p.price_table()
+    of = f"{p.labels}: {data.summary}."
+    if console.is_terminal:  # before hours go into reading prompts
+        console.print(of, markup=False)
     if has_costs(data, prices):  # a missing price is named before any prompt is read
         expected_costs(data, prices, np.zeros(data.n_queries), np.arange(data.n_queries))
     states = extract(
@@ -94,7 +97,8 @@ def fit(p: Loop) -> Said:
     )  # fmt: skip
     made.save_pretrained(p.router)
     found, lines = _results(made, made.metrics)
-    return {"router": p.router, "targets": made.targets, **found}, [*lines, f"Saved: {p.router}"]
+    found = {"router": p.router, "targets": made.targets} | found
+    return found, [of, *lines, f"Saved: {p.router}"]
 
 
 @loop_command(DATA, SAVED)

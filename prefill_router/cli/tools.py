@@ -108,11 +108,12 @@ def extract(
     """
     given = dict(locals())
     from prefill_router.extraction import extract as read_states
-    from prefill_router.labels.tables import read_table, require
+    from prefill_router.labels.tables import checked_cells, filled, read_table, require
 
     p = validate({n: v for n, v in given.items() if n in Parameters.model_fields}, "options")
     questions = read_table(table)
     require(questions, ["question"], str(table), "an extraction")
+    checked_cells(questions, {"question": (filled, "filled in")}, str(table))
     states = read_states(
         p.encoder, questions["question"].tolist(), cache_dir=out, storage_dtype=storage,
         max_tokens=p.max_tokens or None, address=p.address or None, workers=workers or None,

@@ -69,7 +69,7 @@ class Study:
         self.store = Store(os.environ.get(ARTIFACTS) or self.run_dir / "artifacts")
         self._held: dict[str, Any] = {}  # labels and states, by all that they depend on
         mine, path = self._identity(), self.run_dir / "parameters.json"
-        theirs = read_json(path) if path.exists() else mine
+        theirs = read_json(path) if any(self.run_dir.glob("metrics/*.json")) else mine
         differing = sorted(name for name in mine | theirs if mine.get(name) != theirs.get(name))
         if differing:
             raise InputError(

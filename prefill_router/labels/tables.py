@@ -141,14 +141,12 @@ def checked_cells(
     for column in table.columns.intersection(list(cells)):
         read, expected = cells[column]
         values[column] = [read(text) for text in table[column]]
-        bad = table[[value is None for value in values[column]]]
+        bad = table.loc[[value is None for value in values[column]]]
         for _, rows in bad.groupby([0] * len(bad) if column in TEXTS else "model", sort=False):
             first, more = rows.iloc[0], f" (the first of {len(rows):,})" * (len(rows) > 1)
             keys = [f"{key} {first[key]!r}" for key in ("query_id", "model") if key in first]
-            faults.append(
-                f"{name}, row {first.name} ({', '.join(keys)}): {column} is {first[column]!r}"
-                f"{more}; it must be {expected}."
-            )
+            where = f"{name}, row {first.name}" + f" ({', '.join(keys)})" * bool(keys)
+            faults.append(f"{where}: {column} is {first[column]!r}{more}; it must be {expected}.")
     if faults:
         raise InputError("\n".join(faults[:10] + ["..."] * (len(faults) > 10)))
     return table.assign(**values)

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from prefill_router.errors import InputError, check_known
+from prefill_router.extraction.activations import Activations
 from prefill_router.features import blockwise, fit_components
 from prefill_router.features.selection import (
     Choice,
@@ -29,7 +30,6 @@ from prefill_router.recipe.calibration import fit_calibration
 from prefill_router.recipe.heads import COLUMNS, HEADS, HeadData, Predictor, score
 
 if TYPE_CHECKING:
-    from prefill_router.extraction.activations import Activations
     from prefill_router.extraction.models import Device
 
 AUTO = "auto"
@@ -155,7 +155,12 @@ def fit_recipe(
 
 
 def check_same_queries(states: Activations, n: int) -> None:
-    """Raise InputError if there are not states of as many queries as labels, `n`."""
+    """Raise InputError if these are no states, or not of as many queries as labels, `n`."""
+    if not isinstance(states, Activations):
+        raise InputError(
+            f"The states must be Activations, not {type(states).__name__}; of an array X, give "
+            'Activations.from_arrays({(0, "mean"): X}).'
+        )
     if len(states) != n:
         raise InputError(
             f"The states of {len(states):,} queries and labels of {n:,} must be of the same ones, "

@@ -19,7 +19,7 @@ from prefill_router.errors import InputError
 from prefill_router.evaluation.results import records, results
 from prefill_router.extraction.activations import Activations
 from prefill_router.extraction.models import Device
-from prefill_router.extraction.prompts import Query
+from prefill_router.extraction.prompts import Query, turns_of
 from prefill_router.labels import Labels
 from prefill_router.labels.costs import MILLION, Prices, has_costs
 from prefill_router.labels.splits import make_splits
@@ -373,6 +373,10 @@ class Router:
                 "give it their states (Activations)."
             )
         else:
+            for number, query in enumerate(queries):
+                turns = turns_of(query, f"Question {number}")
+                if not any(turn["content"].strip() for turn in turns):
+                    raise InputError(f"Question {number} is empty: there is nothing to route by.")
             read, n_tokens = self.reader.read(queries)
         features = self.predictor.features(read)
         return predict(self.predictor, self.costs, features, n_tokens, queries, self.config.added)

@@ -35,6 +35,11 @@ def test_a_run_directory_of_other_parameters_is_refused(tmp_path):
     tiny_studies.study(tmp_path, seed=3, device="auto")  # the same study on another device
 
 
+def test_a_run_without_results_blocks_no_other(tmp_path):
+    tiny_studies.study(tmp_path, seed=3).claim()
+    assert tiny_studies.study(tmp_path, seed=4).parameters.seed == 4
+
+
 def test_heads_train_where_this_machine_can(study, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     cuda = torch.device("cuda")

@@ -79,6 +79,14 @@ def test_one_route_is_the_same_alone_and_among_many(router):
             ask("w1 w2")
 
 
+@pytest.mark.parametrize("query", ["", " \n\t", [{"role": "user", "content": " "}]])
+def test_a_query_without_text_is_refused(router, query):
+    with pytest.raises(InputError, match="Question 0 is empty"):
+        router.route(query)
+    with pytest.raises(InputError, match="Question 1 is empty"):
+        router.predict_proba(["w1", query])
+
+
 def test_it_has_learned_what_can_be_learned(router):
     """`early` knows the words below w10, `late` the others."""
     p = router.predict_proba(["w1 w2 w3 w4 w5", "w2 w3 w1 w7 w8", "w15 w16 w17 w11", "w18 w19 w12"])
@@ -127,6 +135,9 @@ def test_a_router_of_arrays_reads_states_instead_of_queries(fitted, tested, tmp_
     prices = Prices(*(dict.fromkeys(labels.targets, 1.0) for _ in range(2)))
     with pytest.raises(InputError, match="n_tokens"):
         Router.fit(labels, states, prices=prices, **tiny_routers.SETTINGS)
+    for ask in (Router.fit, router.evaluate, router.add_target):
+        with pytest.raises(InputError, match=r"must be Activations, not ndarray; .*from_arrays"):
+            ask(few if ask == router.add_target else tested, states=X)
     with pytest.raises(InputError, match="states of 60 queries"):
         Router.fit(labels, held, **tiny_routers.SETTINGS)
     with pytest.raises(InputError, match="states of 240 queries and labels of 60"):
