@@ -141,7 +141,7 @@ def test_layers_are_chosen_by_j_where_asked(world):
 
 
 def test_unknown_heads_and_criteria_are_refused():
-    for wrong, hint in (({"head": "trunc"}, "'trunk'"), ({"criterion": "j"}, "Known: J, auc")):
+    for wrong, hint in (({"head": "trunc"}, "'trunk'"), ({"criterion": "j"}, "mean 'J'")):
         with pytest.raises(InputError, match=f"is unknown. .*{hint}"):
             Recipe(**wrong)
 
