@@ -6,8 +6,8 @@ import asyncio
 import os
 import queue
 import random
-from collections import deque
-from collections.abc import Sequence
+from collections import defaultdict, deque
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
@@ -81,6 +81,7 @@ def ask_endpoints(
             for _ in track(iter(done.get, task), "Asking endpoints", n):
                 pass
             task.result()
+        ledger.problems += [problem for asker in askers for problem in asker.problems()]
         return ledger
 
 
@@ -121,9 +122,11 @@ class _Asker:
         waiting = [item for item in asked.items() if item[0] not in ledger.answers]
         # What was asked in vain comes last, so that no rerun ends where the one before did.
         self.waiting = deque(sorted(waiting, key=lambda item: item[0] in ledger.asked))
-        self.has_answered, self.stopped = len(waiting) < len(asked), False
-        self.failures = 0  # in a row
-        self.overrun = 1.0  # the most that a reply cost, in units of its worst case
+        self.has_answered = len(waiting) < len(asked)
+        # Failures in a row; the most that a reply cost, in units of what was reckoned as its worst.
+        self.failures, self.overrun = 0, 1.0
+        self.unanswered = defaultdict(list)  # questions, by the reason
+        self.stopped = ""  # why
 
     async def work(self) -> None:
         """Ask one waiting question after another."""
@@ -134,15 +137,14 @@ class _Asker:
                 self.failures = 0
             except NoAnswer as error:
                 self.failures += 1
-                if error.then == "stop":
-                    self.stop(error.reason)
+                # Unserved from the first question on, it is the target; later, it is the question.
+                first = error.then == "ask others" and not self.has_answered
+                if error.then == "stop" or (first and self.failures >= self.endpoint.concurrency):
+                    self.stopped = self.stopped or error.reason
                     return
-                self.complain(f"no answer to {question!r:.60} ({error.reason})")
-                # Unserved from the first question on, it is the target; else it is the question.
-                is_target = error.then == "ask others" and not self.has_answered
-                few = 1 if is_target else FAILURES_IN_A_ROW
-                if self.failures >= max(few, self.endpoint.concurrency):
-                    self.stop(f"{self.failures} questions in a row failed: {error.reason}")
+                self.unanswered[error.reason].append(question)
+                if self.failures >= max(FAILURES_IN_A_ROW, self.endpoint.concurrency):
+                    self.stopped = f"{self.failures} questions in a row failed: {error.reason}"
             self.done.put(None)
 
     async def ask(self, key: str, question: str) -> None:
@@ -188,11 +190,10 @@ class _Asker:
                 )
             await asyncio.sleep(CHECK_EVERY)
 
-    def stop(self, reason: str) -> None:
-        """Ask no further, and say why."""
-        if not self.stopped:
-            self.stopped = True
-            self.complain(f"asked no further: {reason}")
-
-    def complain(self, problem: str) -> None:
-        self.ledger.problems.append(f"{self.endpoint.name}: {problem}")
+    def problems(self) -> Iterator[str]:
+        """Say what was not answered and why, one line per reason."""
+        for reason, (question, *more) in self.unanswered.items():
+            others = f" and {len(more)} more" * bool(more)
+            yield f"{self.endpoint.name}: no answer to {question!r:.60}{others} ({reason})"
+        if self.stopped:
+            yield f"{self.endpoint.name}: asked no further: {self.stopped}"

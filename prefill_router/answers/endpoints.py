@@ -40,8 +40,8 @@ class Connection:
         is_direct = LOOPBACK.fullmatch(url.host) or urllib.request.proxy_bypass(url.netloc.decode())
         proxies = {} if is_direct else urllib.request.getproxies()
         proxy = proxies.get(url.scheme) or proxies.get("all") or ""
-        through = f", through the proxy {proxy.rpartition('@')[2]}"  # without its password
-        self._place = f", at {url}" + through * bool(proxy)
+        proxy_host = proxy.rpartition("@")[2]  # without its password
+        self._place = f", at {url}" + f", through the proxy {proxy_host}" * bool(proxy)
         authorization = {"Authorization": f"Bearer {self._secret}"} if self._secret else {}
         try:
             self.client = httpx.AsyncClient(
@@ -53,8 +53,7 @@ class Connection:
             )
         except (ValueError, ImportError, httpx.InvalidURL):  # which may repeat the password
             raise InputError(
-                f"{endpoint.name!r} cannot be asked{through}, which the environment names: write "
-                "it as http://HOST:PORT, or add the target's host to NO_PROXY."
+                f"{endpoint.name}: write the proxy {proxy_host} as http://HOST:PORT."
             ) from None
 
     async def ask(self, question: str) -> Reply:

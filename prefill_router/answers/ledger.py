@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -21,8 +22,8 @@ from filelock import FileLock, Timeout
 from prefill_router.errors import InputError
 
 # Ends of what is no whole answer, whatever its text: it got lost on its way, or a filter took it.
-LOST = {"error", "network_error", "insufficient_system_resource", "abort", "cancelled"}
-WITHHELD = {"content_filter", "sensitive", "safety", "refusal", "recitation", "prohibited_content"}
+LOST = re.compile("error|abort|cancel|fail|timeout|interrupt|insufficient", re.IGNORECASE)
+WITHHELD = re.compile("filter|sensitiv|safety|refus|recit|prohibit|block|spii|guard|moderat", re.I)
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Reply:
     @property
     def is_answer(self) -> bool:
         """Whether there is a text to grade, neither lost nor withheld in part."""
-        return bool(self.text.strip()) and self.finish not in LOST | WITHHELD
+        return bool(self.text.strip()) and not any(e.search(self.finish) for e in (LOST, WITHHELD))
 
 
 @contextmanager

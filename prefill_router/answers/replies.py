@@ -11,13 +11,13 @@ from typing import Any
 from prefill_router.answers.ledger import LOST, WITHHELD, Reply
 
 LONGEST_PAUSE = 600.0  # seconds: an endpoint that asks for a longer pause is asked no further
+BROKE = re.compile("insufficient.?(quota|balance|credit|fund)", re.IGNORECASE)
 CUT_OFF = re.compile("length|max_.*tokens|window", re.IGNORECASE)
 MODERATED = re.compile("flagged|moderat|content.?(filter|polic|management)|safety", re.IGNORECASE)
 # Fields of a message, in which something may come instead of a text.
 INSTEAD = ("refusal", "tool_calls", "function_call", "reasoning_content", "reasoning", "content")
 # Fields in which errors keep their words.
 SAYING = ("error", "message", "detail", "msg", "metadata", "raw", "base_resp", "status_msg")
-FOREIGN = {"<": "a web page", "data:": "an event stream, which was not asked for"}
 
 
 @dataclass(eq=False)
@@ -70,9 +70,11 @@ def read_reply(status: int, content: bytes, wait: float | None = None) -> Reply:
     except (ValueError, RecursionError):
         body = None
     choices = _fields(body).get("choices")
-    if status < 300 and isinstance(choices, list) and (choices or not body.get("error")):
-        return _read_choice(_fields(choices[0] if choices else None), body.get("usage"))
-    raise _failure(status, content.decode(errors="replace").strip(), body, wait)
+    if status < 300 and isinstance(choices, list):
+        reply = _read_choice(_fields(choices[0] if choices else None), body.get("usage"))
+        if reply.is_answer or not body.get("error"):
+            return reply
+    raise _failure(status, content.decode(errors="replace").strip() or "an empty body", body, wait)
 
 
 def count_tokens(usage: Any, has_text: bool) -> tuple[int | None, int | None]:
@@ -110,19 +112,20 @@ def _count(value: Any) -> int | None:
 def _read_choice(choice: Mapping, usage: Any) -> Reply:
     """Return what a completion holds: no text if it was withheld, or something else came."""
     message, finish = _fields(choice.get("message")), str(choice.get("finish_reason") or "")
-    finish = "length" if CUT_OFF.search(finish) else finish.casefold()
-    if finish in LOST or (choice.get("error") and not finish):
+    if LOST.search(finish) or (choice.get("error") and not finish):
         raise NoAnswer(f"the answer got lost ({finish or 'error'}): {_words(choice.get('error'))}")
-    content = message.get("content")
-    parts = content if isinstance(content, list) else [content]  # Mistral's thinking and text
-    texts = [part.get("text") if isinstance(part, Mapping) else part for part in parts]
+    content = message.get("content")  # a text, or parts, such as Mistral's thinking and text
+    parts = content if isinstance(content, list) else [content]
+    parts = [part for part in parts if _fields(part).get("type", "text") in ("text", "output_text")]
+    texts = [_fields(part).get("text", part) for part in parts]
     text = "".join(text for text in texts if isinstance(text, str))
-    tokens = count_tokens(usage, bool(text.strip() or message))
-    if finish in WITHHELD:
+    came = next((name for name in INSTEAD if message.get(name)), "")
+    tokens = count_tokens(usage, bool(came))
+    finish = "length" if CUT_OFF.search(finish) else finish
+    if WITHHELD.search(finish):
         text, finish = "", f"one that was withheld ({finish})"
     elif not text.strip():
-        nothing = "an empty message" if choice else "an empty list of choices"
-        came = next((name for name in INSTEAD if message.get(name)), nothing)
+        came = came or ("an empty message" if choice else "an empty list of choices")
         text, finish = "", came + ", cut off: raise max_new_tokens" * (finish == "length")
     return Reply(text, *tokens, finish, None)
 
@@ -130,18 +133,17 @@ def _read_choice(choice: Mapping, usage: Any) -> Reply:
 def _failure(status: int, text: str, body: Any, wait: float | None) -> NoAnswer:
     """Return what a reply that is no completion means for the question and the endpoint."""
     is_success, said, then = status < 300, _words(body), "retry"
-    foreign = next((what for start, what in FOREIGN.items() if text.startswith(start)), "")
+    foreign = "an event stream" if text.startswith("data:") else "a web page" * (text[0] == "<")
     if isinstance(body, Mapping):
         foreign = f"JSON with the fields {', '.join(body) or '(none)'}"
-    reason = f"HTTP {status}{', but no chat completion' * is_success}: "
-    reason += said or foreign or text or "an empty body"
+    reason = f"HTTP {status}{', but no chat completion' * is_success}: {said or foreign or text}"
     if is_success and not said:  # another service's, or broken on its way
         return NoAnswer(reason, then="ask others" if foreign else "retry")
     if is_success:
         stated = _count(_fields(_fields(body).get("error") or body).get("code"))
         unstated = 400 if "invalid" in text or MODERATED.search(text) else 502
         status = stated if stated in range(400, 600) else unstated
-    if status in (401, 402, 407) or '"insufficient_quota"' in text:  # key, money, proxy
+    if status in (401, 402, 407) or (status not in (400, 422) and BROKE.search(text)):
         then = "stop"
     elif status in (403, 404, 405, 410, 451) and not MODERATED.search(said):
         then = "ask others"

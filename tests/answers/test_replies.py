@@ -30,14 +30,15 @@ def whole(**body):
     ("body", "named"),
     [
         (said("The ans", "content_filter"), "withheld (content_filter)"),
-        (said("The ans", "sensitive"), "withheld (sensitive)"),
+        (said("The ans", "Content-Filter"), "withheld (Content-Filter)"),
+        (said("The ans", "guardrail_intervened"), "withheld (guardrail_intervened)"),
         (said(refusal="I can't help."), "refusal"),
         (said("", "tool_calls", tool_calls=CALL), "tool_calls"),
         (said(reasoning_content="It is 1."), "reasoning_content"),
         (said("", reasoning="It is 1."), "reasoning"),
         (said("\n", "MAX_TOKENS", reasoning="It"), "reasoning, cut off: raise max_new_tokens"),
         (said(None, "model_length"), "an empty message, cut off"),
-        (said([THOUGHT]), "content"),
+        (said([THOUGHT, {"type": "reasoning", "text": "It is 1."}]), "content"),
         (said(1), "content"),
         (whole(choices=[], usage=USAGE), "an empty list of choices"),
         (whole(choices=[{"message": None}], error=None, usage=USAGE), "an empty message"),
@@ -80,11 +81,13 @@ def test_a_text_in_another_form_is_the_answer(ask, body, text):
         (said("The ans", "error"), r"got lost \(error\)", True),
         (said("The ans", "error", error={"code": 502, "message": "cut"}), "got lost .*: cut", True),
         (said("The ans", None, error={"message": "upstream"}), "got lost .*: upstream", True),
-        (said("", "network_error"), "got lost", True),
+        (said("The ans", "network_error"), "got lost", True),
+        (said("The ans", "abort"), "got lost", True),
         (said("", "insufficient_system_resource"), "got lost", True),
         (whole(error={"code": 502, "message": "Provider returned error",
                       "metadata": {"raw": "overloaded"}}), "returned error: overloaded", True),
         (whole(choices=None, error="busy"), ": busy", True),
+        (whole(choices=[{"message": {"content": ""}}], error={"message": "busy"}), ": busy", True),
         (whole(object="error", message="slow down", code="429"), "slow down", False),
         (b"", "an empty body", True),
         (b"upstream connect error", "no chat completion: upstream connect error", True),
@@ -110,7 +113,8 @@ def test_what_got_lost_is_asked_for_again(ask, body, named, charged):
         (whole(error={"code": "content_filter", "message": "policy"}), "policy"),
         (whole(error={"type": "invalid_request_error", "message": "no"}), ": no"),
         (whole(error={"code": 403, "message": "not for you"}), "not for you"),
-        (whole(id="1", output=[{"content": "1"}]), "JSON with the fields id, output"),
+        (whole(id="1", type="message", content=[]), "JSON with the fields id, type, content"),
+        (whole(message={"content": "1"}, done=True), "JSON with the fields message, done"),
         (b"<!doctype html><title>Log in</title>", "a web page"),
         (b'data: {"choices": [{"delta": {"content": "1"}}]}', "an event stream"),
         ((302, {}, b""), "HTTP 302: an empty body"),
@@ -136,15 +140,25 @@ def test_a_query_that_is_refused_stops_no_other(ask, concurrency):
         for _ in range(2):
             found, ledger = ask(server, questions, concurrency=concurrency)
             wanted = [None if q in refused else str(len(q.split())) for q in questions]
-            assert found == wanted and len(ledger.problems) == 3 and ledger.uncertain == 0
+            assert found == wanted and ledger.uncertain == 0
+            flagged, unserved = ledger.problems  # one line per reason
+            assert " and 1 more (HTTP 403" in flagged and " more" not in unserved
         assert None not in ask(server, questions)[0]
     assert len(server.requests) == 20 + 3 + 3
 
 
 @pytest.mark.parametrize(
-    ("reply", "n_asked"), [(UNSERVED, 1), ((403, {}, "no"), 1), ((402, {}, "pay"), 1),
-                           (FLAGGED, 5), ((302, {}, b""), 5)]
-)  # fmt: skip
+    ("reply", "n_asked"),
+    [
+        (UNSERVED, 1),
+        ((403, {}, "no"), 1),
+        ((402, {}, "pay"), 1),
+        ((403, {}, b'{"code": "INSUFFICIENT_BALANCE"}'), 1),
+        ((500, {}, "insufficient balance (1008)"), 1),
+        (FLAGGED, 5),
+        ((302, {}, b""), 5),
+    ],
+)
 def test_a_target_that_refuses_from_the_first_query_on_is_asked_no_further(ask, reply, n_asked):
     with faulty({"*": [reply] * 20}) as server:
         _, ledger = ask(server, concurrency=1)
@@ -152,12 +166,17 @@ def test_a_target_that_refuses_from_the_first_query_on_is_asked_no_further(ask, 
     assert "asked no further" in ledger.problems[-1] and server.base_url in ledger.problems[-1]
 
 
-def test_a_rerun_goes_on_behind_a_row_of_refusals(ask):
-    with faulty({question: [FLAGGED] * 3 for question in MANY[2:8]}) as server:
+@pytest.mark.parametrize(
+    ("reply", "refused", "why"),
+    [(FLAGGED, MANY[2:8], "5 questions in a row failed"), (UNSERVED, MANY[:1], "HTTP 404: No end")],
+)
+def test_a_rerun_goes_on_behind_what_stopped_the_one_before(ask, reply, refused, why):
+    with faulty({question: [reply] * 3 for question in refused}) as server:
         first, again = (ask(server, MANY[:20], concurrency=1) for _ in range(2))
-    assert "5 questions in a row failed" in first[1].problems[-1]
-    assert [text is None for text in first[0]] == [False] * 2 + [True] * 18
-    assert [text is None for text in again[0]] == [False] * 2 + [True] * 6 + [False] * 12
+    assert f"asked no further: {why}" in first[1].problems[-1]
+    served = [n for n in range(1, 21) if MANY[n - 1] not in refused]
+    assert {text for text in again[0] if text} == {str(n) for n in served}
+    assert sum(text is not None for text in first[0]) < 3
 
 
 @pytest.mark.parametrize("names", [("prompt", "completion"), ("input", "output")])
@@ -170,6 +189,7 @@ def test_a_rerun_goes_on_behind_a_row_of_refusals(ask):
         ([20, 424, 1016, None], (20, 996)),  # Gemini: thoughts in the total alone
         ([21, 0, 81, 60], (21, 60)),
         ([21, None, 81, None], (21, 60)),
+        ([171, None, 171, None], (171, None)),
         ([20, 10, 25, None], (20, 10)),
         ([0, 0, 0, 0], (None, None)),
         ([12, 0, 12, None], (12, None)),
