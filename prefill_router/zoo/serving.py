@@ -35,13 +35,14 @@ class Handler(BaseHTTPRequestHandler):
         self.reply(200, {"object": "list", "data": models})
 
     def do_POST(self) -> None:
-        if self.path != "/v1/chat/completions":
-            return self.reply(404, failure(f"there is no {self.path:.80}"))
         length = int(self.headers.get("content-length") or 0)
         if length > BODY_LIMIT:
             self.close_connection = True
             return self.reply(413, failure("the request is too long"))
-        self.reply(*self.answer(self.rfile.read(length)))
+        content = self.rfile.read(length)  # or what follows on this connection would begin with it
+        if self.path != "/v1/chat/completions":
+            return self.reply(404, failure(f"there is no {self.path:.80}"))
+        self.reply(*self.answer(content))
 
     def answer(self, content: bytes) -> tuple[int, dict[str, Any]]:
         """Return the status and the body that a chat completion request gets."""

@@ -53,6 +53,15 @@ def test_answers_are_the_models_own_whoever_asks_beside_also_a_bad_question(requ
         assert body["choices"][0]["finish_reason"] == ("length" if n == 8 else "stop")
 
 
+def test_a_wrong_path_spoils_no_later_request_of_its_connection(request_):
+    connection = http.client.HTTPConnection(urlsplit(request_.base_url).netloc)
+    for path, status in (("/chat/completions", 404), ("/v1/chat/completions", 200)):
+        connection.request("POST", path, json.dumps(asked("a", max_tokens=1)))
+        response = connection.getresponse()
+        assert (response.status, bool(json.load(response))) == (status, True)
+    connection.close()
+
+
 def test_models_are_listed(request_):
     status, body = request_(path="/models")
     assert status == 200 and MODEL in {model["id"] for model in body["data"]}
