@@ -228,8 +228,8 @@ def label_matrix(Y: np.ndarray, X: Sized) -> np.ndarray:
             "target (y[:, None] for a single one)."
         )
     if isinstance(X, np.ndarray) and X.dtype.kind == "f" and not np.isfinite(X).all():
-        row = np.argwhere(~np.isfinite(X))[0, 0]
-        raise InputError(f"X holds what is no finite number in row {row}; drop such rows.")
+        bad = np.argwhere(~np.isfinite(X))
+        raise InputError(f"X holds what is no finite number in row {bad[0, 0]}; drop such rows.")
     return Y
 
 

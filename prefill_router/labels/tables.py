@@ -34,7 +34,9 @@ Read = Callable[[str], Any]
 
 
 def source_name(source: Source) -> str:
-    """Return what an error calls a source."""
+    """Return what an error calls a source; raise InputError if it is none."""
+    if not isinstance(source, str | os.PathLike | pd.DataFrame):
+        raise InputError(f"A table is a path or a pandas.DataFrame, not {type(source).__name__}.")
     return "the table" if isinstance(source, pd.DataFrame) else os.fspath(source)
 
 
@@ -234,7 +236,7 @@ def _from_file(path: Path) -> pd.DataFrame:
         text = (gzip.decompress(raw) if kind == ".csv.gz" else raw).decode("utf-8-sig")
         if not text.strip():
             raise ValueError("it is empty")
-        return _from_csv(text) if kind in WRITTEN else _from_json(text, kind)
+        return _from_csv(text) if kind in WRITTEN else _from_json(text.strip(), kind)
     except (EOFError, zlib.error, csv.Error, ValueError, OSError) as error:
         raise InputError(
             f"{path} cannot be read as {kind} (damaged, cut short, of another format, or not saved "
@@ -263,13 +265,18 @@ def _from_csv(text: str) -> pd.DataFrame:
 
 
 def _from_json(text: str, kind: str) -> pd.DataFrame:
-    text = text.strip()
     if text[0] == "{" and (kind == ".jsonl" or re.match(r"\{.*\}\s*\n\s*\{", text)):
         # one a line, read as one list, so that an error tells the line
         text = "[" + re.sub(r"\n\s*", ",\n", text) + "]"
-    records = json.loads(text)
+    records = json.loads(text, object_pairs_hook=_record)
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
         raise ValueError("expected objects: a list, or one a line (pandas: orient='records').")
     if "\\ud" in text.lower():  # half a surrogate pair is valid JSON, but no text
         json.dumps(records, ensure_ascii=False).encode()
     return pd.DataFrame(records, dtype=object)
+
+
+def _record(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(record := dict(pairs)) < len(pairs):  # the last one would win
+        raise ValueError(f"an object names a field twice: {', '.join(key for key, _ in pairs)}")
+    return record

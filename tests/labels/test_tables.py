@@ -160,6 +160,7 @@ def test_write_table_round_trip_and_same_bytes(tmp_path, name):
         ("t.csv.gz", gzip.compress(CSV * 99, mtime=0)[:60], "cannot be read"),
         ("t.json", b'{"a": 1}', "expected objects"),
         ("t.jsonl", b'{"a": 1}\n{"a" 2}\n{"a": 3}', "line 2"),
+        ("t.json", b'[{"a": 1, "b": 2, "a": 0}]', "names a field twice: a, b, a"),
         ("t.json", rb'[{"a": "\ud800"}]', "surrogates not allowed"),
     ],
 )
@@ -181,6 +182,8 @@ def test_a_table_in_memory_is_read_like_a_file_and_left_alone(tmp_path):
     pd.testing.assert_frame_equal(table, before)
     with pytest.raises(InputError, match="the table holds no rows"):
         read_table(pd.DataFrame({"a": []}))
+    with pytest.raises(InputError, match=r"path or a pandas\.DataFrame, not list"):
+        read_table(table.to_dict("records"))
 
 
 @pytest.mark.parametrize(
