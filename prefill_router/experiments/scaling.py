@@ -64,7 +64,7 @@ def _measure(study: Study, places: dict[str, str], x: dict[str, int], main: str)
     at = held_out(study)
     p = {name: at.join(predictions(study, RIDGE, [place])) for name, place in places.items()}
     found = at.likeliest(p, against(main, p))
-    return found.assign(x=found["router"].map(x).where(found["versus"].eq("")))
+    return found.assign(x=found["router"].map(x))
 
 
 def checkpoints(study: Study) -> dict[int, str]:

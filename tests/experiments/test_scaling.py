@@ -26,6 +26,7 @@ def test_every_encoder_has_a_size_and_is_compared_with_the_main_one(study):
             lead = one(found, metric="AUC", router=main).estimate - row.estimate
             lost = one(found, metric="AUC", router=main, versus=name)
             assert lost.estimate == pytest.approx(lead)
+            assert lost.x == n_parameters(resolve(main))  # else named as in chapter 4
     assert it.by_training(study).empty  # these encoders do not say
 
 
