@@ -52,9 +52,7 @@ class Connection:
                 trust_env=not LOOPBACK.fullmatch(url.host),
             )
         except (ValueError, ImportError, httpx.InvalidURL):  # which may repeat the password
-            raise InputError(
-                f"{endpoint.name}: write the proxy {proxy_host} as http://HOST:PORT."
-            ) from None
+            raise InputError(f"HTTP(S)_PROXY: write {proxy_host} as http://HOST:PORT.") from None
 
     async def ask(self, question: str) -> Reply:
         """Put one question, once, and read no more than `MOST_BYTES` of what comes.

@@ -112,7 +112,7 @@ def _count(value: Any) -> int | None:
 def _read_choice(choice: Mapping, usage: Any) -> Reply:
     """Return what a completion holds: no text if it was withheld, or something else came."""
     message, finish = _fields(choice.get("message")), str(choice.get("finish_reason") or "")
-    if LOST.search(finish) or (choice.get("error") and not finish):
+    if LOST.search(finish) or (choice.get("error") and not (finish and message.get("content"))):
         raise NoAnswer(f"the answer got lost ({finish or 'error'}): {_words(choice.get('error'))}")
     content = message.get("content")  # a text, or parts, such as Mistral's thinking and text
     parts = content if isinstance(content, list) else [content]
@@ -136,7 +136,8 @@ def _failure(status: int, text: str, body: Any, wait: float | None) -> NoAnswer:
     foreign = "an event stream" if text.startswith("data:") else "a web page" * (text[0] == "<")
     if isinstance(body, Mapping):
         foreign = f"JSON with the fields {', '.join(body) or '(none)'}"
-    reason = f"HTTP {status}{', but no chat completion' * is_success}: {said or foreign or text}"
+    came = said or foreign or (text[0] in "{[" and "JSON that breaks off") or text
+    reason = f"HTTP {status}{', but no chat completion' * is_success}: {came}"
     if is_success and not said:  # another service's, or broken on its way
         return NoAnswer(reason, then="ask others" if foreign else "retry")
     if is_success:

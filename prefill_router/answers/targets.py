@@ -73,7 +73,7 @@ class Endpoint(Settings):
         "what the target is called in labels and router; renamed, it is asked anew",
         min_length=1,
     )
-    base_url: str = field(..., "where it adds /chat/completions, as https://api.openai.com/v1")
+    base_url: str = field(..., "the endpoint up to its version, as https://api.openai.com/v1")
     model: str = field(..., "the model's name at the endpoint", min_length=1)
     key: str = field(
         "",

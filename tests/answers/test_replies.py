@@ -91,7 +91,8 @@ def test_a_text_in_another_form_is_the_answer(ask, body, text):
         (whole(object="error", message="slow down", code="429"), "slow down", False),
         (b"", "an empty body", True),
         (b"upstream connect error", "no chat completion: upstream connect error", True),
-        (b'{"choices": [{"mess', "no chat completion", True),
+        (b'{"choices": [{"mess', "no chat completion: JSON that breaks off,", True),
+        (said("", error={"code": 502, "message": "upstream"}), "got lost .*: upstream", True),
         ((503, {}, b"<html><title>Sorry</title></html>"), "HTTP 503: a web page", False),
         ((500, {}, gzip.compress(b'[{"error": {"message": "no room"}}]')), "500: no room", False),
     ],
@@ -265,7 +266,7 @@ def test_errors_name_the_proxy_and_not_its_password(ask, proxied):
 
 def test_a_proxy_that_cannot_be_used_is_named(ask, proxied):
     proxied("socks4://me:hush@nowhere:1")
-    with faulty() as server, pytest.raises(ValueError, match="proxy nowhere:1") as error:
+    with faulty() as server, pytest.raises(ValueError, match="PROXY: write nowhere:1") as error:
         ask(server, base_url="http://models.example/v1")
     assert "hush" not in str(error.value)
 
