@@ -125,8 +125,7 @@ class _Asker:
         self.has_answered = len(waiting) < len(asked)
         # Failures in a row; the most that a reply cost, in units of what was reckoned as its worst.
         self.failures, self.overrun = 0, 1.0
-        self.unanswered = defaultdict(list)  # questions, by the reason
-        self.stopped = ""  # why
+        self.unanswered, self.stopped = defaultdict(list), ""  # questions by reason; the reason
 
     async def work(self) -> None:
         """Ask one waiting question after another."""
@@ -153,7 +152,7 @@ class _Asker:
         worst = self.cost(n_input, self.max_new_tokens) or 0.0
         for n_failed in range(self.endpoint.retries + 1):
             await self.limit.wait(n_input + self.max_new_tokens)
-            await self.afford(worst * self.overrun)
+            await self.afford(worst)
             attempt = self.ledger.ask(key, worst * self.overrun)
             try:
                 reply = await self.connection.ask(question)
@@ -168,7 +167,7 @@ class _Asker:
                     await asyncio.sleep(random.uniform(0, longest))
             else:
                 cost = self.cost(reply.input_tokens, reply.output_tokens)
-                # as reasoning can be longer than the limit of the answer
+                # Reasoning can be longer than the limit of the answer.
                 self.overrun = max(self.overrun, (cost or 0.0) / (worst or 1.0))
                 self.ledger.answer(attempt, key, replace(reply, cost_usd=cost))
                 self.has_answered = True
@@ -180,7 +179,7 @@ class _Asker:
         """Wait until the cap allows a request; raise NoAnswer once nothing can make it."""
         if self.stopped:
             raise NoAnswer("another question stopped it", then="stop")
-        while not self.ledger.allows(worst):
+        while not self.ledger.allows(worst * self.overrun):
             if not self.ledger.in_flight:
                 raise NoAnswer(
                     f"the cap of {self.ledger.cap_usd:g} USD allows no further question "

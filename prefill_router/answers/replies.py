@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,10 +66,9 @@ def read_reply(status: int, content: bytes, wait: float | None = None) -> Reply:
     NoAnswer
         If it is no completion; some errors come with status 200.
     """
-    try:
+    body = None
+    with suppress(ValueError, RecursionError):
         body = json.loads(content)
-    except (ValueError, RecursionError):
-        body = None
     choices = _fields(body).get("choices")
     if status < 300 and isinstance(choices, list):
         reply = _read_choice(_fields(choices[0] if choices else None), body.get("usage"))

@@ -218,11 +218,12 @@ def test_costs_follow_the_tokens_and_unknown_ones_count_at_the_most(ask):
     assert least <= ledger.uncertain < 2 * least  # more once one answer took more than 8 tokens
 
 
-def test_an_answer_beyond_its_worst_case_raises_that_of_the_next(ask):
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_an_answer_beyond_its_worst_case_raises_that_of_the_next(ask, concurrency):
     long = {"prompt_tokens": 5, "completion_tokens": 8, "total_tokens": 205}  # 200, not 8
     cap = 5.5 * (5 * 1000 + 200 * 2000) / MILLION
     with faulty({q: [said("1", usage=long)] for q in QUESTIONS}) as server:
-        _, ledger = ask(server, cap_usd=cap, concurrency=1)
+        _, ledger = ask(server, cap_usd=cap, concurrency=concurrency)
     assert ledger.spent <= cap and 3 <= len(server.requests) <= 5
     assert "the cap of" in ledger.problems[-1]
 
