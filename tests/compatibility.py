@@ -13,6 +13,7 @@ from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
+import tiny_gguf
 import tiny_models
 import torch
 from architectures import ARCHITECTURES
@@ -130,6 +131,7 @@ def properties(key: str) -> dict[str, str]:
         "Reads": "both ways" if later_words_at_last else "left to right",
         "State 0": "first block" if context_at_0 else "embedding",
         "State L": "last block" if last_state_leaves_a_block(key) else "final norm",
+        "GGUF": "yes" if key in tiny_gguf.WRITTEN else "",
     }
 
 

@@ -17,6 +17,8 @@ from packaging.version import Version
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 ENVIRONMENT = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+TESTED = ("gguf", "ray")
+"""Extras that the tests need; ``test`` installs them."""
 IMPORT_NAMES = {"ipython": "IPython", "pyyaml": "yaml", "scikit-learn": "sklearn"}
 
 
@@ -37,10 +39,11 @@ def direct() -> list[Requirement]:
 def test_direct_dependencies_are_stated_once_and_pinned_to_public_versions_in_range():
     """The tests need the extras that they test; these must be stated alike."""
     extras = PROJECT["optional-dependencies"]
-    assert set(extras["ray"]) < set(extras["test"])
+    tested = [line for name in TESTED for line in extras[name]]
+    assert set(tested) < set(extras["test"])
     stated = {str(requirement) for requirement in direct()}
     assert len(stated) == len({canonicalize_name(Requirement(line).name) for line in stated})
-    assert len(direct()) == len(stated) + len(extras["ray"])
+    assert len(direct()) == len(stated) + len(tested)
     for requirement in direct():
         assert requirement.specifier, f"{requirement.name} states no range"
         assert pins()[canonicalize_name(requirement.name)] in requirement.specifier
@@ -89,7 +92,7 @@ def test_conda_gives_the_same_environment():
     assert "pip" in plain
     python = next(entry.partition("=")[2] for entry in plain if entry.startswith("python="))
     assert python in SpecifierSet(PROJECT["requires-python"])
-    extras = ",".join(sorted(set(PROJECT["optional-dependencies"]) - {"ray"}))  # in test
+    extras = ",".join(sorted(set(PROJECT["optional-dependencies"]) - {*TESTED}))
     assert pip == ["-c constraints.txt", f"-e .[{extras}]"]
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert f"install -c constraints.txt -e '.[{extras}]'" in makefile

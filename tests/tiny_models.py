@@ -34,10 +34,10 @@ def tokenizer(padding_side="right", template=None, pad=True, limit=30):
     )
 
 
-def byte_tokenizer(template=None):
-    """Return a tokenizer that reads any text, one token a byte."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    backend = Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
+def byte_tokenizer(template=None, merges=()):
+    """Return a tokenizer that reads any text, one token a byte but for the pairs merged."""
+    tokens = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *map("".join, merges)]
+    backend = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, list(merges)))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(

@@ -29,6 +29,7 @@ RunDirectory = Annotated[Path, Argument(help="A finished run's directory, such a
 Experiment = Annotated[Path | None, Argument(help="YAML file of parameters; none: all defaults.")]
 Appendix = Annotated[bool, Option("--appendix", help="Run the appendix too, after the chapters.")]
 Pages = Annotated[Path | None, Option(help="Where the pages go. [default: RUN_DIR/book]")]
+ShowPrompt = Annotated[bool, Option("--show-prompt", help="Only show how a question is read.")]
 Models = Annotated[Path | None, Option(help="Where they go. [default: the package]")]
 Names = Annotated[list[str] | None, Argument(help="Models to train, such as reader-m; none: all.")]
 Table = Annotated[Path, Argument(help="Table to write: .parquet, .csv or .csv.gz.")]
@@ -99,21 +100,33 @@ def extract(
     engine: Annotated[str, field("engine")] = "local",
     address: Annotated[str, field("address")] = "",
     workers: Annotated[int, Option(help="Encoders of a cluster; 0: all it has room for.")] = 0,
+    show_prompt: ShowPrompt = False,
 ) -> None:
     """Write the pooled prefill states of a table's questions.
 
-    Shard by shard: if it is stopped, the same command goes on, with either engine. Example:
+    Shard by shard: if it is stopped, the same command goes on, with either engine. Look first at
+    what the encoder reads: chat template, system prompt and special tokens. Example:
 
+        prefill-router extract queries.csv states -e path/to/encoder --show-prompt
         prefill-router extract queries.csv states -e path/to/encoder --layers upper --engine ray
     """
     given = dict(locals())
     from prefill_router.extraction import extract as read_states
+    from prefill_router.extraction.models import load_tokenizer
+    from prefill_router.extraction.prompts import NO_LIMIT, Prompts
+    from prefill_router.extraction.sources import resolve
     from prefill_router.labels.tables import checked_cells, filled, read_table, require
 
     p = validate({n: v for n, v in given.items() if n in Parameters.model_fields}, "options")
     questions = read_table(table)
     require(questions, ["question"], str(table), "an extraction")
     checked_cells(questions, {"question": (filled, "filled in")}, str(table))
+    if show_prompt:
+        prompts = Prompts(
+            load_tokenizer(resolve(p.encoder)), p.max_tokens or NO_LIMIT, p.truncation
+        )
+        typer.echo(f"{p.encoder} reads {prompts.shown(questions['question'].iloc[0])}")
+        return
     states = read_states(
         p.encoder, questions["question"].tolist(), cache_dir=out, storage_dtype=storage,
         max_tokens=p.max_tokens or None, address=p.address or None, workers=workers or None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import platform
 import shutil
 import tempfile
@@ -11,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from prefill_router.errors import InputError, check_known
+from prefill_router.extraction.gguf_files import TAKE_SAFETENSORS, complete
 from prefill_router.extraction.sources import ModelSource, read_config
+from prefill_router.storage import read_json
 
 SPREAD = "spread"
 Device = str | Mapping[str, str | int]
@@ -119,7 +121,7 @@ def load_encoder(
         that is not trusted, or if the model does not read text.
     """
     model, tokenizer = _load(AutoModel, source, device, dtype, trust_remote_code)
-    reader = _reader(model)
+    reader = _reader(model.base_model if source.is_gguf else model)
     if reader.main_input_name != "input_ids":
         raise InputError(
             f"{source.name} is a {type(model).__name__}, which reads {reader.main_input_name}, not "
@@ -142,23 +144,46 @@ def load_target(source: ModelSource, *how: Any, **named: Any) -> tuple[Any, Any]
     return _load(AutoModelForCausalLM, source, *how, **named)
 
 
+def load_tokenizer(source: ModelSource, trust_remote_code: bool = False) -> Any:
+    """Load a model's tokenizer alone; as `load_encoder`.
+
+    Its chat template may also lie in the file that processors had for it, ``chat_template.json``.
+    """
+    with source.opened() as opened, _said_of(source):
+        tokenizer = AutoTokenizer.from_pretrained(**opened, trust_remote_code=trust_remote_code)
+    legacy = source.location / "chat_template.json"
+    if not tokenizer.chat_template and legacy.exists():
+        tokenizer.chat_template = read_json(legacy).get("chat_template")
+    tokenizer.name_or_path = source.name
+    return tokenizer
+
+
+@contextlib.contextmanager
+def _said_of(source: ModelSource) -> Iterator[None]:
+    """Load quietly, and say of which model it is that something cannot be loaded."""
+    try:
+        with quiet(), contextlib.redirect_stderr(io.StringIO()):  # bars of its own for GGUF
+            yield
+    except Exception as error:  # damaged files lead to any kind of error, at any depth
+        remedy = f" {TAKE_SAFETENSORS}" if source.is_gguf else ""
+        raise InputError(f"{source.name} cannot be loaded: {error}{remedy}") from error
+
+
 def _load(auto, source: ModelSource, device="cpu", dtype="float32", trust_remote_code=False):
     check_known("dtype", dtype, DTYPES)
     placement = device_map(device)
-    options = {"trust_remote_code": trust_remote_code, "local_files_only": True}
-    try:
-        with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(source.location, **options)
-            model, report = auto.from_pretrained(
-                source.location,
-                dtype=DTYPES[dtype],
-                device_map=placement,  # and no `.to` afterwards: quantised weights refuse it
-                use_safetensors=True,
-                output_loading_info=True,
-                **options,
-            )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        raise InputError(f"{source.name} cannot be loaded: {error}") from error
+    if source.is_gguf:
+        auto = AutoModelForCausalLM  # names of weights in GGUF files are those with a head
+    tokenizer = load_tokenizer(source, trust_remote_code)
+    with source.opened() as opened, _said_of(source):
+        model, report = auto.from_pretrained(
+            **opened,
+            dtype=DTYPES[dtype],
+            device_map=placement,  # and no `.to` afterwards: quantised weights refuse it
+            use_safetensors=True,
+            output_loading_info=True,
+            trust_remote_code=trust_remote_code,
+        )
     # A pooler is not on the way to any hidden state; anything else would be random numbers.
     missing = sorted(key for key in report["missing_keys"] if "pooler" not in key)
     if missing:
@@ -166,6 +191,8 @@ def _load(auto, source: ModelSource, device="cpu", dtype="float32", trust_remote
             f"{source.name}: {len(missing)} weights are not in {source.location} "
             f"(first: {missing[0]}); the checkpoint is of another kind of model, or incomplete."
         )
+    if source.is_gguf:
+        complete(source.location, model)
     return model.eval(), tokenizer
 
 
@@ -227,7 +254,9 @@ def write_untrained(source: ModelSource, directory: Path, seed: int = 0) -> Path
         model = AutoModel.from_config(config, dtype=torch.float32)
         made = Path(temporary) / "model"
         made.mkdir()
-        for path in source.files():
+        if source.is_gguf:
+            load_tokenizer(source).save_pretrained(made)
+        for path in () if source.is_gguf else source.files():
             if ".safetensors" not in path.name:
                 shutil.copyfile(path, made / path.name)
         model.save_pretrained(made)

@@ -10,7 +10,6 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from jinja2 import TemplateError
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
@@ -100,38 +99,60 @@ def format_prompts(
     Raises
     ------
     InputError
-        If one is not text, or the template cannot be used. A conversation of more than one message
-        needs a template.
+        If one is not text, or the template cannot be used: it fails, or leaves out what it is
+        given. A conversation of more than one message needs a template.
     """
     turns = [turns_of(question, f"Question {index}") for index, question in enumerate(questions)]
     if not (template or tokenizer.chat_template):
-        longest = max(map(len, turns))
-        if longest > 1:
-            raise InputError(
-                f"This encoder has no chat template, so that a conversation of {longest} messages "
-                "cannot be rendered; give one text."
-            )
+        if max(map(len, turns)) > 1:
+            raise InputError("This encoder has no chat template; give a text, not a conversation.")
         return [turn["content"] for (turn,) in turns]
-    try:
-        used = tokenizer.get_chat_template(template)
-        return tokenizer.apply_chat_template(
-            turns,
-            chat_template=ASKS_FOR_DATE.sub(lambda m: repr(TODAY.strftime(m["format"])), used),
-            tokenize=False,
-            add_generation_prompt=True,
-            **(template_kwargs or {}),
-        )
-    except (TemplateError, TypeError, ValueError) as error:
-        raise InputError(f"The chat template cannot be used: {error}") from error
+    shapes = {tuple(turn["role"] for turn in messages): messages for messages in turns}
+    marked = [
+        [turn | {"content": f"{STAND_IN}-{shape}-{i}-"} for i, turn in enumerate(messages)]
+        for shape, messages in enumerate(shapes.values())
+    ]
+    reasons = []
+    for form in (dict, _in_parts):  # some templates take text, some a list of parts, most both
+        try:
+            used = tokenizer.get_chat_template(template)
+            prompts = tokenizer.apply_chat_template(
+                [list(map(form, messages)) for messages in (*marked, *turns)],
+                chat_template=ASKS_FOR_DATE.sub(lambda m: repr(TODAY.strftime(m["format"])), used),
+                tokenize=False,
+                add_generation_prompt=True,
+                **(template_kwargs or {}),
+            )
+        except Exception as error:  # a template is a program, and can fail in any way
+            reasons.append(str(error))
+            continue
+        said = "".join(prompts[: len(marked)]).lower().replace('"', "'")
+        marks = [turn["content"].lower() for messages in marked for turn in messages]
+        if all(mark in said and f"'text': '{mark}" not in said for mark in marks):
+            return prompts[len(marked) :]
+        reasons.append("it leaves out a message, so that the model would not see the question")
+    whose = "that was given" if template else f"of {tokenizer.name_or_path or 'this tokenizer'}"
+    raise InputError(
+        f"The chat template {whose} cannot be used: {reasons[0]}. It begins "
+        f"{str(template or tokenizer.chat_template)[:60]!r}; give one that renders every message."
+    )
+
+
+def _in_parts(turn: dict[str, str]) -> dict[str, Any]:
+    """Return a message as models that also see images take it: its content a list of parts."""
+    return turn | {"content": [{"type": "text", "text": turn["content"]}]}
 
 
 def token_limit(model, tokenizer) -> int:
     """Return the longest prompt, in tokens, that model and tokenizer both say they can read."""
-    limits = [config_limit(model.config.get_text_config()), tokenizer.model_max_length]
+    stated = config_limit(model.config.get_text_config())
+    limits = [stated, tokenizer.model_max_length]
     for name, module in model.named_modules():
-        counts = "position" in name.rpartition(".")[2] and isinstance(module, nn.Embedding)
-        if counts and module.padding_idx is not None:  # RoBERTa and its like begin after it
-            limits.append(module.num_embeddings - module.padding_idx - 1)
+        table = getattr(module, "weight", None) if "position" in name.rpartition(".")[2] else None
+        if isinstance(table, nn.Parameter) and hasattr(module, "padding_idx"):
+            first = 0 if module.padding_idx is None else module.padding_idx + 1
+            if first or stated >= NO_LIMIT:  # RoBERTa and its like begin after the padding
+                limits.append(len(table) - first)
     return min(limits)
 
 
@@ -210,10 +231,30 @@ class Prompts:
                 f"{lengths[longest]}. Drop them, raise max_tokens if the model allows, or set "
                 "truncation to left or right."
             )
+        if lengths[longest] > self.max_tokens:
+            self._check_frame()
+
+    def _check_frame(self) -> None:
+        """Raise InputError if what is cut off leaves nothing of any question."""
+        before, _, after = self._format([STAND_IN])[0].partition(STAND_IN)
+        kept, side = (before, "before") if self.truncation == "right" else (after, "after")
+        n_tokens = len(self.tokenizer(kept, add_special_tokens=False)["input_ids"])
+        if n_tokens >= self.max_tokens:
+            raise InputError(
+                f"The chat template writes {n_tokens} tokens {side} a question, and max_tokens is "
+                f"{self.max_tokens}: all prompts would be the same. Raise it or cut the other side."
+            )
 
     def ids(self, questions: Sequence[Query]) -> list[list[int]]:
         """Return the token ids of each prompt, cut to `max_tokens`, unpadded."""
         return [self._cut(tokens) for tokens in self._encode(questions)["input_ids"]]
+
+    def shown(self, question: Query) -> str:
+        """Return a prompt as it is read, special tokens included, under a line about it."""
+        (tokens,) = self.ids([question])
+        has_template = self.template or self.tokenizer.chat_template
+        text = self.tokenizer.decode(tokens, clean_up_tokenization_spaces=False)
+        return f"{len(tokens)} tokens, with{'' if has_template else 'out'} a chat template:\n{text}"
 
     def batch(self, questions: Sequence[Query], find_user: bool = False) -> Batch:
         """Return prompts as one batch, padded on the right.
@@ -250,7 +291,7 @@ class Prompts:
 
     def _encode(self, questions: Sequence[Query], offsets: bool = False):
         # A chat template writes the special tokens itself; adding them again would double them.
-        return self.tokenizer(
+        encoded = self.tokenizer(
             self._format(questions),
             add_special_tokens=not (self.template or self.tokenizer.chat_template),
             padding=False,
@@ -258,6 +299,11 @@ class Prompts:
             return_offsets_mapping=offsets,
             verbose=False,
         )
+        begin = [self.tokenizer.bos_token_id] * 2  # a template or tokenizer may double it itself
+        doubled = [tokens[:2] == begin for tokens in encoded["input_ids"]]
+        for name, values in encoded.items() if any(doubled) else ():
+            encoded[name] = [of[is_so:] for of, is_so in zip(values, doubled, strict=True)]
+        return encoded
 
     def _cut(self, tokens: list) -> list:
         if self.truncation == "left":

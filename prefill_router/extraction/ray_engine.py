@@ -21,7 +21,7 @@ from prefill_router.extraction.activations import some_of
 from prefill_router.extraction.models import SPREAD, Device, quiet
 from prefill_router.extraction.prefill import EncoderSpec, Reader, Survey
 from prefill_router.extraction.shards import Place
-from prefill_router.extraction.sources import resolve, weights_hash
+from prefill_router.extraction.sources import pinned, resolve, weights_hash
 from prefill_router.storage import versions
 
 TRIES = 4  # workers that a shard may take down before it is given up; at least 2
@@ -108,8 +108,7 @@ def found_here(spec: EncoderSpec) -> EncoderSpec:
     """
     source = spec.source
     if not source.location.exists():  # on the driver's machine, not on this one
-        repository = source.name.partition("@")[0]
-        source = resolve(f"{repository}@{source.revision}" if source.revision else source.name)
+        source = resolve(pinned(source.name, source.revision))
     mine = versions("extraction")
     differing = [name for name, value in spec.versions.items() if mine.get(name) != value]
     if weights_hash(source) != spec.info.weights:
@@ -218,12 +217,13 @@ def share(device: Device, threads: int) -> tuple[dict[str, int], int]:
 
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     has = [(int(machine.get("CPU", 0)), int(machine.get("GPU", 0))) for machine in alive]
-    most_cpus, most_gpus = map(max, zip(*has, strict=True))
-    if not most_cpus:
+    has = [machine for machine in has if machine[0]]  # without a CPU a machine's GPUs are no use
+    if not has:
         raise InputError(
             "The Ray cluster has no machine with a CPU for a worker; start one with "
             "`ray start --address=ADDRESS`, without --num-cpus=0."
         )
+    most_cpus, most_gpus = map(max, zip(*has, strict=True))
     is_spread = not isinstance(device, str) or device == SPREAD
     gpus = 0 if device == "cpu" else most_gpus if is_spread else min(1, most_gpus)
     cpus = 1 if gpus else min(threads, most_cpus)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -13,6 +16,7 @@ from safetensors import safe_open
 from transformers import AutoConfig
 
 from prefill_router.errors import InputError, did_you_mean
+from prefill_router.extraction.gguf_files import n_weights, read_gguf
 from prefill_router.storage import file_hash, read_json
 
 ZOO = Path(__file__).parents[1] / "zoo" / "models"
@@ -21,10 +25,12 @@ WHOLE = "model.safetensors"
 INDEX = f"{WHOLE}.index.json"  # of weights in several files
 GIVE_A_DIRECTORY = (
     "A model on this disk is given by its directory (config.json, *.safetensors and the "
-    "tokenizer's files), an encoder for example by: -p encoder=path/to/directory (papermill: a "
-    "space for the =)"
+    "tokenizer's files) or its GGUF file (one of several: DIRECTORY:FILE, on the hub "
+    "OWNER/NAME:FILE), an encoder for example by: -p encoder=path/to/directory (papermill: a space "
+    "for the =)"
 )
-
+OBJECTS = ("config.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.json")
+LFS = b"version https://git-lfs.github.com/spec/"
 
 REQUIRED = (
     (("config.json",), "config.json", GIVE_A_DIRECTORY),
@@ -54,7 +60,8 @@ class ModelSource:
     name : str
         The name that was asked for.
     location : pathlib.Path
-        The local directory that holds it (for the hub: its snapshot in the cache).
+        The local directory that holds it (for the hub: its snapshot in the cache), or the GGUF file
+        that is the whole model, beside which nothing is read.
     revision : str or None
         The commit on the hub, None elsewhere.
     """
@@ -63,12 +70,29 @@ class ModelSource:
     location: Path
     revision: str | None = None
 
+    @property
+    def is_gguf(self) -> bool:
+        """Whether it is one GGUF file."""
+        return self.location.is_file()
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[dict[str, Any]]:
+        """Yield what tells transformers' `from_pretrained` to load this model and nothing else."""
+        with tempfile.TemporaryDirectory() as alone:  # a tokenizer beside a GGUF file would be read
+            how = {"pretrained_model_name_or_path": str(self.location)}
+            if self.is_gguf:
+                (Path(alone) / "model.gguf").symlink_to(self.location)
+                how = {"pretrained_model_name_or_path": alone, "gguf_file": "model.gguf"}
+            yield how | {"local_files_only": True}
+
     def files(self) -> list[Path]:
         """Return every file that decides what the model computes.
 
         Weights, configuration, tokenizer, chat template and code of its own count; a model card
         does not.
         """
+        if self.is_gguf:
+            return [self.location]
         found = {path for kind in (*LOADED, "*.py") for path in self.location.glob(kind)}
         return sorted(path for path in found if path.is_file())
 
@@ -83,14 +107,15 @@ def zoo_names() -> list[str]:
 
 
 def resolve(name: str) -> ModelSource:
-    """Find a model: in the zoo (``zoo/NAME``), as a directory, else on the Hugging Face hub.
+    """Find a model: in the zoo (``zoo/NAME``), on this disk, else on the Hugging Face hub.
 
     Parameters
     ----------
     name : str
-        ``zoo/NAME``, a path, or ``owner/name`` on the hub, where ``owner/name@revision`` pins a
-        commit, branch or tag. Of a model on the hub only configuration, tokenizer and safetensors
-        are fetched, into the hub's own cache.
+        ``zoo/NAME``, the path of a directory or GGUF file, or ``owner/name`` on the hub, where
+        ``owner/name@revision`` pins a commit, branch or tag. Of a model on the hub only
+        configuration, tokenizer and safetensors are fetched, into the hub's own cache.
+        ``directory:FILE`` and ``owner/name:FILE`` name one of several GGUF files.
 
     Returns
     -------
@@ -99,23 +124,53 @@ def resolve(name: str) -> ModelSource:
     Raises
     ------
     InputError
-        If there is no such model, the hub cannot be reached, or its weights are pickled only.
+        If there is no such model, the hub cannot be reached, its weights are pickled only, or a
+        file is not what its name says.
     """
     name = str(name)
+    base, _, file = name.partition(":") if local_path(name) is None else (name, "", "")
     if name.startswith("zoo/"):
         if name not in (known := zoo_names()):
             raise InputError(f"There is no model {name!r} in the zoo." + did_you_mean(name, known))
         source = ModelSource(name, ZOO / name.removeprefix("zoo/"))
-    elif (directory := local_path(name)) is not None:
-        source = ModelSource(name, directory.resolve())
-    elif name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise InputError(f"{name}: no such directory. {GIVE_A_DIRECTORY}")
+    elif (path := local_path(base)) is not None:
+        weights = [*path.glob("*.gguf"), *path.glob("*.safetensors")]
+        file = file or "".join(w.name for w in weights if len(weights) == 1 and w.suffix == ".gguf")
+        source = ModelSource(name, (path / file).absolute())
+    elif name.startswith((".", "/", "~")) or base.count("/") > 1:
+        raise InputError(f"{name}: no such file or directory. {GIVE_A_DIRECTORY}")
     else:
-        source = _fetch(name)
-    for patterns, what, remedy in REQUIRED:
+        source = _fetch(name, base, file)
+    _check_files(source)
+    return source
+
+
+def _check_files(source: ModelSource) -> None:
+    """Raise InputError if a file that a model needs is missing, or is not what its name says."""
+    if (adapter := source.location / "adapter_config.json").exists():
+        raise InputError(
+            f"{adapter}: this is an adapter, such as LoRA, not a model. Load it with peft, save "
+            "what merge_and_unload() returns, and the tokenizer, in one directory, and give that."
+        )
+    for patterns, what, remedy in () if source.is_gguf else REQUIRED:
         if not any(any(source.location.glob(pattern)) for pattern in patterns):
             raise InputError(f"{source.name}: no {what} in {source.location}. {remedy}")
-    return source
+    for path in source.files():
+        with path.open("rb") as file:
+            if file.read(len(LFS)) == LFS:
+                raise InputError(f"{path} is a Git LFS pointer: `git lfs pull` there fetches it.")
+        if path.name in OBJECTS and not isinstance(read_json(path), dict):
+            raise InputError(f"{path} is no JSON object; restore it from where it came from.")
+    if source.is_gguf:
+        read_gguf(source.location)
+
+
+def pinned(name: str, revision: str | None) -> str:
+    """Return the name that finds the same model again: on the hub, of the same commit."""
+    if revision is None:
+        return name
+    repository, colon, file = name.partition(":")
+    return f"{repository.partition('@')[0]}@{revision}{colon}{file}"
 
 
 def local_path(name: str) -> Path | None:
@@ -127,20 +182,19 @@ def local_path(name: str) -> Path | None:
         return None
 
 
-def _fetch(name: str) -> ModelSource:
-    repository, _, revision = name.partition("@")
+def _fetch(name: str, base: str, file: str) -> ModelSource:
+    repository, _, revision = base.partition("@")
     try:
         # "*/*": copies for other runtimes in sub-folders
-        location = snapshot_download(
-            repository, revision=revision or None, allow_patterns=LOADED, ignore_patterns="*/*"
-        )
+        what = {"allow_patterns": file or LOADED, "ignore_patterns": None if file else "*/*"}
+        location = Path(snapshot_download(repository, revision=revision or None, **what))
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{name!r} is neither a directory nor in the zoo ({', '.join(zoo_names())}), and the "
+            f"{name!r} is neither on this disk nor in the zoo ({', '.join(zoo_names())}), and the "
             f"Hugging Face hub does not give it ({type(error).__name__}): is it spelled right, "
             f"does it ask for a login, or is this machine offline? {GIVE_A_DIRECTORY}"
         ) from error
-    return ModelSource(name, Path(location), revision=Path(location).name)
+    return ModelSource(name, location / file, revision=location.name)
 
 
 def weights_hash(source: ModelSource) -> str:
@@ -169,11 +223,11 @@ def read_config(source: ModelSource) -> Any:
         If transformers does not know the architecture.
     """
     try:
-        # unless told not to, transformers asks the terminal whether it may run code
-        how = {"trust_remote_code": False, "local_files_only": True}
-        return AutoConfig.from_pretrained(source.location, **how)
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{source.name}: its config.json cannot be used: {error}") from error
+        with source.opened() as opened:
+            # unless told not to, transformers asks the terminal whether it may run code
+            return AutoConfig.from_pretrained(**opened, trust_remote_code=False)
+    except Exception as error:  # a strange value leads to any kind of error
+        raise InputError(f"{source.name}: its config cannot be used: {error}") from error
 
 
 def text_config(source: ModelSource) -> Any | None:
@@ -200,6 +254,8 @@ def n_parameters(source: ModelSource) -> int:
     int
         Embeddings and the language-model head included; tied ones are stored, and counted, once.
     """
+    if source.is_gguf:
+        return n_weights(source.location)
     index = source.location / INDEX
     names = set(read_json(index)["weight_map"].values()) if index.exists() else {WHOLE}
     total = 0

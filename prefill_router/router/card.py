@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def model_card(config: RouterConfig) -> str:
     """
     front = {"library_name": "prefill-router", "tags": ["llm-routing", "prefill-router"]}
     if config.encoder and config.encoder.revision:  # a model on the hub, by the name it has there
-        front["base_model"] = [config.encoder.name.partition("@")[0]]
+        front["base_model"] = [re.split("[@:]", config.encoder.name)[0]]
     found = results(config.metrics)
     overall = found[found.target == ""]
     shown = [overall.assign(target="average"), found[found.target.isin(config.targets)]]

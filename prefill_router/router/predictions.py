@@ -17,7 +17,7 @@ from prefill_router.extraction.models import Device
 from prefill_router.extraction.pooling import needs_user
 from prefill_router.extraction.prefill import EncoderSpec, Place, Reader
 from prefill_router.extraction.prompts import Query
-from prefill_router.extraction.sources import resolve, weights_hash
+from prefill_router.extraction.sources import pinned, resolve, weights_hash
 from prefill_router.labels import Labels
 from prefill_router.labels.costs import Prices, query_costs
 from prefill_router.progress import track
@@ -97,8 +97,7 @@ def find_reader(
     encoder = config.encoder
     if encoder is None:
         return None
-    pinned = encoder.revision and f"{encoder.name.partition('@')[0]}@{encoder.revision}"
-    name = lies_at or pinned or encoder.name
+    name = lies_at or pinned(encoder.name, encoder.revision)
     try:
         source = resolve(name)
     except InputError as error:

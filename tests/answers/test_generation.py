@@ -84,6 +84,9 @@ def test_what_cannot_be_generated_is_refused():
     tokenizer.eos_token = None
     with pytest.raises(InputError, match="eos_token_id"):
         generate(model, tokenizer, ["w1"], SHORT)
+    tokenizer.chat_template = "{{ messages | length }}"
+    with pytest.raises(InputError, match="leaves out a message"):
+        generate(causal("gpt2"), tokenizer, ["w1"], SHORT)
     for setting in ({"max_new_tokens": 0}, {"temperature": -1.0}):
         with pytest.raises(InputError, match=next(iter(setting))):
             Decoding(**setting)

@@ -7,6 +7,7 @@ from transformers import AutoConfig, AutoModel
 from prefill_router.errors import InputError
 from prefill_router.extraction import models
 from prefill_router.extraction.sources import read_config, resolve, same_architecture
+from prefill_router.storage import write_json
 
 
 def test_code_of_its_own_is_not_run(copy, monkeypatch):
@@ -54,6 +55,14 @@ def test_loaded_weights_are_the_saved_ones_in_the_type_asked_for(saved, capfd):
     assert capfd.readouterr().err == ""
     with pytest.raises(InputError, match="float32"):
         models.load_encoder(source, dtype="flaot32")
+
+
+@pytest.mark.parametrize("own", [None, "{{ messages[0].content }} w3"])
+def test_the_template_in_a_processors_file_is_used_where_there_is_no_other(own, tmp_path):
+    write_json(tiny_models.save(tmp_path, template=own) / "chat_template.json",
+               {"chat_template": tiny_models.TEMPLATE})  # fmt: skip
+    _, tokenizer = models.load_encoder(resolve(str(tmp_path)))
+    assert tokenizer.chat_template == (own or tiny_models.TEMPLATE)
 
 
 @pytest.mark.parametrize(

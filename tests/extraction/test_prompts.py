@@ -3,9 +3,10 @@ import tiny_models
 import torch
 from architectures import SHAPE
 from tokenizers.processors import TemplateProcessing
-from transformers import RobertaConfig, RobertaModel
+from transformers import AutoConfig, AutoModel
 
 from prefill_router.errors import InputError
+from prefill_router.extraction import prompts
 from prefill_router.extraction.prompts import COUNTED_AT_ONCE, Prompts, format_prompts, token_limit
 
 CHAT = tiny_models.TEMPLATE
@@ -37,6 +38,34 @@ def test_special_tokens_come_once(template, tokens):
         single="<eos> $A", special_tokens=[("<eos>", 1)]
     )
     assert decoded(tokenizer, Prompts(tokenizer, 30).ids(["w1"])) == [tokens]
+
+
+@pytest.mark.parametrize("written", ["", "<eos> ", "<eos> <eos> "])
+def test_the_first_token_never_stands_twice(written):
+    """Whatever template and tokenizer add, and whatever is asked of its tokens besides."""
+    tokenizer = tiny_models.tokenizer(template=written + CHAT)
+    tokenizer.bos_token = "<eos>"
+    batch = Prompts(tokenizer, 30).batch(["w1", "w2 <eos> <eos>"], find_user=True)
+    shown = decoded(tokenizer, batch.tokens.tolist())
+    begin = written.split(" ")[0] + " " if written else ""
+    assert shown[1] == f"{begin}<user> w2 <eos> <eos> <assistant>"
+    assert batch.tokens[0, batch.user[0, 0]] == tokenizer.convert_tokens_to_ids("w1")
+
+
+@pytest.mark.parametrize(
+    ("template", "given", "said"),
+    [
+        (None, None, "2 tokens, without a chat template:\n<eos> w1"),
+        (CHAT, None, "3 tokens, with a chat template:\n<user> w1 <assistant>"),
+        (CHAT, "w9 {{ messages[0].content }}", "2 tokens, with a chat template:\nw9 w1"),
+    ],
+)
+def test_what_is_read_is_shown(template, given, said):
+    tokenizer = tiny_models.tokenizer(template=template)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<eos> $A", special_tokens=[("<eos>", 1)]
+    )
+    assert Prompts(tokenizer, 30, template=given).shown("w1") == said
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -126,8 +155,18 @@ def test_the_users_own_tokens_of_a_cut_prompt():
     left, right = Prompts(tokenizer, 3, "left"), Prompts(tokenizer, 3, "right")
     assert user_words(tokenizer, left, questions) == ["w2 w3", "w4"]
     assert user_words(tokenizer, right, questions) == ["w1 w2", "w4"]
-    with pytest.raises(InputError, match="no token of its own"):
-        user_words(tokenizer, Prompts(tokenizer, 1, "left"), questions)
+
+
+@pytest.mark.parametrize(
+    ("side", "said"), [("left", "1 tokens after"), ("right", "1 tokens before")]
+)
+def test_what_cuts_every_question_off_is_refused(side, said):
+    """All prompts would be the template's beginning or end alone."""
+    prompts = Prompts(tiny_models.tokenizer(template=CHAT), 1, side)
+    with pytest.raises(InputError, match=f"writes {said} a question, and max_tokens is 1: all"):
+        prompts.count(["w1 w2", "w3"])
+    bare = Prompts(tiny_models.tokenizer(), 1, side)
+    assert bare.count(["w1 w2", "w3"]).tolist() == [2, 1]
 
 
 @pytest.mark.parametrize(
@@ -154,10 +193,16 @@ def test_the_limit_is_the_stricter_of_model_and_tokenizer(name, said, limit):
     assert token_limit(tiny_models.model(name), tiny_models.tokenizer(limit=said)) == limit
 
 
-def test_positions_that_begin_after_the_paddings_leave_fewer_tokens():
-    """As in RoBERTa: of 32 positions with padding 1, tokens get those from 2 on."""
-    model = RobertaModel(RobertaConfig(**SHAPE | {"pad_token_id": 1})).eval()
+@pytest.mark.parametrize("kind", ["roberta", "ibert", "mpnet", "bert"])
+@pytest.mark.parametrize("is_stated", [True, False])
+def test_the_limit_without_a_stated_one_is_what_the_positions_allow(kind, is_stated, monkeypatch):
+    """Of 32, RoBERTa and its like with padding 1 give tokens those from 2 on."""
+    shape = SHAPE | {"pad_token_id": 1, "hidden_size": 16}
+    model = AutoModel.from_config(AutoConfig.for_model(kind, **shape)).eval()
+    if not is_stated:
+        monkeypatch.setattr(prompts, "POSITIONS", ("no_such_name",))
     limit = token_limit(model, tiny_models.tokenizer(limit=int(1e30)))
+    assert limit == (32 if kind == "bert" else 30)
     with torch.inference_mode():
         assert model(torch.full((1, limit), 7)).last_hidden_state.shape[1] == limit
         with pytest.raises((IndexError, RuntimeError)):
@@ -194,7 +239,54 @@ def test_questions_must_be_text(bad):
         format_prompts(tiny_models.tokenizer(), ["w1", bad])
 
 
-@pytest.mark.parametrize("template", ["{{ messages", "{{ raise_exception('no') }}"])
-def test_a_template_that_cannot_be_used(template):
-    with pytest.raises(InputError, match="template cannot be used"):
-        format_prompts(tiny_models.tokenizer(), ["w1"], template=template)
+PARTS = "{% for m in messages %}{% for c in m.content %}{{ c.text }}{% endfor %} {% endfor %}"
+TALK = [{"role": "system", "content": "w1"}, {"role": "user", "content": "w2"}]
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        PARTS,
+        "{% if messages[0].content is string %}{{ raise_exception('no') }}{% endif %}" + PARTS,
+        PARTS.replace("{{ c.text }}", "{% if c.type == 'text' %}{{ c['text'] }}{% endif %}"),
+    ],
+)
+def test_a_template_that_takes_a_list_of_parts_is_given_one(template):
+    """As those of models that also see images do."""
+    tokenizer = tiny_models.tokenizer(template=template)
+    assert format_prompts(tokenizer, ["w1 w2", TALK]) == ["w1 w2 ", "w1 w2 "]
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{{ messages", "cannot be used: "),
+        ("{{ raise_exception('no') }}", "cannot be used: no"),
+        ("{{ 1 / 0 }}", "cannot be used: division by zero"),
+        ("version https://git-lfs.github.com/spec/v1", "leaves out a message"),
+        ("{{ messages | length }}", "leaves out a message"),
+        ("{{ messages[0].content | length }}", "leaves out a message"),
+        ("{{ messages[0].content[:5] }}", "leaves out a message"),
+        ("{% for part in messages[0].content %}w{{ part.type }}{% endfor %}", "leaves out a"),
+        ("{% for m in messages if m.role == 'human' %}{{ m.content }}{% endfor %}", "leaves out a"),
+        ({"tools": "{{ messages[0].content }}"}, "cannot be used: "),
+    ],
+)
+def test_a_template_that_keeps_the_question_from_the_model(template, said):
+    """It is named, as soon as an encoder is opened, whether given or the tokenizer's own."""
+    own = tiny_models.tokenizer(template=template)
+    own.name_or_path = "path/to/encoder"
+    given = [(tiny_models.tokenizer(), "that was given")] if isinstance(template, str) else []
+    for tokenizer, whose in [(own, "of path/to/encoder"), *given]:
+        how = {} if tokenizer is own else {"template": template}
+        with pytest.raises(InputError, match=rf"The chat template {whose} .*{said}.* It begins"):
+            tiny_models.read(tiny_models.model("qwen3"), tokenizer, ["w1"], **how)
+
+
+def test_no_message_of_a_conversation_is_left_out():
+    first = tiny_models.tokenizer(template="{{ messages[0].content }}")
+    assert format_prompts(first, ["w1 w2"]) == ["w1 w2"]
+    with pytest.raises(InputError, match="leaves out a message"):
+        format_prompts(first, ["w1", TALK])
+    lower = tiny_models.tokenizer(template="{{ messages[0].content | lower }}")
+    assert format_prompts(lower, ["W1"]) == ["w1"]

@@ -148,10 +148,9 @@ def test_a_cluster_that_nobody_answers_for_is_given_up_soon(source, monkeypatch,
 
 
 def test_what_a_worker_finds_wrong_is_said_in_plain_words(source):
-    settings = {"poolings": ["user_mean"], "max_tokens": 1, "truncation": "left"}
-    template = tiny_models.TEMPLATE
-    with pytest.raises(InputError, match=r"^Of question 'w\d+[^\n]*' no token of its own[^\n]*$"):
-        extract(source, QUESTIONS, template=template, **RAY, **settings)
+    settings = {"max_tokens": 1, "truncation": "left", "template": tiny_models.TEMPLATE}
+    with pytest.raises(InputError, match=r"^The chat template writes 1 tokens after [^\n]*$"):
+        extract(source, QUESTIONS, **RAY, **settings)
 
 
 def spec_of(source, **others):
@@ -215,5 +214,8 @@ def test_a_worker_has_what_it_needs_to_itself(monkeypatch, device, threads, want
     resources = dict(zip(("num_cpus", "num_gpus"), wanted, strict=True))
     assert share(machines, threads) == (resources, fit)
     assert share(machines[2:], 1) == ({"num_cpus": 1, "num_gpus": 0}, 16)
-    with pytest.raises(InputError, match="no machine with a CPU"):
-        share([{"GPU": 1}, {}], threads)
+    # a worker needs both on one machine: GPUs where there is no CPU, nobody can use
+    assert share([{"GPU": 8}, {"CPU": 2}], 1) == ({"num_cpus": 1, "num_gpus": 0}, 2)
+    for nothing in ([{"GPU": 1}, {}], [{"CPU": 0.5}], []):
+        with pytest.raises(InputError, match="no machine with a CPU"):
+            share(nothing, threads)

@@ -33,7 +33,7 @@ def test_offline_an_unknown_name_shows_how_to_give_a_directory(monkeypatch):
 @pytest.mark.parametrize("name", ["./nowhere", "/no/where", "~nosuchuser/x", "a/b/c"])
 def test_a_missing_path_is_not_looked_up_on_the_hub(name, monkeypatch):
     monkeypatch.setattr(sources, "snapshot_download", lambda *_, **__: pytest.fail("asked the hub"))
-    with pytest.raises(InputError, match="no such directory"):
+    with pytest.raises(InputError, match="no such file or directory"):
         sources.resolve(name)
 
 
@@ -62,6 +62,53 @@ def test_an_incomplete_directory_is_refused(copy, file, message):
     (copy / file).rename(copy / "pytorch_model.bin")  # pickled weights do not do
     with pytest.raises(InputError, match=message):
         sources.resolve(str(copy))
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja", "a.gguf"]
+)
+def test_a_git_lfs_pointer_is_named_for_what_it_is(copy, name):
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:1f\nsize 9\n"
+    (copy / name).write_text(pointer)
+    where = copy / name if name == "a.gguf" else copy
+    with pytest.raises(InputError, match=rf"{name} is a Git LFS pointer.*`git lfs pull`"):
+        sources.resolve(str(where))
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_an_adapter_is_named_for_what_it_is(copy, whole):
+    """Also beside a model, which peft would change if it is installed, and only then."""
+    write_json(copy / "adapter_config.json", {"base_model_name_or_path": "owner/model"})
+    if not whole:
+        (copy / "config.json").unlink()
+        (copy / "model.safetensors").rename(copy / "adapter_model.safetensors")
+    with pytest.raises(InputError, match=r"adapter_config.json: this is .* LoRA.* merge_and_unl"):
+        sources.resolve(str(copy))
+
+
+@pytest.mark.parametrize("name", sources.OBJECTS)
+@pytest.mark.parametrize(
+    ("text", "said"), [("[]", "no JSON obj"), ("null", "no JSON obj"), ("{", "not valid JSON")]
+)
+def test_json_that_is_no_object(copy, name, text, said):
+    (copy / name).write_text(text)
+    with pytest.raises(InputError, match=rf"{name} is {said}.* restore"):
+        sources.resolve(str(copy))
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("config.json", {"model_type": ["x"]}),
+        ("config.json", {"hidden_size": "16"}),
+        ("tokenizer.json", {"model": 3}),
+        ("tokenizer_config.json", {"eos_token": 3}),
+    ],
+)
+def test_values_that_nothing_can_be_made_of(copy, name, changed):
+    tiny_models.edit(copy / name, **changed)
+    with pytest.raises(InputError, match=f"{copy} cannot be loaded"):
+        load_target(sources.resolve(str(copy)))
 
 
 def test_the_hash_covers_all_that_is_loaded_and_nothing_else(copy):
