@@ -11,7 +11,13 @@ import pandas as pd
 
 from prefill_router.answers.asking import answer_cost, ask_endpoints
 from prefill_router.answers.generation import GREEDY, Decoding, ask_model
-from prefill_router.answers.grading import Grader, check_reference, exact_match, grade
+from prefill_router.answers.grading import (
+    Grader,
+    check_reference,
+    exact_match,
+    find_fault,
+    grade,
+)
 from prefill_router.answers.ledger import Ledger
 from prefill_router.answers.targets import Endpoint
 from prefill_router.errors import InputError
@@ -23,7 +29,10 @@ from prefill_router.labels.tables import WRITTEN, as_text, require, write_table
 
 NEEDED = ["query_id", "question", "benchmark", "reference"]
 PASSED_ON = ["group", "split"]
-MEASURED = ["is_correct", "output_tokens", "cost_usd"]
+MEASURED = ["is_correct", "output_tokens", "cost_usd", "answer", "fault"]
+GRADED = ["model", "reference", "answer", "is_correct", "fault"]
+FAULTS = ["cut off", "empty", "unreadable"]  # of an answer, see `find_fault`
+FAULTS_TOLD = 0.03  # a target with more answers of one fault, as a share, is told of
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,15 +46,18 @@ class Collection:
         where an endpoint has a price (at that price, whatever an earlier run was charged), and
         what is passed on; a row for each target and query.
         A query without an answer has an empty label, which is missing and not wrong.
+    graded : pandas.DataFrame
+        Every answer beside its reference: model, reference, answer, is_correct and fault (cut off,
+        empty, unreadable by the grader, or nothing).
     spent_usd, uncertain_usd : float
         What endpoints charged, runs before included, and what they may have charged besides for
         answers that were lost, at most.
     problems : list of str
-        How many answers of a target were cut off, and what went wrong, in words; empty if every
-        query has its whole answer.
+        Which targets have many answers with a fault, and what went wrong, in words.
     """
 
     labels: pd.DataFrame
+    graded: pd.DataFrame
     spent_usd: float = 0.0
     uncertain_usd: float = 0.0
     problems: list[str] = field(default_factory=list)
@@ -60,6 +72,7 @@ def collect_labels(
     *,
     prices: Prices | None = None,
     cap_usd: float | None = None,
+    regrade: bool = False,
     **settings: Any,
 ) -> Collection:
     """Ask every target every query and write the label table.
@@ -83,6 +96,8 @@ def collect_labels(
         Of endpoints, by name.
     cap_usd : float, optional
         As for `prefill_router.answers.asking.ask_endpoints`.
+    regrade : bool, default False
+        Grade the answers that are kept, and ask nobody.
     **settings
         ``batch_size``, ``chunk_size`` and ``device``, as for
         `prefill_router.answers.generation.ask_model`.
@@ -96,7 +111,8 @@ def collect_labels(
     InputError
         If a column is missing, a cell is empty or nothing that a label table may hold, a reference
         is none that the grader can use, a query_id occurs twice, a target is named twice, or the
-        format of `out` is unknown: all before anything is asked. Otherwise as for
+        format of `out` is unknown: all before anything is asked. If no answer is kept that could be
+        graded again. Otherwise as for
         `prefill_router.answers.generation.ask_model` and
         `prefill_router.answers.asking.ask_endpoints`.
     """
@@ -111,37 +127,50 @@ def collect_labels(
     references = as_text(queries["reference"])
     parts, ledger = out.with_name(out.name + ".parts"), Ledger()
     if endpoints:
-        journal = parts / "answers.jsonl"
-        ledger = ask_endpoints([*endpoints.values()], questions, decoding, journal, prices, cap_usd)
-    tables, cut_off = [], []
+        journal, asked = parts / "answers.jsonl", [] if regrade else [*endpoints.values()]
+        ledger = ask_endpoints(asked, questions, decoding, journal, prices, cap_usd)
+    tables, settings = [], settings | {"kept": regrade}
     for name in names:
         if name in sources:
             replies = ask_model(sources[name], questions, decoding, work=parts, **settings)
         else:
             keys = (endpoints[name].answer_key(question, decoding) for question in questions)
             replies = [ledger.answers.get(key) for key in keys]
-        measured = [(None, None, None)] * len(replies)
+        measured = [(None,) * len(MEASURED)] * len(replies)
         for i, reply in enumerate(replies):
             if reply:  # its cost at `prices`: since it was charged, one may have been corrected
                 is_correct = grade(grader, questions[i], reply.text, references[i])
                 cost = answer_cost(prices, name, reply.input_tokens, reply.output_tokens)
-                measured[i] = is_correct, reply.output_tokens, cost
-        measured = pd.DataFrame(measured, columns=MEASURED, dtype=float)
+                doubt = find_fault(grader, reply)
+                measured[i] = is_correct, reply.output_tokens, cost, reply.text, doubt
+        measured = pd.DataFrame(measured, columns=MEASURED).astype({"cost_usd": float})
         tables.append(queries.assign(model=name, **measured))
-        ends = [reply.finish for reply in replies if reply]
-        if n_cut := ends.count("length"):
-            cut_off.append(
-                f"{name}: {n_cut} of {len(ends)} answers are as long as max_new_tokens "
-                f"({decoding.max_new_tokens}) allows, probably cut off, and graded as they stand; "
-                "another max_new_tokens asks, and pays for, every question again"
-            )
-    columns = [*NEEDED[:3], "model", *MEASURED, *PASSED_ON]
-    labels = pd.concat(tables, ignore_index=True).reindex(columns=columns)
+    table = pd.concat(tables, ignore_index=True)
+    graded = table.loc[table["answer"].notna(), GRADED]
+    if regrade and graded.empty:
+        raise InputError(f"{parts} keeps no answer to these queries; collect without regrade.")
+    labels = table.reindex(columns=[*NEEDED[:3], "model", *MEASURED[:3], *PASSED_ON])
     labels = labels.drop(columns=[c for c in ("cost_usd", *PASSED_ON) if labels[c].isna().all()])
     for column in ("is_correct", "output_tokens"):
         labels[column] = labels[column].astype("Int64" if labels[column].isna().any() else "int64")
     write_table(labels, out)
-    return Collection(labels, ledger.spent, ledger.uncertain, cut_off + ledger.problems)
+    problems = _tell_faults(graded) + ledger.problems
+    return Collection(labels, graded, ledger.spent, ledger.uncertain, problems)
+
+
+def count_faults(graded: pd.DataFrame) -> pd.DataFrame:
+    """Return how many answers of each target, the rows, have which fault, the columns."""
+    return pd.crosstab(graded["model"], graded["fault"]).reindex(columns=FAULTS, fill_value=0)
+
+
+def _tell_faults(graded: pd.DataFrame) -> list[str]:
+    n = graded["model"].value_counts()
+    return [
+        f"{name}: {count} of {n[name]} answers are {fault}, and graded as they stand; another "
+        "max_new_tokens asks, and pays for, every question again, another grader asks nobody"
+        for (name, fault), count in count_faults(graded).stack().items()
+        if count > FAULTS_TOLD * n[name]
+    ]
 
 
 def _check_request(names: Sequence[str], queries: pd.DataFrame, out: Path, grader: Grader) -> None:

@@ -116,6 +116,7 @@ def ask_model(
     chunk_size: int = 2048,
     device: str = "cpu",
     work: str | Path | None = None,
+    kept: bool = False,
 ) -> list[Reply]:
     """Let one local model answer every question.
 
@@ -136,6 +137,8 @@ def ask_model(
     work : path-like, optional
         Directory that keeps finished chunks, so that an interrupted run goes on where it stopped.
         They are addressed by the model's files, the questions and `decoding`.
+    kept : bool, default False
+        Return what `work` keeps, and generate nothing.
 
     Returns
     -------
@@ -145,7 +148,8 @@ def ask_model(
     Raises
     ------
     InputError
-        As for `generate` and `prefill_router.extraction.models.load_target`.
+        As for `generate` and `prefill_router.extraction.models.load_target`. If answers are not
+        kept that must be.
     """
     settings = {"weights": weights_hash(source), "prefill_router": __version__, **asdict(decoding)}
     settings["batch_size"] = batch_size if decoding.temperature else None  # decides who draws what
@@ -157,6 +161,8 @@ def ask_model(
         own_seed = replace(decoding, seed=int(fingerprint(key), 16) >> 1)
 
         def build(directory: Path) -> None:
+            if kept:
+                raise InputError(f"{source.name}: {work} does not keep all its answers.")
             answers, n_tokens = generate(*load(), chunk, own_seed, batch_size)
             write_json(directory / FILE, {"answer": answers, "output_tokens": n_tokens.tolist()})
 

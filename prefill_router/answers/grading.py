@@ -4,79 +4,86 @@ from __future__ import annotations
 
 import importlib
 import math
+import operator
 import re
 import unicodedata
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
+from prefill_router.answers import reading
+from prefill_router.answers.ledger import Reply
 from prefill_router.errors import InputError, check_known
 
 Grader = Callable[[str, str], bool]
 
+DECORATION = ' *_`"“”„«»‘’$'
 CLOSE = 1e-6  # two numbers that differ by this share of the larger are the same answer
-NUMBER = re.compile(r"[-+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?(?:\s*/\s*\d+)?")
-CHOICES = (  # ways to name one, the most explicit first; the last mention counts
-    # No two neighbours match the same text: a long run of it would be split in all possible ways.
-    re.compile(r"\banswer\b\W*(?:is\W*)?([A-Za-z])\b(?!['’])", re.IGNORECASE),
-    re.compile(r"^(?:[*_]|[^\S\n])*([A-Za-z])(?:\W*$|[).:])", re.MULTILINE),
-    re.compile(r"\(([A-Za-z])\)"),
-)
+
+
+@dataclass(frozen=True)
+class ReadingGrader:
+    """A grader that reads what an answer says; thinking and decoration are no part of that.
+
+    Attributes
+    ----------
+    read : callable
+        From an answer to a list of what it may say, empty if there is nothing to read.
+    expect : callable
+        From a reference to what an answer must say. Raises `InputError` if it is of no use.
+    same : callable
+        From both to whether they are the same.
+    """
+
+    read: Callable[[str], list[Any]]
+    expect: Callable[[str], Any]
+    same: Callable[[Any, Any], bool] = operator.eq
+
+    def __call__(self, answer: str, reference: str) -> bool:
+        """Say whether an answer is right."""
+        wanted = self.expect(reference)
+        return any(self.same(said, wanted) for said in self.read(answer))
 
 
 def normalise(text: str) -> str:
-    """Return text with case, white space, Unicode forms and a closing full stop made alike."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return " ".join(folded.split()).removesuffix(".").rstrip()
+    """Return text with case, white space and Unicode forms made alike, and without decoration.
 
-
-def exact_match(answer: str, reference: str) -> bool:
-    """Say whether an answer is the reference, after normalising both.
-
-    Of a text that shows its working, only what follows the last ``answer:`` counts.
+    Decoration is emphasis, quotation marks and dollar signs around it, and a closing full stop.
     """
-    return normalise(_conclusion(answer)) == normalise(reference)
+    folded = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    return folded.strip(DECORATION).removesuffix(".").rstrip(DECORATION) or folded
 
 
-def numeric_match(answer: str, reference: str) -> bool:
-    """Say whether the last number of an answer has the value of the reference.
-
-    ``1,234.50``, ``12e-1`` and ``3/4`` are numbers; units and currency signs around them are not
-    read. Values may differ by one part in a million. Of a text that shows its working, only what
-    follows the last ``answer:`` counts.
-
-    Raises
-    ------
-    InputError
-        If the reference does not hold exactly one number.
-    """
-    wanted = _numbers(reference)
-    if len(wanted) != 1:
+def _expect_number(reference: str) -> float:
+    wanted = reading.numbers(reference)
+    if len(wanted) != 1 or not math.isfinite(wanted[0]):
         raise InputError(
             f"The reference {reference!r:.80} holds {len(wanted)} numbers; the grader numeric "
-            "needs exactly one in each. Correct it, or take another grader, such as exact."
+            "needs exactly one in each, with a point before decimals (a comma separates "
+            "thousands). Correct it, or take another grader, such as exact."
         )
-    found = _numbers(_conclusion(answer))
-    return bool(found) and math.isclose(found[-1], wanted[0], rel_tol=CLOSE, abs_tol=1e-12)
+    return wanted[0]
 
 
-def choice_match(answer: str, reference: str) -> bool:
-    """Say whether an answer to a multiple-choice question names the reference's letter.
-
-    Taken as naming one, in this order: ``answer is (B)`` or ``answer: B``, a line that is or
-    begins with ``B``, ``B)``, ``B.`` or ``B:``, and ``(B)``. An answer that names none is wrong.
-
-    Raises
-    ------
-    InputError
-        If the reference is not one letter.
-    """
-    wanted = reference.strip(" ().").casefold()
+def _expect_letter(reference: str) -> str:
+    wanted = reference.strip(" ()." + DECORATION).upper()
     if len(wanted) != 1 or not wanted.isalpha():
         raise InputError(
             f"The reference {reference!r:.80} is no letter; the grader choice needs one."
         )
-    text = unicodedata.normalize("NFKC", answer)
-    named = next((found for pattern in CHOICES if (found := pattern.findall(text))), [""])
-    return named[-1].casefold() == wanted
+    return wanted
+
+
+exact_match = ReadingGrader(lambda answer: [*map(normalise, reading.text(answer))], normalise)
+"""Says whether an answer gives the reference, see `reading.text`, after normalising both."""
+numeric_match = ReadingGrader(
+    reading.number, _expect_number, partial(math.isclose, rel_tol=CLOSE, abs_tol=1e-12)
+)
+"""Says whether an answer gives the reference's value, see `reading.number`, to 1 part in 10**6."""
+choice_match = ReadingGrader(reading.letter, _expect_letter)
+"""Says whether an answer chooses the reference's letter, see `reading.letter`."""
+GRADERS = {"exact": exact_match, "numeric": numeric_match, "choice": choice_match}
 
 
 def regex_match(pattern: str) -> Grader:
@@ -97,14 +104,11 @@ def regex_match(pattern: str) -> Grader:
     except re.error as error:
         raise InputError(f"grader regex:{pattern}: no regular expression ({error}).") from None
 
-    def matches(answer: str, reference: str) -> bool:
-        said = [found[min(compiled.groups, 1)] for found in compiled.finditer(answer)]
-        return bool(said) and normalise(said[-1] or "") == normalise(reference)
+    def read(answer: str) -> list[str]:
+        found = [*compiled.finditer(reading.visible(answer) or "")][-1:]
+        return [normalise(said[min(compiled.groups, 1)] or "") for said in found]
 
-    return matches
-
-
-GRADERS = {"exact": exact_match, "numeric": numeric_match, "choice": choice_match}
+    return ReadingGrader(read, normalise)
 
 
 def find_grader(name: str) -> Grader:
@@ -154,20 +158,23 @@ def check_reference(grader: Grader, reference: str) -> None:
         raise InputError(
             "The reference is empty, so that no answer can be graded; fill it in or drop the row."
         )
-    if grader in GRADERS.values():
-        grader("", reference)
+    if isinstance(grader, ReadingGrader):
+        grader.expect(reference)
 
 
 def grade(grader: Grader, question: str, answer: str, reference: str) -> int:
-    """Return 1 if an answer to a question is right, else 0.
+    """Return 1 if an answer to a question is right, else 0, as where it ends while it thinks.
 
     Raises
     ------
     InputError
         If the grader fails, or returns anything but a truth value, as with a forgotten return.
     """
+    said = reading.visible(answer)
+    if said is None:
+        return 0
     try:
-        return {True: 1, False: 0}[grader(answer, reference)]
+        return {True: 1, False: 0}[grader(said, reference)]
     except Exception as error:
         raise InputError(
             f"The grader {getattr(grader, '__name__', repr(grader)):.80}, at an answer to the "
@@ -177,11 +184,14 @@ def grade(grader: Grader, question: str, answer: str, reference: str) -> int:
         ) from error
 
 
-def _conclusion(answer: str) -> str:
-    return re.split(r"answer\s*:", answer, flags=re.IGNORECASE)[-1]
+def find_fault(grader: Grader, reply: Reply) -> str:
+    """Say what makes a reply's grade doubtful: cut off, empty, unreadable; else nothing.
 
-
-def _numbers(text: str) -> list[float]:
-    text = unicodedata.normalize("NFKC", text).replace("\u2212", "-").replace("\u2044", "/")
-    parts = [found.replace(",", "").partition("/") for found in NUMBER.findall(text)]
-    return [float(above) / (float(below or 1) or math.nan) for above, _, below in parts]
+    Only a `ReadingGrader` tells what it cannot read.
+    """
+    said = reading.visible(reply.text)
+    if said is None or reply.finish == "length":
+        return "cut off"
+    if not said:
+        return "empty"
+    return "unreadable" if isinstance(grader, ReadingGrader) and not grader.read(said) else ""

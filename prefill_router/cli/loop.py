@@ -19,19 +19,26 @@ if TYPE_CHECKING:
     from prefill_router.router import Router
 
 SHOWN_PROBLEMS = 10
+SHOWN_ANSWER = 60  # characters, of an answer's end
 
 
 @loop_command(
     "queries labels targets prices grader max_new_tokens temperature",
     "batch_size cap_usd device seed",
 )
-def collect(p: Loop) -> Said:
+def collect(
+    p: Loop,
+    regrade: Annotated[
+        bool, typer.Option("--regrade", help="Grade the recorded answers again; ask nobody.")
+    ] = False,
+) -> Said:
     """Let every target answer every query, grade the answers, and write the label table.
 
     Resumable: completed answers are never requested, or paid for, again. What could not be answered
-    is left empty, and a rerun asks it again (exit code 3).
+    is left empty, and a rerun asks it again (exit code 3). Shows some graded answers per target:
+    read them, for labels are all that a router learns from.
     """
-    from prefill_router.answers.collect import collect_labels
+    from prefill_router.answers.collect import collect_labels, count_faults
     from prefill_router.answers.generation import Decoding
     from prefill_router.answers.grading import find_grader
     from prefill_router.answers.targets import LocalTarget
@@ -43,25 +50,32 @@ def collect(p: Loop) -> Said:
         [t.name if isinstance(t, LocalTarget) else t for t in p.targets], read_table(p.queries),
         p.labels, find_grader(p.grader),
         Decoding(p.max_new_tokens, p.temperature, p.seed), prices=p.price_table(),
-        cap_usd=p.cap_usd, batch_size=p.batch_size, device=p.device,
+        cap_usd=p.cap_usd, regrade=regrade, batch_size=p.batch_size, device=p.device,
     )  # fmt: skip
     for problem in done.problems[:SHOWN_PROBLEMS]:
         console.print(f"Problem: {problem}", markup=False)
     if (more := len(done.problems) - SHOWN_PROBLEMS) > 0:
         console.print(f"... and {more} more.")
     grades = done.labels.groupby("model", sort=False)["is_correct"]
+    faults = count_faults(done.graded)
+    examples = done.graded.drop_duplicates(["model", "is_correct", "fault"])
     found = {
         "labels": p.labels,
         "n_labels": int(grades.count().sum()),
         "n_missing": int(done.labels["is_correct"].isna().sum()),
         "accuracy": grades.mean().dropna().to_dict(),
+        "faults": faults.to_dict("index"),
+        "examples": examples.to_dict("records"),
         "spent_usd": done.spent_usd,
         "uncertain_usd": done.uncertain_usd,
         "problems": done.problems,
     }
     lost = f", up to {done.uncertain_usd:.6f} more for answers that were lost"
+    shown = examples.assign(answer=examples["answer"].str[-SHOWN_ANSWER:].map(repr))
     return found, [
         *(f"{name}: {value:.1%} correct" for name, value in found["accuracy"].items()),
+        f"Answers whose grade is doubtful:\n{faults.to_string()}",
+        f"Graded, for example:\n{shown.to_string(index=False)}",
         f"{found['n_labels']} labels in {p.labels}, {found['n_missing']} missing; "
         f"{done.spent_usd:.6f} USD spent{lost * bool(done.uncertain_usd)}.",
     ]

@@ -6,7 +6,7 @@ import tiny_models
 from fault_server import faulty
 
 from prefill_router.answers import generation as module
-from prefill_router.answers.collect import collect_labels
+from prefill_router.answers.collect import collect_labels, count_faults
 from prefill_router.answers.generation import Decoding, generate
 from prefill_router.answers.grading import exact_match, numeric_match
 from prefill_router.answers.targets import Endpoint
@@ -122,6 +122,7 @@ def test_what_cannot_be_met_is_refused_before_any_model_is_asked(
     saved, queries, tmp_path, asked, change, said
 ):
     targets = [saved[0] if name == "a" else name for name in change.get("targets", "a")]
+    queries["reference"] = "1"
     for column in queries.columns.intersection([*change]):
         queries[column] = queries[column].where(queries.index != 102, change[column])
     queries = queries.loc[:, change.get("columns", queries.columns)].iloc[: change.get("rows")]
@@ -181,18 +182,51 @@ def test_a_corrected_price_moves_every_cost_and_nothing_that_was_charged(
     assert server.asked == dict.fromkeys(questions, 1)
 
 
-def test_answers_that_were_cut_off_are_counted(saved, queries, tmp_path, counted):
+def test_answers_with_a_fault_are_counted_and_told(saved, queries, tmp_path, counted):
     server, endpoint = counted
-    cut_off = b'{"choices": [{"message": {"content": "so"}, "finish_reason": "length"}]}'
-    server.faults = {question: [cut_off] for question in QUESTIONS[:3]}
-    server.faults[QUESTIONS[5]] = [(400, {}, "no")]
-    local, remote, refusal = collect([saved[0], endpoint], queries, tmp_path / "l.csv").problems
-    tokens = generate(*load_target(resolve(saved[0])), QUESTIONS, SHORT)[1]
-    assert local.startswith(f"{saved[0]}: {(tokens == 6).sum()} of 20 answers are as long")
-    cut, answered = queries["question"].isin(QUESTIONS[:3]), queries["question"] != QUESTIONS[5]
-    assert remote.startswith(f"p: {cut.sum()} of {answered.sum()} answers are as long")
-    assert "no answer to" in refusal
-    assert collect([endpoint], queries[~cut], tmp_path / "l.csv").problems == []
+    cut_off = b'{"choices": [{"message": {"content": "so 3"}, "finish_reason": "length"}]}'
+    thinking = b'{"choices": [{"message": {"content": "<think>1"}, "finish_reason": "stop"}]}'
+    silent = b'{"choices": [{"message": {"content": "no"}, "finish_reason": "stop"}]}'
+    questions = [*dict.fromkeys(QUESTIONS)]
+    server.faults = {questions[0]: [cut_off], questions[1]: [thinking], questions[2]: [silent]}
+    server.faults[questions[3]] = [(400, {}, "no")]
+    queries = queries.drop_duplicates("question").assign(reference="1")
+    found = collect([saved[0], endpoint], queries, tmp_path / "l.csv", grader=numeric_match)
+    tokens = generate(*load_target(resolve(saved[0])), questions, SHORT)[1]
+    counts = count_faults(found.graded)
+    assert counts.loc[saved[0], "cut off"] == (tokens == 6).sum()
+    assert counts.loc["p"].tolist() == [2, 0, 1]
+    assert len(found.graded) == 2 * len(questions) - 1
+    assert found.graded.query("answer == '<think>1'")["is_correct"].tolist() == [0]
+    told = [problem for problem in found.problems if problem.startswith("p: ")]
+    for count, fault in ((2, "cut off"), (1, "unreadable")):
+        said = f"p: {count} of {len(questions) - 1} answers are {fault}"
+        assert sum(problem.startswith(said) for problem in told) == 1
+    assert len(told) == 3 and "no answer to" in told[2]
+    few = pd.concat([queries[2:3].assign(query_id=f"r{i}") for i in range(40)])
+    few = pd.concat([few.assign(question=questions[5]), queries[2:3]])
+    assert collect([endpoint], few, tmp_path / "l.csv", grader=numeric_match).problems == []
+
+
+def test_answers_are_graded_again_without_asking(saved, queries, tmp_path, asked, counted):
+    server, endpoint = counted
+    out, targets = tmp_path / "l.csv", [saved[0], endpoint]
+    with pytest.raises(InputError, match="keeps no answer"):
+        collect([endpoint], queries, out, regrade=True)
+    with pytest.raises(InputError, match="does not keep all its answers"):
+        collect(targets, queries, out, regrade=True)
+    assert not out.exists()
+    server.faults = {QUESTIONS[2]: [(400, {}, "no")]}
+    before = collect(targets, queries, out, prices=Prices({"p": 1}, {"p": 1}))
+    n_asked = len(asked), len(server.requests)
+    words = [len(question.split()) for question in QUESTIONS]
+    queries["reference"] = words  # corrected
+    again = collect(targets, queries, out, grader=numeric_match, regrade=True)
+    assert (len(asked), len(server.requests)) == n_asked
+    pd.testing.assert_series_equal(again.labels["output_tokens"], before.labels["output_tokens"])
+    assert again.labels["is_correct"][20:].dropna().all() and again.spent_usd == before.spent_usd
+    assert again.labels["is_correct"].isna().sum() == QUESTIONS.count(QUESTIONS[2])
+    assert load_labels(out).targets == (saved[0], "p")
 
 
 def test_what_is_no_answer_is_no_wrong_one(queries, tmp_path, counted):

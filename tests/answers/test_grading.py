@@ -1,4 +1,3 @@
-import time
 from functools import partial
 
 import numpy as np
@@ -8,11 +7,13 @@ from prefill_router.answers.grading import (
     check_reference,
     choice_match,
     exact_match,
+    find_fault,
     find_grader,
     grade,
     numeric_match,
     regex_match,
 )
+from prefill_router.answers.ledger import Reply
 from prefill_router.errors import InputError
 
 # grader: reference: (right answers, wrong answers)
@@ -20,55 +21,43 @@ MATCHES = {
     exact_match: {
         "4 2": ([" 4  2.\n"], ["42", "4 2 0", ""]), "paris": (["Paris"], []),
         "7": (["3 + 4 answer : 7", "so the Answer: 7"], ["answer : 7 answer : 8", "7 answer : 8"]),
-        "café": (["cafe\u0301"], []), "3": ([], ["-3"]),
+        "café": (["cafe\u0301"], []), "3": ([], ["-3"]), ".5": ([], ["5"]), "C++": ([], ["C"]),
+        "Paris": (["**Paris**", "**Answer:** Paris", '"Paris"', "The answer is: Paris", "`Paris`.",
+                   "<think>x</think>Paris", r"\boxed{\text{Paris}}", "Answer: Paris. It is.",
+                   "The answer is Paris"], ["Paris, Texas", "<think>Paris", "No. Paris", '""']),
+        "The answer is 5": (["The answer is 5."], []), "``": (["``"], [""]),
     },
     numeric_match: {
         "42.0": (["42", "6 times 7 is 42"], ["none", ""]), "1234.5": (["It costs $1,234.50."], []),
         "1.2": (["12e-1 km"], []), "3/4": (["0.75", "0.7500001", "3/4"], ["0.751"]),
+        "3.14": (["3,14"], ["314", "14"]), "12": (["12 cm²"], ["1,2", "2"]), "4": ([], ["-4"]),
+        "-4": ([], ["page 3-4"]), "12500": (["12 500"], ["500"]), "9500": (["$9{,}500$"], ["500"]),
+        r"\frac{3}{4}": ([r"$\frac{3}{4}$"], ["4"]), "see #### 1,500": (["1500"], ["1.5"]),
         "8": (["first 7, then 8"], ["8, then 7", "8 apples. Answer: 7"]), "-5": (["−5"], ["5"]),
-        "1/2": (["½", ".5"], []), "1": ([], ["9" * 400, "1/" + "3" * 5000]), "0": ([], ["1/0"]),
+        "1/2": (["½", ".5"], []), "17": ([], ["<think>try 3, then 17"]), "0": ([], ["1/0"]),
+        "1": ([], ["9" * 400, "1/" + "3" * 5000]),
+    },
+    choice_match: {
+        "B": ([r"\boxed{B}", "The answer is b"], ["<think>B", "A"]),
+        "(a).": (["A"], ["The answer is a capital city, so B.", "<think>A? no</think>\nB", ""]),
+        "I": (["I"], ["The answer is B. I checked this answer; I am sure."]),
     },
 }  # fmt: skip
 
 
-def test_answers_are_matched_exactly_or_by_value():
+def test_answers_are_matched_with_references():
     for grader, cases in MATCHES.items():
         for reference, (right, wrong) in cases.items():
             assert all(grader(answer, reference) for answer in right), reference
             assert not any(grader(answer, reference) for answer in wrong), reference
 
 
-NAMED = {
-    "a": ["A"],
-    "b": [
-        "B", "(B)", "B. Because it is so.", "b) 17", "The answer is (B).", "The answer is: B",
-        "Answer: B\nThat is all", "**B**", "answer is: A, no wait, the answer is B",
-    ],
-    "c": ["A dog is an animal, so the answer is C"],
-    "d": ["(A) is wrong, hence (D)"],
-    "": ["A dog", "I think so", "Banana", ""],
-}  # fmt: skip
-
-
-def test_choice_match_takes_the_letter_that_is_named():
-    for named, answers in NAMED.items():
-        for answer in answers:
-            for letter in ("A", "(b)", "C", "(d)"):
-                assert choice_match(answer, letter) is (named == letter.strip("()").lower()), answer
-
-
-@pytest.mark.parametrize("answer", ["answer:" + " " * 100_000, "\n" * 100_000 + "-"])
-def test_an_answer_that_rambles_is_graded_at_once(answer):
-    started = time.perf_counter()
-    assert not choice_match(answer, "A")
-    assert time.perf_counter() - started < 5  # minutes, where a run is split in all possible ways
-
-
 def test_references_are_checked_before_there_are_answers():
     for grader, good, bad, said in (
         (exact_match, "1 or 2", "  ", "empty"), (numeric_match, "12", "1 or 2", "exactly one"),
-        (numeric_match, "-1", "many", "exactly one"), (choice_match, "B", "AB", "no letter"),
-        (choice_match, "(b).", "1", "no letter"),
+        (numeric_match, "-1", "many", "exactly one"), (numeric_match, "3.4", "3,4", "2 numbers"),
+        (numeric_match, "3,400", "3-4", "2 numbers"), (numeric_match, "1/4", "1/0", "exactly one"),
+        (choice_match, "B", "AB", "no letter"), (choice_match, "(b).", "1", "no letter"),
         (lambda answer, reference: 1 / 0, "anything", "\n", "empty"),  # one's own is not called
     ):  # fmt: skip
         check_reference(grader, good)
@@ -95,6 +84,8 @@ def test_graders_are_found_by_name(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     mine = find_grader("mine_grader:ends")
     assert [grade(mine, "3 + 4", "so 7", "7"), grade(mine, "3 + 4", "7 so", "7")] == [1, 0]
+    assert grade(mine, "3 + 4", "<think>8</think>7", "7") == 1  # what is thought is not said
+    assert grade(mine, "3 + 4", "<think>7", "7") == grade(lambda *_: True, "", "<think>", "") == 0
     for name, said in (
         ("exakt", "Did you mean 'exact'"), ("mine_grader:gone", "PYTHONPATH"), (":f", "PYTHONPATH"),
         ("mine_grader:word", "no function"), ("no_such_module:f", "PYTHONPATH"),
@@ -116,3 +107,15 @@ def test_a_grader_that_fails_is_named_with_the_question_and_what_it_raised():
     ]:
         with pytest.raises(InputError, match=said):
             grade(grader, "3 + 4", "7", "7")
+
+
+def test_faults_of_an_answer_are_told():
+    for text, finish, fault in (
+        ("7", "stop", ""), ("7", "length", "cut off"), ("<think>7", "stop", "cut off"),
+        ("<think>7</think> ", "stop", "empty"), ("", "stop", "empty"), ("x", "stop", "unreadable"),
+        ("", "length", "cut off"),
+    ):  # fmt: skip
+        reply = Reply(text, None, None, finish, None)
+        assert find_fault(numeric_match, reply) == fault
+        assert find_fault(lambda *_: True, reply) == fault.replace("unreadable", "")
+    assert find_fault(regex_match("<(.)>"), Reply("7", None, None, "stop", None)) == "unreadable"
