@@ -18,8 +18,8 @@ NUMBERS = {  # what an answer says: written so
     -5: ["−5", "–5", "-$5", "$-5", "it is −5 °C", r"\[ x = -5 \]", "#### -5"],
     4: ["page 3-4", "pages 3–4", r"\sqrt{16}", "GPT-3 says 4 of H2O", "2^2", "3, then 4", "1,2,4"],
     7: [r"\boxed{3}, no: \boxed{7}", r"\fbox{7}", r"Fill \boxed{}: 7", "3 + 4 = 7",
-        "Answer: 7 (3 more than 4)", "The answer is 3 + 4 = 7", "7 km. I checked it with 3 and 4.",
-        "7, because 3 + 4.", "7\n\nExplanation: not 3 + 5 = 8.", '{"answer": 7}', "答案是7个", "0007",
+        "Answer: 7 (3 more than 4)", "The answer is 3 + 4 = 7", "7 km. I checked 3 and 4.",
+        "7, because 3 + 4.", "7\n\nExplanation: not 3 + 5 = 8.", '{"answer": 7}', "答案是7个",
         "<answer>7</answer> of 3 and 4", "The answer is\n\n$$7$$", "7<|im_end|>"],
     None: ["none", "", r"\boxed{12} so \boxed{1", r"The answer is $\frac{a}{4}$.", "1/0", "H2O"],
 }  # fmt: skip
@@ -38,7 +38,7 @@ LETTERS = {
     "I": ["The answer is I.", "I", "I, Paris"],
     None: ["A dog", "I think so", "Banana", "", "The answer is A or B", "The answer is not A.",
            "Both A and B", "A) no\nB) yes\nC) no", "It is Vitamin C", "U.S. law", "Answer: A dog",
-           "I, for one, do not know"],
+           "I, however, do not know"],
 }  # fmt: skip
 
 # Answers that other graders were publicly reported to misread.
