@@ -179,7 +179,10 @@ class _Asker:
         """Wait until the cap allows a request; raise NoAnswer once nothing can make it."""
         if self.stopped:
             raise NoAnswer("another question stopped it", then="stop")
-        while not self.ledger.allows(worst * self.overrun):
+        # What is under way was reckoned at less, if it was sent before the overrun was known.
+        while not self.ledger.allows(
+            worst * (self.overrun + (self.overrun - 1) * self.ledger.in_flight)
+        ):
             if not self.ledger.in_flight:
                 raise NoAnswer(
                     f"the cap of {self.ledger.cap_usd:g} USD allows no further question "
