@@ -25,7 +25,6 @@ from prefill_router.features import fit_components
 from prefill_router.features.selection import (
     Choice,
     choose,
-    choose_by_separability,
     cross_validated_auc,
 )
 from prefill_router.labels import Labels, load_labels
@@ -329,9 +328,8 @@ class Study:
             table = pd.concat([measured(encoder) for encoder in encoders])
             return table[table["fold"] == fold]
 
-        if self.parameters.criterion == "J":
-            return choose_by_separability(of_fold(self.layer_auc), of_fold(self.probes))
-        return choose(of_fold(self.layer_auc))
+        by_J = self.parameters.criterion == "J"
+        return choose(of_fold(self.layer_auc), of_fold(self.probes) if by_J else None)
 
     def recipe(self, head: str = "trunk") -> Recipe:
         """Return the study's recipe for a router with this head."""

@@ -125,17 +125,21 @@ class Choice:
         return self.encoder, self.layer, self.pooling
 
 
-def choose(table: pd.DataFrame, criterion: str = "auc") -> list[Choice]:
-    """Choose each target's best encoder, layer, pooling and dimension.
+PLACE = ["encoder", "layer", "pooling"]
+
+
+def choose(aucs: pd.DataFrame, probes: pd.DataFrame | None = None) -> list[Choice]:
+    """Choose each target's encoder, layer, pooling and dimension by AUC.
+
+    With `probes`, the place is the one of the highest J, and only the dimension is chosen by AUC.
 
     Parameters
     ----------
-    table : pandas.DataFrame
-        Columns ``layer``, ``pooling``, ``dimension``, ``target``, the criterion, optionally
-        ``encoder`` (tables of several encoders in one; else choices name the encoder ``""``) and
-        ``constant``: that of `cross_validated_auc`, or merged with that of `probe_layers`.
-    criterion : str, default "auc"
-        The column to maximise, such as ``"auc"`` or ``"J"``.
+    aucs : pandas.DataFrame
+        That of `cross_validated_auc`, or tables of several encoders in one, with a column
+        ``encoder`` (else choices name the encoder ``""``).
+    probes : pandas.DataFrame, optional
+        That of `prefill_router.probes.probe_layers` on the same places, likewise.
 
     Returns
     -------
@@ -149,8 +153,19 @@ def choose(table: pd.DataFrame, criterion: str = "auc") -> list[Choice]:
     InputError
         If a column is missing or every state is constant.
     """
+    if "encoder" not in aucs:
+        aucs, probes = (t if t is None else t.assign(encoder="") for t in (aucs, probes))
+    if probes is None:
+        return _highest(aucs, "auc")
+    merged = aucs.merge(probes[[*PLACE, "target", "J"]], on=[*PLACE, "target"])
+    by_J = zip(merged["target"].unique(), _highest(merged, "J"), strict=True)
+    at = merged.groupby(["target", *PLACE])
+    return [_highest(at.get_group((target, *choice.place)), "auc")[0] for target, choice in by_J]
+
+
+def _highest(table: pd.DataFrame, criterion: str) -> list[Choice]:
+    """Choose by one column of a table, as `choose` says."""
     place = ["layer", "pooling", "dimension", "encoder"]
-    table = table if "encoder" in table else table.assign(encoder="")
     for column in [*place, "target", criterion]:
         if column not in table:
             raise InputError(f"The table has no column {column!r}.{did_you_mean(column, table)}")
@@ -168,20 +183,3 @@ def choose(table: pd.DataFrame, criterion: str = "auc") -> list[Choice]:
     means = table.groupby(place, as_index=False)[criterion].mean()
     scored = dict(list(table.dropna(subset=criterion).groupby("target")))
     return [best(scored.get(target, means)) for target in targets]
-
-
-def choose_by_separability(aucs: pd.DataFrame, probes: pd.DataFrame) -> list[Choice]:
-    """Choose each target's encoder, layer and pooling by Fisher's J, and then the dimension by AUC.
-
-    Parameters
-    ----------
-    aucs : pandas.DataFrame
-        As for `choose`, with a column ``encoder``.
-    probes : pandas.DataFrame
-        Those of `prefill_router.probes.probe_layers`, with a column ``encoder``.
-    """
-    place = ["encoder", "layer", "pooling"]
-    merged = aucs.merge(probes[[*place, "target", "J"]], on=[*place, "target"])
-    by_J = zip(merged["target"].unique(), choose(merged, "J"), strict=True)
-    at = merged.groupby(["target", *place])
-    return [choose(at.get_group((target, *choice.place)))[0] for target, choice in by_J]

@@ -20,7 +20,6 @@ from prefill_router.features import blockwise, fit_components
 from prefill_router.features.selection import (
     Choice,
     choose,
-    choose_by_separability,
     cross_validated_auc,
 )
 from prefill_router.labels import Labels
@@ -188,9 +187,7 @@ def choose_places(
         aucs.append(table.assign(encoder=encoder))
         if recipe.criterion == "J":
             probes.append(probe_layers(states, Y, rows).assign(encoder=encoder))
-    if recipe.criterion == "J":
-        return choose_by_separability(pd.concat(aucs), pd.concat(probes))
-    return choose(pd.concat(aucs))
+    return choose(pd.concat(aucs), pd.concat(probes) if probes else None)
 
 
 def all_places(activations: Activations | Mapping[str, Activations]) -> list[Choice]:

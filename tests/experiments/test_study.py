@@ -14,7 +14,7 @@ from prefill_router.evaluation.results import results
 from prefill_router.experiments.comparison import held_out
 from prefill_router.experiments.study import ARTIFACTS, Study
 from prefill_router.extraction.models import load_encoder
-from prefill_router.features.selection import choose, choose_by_separability, cross_validated_auc
+from prefill_router.features.selection import choose, cross_validated_auc
 from prefill_router.labels.costs import Prices
 from prefill_router.labels.splits import Split
 from prefill_router.probes import probe_layers
@@ -169,7 +169,7 @@ def test_choices_follow_the_criterion_in_each_fold(study):
             for table in (study.layer_auc, study.probes)
         )
         assert study.choices(encoders, fold) == choose(aucs)
-        assert by_j.choices(encoders, fold) == choose_by_separability(aucs, probes) != choose(aucs)
+        assert by_j.choices(encoders, fold) == choose(aucs, probes) != choose(aucs)
 
 
 def test_what_is_fitted_depends_on_labels_splits_and_seed(study):

@@ -111,8 +111,10 @@ def test_choose_falls_back_to_the_best_mean_over_other_targets():
     assert [choice.layer for choice in choose(table[table["target"] == 2])] == [1]
 
 
-def test_choose_by_J_without_encoders():
-    table = scores([0.5, np.inf], [1, 2]).rename(columns={"auc": "J"}).drop(columns="encoder")
-    assert choose(table, "J") == [Choice("", 2, "last", 16)]
+def test_choose_by_J_takes_the_place_by_J_and_the_dimension_by_auc():
+    aucs = scores([0.9, 0.2, 0.3], [1, 2, 2], dimension=[16, 16, 32]).drop(columns="encoder")
+    probes = pd.DataFrame({"layer": [1, 2], "pooling": "last", "target": 0, "J": [0.5, np.inf]})
+    assert choose(aucs, probes) == [Choice("", 2, "last", 32)]
+    assert choose(aucs) == [Choice("", 1, "last", 16)]
     with pytest.raises(InputError, match="'auc'"):
-        choose(table)
+        choose(aucs.drop(columns="auc"))
