@@ -5,7 +5,7 @@ The obvious way: a causal language model with its head, batches of four in arriv
 turn, in this one process; their states must agree. The floor is a bare forward pass of the blocks
 that are needed, on as many tokens in batches without any padding.
 
-    python benchmarks/extraction.py --queries-from ../shared/data/mmlu_pro.csv.gz
+    python benchmarks/extraction.py --queries-from labels/mmlu_pro.parquet
 
 The encoder and its tokenizer are made here, so that nothing is fetched: random weights, and a
 byte-level BPE of 16,000 tokens trained on the queries themselves. Without ``--queries-from``,

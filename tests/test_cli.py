@@ -18,7 +18,7 @@ from prefill_router.extraction import extract
 torch.set_num_threads(1)
 COMMANDS = {
     "": {"collect", "fit", "evaluate", "route", "report", "add-target", "run", "book", "publish",
-         "notebooks", "extract", "untrained", "zoo", "toolkit"},
+         "notebooks", "extract", "untrained", "labels", "zoo", "toolkit"},
     "zoo": {"train", "labels", "samples", "queries", "serve"},
     "toolkit": {"pool", "labels"},
 }  # fmt: skip

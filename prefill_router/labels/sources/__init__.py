@@ -1,0 +1,1 @@
+"""Label tables made of evaluation logs, and of the results in public repositories."""
