@@ -15,7 +15,8 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT, GROUPS = PYPROJECT["project"], PYPROJECT["dependency-groups"]
 ENVIRONMENT = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
 TESTED = ("gguf", "ray")
 """Extras that the tests need; ``test`` installs them."""
@@ -70,7 +71,8 @@ def test_everything_needed_is_pinned_and_installed_so():
 
 
 def test_every_import_is_a_stated_dependency():
-    stated = {canonicalize_name(requirement.name) for requirement in direct()}
+    of_developers = [Requirement(line) for group in GROUPS.values() for line in group]
+    stated = {canonicalize_name(requirement.name) for requirement in [*direct(), *of_developers]}
     importable = {IMPORT_NAMES.get(name, name.replace("-", "_")) for name in stated}
     for path in [*ROOT.glob("prefill_router/**/*.py"), *ROOT.glob("notebooks/*.ipynb")]:
         text = path.read_text(encoding="utf-8")
