@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from prefill_router.answers import reading
 from prefill_router.answers.asking import answer_cost, ask_endpoints
 from prefill_router.answers.generation import GREEDY, Decoding, ask_model
 from prefill_router.answers.grading import (
@@ -18,7 +19,7 @@ from prefill_router.answers.grading import (
     find_fault,
     grade,
 )
-from prefill_router.answers.ledger import Ledger
+from prefill_router.answers.ledger import Ledger, Reply
 from prefill_router.answers.targets import Endpoint
 from prefill_router.errors import InputError
 from prefill_router.extraction.prompts import check_questions
@@ -136,6 +137,7 @@ def collect_labels(
         else:
             keys = (endpoints[name].answer_key(question, decoding) for question in questions)
             replies = [ledger.answers.get(key) for key in keys]
+        replies = _open_thinking(replies)
         measured = [(None,) * len(MEASURED)] * len(replies)
         for i, reply in enumerate(replies):
             if reply:  # its cost at `prices`: since it was charged, one may have been corrected
@@ -156,6 +158,18 @@ def collect_labels(
     write_table(labels, out)
     problems = _tell_faults(graded) + ledger.problems
     return Collection(labels, graded, ledger.spent, ledger.uncertain, problems)
+
+
+def _open_thinking(replies: list[Reply | None]) -> list[Reply | None]:
+    """Give thinking that was cut off the tag that the prompt has opened it by."""
+    if not any(reply and reading.opened_before(reply.text) for reply in replies):
+        return replies
+    return [
+        replace(reply, text=f"<think>{reply.text}")
+        if reply and reply.finish == "length" and not reading.THINKING.search(reply.text)
+        else reply
+        for reply in replies
+    ]
 
 
 def count_faults(graded: pd.DataFrame) -> pd.DataFrame:

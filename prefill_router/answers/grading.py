@@ -51,8 +51,10 @@ def normalise(text: str) -> str:
 
     Decoration is emphasis, quotation marks and dollar signs around it, and a closing full stop.
     """
+    text = re.sub(*reading.TIDY[0], text)
     folded = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-    return folded.strip(DECORATION).removesuffix(".").rstrip(DECORATION) or folded
+    bare = folded.strip(DECORATION).removesuffix(".").rstrip(DECORATION)
+    return re.sub("^'(.*)'$", r"\1", bare) or folded
 
 
 def _expect_number(reference: str) -> float:

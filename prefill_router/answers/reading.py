@@ -10,12 +10,13 @@ from prefill_router.answers.mathematics import latex_value
 
 LONGEST = 10_000  # characters, from its end, in which the conclusion of an answer is looked for
 
-LONGEST_LATEX = 200  # characters of a number
-
 # Thinking lies between tags. Where a prompt ends with the first, the answer holds the second alone.
-_THOUGHT = r"(?:[a-z]+[:_]){0,2}(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflection|scratchpad)"
+_THOUGHT = (
+    r"(?:[a-z]+[:_]){0,3}(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflection|scratch_?pad|analysis"
+    r"|rationale|monologue)(?:_[a-z]+)?"
+)
 THINKING = re.compile(
-    rf"</{_THOUGHT}\s*>|<\|end_{_THOUGHT}\|>|\[/THINK\]|◁/think▷|<\|inner_suffix\|>|<channel\|>"
+    rf"<(?:/|\|/|\|end_){_THOUGHT}\s*\|?>|\[/THINK\]|◁/think▷|<\|inner_suffix\|>|<channel\|>"
     r"|<\|channel\|>final[^<]{0,99}<\|message\|>|assistantfinal|<unused95>|(?=<answer>)"
     rf"|here(?:'s| is) my response:|(?P<begins><{_THOUGHT}(?:\s[^<>]{{0,99}})?>|<\|{_THOUGHT}\|>"
     r"|\[THINK\]|◁think▷|<\|inner_prefix\|>|<\|channel>thought|<unused94>|<\|channel\|>\w+[^<]{0,99}"
@@ -30,7 +31,7 @@ def _digits(found: re.Match) -> str:
 
 _L = "A-Za-zÀ-ɏͰ-ӿ"
 TIDY = [
-    (r"\\(?:text|math|mbox|underline)\w*\s*\{([^{}]*)\}", r"\1"),
+    (r"\\(?:text|math|mbox|underline|emph)\w*\s*\{([^{}]*)\}|\\[()\[\]]", r"\1"),
     (r"(?s)\A.*<answer>(.*?)(?:</answer>.*|\Z)", r"answer: \1"),
     (r"<\|[\w-]{1,30}\|>|</?s>|<(?:end|start)_of_turn>", ""),
 ]
@@ -41,22 +42,24 @@ PLAIN = [
     ("[⁰¹²³⁴-⁹⁻]+", r"^\g<0>"),
     (r"(?s).+", lambda found: unicodedata.normalize("NFKC", found[0])),
     ("[‐‒–−]", "-"),
-    (r"\\(?:left|right|displaystyle)(?![a-z])|\\[!()\[\]]|(?<!\w)\\?[$€£¥₹]|[`\"“”„«»]", ""),
+    (r"\\(?:left|right|displaystyle)(?![a-z])|\\!|(?<!\w)\\?[$€£¥₹]|[`\"“”„«»]", ""),
     (r"(?<![\w)*])[*_]+(?=\S)|(?<=\S)[*_]++(?![\w(])", ""),  # emphasis, not a product
-    (r"\\(?:[,;: ]|q?quad(?![a-z]))|~|\\?[$%]", " "),
+    (r"\\(?:[,;: ]|q?quad(?![a-z])|frac\{[a-z]+\}\{[a-z]+\})|~|\\?[$%]", " "),
     (r"\\(?:approx|simeq|sim|Rightarrow|implies)(?![a-z])|≈", "="),
     (r"(?s)((?:####|[Aa]nswer|boxed).*?)\n\s*(?:Question|Problem|Q|User|Human)\s*:.*", r"\1"),
 ]
+_REASON = r"(?:because\b|since\b|(?:not|instead of|rather than) (?=\d))"
 NUMERIC = [  # numbers as Python writes them, and none in reasons, units and names
     (r"\{,\}", ","),
     (r"(?<![\d.,])[1-9]\d{0,2}(?:(?:,\d{3})+(?!,?\d)|(?:[ '’_]\d{3})+(?![ '’_]?\d))", _digits),
-    (
-        r"(?<![\d.,])\d{1,3}(?:\.\d{3})+(?:(?=,\d+(?![,.]?\d))|(?<=\.\d{3}\.\d{3})(?![.\d]))",
-        _digits,
-    ),
+    (r"\b\d{1,3}(?:\.\d{3}){2,}\b|\b\d{1,3}\.\d{3}(?=,\d)", _digits),
     (r"(?<=\d)\s?(?:[x×*·]|\\times|\\cdot)\s?10(?:\^|\*\*)[{(]?([-+]?\d+)[)}]?", r"e\1"),
-    (r"(\d[^.!?\n]{0,200}?)\b(?:because|since)\b[^.!?\n]*", r"\1"),
-    (rf"(?!(?<=\d)e[-+]?\d)(?<![{_L}\\])[{_L}][{_L}\d]*(?:[-^](?:[-+]?\d+|\{{[-+]?\d+\}}))+", " "),
+    (rf"(\d[^.!?\n]{{0,200}}?)\b{_REASON}(?:(?!\b(?:so|thus|hence)\b)[^.!?\n]|\.\d)*", r"\1"),
+    (r"(?<!\d )\b(?:minus|negative) (?=\d)", "-"),
+    (
+        rf"(?!(?<=\d)e[-+]?\d)(?<![{_L}\\])[{_L}][{_L}\d]*(?:(?:[-^]|\*\*)(?:[-+]?\d+|\{{[-+]?\d+\}}))+",
+        " ",
+    ),
     (r"(?<![\d,])(\d+),(\d+)(?![,.]?\d)", r"\1.\2"),  # last: it may be a list as well
 ]
 NUMBER = re.compile(
@@ -66,9 +69,7 @@ NUMBER = re.compile(
 )
 LATEX = re.compile(r"(?:\\[A-Za-z]+(?:\{[^{}]*\})*|[.,](?=\d)|[-+*/^(){}\[\]!\d ])+")
 
-_ANSWER = (
-    r"(?<!this )(?:answer|antwort|réponse|resp(?:ue|o)sta|risposta|ответ|答案|答え|정답)(?![a-z])"
-)
+_ANSWER = r"(?<!this )(?:answer|antwort|réponse|resp(?:ue|o)sta|risposta|ответ|答[案え])(?![a-z])"
 _IS = r"(?:\b(?:is|was|be|ist|est|es)\b|[是は])"
 _MARKER = rf"{_ANSWER}[^.!?:=\n]{{0,200}}?"
 MARKER = re.compile(rf"(?:####|{_MARKER}(?:[:=]|{_IS}\s*:?))[\s*_]*", re.IGNORECASE)
@@ -87,18 +88,18 @@ _JOINED = r"(?:because|since|as|is|with|for|while|due|but|which|by|and|or|so|not
 _LETTER = (  # alone: no article or pronoun, no part of a word, nor one of several that are named
     rf"(?-i:(?<![{_L}\d_])(?<![{_L}\d]['’.-])"
     rf"(?!a\s+(?!{_JOINED})[A-Za-z]|(?:A|I,?)\s+(?!{_JOINED})[a-z])([A-Za-z])"
-    rf"(?![{_L}\d_]|['’&-][{_L}\d]|\.[A-Za-z]\b)"
+    rf"(?![{_L}\d_]|['’&-][{_L}\d]|\.[A-Za-z]\b|\s*[=^])"
     r"(?!\)?\s*(?:or|and|[/&,])\s*(?:or |and )?\(?[A-Z]\b(?!\s+[a-z])))"
 )
 _FILLER = r"(?:the|option|choice|letter|answer|probably|likely|clearly|definitely)"
 _NAMED = rf"\W{{0,20}}(?:{_FILLER}\W{{1,3}}){{0,4}}{_LETTER}"
 CHOICES = [  # ways to name one, the most explicit first; the last mention counts
-    rf"(?:(?:{_ANSWER}|\b(?:option|choice|letter|pick)\b)[^.!?\n]{{0,200}}?(?:{_IS}|[:=]|\s-\s)"
-    rf"|\b(?:choose|pick|select|go(?:ing)? with)\b){_NAMED}",
+    rf"(?:(?:{_ANSWER}|\b(?:option|choice|letter|pick)\b)[^.!?\n]{{0,200}}?(?:{_IS}|[:=]|\s[-—]\s)"
+    rf"|\b(?:choose|pick|select|say|go(?:ing)? with)\b){_NAMED}",
     rf"{_LETTER}\W{{0,3}}(?:is|would be|seems|must be)\s+(?:the\s+)?(?:correct|right|best|answer)",
     rf"^{_NAMED}[^\w\n]*$",
     rf"(?:[,;:=]|->|→|\b(?:so|thus|hence|therefore|is|be|but|it['’]s))(?-i:{_NAMED})\W*(?:$|[.!]\s)",
-    rf"^{_NAMED}(?:[).:,\]]|\s+-\s)",
+    rf"^{_NAMED}(?:[).:,\]]|\s+(?:[-—(]|because\b|since\b))",
     rf"(?:\(|\b(?:option|choice)\s){_LETTER}(?![^)\s.,:])",
 ]
 LOOSE = CHOICES[-2:]  # count only if all of them name one letter
@@ -121,6 +122,12 @@ def visible(answer: str) -> str | None:
                 said.clear()
         thinking, start = bool(tag["begins"]), tag.end()
     return None if thinking else "".join([*said, answer[start:]]).strip()
+
+
+def opened_before(answer: str) -> bool:
+    """Say whether an answer closes thinking that its prompt has opened."""
+    tag = THINKING.search(answer)
+    return bool(tag and tag[0] and not tag["begins"])
 
 
 def text(answer: str) -> list[str]:
@@ -200,4 +207,4 @@ def _evaluated(found: re.Match) -> str:
         return latex
     balanced = latex.count("(") == latex.count(")")
     latex = latex.strip(" " if balanced else " ()")
-    return f" {latex_value(latex) if len(latex) < LONGEST_LATEX else math.nan} "
+    return f" {latex_value(latex) if len(latex) < 200 else math.nan} "

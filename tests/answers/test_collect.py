@@ -113,7 +113,7 @@ def test_finished_chunks_serve_only_the_run_they_were_made_by(saved, queries, tm
         ({"columns": ["query_id", "question", "benchmark"]}, "no column 'reference'"),
         ({"rows": 0}, "There is no question"),
         ({"targets": ["a", "a"]}, "different models"),
-        ({"targets": ["a", "./nowhere"]}, "./nowhere: no such directory"),
+        ({"targets": ["a", "./nowhere"]}, "./nowhere: no such"),
         ({"out": "labels.xlsx"}, "must end in"),
     ],
     ids=str,
@@ -206,6 +206,28 @@ def test_answers_with_a_fault_are_counted_and_told(saved, queries, tmp_path, cou
     few = pd.concat([queries[2:3].assign(query_id=f"r{i}") for i in range(40)])
     few = pd.concat([few.assign(question=questions[5]), queries[2:3]])
     assert collect([endpoint], few, tmp_path / "l.csv", grader=numeric_match).problems == []
+
+
+def test_thinking_that_a_prompt_opens_and_the_limit_cuts_off_is_no_answer(
+    queries, tmp_path, counted
+):
+    server, endpoint = counted
+    replies = [
+        ("3, no: 1</think>2", "stop"),
+        ("first 2", "length"),
+        ("<think>x</think>2", "length"),
+    ]
+    server.faults = {
+        question: [
+            json.dumps({"choices": [{"message": {"content": text}, "finish_reason": end}]}).encode()
+        ]
+        for question, (text, end) in zip(QUESTIONS, replies, strict=False)
+    }
+    queries = queries[:3].assign(reference="2")
+    for rows, right in ((queries, [1, 0, 1]), (queries[1:], [1, 1])):
+        found = collect([endpoint], rows, tmp_path / "l.csv", grader=numeric_match)
+        assert found.labels["is_correct"].tolist() == right
+        assert count_faults(found.graded).loc["p", "cut off"] == 2
 
 
 def test_answers_are_graded_again_without_asking(saved, queries, tmp_path, asked, counted):

@@ -25,7 +25,8 @@ MATCHES = {
         "Paris": (["**Paris**", "**Answer:** Paris", '"Paris"', "The answer is: Paris", "`Paris`.",
                    "<think>x</think>Paris", r"\boxed{\text{Paris}}", "Answer: Paris. It is.",
                    "The answer is Paris"], ["Paris, Texas", "<think>Paris", "No. Paris", '""']),
-        "The answer is 5": (["The answer is 5."], []), "``": (["``"], [""]),
+        "The answer is 5": (["The answer is 5."], []),
+        r"\text{Eve}": ([r"\boxed{\text{Eve}}"], []), "``": (["``"], [""]),
     },
     numeric_match: {
         "42.0": (["42", "6 times 7 is 42"], ["none", ""]), "1234.5": (["It costs $1,234.50."], []),
