@@ -171,6 +171,17 @@ def test_extract_writes_what_the_library_would(tmp_path, monkeypatch):
     assert (wanted | cluster | {"cache_dir": out}).items() <= asked.items()
 
 
+def test_extract_shows_what_is_read_and_reads_nothing(tmp_path):
+    (tmp_path / "queries.csv").write_text("question\nw1 w2\nw3\n")
+    encoder = tiny_models.save(tmp_path / "m", template=tiny_models.TEMPLATE)
+    arguments = ["extract", tmp_path / "queries.csv", tmp_path / "out", "-e", encoder]
+    said = invoke(*arguments, "--show-prompt").stdout
+    assert said == f"{encoder} reads 4 tokens, with a chat template:\n<user> w1 w2 <assistant>\n"
+    said = invoke(*arguments, "--show-prompt", "--max-tokens", 3, "--truncation", "left").stdout
+    assert said.endswith("\nw1 w2 <assistant>\n")
+    assert not (tmp_path / "out").exists()
+
+
 def test_extract_refuses_in_plain_words(tmp_path):
     (tmp_path / "queries.csv").write_text("query,note\na,b\n")
     arguments = ["extract", tmp_path / "queries.csv", tmp_path / "out", "-e", "zoo/reader-s"]

@@ -64,7 +64,16 @@ def as_ggml(key, name, rows, config):
     return rows
 
 
-def save(directory, key="llama", kind="F32", template=TEMPLATE, fields=(), tensors=(), **changes):
+def save(
+    directory,
+    key="llama",
+    kind="F32",
+    template=TEMPLATE,
+    fields=(),
+    tensors=(),
+    adds_bos=False,
+    **changes,
+):
     """Write ``model.gguf`` and, in ``same``, what it holds in Hugging Face layout.
 
     Parameters
@@ -101,6 +110,7 @@ def save(directory, key="llama", kind="F32", template=TEMPLATE, fields=(), tenso
     writer.add_pad_token_id(text.pad_token_id)
     if template:
         writer.add_chat_template(template)
+    writer.add_add_bos_token(adds_bos)
     architecture = next(k for k, v in gguf.MODEL_ARCH_NAMES.items() if v == WRITTEN[key][0])
     names = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
     for name, weights in made.state_dict().items():

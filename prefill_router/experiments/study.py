@@ -128,7 +128,7 @@ class Study:
 
         A name that only the working directory has is refused: notebooks run in another one.
         """
-        if local_path(str(self.root / name)):
+        if any(local_path(str(self.root / part)) for part in (name, name.partition(":")[0])):
             return str(self.root / name)
         here = None if name.startswith("zoo/") else local_path(name)
         if here and not here.is_absolute():

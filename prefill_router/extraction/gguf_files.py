@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import json
 import math
 import re
 from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
 
 from prefill_router.errors import InputError
 
@@ -65,6 +67,15 @@ def _reader(path: Path, _written: int) -> Any:
     from gguf import GGUFReader
 
     return GGUFReader(path)
+
+
+def drop_invented(path: Path, tokenizer: Any) -> None:
+    """Drop the special tokens that transformers adds to a file's: none has an embedding."""
+    n_tokens = len(read_gguf(path).fields["tokenizer.ggml.tokens"].data)
+    if len(tokenizer) > n_tokens:
+        backend = json.loads(tokenizer.backend_tokenizer.to_str())
+        own = [token for token in backend["added_tokens"] if token["id"] < n_tokens]
+        tokenizer._tokenizer = Tokenizer.from_str(json.dumps(backend | {"added_tokens": own}))
 
 
 def n_weights(path: Path) -> int:

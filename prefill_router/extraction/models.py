@@ -16,7 +16,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from prefill_router.errors import InputError, check_known
-from prefill_router.extraction.gguf_files import TAKE_SAFETENSORS, complete
+from prefill_router.extraction.gguf_files import TAKE_SAFETENSORS, complete, drop_invented
 from prefill_router.extraction.sources import ModelSource, read_config
 from prefill_router.storage import read_json
 
@@ -151,6 +151,8 @@ def load_tokenizer(source: ModelSource, trust_remote_code: bool = False) -> Any:
     """
     with source.opened() as opened, _said_of(source):
         tokenizer = AutoTokenizer.from_pretrained(**opened, trust_remote_code=trust_remote_code)
+        if source.is_gguf:
+            drop_invented(source.location, tokenizer)
     legacy = source.location / "chat_template.json"
     if not tokenizer.chat_template and legacy.exists():
         tokenizer.chat_template = read_json(legacy).get("chat_template")

@@ -29,7 +29,10 @@ GIVE_A_DIRECTORY = (
     "OWNER/NAME:FILE), an encoder for example by: -p encoder=path/to/directory (papermill: a space "
     "for the =)"
 )
-OBJECTS = ("config.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.json")
+OBJECTS = (
+    "config.json", "generation_config.json", INDEX,
+    "tokenizer_config.json", "special_tokens_map.json", "chat_template.json",
+)  # fmt: skip
 LFS = b"version https://git-lfs.github.com/spec/"
 
 REQUIRED = (

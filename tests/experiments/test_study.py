@@ -58,6 +58,7 @@ def test_relative_paths_start_at_the_projects_root(tmp_path, monkeypatch):
     study = Study(validate({**values, **relative, "run_dir": "runs/mine"}))
     assert study.run_dir == tmp_path / "runs" / "mine"
     assert study.source("data/main").location == (tmp_path / "data/main").resolve()
+    assert study._path("data/main:x.gguf") == str(tmp_path / "data/main:x.gguf")
     assert (study.labels.n_queries, study.prices.input["late"]) == (240, 0.5)
     assert not list(elsewhere.iterdir())
     (elsewhere / "mine.csv").write_text("")  # that only the working directory has

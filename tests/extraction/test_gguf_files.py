@@ -10,7 +10,13 @@ import tiny_models
 
 from prefill_router.errors import InputError
 from prefill_router.extraction import extract, gguf_files, sources
-from prefill_router.extraction.models import load_encoder, load_target, write_untrained
+from prefill_router.extraction.models import (
+    load_encoder,
+    load_target,
+    load_tokenizer,
+    write_untrained,
+)
+from prefill_router.extraction.prompts import Prompts
 from prefill_router.extraction.sources import n_parameters, pinned, resolve
 
 gguf = pytest.importorskip("gguf", reason="the extra gguf is not installed")
@@ -93,13 +99,22 @@ def test_it_answers_too_and_has_a_control(saved, tmp_path):
     source = resolve(str(saved))
     model, tokenizer = load_target(source)
     same, its_own = load_target(resolve(str(saved.parent / "same")))
-    assert tokenizer(QUESTIONS).input_ids == its_own(QUESTIONS).input_ids
+    texts = [*QUESTIONS, "<|endoftext|> </s>"]  # the first of which transformers would add
+    assert tokenizer(texts).input_ids == its_own(texts).input_ids
     assert tokenizer.chat_template == its_own.chat_template
     assert n_parameters(source) == model.num_parameters() == same.num_parameters()
     control = resolve(str(write_untrained(source, tmp_path / "control")))
     _, drawn = load_encoder(control)
     assert drawn(QUESTIONS).input_ids == its_own(QUESTIONS).input_ids
     assert not np.allclose(states(control.location), states(saved))
+
+
+@pytest.mark.parametrize("template", [None, tiny_gguf.TEMPLATE])
+def test_the_first_token_stands_once_whether_template_or_tokenizer_adds_it(template, tmp_path):
+    path = tiny_gguf.save(tmp_path, template=template, adds_bos=True)
+    prompts = Prompts(load_tokenizer(resolve(str(path))), 99)
+    assert prompts.ids(["w1"])[0].count(257) == 1
+    assert prompts.shown("w1").startswith(f"{10 if template else 3} tokens, with")
 
 
 @pytest.mark.parametrize(
