@@ -72,7 +72,8 @@ class LengthOnly(BaseEstimator):
         """
         columns = FunctionTransformer(lambda X: np.hstack([X, np.log1p(X)]))
         self.model_ = make_pipeline(columns, StandardScaler(), TargetLogistic(self.C))
-        self.model_.fit(np.asarray(X, dtype=np.float64), Y)
+        X = np.asarray(X, dtype=np.float64)
+        self.model_.fit(X, label_matrix(Y, X))
         return self
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:

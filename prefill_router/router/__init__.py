@@ -374,8 +374,7 @@ class Router:
             )
         else:
             for number, query in enumerate(queries):
-                turns = turns_of(query, f"Question {number}")
-                if not any(turn["content"].strip() for turn in turns):
+                if not any(t["content"].strip() for t in turns_of(query, f"Question {number}")):
                     raise InputError(f"Question {number} is empty: there is nothing to route by.")
             read, n_tokens = self.reader.read(queries)
         features = self.predictor.features(read)

@@ -56,6 +56,16 @@ def test_labels_of_other_shapes_are_refused(rng, case):
             case[0].fit(case[1], Y)
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_numbers_that_are_not_finite_are_refused_by_row(rng, case, bad):
+    model, X = case
+    if X.dtype.kind in "fi":
+        X = X.astype(float)
+        X[[7, 9], 1] = bad
+        with pytest.raises(InputError, match="no finite number in row 7"):
+            model.fit(X, labels(rng))
+
+
 def test_constant_features_leave_each_targets_accuracy(rng, case):
     (model, X), Y = case, labels(rng)
     if isinstance(model, NearestNeighbours):
