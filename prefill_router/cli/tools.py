@@ -185,7 +185,9 @@ def labels(
 
     Logs are those of lm-evaluation-harness (`lm_eval --log_samples --output_path logs`) and of
     Inspect (`inspect eval --log-dir logs`; reading them needs `pip install inspect-ai`). What
-    cannot be used is left out, with its remedy (exit code 3). Examples:
+    cannot be used is left out, with its remedy (exit code 3). The repositories are MMLU-Pro
+    (https://github.com/TIGER-AI-Lab/MMLU-Pro) and ZeroEval (https://github.com/WildEval/ZeroEval).
+    Examples:
 
         prefill-router labels logs -o labels.parquet --metric acc
 

@@ -25,7 +25,7 @@ def samples_of(path: Path) -> list[Path]:
     if name and name["task"]:
         return [path]
     tasks = []
-    with contextlib.suppress(InputError):  # `read` says what is wrong with the file
+    with contextlib.suppress(InputError, AttributeError):  # `read` says what is wrong with the file
         tasks = read_json(path).get("configs", []) if name else []
     return [path.with_name(f"samples_{task}_{name['date']}.jsonl") for task in tasks]
 
@@ -74,26 +74,29 @@ def read(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
                 kept = [name for name in sample["metrics"] if larger.get(name) is not False]
                 found = {f"{name},{detail}": sample[name] for name in kept}
                 scores[number] = scores.get(number, {}) | found
-        if len(samples) != n:
-            raise InputError(f"{path} holds {len(samples)} of {n} samples; run the task again.")
         template = about["configs"][task]["doc_to_text"]
         rows = [
             {"query_id": f"{task}/{s['doc_hash'][:16]}", "question": _question(s, template)}
             for s in samples.values()
         ]
         table = pd.DataFrame(rows).assign(
-            model=about["model_name"], benchmark=task, version=str(about["versions"][task])
+            model=about["model_name"] or about["model_source"],
+            benchmark=task,
+            version=str(about["versions"][task]),
         )
-    except (LookupError, TypeError, AttributeError, json.JSONDecodeError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise InputError(
-            f"{path}, with {results.name}, is damaged or not of lm-evaluation-harness 0.4 "
+            f"{path}, with {results.name}, is damaged or older than lm-evaluation-harness 0.4.9 "
             f"({error!r:.200}); restore it, or run the task again."
         ) from error
+    if len(samples) != n:
+        raise InputError(f"{path} holds {len(samples)} of {n} samples; run the task again.")
+    table = pd.DataFrame(rows).assign(model=model, benchmark=task, version=str(version))
     return table.assign(output_tokens=float("nan")), pd.DataFrame([*scores.values()])
 
 
 def _question(sample: dict[str, Any], template: str) -> str:
-    prompt, text = sample["arguments"]["gen_args_0"]["arg_0"], ""
+    prompt, text = str(sample["arguments"]["gen_args_0"]["arg_0"]), ""
     with contextlib.suppress(TemplateError, TypeError, ValueError):
         text = sample["doc"].get(template) or TEMPLATES.from_string(template).render(sample["doc"])
     is_code = text == template or str(text).isdigit()  # a digit is the number of a prompt

@@ -69,16 +69,23 @@ def read_pool(
     rows = []
     for pattern in patterns:
         if not (files := sorted(directory.glob(pattern))):
-            raise InputError(f"{directory} has no {pattern}; give a clone of the repository.")
+            raise InputError(
+                f"{directory} has no {pattern}; give a clone of the repository that has it "
+                "(prefill-router labels --help tells where it is)."
+            )
         for path in files:
             try:
-                rows += [row(record, path) for record in records(path) if isinstance(record, dict)]
+                found = [row(record, path) for record in records(path) if isinstance(record, dict)]
+                if not found:
+                    raise ValueError("it holds no answers")
+                rows += found
             except (*DAMAGE, zipfile.BadZipFile, zlib.error) as error:
                 raise InputError(
                     f"{path} is damaged ({error!r:.200}); restore it (git checkout), or delete it "
                     "to do without its model."
                 ) from error
-    table = pd.DataFrame(rows, dtype=object).sort_values(["query_id", "model"])
+    label = ["query_id", "model"]
+    table = pd.DataFrame(rows, dtype=object).drop_duplicates(label).sort_values(label)
     alike = table.groupby(["query_id", "question", "reference"])["model"].transform("size")
     usual = 2 * alike > table["model"].nunique()
     answered = table.groupby(["benchmark", "model"]).size().unstack(fill_value=0)
@@ -95,6 +102,8 @@ def read_pool(
         f"Queries left out: {n_incomplete} that not every model answered with the same text and "
         f"reference, {(~new).sum()} that repeat a text.",
     ]
+    if kept.empty:
+        raise InputError("\n".join([*report, "No query is left to make labels of."]))
     kept = kept[kept["query_id"].map(new)]
     group = kept.groupby(kept["stem"].map(normalise))["query_id"].transform("first")
     kept = kept.drop(columns=["stem", "reference"]).assign(group=group)

@@ -121,7 +121,9 @@ def test_zeroeval_joins_three_tasks(zero_clone):
     ("harm", "said"),
     [(lambda d: (d / "result_dirs" / "gsm").rename(d / "gsm"), "has no result_dirs/gsm/"),
      (lambda d: (d / "result_dirs/gsm/m.json").write_text("[{"), "gsm/m.json is damaged"),
-     (lambda d: (d / "result_dirs/crux/m.json").write_text('[{"id": 1}]'), "crux/m.json is dam")],
+     (lambda d: (d / "result_dirs/crux/m.json").write_text('[{"id": 1}]'), "crux/m.json is dam"),
+     (lambda d: (d / "result_dirs/crux/m.json").write_text("[]"), "it holds no answers"),
+     (lambda d: (d / "result_dirs/crux/m.json").unlink(), "No query is left")],
 )  # fmt: skip
 def test_a_clone_without_its_results_is_refused(harm, said, zero_clone, tmp_path):
     harm(zero_clone)
