@@ -79,11 +79,7 @@ def read(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
             {"query_id": f"{task}/{s['doc_hash'][:16]}", "question": _question(s, template)}
             for s in samples.values()
         ]
-        table = pd.DataFrame(rows).assign(
-            model=about["model_name"] or about["model_source"],
-            benchmark=task,
-            version=str(about["versions"][task]),
-        )
+        model, version = about["model_name"] or about["model_source"], about["versions"][task]
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise InputError(
             f"{path}, with {results.name}, is damaged or older than lm-evaluation-harness 0.4.9 "
