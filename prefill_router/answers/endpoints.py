@@ -70,9 +70,9 @@ class Connection:
         try:
             reply = await self._ask(self.endpoint.request(question, self.decoding))
         except NoAnswer as error:
-            error.reason = self._clean(error.reason)[:300] + self._place
+            error.reason = self._shown(error.reason) + self._place
             raise
-        return replace(reply, text=self._clean(reply.text), finish=self._clean(reply.finish))
+        return replace(reply, text=self._clean(reply.text), finish=self._shown(reply.finish))
 
     async def _ask(self, body: dict[str, object]) -> Reply:
         content = bytearray()
@@ -98,6 +98,10 @@ class Connection:
     def _clean(self, text: str) -> str:
         """Return text from outside without the key, should the endpoint repeat it."""
         return text.replace(self._secret, f"[{self.endpoint.key}]") if self._secret else text
+
+    def _shown(self, text: str) -> str:
+        """Return text from outside for a terminal: a line without the key or control characters."""
+        return repr(" ".join(self._clean(text).split())[:300])[1:-1]
 
 
 class RateLimit:

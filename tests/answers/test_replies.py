@@ -119,6 +119,8 @@ def test_what_got_lost_is_asked_for_again(ask, body, named, charged):
         (b"<!doctype html><title>Log in</title>", "a web page"),
         (b'data: {"choices": [{"delta": {"content": "1"}}]}', "an event stream"),
         ((302, {}, b""), "HTTP 302: an empty body"),
+        ((400, {}, "too\n long\x1b[2J"), r"HTTP 400: too long\x1b[2J"),
+        (said("1", "filter\x1b[2J"), r"withheld (filter\x1b[2J)"),
     ],
 )
 def test_what_no_second_try_would_change_is_asked_for_once(ask, reply, named):
