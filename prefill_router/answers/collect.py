@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from prefill_router.answers import reading
+from prefill_router.answers import grading, reading
 from prefill_router.answers.asking import answer_cost, ask_endpoints
 from prefill_router.answers.generation import GREEDY, Decoding, ask_model
-from prefill_router.answers.grading import (
-    Grader,
-    check_reference,
-    exact_match,
-    find_fault,
-    grade,
-)
-from prefill_router.answers.ledger import Ledger, Reply
+from prefill_router.answers.ledger import Ledger
 from prefill_router.answers.targets import Endpoint
 from prefill_router.errors import InputError
 from prefill_router.extraction.prompts import check_questions
@@ -68,7 +61,7 @@ def collect_labels(
     targets: Sequence[str | Endpoint],
     queries: pd.DataFrame,
     out: str | Path,
-    grader: Grader = exact_match,
+    grader: grading.Grader = grading.exact_match,
     decoding: Decoding = GREEDY,
     *,
     prices: Prices | None = None,
@@ -137,14 +130,16 @@ def collect_labels(
         else:
             keys = (endpoints[name].answer_key(question, decoding) for question in questions)
             replies = [ledger.answers.get(key) for key in keys]
-        replies = _open_thinking(replies)
+        # where prompts open the thinking, an answer that is cut off may hold nothing else, untagged
+        opens = any(reply and reading.opened_before(reply.text) for reply in replies)
         measured = [(None,) * len(MEASURED)] * len(replies)
         for i, reply in enumerate(replies):
             if reply:  # its cost at `prices`: since it was charged, one may have been corrected
-                is_correct = grade(grader, questions[i], reply.text, references[i])
+                text = "<think>" * (opens and reply.finish == "length") + reply.text
+                is_correct = grading.grade(grader, questions[i], text, references[i])
                 cost = answer_cost(prices, name, reply.input_tokens, reply.output_tokens)
-                doubt = find_fault(grader, reply)
-                measured[i] = is_correct, reply.output_tokens, cost, reply.text, doubt
+                fault = grading.find_fault(grader, reply)
+                measured[i] = is_correct, reply.output_tokens, cost, reply.text, fault
         measured = pd.DataFrame(measured, columns=MEASURED).astype({"cost_usd": float})
         tables.append(queries.assign(model=name, **measured))
     table = pd.concat(tables, ignore_index=True)
@@ -158,18 +153,6 @@ def collect_labels(
     write_table(labels, out)
     problems = _tell_faults(graded) + ledger.problems
     return Collection(labels, graded, ledger.spent, ledger.uncertain, problems)
-
-
-def _open_thinking(replies: list[Reply | None]) -> list[Reply | None]:
-    """Give thinking that was cut off the tag that the prompt has opened it by."""
-    if not any(reply and reading.opened_before(reply.text) for reply in replies):
-        return replies
-    return [
-        replace(reply, text=f"<think>{reply.text}")
-        if reply and reply.finish == "length" and not reading.THINKING.search(reply.text)
-        else reply
-        for reply in replies
-    ]
 
 
 def count_faults(graded: pd.DataFrame) -> pd.DataFrame:
@@ -187,7 +170,9 @@ def _tell_faults(graded: pd.DataFrame) -> list[str]:
     ]
 
 
-def _check_request(names: Sequence[str], queries: pd.DataFrame, out: Path, grader: Grader) -> None:
+def _check_request(
+    names: Sequence[str], queries: pd.DataFrame, out: Path, grader: grading.Grader
+) -> None:
     require(queries, NEEDED, "queries", "a collection")
     texts = queries[[c for c in (*NEEDED, *PASSED_ON) if c in queries]].apply(as_text)
     repeated = texts["query_id"][texts["query_id"].duplicated()]
@@ -202,6 +187,6 @@ def _check_request(names: Sequence[str], queries: pd.DataFrame, out: Path, grade
     to_long(texts.assign(model=names[0], is_correct=""), "queries")
     for query_id, reference in zip(texts["query_id"], texts["reference"], strict=True):
         try:
-            check_reference(grader, reference)
+            grading.check_reference(grader, reference)
         except InputError as error:
             raise InputError(f"queries, query {query_id!r}: {error}") from None

@@ -75,7 +75,7 @@ _MARKER = rf"{_ANSWER}[^.!?:=\n]{{0,200}}?"
 MARKER = re.compile(rf"(?:####|{_MARKER}(?:[:=]|{_IS}\s*:?))[\s*_]*", re.IGNORECASE)
 STATED = re.compile(  # what stands before a number that is said to be the answer
     rf"(?:####\W{{0,20}}?|{_MARKER}(?:{_IS}:?\s*[^.!?\n\d\\]{{0,80}}?|[:=](?:\W|\b[a-z]\b){{0,50}}?)"
-    rf"|\A\W*?(?=[-+]?\.?\d[^\n{_L}]*(?:\n\W*[{_L}]|(?:[{_L}/]+\W+){{0,3}}?"
+    rf"|\A[^\w.+-]*(?=[-+]?\.?\d[^\n{_L}]*(?:\n\W*[{_L}]|(?:[{_L}/]+\W+){{0,3}}?"
     r"(?:Explanation|Reason|Here|This|I|To)\b)))(?=[-+]?\.?\d|\\[a-z])",
     re.IGNORECASE,
 )
@@ -99,7 +99,7 @@ CHOICES = [  # ways to name one, the most explicit first; the last mention count
     rf"{_LETTER}\W{{0,3}}(?:is|would be|seems|must be)\s+(?:the\s+)?(?:correct|right|best|answer)",
     rf"^{_NAMED}[^\w\n]*$",
     rf"(?:[,;:=]|->|→|\b(?:so|thus|hence|therefore|is|be|but|it['’]s))(?-i:{_NAMED})\W*(?:$|[.!]\s)",
-    rf"^{_NAMED}(?:[).:,\]]|\s+(?:[-—(]|because\b|since\b))",
+    rf"^{_NAMED}(?:\s?[).:,\]]|\s+(?:[-—(]|because\b|since\b))",
     rf"(?:\(|\b(?:option|choice)\s){_LETTER}(?![^)\s.,:])",
 ]
 LOOSE = CHOICES[-2:]  # count only if all of them name one letter
@@ -137,13 +137,10 @@ def text(answer: str) -> list[str]:
     ``answer is`` or ``####``, and the first sentence of this.
     """
     said = _changed(visible(answer) or "", TIDY)
-    found = [said]
     if (inside := _boxed(said)) is not None:
-        found = [inside]
-    elif markers := [*MARKER.finditer(said, max(0, len(said) - LONGEST))]:
-        rest = said[markers[-1].end() :]
-        found += [rest, SENTENCE.split(rest, maxsplit=1)[0]]
-    return [text for text in found if text]
+        return [inside] * bool(inside)
+    *before, rest = MARKER.split(said[-LONGEST:])
+    return [said, rest, SENTENCE.split(rest, maxsplit=1)[0]] if before else [said] * bool(said)
 
 
 def number(answer: str) -> list[float]:

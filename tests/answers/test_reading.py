@@ -114,8 +114,15 @@ def apply(decorations, text):
     return text
 
 
-AROUND = ["**@**", "*@*", "`@`", '"@"', "“@”", "$@$", r"\(@\)", r"\boxed{@}", "@ ", "__@__"]
-BEFORE = ["The answer is: @", "The answer is @", "**Answer:** @", "Final answer: @", "answer = @"]
+AROUND = ["**@**", "*@*", "`@`", '"@"', "“@”", "$@$", r"\(@\)", r"\boxed{@}", "__@__"]
+BEFORE = [
+    "@",
+    "The answer is: @",
+    "The answer is @",
+    "**Answer:** @",
+    "Final answer: @",
+    "answer = @",
+]
 AFTER = [
     "@. I checked this answer with 3 and 17; I am sure.", "@\n\nExplanation: C and 8 are wrong.",
     "@, because A and 4 are wrong.", "@",
