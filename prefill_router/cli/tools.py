@@ -131,9 +131,8 @@ def extract(
     require(questions, ["question"], str(table), "an extraction")
     checked_cells(questions, {"question": (filled, "filled in")}, str(table))
     if show_prompt:
-        prompts = Prompts(
-            load_tokenizer(resolve(p.encoder)), p.max_tokens or NO_LIMIT, p.truncation
-        )
+        tokenizer = load_tokenizer(resolve(p.encoder))
+        prompts = Prompts(tokenizer, p.max_tokens or NO_LIMIT, p.truncation)
         typer.echo(f"{p.encoder} reads {prompts.shown(questions['question'].iloc[0])}")
         return
     states = read_states(

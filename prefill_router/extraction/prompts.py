@@ -23,6 +23,7 @@ Truncation = Literal["error", "left", "right"]
 ASKS_FOR_DATE = re.compile(r"""strftime_now\(\s*(["'])(?P<format>.*?)\1\s*\)""")
 TODAY = datetime(2025, 1, 1)  # for templates that write the date: states must not depend on it
 STAND_IN = "THE-TEXT-OF-THE-USER"
+LONG = 400  # times a stand-in, so that a template that cuts its messages is noticed
 POSITIONS = ("max_position_embeddings", "max_seq_len", "context_length")  # as configs call it
 NO_LIMIT = 1_000_000  # tokenizers that state no limit give a number beyond any prompt
 COUNTED_AT_ONCE = 1024
@@ -109,7 +110,7 @@ def format_prompts(
         return [turn["content"] for (turn,) in turns]
     shapes = {tuple(turn["role"] for turn in messages): messages for messages in turns}
     marked = [
-        [turn | {"content": f"{STAND_IN}-{shape}-{i}-"} for i, turn in enumerate(messages)]
+        [turn | {"content": f"{STAND_IN}-{shape}-{i}-" * LONG} for i, turn in enumerate(messages)]
         for shape, messages in enumerate(shapes.values())
     ]
     reasons = []

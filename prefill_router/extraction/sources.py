@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig
 
 from prefill_router.errors import InputError, did_you_mean
@@ -29,10 +29,7 @@ GIVE_A_DIRECTORY = (
     "OWNER/NAME:FILE), an encoder for example by: -p encoder=path/to/directory (papermill: a space "
     "for the =)"
 )
-OBJECTS = (
-    "config.json", "generation_config.json", INDEX,
-    "tokenizer_config.json", "special_tokens_map.json", "chat_template.json",
-)  # fmt: skip
+OBJECTS = ("config.json", "generation_config.json", "tokenizer_config.json", "chat_template.json")
 LFS = b"version https://git-lfs.github.com/spec/"
 
 REQUIRED = (
@@ -164,6 +161,11 @@ def _check_files(source: ModelSource) -> None:
                 raise InputError(f"{path} is a Git LFS pointer: `git lfs pull` there fetches it.")
         if path.name in OBJECTS and not isinstance(read_json(path), dict):
             raise InputError(f"{path} is no JSON object; restore it from where it came from.")
+        try:
+            if path.suffix == ".safetensors":
+                safe_open(path, "numpy")
+        except SafetensorError as error:
+            raise InputError(f"{path} is damaged ({error}); fetch it again.") from error
     if source.is_gguf:
         read_gguf(source.location)
 

@@ -25,11 +25,7 @@ def test_code_of_its_own_is_not_run(copy, monkeypatch):
     assert type(models.load_encoder(resolve(str(copy)))[0]).__name__ == "Qwen3Model"
 
 
-def test_an_unknown_architecture_and_damaged_weights_are_input_errors(copy):
-    weights = copy / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:500])
-    with pytest.raises(InputError, match="cannot be loaded"):
-        models.load_target(resolve(str(copy)))
+def test_an_unknown_architecture_is_an_input_error(copy):
     tiny_models.edit(copy / "config.json", model_type="no-such-type")
     with pytest.raises(InputError, match="cannot be loaded"):
         models.load_target(resolve(str(copy)))

@@ -111,6 +111,14 @@ def test_values_that_nothing_can_be_made_of(copy, name, changed):
         load_target(sources.resolve(str(copy)))
 
 
+@pytest.mark.parametrize("content", [b"", b"<html>" * 100, "cut"])
+def test_weights_that_are_not_what_their_name_says(copy, content):
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-9] if content == "cut" else content)
+    with pytest.raises(InputError, match=r"model.safetensors is damaged \(.*\); fetch it again"):
+        sources.resolve(str(copy))
+
+
 def test_the_hash_covers_all_that_is_loaded_and_nothing_else(copy):
     source = sources.resolve(str(copy))
     seen = [sources.weights_hash(source)]
