@@ -111,6 +111,23 @@ def test_collect_says_what_it_could_not_get_and_what_it_spent(tmp_path, asked):
     assert len(server.requests) == 13
 
 
+def test_collect_shows_graded_answers_and_grades_them_again_unasked(tmp_path, asked):
+    queries = pd.read_csv(tmp_path / "queries.csv").assign(reference=2)
+    queries.to_csv(tmp_path / "queries.csv", index=False)
+    body = b'{"choices": [{"message": {"content": "\\u001b[J no"}, "finish_reason": "stop"}]}'
+    with faulty({"w1 w2": [body]}) as server:
+        path = of_endpoints(asked, ("remote", server), grader="numeric")
+        first, *again = (invoke("collect", path, *more) for more in ([], *[["--regrade"]] * 2))
+    assert len(server.requests) == 12 and [one.stdout for one in again] == [first.stdout] * 2
+    assert "remote: 1 of 12 answers are unreadable" in first.stderr
+    shown = [line.split() for line in first.stdout.splitlines()]
+    assert ["remote", "0", "0", "1"] in shown and ["remote", "2", "'2'", "1"] in shown
+    assert "\x1b" not in first.stdout
+    found = json.loads(invoke("collect", path, "--json", "--regrade").stdout)
+    assert found["faults"] == {"remote": {"cut off": 0, "empty": 0, "unreadable": 1}}
+    assert sorted(one["is_correct"] for one in found["examples"]) == [0, 1]
+
+
 def test_a_target_without_any_answer_has_no_accuracy_and_ends_no_collection(asked):
     with faulty() as live, faulty({"*": [(404, {}, "no such model")] * 50}) as gone:
         path = of_endpoints(asked, ("live", live), ("gone", gone))

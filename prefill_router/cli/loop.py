@@ -59,6 +59,7 @@ def collect(
     grades = done.labels.groupby("model", sort=False)["is_correct"]
     faults = count_faults(done.graded)
     examples = done.graded.drop_duplicates(["model", "is_correct", "fault"])
+    examples = examples.assign(answer=examples["answer"].str[-SHOWN_ANSWER:])
     found = {
         "labels": p.labels,
         "n_labels": int(grades.count().sum()),
@@ -71,11 +72,11 @@ def collect(
         "problems": done.problems,
     }
     lost = f", up to {done.uncertain_usd:.6f} more for answers that were lost"
-    shown = examples.assign(answer=examples["answer"].str[-SHOWN_ANSWER:].map(repr))
+    shown = examples.assign(answer=examples["answer"].map(repr)).to_string(index=False)
     return found, [
         *(f"{name}: {value:.1%} correct" for name, value in found["accuracy"].items()),
         f"Answers whose grade is doubtful:\n{faults.to_string()}",
-        f"Graded, for example:\n{shown.to_string(index=False)}",
+        f"Graded, for example:\n{shown}",
         f"{found['n_labels']} labels in {p.labels}, {found['n_missing']} missing; "
         f"{done.spent_usd:.6f} USD spent{lost * bool(done.uncertain_usd)}.",
     ]
