@@ -203,8 +203,8 @@ def labels(
     else:
         table = logs.read_logs([Path(name) for name in source], report, metric or [], threshold)
     write_table(table, output)
-    for line in report:
-        console.print(line, markup=False)
+    for line in report:  # names in logs are untrusted
+        console.print("".join(c if c.isprintable() else " " for c in line), markup=False)
     n = table.nunique()
     typer.echo(f"{output}: labels of {n['model']} targets on {n['query_id']:,} queries.")
     if report and not pool:

@@ -193,6 +193,15 @@ def test_queries_that_differ_between_models_are_reported(logs):
     assert table["question"].str.startswith("Question: ").sum() == 1
 
 
+def test_names_in_logs_cannot_write_to_the_terminal(logs, tmp_path):
+    directory = logs / "lm_eval" / "llama-b"
+    edit_results(directory, model_name="\x1b[2J[bold]llama")
+    edit_samples(directory, lambda s: s | ({"doc_hash": "f" * 64} if s["doc_id"] == 5 else {}))
+    result = invoke("labels", logs / "lm_eval", "-o", tmp_path / "labels.csv")
+    assert "[2J[bold]llama has no label on 1 queries" in result.stderr
+    assert "\x1b" not in result.output
+
+
 @pytest.mark.parametrize(
     ("template", "expected"),
     [("question", "ask"), ("Q: {{question}}", "Q: ask"), ("{{answer}}", "<user> ask"),
