@@ -167,7 +167,7 @@ def test_what_is_no_whole_file(saved, tmp_path, monkeypatch):
     shutil.copy(saved, tmp_path / "m-00002-of-00003.gguf")
     with pytest.raises(InputError, match=rf"part 3 of 3 of a model, .* one file: {merge}"):
         resolve(str(third))
-    other = tmp_path / "model.safetensors"
+    other = tmp_path / "pytorch_model.bin"
     other.write_bytes(b"{}")
     with pytest.raises(InputError, match=r"is not a GGUF file; other models are given by"):
         resolve(str(other))
