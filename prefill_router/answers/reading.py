@@ -63,7 +63,7 @@ NUMERIC = [  # numbers as Python writes them, and none in reasons, units and nam
     (r"(?<![\d,])(\d+),(\d+)(?![,.]?\d)", r"\1.\2"),  # last: it may be a list as well
 ]
 NUMBER = re.compile(
-    rf"(?<![{_L}\d_^/])(?P<sign>(?<![)\]}}°])[-+])?(?:(?P<whole>\d+)\s(?:and\s)?(?=\d+\s?[/⁄]\s?\d))?"
+    rf"(?<![{_L}\d_^])(?P<sign>(?<![)\]}}°])[-+])?(?:(?P<whole>\d+)\s(?:and\s)?(?=\d+\s?[/⁄]\s?\d))?"
     r"(?P<number>(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?|nan\b)"
     r"(?:\s?[/⁄]\s?(?P<below>\d+(?:\.\d+)?)(?![\d.]*\s?/))?"
 )
