@@ -16,6 +16,7 @@ from transformers import GenerationConfig
 
 from prefill_router import __version__
 from prefill_router.answers.ledger import Reply
+from prefill_router.answers.reading import THINKING
 from prefill_router.answers.targets import Decoding
 from prefill_router.errors import InputError
 from prefill_router.extraction.models import input_device, load_target, pad_id
@@ -47,7 +48,7 @@ def generate(
     Returns
     -------
     answers : list of N str
-        Without special tokens.
+        Without special tokens, other than tags of thinking: graders must tell what is thought.
     n_tokens : int64 ndarray of shape (N,)
         Tokens generated, the end-of-text token included, padding not.
 
@@ -81,7 +82,8 @@ def generate(
     config = GenerationConfig(**config)
     order = np.argsort([len(tokens) for tokens in ids], kind="stable")
     answers, n_tokens = [""] * len(ids), np.zeros(len(ids), dtype=np.int64)
-    plain = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+    special = [(i, token) for i, token in tokenizer.added_tokens_decoder.items() if token.special]
+    hidden = {i for i, token in special if not THINKING.search(token.content)}
     model.generation_config = config
     try:
         with torch.random.fork_rng(), torch.inference_mode():
@@ -92,7 +94,8 @@ def generate(
                 for row, tokens in zip(rows, new, strict=True):
                     stops = (i + 1 for i, token in enumerate(tokens) if token in ends)
                     n_tokens[row] = next(stops, len(tokens))
-                    answers[row] = tokenizer.decode(tokens[: n_tokens[row]], **plain)
+                    said = [token for token in tokens[: n_tokens[row]] if token not in hidden]
+                    answers[row] = tokenizer.decode(said, clean_up_tokenization_spaces=False)
     finally:
         model.generation_config = own
     return answers, n_tokens

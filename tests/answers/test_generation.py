@@ -4,6 +4,7 @@ import tiny_models
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
+from prefill_router.answers import generation
 from prefill_router.answers.generation import Decoding, ask_model, generate
 from prefill_router.answers.ledger import Reply
 from prefill_router.errors import InputError
@@ -48,6 +49,16 @@ def test_batched_answers_are_those_of_a_loop_over_one_prompt(name, side, pad):
         answers, n_tokens = generate(model, tokenizer, QUESTIONS, SHORT, batch_size)
         assert n_tokens.tolist() == [len(tokens) for tokens in want]
         assert answers == [tokenizer.decode(ids, skip_special_tokens=True) for ids in want]
+
+
+def test_tags_of_thinking_stay_in_an_answer_where_they_are_special_tokens(monkeypatch):
+    model, tokenizer = causal("qwen3"), tiny_models.tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["[THINK]", "[/THINK]", "<|x|>"]})
+    ends = tokenizer.eos_token
+    ids = tokenizer.convert_tokens_to_ids(["[THINK]", "w1", "[/THINK]", "<|x|>", "w2", ends])
+    monkeypatch.setattr(generation, "_continue", lambda *_: torch.tensor([ids]))
+    [answer], _ = generate(model, tokenizer, QUESTIONS[:1], SHORT)
+    assert answer.split() == ["[THINK]", "w1", "[/THINK]", "w2"]
 
 
 def test_the_models_own_generation_settings_do_not_bend_greedy_decoding():
