@@ -84,7 +84,9 @@ def format_prompts(
 ) -> list[str]:
     """Return the text a model reads: the turns and the generation prompt, or the bare question.
 
-    A template that asks for today's date is told `TODAY`, whenever it is rendered.
+    A template that asks for today's date is told `TODAY`, whenever it is rendered. Stand-ins for
+    the messages are rendered with them; where one is not in its prompt, messages are given as lists
+    of parts, as models take them that also see images.
 
     Parameters
     ----------
