@@ -34,7 +34,7 @@ def _value(latex: str) -> float:
     found = parse(f"${latex}$", [LatexExtractionConfig()], parsing_timeout=None)
     try:
         return float(found[0].evalf())
-    except (LookupError, TypeError, AttributeError, ArithmeticError):
+    except Exception:  # sympy stumbles in too many ways to name
         return math.nan
 
 

@@ -35,8 +35,7 @@ TIDY = [
     (r"(?s)\A.*<answer>(.*?)(?:</answer>.*|\Z)", r"answer: \1"),
     (r"<\|[\w-]{1,30}\|>|</?s>|<(?:end|start)_of_turn>", ""),
 ]
-# In this order. NFKC comes after the first two: it makes cm2 of cm², and 21/2 of 2½.
-PLAIN = [
+PLAIN = [  # NFKC comes after the two before it: it makes cm2 of cm², and 21/2 of 2½
     *TIDY,
     (r"(?<=\d)(?=[¼-¾⅐-⅞])", " "),
     ("[⁰¹²³⁴-⁹⁻]+", r"^\g<0>"),
