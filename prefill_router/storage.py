@@ -34,11 +34,11 @@ STAGES = {
     "policy": 1,
     "evaluation": 1,
     "recipe": 3,
-    "router": 1,
+    "router": 2,
     "zoo": 1,
     "config": 1,
     "report": 1,
-    "experiments": 3,
+    "experiments": 4,
 }
 """The stages in order, each with the VERSION of its numbers.
 

@@ -164,7 +164,11 @@ def experiments(directory):
 def router(directory):
     fitted, _ = tiny_routers.fit(directory)
     routes = fitted.route_many(["w1 w2 w3", "w15 w16"])
-    return {"p": [value for route in routes for value in route.p.values()]}
+    held = fitted.tensors["validation.p"].mean(axis=0)
+    return {
+        "p": [value for route in routes for value in route.p.values()],
+        "settled": [fitted.config.tau, *held],
+    }
 
 
 COMPUTE = {

@@ -40,10 +40,10 @@ class FoldFit:
     states : dict of str to Activations
         By encoder.
     kept : dict of str to ndarray
-        What the recipe leaves beside P(correct) before calibration: ``p`` after it, (N, K). Of its
-        S networks the losses in each epoch on rows that ``train`` and rows that stop them
-        (``validation``), (S, epochs), NaN after the last; the numbers of the M that are ``chosen``,
-        (M,), and P(correct) by each of these ``networks``, (N, M, K).
+        What the recipe leaves beside P(correct): of its S networks the losses in each epoch on rows
+        that ``train`` and rows that stop them (``validation``), (S, epochs), NaN after the last;
+        the numbers of the M that are ``chosen``, (M,), and P(correct) by each of these
+        ``networks``, (N, M, K).
     """
 
     def __init__(self, study: Study, fold: int, encoders: Sequence[str] = ()):
@@ -105,7 +105,6 @@ class FoldFit:
         choices = None if HEADS[head].all_layers else self.choices
         fitted = fit_recipe(recipe, labels, self.states, self.split, choices)
         raw = fitted.predictor.raw(fitted.features)
-        self.kept["p"] = fitted.predictor.calibration.apply(raw)
         if head == "trunk":
             each = predict_each_network(fitted.predictor.tensors, fitted.features)
             self.kept["networks"] = np.moveaxis(each, 0, 1)

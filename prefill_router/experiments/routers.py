@@ -29,7 +29,7 @@ from prefill_router.baselines.text_classifier import TextClassifier
 from prefill_router.experiments.fold import FoldFit
 from prefill_router.experiments.study import Study
 from prefill_router.progress import track
-from prefill_router.recipe.calibration import fit_calibration
+from prefill_router.recipe.calibration import cross_fit, fit_calibration
 from prefill_router.recipe.heads import STRENGTHS, score, train_networks
 from prefill_router.trunk import SharedTrunkEnsemble
 
@@ -237,7 +237,8 @@ def fitted(
     -------
     list of dict of str to ndarray
         ``raw`` and ``p``: P(correct), (N, K), before and after calibration, NaN on the fold's
-        training rows; and `FoldFit.kept`.
+        training rows, and calibrated on each validation row without its own labels; and
+        `FoldFit.kept`.
     """
     spec, p = ROUTERS[router] if isinstance(router, str) else router, study.parameters
     encoders = list(spec.reads(study) if encoders is None else encoders)
@@ -245,10 +246,11 @@ def fitted(
     def fit(fold: int) -> dict[str, np.ndarray]:
         it = FoldFit(study, fold, encoders)
         found = {"raw": np.array(spec.fit(it), dtype=np.float64), **it.kept}
-        if "p" not in found:  # all but the recipe, which calibrates itself
-            v, Y, group = it.split.validation, it.labels.correct, it.labels.group
-            maps = fit_calibration(found["raw"][v], Y[v], group[v], seed=it.seed)
-            found["p"] = maps.apply(found["raw"])
+        v = it.split.validation
+        known = found["raw"][v], it.labels.correct[v], it.labels.group[v]
+        maps = fit_calibration(*known, seed=it.seed)
+        found["p"] = maps.apply(found["raw"])
+        found["p"][v] = cross_fit(maps.families, *known, it.seed)
         for name in ("raw", "p"):
             found[name][it.split.train] = np.nan  # so that nobody can report them
         return found

@@ -25,7 +25,7 @@ from prefill_router.features.selection import (
 from prefill_router.labels import Labels
 from prefill_router.labels.splits import Split
 from prefill_router.probes import probe_layers
-from prefill_router.recipe.calibration import fit_calibration
+from prefill_router.recipe.calibration import cross_fit, fit_calibration
 from prefill_router.recipe.heads import COLUMNS, HEADS, HeadData, Predictor, score
 
 if TYPE_CHECKING:
@@ -82,6 +82,9 @@ class Fitted:
         From states to P(correct).
     features : ndarray of shape (N, D)
         Components that it reads of all queries; costs are predicted from them, too.
+    held : ndarray of shape (V, K)
+        P(correct) of the split's validation rows, each calibrated without its own labels: what
+        thresholds are chosen on.
     choices : list of Choice
         Each target's place and dimension, or every place where the head reads all layers.
     model : estimator
@@ -93,6 +96,7 @@ class Fitted:
     recipe: Recipe
     predictor: Predictor
     features: np.ndarray
+    held: np.ndarray
     choices: list[Choice]
     model: Any
     scores: dict[str, float]
@@ -144,12 +148,14 @@ def fit_recipe(
         columns = np.concatenate(components.columns(places))
         model, tensors = head.fit(HeadData(features, columns, Y, groups, split, recipe))
         raw = blockwise(partial(head.predict, tensors), features[held])
-        calibration = fit_calibration(raw, Y[held], groups[held], seed=recipe.seed)
+        known = raw, Y[held], groups[held]
+        calibration = fit_calibration(*known, seed=recipe.seed)
+        p = cross_fit(calibration.families, *known, recipe.seed)
         predictor = Predictor(
             **vars(components), head=name, tensors=tensors, calibration=calibration
         )
         scores[name] = score(raw, Y[held])
-        fitted[name] = Fitted(recipe, predictor, features, places, model, scores)
+        fitted[name] = Fitted(recipe, predictor, features, p, places, model, scores)
     return fitted[min(scores, key=scores.get)]
 
 

@@ -97,14 +97,37 @@ def fit_calibration(
     rule of one standard error).
     """
     groups = np.arange(len(p)) if groups is None else groups
-    chosen, fitted = [], []
-    for q, y in zip(p.T, correct.T, strict=True):
-        seen = ~np.isnan(y)
-        chosen.append(_choose(q[seen], y[seen], groups[seen], families, seed))
-        fitted.append(_fit(chosen[-1], q[seen], y[seen]))
-    coefficients, steps = zip(*fitted, strict=True)
-    bends = {k: values for k, values in enumerate(steps) if values is not None}
-    return Calibration(chosen, np.array(coefficients), bends)
+    known = [(q, y, ~np.isnan(y)) for q, y in zip(p.T, correct.T, strict=True)]
+    chosen = [_choose(q[seen], y[seen], groups[seen], families, seed) for q, y, seen in known]
+    return _fit_each(chosen, p, correct)
+
+
+def cross_fit(
+    families: Sequence[str], p: np.ndarray, correct: np.ndarray, groups: np.ndarray, seed: int = 0
+) -> np.ndarray:
+    """Calibrate rows by maps that were not fitted to them.
+
+    On the rows whose own labels made a map, probabilities are better than elsewhere: a threshold
+    chosen there would not hold.
+
+    Parameters
+    ----------
+    families : sequence of str, of length K
+        Of each target's map, as `fit_calibration` chose them.
+    p, correct, groups, seed
+        As for `fit_calibration`.
+
+    Returns
+    -------
+    ndarray of shape (N, K)
+        P(correct), in each of five folds by maps fitted to the other four; with fewer than five
+        groups, for which no map is chosen, `p`.
+    """
+    held = p.copy()
+    if len(np.unique(groups)) >= FOLDS:
+        for fit, rest in GroupKFold(FOLDS, shuffle=True, random_state=seed).split(p, groups=groups):
+            held[rest] = _fit_each(families, p[fit], correct[fit]).apply(p[rest])
+    return held
 
 
 def _choose(
@@ -117,18 +140,20 @@ def _choose(
     if len(np.unique(groups)) < FOLDS or len(np.unique(y)) < 2:
         return IDENTITY
     tried = [f for f in families if f != ISOTONIC or len(y) >= ISOTONIC_ROWS]
-    squares = np.zeros((len(tried), len(y)))
-    for fit, rest in GroupKFold(FOLDS, shuffle=True, random_state=seed).split(p, groups=groups):
-        for place, family in enumerate(tried):
-            coefficients, steps = _fit(family, p[fit], y[fit])
-            if steps is None:
-                fitted = Calibration([family], coefficients[None]).apply(p[rest, None])[:, 0]
-            else:
-                fitted = np.interp(p[rest], *steps)
-            squares[place, rest] = (fitted - y[rest]) ** 2
+    of_each = [np.repeat(values[:, None], len(tried), axis=1) for values in (p, y)]
+    squares = (cross_fit(tried, *of_each, groups, seed) - y[:, None]).T ** 2
     above = squares - squares[squares.mean(axis=1).argmin()]
     near = [excess.mean() <= standard_error(excess, groups) for excess in above]
     return tried[near.index(True)]
+
+
+def _fit_each(families: Sequence[str], p: np.ndarray, correct: np.ndarray) -> Calibration:
+    """Fit a family to each target."""
+    targets = zip(families, p.T, correct.T, ~np.isnan(correct.T), strict=True)
+    fitted = [_fit(family, q[seen], y[seen]) for family, q, y, seen in targets]
+    coefficients, steps = zip(*fitted, strict=True)
+    bends = {k: values for k, values in enumerate(steps) if values is not None}
+    return Calibration(list(families), np.array(coefficients), bends)
 
 
 def _fit(family: str, p: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:

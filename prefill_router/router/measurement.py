@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from dataclasses import replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -73,10 +74,12 @@ def finish(
 ) -> tuple[RouterConfig, dict[str, np.ndarray]]:
     """Return what a router says of itself, but for its results, and its tensors.
 
-    Policies are chosen on validation rows of `seen`, the guarantee comes from test rows.
+    Policies are chosen on validation rows of `seen`, by what is predicted of each without its own
+    labels; the guarantee comes from test rows.
     """
     predictor, labels = fitted.predictor, seen.labels
-    tuning, tested = seen.take(split.validation), seen.take(split.test)
+    tuning = replace(seen.take(split.validation), p=fitted.held)
+    tested = seen.take(split.test)
     accuracy = labels.take(split.train).accuracy
     best = int(np.nanargmax(accuracy))
     known = tuning.p, tuning.labels.correct, tuning.costs

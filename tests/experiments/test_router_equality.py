@@ -31,6 +31,8 @@ def test_the_headline_router_is_the_saved_router_bit_for_bit(tmp_path):
     said = router.examine(labels, states=new)
     np.testing.assert_array_equal(said.p, predictions(study, PRIMARY)[0][rows])
     np.testing.assert_array_equal(said.raw, predictions(study, PRIMARY, calibrated=False)[0][rows])
+    held = predictions(study, PRIMARY)[0][split.validation]
+    np.testing.assert_array_equal(router.tensors["validation.p"], held)
     np.testing.assert_array_equal(said.expected, study.expected_costs(0)[rows])
 
     mine = router.evaluate(labels, states=new, n_resamples=p.n_resamples, seed=p.seed)

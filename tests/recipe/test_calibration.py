@@ -3,9 +3,10 @@ import pytest
 from scipy.special import expit, logit
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GroupKFold, cross_val_predict
 
 from prefill_router.metrics import expected_calibration_error
-from prefill_router.recipe.calibration import FAMILIES, fit_calibration
+from prefill_router.recipe.calibration import FAMILIES, cross_fit, fit_calibration
 
 
 def draws(n, transform, seed=0):
@@ -71,3 +72,39 @@ def test_queries_asked_again_in_their_group_tell_nothing_more():
     again = [np.repeat(values, 3, axis=0) for values in (p, y)]
     found = fit_calibration(*again, groups=np.repeat(np.arange(len(p)), 3))
     assert found.families == once.families == ["identity"]
+
+
+def test_cross_fitting_is_that_of_scikit_learn():
+    p, y = draws(400, lambda p: p**2)
+    groups, folds = np.arange(400) // 4, GroupKFold(5, shuffle=True, random_state=3)
+    model = LogisticRegression(C=np.inf, tol=1e-10)
+    how = {"groups": groups, "cv": folds, "method": "predict_proba"}
+    expected = cross_val_predict(model, logit(p), y[:, 0], **how)[:, 1]
+    np.testing.assert_allclose(cross_fit(["platt"], p, y, groups, 3)[:, 0], expected, atol=1e-4)
+    np.testing.assert_array_equal(cross_fit(["platt"], p, y, groups // 25), p)  # four groups
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_label_has_a_part_in_its_own_probability(family):
+    p, y = draws(300, lambda p: p)
+    groups, other = np.arange(300) // 3, y.copy()
+    other[groups == 7] = 1 - other[groups == 7]
+    other[groups == 8] = np.nan
+    before, after = (cross_fit([family], p, labels, groups) for labels in (y, other))
+    np.testing.assert_array_equal(before[groups == 7], after[groups == 7])
+    if family != "identity":
+        assert not np.array_equal(before, after)
+
+
+def test_steps_that_follow_noise_show_it_only_on_their_own_rows():
+    def agreement(q, y):
+        return np.mean((q - q.mean()) * (y - y.mean()))
+
+    found = []
+    for seed in range(10):
+        p, y = draws(1200, lambda p: 0.5 + 0 * p, seed)
+        own = fit_calibration(p, y, families=["isotonic"]).apply(p)
+        held = cross_fit(["isotonic"], p, y, np.arange(1200))
+        found.append([agreement(own, y), agreement(held, y)])
+    (own, held), error = np.mean(found, axis=0), np.std(found, axis=0)[1] / 3
+    assert own > 0.0005 and held < 2 * error

@@ -52,10 +52,12 @@ def test_what_the_book_evaluates_is_what_is_saved(fitted, tmp_path, head):
     labels = fitted[1]
     states, split = extract(fitted[0].encoder, labels.question.tolist()), make_splits(labels)[0]
     settings = {"head": head, "dimensions": [2, 6], "n_seeds": 2, "keep": 1}
-    p = fit_recipe(Recipe(**settings), labels, states, split).predictor.predict_proba(states)
+    made = fit_recipe(Recipe(**settings), labels, states, split)
+    p = made.predictor.predict_proba(states)
     router = Router.fit(labels, states, n_resamples=20, **settings)
     router = Router.from_pretrained(router.save_pretrained(tmp_path))
     np.testing.assert_array_equal(router.predict_proba(states), p)
+    np.testing.assert_array_equal(router.tensors["validation.p"], made.held)
     seen = router.examine(labels.take(split.test))
     np.testing.assert_allclose(seen.p, p[split.test], atol=1e-5)  # batched by other lengths
 
