@@ -54,6 +54,7 @@ NUMERIC = [  # numbers as Python writes them, and none in reasons, units and nam
     (r"\b\d{1,3}(?:\.\d{3}){2,}\b|\b\d{1,3}\.\d{3}(?=,\d)", _digits),
     (r"(?<=\d)\s?(?:[x×*·]|\\times|\\cdot)\s?10(?:\^|\*\*)[{(]?([-+]?\d+)[)}]?", r"e\1"),
     (rf"(\d[^.!?\n]{{0,200}}?)\b{_REASON}(?:(?!\b(?:so|thus|hence)\b)[^.!?\n]|\.\d)*", r"\1"),
+    (rf"(\d[{_L} °%/]{{0,30}})\s\([^()\n]{{0,200}}\)", r"\1"),
     (r"(?<!\d )\b(?:minus|negative) (?=\d)", "-"),
     (
         rf"(?!(?<=\d)e[-+]?\d)(?<![{_L}\\])[{_L}][{_L}\d]*(?:(?:[-^]|\*\*)(?:[-+]?\d+|\{{[-+]?\d+\}}))+",
@@ -92,10 +93,11 @@ _LETTER = (  # alone: no article or pronoun, no part of a word, nor one of sever
 )
 _FILLER = r"(?:the|option|choice|letter|answer|probably|likely|clearly|definitely)"
 _NAMED = rf"\W{{0,20}}(?:{_FILLER}\W{{1,3}}){{0,4}}{_LETTER}"
+_CHOSEN = "option|choice|letter|pick|one|statement|conclusion|solution|selection|response"
 CHOICES = [  # ways to name one, the most explicit first; the last mention counts
-    rf"(?:(?:{_ANSWER}|\b(?:option|choice|letter|pick)\b)[^.!?\n]{{0,200}}?(?:{_IS}|[:=]|\s[-—]\s)"
-    rf"|\b(?:choose|pick|select|say|go(?:ing)? with)\b){_NAMED}",
-    rf"{_LETTER}\W{{0,3}}(?:is|would be|seems|must be)\s+(?:the\s+)?(?:correct|right|best|answer)",
+    rf"(?:(?:{_ANSWER}|\b(?:{_CHOSEN})\b)[^.!?\n]{{0,200}}?(?:{_IS}|[:=]|\s[-—]\s)"
+    rf"|\b(?:choose|pick|select|say|opt for|go(?:ing)? with)\b){_NAMED}",
+    rf"{_LETTER}\W{{0,3}}(?:is|would be|seems|must be)\s(?:the )?(?:correct|right|best|true|answer)",
     rf"^{_NAMED}[^\w\n]*$",
     rf"(?:[,;:=]|->|→|\b(?:so|thus|hence|therefore|is|be|but|it['’]s))(?-i:{_NAMED})\W*(?:$|[.!]\s)",
     rf"^{_NAMED}(?:\s?[).:,\]]|\s+(?:[-—(]|because\b|since\b))",
