@@ -22,7 +22,7 @@ from nbclient.exceptions import DeadKernelError
 from prefill_router import __version__
 from prefill_router.book import HEADLINE_NOTEBOOK, headline
 from prefill_router.config import Parameters, project_root
-from prefill_router.errors import InputError
+from prefill_router.errors import InputError, check_known
 from prefill_router.evaluation.results import VERSION
 from prefill_router.experiments.expectations import EXPECTED, accept
 from prefill_router.experiments.published import PUBLISHED
@@ -55,7 +55,7 @@ def notebooks(appendix: bool = False) -> list[Path]:
     return sorted(folder.glob("*.ipynb")) + sorted(folder.glob("appendix/*.ipynb")) * appendix
 
 
-def run_experiment(parameters: Parameters, appendix: bool = False) -> Path:
+def run_experiment(parameters: Parameters, appendix: bool = False, chapter: str = "") -> Path:
     """Run every chapter; those that ran already with the same inputs are kept.
 
     Prompts are read first, by one encoder after the other. Then chapters run side by side, begun in
@@ -67,6 +67,8 @@ def run_experiment(parameters: Parameters, appendix: bool = False) -> Path:
         Results go to their `run_dir`.
     appendix : bool, default False
         Whether the appendix runs after the chapters.
+    chapter : str, default all
+        The only one that runs, such as ``"09_real_labels"``.
 
     Returns
     -------
@@ -84,7 +86,11 @@ def run_experiment(parameters: Parameters, appendix: bool = False) -> Path:
     study = Study(parameters)
     set_values, inputs = parameters.model_dump(mode="json"), check_inputs(study)
     run_dir, state = study.run_dir, [set_values, inputs, _committed(), versions("experiments")]
-    outputs = {path: run_dir / path.relative_to(study.root) for path in notebooks(appendix)}
+    paths = {path.stem: path for path in notebooks(appendix)}
+    if chapter:
+        check_known("chapter", chapter, paths)
+        paths = {chapter: paths[chapter]}
+    outputs = {path: run_dir / path.relative_to(study.root) for path in paths.values()}
     study.claim()
     print(f"{parameters.labels}: {study.labels.summary}.", file=sys.stderr, flush=True)
     runs = []

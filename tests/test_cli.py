@@ -88,7 +88,7 @@ def test_run_passes_on_the_file_and_what_overrides_it(tmp_path, ran):
         seed=4, encoder="zoo/reader-s", targets=["a", "b"], layers=[0, 2], dimensions=[8, 16],
         prices="", fresh_labels=True, run_dir="runs/a=b",
     )  # fmt: skip
-    assert ran == [(wanted, True)]
+    assert ran == [(wanted, True, "")]
     run_dir = tmp_path / "runs" / "mine"
     assert result.stdout.split("\n")[0].endswith(f"prefill-router book {run_dir}")
     for named, run_dir in (((), "runs/default"), ((path,), "runs/mine")):

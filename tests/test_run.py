@@ -126,6 +126,13 @@ def test_a_chain_that_fails_goes_on_where_it_failed(root, values, executed, caps
         run_experiment(Parameters(**values))
 
 
+def test_a_chapter_can_run_alone(root, values, executed):
+    run_experiment(Parameters(**values), chapter="01_first")
+    assert executed == ["01_first"]
+    with pytest.raises(InputError, match="Did you mean '01_first'"):
+        run_experiment(Parameters(**values), chapter="01_frist")
+
+
 def test_what_changed_runs_again_with_all_that_may_rest_on_it(root, values, monkeypatch):
     executed = []
 

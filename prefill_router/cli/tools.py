@@ -37,6 +37,7 @@ Directory = Annotated[Path, Argument(help="Directory to write into.")]
 RunDirectory = Annotated[Path, Argument(help="A finished run's directory, such as runs/default.")]
 Experiment = Annotated[Path | None, Argument(help="YAML file of parameters; none: all defaults.")]
 Appendix = Annotated[bool, Option("--appendix", help="Run the appendix too, after the chapters.")]
+Chapter = Annotated[str, Option(help="The only chapter to run, such as 09_real_labels.")]
 Pages = Annotated[Path | None, Option(help="Where the pages go. [default: RUN_DIR/book]")]
 ShowPrompt = Annotated[bool, Option("--show-prompt", help="Only show how a question is read.")]
 Models = Annotated[Path | None, Option(help="Where they go. [default: the package]")]
@@ -46,7 +47,10 @@ Table = Annotated[Path, Argument(help="Table to write: .parquet, .csv or .csv.gz
 
 @app.command(rich_help_panel=STUDIES, epilog=explanation("Parameters", Parameters.explained()))
 def run(
-    experiment: Experiment = None, parameter: Overrides = None, appendix: Appendix = False
+    experiment: Experiment = None,
+    parameter: Overrides = None,
+    appendix: Appendix = False,
+    chapter: Chapter = "",
 ) -> None:
     """Run every chapter on your parameters, into runs/NAME/.
 
@@ -60,7 +64,7 @@ def run(
     values = {"run_dir": f"runs/{experiment.stem if experiment else 'default'}"}
     values |= read_mapping(experiment) if experiment else {}
     parameters = validate(values, str(experiment or "parameters"), overrides(parameter))
-    run_dir = run_experiment(parameters, appendix)
+    run_dir = run_experiment(parameters, appendix, chapter)
     typer.echo(f"{run_dir}: done. Render its book with: prefill-router book {run_dir}")
 
 

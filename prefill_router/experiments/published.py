@@ -21,13 +21,14 @@ POOLS = {
     "mmlu_pro_complementary": "MMLU-Pro (most headroom)",
     "zeroeval": "ZeroEval",
 }
-"""Titles of the pools of real labels, by their experiment's name."""
-ROUTERS, IN_USE = "07_baselines_and_ablations", "10_in_production"
-"""The chapters whose results are shown of other pools."""
+DECODED = {f"{name}_smollm2": title for name, title in POOLS.items()}
+"""Titles of the pools of real labels, by their experiment's name; read by a decoder."""
+REAL, IN_USE = "09_real_labels", "10_in_production"
+"""The chapters whose results are shown of `DECODED` and of `POOLS`."""
 
 
 def publish(run_dir: Path) -> Path:
-    """Copy what a finished run of one of the `POOLS` found, with what identifies it.
+    """Copy what a finished run of a pool of real labels found, with what identifies it.
 
     Parameters
     ----------
@@ -48,7 +49,7 @@ def publish(run_dir: Path) -> Path:
         If the run is not finished, or is of no pool.
     """
     root, name = project_root(), run_dir.resolve().name
-    check_known("pool", name, POOLS)
+    check_known("pool", name, POOLS | DECODED)
     if not (run_dir / MANIFEST).exists():
         raise InputError(f"{run_dir} holds no finished run: it has no {MANIFEST}.")
     manifest, into = read_json(run_dir / MANIFEST), root / PUBLISHED / name
@@ -56,16 +57,15 @@ def publish(run_dir: Path) -> Path:
     public = read_mapping(root / "experiments" / f"{name}.yaml")
     paths = [n for n in public if Path(str(given[n])).is_absolute()]
     names = {given[n]: public[n] for n in paths}
-    hashes = {}
-    for notebook in (ROUTERS, IN_USE):
-        rows = read_metrics(run_dir / "metrics" / f"{notebook}.json")
-        write_metrics(into / f"{notebook}.json", rows.replace(names))
-        hashes[f"{notebook}.json"] = file_hash(into / f"{notebook}.json")
+    names |= dict(zip(given["encoders"], public.get("encoders", []), strict=False))
+    chapter = f"{REAL if name in DECODED else IN_USE}.json"
+    rows = read_metrics(run_dir / "metrics" / chapter)
+    write_metrics(into / chapter, rows.replace(names))
     kept = ("code", "versions", "machine", "labels", "prices", "seconds")
     record = {n: manifest[n] for n in kept}
-    record["parameters"] = given | {n: public[n] for n in paths}
+    record["parameters"] = given | {n: public[n] for n in (*paths, "encoders") if n in public}
     record["encoders"] = {names.get(n, n): h for n, h in manifest["encoders"].items()}
-    write_json(into / MANIFEST, record | {"files": hashes})
+    write_json(into / MANIFEST, record | {"files": {chapter: file_hash(into / chapter)}})
     return into / MANIFEST
 
 
@@ -87,16 +87,14 @@ def read_published(directory: Path, notebook: str) -> pd.DataFrame:
     return read_metrics(path)
 
 
-def published_pools(
-    root: Path, notebook: str = ROUTERS
-) -> tuple[dict[str, pd.DataFrame], list[str]]:
-    """Read what is published of each of the `POOLS`.
+def published_pools(root: Path, notebook: str = REAL) -> tuple[dict[str, pd.DataFrame], list[str]]:
+    """Read what is published of each pool of real labels.
 
     Parameters
     ----------
     root : pathlib.Path
         The project's directory.
-    notebook : str, default `ROUTERS`
+    notebook : str, default `REAL`
         Whose results: of this chapter or `IN_USE`.
 
     Returns
@@ -112,7 +110,7 @@ def published_pools(
         If a file is not what was published.
     """
     pools, missing = {}, []
-    for name, title in POOLS.items():
+    for name, title in (DECODED if notebook == REAL else POOLS).items():
         directory = root / PUBLISHED / name
         if (directory / MANIFEST).exists():
             pools[name] = read_published(directory, notebook)
@@ -135,7 +133,7 @@ def settings_table(root: Path, names: Sequence[str]) -> pd.DataFrame:
     manifests = {name: read_json(root / PUBLISHED / name / MANIFEST) for name in names}
     return pd.DataFrame(
         {
-            "pool": POOLS[name],
+            "pool": DECODED[name],
             "targets": ", ".join(manifest["parameters"]["targets"]),
             "encoder": manifest["parameters"]["encoder"],
             "outer folds": manifest["parameters"]["outer_folds"],
@@ -148,5 +146,7 @@ def settings_table(root: Path, names: Sequence[str]) -> pd.DataFrame:
 def pool_rows(pools: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Return the rows of all pools on test queries, with the pool's title as their `split`."""
     found = [select(r, split="test", versus=None, target=None) for r in pools.values()]
-    titles = [rows.assign(split=POOLS[name]) for name, rows in zip(pools, found, strict=True)]
+    titles = [
+        rows.assign(split=(POOLS | DECODED)[name]) for name, rows in zip(pools, found, strict=True)
+    ]
     return pd.concat([tidy(), *titles], ignore_index=True)

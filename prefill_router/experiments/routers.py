@@ -46,6 +46,11 @@ HEADS = {"trunk": PRIMARY, "logistic": LOGISTIC, "ridge": RIDGE}
 OWN = "logistic per target, own features"
 TFIDF = "TF-IDF + logistic"
 CLUSTERS = "k-means clusters, embedding"
+NEIGHBOURS = "nearest neighbours, embedding"
+FACTORS = "matrix factorisation, embedding"
+MLP = "MLP, embedding"
+SEMANTIC = (TFIDF, NEIGHBOURS, CLUSTERS, FACTORS, MLP)
+"""Routers that read what a query says, of which chapter 9 takes the best on validation."""
 FINE_TUNED = "fine-tuned text classifier"
 BENCHMARK = "benchmark-aware"
 LENGTH = "length only"
@@ -195,14 +200,14 @@ SPECS = (
     RouterSpec(OWN, _own_features),
     tuned("boosted trees per target", TargetTrees, _tree_features, max_leaf_nodes=(4, 16)),
     tuned(TFIDF, TfidfLogistic, _texts, C=(0.1, 0.3, 1, 3, 10)),
-    tuned("nearest neighbours, embedding", NearestNeighbours, *EMBEDDED, k=(5, 10, 20, 50, 100)),
+    tuned(NEIGHBOURS, NearestNeighbours, *EMBEDDED, k=(5, 10, 20, 50, 100)),
     tuned(CLUSTERS, Clusters, *EMBEDDED, n_clusters=(8, 16, 32, 64)),
     tuned(
-        "matrix factorisation, embedding", MatrixFactorisation, *EMBEDDED,
+        FACTORS, MatrixFactorisation, *EMBEDDED,
         n_factors=(2, 8), C=(0.0003, 0.001, 0.003, 0.01, 0.1),
     ),
     tuned("item response, embedding", ItemResponse, *EMBEDDED, C=(0.03, 0.1, 0.3)),
-    RouterSpec("MLP, embedding", _mlp, _embedding, slow=True),
+    RouterSpec(MLP, _mlp, _embedding, slow=True),
     RouterSpec(FINE_TUNED, _fine_tuned, fine_tunable, slow=True),
     tuned(BENCHMARK, BenchmarkAware, lambda it: it.labels.benchmark),
     tuned(LENGTH, LengthOnly, FoldFit.lengths),
