@@ -97,7 +97,7 @@ _CHOSEN = "option|choice|letter|pick|one|statement|conclusion|solution|selection
 CHOICES = [  # ways to name one, the most explicit first; the last mention counts
     rf"(?:(?:{_ANSWER}|\b(?:{_CHOSEN})\b)[^.!?\n]{{0,200}}?(?:{_IS}|[:=]|\s[-—]\s)"
     rf"|\b(?:choose|pick|select|say|opt for|go(?:ing)? with)\b){_NAMED}",
-    rf"{_LETTER}\W{{0,3}}(?:is|would be|seems|must be)\s(?:the )?(?:correct|right|best|true|answer)",
+    rf"{_LETTER}\W{{,3}}(?:is|would be|seems|must be)\s(?:the )?(?:correct|right|best|true|answer)",
     rf"^{_NAMED}[^\w\n]*$",
     rf"(?:[,;:=]|->|→|\b(?:so|thus|hence|therefore|is|be|but|it['’]s))(?-i:{_NAMED})\W*(?:$|[.!]\s)",
     rf"^{_NAMED}(?:\s?[).:,\]]|\s+(?:[-—(]|because\b|since\b))",
