@@ -58,8 +58,8 @@ def notebooks(appendix: bool = False) -> list[Path]:
 def run_experiment(parameters: Parameters, appendix: bool = False, chapter: str = "") -> Path:
     """Run every chapter; those that ran already with the same inputs are kept.
 
-    Prompts are read first, by one encoder after the other. Then chapters run side by side, begun in
-    their order; what one needs that another is making, it waits for.
+    The main encoder reads all prompts first, where its progress can be watched. Then chapters run
+    side by side, begun in their order; what one needs that another is making, it waits for.
 
     Parameters
     ----------
@@ -97,7 +97,7 @@ def run_experiment(parameters: Parameters, appendix: bool = False, chapter: str 
     for notebook, out in outputs.items():
         state.append(file_hash(notebook))  # and so of all before it
         runs.append(delayed(_execute)(notebook, out, run_dir, set_values, fingerprint(state)))
-    study.states(study.encoders)
+    study.activations()
     at_once = AT_ONCE if study.training_device.type == "cpu" else 1
     chapters = Parallel(at_once, return_as="generator_unordered")(runs)
     for done in track(chapters, f"running {run_dir.name}", len(runs)):
