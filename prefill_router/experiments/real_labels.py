@@ -1,8 +1,8 @@
 """Real labels: what are the prefill states of a real decoder worth to a router?
 
-The comparisons of `primary_comparison` were written down before test queries were looked at: heads
-on the main encoder's states against semantic routers, each side the router with the least pairwise
-Brier score on validation rows, and against the router that is told the benchmark.
+The comparisons of `primary_comparison` were written down before these runs: heads on the main
+encoder's states against semantic routers, each side the router with the least pairwise Brier score
+on validation rows, and against the router that is told the benchmark.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ def chosen(study: Study, names: Sequence[str], seed: int) -> np.ndarray:
     The routers that are `SEEDED` are fitted with this seed.
     """
     seeded = study.like(study.splits, seed=seed)
+    seeded.labels = study.labels  # the seed would draw other queries of them
     owner = {name: seeded if name in SEEDED else study for name in names}
     raw = {name: predictions(owner[name], name, calibrated=False) for name in names}
     choices, Y = [], study.labels.correct
@@ -185,7 +186,10 @@ def _others_answers(it: FoldFit) -> np.ndarray:
     """Ridge on how every other target of the table answered the query, and on its benchmark."""
     every = it.study.like(targets=[]).labels
     others = [k for k, name in enumerate(every.targets) if name not in it.labels.targets]
-    told = np.hstack([every.correct[:, others], pd.get_dummies(it.labels.benchmark)]).astype(float)
+    answers = every.correct[:, others]
+    usual = np.nanmean(answers[it.split.train], axis=0)
+    answers = np.where(np.isnan(answers), usual, answers)
+    told = np.hstack([answers, pd.get_dummies(it.labels.benchmark)]).astype(float)
     data = HeadData(told, np.arange(0), it.labels.correct, it.labels.group, it.split, None)
     return predict_ridge(fit_ridge(data)[1], told)
 
@@ -200,7 +204,7 @@ def every_router(study: Study) -> pd.DataFrame:
     With them what `Evaluation.choices` says of the oracle and single targets.
 
     `TOLD` is no router: it reads how every other target of the table answered this very query. What
-    it closes bounds what knowing a query's difficulty can give.
+    it closes is a landmark for what knowing a query's difficulty can give.
     """
     names, at = [*HEADS.values(), *SEMANTIC, BENCHMARK, CONCATENATED, TOLD], held_out(study)
     p = {getattr(name, "name", name): at.join(predictions(study, name)) for name in names}
