@@ -167,8 +167,6 @@ def check_inputs(study: Study) -> dict[str, Any]:
 
 def prepare_kernels() -> None:
     """Let kernels find this package wherever it lies, ask for no widgets, and share the cores."""
-    # Chapters are given all parameters and show some, of which papermill would warn.
-    logging.getLogger("papermill").setLevel(logging.ERROR)
     search_path = [str(project_root()), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, search_path)))
     os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")
@@ -198,6 +196,8 @@ def _execute(notebook: Path, out: Path, run_dir: Path, given: dict, state: str) 
         return f"{notebook.stem}: kept"
     out.parent.mkdir(parents=True, exist_ok=True)
     done.unlink(missing_ok=True)
+    # Chapters are given all parameters and show some, of which papermill would warn.
+    logging.getLogger("papermill").setLevel(logging.ERROR)
     start = time.monotonic()
     try:
         papermill.execute_notebook(

@@ -256,12 +256,13 @@ def test_what_cannot_be_used_is_found_before_any_prompt_is_read(tmp_path):
     check_inputs(tiny_studies.study(tmp_path / "b", table, prices=""))  # nobody asks for costs
 
 
-def test_chapters_run_side_by_side_and_say_what_failed(root, values, monkeypatch):
+def test_chapters_run_side_by_side_and_say_what_failed(root, values, monkeypatch, capfd):
     monkeypatch.setattr(chain, "AT_ONCE", 2)
     wait = "while not pathlib.Path('..', 'done').exists():\n    time.sleep(0.1)"
     write_notebook(root, "01_first", "import pathlib, time", wait)
     write_notebook(root, "02_second", "import pathlib", "pathlib.Path('..', 'done').touch()")
     run_experiment(Parameters(**values))
+    assert "Passed unknown parameter" not in "".join(capfd.readouterr())
     write_notebook(root, "02_second", "raise ValueError('labels')")
     with pytest.raises(InputError, match=r"02_second.ipynb failed: ValueError: labels"):
         run_experiment(Parameters(**values))

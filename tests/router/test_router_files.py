@@ -165,7 +165,7 @@ ADDED = {
         (set_to("head", "forest"), "head"),
         (set_to("calibration", 0, "eval"), "calibration.0"),
         (set_to("encoder", "weights", "../../etc/passwd"), "is not the encoder"),
-        (set_to("encoder", "name", "../../secrets"), "no such directory"),
+        (set_to("encoder", "name", "../../secrets"), "no such file or directory"),
         (set_to("encoder", "name", "/etc"), "no config.json in"),
         (set_to("encoder", "name", "zoo/../../secrets"), "no model"),
         (set_to("guarantee", "best_single", "nobody"), "best_single"),
