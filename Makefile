@@ -17,7 +17,7 @@ book: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/ruff check
 	$(BIN)/pytest -n auto --dist loadfile tests
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --nbval notebooks/*.ipynb
+	$(BIN)/pytest --nbval notebooks/*.ipynb
 
 notebooks: $(INSTALLED)
 	$(BIN)/prefill-router notebooks

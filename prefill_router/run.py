@@ -17,7 +17,6 @@ import nbformat
 import numpy as np
 import papermill
 from joblib import Parallel, delayed
-from nbclient.exceptions import DeadKernelError
 
 from prefill_router import __version__
 from prefill_router.book import HEADLINE_NOTEBOOK, headline
@@ -199,19 +198,25 @@ def _execute(notebook: Path, out: Path, run_dir: Path, given: dict, state: str) 
     # Chapters are given all parameters and show some, of which papermill would warn.
     logging.getLogger("papermill").setLevel(logging.ERROR)
     start = time.monotonic()
-    try:
-        papermill.execute_notebook(
-            notebook, out, kernel_name="python3", cwd=notebook.parent, progress_bar=False,
-            parameters={} if given == Parameters().model_dump(mode="json") else given,
-            extra_arguments=["--IPKernelApp.log_level=50"],  # kernels talk of their sockets
-        )  # fmt: skip
-    except (papermill.PapermillExecutionError, DeadKernelError) as error:
-        fault = "its kernel died, most often for want of memory: take fewer queries (n_queries)"
-        if isinstance(error, papermill.PapermillExecutionError):
-            fault = f"{error.ename}: {error.evalue} (cell {error.exec_count}; see {out})"
-        raise InputError(
-            f"{notebook.name} failed: {fault}. Mend it and run again: what was computed is kept."
-        ) from None
+    for again in (True, False):
+        try:
+            papermill.execute_notebook(
+                notebook, out, kernel_name="python3", cwd=notebook.parent, progress_bar=False,
+                parameters={} if given == Parameters().model_dump(mode="json") else given,
+                extra_arguments=["--IPKernelApp.log_level=50"],  # kernels talk of their sockets
+            )  # fmt: skip
+            break
+        except (papermill.PapermillExecutionError, RuntimeError) as error:
+            # Of two kernels that start at once, one may die: both can be given the same port.
+            if again and type(error) is RuntimeError:
+                continue
+            fault = "its kernel died, most often for want of memory: take fewer queries (n_queries)"
+            if isinstance(error, papermill.PapermillExecutionError):
+                fault = f"{error.ename}: {error.evalue} (cell {error.exec_count}; see {out})"
+            raise InputError(
+                f"{notebook.name} failed: {fault}. Mend it and run again: what was computed is "
+                "kept."
+            ) from None
     clean(out)
     seconds = round(time.monotonic() - start, 1)
     write_json(done, {"state": kept(), "seconds": seconds})

@@ -256,6 +256,25 @@ def test_what_cannot_be_used_is_found_before_any_prompt_is_read(tmp_path):
     check_inputs(tiny_studies.study(tmp_path / "b", table, prices=""))  # nobody asks for costs
 
 
+def test_a_kernel_that_did_not_start_is_started_once_more(root, values, monkeypatch):
+    (root / "mended").touch()
+    real, n_started = chain.papermill.execute_notebook, []
+
+    def execute(*args, **kwargs):
+        n_started.append(1)
+        if len(n_started) in fails:
+            raise RuntimeError("Kernel died before replying to kernel_info")
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(chain.papermill, "execute_notebook", execute)
+    fails = {1, 2}
+    with pytest.raises(InputError, match=r"01_first.ipynb failed: its kernel died"):
+        run_experiment(Parameters(**values))
+    fails = {3}
+    run_experiment(Parameters(**values))
+    assert len(n_started) == 5
+
+
 def test_chapters_run_side_by_side_and_say_what_failed(root, values, monkeypatch, capfd):
     monkeypatch.setattr(chain, "AT_ONCE", 2)
     wait = "while not pathlib.Path('..', 'done').exists():\n    time.sleep(0.1)"
