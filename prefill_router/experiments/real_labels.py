@@ -1,9 +1,4 @@
-"""Real labels: what are the prefill states of a real decoder worth to a router?
-
-The comparisons of `primary_comparison` were written down before these runs: heads on the main
-encoder's states against semantic routers, each side the router with the least pairwise Brier score
-on validation rows, and against the router that is told the benchmark.
-"""
+"""Real labels: what are the prefill states of a real decoder worth to a router?"""
 
 from __future__ import annotations
 
@@ -12,114 +7,35 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-from sklearn.decomposition import PCA
 
 from prefill_router import policy
-from prefill_router.evaluation.bootstrap import LEVEL, holm, resampled
-from prefill_router.evaluation.comparison import BEST, HOLM, ORACLE, P_VALUE
-from prefill_router.evaluation.results import results, select
-from prefill_router.experiments.comparison import choose_targets, held_out
-from prefill_router.experiments.fold import FoldFit
+from prefill_router.evaluation.results import select
+from prefill_router.experiments.all_layers import CONCATENATED, MIXED
+from prefill_router.experiments.comparison import held_out
+from prefill_router.experiments.encoders import PAIRED
+from prefill_router.experiments.guarantee import evaluate_guarantee
 from prefill_router.experiments.layers import held_out_ranking, layer_profiles
+from prefill_router.experiments.primary import primary_comparison
 from prefill_router.experiments.routers import (
     BENCHMARK,
-    CLUSTERS,
-    FACTORS,
     HEADS,
-    MLP,
     PRIMARY,
     RIDGE,
     SEMANTIC,
-    RouterSpec,
     predictions,
 )
+from prefill_router.experiments.spending import costs_by_way, evaluate_expected_costs
 from prefill_router.experiments.study import Study
-from prefill_router.metrics import gap_closed
-from prefill_router.recipe.heads import HeadData, fit_ridge, predict_ridge, score, train_networks
+from prefill_router.extraction.pooling import POOLINGS
+from prefill_router.recipe.heads import HeadData, fit_ridge, predict_ridge
 
-STATES, BEST_SEMANTIC = "prefill states, best head", "best semantic router"
-COMPARED = ((STATES, BEST_SEMANTIC), (STATES, BENCHMARK))
-"""The primary comparisons; their p-values are corrected for the number of pools."""
-SEEDED, SEEDS = (PRIMARY, CLUSTERS, FACTORS, MLP), 2
-"""Routers whose fit is random, and seeds of them that intervals and p-values cover."""
-DRAWS = 10_000
 UNION = "all encoders together"
+TOLD = "told all other targets' answers"
 SIZES = (250, 500, 1000, 2000, 4000)
-
-
-def chosen(study: Study, names: Sequence[str], seed: int) -> np.ndarray:
-    """Return the targets (n,) that the best router on each fold's validation rows asks.
-
-    The routers that are `SEEDED` are fitted with this seed.
-    """
-    seeded = study.like(study.splits, seed=seed)
-    seeded.labels = study.labels  # the seed would draw other queries of them
-    owner = {name: seeded if name in SEEDED else study for name in names}
-    raw = {name: predictions(owner[name], name, calibrated=False) for name in names}
-    choices, Y = [], study.labels.correct
-    for fold, split in enumerate(study.splits):
-        v = split.validation
-        best = min(names, key=lambda name: score(raw[name][fold][v], Y[v]))
-        choices.append(choose_targets(study, fold, predictions(owner[best], best)[fold])[0])
-    return held_out(study).join(choices)
-
-
-def primary_comparison(study: Study) -> pd.DataFrame:
-    """Compare heads on prefill states with semantic routers and with the benchmark-aware one.
-
-    Returns
-    -------
-    pandas.DataFrame
-        On test queries "accuracy" and "gap closed" of `STATES` and `BEST_SEMANTIC`, and of the
-        latter the differences `COMPARED`, each with a "p-value". Resamples draw groups of queries
-        and, for each router by itself, seeds.
-    """
-    sides = {STATES: list(HEADS.values()), BEST_SEMANTIC: SEMANTIC, BENCHMARK: [BENCHMARK]}
-    seeds = range(study.parameters.seed, study.parameters.seed + SEEDS)
-    rows, at = held_out(study).complete()
-    Y, every = at.correct, np.arange(len(at.correct))
-    columns = {BEST: Y[every, at.best_single], ORACLE: Y.max(axis=1)}
-    for name, routers in sides.items():
-        asked = [chosen(study, routers, seed)[rows] for seed in seeds]
-        columns[name] = np.column_stack([Y[every, choice] for choice in asked])
-    reads = [lambda m, name=name: m[name] for name in columns]
-    found = resampled(columns, reads, at.groups, DRAWS, study.parameters.seed)
-    best, oracle = (np.concatenate([part[:, i] for part in found]) for i in (0, 1))
-    rng, values = np.random.default_rng(study.parameters.seed), {}
-    for i, name in enumerate(sides):
-        sample, drawn = (part[:, 2 + SEEDS * i :][:, :SEEDS] for part in found)
-        picked = rng.integers(SEEDS, size=drawn.shape)
-        drawn = np.take_along_axis(drawn, picked, axis=1).mean(axis=1)
-        right = np.append(sample.mean(), drawn)
-        values[name, ""] = {"accuracy": right, "gap closed": gap_closed(right, best, oracle)}
-    for name, versus in COMPARED:
-        lead = values[name, ""]["gap closed"] - values[versus, ""]["gap closed"]
-        values[name, versus] = {"gap closed": lead}
-    table = [
-        {"metric": metric, "router": name, "versus": versus, "n": len(Y)} | _interval(draws)
-        for (name, versus), measured in values.items()
-        if (name, versus) != (BENCHMARK, "")  # which `every_router` has
-        for metric, draws in measured.items()
-    ]
-    for name, versus in COMPARED:
-        drawn = values[name, versus]["gap closed"][1:]
-        smaller = min((drawn <= 0).sum(), (drawn >= 0).sum())
-        p = min(1.0, 2 * (1 + smaller) / (DRAWS + 1))
-        about = {"metric": P_VALUE, "router": name, "versus": versus, "n": len(Y)}
-        table.append(about | {"estimate": p})
-    return results(table)
-
-
-def _interval(draws: np.ndarray) -> dict[str, float]:
-    lower, upper = np.nanpercentile(draws[1:], [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
-    return {"estimate": draws[0], "lower": lower, "upper": upper}
-
-
-def corrected(found: pd.DataFrame) -> pd.DataFrame:
-    """Return the p-values of all pools, each comparison's corrected by Holm for their number."""
-    tested = select(found, metric=P_VALUE, versus=None).copy()
-    of_comparison = tested.groupby(["router", "versus"])["estimate"]
-    return tested.assign(metric=HOLM, estimate=of_comparison.transform(lambda p: holm(p)))
+READ_ANEW = 3000
+"""Queries, at most, that are read again with other poolings and by the untrained control."""
+SAMPLE, UNTRAINED = f"{RIDGE}, sample", f"{RIDGE}, untrained encoder"
+POOLED = {pooling: f"{RIDGE}, {pooling}" for pooling in POOLINGS}
 
 
 def encoder_targets(study: Study) -> pd.DataFrame:
@@ -128,21 +44,53 @@ def encoder_targets(study: Study) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        AUC by encoder (`router`) and target of the whole table, and for `UNION`; the main encoder
-        also `versus` each other. Gap closed on the study's own targets.
+        AUC by encoder (`router`) and target of the whole table, for `UNION`, and for `PAIRED`,
+        which predicts each target from the encoder that does so best on validation rows; the main
+        encoder also `versus` each other. Gap closed on the study's own targets.
     """
     main, found = study.parameters.encoder, []
-    sets = {name: [name] for name in study.encoders} | {UNION: study.encoders}
-    pairs = [(main, name) for name in sets if name != main]
+    trained = study.trained_encoders
+    sets = {name: [name] for name in trained} | {UNION: trained}
+    pairs = [(main, name) for name in (*sets, PAIRED) if name != main]
     for each in (study.like(targets=[]), study):
         at = held_out(each)
-        p = {n: at.join(predictions(each, RIDGE, e, calibrated=False)) for n, e in sets.items()}
+        p = {name: predictions(each, RIDGE, read, calibrated=False) for name, read in sets.items()}
+        p[PAIRED] = _paired(each, [p[name] for name in trained])
+        p = {name: at.join(by_fold) for name, by_fold in p.items()}
         if each is study:
             found.append(at.choices({n: policy.argmax(q) for n, q in p.items()}, pairs))
         else:
             found.append(at.probabilities(p, pairs, ["AUC"]))
-    about = {"metric": ["AUC", "gap closed"], "router": list(sets)}
+    about = {"metric": ["AUC", "gap closed"], "router": [*sets, PAIRED]}
     return select(pd.concat(found, ignore_index=True), versus=None, target=None, **about)
+
+
+def _paired(study: Study, p: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
+    """Return P(correct) in each fold, each target's with the least validation Brier score."""
+    found, Y = [], study.labels.correct
+    for split, by_encoder in zip(study.splits, zip(*p, strict=True), strict=True):
+        by_encoder, v = np.array(by_encoder), split.validation
+        errors = np.nansum((by_encoder[:, v] - Y[v]) ** 2, axis=1)
+        best = errors.argmin(axis=0)[None, None]
+        found.append(np.take_along_axis(by_encoder, best, axis=0)[0])
+    return found
+
+
+def controls(study: Study) -> pd.DataFrame:
+    """Return AUC and gap closed by ridge on each pooling alone, and on an untrained encoder.
+
+    Of a seeded sample of `READ_ANEW` queries, or of all where there are fewer, with splits of its
+    own; each pooling also `versus` the mean, and the main encoder `versus` the untrained one.
+    """
+    p = study.parameters
+    few = study.like(n_queries=min(p.n_queries or READ_ANEW, READ_ANEW))
+    at, pairs = held_out(few), [(POOLED[name], POOLED["mean"]) for name in POOLED if name != "mean"]
+    read = {SAMPLE: few} | {POOLED[name]: few.like(poolings=[name]) for name in POOLED}
+    found = {name: at.join(predictions(each, RIDGE)) for name, each in read.items()}
+    if p.untrained:
+        found[UNTRAINED] = at.join(predictions(few, RIDGE, [p.untrained]))
+        pairs.append((SAMPLE, UNTRAINED))
+    return at.likeliest(found, pairs)
 
 
 def every_layer(study: Study) -> pd.DataFrame:
@@ -153,49 +101,41 @@ def every_layer(study: Study) -> pd.DataFrame:
 
 
 def label_curve(study: Study) -> pd.DataFrame:
-    """Return the gap that the ridge head closes, by the number of training queries (`x`)."""
+    """Return the gap that the ridge head closes, by the number of labelled queries (`x`).
+
+    They are a part of each fold's training rows and the same share of its validation rows, which
+    choose penalties and calibrate. The best single target is that of all training rows.
+    """
     at, found, rng = held_out(study), [], np.random.default_rng(study.parameters.seed)
-    order = [rng.permutation(split.train) for split in study.splits]
-    fewest = min(map(len, order))
-    for size in [size for size in SIZES if size < fewest] + [fewest]:
-        splits = [
-            replace(split, train=np.sort(rows[:size]))
-            for split, rows in zip(study.splits, order, strict=True)
-        ]
+    parts = [[rng.permutation(rows) for rows in (s.train, s.validation)] for s in study.splits]
+    known = [len(train) + len(validation) for train, validation in parts]
+    for size in [size for size in SIZES if size < min(known)] + [min(known)]:
+        splits = []
+        for split, rows, n in zip(study.splits, parts, known, strict=True):
+            train, validation = (np.sort(part[: round(size / n * len(part))]) for part in rows)
+            splits.append(replace(split, train=train, validation=validation))
         choice = policy.argmax(at.join(predictions(study.like(splits), RIDGE)))
         gap = select(at.choices({RIDGE: choice}), metric="gap closed", router=RIDGE)
         found.append(gap.assign(x=float(size)))
     return pd.concat(found, ignore_index=True)
 
 
-def _concatenated(it: FoldFit) -> np.ndarray:
-    """Every layer mean-pooled, concatenated, one scaler, PCA to 200 and five networks [W]."""
-    states = it.study.like(it.study.splits, layers="all").activations()
-    x = np.hstack([states.states(layer, "mean") for layer in states.layers])
-    x -= x[it.split.train].mean(axis=0)
-    x /= np.maximum(x[it.split.train].std(axis=0), 1e-6)
-    train = x[it.split.train]
-    pca = PCA(min(200, *train.shape), svd_solver="randomized", random_state=it.seed)
-    x = pca.fit(train).transform(x)
-    recipe = replace(it.study.recipe(), n_seeds=5, keep=5)
-    known = it.labels.correct, it.labels.group, it.split.train
-    return train_networks(recipe, x, *known).predict_proba(x)
+def told_answers(study: Study) -> list[np.ndarray]:
+    """Return P(correct) in each fold by ridge on what nobody can know, (N, K), not calibrated.
 
-
-def _others_answers(it: FoldFit) -> np.ndarray:
-    """Ridge on how every other target of the table answered the query, and on its benchmark."""
-    every = it.study.like(targets=[]).labels
-    others = [k for k, name in enumerate(every.targets) if name not in it.labels.targets]
-    answers = every.correct[:, others]
-    usual = np.nanmean(answers[it.split.train], axis=0)
-    answers = np.where(np.isnan(answers), usual, answers)
-    told = np.hstack([answers, pd.get_dummies(it.labels.benchmark)]).astype(float)
-    data = HeadData(told, np.arange(0), it.labels.correct, it.labels.group, it.split, None)
-    return predict_ridge(fit_ridge(data)[1], told)
-
-
-CONCATENATED = RouterSpec("all layers concatenated, PCA 200, five networks", _concatenated)
-TOLD = RouterSpec("told all other targets' answers", _others_answers)
+    That is how every other target of the label table answered the query, and its benchmark.
+    """
+    labels, every = study.labels, study.like(targets=[]).labels
+    others = [k for k, name in enumerate(every.targets) if name not in labels.targets]
+    found = []
+    for split in study.splits:
+        answers = every.correct[:, others]
+        usual = np.nanmean(answers[split.train], axis=0)
+        answers = np.where(np.isnan(answers), usual, answers)
+        told = np.hstack([answers, pd.get_dummies(labels.benchmark)]).astype(float)
+        data = HeadData(told, np.arange(0), labels.correct, labels.group, split, None)
+        found.append(predict_ridge(fit_ridge(data)[1], told))
+    return found
 
 
 def every_router(study: Study) -> pd.DataFrame:
@@ -206,13 +146,29 @@ def every_router(study: Study) -> pd.DataFrame:
     `TOLD` is no router: it reads how every other target of the table answered this very query. What
     it closes is a landmark for what knowing a query's difficulty can give.
     """
-    names, at = [*HEADS.values(), *SEMANTIC, BENCHMARK, CONCATENATED, TOLD], held_out(study)
+    names, at = [*HEADS.values(), CONCATENATED, MIXED, *SEMANTIC, BENCHMARK], held_out(study)
     p = {getattr(name, "name", name): at.join(predictions(study, name)) for name in names}
+    p[TOLD] = at.join(told_answers(study))
     compared = at.likeliest(p, [(name, BENCHMARK) for name in p if name != BENCHMARK])
     return pd.concat([at.choices({}), compared], ignore_index=True)
 
 
+def in_use(study: Study) -> pd.DataFrame:
+    """Return what chapter 10 asks: calibration, certificates, and costs where there are prices."""
+    at = held_out(study)
+    ways = {"uncalibrated": False, "calibrated": True}
+    p = {name: predictions(study, PRIMARY, calibrated=known) for name, known in ways.items()}
+    joined = {name: at.join(by_fold) for name, by_fold in p.items()}
+    found = [at.probabilities(joined, [("calibrated", "uncalibrated")], ["Brier", "ECE"])]
+    found.append(evaluate_guarantee(study, p["calibrated"]))
+    if study.has_costs:
+        found.append(evaluate_expected_costs(study, p["calibrated"], costs_by_way(study)))
+    return pd.concat(found, ignore_index=True)
+
+
 def measure(study: Study) -> pd.DataFrame:
-    """Return all that chapter 9 shows of a study on real labels."""
-    parts = primary_comparison, every_router, encoder_targets, label_curve, every_layer
-    return pd.concat([part(study) for part in parts], ignore_index=True)
+    """Return all that chapters 9 and 10 show of a study on real labels."""
+    raw = primary_comparison(study, calibrated=False)
+    asked = every_router, encoder_targets, controls, label_curve, every_layer, in_use
+    found = [primary_comparison(study), raw, *(of(study) for of in asked)]
+    return pd.concat(found, ignore_index=True)

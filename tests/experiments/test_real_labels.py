@@ -4,79 +4,115 @@ import pytest
 import tiny_studies
 from tiny_studies import auc_within_folds
 
-from prefill_router.evaluation.comparison import HOLM, P_VALUE
-from prefill_router.evaluation.results import one, results, select
+from prefill_router.evaluation.comparison import BEST, SAVING_AGAINST_BEST
+from prefill_router.evaluation.results import one, select
 from prefill_router.experiments import real_labels as it
 from prefill_router.experiments.comparison import held_out
-from prefill_router.experiments.routers import BENCHMARK, HEADS, RIDGE, predictions
-from prefill_router.metrics import gap_closed, pairwise_brier
+from prefill_router.experiments.guarantee import CERTIFYING, LOSSES, TAU
+from prefill_router.experiments.layers import CROSS_VALIDATED, SPEARMAN
+from prefill_router.experiments.routers import RIDGE, predictions
+from prefill_router.experiments.spending import PREDICTED
+from prefill_router.metrics import expected_calibration_error, gap_closed
 
 
-@pytest.mark.parametrize("spread", [0, 1])
-def test_sides_are_compared_on_the_same_queries_and_seeds_widen_the_interval(
-    study, monkeypatch, spread
-):
-    """One side asks the best target for a query, the other the worst; seeds may fail together."""
-    best, seeds = np.argsort(study.labels.correct[study.test_rows]), []
-
-    def choose(study, names, seed):
-        seeds.append(seed)
-        fails = spread and (seed - study.parameters.seed) % 2
-        return best[:, -1 if list(names) == list(HEADS.values()) and not fails else 0]
-
-    monkeypatch.setattr(it, "chosen", choose)
-    found = it.primary_comparison(study)
-    assert set(seeds) == {study.parameters.seed + s for s in range(it.SEEDS)}
-    rows, at = held_out(study).complete()
-    Y, every = at.correct, np.arange(len(at.correct))
-    right, wrong = Y[every, best[rows, -1]], Y[every, best[rows, 0]]
-    states = (right.mean() + wrong.mean()) / 2 if spread else right.mean()
-    single, oracle = Y[every, at.best_single].mean(), Y.max(axis=1).mean()
-    want = [gap_closed(a, single, oracle) for a in (states, wrong.mean())]
-    for name, value in zip((it.STATES, it.BEST_SEMANTIC), want, strict=True):
-        assert one(found, metric="gap closed", router=name).estimate == pytest.approx(value)
-    lead = one(found, metric="gap closed", router=it.STATES, versus=it.BEST_SEMANTIC)
-    assert lead.estimate == pytest.approx(want[0] - want[1])
-    assert (lead.lower <= 0) == bool(spread)  # both seeds fail in a quarter of the resamples
-    p = one(found, metric=P_VALUE, router=it.STATES, versus=it.BEST_SEMANTIC).estimate
-    assert p == pytest.approx(0.5, abs=0.1) if spread else p < 0.01
-
-
-def test_the_router_asked_has_the_least_pairwise_brier_score_of_each_fold(study, monkeypatch):
-    ask = lambda study, fold, p: np.nan_to_num(p).argmax(axis=1)[None]  # noqa: E731
-    monkeypatch.setattr(it, "choose_targets", ask)
-    names, Y = [RIDGE, BENCHMARK], study.labels.correct
-    raw = {name: predictions(study, name, calibrated=False) for name in names}
-    asked = it.chosen(study, names, study.parameters.seed)
-    for fold, split in enumerate(study.splits):
-        v, here = split.validation, study.test_folds == fold
-        errors = [np.nanmean(pairwise_brier(raw[name][fold][v], Y[v])) for name in names]
-        best = predictions(study, names[int(np.argmin(errors))])[fold][study.test_rows[here]]
-        assert (asked[here] == best.argmax(axis=1)).all()
-
-
-def test_every_question_has_its_rows(study, monkeypatch):
-    monkeypatch.setattr(it, "SIZES", (10, 20, 10_000))
+def test_every_encoder_and_the_best_for_each_target_predict_all_targets(study):
     found = it.encoder_targets(study)
-    q = held_out(study).join(predictions(study, RIDGE, calibrated=False))
+    by = {e: predictions(study, RIDGE, [e], calibrated=False) for e in study.trained_encoders}
     main = study.parameters.encoder
+    names = [*by, it.UNION, it.PAIRED]
+    assert set(select(found, metric="gap closed")["router"]) == set(names)
+    Y = study.labels.correct
     for k, target in enumerate(study.labels.targets):
-        row = one(found, metric="AUC", router=main, target=target)
-        assert row.estimate == pytest.approx(auc_within_folds(study, q, k), abs=1e-12)
-    assert {*study.encoders, it.UNION} == set(select(found, metric="gap closed")["router"])
+        for e, p in by.items():
+            row = one(found, metric="AUC", router=e, target=target)
+            assert row.estimate == pytest.approx(
+                auc_within_folds(study, held_out(study).join(p), k)
+            )
+        best = []
+        for fold, split in enumerate(study.splits):
+            v = split.validation
+            best.append(min(by, key=lambda e: np.mean((by[e][fold][v, k] - Y[v, k]) ** 2)))
+        chosen = [by[e][fold] for fold, e in enumerate(best)]
+        row = one(found, metric="AUC", router=it.PAIRED, target=target)
+        want = auc_within_folds(study, held_out(study).join(chosen), k)
+        assert row.estimate == pytest.approx(want)
+        lead = one(found, metric="AUC", router=main, versus=it.PAIRED, target=target).estimate
+        own = auc_within_folds(study, held_out(study).join(by[main]), k)
+        assert lead == pytest.approx(own - want)
+
+
+def test_controls_read_a_sample_with_each_pooling_and_untrained(study, monkeypatch):
+    monkeypatch.setattr(it, "READ_ANEW", 100)
+    found = it.controls(study)
+    few = study.like(n_queries=100)
+    control, Y = study.parameters.untrained, few.labels.correct
+    read = {it.SAMPLE: few, it.UNTRAINED: few}
+    read |= {name: few.like(poolings=[pooling]) for pooling, name in it.POOLED.items()}
+    assert set(found["router"]) == set(read) and len(it.POOLED) == 3
+    at = held_out(few)
+    single, oracle = Y[at.rows, at.best_single].mean(), Y[at.rows].max(axis=1).mean()
+    for name, of in read.items():
+        encoder = [control] if name == it.UNTRAINED else None
+        p = at.join(predictions(of, RIDGE, encoder))
+        gap = one(found, metric="gap closed", router=name)
+        asked = Y[at.rows, p.argmax(axis=1)].mean()
+        assert gap.estimate == pytest.approx(gap_closed(asked, single, oracle))
+        assert gap.n == few.labels.n_queries < study.labels.n_queries
+    pairs = set(
+        found[found["versus"] != ""][["router", "versus"]].itertuples(index=False, name=None)
+    )
+    mean = it.POOLED["mean"]
+    others = {(name, mean) for name in it.POOLED.values() if name != mean}
+    assert pairs == others | {(it.SAMPLE, it.UNTRAINED)}
+
+
+def test_the_curve_has_fewer_rows_to_fit_and_to_choose_on(study, monkeypatch):
+    monkeypatch.setattr(it, "SIZES", (40, 100, 10_000))
+    seen = []
+    monkeypatch.setattr(
+        it, "predictions", lambda of, name: seen.append(of) or predictions(of, name)
+    )
     curve = it.label_curve(study)
-    assert curve["x"].tolist() == [10, 20, min(len(split.train) for split in study.splits)]
+    known = min(len(split.train) + len(split.validation) for split in study.splits)
+    assert curve["x"].tolist() == [40, 100, known] and len(seen) == 3
+    for of, size in zip(seen, curve["x"], strict=True):
+        for split, whole in zip(of.splits, study.splits, strict=True):
+            n = len(split.train) + len(split.validation)
+            assert n == pytest.approx(size, abs=1)
+            share = size / (len(whole.train) + len(whole.validation))
+            assert len(split.validation) == pytest.approx(share * len(whole.validation), abs=1)
+            assert set(split.train) <= set(whole.train)
+            assert set(split.validation) <= set(whole.validation)
+            assert np.array_equal(split.test, whole.test)
+    smaller = held_out(study).join(predictions(seen[0], RIDGE)).argmax(axis=1)
+    Y, rows = study.labels.correct, study.test_rows
+    best = one(it.every_router(study), metric="accuracy", router=BEST).estimate
+    oracle = Y[rows].max(axis=1).mean()
+    want = gap_closed(Y[rows, smaller].mean(), best, oracle)
+    assert curve["estimate"].iloc[0] == pytest.approx(want)
 
 
-def test_p_values_of_one_comparison_are_corrected_over_pools():
-    about = [(versus, pool) for versus in ("a", "b") for pool in ("1", "2", "3")]
-    rows = [
-        {"metric": P_VALUE, "router": "s", "versus": versus, "split": pool, "estimate": p}
-        for (versus, pool), p in zip(about, (0.01, 0.04, 0.03, 0.5, 0.6, 0.9), strict=True)
-    ]
-    found = it.corrected(results(rows))
-    assert found["metric"].eq(HOLM).all()
-    assert found["estimate"].tolist() == pytest.approx([0.03, 0.06, 0.06, 1, 1, 1])
+def test_layers_are_those_of_the_first_fold_alone(study):
+    found = it.every_layer(study)
+    main = study.parameters.encoder
+    table = study.layer_auc(main).query("fold == 0")
+    best = table.groupby(["layer", "pooling", "target"])["auc"].max()
+    shown = select(found, metric=CROSS_VALIDATED, split="train", layer=None, pooling=None)
+    assert len(shown)
+    for row in shown.itertuples():
+        assert row.estimate == pytest.approx(best.loc[row.layer, row.pooling].mean())
+    ranks = select(found, metric=SPEARMAN, split="validation", router=None, pooling=None)
+    assert len(ranks) and ranks["n"].eq(len(study.splits[0].validation)).all()
+
+
+def test_in_use_asks_what_chapter_10_asks(study):
+    found = it.in_use(study)
+    p = held_out(study).join(predictions(study, it.PRIMARY))
+    error = expected_calibration_error(p, study.labels.correct[study.test_rows]).mean()
+    assert one(found, metric="ECE", router="calibrated").estimate == pytest.approx(error)
+    assert len(select(found, metric=TAU, split=CERTIFYING)) == len(LOSSES) * len(study.splits)
+    saving = one(found, metric=SAVING_AGAINST_BEST, router=f"tolerance, {PREDICTED}")
+    assert saving.lower <= saving.estimate <= saving.upper
 
 
 def test_who_is_told_a_twins_answers_knows_ones_own(tmp_path):
@@ -84,8 +120,8 @@ def test_who_is_told_a_twins_answers_knows_ones_own(tmp_path):
     twin = table[table["model"] == "noisy"].assign(model="twin")
     asked = ["early", "noisy"]
     study = tiny_studies.study(tmp_path, pd.concat([table, twin]), targets=asked, prices="")
-    p = held_out(study).join(predictions(study, it.TOLD))
+    p = held_out(study).join(it.told_answers(study))
     assert auc_within_folds(study, p, 1) == 1
     found = it.every_router(study)
-    assert {it.CONCATENATED.name, it.TOLD.name, *it.SEMANTIC} < set(found["router"])
+    assert {it.CONCATENATED.name, it.MIXED.name, it.TOLD, *it.SEMANTIC} < set(found["router"])
     assert one(found, metric="AUC", router=it.CONCATENATED.name).estimate > 0.5
