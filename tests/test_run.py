@@ -3,12 +3,14 @@ from pathlib import Path
 
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 import tiny_models
 import tiny_studies
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from test_config import parameters_cell
 from tiny_studies import label_table, world
+from transformers import AutoTokenizer
 
 from prefill_router import run as chain
 from prefill_router.config import Parameters
@@ -75,6 +77,21 @@ def values(root):
     return {**given, "run_dir": "runs/mine", "seed": 7}
 
 
+def test_cut_prompts_are_counted(root, values, capsys):
+    (root / "mended").touch()
+    run_experiment(Parameters(**values, max_tokens=9, truncation="right"))
+    tokenizer = AutoTokenizer.from_pretrained(values["encoder"])
+    ask = [
+        [{"role": "user", "content": question}]
+        for question in pd.read_csv(values["labels"])["question"].unique()
+    ]
+    read = tokenizer.apply_chat_template(ask, add_generation_prompt=True)["input_ids"]
+    cut = sum(len(ids) > 9 for ids in read)
+    assert 0 < cut < len(ask)
+    said = f"{cut} of 240 prompts are longer than {values['encoder']} reads at once; what is too "
+    assert f"{said}much was left out on the right." in capsys.readouterr().err
+
+
 def test_a_chain_that_fails_goes_on_where_it_failed(root, values, executed, capsys):
     with pytest.raises(InputError) as caught:
         run_experiment(Parameters(**values))
@@ -88,6 +105,7 @@ def test_a_chain_that_fails_goes_on_where_it_failed(root, values, executed, caps
     (root / "mended").touch()
     for _ in range(2):
         assert run_experiment(Parameters(**values)) == run
+        assert "longer than" not in capsys.readouterr().err
         assert executed == [*BOTH, "02_second"]
     recorded = run / "metrics" / "01_first.json"  # without it the notebook runs again
     complete, first = read_json(run / "metrics.json"), (out.parent / "01_first.ipynb").read_bytes()
