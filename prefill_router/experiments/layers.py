@@ -94,7 +94,8 @@ def held_out_ranking(study: Study, encoder: str) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        Results on validation rows; means over folds and targets.
+        Results on validation rows; means over folds and targets. Intervals are centred, for the
+        noise of resamples lowers rank correlations.
 
         - "AUC" of each layer and pooling.
         - `SPEARMAN` of each of `RANKERS` (the `router`) by pooling, and over `ALL` of them. That of
@@ -106,7 +107,7 @@ def held_out_ranking(study: Study, encoder: str) -> pd.DataFrame:
         - `DIP`: where the cross-validated profile (mean over targets) has its deepest valley
           between two peaks, how deep that is on held-out rows; above 0 the profile has two peaks.
           With one split it is chosen on other rows, and not biased by the choice. A minimum lies
-          low, the more so on resamples: below 0 it does not show that there is one peak.
+          low: below 0 it does not show that there is one peak.
     """
     heads, at = layer_heads(study, encoder), held_out(study, "validation")
     with_auc = heads.dropna(subset="auc")
@@ -125,6 +126,7 @@ def held_out_ranking(study: Study, encoder: str) -> pd.DataFrame:
         {"AUC": Ranking(*held_out_scores(study, encoder, heads))},
         {quantities: lambda m: np.column_stack(list(asked(m["AUC"]).values()))},
         FEW,
+        centred=True,
     )
 
 
