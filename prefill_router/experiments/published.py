@@ -21,10 +21,9 @@ POOLS = {
     "mmlu_pro_complementary": "MMLU-Pro (most headroom)",
     "zeroeval": "ZeroEval",
 }
-DECODED = {f"{name}_smollm2": title for name, title in POOLS.items()}
-"""Titles of the pools of real labels, by their experiment's name; read by a decoder."""
-REAL, IN_USE = "09_real_labels", "10_in_production"
-"""The chapters whose results are shown of `DECODED` and of `POOLS`."""
+"""Titles of the pools of real labels, by their experiment's name."""
+REAL = "09_real_labels"
+"""The chapter that measures them; the next one shows of its results what concerns use."""
 
 
 def publish(run_dir: Path) -> Path:
@@ -49,7 +48,7 @@ def publish(run_dir: Path) -> Path:
         If the run is not finished, or is of no pool.
     """
     root, name = project_root(), run_dir.resolve().name
-    check_known("pool", name, POOLS | DECODED)
+    check_known("pool", name, POOLS)
     if not (run_dir / MANIFEST).exists():
         raise InputError(f"{run_dir} holds no finished run: it has no {MANIFEST}.")
     manifest, into = read_json(run_dir / MANIFEST), root / PUBLISHED / name
@@ -58,7 +57,7 @@ def publish(run_dir: Path) -> Path:
     paths = [n for n in public if Path(str(given[n])).is_absolute()]
     names = {given[n]: public[n] for n in paths}
     names |= dict(zip(given["encoders"], public.get("encoders", []), strict=False))
-    chapter = f"{REAL if name in DECODED else IN_USE}.json"
+    chapter = f"{REAL}.json"
     rows = read_metrics(run_dir / "metrics" / chapter)
     write_metrics(into / chapter, rows.replace(names))
     kept = ("code", "versions", "machine", "labels", "prices", "seconds")
@@ -69,17 +68,17 @@ def publish(run_dir: Path) -> Path:
     return into / MANIFEST
 
 
-def read_published(directory: Path, notebook: str) -> pd.DataFrame:
-    """Return what a published run's notebook found.
+def read_published(directory: Path) -> pd.DataFrame:
+    """Return what a published run found.
 
     Raises
     ------
     InputError
         If a file is missing or was altered after it was published.
     """
-    path = directory / f"{notebook}.json"
-    expected = read_json(directory / MANIFEST)["files"].get(path.name)
-    if expected is None or not path.exists() or file_hash(path) != expected:
+    path = directory / f"{REAL}.json"
+    expected = read_json(directory / MANIFEST)["files"][path.name]
+    if not path.exists() or file_hash(path) != expected:
         raise InputError(
             f"{path} is missing or not what was published; restore it, or run the experiment again "
             "and publish that."
@@ -87,15 +86,13 @@ def read_published(directory: Path, notebook: str) -> pd.DataFrame:
     return read_metrics(path)
 
 
-def published_pools(root: Path, notebook: str = REAL) -> tuple[dict[str, pd.DataFrame], list[str]]:
+def published_pools(root: Path) -> tuple[dict[str, pd.DataFrame], list[str]]:
     """Read what is published of each pool of real labels.
 
     Parameters
     ----------
     root : pathlib.Path
         The project's directory.
-    notebook : str, default `REAL`
-        Whose results: of this chapter or `IN_USE`.
 
     Returns
     -------
@@ -110,10 +107,10 @@ def published_pools(root: Path, notebook: str = REAL) -> tuple[dict[str, pd.Data
         If a file is not what was published.
     """
     pools, missing = {}, []
-    for name, title in (DECODED if notebook == REAL else POOLS).items():
+    for name, title in POOLS.items():
         directory = root / PUBLISHED / name
         if (directory / MANIFEST).exists():
-            pools[name] = read_published(directory, notebook)
+            pools[name] = read_published(directory)
         else:
             missing.append(
                 f"{title}: no results are published. Run experiments/{name}.yaml (its first lines "
@@ -122,22 +119,16 @@ def published_pools(root: Path, notebook: str = REAL) -> tuple[dict[str, pd.Data
     return pools, missing
 
 
-def _code(manifest: Mapping) -> str:
-    """Say which code computed a published run; manifests with a hash there are of v0.1."""
-    code = manifest["code"]
-    return "v0.1, commit 20b58d0" if isinstance(code, str) else f"prefill-router {code['version']}"
-
-
 def settings_table(root: Path, names: Sequence[str]) -> pd.DataFrame:
     """Return what each published pool's run was: one line per pool."""
     manifests = {name: read_json(root / PUBLISHED / name / MANIFEST) for name in names}
     return pd.DataFrame(
         {
-            "pool": DECODED[name],
+            "pool": POOLS[name],
             "targets": ", ".join(manifest["parameters"]["targets"]),
             "encoder": manifest["parameters"]["encoder"],
             "outer folds": manifest["parameters"]["outer_folds"],
-            "code": _code(manifest),
+            "code": f"prefill-router {manifest['code']['version']}",
         }
         for name, manifest in manifests.items()
     )
@@ -146,7 +137,5 @@ def settings_table(root: Path, names: Sequence[str]) -> pd.DataFrame:
 def pool_rows(pools: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Return the rows of all pools on test queries, with the pool's title as their `split`."""
     found = [select(r, split="test", versus=None, target=None) for r in pools.values()]
-    titles = [
-        rows.assign(split=(POOLS | DECODED)[name]) for name, rows in zip(pools, found, strict=True)
-    ]
+    titles = [rows.assign(split=POOLS[name]) for name, rows in zip(pools, found, strict=True)]
     return pd.concat([tidy(), *titles], ignore_index=True)

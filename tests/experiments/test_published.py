@@ -1,13 +1,19 @@
 import pandas as pd
 import pytest
 
-from prefill_router.config import project_root, validate
+from prefill_router.config import PLACES, project_root, validate
 from prefill_router.errors import InputError
-from prefill_router.evaluation.results import one, results, write_metrics
+from prefill_router.evaluation.results import one, results, select, write_metrics
 from prefill_router.experiments import published as it
+from prefill_router.experiments.all_layers import CONCATENATED, MIXED
+from prefill_router.experiments.layers import SPEARMAN
+from prefill_router.experiments.primary import STATES
+from prefill_router.experiments.real_labels import UNTRAINED
 from prefill_router.storage import read_json, write_json
 from prefill_router.validation import read_mapping
 
+NEEDED = [("gap closed", router) for router in (STATES, MIXED.name, CONCATENATED.name, UNTRAINED)]
+NEEDED += [(SPEARMAN, "J"), ("ECE", "calibrated")]
 HASHES = {"/mine/m": "hash"}
 ROWS = results(
     {"metric": metric, "router": router, "target": target, "split": split, "estimate": 0.1, "n": 9}
@@ -25,7 +31,7 @@ def root(tmp_path, monkeypatch):
     """A project of the test's own, with one experiment."""
     monkeypatch.setattr(it, "project_root", lambda: tmp_path)
     (tmp_path / "experiments").mkdir()
-    for name in (*it.POOLS, *it.DECODED):
+    for name in it.POOLS:
         experiment = (project_root() / "experiments" / f"{name}.yaml").read_text()
         (tmp_path / "experiments" / f"{name}.yaml").write_text(experiment)
     return tmp_path
@@ -34,9 +40,10 @@ def root(tmp_path, monkeypatch):
 def finished(root, name="zeroeval", **given):
     """A run directory as `run_experiment` leaves it, its encoder at a path of this machine."""
     run_dir = root / "runs" / name
-    for notebook in ("06_cost_aware_routing", it.REAL, it.IN_USE):
+    for notebook in ("06_cost_aware_routing", it.REAL):
         write_metrics(run_dir / "metrics" / f"{notebook}.json", ROWS)
-    known = dict.fromkeys(("code", "versions", "machine", "labels", "prices"), "x")
+    known = dict.fromkeys(("versions", "machine", "labels", "prices"), "x")
+    known["code"] = {"version": "1", "stages": {}}
     values = read_mapping(root / "experiments" / f"{name}.yaml")
     values |= {"encoder": "/mine/m", "embedding": "/mine/m", "run_dir": f"/runs/{name}"} | given
     parameters = validate(values).model_dump(mode="json")
@@ -45,11 +52,11 @@ def finished(root, name="zeroeval", **given):
     return run_dir
 
 
-@pytest.mark.parametrize("name, chapter", [("zeroeval", it.IN_USE), ("zeroeval_smollm2", it.REAL)])
-def test_what_other_books_show_is_published_under_public_names(root, name, chapter):
-    run_dir = finished(root, name, n_seeds=7, truncation="left", encoders=["/mine/other"])
+def test_what_other_books_show_is_published_under_public_names(root):
+    name, others = "zeroeval", ["/mine/other", "/mine/third"]
+    run_dir = finished(root, name, n_seeds=7, truncation="left", encoders=others)
     out = it.publish(run_dir).parent
-    assert {path.stem for path in out.iterdir()} == {chapter, "manifest"}
+    assert {path.stem for path in out.iterdir()} == {it.REAL, "manifest"}
     assert "/mine/m" not in "".join(path.read_text() for path in out.iterdir())
     public = read_mapping(root / "experiments" / f"{name}.yaml")
     manifest = read_json(out / "manifest.json")
@@ -58,16 +65,16 @@ def test_what_other_books_show_is_published_under_public_names(root, name, chapt
     wanted = given | {"n_seeds": 7, "truncation": "left"}
     assert manifest["parameters"].items() >= wanted.items()
     expected = ROWS.replace({"/mine/m": public["embedding"]})
-    pd.testing.assert_frame_equal(it.read_published(out, chapter), expected)
+    pd.testing.assert_frame_equal(it.read_published(out), expected)
 
 
 def test_what_was_altered_lost_or_is_no_pool_s_is_refused(root):
-    path = it.publish(finished(root)).parent / f"{it.IN_USE}.json"
+    path = it.publish(finished(root)).parent / f"{it.REAL}.json"
     path.write_text(path.read_text().replace("0.2", "0.3"))
     for spoil in (lambda: None, path.unlink):
         spoil()
-        with pytest.raises(InputError, match=rf"{it.IN_USE}\.json is missing or not what was publ"):
-            it.published_pools(root, it.IN_USE)
+        with pytest.raises(InputError, match=rf"{it.REAL}\.json is missing or not what was publ"):
+            it.published_pools(root)
     with pytest.raises(InputError, match=r"pool 'zeroeva' is unknown\. Did you mean 'zeroeval'"):
         it.publish(root / "zeroeva")
     (root / "runs/zeroeval/manifest.json").unlink()
@@ -76,12 +83,12 @@ def test_what_was_altered_lost_or_is_no_pool_s_is_refused(root):
 
 
 def test_pools_are_shown_as_published_and_the_missing_ones_say_how_to_run_them(root):
-    it.publish(finished(root, "zeroeval_smollm2"))
+    it.publish(finished(root, "zeroeval"))
     pools, missing = it.published_pools(root)
-    assert list(pools) == ["zeroeval_smollm2"]
-    assert len(missing) == len(it.DECODED) - 1
-    assert "experiments/mmlu_pro_smollm2.yaml" in missing[0]
-    assert "prefill-router publish runs/mmlu_pro_smollm2." in missing[0]
+    assert list(pools) == ["zeroeval"]
+    assert len(missing) == len(it.POOLS) - 1
+    assert "experiments/mmlu_pro.yaml" in missing[0]
+    assert "prefill-router publish runs/mmlu_pro." in missing[0]
     row = one(it.pool_rows(pools), split="ZeroEval", metric="gap closed")
     assert (row.router, row.estimate) == ("SharedTrunkNet", 0.1)
     [line] = it.settings_table(root, list(pools)).to_dict("records")
@@ -90,14 +97,20 @@ def test_pools_are_shown_as_published_and_the_missing_ones_say_how_to_run_them(r
     assert it.settings_table(root, []).empty and it.pool_rows({}).empty
 
 
-def test_all_pools_are_published_and_can_be_run_again(monkeypatch):
+def test_all_pools_are_published_whole_and_as_their_experiments_say(monkeypatch):
     monkeypatch.undo()
     root = project_root()
-    for notebook in (it.REAL, it.IN_USE):
-        assert (root / "notebooks" / f"{notebook}.ipynb").exists()
-        pools, missing = it.published_pools(root, notebook)
-        assert list(pools) == list(it.DECODED if notebook == it.REAL else it.POOLS) and not missing
-    for name in (*it.POOLS, *it.DECODED):
+    pools, missing = it.published_pools(root)
+    assert list(pools) == list(it.POOLS) and not missing
+    assert (root / "notebooks" / f"{it.REAL}.ipynb").exists()
+    for name in it.POOLS:
         experiment = validate(read_mapping(root / "experiments" / f"{name}.yaml"))
-        said = read_json(root / it.PUBLISHED / name / "manifest.json")["parameters"]
-        assert said["targets"] == experiment.targets
+        said = read_json(root / it.PUBLISHED / name / "manifest.json")
+        wanted = experiment.model_dump(mode="json", exclude=PLACES)
+        assert said["parameters"] == wanted
+        assert set(said["seconds"]) == {it.REAL} and said["labels"]
+        read = {experiment.encoder, experiment.embedding, experiment.untrained}
+        assert set(said["encoders"]) == read | set(experiment.encoders)
+        assert {metric for metric, _ in NEEDED} <= set(pools[name]["metric"])
+        for metric, router in NEEDED:
+            assert len(select(pools[name], metric=metric, router=router, versus=None)), router
