@@ -99,10 +99,11 @@ def run_experiment(parameters: Parameters, appendix: bool = False, chapter: str 
     states = study.activations()
     if cut := int((states.full_tokens > states.n_tokens).sum()):
         print(
-            f"{cut:,} of {len(states.n_tokens):,} prompts are longer than {parameters.encoder} reads "
-            f"at once; what is too much was left out on the {parameters.truncation}.",
-            file=sys.stderr, flush=True,
-        )  # fmt: skip
+            f"{cut:,} of {len(states.n_tokens):,} prompts are longer than {parameters.encoder} "
+            f"reads at once; what is too much was left out on the {parameters.truncation}.",
+            file=sys.stderr,
+            flush=True,
+        )
     at_once = AT_ONCE if study.training_device.type == "cpu" else 1
     chapters = Parallel(at_once, return_as="generator_unordered")(runs)
     for done in track(chapters, f"running {run_dir.name}", len(runs)):
