@@ -200,7 +200,7 @@ def labels(
     from prefill_router.labels.tables import write_table
 
     report: list[str] = []
-    if pool := {"mmlu-pro": mmlu_pro, "zeroeval": zeroeval}.get(source[0]):
+    if pool := {"mmlu-pro": mmlu_pro.POOL, "zeroeval": zeroeval.POOL}.get(source[0]):
         if len(source) != 2 or metric or threshold is not None:
             raise InputError(f"{source[0]}: give the directory of a clone, and nothing else.")
         table = pool.read(Path(source[1]), report)

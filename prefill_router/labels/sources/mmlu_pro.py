@@ -1,4 +1,8 @@
-"""MMLU-Pro: what models answered, in TIGER-AI-Lab/MMLU-Pro, ``eval_results/``."""
+"""MMLU-Pro: what models answered after five examples, in TIGER-AI-Lab/MMLU-Pro, ``eval_results/``.
+
+An answer is right if its letter is the reference. Without a letter it is wrong (the repository draws
+one at random).
+"""
 
 from __future__ import annotations
 
@@ -10,35 +14,12 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
-from prefill_router.labels.sources import pools
+from prefill_router.labels.sources.pools import Pool, count_tokens
 
 FILES = "eval_results/model_outputs_*_5shots*.zip"
 NAME = re.compile(r"model_outputs_(.+)_5shots.*")
 LETTERS = (r"answer is \(?([A-J])\)?", r"[aA]nswer:\s*([A-J])", r"(?s)\A.*\b([A-J])\b")
 """The repository's rules for the letter of an answer; the first that fits counts."""
-
-
-def read(directory: Path, report: list[str]) -> pd.DataFrame:
-    """Read what models answered after five worked examples.
-
-    An answer is right if its letter is the reference. Without a letter it is wrong (the repository
-    draws one at random).
-
-    Parameters
-    ----------
-    directory : pathlib.Path
-        A clone of the repository.
-    report : list of str
-        See `prefill_router.labels.sources.pools.read_pool`, also for what is returned.
-
-    Raises
-    ------
-    InputError
-        If there are no results, or a file is damaged.
-    """
-    return pools.read_pool(directory, [FILES], _records, _row, report)
 
 
 def letter(answer: str) -> str | None:
@@ -64,7 +45,10 @@ def _row(record: dict[str, Any], path: Path) -> dict[str, Any]:
         "benchmark": "mmlu_pro_" + record["category"].replace(" ", "_"),
         "model": re.sub(r"(?<=\d)_(?=\d)", ".", NAME.fullmatch(path.name)[1]),
         "is_correct": letter(answer) == record["answer"],
-        "output_tokens": pools.count_tokens(answer),
+        "output_tokens": count_tokens(answer),
         "stem": sys.intern(stem),
         "reference": record["answer"],
     }
+
+
+POOL = Pool((FILES,), _records, _row)

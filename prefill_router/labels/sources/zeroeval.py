@@ -1,4 +1,4 @@
-"""ZeroEval: what models answered, in WildEval/ZeroEval, ``result_dirs/``."""
+"""ZeroEval: what models answered, in WildEval/ZeroEval, ``result_dirs/``, by the rules there."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
-from prefill_router.labels.sources import pools
+from prefill_router.labels.sources.pools import Pool, count_tokens
 from prefill_router.storage import read_json
 
 TASKS = {"crux": "question", "gsm": "question", "math-l5": "problem"}
@@ -25,25 +23,6 @@ ANSWERS = (
     r"\\boxed{(\w+)}",
 )
 """Rules for an answer outside JSON; the first that fits counts."""
-
-
-def read(directory: Path, report: list[str]) -> pd.DataFrame:
-    """Read what models answered greedily, and grade it by the repository's rules.
-
-    Parameters
-    ----------
-    directory : pathlib.Path
-        A clone of the repository.
-    report : list of str
-        See `prefill_router.labels.sources.pools.read_pool`, also for what is returned.
-
-    Raises
-    ------
-    InputError
-        If a task has no results, or a file is damaged.
-    """
-    patterns = (f"result_dirs/{task}/*.json" for task in TASKS)
-    return pools.read_pool(directory, patterns, read_json, _row, report)
 
 
 def answer_of(text: str) -> str:
@@ -79,7 +58,10 @@ def _row(record: dict[str, Any], path: Path) -> dict[str, Any]:
         "benchmark": task,
         "model": SAME_MODEL.get(path.stem, path.stem),
         "is_correct": is_right(answer_of(text), reference, task),
-        "output_tokens": pools.count_tokens(text),
+        "output_tokens": count_tokens(text),
         "stem": question,
         "reference": reference,
     }
+
+
+POOL = Pool(tuple(f"result_dirs/{task}/*.json" for task in TASKS), read_json, _row)

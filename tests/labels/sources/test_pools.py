@@ -111,7 +111,7 @@ def zero_clone(tmp_path):
 
 def test_zeroeval_joins_three_tasks(zero_clone):
     report = []
-    labels = load_labels(zeroeval.read(zero_clone, report))
+    labels = load_labels(zeroeval.POOL.read(zero_clone, report))
     assert labels.targets == ("gemma-2-27b-it", "m") and labels.n_queries == 12
     assert labels.query_id[:4].tolist() == [f"crux-{i:04d}" for i in range(1, 5)]
     assert labels.correct.tolist() == [[i % 2 == 0, 1] for _ in range(3) for i in range(1, 5)]
@@ -140,7 +140,7 @@ def test_other_clones_and_options_are_refused(mmlu_clone, tmp_path):
     path = next((mmlu_clone / "eval_results").iterdir())
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(InputError, match=r"is damaged .*git checkout"):
-        mmlu_pro.read(mmlu_clone, [])
+        mmlu_pro.POOL.read(mmlu_clone, [])
 
 
 def test_tokens_are_words_signs_and_digits_by_three():
