@@ -1,7 +1,7 @@
-"""MMLU-Pro: what models answered after five examples, in TIGER-AI-Lab/MMLU-Pro, ``eval_results/``.
+"""MMLU-Pro: what models answered after five worked examples, in TIGER-AI-Lab/MMLU-Pro.
 
-An answer is right if its letter is the reference. Without a letter it is wrong (the repository draws
-one at random).
+An answer is right if its letter is the reference. Without a letter it is wrong (the repository
+draws one at random).
 """
 
 from __future__ import annotations

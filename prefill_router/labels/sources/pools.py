@@ -80,42 +80,44 @@ class Pool:
                     f"{directory} has no {pattern}; give a clone of the repository that has it "
                     "(prefill-router labels --help tells where it is)."
                 )
-            for path in files:
-                try:
-                    found = [
-                        self.row(record, path)
-                        for record in self.records(path)
-                        if isinstance(record, dict)
-                    ]
-                    if not found:
-                        raise ValueError("it holds no answers")
-                    rows += found
-                except (*DAMAGE, zipfile.BadZipFile, zlib.error) as error:
-                    raise InputError(
-                        f"{path} is damaged ({error!r:.200}); restore it (git checkout), or delete it "
-                        "to do without its model."
-                    ) from error
+            rows += (row for path in files for row in self._rows(path))
         label = ["query_id", "model"]
         table = pd.DataFrame(rows, dtype=object).drop_duplicates(label).sort_values(label)
-        alike = table.groupby(["query_id", "question", "reference"])["model"].transform("size")
-        usual = 2 * alike > table["model"].nunique()
-        answered = table.groupby(["benchmark", "model"]).size().unstack(fill_value=0)
-        share = answered.div(table.groupby("benchmark")["query_id"].nunique(), axis=0).min()
-        share = share.clip(upper=usual.groupby(table["model"]).mean())
-        kept = table[usual & (table["model"].map(share) >= COMPLETE)]
-        kept = kept[kept.groupby("query_id")["model"].transform("size") == kept["model"].nunique()]
-        texts = kept.drop_duplicates("query_id").set_index("query_id")["question"].map(normalise)
-        new = ~texts.duplicated()
-        left_out = ", ".join(share.index[share < COMPLETE])
-        n_incomplete = table["query_id"].nunique() - len(texts)
-        report += [
-            f"Models left out, with few answers or another version: {left_out or 'none'}.",
-            f"Queries left out: {n_incomplete} that not every model answered with the same text and "
-            f"reference, {(~new).sum()} that repeat a text.",
-        ]
-        if kept.empty:
-            raise InputError("\n".join([*report, "No query is left to make labels of."]))
-        kept = kept[kept["query_id"].map(new)]
-        group = kept.groupby(kept["stem"].map(normalise))["query_id"].transform("first")
-        kept = kept.drop(columns=["stem", "reference"]).assign(group=group)
-        return kept.astype({"is_correct": int, "output_tokens": int}).reset_index(drop=True)
+        return _complete(table, report)
+
+    def _rows(self, path: Path) -> list[dict[str, Any]]:
+        try:
+            rows = [self.row(each, path) for each in self.records(path) if isinstance(each, dict)]
+            if not rows:
+                raise ValueError("it holds no answers")
+        except (*DAMAGE, zipfile.BadZipFile, zlib.error) as error:
+            raise InputError(
+                f"{path} is damaged ({error!r:.200}); restore it (git checkout), or delete it to "
+                "do without its model."
+            ) from error
+        return rows
+
+
+def _complete(table: pd.DataFrame, report: list[str]) -> pd.DataFrame:
+    alike = table.groupby(["query_id", "question", "reference"])["model"].transform("size")
+    usual = 2 * alike > table["model"].nunique()
+    answered = table.groupby(["benchmark", "model"]).size().unstack(fill_value=0)
+    share = answered.div(table.groupby("benchmark")["query_id"].nunique(), axis=0).min()
+    share = share.clip(upper=usual.groupby(table["model"]).mean())
+    kept = table[usual & (table["model"].map(share) >= COMPLETE)]
+    kept = kept[kept.groupby("query_id")["model"].transform("size") == kept["model"].nunique()]
+    texts = kept.drop_duplicates("query_id").set_index("query_id")["question"].map(normalise)
+    new = ~texts.duplicated()
+    left_out = ", ".join(share.index[share < COMPLETE])
+    n_incomplete = table["query_id"].nunique() - len(texts)
+    report += [
+        f"Models left out, with few answers or another version: {left_out or 'none'}.",
+        f"Queries left out: {n_incomplete} that not every model answered with the same text and "
+        f"reference, {(~new).sum()} that repeat a text.",
+    ]
+    if kept.empty:
+        raise InputError("\n".join([*report, "No query is left to make labels of."]))
+    kept = kept[kept["query_id"].map(new)]
+    group = kept.groupby(kept["stem"].map(normalise))["query_id"].transform("first")
+    kept = kept.drop(columns=["stem", "reference"]).assign(group=group)
+    return kept.astype({"is_correct": int, "output_tokens": int}).reset_index(drop=True)
