@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from prefill_router import policy
-from prefill_router.evaluation.results import select
+from prefill_router.evaluation.results import Quantity, counted, results, select
 from prefill_router.experiments.all_layers import CONCATENATED, MIXED
 from prefill_router.experiments.comparison import held_out
 from prefill_router.experiments.encoders import PAIRED
@@ -17,6 +17,7 @@ from prefill_router.experiments.guarantee import evaluate_guarantee
 from prefill_router.experiments.layers import held_out_ranking, layer_profiles
 from prefill_router.experiments.primary import primary_comparison
 from prefill_router.experiments.routers import (
+    AUTO,
     BENCHMARK,
     HEADS,
     PRIMARY,
@@ -29,6 +30,7 @@ from prefill_router.experiments.study import Study
 from prefill_router.extraction.pooling import POOLINGS
 from prefill_router.recipe.heads import HeadData, fit_ridge, predict_ridge
 
+TAKEN = "folds in which it is taken"
 UNION = "all encoders together"
 TOLD = "told all other targets' answers"
 SIZES = (250, 500, 1000, 2000, 4000)
@@ -141,16 +143,27 @@ def told_answers(study: Study) -> list[np.ndarray]:
 def every_router(study: Study) -> pd.DataFrame:
     """Return AUC and gap closed of every router, with differences from the benchmark-aware one.
 
-    With them what `Evaluation.choices` says of the oracle and single targets.
+    With them what `Evaluation.choices` says of the oracle and single targets, and `TAKEN`.
 
     `TOLD` is no router: it reads how every other target of the table answered this very query. What
     it closes is a landmark for what knowing a query's difficulty can give.
     """
-    names, at = [*HEADS.values(), CONCATENATED, MIXED, *SEMANTIC, BENCHMARK], held_out(study)
+    names = [*HEADS.values(), AUTO, CONCATENATED, MIXED, *SEMANTIC, BENCHMARK]
+    at = held_out(study)
     p = {getattr(name, "name", name): at.join(predictions(study, name)) for name in names}
     p[TOLD] = at.join(told_answers(study))
     compared = at.likeliest(p, [(name, BENCHMARK) for name in p if name != BENCHMARK])
-    return pd.concat([at.choices({}), compared], ignore_index=True)
+    return pd.concat([at.choices({}), compared, _taken(study)], ignore_index=True)
+
+
+def _taken(study: Study) -> pd.DataFrame:
+    """Return in how many of `n` folds ``head="auto"`` takes each head."""
+    auto, found = predictions(study, AUTO, calibrated=False), []
+    for name in HEADS.values():
+        each = zip(auto, predictions(study, name, calibrated=False), strict=True)
+        same = [np.array_equal(p, q, equal_nan=True) for p, q in each]
+        found.append(counted(Quantity(TAKEN, name, n=len(same)), sum(same)))
+    return results(found)
 
 
 def in_use(study: Study) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from prefill_router.experiments.guarantee import CERTIFYING, LOSSES, TAU
 from prefill_router.experiments.layers import CROSS_VALIDATED, SPEARMAN
 from prefill_router.experiments.routers import RIDGE, predictions
 from prefill_router.experiments.spending import PREDICTED
-from prefill_router.metrics import expected_calibration_error, gap_closed
+from prefill_router.metrics import expected_calibration_error, gap_closed, pairwise_brier
 
 
 def test_every_encoder_and_the_best_for_each_target_predict_all_targets(study):
@@ -86,7 +86,7 @@ def test_the_curve_has_fewer_rows_to_fit_and_to_choose_on(study, monkeypatch):
             assert np.array_equal(split.test, whole.test)
     smaller = held_out(study).join(predictions(seen[0], RIDGE)).argmax(axis=1)
     Y, rows = study.labels.correct, study.test_rows
-    best = one(it.every_router(study), metric="accuracy", router=BEST).estimate
+    best = one(held_out(study).choices({}), metric="accuracy", router=BEST).estimate
     oracle = Y[rows].max(axis=1).mean()
     want = gap_closed(Y[rows, smaller].mean(), best, oracle)
     assert curve["estimate"].iloc[0] == pytest.approx(want)
@@ -103,6 +103,19 @@ def test_layers_are_those_of_the_first_fold_alone(study):
         assert row.estimate == pytest.approx(best.loc[row.layer, row.pooling].mean())
     ranks = select(found, metric=SPEARMAN, split="validation", router=None, pooling=None)
     assert len(ranks) and ranks["n"].eq(len(study.splits[0].validation)).all()
+
+
+def test_the_head_taken_has_the_least_pairwise_brier_score(study):
+    found, Y = it.every_router(study), study.labels.correct
+    raw = {name: predictions(study, name, calibrated=False) for name in it.HEADS.values()}
+    best = []
+    for fold, split in enumerate(study.splits):
+        v = split.validation
+        errors = {name: pairwise_brier(p[fold][v], Y[v]).mean() for name, p in raw.items()}
+        best.append(min(errors, key=errors.get))
+    for name in raw:
+        row = one(found, metric=it.TAKEN, router=name)
+        assert (row.estimate, row.n) == (best.count(name), len(study.splits))
 
 
 def test_in_use_asks_what_chapter_10_asks(study):
