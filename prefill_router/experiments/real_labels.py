@@ -36,8 +36,8 @@ TOLD = "told all other targets' answers"
 SIZES = (250, 500, 1000, 2000, 4000)
 READ_ANEW = 3000
 """Queries, at most, that are read again with other poolings and by the untrained control."""
-SAMPLE, UNTRAINED = f"{RIDGE}, sample", f"{RIDGE}, untrained encoder"
-POOLED = {pooling: f"{RIDGE}, {pooling}" for pooling in POOLINGS}
+SAMPLE, UNTRAINED = "trained encoder", "untrained encoder"
+POOLED = {pooling: f"{SAMPLE}, {pooling}" for pooling in POOLINGS}
 
 
 def encoder_targets(study: Study) -> pd.DataFrame:
