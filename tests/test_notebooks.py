@@ -15,6 +15,7 @@ from prefill_router.config import Parameters, project_root
 from prefill_router.experiments.expectations import EXPECTED, accept
 from prefill_router.extraction import pooling
 from prefill_router.probes import separability
+from prefill_router.report import display
 from prefill_router.run import notebooks
 from prefill_router.storage import read_json, write_json
 
@@ -196,3 +197,24 @@ def test_a_wrong_pooling_fails(parameters, monkeypatch, capsys, spoiled):
     with pytest.raises(AssertionError) if spoiled else nullcontext():
         run_cells(2, parameters)
     assert f"extraction equals the plain forward pass: {not spoiled}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("costs", [False, True])
+def test_real_labels_of_ones_own_are_measured_and_told(parameters, tmp_path, monkeypatch, costs):
+    """As `run` does; without prices there is no control either, and targets that are not asked."""
+    said = []
+    monkeypatch.setattr(display, "bullets", lambda *lines: said.extend(lines))
+    table = tiny_studies.label_table(targets=tiny_studies.TARGETS)
+    parameters = tiny_studies.world(tmp_path / "own", table) | {"run_dir": "own/mine"}
+    if not costs:
+        parameters |= {"prices": "", "untrained": "", "targets": ["early", "noisy"]}
+    study = run_cells(9, parameters)
+    told = "\n".join(said)
+    assert ("No gain shown over" in told) or ("A gain over" in told)
+    assert ("mine: no costs are known." in told) != costs
+    assert ("with the encoder paid" in told) == costs
+    assert ("the untrained one" in told) == costs
+    assert "main predicts" in told  # the encoder that is read, not another
+    assert not re.search("nan|inf", told)
+    found = read_json(study.run_dir / "metrics" / "09_real_labels.json")["rows"]
+    assert {"gap closed", "AUC", "ECE", "J"} <= {row["metric"] for row in found}

@@ -26,7 +26,8 @@ class LayerMixture(BaseEstimator):
     For each query and target, training draws the weights of L layers from a Dirichlet distribution
     whose concentrations exp(g) softmax(a) are learned; prediction takes their expectation. The
     source has one probe, of a weak model's correctness, for the choice between a weak and a strong
-    one. Here each of K targets has a mixture and a probe of its own, trained side by side.
+    one. Here each of K targets has a mixture and a probe of its own, trained side by side: all with
+    one learning rate, and stopped at one epoch.
 
     Parameters
     ----------
@@ -72,7 +73,7 @@ class LayerMixture(BaseEstimator):
         """
         h, y = (torch.from_numpy(np.asarray(a, np.float32)).to(self.device) for a in (X, Y))
         (_, n_layers, width), n_targets = h.shape, y.shape[1]
-        rng, least, best = np.random.default_rng(self.random_state), np.inf, None
+        rng, least = np.random.default_rng(self.random_state), np.inf
         bound = 1 / np.sqrt(width)
         start = rng.uniform(-bound, bound, (n_targets, width)).astype(np.float32)
         coef, a = torch.from_numpy(start).to(self.device), torch.ones(n_targets, n_layers)
@@ -80,6 +81,7 @@ class LayerMixture(BaseEstimator):
             part.to(self.device) for part in (a, torch.ones(n_targets, 1), torch.zeros(n_targets))
         )
         parameters = [part.requires_grad_() for part in (coef, bias, a, g)]
+        best = [part.detach().clone() for part in parameters]
         adam = torch.optim.Adam(parameters, self.learning_rate)
 
         def loss(rows: np.ndarray, draw: bool) -> torch.Tensor:
@@ -116,7 +118,7 @@ class LayerMixture(BaseEstimator):
 
 def mean_pooled(it: FoldFit) -> np.ndarray:
     """Return the mean-pooled states of every layer of the main encoder, (N, L, D)."""
-    states = it.study.like(it.study.splits, layers="all").activations()
+    states = it.study.like(it.study.splits, layers="all", poolings=["mean"]).activations()
     return np.stack([states.states(layer, "mean") for layer in states.layers], axis=1)
 
 

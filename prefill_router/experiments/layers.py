@@ -122,12 +122,15 @@ def held_out_ranking(study: Study, encoder: str) -> pd.DataFrame:
         return found
 
     quantities = tuple(asked(heads["auc"].to_numpy()[None]))
-    return at.estimate(
+    found = at.estimate(
         {"AUC": Ranking(*held_out_scores(study, encoder, heads))},
         {quantities: lambda m: np.column_stack(list(asked(m["AUC"]).values()))},
         FEW,
         centred=True,
     )
+    ranks, bounds = found["metric"].eq(SPEARMAN) & found["versus"].eq(""), ["lower", "upper"]
+    found.loc[ranks, bounds] = found.loc[ranks, bounds].clip(-1, 1)
+    return found
 
 
 def held_out_scores(

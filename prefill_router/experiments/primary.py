@@ -72,9 +72,10 @@ def primary_comparison(study: Study, calibrated: bool = True) -> pd.DataFrame:
     -------
     pandas.DataFrame
         On test queries "accuracy" and "gap closed" of `STATES` and `BEST_SEMANTIC`, and of the
-        latter the differences `COMPARED`, each with a "p-value". Resamples draw groups of queries
-        and, for each router by itself, seeds: one less than there are, so that the spread of their
-        mean is that of a mean of all.
+        latter the differences `COMPARED`, each with a "p-value". Resamples draw groups of queries,
+        and shift each router by itself by what seeds differ over all queries: by the mean effect of
+        seeds drawn with replacement, one less than there are, whose variance is that of the mean of
+        all.
     """
     sides = {STATES: list(HEADS.values()), BEST_SEMANTIC: SEMANTIC, BENCHMARK: [BENCHMARK]}
     seeds = range(study.parameters.seed, study.parameters.seed + SEEDS)
@@ -90,9 +91,9 @@ def primary_comparison(study: Study, calibrated: bool = True) -> pd.DataFrame:
     rng, values = np.random.default_rng([study.parameters.seed, 1]), {}
     for i, name in enumerate(sides):
         sample, drawn = (part[:, 2 + SEEDS * i :][:, :SEEDS] for part in found)
-        picked = rng.integers(SEEDS, size=(len(drawn), SEEDS - 1))
-        drawn = np.take_along_axis(drawn, picked, axis=1).mean(axis=1)
-        right = np.append(sample.mean(), drawn)
+        effects = (sample - sample.mean())[0]
+        shift = effects[rng.integers(SEEDS, size=(len(drawn), SEEDS - 1))].mean(axis=1)
+        right = np.append(sample.mean(), drawn.mean(axis=1) + shift)
         values[name, ""] = {"accuracy": right, "gap closed": gap_closed(right, best, oracle)}
     for name, versus in COMPARED:
         lead = values[name, ""]["gap closed"] - values[versus, ""]["gap closed"]
@@ -115,7 +116,9 @@ def primary_comparison(study: Study, calibrated: bool = True) -> pd.DataFrame:
 
 
 def _interval(draws: np.ndarray) -> dict[str, float]:
-    lower, upper = np.nanpercentile(draws[1:], [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
+    known = draws[1:][~np.isnan(draws[1:])]
+    bounds = 50 * (1 - LEVEL), 50 * (1 + LEVEL)
+    lower, upper = np.percentile(known, bounds) if known.size else (np.nan, np.nan)
     return {"estimate": draws[0], "lower": lower, "upper": upper}
 
 

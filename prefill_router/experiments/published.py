@@ -16,6 +16,8 @@ from prefill_router.validation import read_mapping
 
 PUBLISHED = Path("experiments") / "published"
 MANIFEST = "manifest.json"
+PATHS = ("labels", "prices", "encoder", "embedding", "untrained")
+"""Parameters that may be paths of one machine, and are recorded under their public names."""
 POOLS = {
     "mmlu_pro": "MMLU-Pro (realistic)",
     "mmlu_pro_complementary": "MMLU-Pro (most headroom)",
@@ -54,15 +56,20 @@ def publish(run_dir: Path) -> Path:
     manifest, into = read_json(run_dir / MANIFEST), root / PUBLISHED / name
     given = {n: value for n, value in manifest["parameters"].items() if n not in PLACES}
     public = read_mapping(root / "experiments" / f"{name}.yaml")
-    paths = [n for n in public if Path(str(given[n])).is_absolute()]
-    names = {given[n]: public[n] for n in paths}
-    names |= dict(zip(given["encoders"], public.get("encoders", []), strict=False))
+    read, wanted = given["encoders"], public["encoders"]
+    if len(read) != len(wanted):
+        raise InputError(
+            f"{run_dir} read encoders {read}; {name}.yaml has {wanted}, in this order."
+        )
+    pairs = [(given[n], public[n]) for n in PATHS] + list(zip(read, wanted, strict=True))
+    names = {path: title for path, title in pairs if path and (root / path).exists()}
     chapter = f"{REAL}.json"
     rows = read_metrics(run_dir / "metrics" / chapter)
     write_metrics(into / chapter, rows.replace(names))
     kept = ("code", "versions", "machine", "labels", "prices", "seconds")
     record = {n: manifest[n] for n in kept}
-    record["parameters"] = given | {n: public[n] for n in (*paths, "encoders") if n in public}
+    own = {n: names.get(given[n], given[n]) for n in PATHS}
+    record["parameters"] = given | own | {"encoders": [names.get(path, path) for path in read]}
     record["encoders"] = {names.get(n, n): h for n, h in manifest["encoders"].items()}
     write_json(into / MANIFEST, record | {"files": {chapter: file_hash(into / chapter)}})
     return into / MANIFEST
@@ -135,7 +142,12 @@ def settings_table(root: Path, names: Sequence[str]) -> pd.DataFrame:
 
 
 def pool_rows(pools: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Return the rows of all pools on test queries, with the pool's title as their `split`."""
+    """Return the rows of all pools on test queries, with the pool's title as their `split`.
+
+    A pool that is not in `POOLS` is called by its name.
+    """
     found = [select(r, split="test", versus=None, target=None) for r in pools.values()]
-    titles = [rows.assign(split=POOLS[name]) for name, rows in zip(pools, found, strict=True)]
+    titles = [
+        rows.assign(split=POOLS.get(name, name)) for name, rows in zip(pools, found, strict=True)
+    ]
     return pd.concat([tidy(), *titles], ignore_index=True)

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from prefill_router import policy
+from prefill_router.errors import InputError
 from prefill_router.evaluation.results import Quantity, counted, results, select
 from prefill_router.experiments.all_layers import CONCATENATED, MIXED
 from prefill_router.experiments.comparison import held_out
@@ -51,20 +52,32 @@ def encoder_targets(study: Study) -> pd.DataFrame:
         encoder also `versus` each other. Gap closed on the study's own targets.
     """
     main, found = study.parameters.encoder, []
-    trained = study.trained_encoders
-    sets = {name: [name] for name in trained} | {UNION: trained}
+    trained = [main, *(name for name in study.trained_encoders if name != main)]
+    sets = {name: [name] for name in trained} | {UNION: study.trained_encoders}
     pairs = [(main, name) for name in (*sets, PAIRED) if name != main]
-    for each in (study.like(targets=[]), study):
+    for each, metric in ((_every_target(study), "AUC"), (study, "gap closed")):
         at = held_out(each)
         p = {name: predictions(each, RIDGE, read, calibrated=False) for name, read in sets.items()}
         p[PAIRED] = _paired(each, [p[name] for name in trained])
-        p = {name: at.join(by_fold) for name, by_fold in p.items()}
-        if each is study:
-            found.append(at.choices({n: policy.argmax(q) for n, q in p.items()}, pairs))
-        else:
-            found.append(at.probabilities(p, pairs, ["AUC"]))
+        joined = {name: at.join(by_fold) for name, by_fold in p.items()}
+        asked = {name: policy.argmax(q) for name, q in joined.items()}
+        auc = metric == "AUC"
+        found.append(at.probabilities(joined, pairs, [metric]) if auc else at.choices(asked, pairs))
     about = {"metric": ["AUC", "gap closed"], "router": [*sets, PAIRED]}
     return select(pd.concat(found, ignore_index=True), versus=None, target=None, **about)
+
+
+def _every_target(study: Study) -> Study:
+    """Return the study of all targets of the label table, or of its own if others are no targets.
+
+    A wide table may have other columns, which only those who name its targets tell from labels.
+    """
+    every = study.like(targets=[])
+    try:
+        every.labels  # noqa: B018
+    except InputError:
+        return study
+    return every
 
 
 def _paired(study: Study, p: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
@@ -82,7 +95,8 @@ def controls(study: Study) -> pd.DataFrame:
     """Return AUC and gap closed by ridge on each pooling alone, and on an untrained encoder.
 
     Of a seeded sample of `READ_ANEW` queries, or of all where there are fewer, with splits of its
-    own; each pooling also `versus` the mean, and the main encoder `versus` the untrained one.
+    own, and on the main encoder's layers; each pooling also `versus` the mean, and the main encoder
+    `versus` the untrained one.
     """
     p = study.parameters
     few = study.like(n_queries=min(p.n_queries or READ_ANEW, READ_ANEW))
@@ -90,7 +104,8 @@ def controls(study: Study) -> pd.DataFrame:
     read = {SAMPLE: few} | {POOLED[name]: few.like(poolings=[name]) for name in POOLED}
     found = {name: at.join(predictions(each, RIDGE)) for name, each in read.items()}
     if p.untrained:
-        found[UNTRAINED] = at.join(predictions(few, RIDGE, [p.untrained]))
+        control = few.like(encoder=p.untrained)  # which reads the same layers as the main one
+        found[UNTRAINED] = at.join(predictions(control, RIDGE))
         pairs.append((SAMPLE, UNTRAINED))
     return at.likeliest(found, pairs)
 
@@ -122,16 +137,20 @@ def label_curve(study: Study) -> pd.DataFrame:
     return pd.concat(found, ignore_index=True)
 
 
-def told_answers(study: Study) -> list[np.ndarray]:
+def told_answers(study: Study) -> list[np.ndarray] | None:
     """Return P(correct) in each fold by ridge on what nobody can know, (N, K), not calibrated.
 
-    That is how every other target of the label table answered the query, and its benchmark.
+    That is how every other target of the label table answered the query, and its benchmark. None
+    if there is no other target.
     """
-    labels, every = study.labels, study.like(targets=[]).labels
+    labels, every = study.labels, _every_target(study).labels
     others = [k for k, name in enumerate(every.targets) if name not in labels.targets]
+    if not others:
+        return None
     found = []
     for split in study.splits:
         answers = every.correct[:, others]
+        answers = answers[:, ~np.isnan(answers[split.train]).all(axis=0)]
         usual = np.nanmean(answers[split.train], axis=0)
         answers = np.where(np.isnan(answers), usual, answers)
         told = np.hstack([answers, pd.get_dummies(labels.benchmark)]).astype(float)
@@ -151,7 +170,8 @@ def every_router(study: Study) -> pd.DataFrame:
     names = [*HEADS.values(), AUTO, CONCATENATED, MIXED, *SEMANTIC, BENCHMARK]
     at = held_out(study)
     p = {getattr(name, "name", name): at.join(predictions(study, name)) for name in names}
-    p[TOLD] = at.join(told_answers(study))
+    if told := told_answers(study):
+        p[TOLD] = at.join(told)
     compared = at.likeliest(p, [(name, BENCHMARK) for name in p if name != BENCHMARK])
     return pd.concat([at.choices({}), compared, _taken(study)], ignore_index=True)
 

@@ -14,14 +14,14 @@ from prefill_router.validation import read_mapping
 
 NEEDED = [("gap closed", router) for router in (STATES, MIXED.name, CONCATENATED.name, UNTRAINED)]
 NEEDED += [(SPEARMAN, "J"), ("ECE", "calibrated")]
-HASHES = {"/mine/m": "hash"}
+HASHES = {"mine/m": "hash"}
 ROWS = results(
     {"metric": metric, "router": router, "target": target, "split": split, "estimate": 0.1, "n": 9}
     for metric, router, target, split in (
         ("gap closed", "SharedTrunkNet", "", "test"),
         ("gap closed", "single target", "a", "test"),
         ("gap closed", "SharedTrunkNet", "", "validation"),
-        ("ECE", "/mine/m", "", "test"),
+        ("ECE", "mine/m", "", "test"),
     )
 ).assign(lower=0.0, upper=0.2)
 
@@ -45,7 +45,7 @@ def finished(root, name="zeroeval", **given):
     known = dict.fromkeys(("versions", "machine", "labels", "prices"), "x")
     known["code"] = {"version": "1", "stages": {}}
     values = read_mapping(root / "experiments" / f"{name}.yaml")
-    values |= {"encoder": "/mine/m", "embedding": "/mine/m", "run_dir": f"/runs/{name}"} | given
+    values |= {"run_dir": f"/runs/{name}"} | given
     parameters = validate(values).model_dump(mode="json")
     known |= {"seconds": {it.REAL: 90.0}, "encoders": HASHES, "parameters": parameters}
     write_json(run_dir / "manifest.json", known)
@@ -53,19 +53,26 @@ def finished(root, name="zeroeval", **given):
 
 
 def test_what_other_books_show_is_published_under_public_names(root):
-    name, others = "zeroeval", ["/mine/other", "/mine/third"]
-    run_dir = finished(root, name, n_seeds=7, truncation="left", encoders=others)
+    """Whatever lies on this disk, at an absolute or a relative path, has the experiment's name."""
+    (root / "mine" / "m").mkdir(parents=True)
+    (root / "mine" / "other").mkdir()
+    mine = {"encoder": str(root / "mine/m"), "embedding": "mine/m", "prices": ""}
+    encoders = ["mine/other", "hub/third"]
+    run_dir = finished(root, "zeroeval", n_seeds=7, truncation="left", encoders=encoders, **mine)
     out = it.publish(run_dir).parent
     assert {path.stem for path in out.iterdir()} == {it.REAL, "manifest"}
-    assert "/mine/m" not in "".join(path.read_text() for path in out.iterdir())
-    public = read_mapping(root / "experiments" / f"{name}.yaml")
+    assert "mine/m" not in "".join(path.read_text() for path in out.iterdir())
+    public = read_mapping(root / "experiments" / "zeroeval.yaml")
     manifest = read_json(out / "manifest.json")
     assert manifest["encoders"] == {public["embedding"]: "hash"}
-    given = {n: public[n] for n in ("encoder", "embedding", "encoders")}
-    wanted = given | {"n_seeds": 7, "truncation": "left"}
+    wanted = {n: public[n] for n in ("encoder", "embedding")}
+    wanted |= {"encoders": [public["encoders"][0], "hub/third"]}  # from the hub, another one
+    wanted |= {"n_seeds": 7, "truncation": "left"}
     assert manifest["parameters"].items() >= wanted.items()
-    expected = ROWS.replace({"/mine/m": public["embedding"]})
+    expected = ROWS.replace({"mine/m": public["embedding"]})
     pd.testing.assert_frame_equal(it.read_published(out), expected)
+    with pytest.raises(InputError, match=r"read encoders \['mine/other'\]; zeroeval.yaml has"):
+        it.publish(finished(root, "zeroeval", encoders=["mine/other"]))
 
 
 def test_what_was_altered_lost_or_is_no_pool_s_is_refused(root):
@@ -103,6 +110,7 @@ def test_all_pools_are_published_whole_and_as_their_experiments_say(monkeypatch)
     pools, missing = it.published_pools(root)
     assert list(pools) == list(it.POOLS) and not missing
     assert (root / "notebooks" / f"{it.REAL}.ipynb").exists()
+    hashes = {}
     for name in it.POOLS:
         experiment = validate(read_mapping(root / "experiments" / f"{name}.yaml"))
         said = read_json(root / it.PUBLISHED / name / "manifest.json")
@@ -111,6 +119,8 @@ def test_all_pools_are_published_whole_and_as_their_experiments_say(monkeypatch)
         assert set(said["seconds"]) == {it.REAL} and said["labels"]
         read = {experiment.encoder, experiment.embedding, experiment.untrained}
         assert set(said["encoders"]) == read | set(experiment.encoders)
+        for encoder, weights in said["encoders"].items():  # one model has one name everywhere
+            assert hashes.setdefault(encoder, weights) == weights
         assert {metric for metric, _ in NEEDED} <= set(pools[name]["metric"])
         for metric, router in NEEDED:
             assert len(select(pools[name], metric=metric, router=router, versus=None)), router

@@ -43,17 +43,17 @@ def test_every_encoder_and_the_best_for_each_target_predict_all_targets(study):
 
 def test_controls_read_a_sample_with_each_pooling_and_untrained(study, monkeypatch):
     monkeypatch.setattr(it, "READ_ANEW", 100)
-    found = it.controls(study)
-    few = study.like(n_queries=100)
-    control, Y = study.parameters.untrained, few.labels.correct
-    read = {it.SAMPLE: few, it.UNTRAINED: few}
+    found = it.controls(study.like(layers=[1, 2]))
+    few = study.like(n_queries=100, layers=[1, 2])
+    control = few.like(encoder=study.parameters.untrained)
+    assert control.activations().layers == [1, 2]  # as many components of each as trained
+    Y, read = few.labels.correct, {it.SAMPLE: few, it.UNTRAINED: control}
     read |= {name: few.like(poolings=[pooling]) for pooling, name in it.POOLED.items()}
     assert set(found["router"]) == set(read) and len(it.POOLED) == 3
     at = held_out(few)
     single, oracle = Y[at.rows, at.best_single].mean(), Y[at.rows].max(axis=1).mean()
     for name, of in read.items():
-        encoder = [control] if name == it.UNTRAINED else None
-        p = at.join(predictions(of, RIDGE, encoder))
+        p = at.join(predictions(of, RIDGE))
         gap = one(found, metric="gap closed", router=name)
         asked = Y[at.rows, p.argmax(axis=1)].mean()
         assert gap.estimate == pytest.approx(gap_closed(asked, single, oracle))
