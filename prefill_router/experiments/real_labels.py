@@ -35,7 +35,7 @@ TAKEN = "folds in which it is taken"
 UNION = "all encoders together"
 TOLD = "told all other targets' answers"
 SIZES = (250, 500, 1000, 2000, 4000)
-READ_ANEW = 3000
+READ_ANEW = 2000
 """Queries, at most, that are read again with other poolings and by the untrained control."""
 SAMPLE, UNTRAINED = "trained encoder", "untrained encoder"
 POOLED = {pooling: f"{SAMPLE}, {pooling}" for pooling in POOLINGS}
