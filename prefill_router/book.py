@@ -101,7 +101,7 @@ def book_sources(root: Path, run_dir: Path) -> dict[str, Path]:
     InputError
         If the run is not finished, or a notebook of the table of contents is not what it made.
     """
-    again = "`prefill-router run` goes on where a run stopped"
+    again = "`prefill-router run`, without --chapter, goes on where a run stopped"
     if not (run_dir / "manifest.json").is_file():
         runs = ", ".join(str(path.parent) for path in sorted(root.glob("runs/*/manifest.json")))
         raise InputError(f"{run_dir} holds no finished run; there are {runs or 'none'}. {again}.")

@@ -83,12 +83,12 @@ def run_experiment(parameters: Parameters, appendix: bool = False, chapter: str 
     """
     prepare_kernels()
     study = Study(parameters)
-    set_values, inputs = parameters.model_dump(mode="json"), check_inputs(study)
-    run_dir, state = study.run_dir, [set_values, inputs, _committed(), versions("experiments")]
     paths = {path.stem: path for path in notebooks(appendix)}
     if chapter:
         check_known("chapter", chapter, paths)
         paths = {chapter: paths[chapter]}
+    set_values, inputs = parameters.model_dump(mode="json"), check_inputs(study)
+    run_dir, state = study.run_dir, [set_values, inputs, _committed(), versions("experiments")]
     outputs = {path: run_dir / path.relative_to(study.root) for path in paths.values()}
     study.claim()
     print(f"{parameters.labels}: {study.labels.summary}.", file=sys.stderr, flush=True)
@@ -97,13 +97,9 @@ def run_experiment(parameters: Parameters, appendix: bool = False, chapter: str 
         state.append(file_hash(notebook))  # and so of all before it
         runs.append(delayed(_execute)(notebook, out, run_dir, set_values, fingerprint(state)))
     states = study.activations()
-    if cut := int((states.full_tokens > states.n_tokens).sum()):
-        print(
-            f"{cut:,} of {len(states.n_tokens):,} prompts are longer than {parameters.encoder} "
-            f"reads at once; what is too much was left out on the {parameters.truncation}.",
-            file=sys.stderr,
-            flush=True,
-        )
+    if n := states.n_truncated:
+        cut = f"{n:,} of {len(states):,} prompts are longer than {parameters.encoder} reads"
+        print(f"{cut}; their {parameters.truncation} end is left out.", file=sys.stderr, flush=True)
     at_once = AT_ONCE if study.training_device.type == "cpu" else 1
     chapters = Parallel(at_once, return_as="generator_unordered")(runs)
     for done in track(chapters, f"running {run_dir.name}", len(runs)):

@@ -16,6 +16,7 @@ from prefill_router.cli.common import READ
 from prefill_router.config import Loop
 from prefill_router.evaluation.results import select
 from prefill_router.evaluation.sentences import format_interval
+from prefill_router.extraction import extract
 from prefill_router.extraction.models import load_target
 from prefill_router.extraction.sources import resolve
 from prefill_router.labels import load_labels
@@ -208,6 +209,17 @@ def test_fit_saves_a_router_and_says_how_good_it_is(loop, router):
     (auc,) = select(router.metrics, metric="AUC", router="calibrated", target="").itertuples()
     assert format_interval(auc, "value") in said
     assert str(router.guarantee) in said
+
+
+def test_fit_says_how_many_prompts_are_cut(loop, tmp_path):
+    file = loop[0]
+    cut = ["-p", "max_tokens=9", "-p", "truncation=right", "-p", f"router={tmp_path / 'short'}"]
+    found = answer("fit", file, *cut)
+    encoder = yaml.safe_load(file.read_text())["encoder"]
+    states = extract(encoder, load_labels(file.parent / "labels.csv").question, layers=[0])
+    assert found["n_truncated"] == (states.n_tokens > 9).sum() > 0
+    said = f"{found['n_truncated']} of {len(states)} prompts are longer than {encoder} reads; their"
+    assert f"{said} right end is left out." in invoke("fit", file, *cut).output
 
 
 def test_evaluate_leaves_out_what_the_router_was_fitted_to(loop, router, tmp_path):

@@ -112,7 +112,10 @@ def fit(p: Loop) -> Said:
     )  # fmt: skip
     made.save_pretrained(p.router)
     found, lines = _results(made, made.metrics)
-    found = {"router": p.router, "targets": made.targets} | found
+    found = {"router": p.router, "targets": made.targets, "n_truncated": states.n_truncated} | found
+    if n := states.n_truncated:
+        cut = f"{n:,} of {len(states):,} prompts are longer than {p.encoder} reads"
+        lines.append(f"{cut}; their {p.truncation} end is left out.")
     return found, [of, *lines, f"Saved: {p.router}"]
 
 

@@ -65,7 +65,10 @@ def run(
     values |= read_mapping(experiment) if experiment else {}
     parameters = validate(values, str(experiment or "parameters"), overrides(parameter))
     run_dir = run_experiment(parameters, appendix, chapter)
-    typer.echo(f"{run_dir}: done. Render its book with: prefill-router book {run_dir}")
+    next_step = f"Render its book with: prefill-router book {run_dir}"
+    if chapter:
+        next_step = f"Read {run_dir / 'notebooks' / chapter}.ipynb"
+    typer.echo(f"{run_dir}: done. {next_step}")
 
 
 @app.command(rich_help_panel=STUDIES)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from prefill_router.config import PLACES, project_root
-from prefill_router.errors import InputError, check_known
+from prefill_router.config import PLACES, project_root, validate
+from prefill_router.errors import InputError
 from prefill_router.evaluation.results import read_metrics, select, write_metrics
 from prefill_router.evaluation.results import results as tidy
 from prefill_router.storage import file_hash, read_json, write_json
@@ -47,32 +47,54 @@ def publish(run_dir: Path) -> Path:
     Raises
     ------
     InputError
-        If the run is not finished, or is of no pool.
+        If the run is not finished, is of no pool, differs from its experiment in more than where
+        models and tables lie, or read other weights than were published under an encoder's name.
     """
     root, name = project_root(), run_dir.resolve().name
-    check_known("pool", name, POOLS)
+    if name not in POOLS:
+        raise InputError(
+            f"{run_dir} is no run of a pool of the book; a run directory is named after its pool: "
+            f"{', '.join(POOLS)}."
+        )
     if not (run_dir / MANIFEST).exists():
         raise InputError(f"{run_dir} holds no finished run: it has no {MANIFEST}.")
     manifest, into = read_json(run_dir / MANIFEST), root / PUBLISHED / name
     given = {n: value for n, value in manifest["parameters"].items() if n not in PLACES}
     public = read_mapping(root / "experiments" / f"{name}.yaml")
-    read, wanted = given["encoders"], public["encoders"]
-    if len(read) != len(wanted):
-        raise InputError(
-            f"{run_dir} read encoders {read}; {name}.yaml has {wanted}, in this order."
-        )
-    pairs = [(given[n], public[n]) for n in PATHS] + list(zip(read, wanted, strict=True))
+    read = given["encoders"]
+    pairs = [(given[n], public[n]) for n in PATHS]
+    pairs += zip(read, public["encoders"], strict=False)
     names = {path: title for path, title in pairs if path and (root / path).exists()}
     chapter = f"{REAL}.json"
     rows = read_metrics(run_dir / "metrics" / chapter)
-    write_metrics(into / chapter, rows.replace(names))
     kept = ("code", "versions", "machine", "labels", "prices", "seconds")
     record = {n: manifest[n] for n in kept}
     own = {n: names.get(given[n], given[n]) for n in PATHS}
     record["parameters"] = given | own | {"encoders": [names.get(path, path) for path in read]}
     record["encoders"] = {names.get(n, n): h for n, h in manifest["encoders"].items()}
+    _check_published(root, name, record)
+    write_metrics(into / chapter, rows.replace(names))
     write_json(into / MANIFEST, record | {"files": {chapter: file_hash(into / chapter)}})
     return into / MANIFEST
+
+
+def _check_published(root: Path, name: str, record: Mapping) -> None:
+    """Raise InputError if a run is not its experiment's, or calls other weights by a known name."""
+    wanted = validate(read_mapping(root / "experiments" / f"{name}.yaml")).model_dump(mode="json")
+    given = record["parameters"]
+    if differing := [n for n in given if given[n] != wanted[n]]:
+        raise InputError(
+            f"This is not the run of experiments/{name}.yaml; it differs in {', '.join(differing)}."
+        )
+    for pool in POOLS:
+        path = root / PUBLISHED / pool / MANIFEST
+        known = read_json(path)["encoders"] if path.exists() else {}
+        for encoder in known.keys() & record["encoders"].keys():
+            if known[encoder] != record["encoders"][encoder]:
+                raise InputError(
+                    f"{encoder}: this run read other weights than {path}; give encoders in the "
+                    "order of the experiment's, or delete that manifest."
+                )
 
 
 def read_published(directory: Path) -> pd.DataFrame:

@@ -231,8 +231,8 @@ class Prompts:
             raise InputError(
                 f"{n_too_long} of {len(lengths)} prompts are longer than {self.max_tokens} tokens; "
                 f"the longest is question {longest} ({questions[longest][:60]!r}...) with "
-                f"{lengths[longest]}. Drop them, raise max_tokens if the model allows, or set "
-                "truncation to left or right."
+                f"{lengths[longest]}. Set truncation to right or left (-p truncation=right) to cut "
+                "that end off, drop them, or raise max_tokens if it is less than the model allows."
             )
         if lengths[longest] > self.max_tokens:
             self._check_frame()

@@ -57,22 +57,36 @@ def test_what_other_books_show_is_published_under_public_names(root):
     (root / "mine" / "m").mkdir(parents=True)
     (root / "mine" / "other").mkdir()
     mine = {"encoder": str(root / "mine/m"), "embedding": "mine/m", "prices": ""}
-    encoders = ["mine/other", "hub/third"]
-    run_dir = finished(root, "zeroeval", n_seeds=7, truncation="left", encoders=encoders, **mine)
+    public = read_mapping(root / "experiments" / "zeroeval.yaml")
+    encoders = ["mine/other", public["encoders"][1]]
+    run_dir = finished(root, "zeroeval", encoders=encoders, **mine)
     out = it.publish(run_dir).parent
     assert {path.stem for path in out.iterdir()} == {it.REAL, "manifest"}
     assert "mine/m" not in "".join(path.read_text() for path in out.iterdir())
-    public = read_mapping(root / "experiments" / "zeroeval.yaml")
     manifest = read_json(out / "manifest.json")
     assert manifest["encoders"] == {public["embedding"]: "hash"}
-    wanted = {n: public[n] for n in ("encoder", "embedding")}
-    wanted |= {"encoders": [public["encoders"][0], "hub/third"]}  # from the hub, another one
-    wanted |= {"n_seeds": 7, "truncation": "left"}
+    wanted = {n: public[n] for n in ("encoder", "embedding", "encoders")}
     assert manifest["parameters"].items() >= wanted.items()
     expected = ROWS.replace({"mine/m": public["embedding"]})
     pd.testing.assert_frame_equal(it.read_published(out), expected)
-    with pytest.raises(InputError, match=r"read encoders \['mine/other'\]; zeroeval.yaml has"):
-        it.publish(finished(root, "zeroeval", encoders=["mine/other"]))
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        ({"n_seeds": 7}, r"not the run of experiments/zeroeval.yaml; it differs in n_seeds\."),
+        ({"encoders": []}, "differs in encoders"),
+        ({"encoder": "hub/other"}, "differs in encoder"),
+        ({}, "mine/m: this run read other weights than .*mmlu_pro/manifest.json; give encoders"),
+    ],
+)
+def test_another_run_than_the_experiment_s_is_not_published(root, given, said):
+    first = it.publish(finished(root, "mmlu_pro"))
+    known = read_json(first)
+    write_json(first, known | {"encoders": {"mine/m": "other" if not given else "hash"}})
+    with pytest.raises(InputError, match=said):
+        it.publish(finished(root, "zeroeval", **given))
+    assert not (root / it.PUBLISHED / "zeroeval").exists()
 
 
 def test_what_was_altered_lost_or_is_no_pool_s_is_refused(root):
@@ -82,7 +96,7 @@ def test_what_was_altered_lost_or_is_no_pool_s_is_refused(root):
         spoil()
         with pytest.raises(InputError, match=rf"{it.REAL}\.json is missing or not what was publ"):
             it.published_pools(root)
-    with pytest.raises(InputError, match=r"pool 'zeroeva' is unknown\. Did you mean 'zeroeval'"):
+    with pytest.raises(InputError, match=r"zeroeva is no run of a pool .*: mmlu_pro, mmlu_pro_c"):
         it.publish(root / "zeroeva")
     (root / "runs/zeroeval/manifest.json").unlink()
     with pytest.raises(InputError, match="no finished run"):
