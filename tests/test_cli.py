@@ -94,6 +94,8 @@ def test_run_passes_on_the_file_and_what_overrides_it(tmp_path, ran):
     for named, run_dir in (((), "runs/default"), ((path,), "runs/mine")):
         invoke("run", *named)
         assert ran[-1][0].run_dir == run_dir
+    said = invoke("run", path, "--chapter", "02_some").stdout
+    assert ran[-1][1:] == (False, "02_some") and said.endswith("notebooks/02_some.ipynb\n")
 
 
 def test_run_explains_every_parameter():
