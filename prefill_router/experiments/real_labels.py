@@ -71,12 +71,14 @@ def _every_target(study: Study) -> Study:
     """Return the study of all targets of the label table, or of its own if others are no targets.
 
     A wide table may have other columns, which only those who name its targets tell from labels.
+    What others cost need not be known.
     """
-    every = study.like(targets=[])
+    every = study.like(targets=[], prices="")
     try:
-        every.labels  # noqa: B018
+        labels = every.labels
     except InputError:
         return study
+    every.labels = replace(labels, cost_usd=np.full_like(labels.cost_usd, np.nan))
     return every
 
 

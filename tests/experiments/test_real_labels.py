@@ -128,6 +128,22 @@ def test_in_use_asks_what_chapter_10_asks(study):
     assert saving.lower <= saving.estimate <= saving.upper
 
 
+def test_targets_that_are_not_asked_need_no_price_and_a_wide_table_may_hold_other_columns(tmp_path):
+    table = tiny_studies.label_table()
+    twin = table[table["model"] == "noisy"].assign(model="twin", cost_usd=0.1)
+    asked = {"targets": ["early", "noisy"], "encoders": []}
+    study = tiny_studies.study(tmp_path / "long", pd.concat([table, twin]), **asked)
+    found = select(it.encoder_targets(study), metric="AUC", target=None)
+    assert {"", "early", "late", "noisy", "twin"} == set(found["target"])
+    index = ["query_id", "question", "benchmark", "group"]
+    wide = table.pivot(index=index, columns="model", values="is_correct").reset_index()
+    wide = wide.drop(columns="late").assign(difficulty=np.arange(len(wide)) / 7)
+    study = tiny_studies.study(tmp_path / "wide", wide, prices="", **asked)
+    found = select(it.encoder_targets(study), metric="AUC", target=None)
+    assert {"", "early", "noisy"} == set(found["target"])
+    assert it.told_answers(study) is None
+
+
 def test_who_is_told_a_twins_answers_knows_ones_own(tmp_path):
     table = tiny_studies.label_table()
     twin = table[table["model"] == "noisy"].assign(model="twin")
