@@ -116,7 +116,7 @@ class LayerMixture(BaseEstimator):
         return 1 / (1 + np.exp(-logits.astype(np.float64)))
 
 
-def mean_pooled(it: FoldFit) -> np.ndarray:
+def _mean_pooled(it: FoldFit) -> np.ndarray:
     """Return the mean-pooled states of every layer of the main encoder, (N, L, D)."""
     states = it.study.like(it.study.splits, layers="all", poolings=["mean"]).activations()
     return np.stack([states.states(layer, "mean") for layer in states.layers], axis=1)
@@ -124,7 +124,7 @@ def mean_pooled(it: FoldFit) -> np.ndarray:
 
 def _concatenated(it: FoldFit) -> np.ndarray:
     """Every layer mean-pooled, concatenated, one scaler, PCA to 200 and five networks [W]."""
-    x = mean_pooled(it).reshape(it.labels.n_queries, -1)
+    x = _mean_pooled(it).reshape(it.labels.n_queries, -1)
     x -= x[it.split.train].mean(axis=0)
     x /= np.maximum(x[it.split.train].std(axis=0), 1e-6)
     train = x[it.split.train]
@@ -136,7 +136,7 @@ def _concatenated(it: FoldFit) -> np.ndarray:
 
 
 def _mixed(it: FoldFit) -> np.ndarray:
-    x, Y, about = mean_pooled(it), it.labels.correct, (it.seed, it.study.training_device)
+    x, Y, about = _mean_pooled(it), it.labels.correct, (it.seed, it.study.training_device)
     rows = [labelled(part, Y) for part in (it.split.train, it.split.validation)]
     models = [LayerMixture(rate, *about).fit(x, Y, *rows) for rate in RATES]
     return min(models, key=lambda model: model.validation_loss_).predict_proba(x)

@@ -56,8 +56,9 @@ def publish(run_dir: Path) -> Path:
             f"{run_dir} is no run of a pool of the book; a run directory is named after its pool: "
             f"{', '.join(POOLS)}."
         )
-    if not (run_dir / MANIFEST).exists():
-        raise InputError(f"{run_dir} holds no finished run: it has no {MANIFEST}.")
+    chapter = f"{REAL}.json"
+    if lacking := [n for n in (MANIFEST, f"metrics/{chapter}") if not (run_dir / n).exists()]:
+        raise InputError(f"{run_dir} holds no finished run of {REAL}: it has no {lacking[0]}.")
     manifest, into = read_json(run_dir / MANIFEST), root / PUBLISHED / name
     given = {n: value for n, value in manifest["parameters"].items() if n not in PLACES}
     public = read_mapping(root / "experiments" / f"{name}.yaml")
@@ -65,10 +66,9 @@ def publish(run_dir: Path) -> Path:
     pairs = [(given[n], public[n]) for n in PATHS]
     pairs += zip(read, public["encoders"], strict=False)
     names = {path: title for path, title in pairs if path and (root / path).exists()}
-    chapter = f"{REAL}.json"
     rows = read_metrics(run_dir / "metrics" / chapter)
-    kept = ("code", "versions", "machine", "labels", "prices", "seconds")
-    record = {n: manifest[n] for n in kept}
+    kept = ("code", "versions", "machine", "labels", "prices")
+    record = {n: manifest[n] for n in kept} | {"seconds": {REAL: manifest["seconds"][REAL]}}
     own = {n: names.get(given[n], given[n]) for n in PATHS}
     record["parameters"] = given | own | {"encoders": [names.get(path, path) for path in read]}
     record["encoders"] = {names.get(n, n): h for n, h in manifest["encoders"].items()}
@@ -82,14 +82,14 @@ def _check_published(root: Path, name: str, record: Mapping) -> None:
     """Raise InputError if a run is not its experiment's, or calls other weights by a known name."""
     wanted = validate(read_mapping(root / "experiments" / f"{name}.yaml")).model_dump(mode="json")
     given = record["parameters"]
-    if differing := [n for n in given if given[n] != wanted[n]]:
+    if differing := [n for n in given if given[n] != wanted.get(n)]:
         raise InputError(
             f"This is not the run of experiments/{name}.yaml; it differs in {', '.join(differing)}."
         )
     for pool in POOLS:
         path = root / PUBLISHED / pool / MANIFEST
         known = read_json(path)["encoders"] if path.exists() else {}
-        for encoder in known.keys() & record["encoders"].keys():
+        for encoder in known.keys() & record["encoders"].keys() - {given["untrained"]}:
             if known[encoder] != record["encoders"][encoder]:
                 raise InputError(
                     f"{encoder}: this run read other weights than {path}; give encoders in the "

@@ -68,10 +68,10 @@ def encoder_targets(study: Study) -> pd.DataFrame:
 
 
 def _every_target(study: Study) -> Study:
-    """Return the study of all targets of the label table, or of its own if others are no targets.
+    """Return the study of all targets of the label table, or of its own if others cannot be used.
 
-    A wide table may have other columns, which only those who name its targets tell from labels.
-    What others cost need not be known.
+    A wide table may have other columns, which only those who name its targets tell from labels, and
+    a target may have no label on these queries. What others cost need not be known.
     """
     every = study.like(targets=[], prices="")
     try:
