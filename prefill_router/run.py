@@ -96,10 +96,8 @@ def run_experiment(parameters: Parameters, appendix: bool = False, chapter: str 
     for notebook, out in outputs.items():
         state.append(file_hash(notebook))  # and so of all before it
         runs.append(delayed(_execute)(notebook, out, run_dir, set_values, fingerprint(state)))
-    states = study.activations()
-    if n := states.n_truncated:
-        cut = f"{n:,} of {len(states):,} prompts are longer than {parameters.encoder} reads"
-        print(f"{cut}; their {parameters.truncation} end is left out.", file=sys.stderr, flush=True)
+    if cut := study.activations().truncation_note:
+        print(cut, file=sys.stderr, flush=True)
     at_once = AT_ONCE if study.training_device.type == "cpu" else 1
     chapters = Parallel(at_once, return_as="generator_unordered")(runs)
     for done in track(chapters, f"running {run_dir.name}", len(runs)):

@@ -113,10 +113,8 @@ def fit(p: Loop) -> Said:
     made.save_pretrained(p.router)
     found, lines = _results(made, made.metrics)
     found = {"router": p.router, "targets": made.targets, "n_truncated": states.n_truncated} | found
-    if n := states.n_truncated:
-        cut = f"{n:,} of {len(states):,} prompts are longer than {p.encoder} reads"
-        lines.append(f"{cut}; their {p.truncation} end is left out.")
-    return found, [of, *lines, f"Saved: {p.router}"]
+    notes = filter(None, [states.truncation_note])
+    return found, [of, *lines, *notes, f"Saved: {p.router}"]
 
 
 @loop_command(DATA, SAVED)

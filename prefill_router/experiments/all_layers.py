@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from scipy.special import expit
 from sklearn.base import BaseEstimator
 from sklearn.decomposition import PCA
 from torch.distributions import Dirichlet
@@ -113,7 +114,7 @@ class LayerMixture(BaseEstimator):
         """Return P(correct), (N, K), of states (N, L, D)."""
         parts = np.stack([layer @ self.coef_.T for layer in np.moveaxis(X, 1, 0)])  # (L, N, K)
         logits = np.einsum("lnk,kl->nk", parts, self.weights_) + self.intercept_
-        return 1 / (1 + np.exp(-logits.astype(np.float64)))
+        return expit(logits.astype(np.float64))
 
 
 def _mean_pooled(it: FoldFit) -> np.ndarray:

@@ -26,11 +26,11 @@ from prefill_router.experiments.routers import (
     MLP,
     PRIMARY,
     SEMANTIC,
+    least_error,
     predictions,
 )
 from prefill_router.experiments.study import Study
 from prefill_router.metrics import gap_closed
-from prefill_router.recipe.heads import score
 
 STATES, BEST_SEMANTIC = "prefill states, best head", "best semantic router"
 COMPARED = ((STATES, BEST_SEMANTIC), (STATES, BENCHMARK))
@@ -50,11 +50,8 @@ def chosen(study: Study, names: Sequence[str], seed: int, calibrated: bool = Tru
     seeded.labels = study.labels  # the seed would draw other queries of them
     owner = {name: seeded if name in SEEDED else study for name in names}
     raw = {name: predictions(owner[name], name, calibrated=False) for name in names}
-    p, Y = [], study.labels.correct
-    for fold, split in enumerate(study.splits):
-        v = split.validation
-        best = min(names, key=lambda name: score(raw[name][fold][v], Y[v]))
-        p.append(predictions(owner[best], best, calibrated=calibrated)[fold])
+    best = [least_error(study, raw, fold) for fold in range(len(study.splits))]
+    p = [predictions(owner[b], b, calibrated=calibrated)[fold] for fold, b in enumerate(best)]
     return policy.argmax(held_out(study).join(p))
 
 

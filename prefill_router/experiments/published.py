@@ -72,15 +72,15 @@ def publish(run_dir: Path) -> Path:
     own = {n: names.get(given[n], given[n]) for n in PATHS}
     record["parameters"] = given | own | {"encoders": [names.get(path, path) for path in read]}
     record["encoders"] = {names.get(n, n): h for n, h in manifest["encoders"].items()}
-    _check_published(root, name, record)
+    _check_record(root, name, public, record)
     write_metrics(into / chapter, rows.replace(names))
     write_json(into / MANIFEST, record | {"files": {chapter: file_hash(into / chapter)}})
     return into / MANIFEST
 
 
-def _check_published(root: Path, name: str, record: Mapping) -> None:
+def _check_record(root: Path, name: str, public: Mapping, record: Mapping) -> None:
     """Raise InputError if a run is not its experiment's, or calls other weights by a known name."""
-    wanted = validate(read_mapping(root / "experiments" / f"{name}.yaml")).model_dump(mode="json")
+    wanted = validate(public).model_dump(mode="json")
     given = record["parameters"]
     if differing := [n for n in given if given[n] != wanted.get(n)]:
         raise InputError(

@@ -24,6 +24,7 @@ from prefill_router.experiments.routers import (
     PRIMARY,
     RIDGE,
     SEMANTIC,
+    least_error,
     predictions,
 )
 from prefill_router.experiments.spending import costs_by_way, evaluate_expected_costs
@@ -35,10 +36,10 @@ TAKEN = "folds in which it is taken"
 UNION = "all encoders together"
 TOLD = "told all other targets' answers"
 SIZES = (250, 500, 1000, 2000, 4000)
-READ_ANEW = 2000
-"""Queries, at most, that are read again with other poolings and by the untrained control."""
-SAMPLE, UNTRAINED = "trained encoder", "untrained encoder"
-POOLED = {pooling: f"{SAMPLE}, {pooling}" for pooling in POOLINGS}
+CONTROL_QUERIES = 2000
+"""Queries, at most, that `controls` read."""
+TRAINED, UNTRAINED = "trained encoder", "untrained encoder"
+POOLED = {pooling: f"{TRAINED}, {pooling}" for pooling in POOLINGS}
 
 
 def encoder_targets(study: Study) -> pd.DataFrame:
@@ -51,18 +52,20 @@ def encoder_targets(study: Study) -> pd.DataFrame:
         which predicts each target from the encoder that does so best on validation rows; the main
         encoder also `versus` each other. Gap closed on the study's own targets.
     """
-    main, found = study.parameters.encoder, []
+    main = study.parameters.encoder
     trained = [main, *(name for name in study.trained_encoders if name != main)]
     sets = {name: [name] for name in trained} | {UNION: study.trained_encoders}
     pairs = [(main, name) for name in (*sets, PAIRED) if name != main]
-    for each, metric in ((_every_target(study), "AUC"), (study, "gap closed")):
-        at = held_out(each)
-        p = {name: predictions(each, RIDGE, read, calibrated=False) for name, read in sets.items()}
-        p[PAIRED] = _paired(each, [p[name] for name in trained])
-        joined = {name: at.join(by_fold) for name, by_fold in p.items()}
-        asked = {name: policy.argmax(q) for name, q in joined.items()}
-        auc = metric == "AUC"
-        found.append(at.probabilities(joined, pairs, [metric]) if auc else at.choices(asked, pairs))
+
+    def predicted(study: Study) -> dict[str, np.ndarray]:
+        p = {name: predictions(study, RIDGE, read, calibrated=False) for name, read in sets.items()}
+        p[PAIRED] = _paired(study, [p[name] for name in trained])
+        return {name: held_out(study).join(by_fold) for name, by_fold in p.items()}
+
+    every = _every_target(study)
+    asked = {name: policy.argmax(p) for name, p in predicted(study).items()}
+    found = [held_out(every).probabilities(predicted(every), pairs, ["AUC"])]
+    found.append(held_out(study).choices(asked, pairs))
     about = {"metric": ["AUC", "gap closed"], "router": [*sets, PAIRED]}
     return select(pd.concat(found, ignore_index=True), versus=None, target=None, **about)
 
@@ -96,19 +99,19 @@ def _paired(study: Study, p: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]
 def controls(study: Study) -> pd.DataFrame:
     """Return AUC and gap closed by ridge on each pooling alone, and on an untrained encoder.
 
-    Of a seeded sample of `READ_ANEW` queries, or of all where there are fewer, with splits of its
-    own, and on the main encoder's layers; each pooling also `versus` the mean, and the main encoder
-    `versus` the untrained one.
+    Of a seeded sample of at most `CONTROL_QUERIES`, with splits of its own, and on the main
+    encoder's layers; each pooling also `versus` the mean, and the main encoder `versus` the
+    untrained one.
     """
     p = study.parameters
-    few = study.like(n_queries=min(p.n_queries or READ_ANEW, READ_ANEW))
+    few = study.like(n_queries=min(p.n_queries or CONTROL_QUERIES, CONTROL_QUERIES))
     at, pairs = held_out(few), [(POOLED[name], POOLED["mean"]) for name in POOLED if name != "mean"]
-    read = {SAMPLE: few} | {POOLED[name]: few.like(poolings=[name]) for name in POOLED}
+    read = {TRAINED: few} | {POOLED[name]: few.like(poolings=[name]) for name in POOLED}
     found = {name: at.join(predictions(each, RIDGE)) for name, each in read.items()}
     if p.untrained:
         control = few.like(encoder=p.untrained)  # which reads the same layers as the main one
         found[UNTRAINED] = at.join(predictions(control, RIDGE))
-        pairs.append((SAMPLE, UNTRAINED))
+        pairs.append((TRAINED, UNTRAINED))
     return at.likeliest(found, pairs)
 
 
@@ -180,12 +183,11 @@ def every_router(study: Study) -> pd.DataFrame:
 
 def _taken(study: Study) -> pd.DataFrame:
     """Return in how many of `n` folds ``head="auto"`` takes each head."""
-    auto, found = predictions(study, AUTO, calibrated=False), []
-    for name in HEADS.values():
-        each = zip(auto, predictions(study, name, calibrated=False), strict=True)
-        same = [np.array_equal(p, q, equal_nan=True) for p, q in each]
-        found.append(counted(Quantity(TAKEN, name, n=len(same)), sum(same)))
-    return results(found)
+    heads = {name: predictions(study, name, calibrated=False) for name in HEADS.values()}
+    taken = [least_error(study, heads, fold) for fold in range(len(study.splits))]
+    return results(
+        counted(Quantity(TAKEN, name, n=len(taken)), taken.count(name)) for name in heads
+    )
 
 
 def in_use(study: Study) -> pd.DataFrame:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from inspect import signature
 from typing import Any
@@ -137,9 +137,8 @@ def tuned(
 
 def _best_head(it: FoldFit) -> np.ndarray:
     """P(correct) by the head with the least pairwise Brier score on validation rows."""
-    found = [predictions(it.study, name, calibrated=False)[it.fold] for name in HEADS.values()]
-    v = it.split.validation
-    return min(found, key=lambda p: score(p[v], it.labels.correct[v]))
+    heads = {name: predictions(it.study, name, calibrated=False) for name in HEADS.values()}
+    return heads[least_error(it.study, heads, it.fold)][it.fold]
 
 
 def _own_features(it: FoldFit) -> np.ndarray:
@@ -278,3 +277,17 @@ def predictions(
     """
     name = "p" if calibrated else "raw"
     return [found[name] for found in fitted(study, router, encoders)]
+
+
+def least_error(study: Study, p: Mapping[str, Sequence[np.ndarray]], fold: int) -> str:
+    """Return the router with the least pairwise Brier score on a fold's validation rows.
+
+    Parameters
+    ----------
+    study : Study
+    p : mapping of str to sequence of ndarrays of shape (N, K)
+        P(correct) by each router in each fold, not calibrated: those rows calibrate, too.
+    fold : int
+    """
+    v, Y = study.splits[fold].validation, study.labels.correct
+    return min(p, key=lambda name: score(p[name][fold][v], Y[v]))

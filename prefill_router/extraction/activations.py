@@ -205,6 +205,14 @@ class Activations:
         """Prompts that were cut to fit."""
         return int((self.full_tokens > self.n_tokens).sum())
 
+    @property
+    def truncation_note(self) -> str:
+        """How many prompts were cut, in a sentence; empty if none was."""
+        if not self.n_truncated:
+            return ""
+        cut = f"{self.n_truncated:,} of {len(self):,} prompts"
+        return f"{cut} were longer than the encoder reads, and were cut."
+
     def states(self, layer: int, pooling: str) -> np.ndarray:
         """Return one layer's pooled states; on disk, no other is read.
 

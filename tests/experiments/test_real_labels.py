@@ -42,12 +42,12 @@ def test_every_encoder_and_the_best_for_each_target_predict_all_targets(study):
 
 
 def test_controls_read_a_sample_with_each_pooling_and_untrained(study, monkeypatch):
-    monkeypatch.setattr(it, "READ_ANEW", 100)
+    monkeypatch.setattr(it, "CONTROL_QUERIES", 100)
     found = it.controls(study.like(layers=[1, 2]))
     few = study.like(n_queries=100, layers=[1, 2])
     control = few.like(encoder=study.parameters.untrained)
     assert control.activations().layers == [1, 2]  # as many components of each as trained
-    Y, read = few.labels.correct, {it.SAMPLE: few, it.UNTRAINED: control}
+    Y, read = few.labels.correct, {it.TRAINED: few, it.UNTRAINED: control}
     read |= {name: few.like(poolings=[pooling]) for pooling, name in it.POOLED.items()}
     assert set(found["router"]) == set(read) and len(it.POOLED) == 3
     at = held_out(few)
@@ -63,7 +63,7 @@ def test_controls_read_a_sample_with_each_pooling_and_untrained(study, monkeypat
     )
     mean = it.POOLED["mean"]
     others = {(name, mean) for name in it.POOLED.values() if name != mean}
-    assert pairs == others | {(it.SAMPLE, it.UNTRAINED)}
+    assert pairs == others | {(it.TRAINED, it.UNTRAINED)}
 
 
 def test_the_curve_has_fewer_rows_to_fit_and_to_choose_on(study, monkeypatch):
